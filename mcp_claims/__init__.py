@@ -1,0 +1,56 @@
+"""Claims for agents that run side by side: of all that see an event, exactly one acts.
+
+The core, without MCP:
+
+    with process_session(FileStore(claims_directory())) as claims:
+        if claims.try_claim("vercel/next.js#4521:checks_failed").claimed:
+            ...
+"""
+
+from mcp_claims.claims import Attempt, Claims, Look, Pruned, Release, Status, TakenOver
+from mcp_claims.errors import (
+    ClaimsError,
+    ForkedError,
+    InvalidInputError,
+    SessionEndedError,
+    StoreBusyError,
+    StoreUnavailableError,
+    UnsafeDirectoryError,
+)
+from mcp_claims.record import Claim, Holder, Moment, Proof, ScopedKey, Unreadable
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.base import Store, Swap
+from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.location import claims_directory
+from mcp_claims.stores.memory import MemoryStore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Attempt",
+    "Claim",
+    "Claims",
+    "ClaimsError",
+    "FileStore",
+    "ForkedError",
+    "Holder",
+    "InvalidInputError",
+    "Look",
+    "MemoryStore",
+    "Moment",
+    "Proof",
+    "Pruned",
+    "Release",
+    "ScopedKey",
+    "SessionEndedError",
+    "Status",
+    "Store",
+    "StoreBusyError",
+    "StoreUnavailableError",
+    "Swap",
+    "TakenOver",
+    "Unreadable",
+    "UnsafeDirectoryError",
+    "claims_directory",
+    "process_session",
+]

@@ -1,0 +1,93 @@
+"""What can go wrong, as types that carry their evidence and end with what to do next."""
+
+from __future__ import annotations
+
+import os
+
+
+class ClaimsError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InvalidInputError(ClaimsError, ValueError):
+    """An argument breaks a rule; nothing was changed.
+
+    `field` names the argument and `rule` says what it has to be.
+    """
+
+    def __init__(self, field: str, rule: str) -> None:
+        super().__init__(field, rule)
+        self.field, self.rule = field, rule
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.rule}. Nothing was changed; call again with {self.field} corrected."
+
+
+class StoreUnavailableError(ClaimsError):
+    """The store could not answer; nothing was claimed, nothing was released.
+
+    `where` is the file or directory in question and `cause` what the system said.
+    """
+
+    def __init__(self, where: str | os.PathLike[str], cause: OSError) -> None:
+        super().__init__(where, cause)
+        self.where, self.cause = str(where), cause
+
+    def __str__(self) -> str:
+        reason = self.cause.strerror or str(self.cause)
+        return (
+            f"the claims store cannot be used: {reason} ({self.where}). Nothing was changed and nothing "
+            "is claimed, so do not act. Check that the directory is writable and has free space, then try again."
+        )
+
+
+class StoreBusyError(ClaimsError):
+    """Another process has been changing the namespace for as long as we were ready to wait.
+
+    `where` is the lock file and `waited` the seconds spent.
+    """
+
+    def __init__(self, where: str | os.PathLike[str], waited: float) -> None:
+        super().__init__(where, waited)
+        self.where, self.waited = str(where), waited
+
+    def __str__(self) -> str:
+        return (
+            f"another process has kept the lock {self.where} for {self.waited:.1f} s; it is probably stopped. "
+            "Nothing was changed and nothing is claimed, so do not act. Other namespaces are not affected. "
+            "Try again; if it stays so, find the process (`fuser` on that file) and end it."
+        )
+
+
+class UnsafeDirectoryError(ClaimsError):
+    """The claims directory could be changed by other users, who could forge or remove claims.
+
+    `where` is the directory and `problem` what is wrong with it.
+    """
+
+    def __init__(self, where: str | os.PathLike[str], problem: str) -> None:
+        super().__init__(where, problem)
+        self.where, self.problem = str(where), problem
+
+    def __str__(self) -> str:
+        return (
+            f"the claims directory {self.where} {self.problem}. Nothing was changed. "
+            f"Make it yours alone (`chmod 700 {self.where}`) or choose another with --dir or MCP_CLAIMS_DIR."
+        )
+
+
+class SessionEndedError(ClaimsError):
+    """The session has released its claims and must not take new ones."""
+
+    def __str__(self) -> str:
+        return "this session has ended and its claims are released; nothing was changed. Open a new session."
+
+
+class ForkedError(ClaimsError):
+    """A forked child used its parent's session: both would believe that they are the holder."""
+
+    def __str__(self) -> str:
+        return (
+            "this session belongs to the parent process; a forked child that used it would share its claims. "
+            "Nothing was changed. Open a session of its own in the child."
+        )

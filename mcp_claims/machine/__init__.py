@@ -1,0 +1,48 @@
+"""The machine as this process sees it: its clocks, and which processes on it are alive.
+
+`Machine` is what the rest of the package relies on; `linux` and `portable` provide it.  What cannot be known is
+`None`, and what is `None` proves nothing: a claim is then freed by its TTL alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol
+
+from mcp_claims.record import Holder, Moment, Proof
+
+
+class Machine(Protocol):
+    """Clocks and processes of one machine."""
+
+    def now(self) -> Moment:
+        """Return the time on both clocks."""
+        ...
+
+    def host(self) -> str:
+        """Return the name by which people know this machine."""
+        ...
+
+    def pid(self) -> int:
+        """Return the PID of the calling process; another one after a fork."""
+        ...
+
+    def proof(self) -> Proof:
+        """Return what others need in order to prove one day that the calling process is dead."""
+        ...
+
+    def provably_dead(self, holder: Holder) -> bool:
+        """Tell whether *holder*'s process is dead for certain; any doubt is a no."""
+        ...
+
+
+def local_machine() -> Machine:
+    """Return the machine that this process runs on."""
+    # Chosen at run time: neither module can be imported where the other belongs.
+    if sys.platform == "linux":
+        from mcp_claims.machine.linux import LinuxMachine
+
+        return LinuxMachine()
+    from mcp_claims.machine.portable import PortableMachine
+
+    return PortableMachine()

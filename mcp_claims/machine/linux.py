@@ -1,0 +1,123 @@
+"""Linux: process identity from `/proc`, time from `CLOCK_BOOTTIME`.
+
+A process is known by its PID *and* its start time (field 22 of `/proc/PID/stat`, proc(5)), since PIDs are
+recycled.  Three things make either number mean something else to another reader, so each is recorded beside them:
+the boot (ticks count from it), the PID namespace (a container has PIDs of its own), and the time namespace (it
+shifts both the start time and `CLOCK_BOOTTIME`, time_namespaces(7)).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from mcp_claims.record import Holder, Moment, Proof, whole_milliseconds
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_ENDED_STATES = frozenset({"Z", "X", "x"})
+
+
+class _Status(NamedTuple):
+    """What `/proc/PID/stat` says of a process."""
+
+    ended: bool
+    start: int
+
+
+class LinuxMachine:
+    """The machine under a Linux kernel."""
+
+    def __init__(self) -> None:
+        self._boot = _content(_BOOT_ID)
+        self._pid_namespace = _namespace("pid")
+        self._time_namespace = _namespace("time")
+        # CLOCK_BOOTTIME counts from boot, time asleep included, and cannot be set; but a time namespace shifts it.
+        self._epoch = f"{self._boot}/{self._time_namespace}" if self._boot else None
+        self._proc_is_ours = _proc_shows_our_namespace()
+
+    def now(self) -> Moment:
+        return Moment(whole_milliseconds(datetime.now(UTC)), time.clock_gettime(time.CLOCK_BOOTTIME), self._epoch)
+
+    def host(self) -> str:
+        return socket.gethostname()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def proof(self) -> Proof:
+        status = _status(os.getpid()) if self._proc_is_ours else None
+        return Proof(self._boot, self._pid_namespace, self._time_namespace, status.start if status else None)
+
+    def provably_dead(self, holder: Holder) -> bool:
+        proof = holder.proof
+        if proof.boot is None or proof.boot != self._boot:
+            return False
+        if proof.pid_namespace is None or proof.pid_namespace != self._pid_namespace:
+            return False
+        if _gone(holder.pid):
+            return True
+        # Something has that PID.  It may be another process by now, or a corpse that its parent has not reaped.
+        status = _status(holder.pid) if self._proc_is_ours else None
+        if status is None:
+            return _gone(holder.pid)
+        if status.ended:
+            return True
+        comparable = proof.start is not None and proof.time_namespace == self._time_namespace
+        return comparable and proof.start != status.start
+
+
+def _gone(pid: int) -> bool:
+    """Tell whether no process has *pid*; one of another user still counts as there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        # EPERM says that it exists; a number that is no PID at all says nothing about its writer.
+        return False
+    return False
+
+
+def _status(pid: int) -> _Status | None:
+    """Read the state and start time of *pid*, or `None` where `/proc` does not show it (`hidepid`, no `/proc`)."""
+    try:
+        # The name, field 2, may hold spaces and brackets, so fields are counted from the last bracket: `state`
+        # (field 3) comes first, `num_threads` (20) and `starttime` (22) follow.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    # A leader that is a zombie while other threads run belongs to a process that is still alive.
+    ended = fields[0].decode() in _ENDED_STATES and int(fields[17]) <= 1
+    return _Status(ended, int(fields[19]))
+
+
+def _proc_shows_our_namespace() -> bool:
+    """Tell whether `/proc` numbers processes as `getpid` does.
+
+    In a PID namespace made without mounting `/proc` anew, `/proc/PID` is another process than the one that
+    `kill(PID)` reaches; its start time would "prove" a living holder dead.
+    """
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return line.split()[1:] == [str(os.getpid())]
+    return False
+
+
+def _namespace(kind: str) -> str | None:
+    try:
+        return os.readlink(f"/proc/self/ns/{kind}")
+    except OSError:
+        return None
+
+
+def _content(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip() or None
+    except OSError:
+        return None

@@ -1,0 +1,100 @@
+"""macOS and Windows, by `psutil` and one system call or registry value each.
+
+Written by the systems' documentation and type-checked for both, but never run there by this project's tests,
+which have only Linux.  Where anything is missing, nobody is ever proved dead and claims are freed by their TTL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import psutil
+
+from mcp_claims.record import Holder, Moment, Proof, whole_milliseconds
+
+
+class PortableMachine:
+    """A machine whose processes psutil can see."""
+
+    def __init__(self) -> None:
+        self._boot = _boot()
+
+    def now(self) -> Moment:
+        return Moment(whole_milliseconds(datetime.now(UTC)), _ticks(), self._boot)
+
+    def host(self) -> str:
+        return socket.gethostname()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def proof(self) -> Proof:
+        # Neither system has PID namespaces: one boot has one space of PIDs.
+        return Proof(self._boot, self._boot, None, _start(os.getpid()))
+
+    def provably_dead(self, holder: Holder) -> bool:
+        proof = holder.proof
+        if self._boot is None or proof.boot != self._boot or proof.pid_namespace != self._boot:
+            return False
+        # Never `os.kill(pid, 0)` here: on Windows it ends the process.
+        if not psutil.pid_exists(holder.pid):
+            return True
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if psutil.Process(holder.pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        start = _start(holder.pid)
+        return proof.start is not None and start is not None and start != proof.start
+
+
+def _start(pid: int) -> int | None:
+    """Return the time at which *pid* was created in microseconds, a constant of the process, if it can be read."""
+    try:
+        return round(psutil.Process(pid).create_time() * 1_000_000)
+    except psutil.Error:
+        return None
+
+
+def _ticks() -> float:
+    if sys.platform == "win32":
+        # `time.monotonic` counts from another zero in Python 3.13 than before it; this counter is one for all, and
+        # time asleep is in it.
+        get_tick_count = ctypes.windll.kernel32.GetTickCount64
+        get_tick_count.restype = ctypes.c_ulonglong
+        return float(get_tick_count()) / 1_000
+    if sys.platform == "darwin":
+        # Not stepped by settimeofday and counts time asleep, clock_gettime(3).
+        return time.clock_gettime(time.CLOCK_MONOTONIC_RAW)
+    return time.monotonic()
+
+
+def _boot() -> str | None:
+    """Return a name of this boot of this machine, or `None`.
+
+    macOS makes a UUID at each boot.  Windows counts its boots and gives each installation a GUID.
+    """
+    if sys.platform == "darwin":
+        with suppress(OSError, AttributeError):
+            buffer = ctypes.create_string_buffer(64)
+            size = ctypes.c_size_t(len(buffer))
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.sysctlbyname(b"kern.bootsessionuuid", buffer, ctypes.byref(size), None, 0) == 0:
+                return buffer.value.decode() or None
+    elif sys.platform == "win32":
+        import winreg
+
+        with suppress(OSError):
+            machine = winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SOFTWARE\Microsoft\Cryptography")
+            boots = winreg.OpenKey(
+                winreg.HKEY_LOCAL_MACHINE,
+                r"SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters",
+            )
+            with machine, boots:
+                guid, boot = winreg.QueryValueEx(machine, "MachineGuid")[0], winreg.QueryValueEx(boots, "BootId")[0]
+                return f"{guid}:{boot}"
+    return None

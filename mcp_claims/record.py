@@ -1,0 +1,221 @@
+"""The record: one session's claim as it is stored, and its JSON form.
+
+The first four fields of the JSON are those of the agent-awareness project (`holder`, `pid`, `claimedAt`,
+`expiresAt`), so that its sessions can read ours.  A field that this version does not know was written by a
+newer one and is ignored; a field that is missing, of the wrong type or out of range makes the whole record
+unreadable, which the layers above treat as *held*, never as free.
+
+Dataclasses and `json`, not pydantic: the command line reads records in processes that live for 50 ms, and
+importing pydantic alone would double that.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any, NamedTuple
+
+# JavaScript, which reads these records too, has no larger exact integer.
+MAX_GENERATION = 2**53 - 1
+
+
+class RecordError(ValueError):
+    """The bytes are not a claim; the message says which rule they break."""
+
+
+class ScopedKey(NamedTuple):
+    """A key in its namespace: what a claim is about."""
+
+    namespace: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point in time on two clocks.
+
+    `ticks` counts seconds on a clock that never steps, time asleep included, and means something only beside
+    another moment of the same `epoch` (one boot of one machine).  `wall` is UTC and can be compared anywhere,
+    but steps when somebody sets the clock.
+    """
+
+    wall: datetime
+    ticks: float = 0.0
+    epoch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What it takes to prove later that the holder's process is dead; `None` where it cannot be known.
+
+    `boot` and `pid_namespace` say where `pid` means anything, `start` (clock ticks since boot on Linux) tells the
+    process from a later one with the same PID, and `time_namespace` says for whom `start` reads the same.
+    """
+
+    boot: str | None = None
+    pid_namespace: str | None = None
+    time_namespace: str | None = None
+    start: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds: the public name of a session, `host:pid:nonce`, and the process that it lives in."""
+
+    name: str
+    pid: int
+    proof: Proof = Proof()
+    client: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One session's exclusive, expiring hold on a key, exactly as stored.
+
+    `generation` grows with every new holder of the key and is never reused; 0 marks a claim that no store has
+    numbered yet.
+    """
+
+    scoped: ScopedKey
+    holder: Holder
+    claimed: Moment
+    expires: Moment
+    note: str | None = None
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Something is stored for a key, but it is not a claim that this version can read.
+
+    `where` names it for people, `problem` says what is wrong, `changed` is the latest moment at which anybody
+    can have written it, and `fingerprint` lets a store tell whether it is still the same thing.
+    """
+
+    where: str
+    problem: str
+    changed: datetime
+    fingerprint: tuple[object, ...] = field(repr=False)
+
+
+Found = Claim | Unreadable | None
+
+
+def to_json(claim: Claim) -> bytes:
+    """Write *claim* as UTF-8 JSON, the fields of the original first."""
+    holder, proof = claim.holder, claim.holder.proof
+    record: dict[str, object] = {
+        "holder": holder.name,
+        "pid": holder.pid,
+        "claimedAt": timestamp(claim.claimed.wall),
+        "expiresAt": timestamp(claim.expires.wall),
+        "key": claim.scoped.key,
+        "namespace": claim.scoped.namespace,
+        "generation": claim.generation,
+        "note": claim.note,
+        "client": holder.client,
+        "boot": proof.boot,
+        "pidNamespace": proof.pid_namespace,
+        "timeNamespace": proof.time_namespace,
+        "processStart": proof.start,
+        "clockEpoch": claim.expires.epoch,
+        "claimedTicks": claim.claimed.ticks,
+        "expiresTicks": claim.expires.ticks,
+    }
+    return json.dumps(record, ensure_ascii=False, indent=2).encode() + b"\n"
+
+
+def from_json(data: bytes) -> Claim:
+    """Read a claim.
+
+    Raises `RecordError` for anything that is not exactly one: half a file, other JSON, a missing field, a wrong
+    type, a time without zone, a negative or fractional number where a count belongs.
+    """
+    try:
+        record = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise RecordError("not a JSON object")
+    epoch = _text(record, "clockEpoch", optional=True)
+    return Claim(
+        scoped=ScopedKey(_required(record, "namespace"), _required(record, "key")),
+        holder=Holder(
+            name=_required(record, "holder"),
+            pid=_count(record, "pid", lowest=1),
+            proof=Proof(
+                boot=_text(record, "boot", optional=True),
+                pid_namespace=_text(record, "pidNamespace", optional=True),
+                time_namespace=_text(record, "timeNamespace", optional=True),
+                start=None if record.get("processStart") is None else _count(record, "processStart"),
+            ),
+            client=_text(record, "client", optional=True),
+        ),
+        claimed=Moment(_time(record, "claimedAt"), _seconds(record, "claimedTicks"), epoch),
+        expires=Moment(_time(record, "expiresAt"), _seconds(record, "expiresTicks"), epoch),
+        note=_text(record, "note", optional=True),
+        generation=_count(record, "generation", lowest=1),
+    )
+
+
+def timestamp(moment: datetime) -> str:
+    """Write *moment* in UTC as ISO 8601 with milliseconds, as JavaScript's `toISOString` does."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def whole_milliseconds(moment: datetime) -> datetime:
+    """Cut *moment* to what the record can hold, so that a claim reads back equal to what was written."""
+    return moment.replace(microsecond=moment.microsecond // 1_000 * 1_000)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _text(record: dict[str, Any], name: str, *, optional: bool = False) -> str | None:
+    value = record.get(name)
+    if optional and value is None:
+        return None
+    if not isinstance(value, str):
+        raise RecordError(f"{name} is not text")
+    try:
+        # JSON can spell half a surrogate pair, which no file name and no message can carry.
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(f"{name} is not valid Unicode") from error
+    return value
+
+
+def _required(record: dict[str, Any], name: str) -> str:
+    value = _text(record, name)
+    if not value:
+        raise RecordError(f"{name} is empty")
+    return value
+
+
+def _count(record: dict[str, Any], name: str, *, lowest: int = 0) -> int:
+    value = record.get(name)
+    # `True` is an `int` to Python, but no writer of ours meant 1 by it.
+    if isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= MAX_GENERATION:
+        return value
+    raise RecordError(f"{name} is not a whole number from {lowest} up")
+
+
+def _seconds(record: dict[str, Any], name: str) -> float:
+    value = record.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+        return float(value)
+    raise RecordError(f"{name} is not a number")
+
+
+def _time(record: dict[str, Any], name: str) -> datetime:
+    text = _required(record, name)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise RecordError(f"{name} is not a time ({error})") from error
+    if moment.tzinfo is None:
+        raise RecordError(f"{name} has no time zone")
+    return moment

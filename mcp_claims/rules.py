@@ -1,0 +1,123 @@
+"""The rules, as pure functions: what may be asked for, and how a claim stands at a moment."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from datetime import timedelta
+from enum import Enum
+
+from mcp_claims.errors import InvalidInputError
+from mcp_claims.record import Claim, Holder, Moment, ScopedKey, Unreadable
+
+MAX_KEY_BYTES = 1_024
+MAX_NOTE_CHARACTERS = 500
+MIN_TTL = timedelta(seconds=1)
+MAX_TTL = timedelta(hours=24)
+DEFAULT_TTL = timedelta(minutes=30)
+DEFAULT_NAMESPACE = "default"
+
+# Line and paragraph separators, control characters, lone surrogates: in a key or a note they could end a line of
+# a log or of somebody's prompt early, or could not be written as UTF-8.
+_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Bidirectional overrides and isolates make a name display as another one.
+_FORBIDDEN_CHARACTERS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+class Standing(Enum):
+    """How a stored claim stands at a moment."""
+
+    HELD = "held"
+    EXPIRED = "expired"
+    ORPHANED = "orphaned"
+
+
+def standing(claim: Claim, now: Moment, provably_dead: Callable[[Holder], bool]) -> Standing:
+    """Judge *claim* at *now*; the instant of expiry already counts as expired.
+
+    *provably_dead* is asked only about a claim that has not expired, since asking costs system calls.
+    """
+    if passed(claim.expires, now):
+        return Standing.EXPIRED
+    return Standing.ORPHANED if provably_dead(claim.holder) else Standing.HELD
+
+
+def passed(deadline: Moment, now: Moment) -> bool:
+    """Tell whether *deadline* has come."""
+    return remaining(deadline, now) <= timedelta(0)
+
+
+def remaining(deadline: Moment, now: Moment) -> timedelta:
+    """Return how long it is from *now* to *deadline*; negative when it has passed.
+
+    Within one boot only the clock that does not step counts.  The wall clock decides across boots and machines,
+    where there is no other.
+    """
+    if deadline.epoch is not None and deadline.epoch == now.epoch:
+        return timedelta(seconds=deadline.ticks - now.ticks)
+    return deadline.wall - now.wall
+
+
+def later(moment: Moment, span: timedelta) -> Moment:
+    """Return the moment that is *span* after *moment*, on both clocks."""
+    return Moment(moment.wall + span, moment.ticks + span.total_seconds(), moment.epoch)
+
+
+def nobodys(found: Unreadable, now: Moment) -> bool:
+    """Tell whether an unreadable record is provably nobody's.
+
+    Every change of a claim writes its file anew and no claim lives longer than `MAX_TTL` from there, so what was
+    last written longer ago than that has expired, whatever it once said.
+    """
+    return now.wall - found.changed > MAX_TTL
+
+
+def scoped_key(key: str, namespace: str = DEFAULT_NAMESPACE) -> ScopedKey:
+    """Check a key and its namespace.
+
+    Each is 1 to 1,024 bytes of UTF-8 without control characters, and is taken as it is: case, spaces and the
+    composition of accents all count.  Raises `InvalidInputError`.
+    """
+    return ScopedKey(_name("namespace", namespace), _name("key", key))
+
+
+def _name(field: str, text: str) -> str:
+    if not text:
+        raise InvalidInputError(field, "must not be empty")
+    if any(map(_forbidden, text)):
+        raise InvalidInputError(field, "must not contain control characters, line breaks or direction overrides")
+    if len(text.encode()) > MAX_KEY_BYTES:
+        raise InvalidInputError(field, f"must be at most {MAX_KEY_BYTES:,} bytes of UTF-8")
+    return text
+
+
+def _forbidden(character: str) -> bool:
+    return character in _FORBIDDEN_CHARACTERS or unicodedata.category(character) in _FORBIDDEN_CATEGORIES
+
+
+def ttl(minutes: float) -> timedelta:
+    """Check a time to live in minutes: one second (1/60) to 24 hours (1,440).  Raises `InvalidInputError`."""
+    low, high = MIN_TTL.total_seconds() / 60, MAX_TTL.total_seconds() / 60
+    # NaN and the infinities fail this too; written the other way round, as two refusals, NaN would pass.
+    if not low <= minutes <= high:
+        raise InvalidInputError("ttl_minutes", f"must be a number from 1/60 (one second) to {high:,.0f} (24 hours)")
+    return timedelta(milliseconds=round(minutes * 60_000))
+
+
+def note(text: str | None) -> str | None:
+    """Check a note and put it on one line; it ends up in front of other agents.
+
+    At most 500 characters after white space was folded and control characters were dropped; an empty note is
+    none.  Raises `InvalidInputError`.
+    """
+    if text is None:
+        return None
+    line = one_line(text)
+    if len(line) > MAX_NOTE_CHARACTERS:
+        raise InvalidInputError("note", f"must be at most {MAX_NOTE_CHARACTERS} characters")
+    return line or None
+
+
+def one_line(text: str) -> str:
+    """Fold white space and drop what could disturb a terminal, a log or a prompt."""
+    return "".join(character for character in " ".join(text.split()) if not _forbidden(character))

@@ -1,0 +1,1 @@
+"""Stores: where claims are kept.  A store knows no policy; see `base.Store`."""

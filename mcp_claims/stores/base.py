@@ -1,0 +1,51 @@
+"""What every store does: a register per key with one atomic write, compare-and-swap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
+
+LOCK_WAIT = 5.0
+"""Seconds that a change waits, unless told otherwise, for another one in the same namespace."""
+
+
+class Swap(NamedTuple):
+    """What became of a compare-and-swap.
+
+    `found` is what is stored now: after a swap that was won the new claim with its generation, after a lost one
+    what the other party made of the key.
+    """
+
+    won: bool
+    found: Found
+
+
+class Store(Protocol):
+    """A register per key; no policy lives here.
+
+    Every method raises `StoreUnavailableError` when the store cannot answer and `UnsafeDirectoryError` when it
+    must not be trusted; `swap` and `discard` also raise `StoreBusyError` after *wait* seconds, and then nothing
+    was changed.  A `swap` that raises `StoreUnavailableError` may have been done all the same: read again.
+    """
+
+    def read(self, scoped: ScopedKey) -> Found:
+        """Return what is stored, without waiting for anybody."""
+        ...
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        """Store *new* (`None` removes) if and only if *old* is what is stored.
+
+        A *new* claim of generation 0 is a new grant: the store numbers it, higher than any grant of this key
+        before it, removed ones included.
+        """
+        ...
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+        """Remove *found* if and only if it is still what is stored there; tell whether it was."""
+        ...
+
+    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+        """Yield what is stored, in one namespace or in all; what changes meanwhile may be seen or not."""
+        ...

@@ -1,0 +1,203 @@
+"""One JSON file per claim, on a local file system.
+
+The whole protocol (DESIGN.md, S1 to S7): a change holds the namespace's lock for all of compare-and-write; readers
+take no lock, since a record appears by rename and so is seen whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
+from mcp_claims.stores.base import LOCK_WAIT, Swap
+from mcp_claims.stores.kernel import CREATE, READ, Kernel, last_change, unsafe
+from mcp_claims.stores.names import file_name
+from mcp_claims.stores.namespace_lock import Mark, namespace_lock
+
+MAX_RECORD_BYTES = 64 * 1024
+"""A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
+
+_SUFFIX = ".json"
+_NEW = ".new"
+# What opening tells about one file, not about the store: no permission, a link (Linux; FreeBSD says EMLINK).
+_THE_FILES_OWN_FAULT = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})
+
+
+class FileStore:
+    """Claims as files in *directory*, shared by all processes of one user on one machine.
+
+    The directory and its namespaces are made when the first claim is (mode 0700, files 0600); looking makes nothing.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, kernel: Kernel | None = None) -> None:
+        self.directory = os.path.abspath(directory)
+        self._kernel = kernel or Kernel()
+        self._trusted: set[str] = set()
+
+    def read(self, scoped: ScopedKey) -> Found:
+        directory, path = self._places(scoped)
+        with self._answering(path):
+            return self._read(path, scoped) if self._trust(directory) else None
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        directory, path = self._places(scoped)
+        with self._changing(directory, wait) as mark:
+            found = self._read(path, scoped)
+            if found != old:
+                return Swap(False, found)
+            if new is None:
+                if old is not None:
+                    mark.cover(old.generation)
+                    self._kernel.remove(path)
+                return Swap(True, None)
+            if not new.generation:
+                after = old.generation if old is not None else 0
+                new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))
+            self._write(directory, path, to_json(new))
+            return Swap(True, new)
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+        if isinstance(found, Claim):
+            return self.swap(found.scoped, found, None, wait=wait).won
+        directory = os.path.dirname(found.where)
+        with self._changing(directory, wait) as mark:
+            if self._read(found.where, None) != found:
+                return False
+            mark.leap()
+            self._kernel.remove(found.where)
+            return True
+
+    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+        for name in self._names(self.directory) if namespace is None else [file_name(namespace)]:
+            directory = f"{self.directory}/{name}"
+            with self._answering(directory):
+                if namespace is None and not stat.S_ISDIR(self._kernel.status_of(directory).st_mode):
+                    continue  # Not a namespace of ours.
+                trusted = self._trust(directory)
+            for entry in self._names(directory) if trusted else []:
+                if entry.endswith(_SUFFIX) and not entry.startswith("."):
+                    path = f"{directory}/{entry}"
+                    with self._answering(path):
+                        found = self._read(path, None)
+                    if found is not None:
+                        yield found
+
+    def _places(self, scoped: ScopedKey) -> tuple[str, str]:
+        directory = f"{self.directory}/{file_name(scoped.namespace)}"
+        return directory, f"{directory}/{file_name(scoped.key)}{_SUFFIX}"
+
+    @contextmanager
+    def _changing(self, directory: str, wait: float) -> Iterator[Mark]:
+        """Hold the lock of the namespace in *directory*, made if missing, once it is known to be ours alone."""
+        with self._answering(directory):
+            if not self._trust(directory):
+                self._kernel.make_directory(self.directory)
+                self._kernel.make_directory(directory)
+                self._trust(directory)
+            with namespace_lock(self._kernel, directory, wait) as mark:
+                yield mark
+
+    @contextmanager
+    def _answering(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreUnavailableError(error.filename or where, error) from error
+
+    def _trust(self, directory: str) -> bool:
+        """Tell whether a namespace's directory exists; raise `UnsafeDirectoryError` if others could change it."""
+        if directory not in self._trusted:
+            try:
+                # The claims directory may be a link of the user's own making; what it leads to is what counts.
+                whole, part = self._kernel.status_behind(self.directory), self._kernel.status_of(directory)
+            except FileNotFoundError:
+                return False
+            for path, status in ((self.directory, whole), (directory, part)):
+                if problem := unsafe(status):
+                    raise UnsafeDirectoryError(path, problem)
+            self._trusted.add(directory)
+        return True
+
+    def _names(self, directory: str) -> list[str]:
+        with self._answering(directory):
+            try:
+                return sorted(self._kernel.names(directory))
+            except FileNotFoundError:
+                return []
+
+    def _read(self, path: str, scoped: ScopedKey | None) -> Found:
+        """Read the claim at *path*, which has to be about *scoped*, or about whatever key has that file name."""
+        try:
+            fd = self._kernel.open(path, READ)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno not in _THE_FILES_OWN_FAULT:
+                raise
+            return _unreadable(path, self._kernel.status_of(path), error.strerror or "cannot be opened")
+        try:
+            status = self._kernel.status(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return _unreadable(path, status, "not a file")
+            data = self._read_all(fd)
+        finally:
+            self._kernel.close(fd)
+        if len(data) > MAX_RECORD_BYTES:
+            return _unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
+        try:
+            claim = from_json(data)
+        except RecordError as error:
+            return _unreadable(path, status, str(error))
+        if claim.scoped != scoped and (scoped is not None or self._places(claim.scoped)[1] != path):
+            return _unreadable(path, status, "about another key than its file name says")
+        return claim
+
+    def _read_all(self, fd: int) -> bytes:
+        data = b""
+        while len(data) <= MAX_RECORD_BYTES and (part := self._kernel.read(fd, MAX_RECORD_BYTES + 1)):
+            data += part
+        return data
+
+    def _write(self, directory: str, path: str, data: bytes) -> None:
+        """Put *data* at *path* whole or not at all; the caller holds the namespace's lock.
+
+        No fsync: after a power cut every holder on this machine is dead, and a record that is then found torn or
+        empty counts as held until it is provably nobody's.
+        """
+        # One name for all, since only the owner of the lock writes; what is there was left by a crash.
+        new = f"{directory}/{_NEW}"
+        try:
+            fd = self._kernel.open(new, CREATE)
+        except FileExistsError:
+            self._kernel.remove(new)
+            fd = self._kernel.open(new, CREATE)
+        try:
+            try:
+                written = 0
+                while written < len(data):
+                    written += self._kernel.write(fd, data[written:])
+            finally:
+                self._kernel.close(fd)
+            self._kernel.replace(new, path)
+        except OSError:
+            # The next writer removes it if this cannot; the error that matters is the first one.
+            with suppress(OSError):
+                self._kernel.remove(new)
+            raise
+
+
+def _unreadable(path: str, status: os.stat_result, problem: str) -> Unreadable:
+    try:
+        changed = datetime.fromtimestamp(last_change(status), UTC)
+    except (OverflowError, ValueError, OSError):
+        # No time that a calendar has: in doubt it was written a moment ago, for ever.
+        changed = datetime.max.replace(tzinfo=UTC)
+    fingerprint = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Unreadable(path, problem, changed, fingerprint)

@@ -1,0 +1,53 @@
+"""A store in memory, for tests and for agents that share one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from threading import Lock
+
+from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.stores.base import LOCK_WAIT, Swap
+
+
+class MemoryStore:
+    """Claims of one process; they end with it."""
+
+    def __init__(self) -> None:
+        self._stored: dict[ScopedKey, Claim | Unreadable] = {}
+        self._generations: dict[ScopedKey, int] = {}
+        self._lock = Lock()
+
+    def read(self, scoped: ScopedKey) -> Found:
+        return self._stored.get(scoped)
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        with self._lock:
+            found = self._stored.get(scoped)
+            if found != old:
+                return Swap(False, found)
+            if new is None:
+                self._stored.pop(scoped, None)
+                return Swap(True, None)
+            if not new.generation:
+                new = replace(new, generation=self._generations.get(scoped, 0) + 1)
+            self._generations[scoped] = new.generation
+            self._stored[scoped] = new
+            return Swap(True, new)
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+        with self._lock:
+            for scoped, stored in self._stored.items():
+                if stored == found:
+                    del self._stored[scoped]
+                    return True
+        return False
+
+    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+        for scoped, stored in sorted(self._stored.items(), key=lambda item: item[0]):
+            if namespace in (None, scoped.namespace):
+                yield stored
+
+    def corrupt(self, scoped: ScopedKey, unreadable: Unreadable) -> None:
+        """Store something that is no claim, as a fault of a disk would."""
+        self._stored[scoped] = unreadable

@@ -1,0 +1,41 @@
+"""File names for keys: injective, on file systems that fold case too, and harmless on every system.
+
+Rules (DESIGN.md, N1 to N4): lower-case letters, digits, `-`, `_` and inner dots stand for themselves; every other
+byte of the UTF-8 is `%` and two hex digits.  `%` itself is escaped, so unescaping gives the key back, and two keys
+never share a name.  What would be too long keeps a readable beginning and ends in `~` and its SHA-256; `~` is
+escaped everywhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+MAX_NAME = 180
+"""Characters of a name; with `.json` behind it that is well under the 255 bytes that file systems allow."""
+
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
+_PREFIX = 100
+# Windows opens a device for these names, whatever comes after the first dot.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|conin\$|conout\$)(\.|$)")
+_CUT_ESCAPE = re.compile(r"%.?$")
+
+
+def file_name(text: str) -> str:
+    """Return the file name, without suffix, for a key or a namespace (valid UTF-8, not empty)."""
+    data = text.encode()
+    name = "".join(chr(byte) if byte in _PLAIN else _escape(byte) for byte in data)
+    # A leading dot would be hidden, or `..`; Windows strips a trailing one.
+    if name[0] == ".":
+        name = _escape(ord(".")) + name[1:]
+    if name[-1] == ".":
+        name = name[:-1] + _escape(ord("."))
+    if _DEVICE.match(name):
+        name = _escape(ord(name[0])) + name[1:]
+    if len(name) > MAX_NAME:
+        return _CUT_ESCAPE.sub("", name[:_PREFIX]) + "~" + hashlib.sha256(data).hexdigest()
+    return name
+
+
+def _escape(byte: int) -> str:
+    return f"%{byte:02x}"

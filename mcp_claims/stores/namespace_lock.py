@@ -1,0 +1,130 @@
+"""The lock file of a namespace: the kernel lock that serializes changes, and the generation mark inside it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mcp_claims.errors import StoreBusyError
+from mcp_claims.stores.kernel import LOCK, Kernel
+
+LOCK_FILE = ".lock"
+"""No claim's file name begins with a dot."""
+
+LEAP = 1_000_000
+"""How far the mark jumps where grants may have been forgotten: more than can be made between two power cuts' syncs."""
+
+_MARK_BYTES = 128
+_NO_BOOT, _UNKNOWN_BOOT, _DAMAGED = "none", "unknown", "damaged"
+_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_1, 0.005, 1.5
+
+
+class Mark:
+    """The highest generation among the claims that were removed from a namespace, and the boot that wrote it.
+
+    A new grant gets one more than the mark and than the claim that it replaces, so no generation of a key comes
+    twice although nothing is kept per key.  Only the holder of the namespace's lock may use a `Mark`.
+    """
+
+    def __init__(self, kernel: Kernel, fd: int, directory: str) -> None:
+        self._kernel, self._fd, self._directory = kernel, fd, directory
+        self._value, self._boot = _parse(kernel.read(fd, _MARK_BYTES))
+
+    def next_generation(self, after: int, boot: str | None) -> int:
+        """Number a new grant of a key whose stored claim, if any, has generation *after*."""
+        boot = boot or _UNKNOWN_BOOT
+        if self._boot != boot:
+            # Claims are not synced to disk, so what the last boot removed at its end may be forgotten.  The leap is
+            # synced: it must not be forgotten itself, or two boots would leap to the same number.
+            self._store(self._value + LEAP if self._value or self._boot else 0, boot)
+            self._kernel.sync(self._fd)
+            self._kernel.sync_directory(self._directory)
+            self._kernel.sync_directory(os.path.dirname(self._directory))
+        return max(self._value, after) + 1
+
+    def cover(self, generation: int) -> None:
+        """Remember *generation*, whose claim is about to be removed.
+
+        Before the removal: a crash between the two then wastes a number instead of giving it out twice.
+        """
+        if generation > self._value:
+            self._store(generation, self._boot)
+
+    def leap(self) -> None:
+        """Skip numbers, since a claim that cannot be read is about to be removed."""
+        self._store(self._value + LEAP, self._boot)
+
+    def _store(self, value: int, boot: str) -> None:
+        self._kernel.seek(self._fd, 0)
+        self._kernel.write(self._fd, f"{value:016d} {boot or _NO_BOOT}\n".ljust(_MARK_BYTES).encode())
+        self._value, self._boot = value, boot
+
+
+def _parse(data: bytes) -> tuple[int, str]:
+    if not data:
+        return 0, ""
+    words = data.decode("ascii", "replace").split()
+    if len(words) == 2 and words[0].isdigit():
+        return int(words[0]), words[1]
+    # Every number below may have been used.  Microseconds since 1970 outrun any count of grants.
+    return time.time_ns() // 1_000, _DAMAGED
+
+
+@contextmanager
+def namespace_lock(kernel: Kernel, directory: str, wait: float) -> Iterator[Mark]:
+    """Hold the lock of the namespace in *directory*, made if missing; others may be waited for up to *wait* seconds.
+
+    The kernel frees the lock when its owner dies, so there is never a stale lock to break, and an owner that is
+    merely slow is never broken into.
+
+    The lock file is never removed.  Were it unlinked, a waiter on the old file and a newcomer that makes a new one
+    would each lock a file of their own and both be inside.  Somebody may still remove the whole directory under us;
+    hence the check that the locked file is the one at the path, and another try if it is not.
+
+    Raises `StoreBusyError` when the wait is over, `OSError` as the system does.
+    """
+    path = f"{directory}/{LOCK_FILE}"
+    deadline = kernel.monotonic() + wait
+    while True:
+        fd = _open(kernel, directory, path)
+        try:
+            _acquire(kernel, fd, path, deadline, wait)
+            try:
+                if _still_there(kernel, fd, path):
+                    yield Mark(kernel, fd, directory)
+                    return
+            finally:
+                kernel.unlock(fd)
+        finally:
+            kernel.close(fd)
+
+
+def _open(kernel: Kernel, directory: str, path: str) -> int:
+    try:
+        return kernel.open(path, LOCK)
+    except FileNotFoundError:
+        kernel.make_directory(directory)
+        return kernel.open(path, LOCK)
+
+
+def _acquire(kernel: Kernel, fd: int, path: str, deadline: float, wait: float) -> None:
+    pause = _FIRST_PAUSE
+    while not kernel.try_lock(fd):
+        left = deadline - kernel.monotonic()
+        if left <= 0:
+            raise StoreBusyError(path, wait)
+        # Asking again, not a blocking flock: that has no time-out, and a thread left behind in one would take the
+        # lock long after its caller was told that the store is busy.
+        kernel.sleep(min(pause, left))
+        pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
+
+
+def _still_there(kernel: Kernel, fd: int, path: str) -> bool:
+    try:
+        there = kernel.status_of(path)
+    except FileNotFoundError:
+        return False
+    ours = kernel.status(fd)
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)

@@ -1,0 +1,40 @@
+"""A store that lets rivals act in the gap between somebody's read and swap."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.stores.base import LOCK_WAIT, Store, Swap
+
+
+class Interrupting:
+    """Passes everything on to *store*, but runs the next of *rivals* before each change that it passes on.
+
+    `ran` counts the rivals that have acted, so that a test can prove that the interleaving took place.
+    """
+
+    def __init__(self, store: Store, *rivals: Callable[[], object]) -> None:
+        self._store = store
+        self._rivals = deque(rivals)
+        self.ran = 0
+
+    def read(self, scoped: ScopedKey) -> Found:
+        return self._store.read(scoped)
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        self._interrupt()
+        return self._store.swap(scoped, old, new, wait=wait)
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+        self._interrupt()
+        return self._store.discard(found, wait=wait)
+
+    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+        return self._store.scan(namespace)
+
+    def _interrupt(self) -> None:
+        if self._rivals:
+            self.ran += 1
+            self._rivals.popleft()()

@@ -1,0 +1,73 @@
+"""Machines whose clocks and processes the test commands."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from mcp_claims.claims import Claims
+from mcp_claims.record import Holder, Moment, Proof
+from mcp_claims.stores.base import Store
+
+
+class World:
+    """One computer in a test: a boot, two clocks, and processes that live and die when told."""
+
+    def __init__(self) -> None:
+        self.boot = "boot-1"
+        self.wall = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+        self.ticks = 1_000.0
+        self.alive: set[tuple[str, int]] = set()
+        self._last_pid = 100
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time go by on both clocks, asleep or awake."""
+        self.wall += timedelta(seconds=seconds)
+        self.ticks += seconds
+
+    def set_wall_clock(self, seconds: float) -> None:
+        """Step the wall clock by *seconds*; no time passes."""
+        self.wall += timedelta(seconds=seconds)
+
+    def reboot(self) -> None:
+        """Start a new boot: every process is gone and the ticks begin anew."""
+        self.boot = f"boot-{int(self.boot.removeprefix('boot-')) + 1}"
+        self.ticks = 10.0
+        self.alive.clear()
+
+    def process(self) -> FakeMachine:
+        """Start a process and return the machine as it sees it."""
+        self._last_pid += 1
+        return FakeMachine(self, self._last_pid)
+
+    def session(self, store: Store) -> Claims:
+        """Start a process and open a session in it."""
+        machine = self.process()
+        name = f"rig:{machine.pid()}:{machine.pid():012x}"
+        return Claims(store, Holder(name, machine.pid(), machine.proof()), machine)
+
+    def kill(self, session: Claims) -> None:
+        """Kill the process that *session* lives in."""
+        self.alive.discard((self.boot, session.holder.pid))
+
+
+class FakeMachine:
+    """A `Machine` on a `World`."""
+
+    def __init__(self, world: World, pid: int) -> None:
+        self._world, self._pid = world, pid
+        world.alive.add((world.boot, pid))
+
+    def now(self) -> Moment:
+        return Moment(self._world.wall, self._world.ticks, self._world.boot)
+
+    def host(self) -> str:
+        return "rig"
+
+    def pid(self) -> int:
+        return self._pid
+
+    def proof(self) -> Proof:
+        return Proof(self._world.boot, "pid:[1]", "time:[1]", self._pid)
+
+    def provably_dead(self, holder: Holder) -> bool:
+        return holder.proof.boot == self._world.boot and (self._world.boot, holder.pid) not in self._world.alive
