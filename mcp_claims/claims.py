@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from threading import Lock
@@ -183,11 +184,9 @@ class Claims:
         found = self._store.read(scoped)
         now = self._machine.now()
         if found is not None and self._judge(found, now) is not Standing.HELD:
-            try:
+            # If somebody is changing this namespace just now: the answer does not depend on the removal.
+            with suppress(StoreBusyError):
                 self._store.discard(found, wait=0)
-            except StoreBusyError:
-                # Somebody is changing this namespace.  The answer does not depend on the removal: dead stays dead.
-                pass
             found = None
         lost = self._lost(scoped, found)
         return Look(found, isinstance(found, Claim) and self._is_ours(found), now, lost)
@@ -297,7 +296,7 @@ class Claims:
             if believed is not None and believed.generation <= generation:
                 del self._believed[scoped]
 
-    def _lost(self, scoped: ScopedKey, found: Claim | None | Unreadable) -> Claim | None:
+    def _lost(self, scoped: ScopedKey, found: Found) -> Claim | None:
         """Return the claim on this key that we believed to hold and that is gone, once; `None` if all is well."""
         with self._believing:
             believed = self._believed.get(scoped)

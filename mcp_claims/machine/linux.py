@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mcp_claims.record import Holder, Moment, Proof, whole_milliseconds
+
+assert sys.platform == "linux"
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _ENDED_STATES = frozenset({"Z", "X", "x"})

@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 if sys.platform == "win32":
     import msvcrt
@@ -72,22 +72,10 @@ class Kernel:
         return os.stat(path)
 
     def replace(self, source: str, target: str) -> None:
-        for attempt in range(_SHARING_RETRIES):
-            try:
-                return os.replace(source, target)
-            except PermissionError:
-                if sys.platform != "win32" or attempt == _SHARING_RETRIES - 1:
-                    raise
-                time.sleep(0.001)
+        _despite_readers(lambda: os.replace(source, target))
 
     def remove(self, path: str) -> None:
-        for attempt in range(_SHARING_RETRIES):
-            try:
-                return os.unlink(path)
-            except PermissionError:
-                if sys.platform != "win32" or attempt == _SHARING_RETRIES - 1:
-                    raise
-                time.sleep(0.001)
+        _despite_readers(lambda: os.unlink(path))
 
     def make_directory(self, path: str) -> None:
         """Make a directory that is ours alone; its parents, where missing, get the usual permissions."""
@@ -132,6 +120,17 @@ class Kernel:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+def _despite_readers(change: Callable[[], None]) -> None:
+    for _ in range(_SHARING_RETRIES if sys.platform == "win32" else 0):
+        try:
+            change()
+        except PermissionError:
+            time.sleep(0.001)
+        else:
+            return
+    change()
 
 
 def last_change(status: os.stat_result) -> float:

@@ -21,7 +21,7 @@ class MemoryStore:
     def read(self, scoped: ScopedKey) -> Found:
         return self._stored.get(scoped)
 
-    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:  # noqa: ARG002 (nobody to wait for)
         with self._lock:
             found = self._stored.get(scoped)
             if found != old:
@@ -35,7 +35,7 @@ class MemoryStore:
             self._stored[scoped] = new
             return Swap(True, new)
 
-    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:  # noqa: ARG002
         with self._lock:
             for scoped, stored in self._stored.items():
                 if stored == found:
