@@ -9,6 +9,7 @@ shifts both the start time and `CLOCK_BOOTTIME`, time_namespaces(7)).
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
 import time
@@ -23,12 +24,16 @@ assert sys.platform == "linux"
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _ENDED_STATES = frozenset({"Z", "X", "x"})
+# PF_SIGNALED.  Flags may change with the kernel (proc(5)), so this one is a reason to look twice, never a proof.
+_DYING = 0x400
+_DYING_TAKES = 50
 
 
 class _Status(NamedTuple):
     """What `/proc/PID/stat` says of a process."""
 
     ended: bool
+    dying: bool
     start: int
 
 
@@ -53,7 +58,7 @@ class LinuxMachine:
         return os.getpid()
 
     def proof(self) -> Proof:
-        status = _status(os.getpid()) if self._proc_is_ours else None
+        status = self._status(os.getpid())
         return Proof(self._boot, self._pid_namespace, self._time_namespace, status.start if status else None)
 
     def provably_dead(self, holder: Holder) -> bool:
@@ -65,13 +70,19 @@ class LinuxMachine:
         if _gone(holder.pid):
             return True
         # Something has that PID.  It may be another process by now, or a corpse that its parent has not reaped.
-        status = _status(holder.pid) if self._proc_is_ours else None
+        status = self._status(holder.pid)
+        if status and status.dying:
+            _wait_for_end(holder.pid)
+            status = self._status(holder.pid)
         if status is None:
             return _gone(holder.pid)
         if status.ended:
             return True
         comparable = proof.start is not None and proof.time_namespace == self._time_namespace
         return comparable and proof.start != status.start
+
+    def _status(self, pid: int) -> _Status | None:
+        return _status(pid) if self._proc_is_ours else None
 
 
 def _gone(pid: int) -> bool:
@@ -90,13 +101,29 @@ def _status(pid: int) -> _Status | None:
     """Read the state and start time of *pid*, or `None` where `/proc` does not show it (`hidepid`, no `/proc`)."""
     try:
         # The name, field 2, may hold spaces and brackets, so fields are counted from the last bracket: `state`
-        # (field 3) comes first, `num_threads` (20) and `starttime` (22) follow.
+        # (field 3) comes first; `flags` (9), `num_threads` (20) and `starttime` (22) follow.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
     # A leader that is a zombie while other threads run belongs to a process that is still alive.
     ended = fields[0].decode() in _ENDED_STATES and int(fields[17]) <= 1
-    return _Status(ended, int(fields[19]))
+    return _Status(ended, bool(int(fields[6]) & _DYING), int(fields[19]))
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait until *pid*, which is being killed, has ended; 50 ms at most, and nothing where that cannot be watched.
+
+    For some 5 ms after a SIGKILL the kernel is still taking the process apart.  Who asks just then would be told that
+    the dead session is alive, and might never ask again.
+    """
+    with suppress(OSError, AttributeError):
+        fd = os.pidfd_open(pid)
+        try:
+            watcher = select.poll()
+            watcher.register(fd, select.POLLIN)
+            watcher.poll(_DYING_TAKES)
+        finally:
+            os.close(fd)
 
 
 def _proc_shows_our_namespace() -> bool:

@@ -1,0 +1,1 @@
+"""The MCP server: the claims of one session as tools."""

@@ -1,0 +1,7 @@
+"""`python -m mcp_claims` is the command `mcp-claims`."""
+
+import sys
+
+from mcp_claims.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,63 @@
+"""What the tools take.  Types are checked here; the rules for keys, notes and TTLs are those of `rules`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mcp_claims.errors import InvalidInputError
+from mcp_claims.rules import DEFAULT_NAMESPACE, DEFAULT_TTL, MAX_TTL, one_line
+
+
+class Arguments(BaseModel):
+    """Arguments of a tool; one that the tool does not have is an error, since it would be a misspelt one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KeyArguments(Arguments):
+    """A key in a namespace."""
+
+    key: str
+    namespace: str = DEFAULT_NAMESPACE
+
+
+class TryClaimArguments(KeyArguments):
+    """Arguments of `try_claim`."""
+
+    key: Annotated[str, Field(description="The event, spelt alike by all, e.g. vercel/next.js#4521:checks_failed")]
+    # A boolean would pass as 1.0 minutes if it were not refused here.
+    ttl_minutes: Annotated[
+        float,
+        Field(
+            description=f"Until it frees itself, 1/60 to {MAX_TTL.total_seconds() / 60:.0f}",
+            strict=True,
+        ),
+    ] = DEFAULT_TTL.total_seconds() / 60
+    note: Annotated[str | None, Field(description="For the others, at most 500 characters")] = None
+
+
+class PruneArguments(Arguments):
+    """Arguments of `prune`."""
+
+    namespace: Annotated[str | None, Field(description="Only this one")] = None
+
+
+A = TypeVar("A", bound=Arguments)
+
+
+def parse(model: type[A], arguments: dict[str, Any] | None) -> A:
+    """Check *arguments*; raise `InvalidInputError` that names the first wrong one and says what it has to be."""
+    try:
+        return model.model_validate(arguments or {})
+    except ValidationError as error:
+        # Without the input and the link to pydantic's pages: a model has to read this.
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = ".".join(map(str, first["loc"])) or "arguments"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(model.model_fields)
+            raise InvalidInputError(
+                one_line(name)[:100], f"is not an argument of this tool, which takes {known}"
+            ) from error
+        raise InvalidInputError(name, f"is wrong: {first['msg'].lower()}") from error

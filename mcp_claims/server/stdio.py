@@ -1,0 +1,67 @@
+"""Serving one client over stdin and stdout, from the first message to a quick and orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import anyio
+from mcp.server.stdio import stdio_server
+
+from mcp_claims.claims import Claims
+from mcp_claims.server.app import build_server
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.base import Store
+
+_STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+
+logger = logging.getLogger(__name__)
+
+
+def serve_stdio(store: Store) -> NoReturn:
+    """Serve until the client goes or a signal asks to stop; then release what the session holds and exit.
+
+    The process ends by `os._exit`.  A worker thread of the SDK may be blocked in reading stdin, which hosts leave
+    open when they send SIGINT, and an orderly exit of the interpreter would wait for that thread until the host's
+    SIGKILL.
+    """
+    try:
+        anyio.run(_serve, process_session(store))
+    except Exception:
+        logger.exception("serving failed")
+        _exit(1)
+    _exit(0)
+
+
+async def _serve(claims: Claims) -> None:
+    _stop_on_signals(claims)
+    server = build_server(lambda: claims)
+    async with stdio_server() as (reading, writing):
+        try:
+            await server.run(reading, writing, server.create_initialization_options())
+        except anyio.get_cancelled_exc_class():
+            # Writing has failed, so the client has gone, although it may have left stdin open for us to wait on.
+            # The session has ended on the way here.
+            _exit(0)
+
+
+def _stop_on_signals(claims: Claims) -> None:
+    def stop() -> NoReturn:
+        claims.end()
+        _exit(0)
+
+    for number in _STOPS:
+        if sys.platform == "win32":
+            # No loop there takes signals; Python runs this between two steps of the loop.
+            signal.signal(number, lambda *_: stop())
+        else:
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+def _exit(code: int) -> NoReturn:
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,212 @@
+"""The answers in words, for models: first what is the case, then what to do.
+
+Text that another session wrote (notes, client names, keys) is put on one line, cut to a length and quoted.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from mcp_claims import rules
+from mcp_claims.claims import Attempt, Look, Pruned, Release, Status, TakenOver
+from mcp_claims.record import Claim, Moment, ScopedKey, Unreadable, timestamp
+from mcp_claims.rules import Standing
+
+_SHOWN_PROBLEMS = 3
+
+
+def attempt_text(scoped: ScopedKey, attempt: Attempt) -> str:
+    """Say what `try_claim` did."""
+    found, now = attempt.found, attempt.now
+    if not isinstance(found, Claim):
+        lead = f"NOT CLAIMED: {_named(scoped)} counts as held."
+    elif attempt.status is Status.ACQUIRED:
+        lead = f"CLAIMED: you hold {_named(scoped)} {_until(found, now)}, generation {found.generation}."
+        if attempt.taken_over:
+            lead += f" Taken over from {taken_over(attempt.taken_over)}."
+    elif attempt.status is Status.RENEWED:
+        since = f"since {_time(found.claimed.wall)}, now {_until(found, now)}, generation {found.generation}"
+        lead = f"RENEWED: you have held {_named(scoped)} {since}."
+    else:
+        lead = f"NOT CLAIMED: {_named(scoped)} is {_held(found, now)}"
+    return f"{lead} {attempt_advice(attempt)}"
+
+
+def attempt_advice(attempt: Attempt) -> str:
+    """Say what to do after `try_claim`, and what the session has to know before anything else."""
+    if not isinstance(attempt.found, Claim):
+        advice = f"Do not act. {_in_doubt(attempt.found)}"
+    elif attempt.status is Status.ACQUIRED:
+        advice = "You act, nobody else will. Release it when done; call try_claim again before it expires to renew."
+    elif attempt.status is Status.RENEWED:
+        advice = (
+            "If you did not claim it yourself, an agent that shares this connection did: then do not act. "
+            "Release it when done."
+        )
+    else:
+        advice = "Do not act; report that it is being handled. Try again after it expires, should it matter."
+    return _warned(attempt.lost, attempt.now, advice)
+
+
+def look_text(scoped: ScopedKey, look: Look) -> str:
+    """Say what `is_claimed_by_other` saw."""
+    found = look.found
+    if isinstance(found, Unreadable):
+        lead = f"IN DOUBT, YES: {_named(scoped)} counts as held."
+    elif found is None:
+        lead = f"NO: nobody holds {_named(scoped)}."
+    elif look.held_by_you:
+        lead = f"NO: you hold {_named(scoped)} {_until(found, look.now)}, generation {found.generation}."
+    else:
+        lead = f"YES: {_named(scoped)} is {_held(found, look.now)}"
+    return f"{lead} {look_advice(look)}"
+
+
+def look_advice(look: Look) -> str:
+    """Say what to do after `is_claimed_by_other`."""
+    if isinstance(look.found, Unreadable):
+        advice = f"Do not act. {_in_doubt(look.found)}"
+    elif look.held_by_you:
+        advice = "Go on, and release it when done."
+    elif look.claimed_by_other:
+        advice = "Do not act; report that it is being handled."
+    else:
+        advice = "This claims nothing: call try_claim before you act."
+    return _warned(look.lost, look.now, advice)
+
+
+def release_text(scoped: ScopedKey, release: Release) -> str:
+    """Say what `release` did."""
+    found = release.found
+    if release.released:
+        lead = f"RELEASED: {_named(scoped)} is free."
+    elif found is None:
+        lead = f"NOT RELEASED: nobody holds {_named(scoped)}."
+    elif isinstance(found, Claim):
+        lead = f"NOT RELEASED: {_named(scoped)} is not yours but {_held(found, release.now)}"
+    else:
+        lead = f"NOT RELEASED: {_named(scoped)} counts as held."
+    return f"{lead} {release_advice(release)}"
+
+
+def release_advice(release: Release) -> str:
+    """Say what to do after `release`."""
+    if release.released:
+        advice = "Claim it again before you act on it again."
+    elif isinstance(release.found, Unreadable):
+        advice = _in_doubt(release.found)
+    elif release.found is None:
+        advice = "There is nothing to do."
+    else:
+        advice = "Leave it to its holder; if you still act on it, stop."
+    return _warned(release.lost, release.now, advice)
+
+
+def prune_text(pruned: Pruned) -> str:
+    """Say what `prune` removed and kept."""
+    counts = (
+        f"PRUNED: removed {pruned.expired} expired, {pruned.orphaned} orphaned and {pruned.unreadable} unreadable; "
+        f"kept {pruned.live} live and {len(pruned.kept_unreadable)} unreadable."
+    )
+    return " ".join([counts, *problems(pruned), prune_advice(pruned)])
+
+
+def prune_advice(pruned: Pruned) -> str:
+    """Say what to do after `prune`."""
+    if pruned.kept_unreadable:
+        return _REMEDY
+    return "Try again later for what could not be removed." if pruned.failed else "There is nothing else to do."
+
+
+def problems(pruned: Pruned) -> list[str]:
+    """Say what a person has to look at, three things at most."""
+    said = [f"Kept, since it cannot be read: {unreadable(kept)}." for kept in pruned.kept_unreadable]
+    said += [f"Not removed: {failure}" for failure in pruned.failed]
+    more = len(said) - _SHOWN_PROBLEMS
+    return said[:_SHOWN_PROBLEMS] + ([f"And {more} more."] if more > 0 else [])
+
+
+def taken_over(what: TakenOver) -> str:
+    """Say from whom a key was taken over, and why that was right."""
+    if isinstance(what.what, Unreadable):
+        return f"a claim that could not be read and is too old to live ({unreadable(what.what)})"
+    why = "whose claim had expired" if what.why is Standing.EXPIRED else "whose process is dead"
+    return f"{_who(what.what)}, {why}"
+
+
+def expiry(claim: Claim, now: Moment) -> datetime:
+    """Return when *claim* expires by the wall clock of today, which may have been set since it was written."""
+    by_ticks = now.wall + rules.remaining(claim.expires, now)
+    return claim.expires.wall if abs(by_ticks - claim.expires.wall) < timedelta(seconds=1) else by_ticks
+
+
+def unreadable(found: Unreadable) -> str:
+    """Say what cannot be read, and why."""
+    return f"{found.where}: {shown(found.problem)}"
+
+
+def free_at(found: Unreadable) -> str:
+    """Return when something unreadable is nobody's for certain."""
+    try:
+        return timestamp(found.changed + rules.MAX_TTL)
+    except OverflowError:
+        return "somebody removes it"
+
+
+def shown(text: str | None) -> str | None:
+    """Return text that somebody else wrote as far as it may be shown: one line, of bounded length."""
+    if text is None:
+        return None
+    line = rules.one_line(text)
+    return line if len(line) <= rules.MAX_NOTE_CHARACTERS else line[: rules.MAX_NOTE_CHARACTERS] + "…"
+
+
+_REMEDY = "Ask a person to look at the file, and to delete it if nobody works on this."
+
+
+def _in_doubt(found: Unreadable) -> str:
+    return f"What is stored for it cannot be read ({unreadable(found)}) and is held until {free_at(found)}. {_REMEDY}"
+
+
+def _warned(lost: Claim | None, now: Moment, advice: str) -> str:
+    if lost is None:
+        return advice
+    left = rules.remaining(lost.expires, now)
+    how = f"it expired {_span(-left)} ago" if left <= timedelta(0) else "it was removed before it expired"
+    return f"You lost your claim of generation {lost.generation}: {how}; stop what you did under it. {advice}"
+
+
+def _named(scoped: ScopedKey) -> str:
+    return f"{_quoted(scoped.key)} (namespace {_quoted(scoped.namespace)})"
+
+
+def _held(claim: Claim, now: Moment) -> str:
+    note = f" Its note, quoted: {_quoted(claim.note)}." if claim.note else ""
+    since = f"since {_time(claim.claimed.wall)}, {_until(claim, now)}, generation {claim.generation}"
+    return f"held by {_who(claim)} {since}.{note}"
+
+
+def _who(claim: Claim) -> str:
+    client = f" ({shown(claim.holder.client)})" if claim.holder.client else ""
+    return f"{shown(claim.holder.name)}{client}"
+
+
+def _until(claim: Claim, now: Moment) -> str:
+    return f"until {_time(expiry(claim, now))} ({_span(rules.remaining(claim.expires, now))} from now)"
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(shown(text), ensure_ascii=False)
+
+
+def _span(span: timedelta) -> str:
+    seconds = round(span.total_seconds())
+    if seconds < 120:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
