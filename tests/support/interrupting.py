@@ -20,6 +20,10 @@ class Interrupting:
         self._rivals = deque(rivals)
         self.ran = 0
 
+    def interrupt_with(self, *rivals: Callable[[], object]) -> None:
+        """Let *rivals* act before the next changes, now that what led up to the race is done."""
+        self._rivals.extend(rivals)
+
     def read(self, scoped: ScopedKey) -> Found:
         return self._store.read(scoped)
 

@@ -1,0 +1,124 @@
+"""Bad input gets a clear error that says the rule, and changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, MCPError
+
+from mcp_claims.claims import Claims
+from mcp_claims.server.app import build_server
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.files import FileStore
+from tests.support.servers import facts, words
+
+pytestmark = pytest.mark.anyio
+
+RANGE = "ttl_minutes must be a number from 1/60 (one second) to 1,440 (24 hours)"
+# JSON has no NaN and no infinity: clients send null.
+IN_WORDS = "ttl_minutes is wrong: input should be a valid number (Until it frees itself: 1/60 to 1440)"
+BAD = [
+    pytest.param("try_claim", {}, "key is wrong: field required", id="no key"),
+    pytest.param("try_claim", {"key": ""}, "key must not be empty", id="empty key"),
+    pytest.param("try_claim", {"key": 7}, "key is wrong: input should be a valid string", id="number for a key"),
+    pytest.param("try_claim", {"key": "k" * 1_025}, "key must be at most 1,024 bytes", id="key too long"),
+    pytest.param("try_claim", {"key": "é" * 513}, "key must be at most 1,024 bytes", id="key too long in bytes"),
+    pytest.param("try_claim", {"key": "a\nb"}, "key must not contain control characters", id="line break in key"),
+    pytest.param("try_claim", {"key": "k", "namespace": ""}, "namespace must not be empty", id="empty namespace"),
+    pytest.param("try_claim", {"key": "k", "namespace": "\x00"}, "namespace must not contain", id="NUL in namespace"),
+    pytest.param("try_claim", {"key": "k", "ttl_minutes": 0}, RANGE, id="TTL zero"),
+    pytest.param("try_claim", {"key": "k", "ttl_minutes": -1}, RANGE, id="TTL negative"),
+    pytest.param("try_claim", {"key": "k", "ttl_minutes": float("nan")}, IN_WORDS, id="TTL not a number"),
+    pytest.param("try_claim", {"key": "k", "ttl_minutes": float("inf")}, IN_WORDS, id="TTL infinite"),
+    pytest.param("try_claim", {"key": "k", "ttl_minutes": 525_600}, RANGE, id="TTL of a year"),
+    pytest.param("try_claim", {"key": "k", "ttl_minutes": True}, IN_WORDS, id="TTL true"),
+    pytest.param("try_claim", {"key": "k", "ttl_minutes": "soon"}, IN_WORDS, id="TTL in words"),
+    pytest.param(
+        "try_claim", {"key": "k", "note": "n" * 501}, "note must be at most 500 characters", id="note too long"
+    ),
+    pytest.param("try_claim", {"key": "k", "note": {"a": 1}}, "note is wrong", id="note that is no text"),
+    pytest.param(
+        "try_claim", {"key": "k", "ttl_minuts": 5}, "ttl_minuts is not an argument of this tool", id="misspelt argument"
+    ),
+    pytest.param("release", {"key": ""}, "key must not be empty", id="release of an empty key"),
+    pytest.param("is_claimed_by_other", {"key": "a\x1b"}, "key must not contain", id="look at a control character"),
+    pytest.param("prune", {"namespace": ""}, "namespace must not be empty", id="prune of an empty namespace"),
+    pytest.param("prune", {"all": True}, "all is not an argument", id="prune with a made-up argument"),
+]
+
+
+def server_on(directory: Path) -> Client:
+    def open_session() -> Claims:
+        return process_session(FileStore(directory))
+
+    return Client(build_server(open_session))
+
+
+@pytest.mark.parametrize(("tool", "arguments", "rule"), BAD)
+async def test_a_bad_argument_is_an_error_that_says_the_rule_and_changes_nothing(
+    claims_dir: Path, tool: str, arguments: dict[str, Any], rule: str
+) -> None:
+    async with server_on(claims_dir) as client:
+        refused = await client.call_tool(tool, arguments)
+        assert refused.is_error
+        assert rule in words(refused)
+        assert "Nothing was changed; call again" in words(refused)
+        assert not claims_dir.exists()
+        assert facts(await client.call_tool("try_claim", {"key": "k"}))["claimed"], "the server goes on"
+
+
+async def test_a_note_that_looks_like_json_stays_text(claims_dir: Path) -> None:
+    async with server_on(claims_dir) as client:
+        for note in ('{"a": 1}', "null", "[1]", "true"):
+            answer = await client.call_tool("try_claim", {"key": "k", "note": note})
+            assert facts(answer)["note"] == note
+
+
+async def test_null_for_what_may_be_left_out_is_leaving_it_out(claims_dir: Path) -> None:
+    async with server_on(claims_dir) as client:
+        assert facts(await client.call_tool("try_claim", {"key": "k", "note": None}))["claimed"]
+        assert facts(await client.call_tool("prune", {"namespace": None}))["live"] == 1
+
+
+async def test_a_tool_that_does_not_exist_is_a_protocol_error_that_names_those_that_do(claims_dir: Path) -> None:
+    async with server_on(claims_dir) as client:
+        with pytest.raises(MCPError, match="There is no tool 'claim'; there are try_claim, is_claimed_by_other"):
+            await client.call_tool("claim", {"key": "k"})
+
+
+async def test_a_store_that_cannot_answer_is_an_error_and_the_server_recovers(claims_dir: Path) -> None:
+    claims_dir.parent.mkdir(exist_ok=True)
+    claims_dir.write_text("a file where the directory should be")
+    async with server_on(claims_dir) as client:
+        for tool in ("try_claim", "release"):
+            refused = await client.call_tool(tool, {"key": "k"})
+            assert refused.is_error
+            assert "do not act" in words(refused) and str(claims_dir) in words(refused)
+        claims_dir.unlink()
+        assert facts(await client.call_tool("try_claim", {"key": "k"}))["claimed"]
+
+
+async def test_a_directory_that_others_can_write_is_refused_with_the_remedy(claims_dir: Path) -> None:
+    claims_dir.mkdir()
+    claims_dir.chmod(0o777)
+    async with server_on(claims_dir) as client:
+        refused = await client.call_tool("try_claim", {"key": "k"})
+        assert refused.is_error and f"chmod 700 {claims_dir}" in words(refused)
+        claims_dir.chmod(0o700)
+        assert facts(await client.call_tool("try_claim", {"key": "k"}))["claimed"]
+
+
+async def test_a_defect_of_ours_is_an_error_without_its_details(
+    claims_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Defective(FileStore):
+        def read(self, *_: object) -> None:  # type: ignore[override]
+            raise ZeroDivisionError("inner workings")
+
+    async with Client(build_server(lambda: process_session(Defective(claims_dir)))) as client:
+        refused = await client.call_tool("try_claim", {"key": "k"})
+    assert refused.is_error
+    assert "Do not act" in words(refused) and "inner workings" not in words(refused)
+    assert "inner workings" in caplog.text

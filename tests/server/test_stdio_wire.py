@@ -1,0 +1,95 @@
+"""What is on the wire: stdout is protocol only, stderr is quiet, and waiting for one thing blocks nothing else."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mcp import Client
+
+from tests.support.servers import facts, raw_server, stdio
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="flock of POSIX")
+
+
+def test_lines_that_are_no_messages_leave_the_server_going_and_stdout_clean(claims_dir: Path) -> None:
+    with raw_server(claims_dir) as server:
+        for line in ("", "{", "null", "[]", '{"jsonrpc": "2.0"}', "\x00", "é" * 10_000, '{"id": 1, "method": 3}'):
+            server.send_line(line)
+        sent = server.send("try_claim", {"key": "red"})
+        # Whatever was said to those lines is a message of the protocol too.
+        while (message := server.receive()).get("id") != sent:
+            assert message["jsonrpc"] == "2.0"
+        assert message["result"]["structuredContent"]["claimed"]
+
+
+def test_neither_keys_nor_notes_appear_in_the_log(claims_dir: Path) -> None:
+    with raw_server(claims_dir, stderr=subprocess.PIPE) as server:
+        server.call("try_claim", key="secret-key", note="secret-note")
+        for arguments in ({"key": "secret-key\n"}, {"key": "k", "note": "secret-note" * 100}, {"secret-arg": 1}):
+            server.send("try_claim", arguments)
+            assert server.receive()["result"]["isError"]
+        server.stdin.close()
+        assert server.process.stderr is not None
+        assert server.process.stderr.read() == ""
+
+
+@posix
+def test_a_stopped_process_in_one_namespace_keeps_neither_other_calls_nor_other_namespaces_waiting(
+    claims_dir: Path,
+) -> None:
+    with raw_server(claims_dir) as server:
+        server.call("try_claim", key="red")
+        lock = os.open(claims_dir / "default" / ".lock", os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            waiting = server.send("try_claim", {"key": "green"})
+            began = time.monotonic()
+            assert server.call("try_claim", key="green", namespace="elsewhere")["claimed"]
+            assert server.call("is_claimed_by_other", key="red")["held_by_you"]
+            assert time.monotonic() - began < 2
+            # Its own turn comes to an end too, with an error that says what to do.
+            message = server.receive()
+        finally:
+            os.close(lock)
+        assert message["id"] == waiting
+        assert message["result"]["isError"]
+        text = message["result"]["content"][0]["text"]
+        assert ".lock for 5.0 s" in text and "do not act" in text and "Other namespaces are not affected" in text
+        assert server.call("try_claim", key="green")["claimed"], "it recovers when the lock is free"
+
+
+@posix
+def test_a_call_gets_its_claim_when_the_lock_is_freed_while_it_waits(claims_dir: Path) -> None:
+    with raw_server(claims_dir) as server:
+        server.call("try_claim", key="red")
+        lock = os.open(claims_dir / "default" / ".lock", os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = server.send("try_claim", {"key": "green"})
+        assert server.call("is_claimed_by_other", key="red")["held_by_you"]
+        os.close(lock)
+        message = server.receive()
+        assert message["id"] == waiting
+        assert message["result"]["structuredContent"]["status"] == "acquired"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("era", ["legacy", "auto", "2026-07-28"])
+async def test_the_sdks_client_claims_in_every_era(claims_dir: Path, era: str) -> None:
+    async with Client(stdio(claims_dir), mode=era) as client:
+        assert client.instructions is not None or era == "2026-07-28"
+        assert [tool.name for tool in (await client.list_tools()).tools] == [
+            "try_claim",
+            "is_claimed_by_other",
+            "release",
+            "prune",
+        ]
+        assert facts(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
+        record = json.loads((claims_dir / "default" / "red.json").read_text())
+        assert record["client"].startswith("mcp ")

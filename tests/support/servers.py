@@ -1,0 +1,116 @@
+"""Real servers: processes that are started as a host starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from mcp import StdioServerParameters
+from mcp_types import CallToolResult, TextContent
+
+PYTHON_ENVIRONMENT = dict(os.environ)
+"""Handed to every child, or coverage and PYTHONPATH do not reach it."""
+
+# The envelope of a 2026-07-28 request, without a handshake before it.
+_ENVELOPE = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+def stdio(directory: Path) -> StdioServerParameters:
+    """Return what starts a server on *directory*."""
+    return StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "mcp_claims", "serve", "--dir", str(directory)],
+        env=PYTHON_ENVIRONMENT,
+    )
+
+
+def words(result: CallToolResult) -> str:
+    """Return the text of an answer."""
+    return "".join(part.text for part in result.content if isinstance(part, TextContent))
+
+
+def facts(result: CallToolResult) -> dict[str, Any]:
+    """Return the structured part of an answer, which has to be there."""
+    assert not result.is_error, words(result)
+    assert result.structured_content is not None
+    return dict(result.structured_content)
+
+
+class RawServer:
+    """A server process and its pipes, for tests of what is on the wire and of how it ends."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._last_id = 0
+
+    @property
+    def stdin(self) -> IO[str]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    @property
+    def stdout(self) -> IO[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def send(self, tool: str, arguments: dict[str, Any]) -> int:
+        """Send a call and return its id; nothing is read."""
+        self._last_id += 1
+        call = {"name": tool, "arguments": arguments, "_meta": _ENVELOPE}
+        self.send_line(json.dumps({"jsonrpc": "2.0", "id": self._last_id, "method": "tools/call", "params": call}))
+        return self._last_id
+
+    def send_line(self, line: str) -> None:
+        """Send *line* as it is."""
+        self.stdin.write(line + "\n")
+        self.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        """Read the next message."""
+        line = self.stdout.readline()
+        assert line, "the server closed its stdout"
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call *tool* and return its structured answer."""
+        sent = self.send(tool, arguments)
+        message = self.receive()
+        assert message["id"] == sent
+        structured: dict[str, Any] = message["result"]["structuredContent"]
+        return structured
+
+
+@contextmanager
+def raw_server(directory: Path, *, stderr: int | None = None) -> Iterator[RawServer]:
+    """Start a server on *directory*; it is killed at the end if it is still there."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mcp_claims", "serve", "--dir", str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env=PYTHON_ENVIRONMENT,
+    )
+    try:
+        yield RawServer(process)
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    # What the test wrote last went to a server that has ended.
+                    continue
