@@ -26,6 +26,9 @@ END_WAIT = 0.2
 """Seconds that the end of a session may take in all; what it cannot free by then is freed by its death."""
 
 
+_MAX_CLIENT = 100
+
+
 class Status(Enum):
     """The answer to `try_claim`."""
 
@@ -121,7 +124,7 @@ class Claims:
 
     def describe_client(self, client: str) -> None:
         """Say which program the session belongs to (name and version), for people who read claims."""
-        self._holder = replace(self._holder, client=rules.one_line(client)[: rules.MAX_NOTE_CHARACTERS])
+        self._holder = replace(self._holder, client=rules.one_line(client[:_MAX_CLIENT])[:_MAX_CLIENT])
 
     def try_claim(
         self,

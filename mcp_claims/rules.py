@@ -12,6 +12,7 @@ from mcp_claims.record import Claim, Holder, Moment, ScopedKey, Unreadable
 
 MAX_KEY_BYTES = 1_024
 MAX_NOTE_CHARACTERS = 500
+_MAX_RAW_NOTE = 10 * MAX_NOTE_CHARACTERS
 MIN_TTL = timedelta(seconds=1)
 MAX_TTL = timedelta(hours=24)
 DEFAULT_TTL = timedelta(minutes=30)
@@ -84,11 +85,18 @@ def scoped_key(key: str, namespace: str = DEFAULT_NAMESPACE) -> ScopedKey:
 def _name(field: str, text: str) -> str:
     if not text:
         raise InvalidInputError(field, "must not be empty")
-    if any(map(_forbidden, text)):
-        raise InvalidInputError(field, "must not contain control characters, line breaks or direction overrides")
-    if len(text.encode()) > MAX_KEY_BYTES:
+    # Counted before looked at: somebody may send megabytes.  A character is a byte at least.
+    if len(text) > MAX_KEY_BYTES or len(text.encode(errors="replace")) > MAX_KEY_BYTES:
         raise InvalidInputError(field, f"must be at most {MAX_KEY_BYTES:,} bytes of UTF-8")
+    if _has_forbidden(text):
+        raise InvalidInputError(field, "must not contain control characters, line breaks or direction overrides")
     return text
+
+
+def _has_forbidden(text: str) -> bool:
+    """Tell whether *text* has a character that no key may have."""
+    # Whatever is printable is allowed, and nearly every key is; of the rest, joined emoji for one are allowed too.
+    return not text.isprintable() and any(map(_forbidden, text))
 
 
 def _forbidden(character: str) -> bool:
@@ -112,12 +120,13 @@ def note(text: str | None) -> str | None:
     """
     if text is None:
         return None
-    line = one_line(text)
-    if len(line) > MAX_NOTE_CHARACTERS:
+    line = one_line(text[: _MAX_RAW_NOTE + 1])
+    if len(line) > MAX_NOTE_CHARACTERS or len(text) > _MAX_RAW_NOTE:
         raise InvalidInputError("note", f"must be at most {MAX_NOTE_CHARACTERS} characters")
     return line or None
 
 
 def one_line(text: str) -> str:
     """Fold white space and drop what could disturb a terminal, a log or a prompt."""
-    return "".join(character for character in " ".join(text.split()) if not _forbidden(character))
+    folded = " ".join(text.split())
+    return "".join(character for character in folded if not _forbidden(character)) if _has_forbidden(folded) else folded

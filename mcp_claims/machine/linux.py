@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -23,10 +24,13 @@ from mcp_claims.record import Holder, Moment, Proof, whole_milliseconds
 assert sys.platform == "linux"
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
-_ENDED_STATES = frozenset({"Z", "X", "x"})
-# PF_SIGNALED.  Flags may change with the kernel (proc(5)), so this one is a reason to look twice, never a proof.
-_DYING = 0x400
-_DYING_TAKES = 50
+_STAT_BYTES = 4_096
+_ENDED_STATES = frozenset({b"Z", b"X", b"x"})
+# A process that is being killed: SIGKILL is pending, or has been taken (PF_SIGNALED).  Flags may change with the
+# kernel (proc(5)), so this is a reason to look twice, never a proof.
+_SIGKILL_PENDING = 1 << (signal.SIGKILL - 1)
+_SIGNALED = 0x400
+_DYING_TAKES = 50  # ms
 
 
 class _Status(NamedTuple):
@@ -100,14 +104,20 @@ def _gone(pid: int) -> bool:
 def _status(pid: int) -> _Status | None:
     """Read the state and start time of *pid*, or `None` where `/proc` does not show it (`hidepid`, no `/proc`)."""
     try:
-        # The name, field 2, may hold spaces and brackets, so fields are counted from the last bracket: `state`
-        # (field 3) comes first; `flags` (9), `num_threads` (20) and `starttime` (22) follow.
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+        try:
+            stat = os.read(fd, _STAT_BYTES)
+        finally:
+            os.close(fd)
     except OSError:
         return None
+    # The name, field 2, may hold spaces and brackets, so fields are counted from the last bracket: `state` (3) comes
+    # first; of interest are `flags` (9), `num_threads` (20), `starttime` (22) and `signal` (31).
+    fields = stat.rpartition(b")")[2].split()
     # A leader that is a zombie while other threads run belongs to a process that is still alive.
-    ended = fields[0].decode() in _ENDED_STATES and int(fields[17]) <= 1
-    return _Status(ended, bool(int(fields[6]) & _DYING), int(fields[19]))
+    ended = fields[0] in _ENDED_STATES and int(fields[17]) <= 1
+    dying = bool(int(fields[6]) & _SIGNALED or int(fields[28]) & _SIGKILL_PENDING)
+    return _Status(ended, dying, int(fields[19]))
 
 
 def _wait_for_end(pid: int) -> None:

@@ -31,7 +31,7 @@ class TryClaimArguments(KeyArguments):
     ttl_minutes: Annotated[
         float,
         Field(
-            description=f"Until it frees itself, 1/60 to {MAX_TTL.total_seconds() / 60:.0f}",
+            description=f"Until it frees itself: 1/60 to {MAX_TTL.total_seconds() / 60:.0f}",
             strict=True,
         ),
     ] = DEFAULT_TTL.total_seconds() / 60
@@ -60,4 +60,6 @@ def parse(model: type[A], arguments: dict[str, Any] | None) -> A:
             raise InvalidInputError(
                 one_line(name)[:100], f"is not an argument of this tool, which takes {known}"
             ) from error
-        raise InvalidInputError(name, f"is wrong: {first['msg'].lower()}") from error
+        described = getattr(model.model_fields.get(name), "description", None)
+        meaning = f" ({described})" if described else ""
+        raise InvalidInputError(name, f"is wrong: {first['msg'].lower()}{meaning}") from error

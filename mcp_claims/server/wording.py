@@ -188,7 +188,7 @@ def _held(claim: Claim, now: Moment) -> str:
 
 
 def _who(claim: Claim) -> str:
-    client = f" ({shown(claim.holder.client)})" if claim.holder.client else ""
+    client = f" ({_quoted(claim.holder.client)})" if claim.holder.client else ""
     return f"{shown(claim.holder.name)}{client}"
 
 

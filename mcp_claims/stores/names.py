@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 MAX_NAME = 180
 """Characters of a name; with `.json` behind it that is well under the 255 bytes that file systems allow."""
@@ -21,6 +22,7 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|conin\$|conout\$)(\.|$)")
 _CUT_ESCAPE = re.compile(r"%.?$")
 
 
+@lru_cache(maxsize=1_024)
 def file_name(text: str) -> str:
     """Return the file name, without suffix, for a key or a namespace (valid UTF-8, not empty)."""
     data = text.encode()

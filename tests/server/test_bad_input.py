@@ -9,6 +9,7 @@ import pytest
 from mcp import Client, MCPError
 
 from mcp_claims.claims import Claims
+from mcp_claims.record import Found, ScopedKey
 from mcp_claims.server.app import build_server
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
@@ -114,7 +115,7 @@ async def test_a_defect_of_ours_is_an_error_without_its_details(
     claims_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Defective(FileStore):
-        def read(self, *_: object) -> None:  # type: ignore[override]
+        def read(self, scoped: ScopedKey) -> Found:
             raise ZeroDivisionError("inner workings")
 
     async with Client(build_server(lambda: process_session(Defective(claims_dir)))) as client:

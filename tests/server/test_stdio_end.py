@@ -125,6 +125,6 @@ def test_after_sigkill_the_next_try_of_anybody_takes_over(claims_dir: Path) -> N
         while not taken["claimed"] and time.monotonic() - began < 5:
             taken = heir.call("try_claim", key="red")
         took = time.monotonic() - began
-    assert taken["taken_over_from"] == f"{holder} (raw 1), whose process is dead"
+    assert taken["taken_over_from"] == f'{holder} ("raw 1"), whose process is dead'
     assert taken["generation"] == 2
     assert took < 0.05
