@@ -14,11 +14,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import isfinite
 from typing import Any, NamedTuple
 
 # JavaScript, which reads these records too, has no larger exact integer.
 MAX_GENERATION = 2**53 - 1
+# 317 years after boot; a sum of such times and today is still in the calendar.
+_MAX_TICKS = 1e10
 
 
 class RecordError(ValueError):
@@ -205,17 +206,18 @@ def _count(record: dict[str, Any], name: str, *, lowest: int = 0) -> int:
 
 def _seconds(record: dict[str, Any], name: str) -> float:
     value = record.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MAX_TICKS:
         return float(value)
-    raise RecordError(f"{name} is not a number")
+    raise RecordError(f"{name} is not a number of seconds that a clock can show")
 
 
 def _time(record: dict[str, Any], name: str) -> datetime:
     text = _required(record, name)
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        if moment.tzinfo is None:
+            raise RecordError(f"{name} has no time zone")
+        # The first and the last hours of the calendar may have no UTC.
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise RecordError(f"{name} is not a time ({error})") from error
-    if moment.tzinfo is None:
-        raise RecordError(f"{name} has no time zone")
-    return moment

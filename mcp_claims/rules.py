@@ -127,6 +127,7 @@ def note(text: str | None) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """Fold white space and drop what could disturb a terminal, a log or a prompt."""
-    folded = " ".join(text.split())
-    return "".join(character for character in folded if not _forbidden(character)) if _has_forbidden(folded) else folded
+    """Turn what could disturb a terminal, a log or a prompt into spaces, and fold those."""
+    if _has_forbidden(text):
+        text = "".join(" " if _forbidden(character) else character for character in text)
+    return " ".join(text.split())

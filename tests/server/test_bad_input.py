@@ -115,7 +115,7 @@ async def test_a_defect_of_ours_is_an_error_without_its_details(
     claims_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Defective(FileStore):
-        def read(self, scoped: ScopedKey) -> Found:
+        def read(self, scoped: ScopedKey) -> Found:  # noqa: ARG002
             raise ZeroDivisionError("inner workings")
 
     async with Client(build_server(lambda: process_session(Defective(claims_dir)))) as client:
