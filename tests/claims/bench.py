@@ -1,0 +1,126 @@
+"""Stores under test, each with the means to damage what it holds and to list all of it."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from mcp_claims.claims import Claims
+from mcp_claims.record import Claim, ScopedKey, Unreadable
+from mcp_claims.rules import DEFAULT_NAMESPACE
+from mcp_claims.stores.base import Store
+from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.kernel import Kernel
+from mcp_claims.stores.memory import MemoryStore
+from mcp_claims.stores.names import file_name
+from tests.support.machines import World
+
+KEY = "vercel/next.js#4521:checks_failed"
+HALF_AN_HOUR, DAY = 30 * 60.0, 24 * 60 * 60.0
+
+
+def granted(
+    session: Claims,
+    key: str = KEY,
+    namespace: str = DEFAULT_NAMESPACE,
+    *,
+    ttl_minutes: float = 30,
+    note: str | None = None,
+) -> Claim:
+    """Claim *key*, which has to be possible."""
+    attempt = session.try_claim(key, namespace, ttl_minutes=ttl_minutes, note=note)
+    assert attempt.claimed
+    assert isinstance(attempt.found, Claim)
+    return attempt.found
+
+
+class Bench(ABC):
+    """A world and a store in it."""
+
+    store: Store
+
+    def __init__(self) -> None:
+        self.world = World()
+
+    def session(self, store: Store | None = None) -> Claims:
+        """Open a session in a process of its own, on *store* if its view of the store is a special one."""
+        return self.world.session(store or self.store)
+
+    @abstractmethod
+    def damage(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, content: bytes = b"{") -> None:
+        """Make the record of *key* unreadable, at the world's time."""
+
+    @abstractmethod
+    def place(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> str:
+        """Return where people find the record of *key*."""
+
+    @abstractmethod
+    def contents(self) -> object:
+        """Return all that is stored, in a form that differs after any change."""
+
+
+class MemoryBench(Bench):
+    def __init__(self) -> None:
+        super().__init__()
+        self.store: MemoryStore = MemoryStore()
+
+    def damage(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, content: bytes = b"{") -> None:
+        changed = self.world.wall
+        damaged = Unreadable(self.place(key, namespace), "damaged", changed, (changed, content))
+        self.store.corrupt(ScopedKey(namespace, key), damaged)
+
+    def place(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> str:
+        return f"{namespace}/{key}"
+
+    def contents(self) -> object:
+        return list(self.store.scan())
+
+
+class FileBench(Bench):
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+        self._kernel = _DatingKernel()
+        self.store: FileStore = FileStore(directory, kernel=self._kernel)
+
+    def damage(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, content: bytes = b"{") -> None:
+        path = Path(self.place(key, namespace))
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_bytes(content)
+        self._kernel.dated[path.stat().st_ino] = self.world.wall.timestamp()
+
+    def place(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> str:
+        return str(self.directory / file_name(namespace) / f"{file_name(key)}.json")
+
+    def contents(self) -> object:
+        return {
+            str(path.relative_to(self.directory)): path.read_bytes() if path.is_file() else None
+            for path in sorted(self.directory.rglob("*"))
+        }
+
+
+class _DatingKernel(Kernel):
+    """Dates chosen files by a world's clock, since nobody can set the time of an inode's last change."""
+
+    def __init__(self) -> None:
+        self.dated: dict[int, float] = {}
+
+    def status(self, fd: int) -> os.stat_result:
+        return self._date(super().status(fd))
+
+    def status_of(self, path: str) -> os.stat_result:
+        return self._date(super().status_of(path))
+
+    def sync(self, fd: int) -> None:
+        """Do nothing: no power is cut in these tests, and thousands of syncs take their time."""
+
+    def sync_directory(self, path: str) -> None:
+        """Do nothing, as `sync`."""
+
+    def _date(self, status: os.stat_result) -> os.stat_result:
+        changed = self.dated.get(status.st_ino)
+        if changed is None:
+            return status
+        named = {name: getattr(status, name) for name in ("st_atime", "st_mtime", "st_mtime_ns")}
+        return os.stat_result(tuple(status), {**named, "st_ctime": changed, "st_ctime_ns": round(changed * 1e9)})

@@ -1,0 +1,108 @@
+"""Stores in which something goes wrong: they are busy, they fail, or they take their time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from mcp_claims.errors import StoreBusyError, StoreUnavailableError
+from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.stores.base import LOCK_WAIT, Store, Swap
+from tests.support.machines import World
+
+
+class PassingOn:
+    """Passes everything on to another store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read(self, scoped: ScopedKey) -> Found:
+        return self._store.read(scoped)
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        return self._store.swap(scoped, old, new, wait=wait)
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+        return self._store.discard(found, wait=wait)
+
+    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+        return self._store.scan(namespace)
+
+
+class Busy(PassingOn):
+    """Somebody else is changing the namespace all the time: each change waits as long as it may, then gives up.
+
+    Unless `idle`; then it passes everything on.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.idle = False
+        self.waits: list[float] = []
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        self._wait_in_vain(wait)
+        return super().swap(scoped, old, new, wait=wait)
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+        self._wait_in_vain(wait)
+        return super().discard(found, wait=wait)
+
+    def _wait_in_vain(self, wait: float) -> None:
+        if not self.idle:
+            self.waits.append(wait)
+            time.sleep(wait)
+            raise StoreBusyError("lock", wait)
+
+
+class Failing(PassingOn):
+    """Cannot change *keys*; their disk is full."""
+
+    def __init__(self, store: Store, keys: set[str]) -> None:
+        super().__init__(store)
+        self.keys = keys
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        self._fail(scoped)
+        return super().swap(scoped, old, new, wait=wait)
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+        if isinstance(found, Claim):
+            self._fail(found.scoped)
+        return super().discard(found, wait=wait)
+
+    def _fail(self, scoped: ScopedKey) -> None:
+        if scoped.key in self.keys:
+            raise StoreUnavailableError(scoped.key, OSError(28, "No space left on device"))
+
+
+class Slow(PassingOn):
+    """Takes the next of *delays*, in seconds of *world*, over each change; `left` are those still to come."""
+
+    def __init__(self, store: Store, world: World, *delays: float) -> None:
+        super().__init__(store)
+        self._world = world
+        self.left = list(delays)
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        if self.left:
+            self._world.pass_time(self.left.pop(0))
+        return super().swap(scoped, old, new, wait=wait)
+
+
+class Overtaken(PassingOn):
+    """Lets *rival* act once, right after the first read: what was read is out of date before it is looked at."""
+
+    def __init__(self, store: Store, rival: Callable[[], object]) -> None:
+        super().__init__(store)
+        self._rival: Callable[[], object] | None = rival
+        self.ran = 0
+
+    def read(self, scoped: ScopedKey) -> Found:
+        found = super().read(scoped)
+        if (rival := self._rival) is not None:
+            self._rival = None
+            self.ran += 1
+            rival()
+        return found

@@ -1,0 +1,269 @@
+"""Death is proved or not assumed: the Linux machine against real processes, users and namespaces."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.machine import local_machine
+from mcp_claims.record import MAX_GENERATION, Holder, Proof
+from tests.core.process import COMMAND, holder_from_json, holder_to_json
+
+if sys.platform != "linux":
+    pytest.skip("tests the Linux machine", allow_module_level=True)
+
+MACHINE = local_machine()
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """A running `tests.core.process`."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._popen = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+        )
+        self.holder = holder_from_json(self._line())
+
+    def ask(self, line: str) -> str:
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(line + "\n")
+        self._popen.stdin.flush()
+        return self._line()
+
+    def judge(self, holder: Holder) -> str:
+        return self.ask(f"judge {holder_to_json(holder)}")
+
+    def end(self) -> None:
+        self._popen.communicate(timeout=30)
+
+    def _line(self) -> str:
+        assert self._popen.stdout is not None
+        return self._popen.stdout.readline().strip()
+
+
+@contextmanager
+def process(*options: str, under: list[str] | None = None) -> Iterator[Process]:
+    other = Process([*(under or []), *COMMAND, *options])
+    try:
+        yield other
+    finally:
+        other.end()
+
+
+@contextmanager
+def sleeper() -> Iterator[int]:
+    """Run a process that does nothing, and reap it in the end."""
+    child = subprocess.Popen(["sleep", "600"])
+    try:
+        yield child.pid
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.fixture(scope="module")
+def reaped() -> Holder:
+    """A process that has ended and left nothing behind."""
+    with sleeper() as pid:
+        return holder_of(pid)
+
+
+def unshare(*flags: str) -> list[str]:
+    """Return the words that run a command in new namespaces; skip where that is not allowed, but never in CI."""
+    words = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), *flags]
+    try:
+        subprocess.run([*words, "true"], check=True, capture_output=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI has to allow namespaces, or nothing tests them: {error}")
+        pytest.skip(f"no new namespaces here: {error}")
+    return words
+
+
+def start_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+
+
+def holder_of(pid: int) -> Holder:
+    return Holder("rig", pid, replace(MACHINE.proof(), start=start_of(pid)))
+
+
+def test_a_process_is_not_dead_to_itself() -> None:
+    assert MACHINE.proof().start == start_of(os.getpid())
+    assert not MACHINE.provably_dead(Holder("me", MACHINE.pid(), MACHINE.proof()))
+
+
+def test_another_process_is_not_dead_while_it_lives_and_dead_when_it_has_ended() -> None:
+    with process() as other:
+        assert not MACHINE.provably_dead(other.holder)
+    assert MACHINE.provably_dead(other.holder)
+
+
+def test_a_killed_process_that_nobody_has_reaped_is_dead() -> None:
+    with sleeper() as pid:
+        holder = holder_of(pid)
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        os.kill(pid, 0)  # The corpse still has the PID.
+        assert MACHINE.provably_dead(holder)
+
+
+def test_who_asks_right_after_the_kill_is_told_that_the_process_is_dead() -> None:
+    for _ in range(20):
+        with sleeper() as pid:
+            holder = holder_of(pid)
+            os.kill(pid, signal.SIGKILL)
+            assert MACHINE.provably_dead(holder)
+
+
+def test_a_stopped_process_is_not_dead() -> None:
+    with sleeper() as pid:
+        holder = holder_of(pid)
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED)
+        assert not MACHINE.provably_dead(holder)
+
+
+@pytest.mark.skipif(platform.machine() not in {"x86_64", "aarch64"}, reason="number of the system call unknown")
+def test_a_process_whose_first_thread_has_exited_is_not_dead_while_another_runs() -> None:
+    with process("--without-leader") as other:
+        assert ") Z " in Path(f"/proc/{other.holder.pid}/stat").read_text(encoding="utf-8")
+        assert not MACHINE.provably_dead(other.holder)
+    assert MACHINE.provably_dead(other.holder)
+
+
+def test_a_later_process_with_the_same_pid_does_not_keep_the_first_one_alive() -> None:
+    with sleeper() as pid:
+        holder = holder_of(pid)
+        assert not MACHINE.provably_dead(holder)
+        earlier = replace(holder.proof, start=start_of(pid) - 1)
+        assert MACHINE.provably_dead(replace(holder, proof=earlier))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda proof: replace(proof, boot="another"), id="another-boot"),
+        pytest.param(lambda proof: replace(proof, boot=None), id="no-boot"),
+        pytest.param(lambda proof: replace(proof, pid_namespace="pid:[1]"), id="another-pid-namespace"),
+        pytest.param(lambda proof: replace(proof, pid_namespace=None), id="no-pid-namespace"),
+        pytest.param(lambda _: Proof(), id="nothing"),
+    ],
+)
+def test_a_pid_from_elsewhere_proves_nothing(reaped: Holder, spoil: Callable[[Proof], Proof]) -> None:
+    assert MACHINE.provably_dead(reaped)
+    assert not MACHINE.provably_dead(replace(reaped, proof=spoil(reaped.proof)))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda proof: replace(proof, start=None), id="no-start"),
+        pytest.param(lambda proof: replace(proof, start=1, time_namespace="time:[1]"), id="another-time-namespace"),
+        pytest.param(lambda proof: replace(proof, start=1, time_namespace=None), id="no-time-namespace"),
+    ],
+)
+def test_a_start_time_that_cannot_be_compared_proves_nothing(spoil: Callable[[Proof], Proof]) -> None:
+    holder = Holder("me", MACHINE.pid(), spoil(MACHINE.proof()))
+    assert not MACHINE.provably_dead(holder)
+
+
+def test_a_pid_that_is_free_proves_death_without_a_start_time(reaped: Holder) -> None:
+    assert MACHINE.provably_dead(replace(reaped, proof=replace(reaped.proof, start=None)))
+
+
+@pytest.mark.parametrize("pid", [0, 2**31, 2**63, MAX_GENERATION])
+def test_a_number_that_is_no_pid_proves_nothing(pid: int) -> None:
+    assert not MACHINE.provably_dead(Holder("who", pid, MACHINE.proof()))
+
+
+def test_a_process_of_another_user_is_not_dead() -> None:
+    with process("--nobody") as nobody:
+        assert nobody.judge(holder_of(1)) == "not dead"
+
+
+def test_nobody_is_proved_dead_across_pid_namespaces(reaped: Holder) -> None:
+    with process(under=unshare("--pid", "--fork", "--mount-proc")) as inside:
+        assert inside.holder.pid == 1
+        assert inside.judge(Holder("outside", MACHINE.pid(), MACHINE.proof())) == "not dead"
+        assert inside.judge(reaped) == "not dead"
+        spawned = holder_from_json(inside.ask("spawn"))
+        assert inside.ask("kill") == "killed"
+        assert not MACHINE.provably_dead(replace(spawned, pid=reaped.pid))
+    assert not MACHINE.provably_dead(inside.holder)
+
+
+def test_a_pid_namespace_of_its_own_proves_its_own_dead() -> None:
+    with process(under=unshare("--pid", "--fork", "--mount-proc")) as inside:
+        spawned = holder_from_json(inside.ask("spawn"))
+        assert spawned.proof.start is not None
+        assert inside.judge(spawned) == "not dead"
+        assert inside.judge(replace(spawned, proof=replace(spawned.proof, start=1))) == "dead"
+        assert inside.ask("kill") == "killed"
+        assert inside.judge(spawned) == "dead"
+
+
+def test_start_times_from_a_foreign_proc_are_not_believed() -> None:
+    # `/proc` numbers processes of the outer namespace here: `/proc/2` is some other process than our PID 2.  The
+    # spawned one mounts a `/proc` of its own and so knows its start time, which the one that judges must not use.
+    with process(under=unshare("--pid", "--fork")) as inside:
+        assert inside.holder.pid == 1
+        assert inside.holder.proof.start is None
+        assert inside.judge(inside.holder) == "not dead"
+        spawned = holder_from_json(inside.ask("spawn unshare --mount-proc"))
+        assert spawned.proof.start is not None
+        assert spawned.proof.pid_namespace == inside.holder.proof.pid_namespace
+        assert inside.judge(spawned) == "not dead"
+        assert inside.ask("kill") == "killed"
+        assert inside.judge(spawned) == "dead"
+
+
+def test_start_times_shifted_by_a_time_namespace_are_not_compared() -> None:
+    with process(under=unshare("--time", "--fork", "--boottime", "100000")) as shifted:
+        me = Holder("me", MACHINE.pid(), MACHINE.proof())
+        assert shifted.holder.proof.pid_namespace == me.proof.pid_namespace
+        assert shifted.holder.proof.start != start_of(shifted.holder.pid)
+        assert shifted.judge(me) == "not dead"
+        assert not MACHINE.provably_dead(shifted.holder)
+
+
+def test_without_proc_nobody_is_proved_dead(reaped: Holder) -> None:
+    hide = ["sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    with process(under=[*unshare("--mount"), *hide]) as blind:
+        assert blind.holder.proof == Proof()
+        assert blind.judge(reaped) == "not dead"
+        assert blind.judge(blind.holder) == "not dead"
+
+
+def test_the_wall_clock_is_utc_in_whole_milliseconds() -> None:
+    for _ in range(100):
+        wall = MACHINE.now().wall
+        assert wall.tzinfo is UTC
+        assert wall.microsecond % 1_000 == 0
+
+
+def test_the_ticks_count_from_boot_with_time_asleep_and_never_go_back() -> None:
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    ticks = [MACHINE.now().ticks for _ in range(100)]
+    assert ticks == sorted(ticks)
+    assert before <= ticks[0] <= ticks[-1] <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def test_the_epoch_names_this_boot_for_all_processes() -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    epoch = MACHINE.now().epoch
+    assert epoch is not None
+    assert boot in epoch
+    assert local_machine().now().epoch == epoch

@@ -1,0 +1,85 @@
+"""`kill -9`: the claims of the dead are free at once, and no moment of death makes a key unclaimable."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.claims import Status
+from mcp_claims.record import Claim
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.files import FileStore
+from tests.processes.conftest import Spawn
+
+KEY = "vercel/next.js#4521:checks_failed"
+
+
+@pytest.mark.parametrize("reaped", [False, True], ids=["a zombie", "reaped"])
+def test_the_claim_of_a_killed_process_is_taken_over_by_the_next_try_of_anybody(
+    spawn: Spawn, tmp_path: Path, reaped: bool
+) -> None:
+    holder, other = (spawn("children.py", "obey", tmp_path / "claims") for _ in range(2))
+    name = holder.hear()["name"]
+    other.hear()
+    mine = process_session(FileStore(tmp_path / "claims"))
+    keys = ("for a child", "for the parent")
+    for key in keys:
+        assert holder.ask(call="try_claim", key=key)["status"] == "acquired"
+        assert other.ask(call="try_claim", key=key)["holder"] == name
+    holder.kill()
+    if reaped:
+        holder.process.wait()
+    taken = other.ask(call="try_claim", key=keys[0])
+    assert (taken["status"], taken["from"], taken["why"]) == ("acquired", name, "orphaned")
+    assert mine.try_claim(keys[1]).status is Status.ACQUIRED
+
+
+def test_a_stopped_process_is_not_dead(spawn: Spawn, tmp_path: Path) -> None:
+    holder = spawn("children.py", "obey", tmp_path / "claims")
+    holder.hear()
+    holder.ask(call="try_claim", key=KEY)
+    os.kill(holder.pid, signal.SIGSTOP)
+    holder.await_stop()
+    assert process_session(FileStore(tmp_path / "claims")).try_claim(KEY).status is Status.HELD
+
+
+def claim_after_death(directory: Path, after: int) -> int:
+    """Claim and release the key as the next process would; return the generation, which has to be above *after*."""
+    session = process_session(FileStore(directory))
+    attempt = session.try_claim(KEY, wait=0.5)
+    assert attempt.status is Status.ACQUIRED
+    assert isinstance(attempt.found, Claim)
+    assert attempt.found.generation > after
+    assert session.release(KEY).released
+    assert sorted(path.name for path in directory.glob("*/*")) == [".lock"], "nothing of the dead is left"
+    return attempt.found.generation
+
+
+def test_whenever_a_process_is_killed_the_next_one_can_claim_and_no_generation_comes_twice(
+    spawn: Spawn, tmp_path: Path
+) -> None:
+    generations: list[int] = []
+    for calls in range(1, 51):
+        child = spawn("children.py", "die", tmp_path / "claims", KEY, calls)
+        child.await_death()
+        said = child.hear_all()
+        assert child.process.wait() == -signal.SIGKILL
+        assert all(answer["status"] == "acquired" for answer in said)
+        generations += [answer["generation"] for answer in said]
+        generations.append(claim_after_death(tmp_path / "claims", after=max(generations, default=0)))
+    assert all(earlier < later for earlier, later in pairwise(generations))
+    assert len(generations) > 60, "the dead did claim before they died"
+
+
+def test_whenever_the_very_first_process_is_killed_the_next_one_can_claim(spawn: Spawn, tmp_path: Path) -> None:
+    # Up to the first release: the directories and the lock file are not there yet, or half made.
+    for calls in range(1, 31):
+        directory = tmp_path / f"claims {calls}"
+        child = spawn("children.py", "die", directory, KEY, calls)
+        child.await_death()
+        said = child.hear_all()
+        claim_after_death(directory, after=max((answer["generation"] for answer in said), default=0))

@@ -1,0 +1,225 @@
+"""What every store has to do.  A store's test class inherits this contract and provides the store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
+
+import pytest
+
+from mcp_claims.record import Claim, Found, Proof, ScopedKey, Unreadable
+from mcp_claims.stores.base import Store, Swap
+from tests.stores.samples import KEY, claim, grant, renewed
+
+OTHER_KEY = ScopedKey("ci", "review")
+OTHER_NAMESPACE = ScopedKey("deploy", "red-check")
+ROUNDS = 200
+
+
+def release(store: Store, granted: Claim) -> None:
+    assert store.swap(granted.scoped, granted, None).won
+
+
+def discard(store: Store, granted: Claim) -> None:
+    assert store.discard(granted)
+
+
+class StoreContract:
+    """The contract of `Store`."""
+
+    @pytest.fixture
+    def store(self) -> Store:
+        """Return an empty store."""
+        raise NotImplementedError
+
+    def spoil(self, store: Store, scoped: ScopedKey) -> Unreadable:
+        """Make what is stored for *scoped* unreadable, as a fault of the medium would, and return what is found."""
+        raise NotImplementedError
+
+    def test_nothing_is_stored_at_first(self, store: Store) -> None:
+        assert store.read(KEY) is None
+        assert list(store.scan()) == []
+        assert list(store.scan("ci")) == []
+
+    def test_the_first_claim_is_stored_with_a_number(self, store: Store) -> None:
+        swap = store.swap(KEY, None, claim())
+        assert swap.won
+        assert isinstance(swap.found, Claim)
+        assert swap.found.generation >= 1
+        assert swap.found == replace(claim(), generation=swap.found.generation)
+
+    @pytest.mark.parametrize(
+        "wanted",
+        [
+            pytest.param(claim(), id="plain"),
+            pytest.param(replace(claim(), note="“quoted”, 👩‍💻, \\ and \u00e9 or e\u0301"), id="note"),
+            pytest.param(claim(ScopedKey("vercel/next.js", "PR #4521: checks\\failed 👀 ..")), id="awkward-key"),
+            pytest.param(claim(ScopedKey("n" * 1_024, "k" * 1_024)), id="longest-key"),
+            pytest.param(replace(claim(boot=None), holder=replace(claim().holder, proof=Proof())), id="no-proof"),
+        ],
+    )
+    def test_a_read_gives_back_exactly_what_the_swap_returned(self, store: Store, wanted: Claim) -> None:
+        granted = grant(store, wanted)
+        assert store.read(wanted.scoped) == granted
+        longer = grant(store, renewed(granted), over=granted)
+        assert store.read(wanted.scoped) == longer
+
+    def test_a_key_that_is_taken_is_not_given_again(self, store: Store) -> None:
+        granted = grant(store, claim(session=1))
+        assert store.swap(KEY, None, claim(session=2)) == Swap(False, granted)
+        assert store.read(KEY) == granted
+
+    @pytest.mark.parametrize("new", [claim(session=2), None], ids=["replace", "remove"])
+    def test_a_swap_against_what_was_there_before_is_lost_and_says_what_is(
+        self, store: Store, new: Claim | None
+    ) -> None:
+        first = grant(store, claim(session=1))
+        second = grant(store, renewed(first), over=first)
+        assert store.swap(KEY, first, new) == Swap(False, second)
+        assert store.read(KEY) == second
+
+    @pytest.mark.parametrize("new", [claim(session=2), None], ids=["replace", "remove"])
+    def test_a_swap_against_what_is_gone_is_lost(self, store: Store, new: Claim | None) -> None:
+        granted = grant(store, claim())
+        release(store, granted)
+        assert store.swap(KEY, granted, new) == Swap(False, None)
+        assert store.read(KEY) is None
+
+    def test_the_same_session_s_later_claim_is_another_claim(self, store: Store) -> None:
+        earlier = grant(store, claim())
+        release(store, earlier)
+        later = grant(store, claim())
+        assert store.swap(KEY, earlier, None) == Swap(False, later)
+        assert not store.discard(earlier)
+        assert store.read(KEY) == later
+
+    def test_a_removal_leaves_nothing(self, store: Store) -> None:
+        granted = grant(store, claim())
+        assert store.swap(KEY, granted, None) == Swap(True, None)
+        assert store.read(KEY) is None
+        assert list(store.scan()) == []
+
+    def test_a_renewal_keeps_the_generation(self, store: Store) -> None:
+        granted = grant(store, claim())
+        assert grant(store, renewed(granted), over=granted) == renewed(granted)
+
+    def test_generations_grow_whichever_way_a_claim_ends(self, store: Store) -> None:
+        def take_over(store: Store, granted: Claim) -> None:
+            seen.append(grant(store, claim(session=2), over=granted).generation)
+            held = store.read(KEY)
+            assert isinstance(held, Claim)
+            release(store, held)
+
+        def renew_and_release(store: Store, granted: Claim) -> None:
+            release(store, grant(store, renewed(granted), over=granted))
+
+        def lose_it_to_a_fault(store: Store, granted: Claim) -> None:
+            assert store.discard(self.spoil(store, granted.scoped))
+
+        ways: list[Callable[[Store, Claim], None]] = [
+            release,
+            discard,
+            take_over,
+            renew_and_release,
+            lose_it_to_a_fault,
+            release,
+        ]
+        seen: list[int] = []
+        for end in ways * 2:
+            granted = grant(store, claim())
+            seen.append(granted.generation)
+            end(store, granted)
+        assert seen == sorted(set(seen))
+
+    def test_a_claim_is_discarded_once(self, store: Store) -> None:
+        granted = grant(store, claim())
+        assert store.discard(granted)
+        assert store.read(KEY) is None
+        assert not store.discard(granted)
+
+    def test_a_claim_that_changed_since_it_was_seen_is_not_discarded(self, store: Store) -> None:
+        seen = grant(store, claim())
+        now = grant(store, renewed(seen), over=seen)
+        assert not store.discard(seen)
+        assert store.read(KEY) == now
+
+    def test_keys_and_namespaces_are_apart(self, store: Store) -> None:
+        granted = [grant(store, claim(scoped)) for scoped in (KEY, OTHER_KEY, OTHER_NAMESPACE)]
+        release(store, granted[0])
+        assert store.read(OTHER_KEY) == granted[1]
+        assert store.read(OTHER_NAMESPACE) == granted[2]
+
+    def test_a_scan_shows_one_namespace_or_all(self, store: Store) -> None:
+        granted = [grant(store, claim(scoped)) for scoped in (KEY, OTHER_KEY, OTHER_NAMESPACE)]
+        assert {found for found in store.scan("ci") if isinstance(found, Claim)} == set(granted[:2])
+        assert list(store.scan("deploy")) == granted[2:]
+        assert len(list(store.scan())) == 3
+        assert set(store.scan()) == set(granted)
+        assert list(store.scan("nobody's")) == []
+
+    def test_what_a_scan_shows_may_be_removed_meanwhile(self, store: Store) -> None:
+        granted = [grant(store, claim(ScopedKey("ci", f"key-{number}"))) for number in range(5)]
+        for found in store.scan():
+            assert store.discard(found)
+        assert [store.read(each.scoped) for each in granted] == [None] * 5
+
+    def test_what_cannot_be_read_is_never_free(self, store: Store) -> None:
+        granted = grant(store, claim(session=1))
+        found = self.spoil(store, KEY)
+        assert found.problem
+        assert store.read(KEY) == found
+        assert list(store.scan()) == [found]
+        for old, new in ((None, claim(session=2)), (granted, claim(session=2)), (granted, None), (None, None)):
+            assert store.swap(KEY, old, new) == Swap(False, found)
+        assert not store.discard(granted)
+        assert store.read(KEY) == found
+
+    def test_what_cannot_be_read_is_discarded_once(self, store: Store) -> None:
+        grant(store, claim())
+        found = self.spoil(store, KEY)
+        assert store.discard(found)
+        assert store.read(KEY) is None
+        assert not store.discard(found)
+
+    def test_a_claim_made_where_something_unreadable_was_is_not_discarded_with_it(self, store: Store) -> None:
+        grant(store, claim())
+        found = self.spoil(store, KEY)
+        assert store.discard(found)
+        granted = grant(store, claim(session=2))
+        assert not store.discard(found)
+        assert store.read(KEY) == granted
+
+    def test_of_many_who_change_the_same_claim_at_once_exactly_one_wins(self, store: Store) -> None:
+        ready = Barrier(8, timeout=60)
+        seen: list[Found] = []
+
+        def contend(number: int) -> list[bool]:
+            results = []
+            for round_ in range(ROUNDS):
+                # All compare with what they read together: nobody has changed anything yet.
+                if ready.wait() == 0:
+                    seen.append(store.read(KEY))
+                ready.wait()
+                old = seen[round_]
+                assert not isinstance(old, Unreadable)
+                if old is None or number < 5:
+                    results.append(store.swap(KEY, old, claim(session=number)).won)
+                elif number < 7:
+                    results.append(store.swap(KEY, old, None).won)
+                else:
+                    results.append(store.discard(old))
+            return results
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                results = list(pool.map(contend, range(8)))
+        finally:
+            sys.setswitchinterval(interval)
+        assert [sum(wins) for wins in zip(*results, strict=True)] == [1] * ROUNDS
+        generations = [old.generation for old in seen if isinstance(old, Claim)]
+        assert generations == sorted(set(generations))

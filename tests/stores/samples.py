@@ -1,0 +1,46 @@
+"""Claims to store, and where a file store puts them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from mcp_claims import rules
+from mcp_claims.record import Claim, Holder, Moment, Proof, ScopedKey
+from mcp_claims.stores.base import Store
+from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.names import file_name
+
+KEY = ScopedKey("ci", "red-check")
+
+
+def claim(scoped: ScopedKey = KEY, *, session: int = 1, boot: str | None = "boot-1") -> Claim:
+    """Return what *session* would like to have stored; no store has numbered it yet."""
+    pid = 100 + session
+    holder = Holder(f"rig:{pid}:{session:012x}", pid, Proof(boot, "pid:[1]", "time:[1]", session))
+    now = Moment(datetime(2026, 11, 23, 12, 0, 0, 123_000, tzinfo=UTC), 1_000.1 + 0.2, boot)
+    return Claim(scoped, holder, now, rules.later(now, timedelta(minutes=30)))
+
+
+def renewed(granted: Claim) -> Claim:
+    """Return *granted* with an hour more to live."""
+    return replace(granted, expires=rules.later(granted.expires, timedelta(hours=1)))
+
+
+def grant(store: Store, new: Claim, over: Claim | None = None) -> Claim:
+    """Store *new* in place of *over* and return what the store made of it."""
+    swap = store.swap(new.scoped, over, new, wait=0)
+    assert swap.won, swap
+    assert isinstance(swap.found, Claim)
+    return swap.found
+
+
+def place(store: FileStore, scoped: ScopedKey = KEY) -> Path:
+    """Return the file in which *store* keeps *scoped*."""
+    return Path(store.directory, file_name(scoped.namespace), f"{file_name(scoped.key)}.json")
+
+
+def lock_file(store: FileStore, scoped: ScopedKey = KEY) -> Path:
+    """Return the lock file under which *store* changes *scoped*."""
+    return place(store, scoped).with_name(".lock")

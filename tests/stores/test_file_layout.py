@@ -1,0 +1,289 @@
+"""The files: where they are, whose they are, and what is never left lying about."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.errors import UnsafeDirectoryError
+from mcp_claims.record import Claim, ScopedKey
+from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.kernel import Kernel
+from tests.stores.hooked import HookedKernel
+from tests.stores.samples import KEY, claim, grant, lock_file, place, renewed
+from tests.support.machines import World
+
+if sys.platform == "win32":
+    pytest.skip("modes and owners are those of POSIX", allow_module_level=True)
+
+
+class Foreign(Kernel):
+    """Sees the directory at *path* as another user's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def status_of(self, path: str) -> os.stat_result:
+        return self._seen(path, super().status_of(path))
+
+    def status_behind(self, path: str) -> os.stat_result:
+        return self._seen(path, super().status_behind(path))
+
+    def _seen(self, path: str, status: os.stat_result) -> os.stat_result:
+        if path != self._path:
+            return status
+        fields = list(status)
+        fields[stat.ST_UID] = os.geteuid() + 1
+        return os.stat_result(fields)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path / "claims")
+
+
+@pytest.fixture(params=[0, 0o022, 0o077], ids=lambda mask: f"umask-{mask:03o}")
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def entries(store: FileStore) -> list[str]:
+    return sorted(path.name for path in place(store).parent.iterdir())
+
+
+@pytest.mark.usefixtures("umask")
+def test_directories_and_files_are_ours_alone_whatever_the_umask(store: FileStore) -> None:
+    granted = grant(store, claim())
+    grant(store, renewed(granted), over=granted)
+    assert mode(Path(store.directory)) == 0o700
+    assert mode(place(store).parent) == 0o700
+    assert mode(place(store)) == 0o600
+    assert mode(lock_file(store)) == 0o600
+
+
+def test_a_claim_is_a_json_file_in_the_directory_of_its_namespace(store: FileStore, tmp_path: Path) -> None:
+    grant(store, claim(ScopedKey("ci", "red-check")))
+    assert (tmp_path / "claims" / "ci" / "red-check.json").is_file()
+    assert entries(store) == [".lock", "red-check.json"]
+
+
+def test_directories_above_the_claims_directory_are_made_too(tmp_path: Path) -> None:
+    grant(FileStore(tmp_path / "state" / "mcp" / "claims"), claim())
+    assert mode(tmp_path / "state" / "mcp" / "claims") == 0o700
+
+
+def test_looking_makes_nothing(store: FileStore, tmp_path: Path) -> None:
+    assert store.read(KEY) is None
+    assert list(store.scan()) == []
+    assert list(store.scan("ci")) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_leaves_files_and_times_alone(store: FileStore) -> None:
+    grant(store, claim())
+    watched = [Path(store.directory), place(store).parent, place(store), lock_file(store)]
+    before = [(path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in watched]
+    store.read(KEY)
+    store.read(ScopedKey("ci", "another"))
+    list(store.scan())
+    assert [(path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in watched] == before
+
+
+def refused(store: FileStore) -> list[str]:
+    """Use *store* in every way, each of which has to be refused, and return what it said."""
+    messages = []
+    for use in (
+        lambda: store.read(KEY),
+        lambda: store.swap(KEY, None, claim()),
+        lambda: store.discard(claim()),
+        lambda: list(store.scan()),
+        lambda: list(store.scan("ci")),
+    ):
+        with pytest.raises(UnsafeDirectoryError) as refusal:
+            use()
+        messages.append(str(refusal.value))
+    return messages
+
+
+@pytest.mark.parametrize("unsafe", [0o770, 0o707, 0o720, 0o702, 0o777, 0o1777], ids=oct)
+@pytest.mark.parametrize("which", ["claims", "claims/ci"])
+def test_a_directory_that_others_can_write_is_refused_with_the_remedy(tmp_path: Path, which: str, unsafe: int) -> None:
+    grant(FileStore(tmp_path / "claims"), claim())
+    directory = tmp_path / which
+    directory.chmod(unsafe)
+    for message in refused(FileStore(tmp_path / "claims")):
+        assert "can be written by others" in message
+        assert f"chmod 700 {directory}`" in message
+        assert "MCP_CLAIMS_DIR" in message
+    directory.chmod(0o700)
+    assert isinstance(FileStore(tmp_path / "claims").read(KEY), Claim)
+
+
+@pytest.mark.parametrize("safe", [0o700, 0o750, 0o755], ids=oct)
+def test_a_directory_that_others_can_only_read_is_taken(tmp_path: Path, safe: int) -> None:
+    (tmp_path / "claims").mkdir(safe)
+    (tmp_path / "claims").chmod(safe)
+    grant(FileStore(tmp_path / "claims"), claim())
+
+
+@pytest.mark.parametrize("which", ["claims", "claims/ci"])
+def test_a_directory_of_another_user_is_refused(tmp_path: Path, which: str) -> None:
+    grant(FileStore(tmp_path / "claims"), claim())
+    store = FileStore(tmp_path / "claims", kernel=Foreign(tmp_path / which))
+    for message in refused(store):
+        assert f"{tmp_path / which} belongs to another user (uid {os.geteuid() + 1})" in message
+
+
+def test_a_directory_made_unsafe_by_somebody_faster_is_refused_at_the_first_claim(tmp_path: Path) -> None:
+    class Raced(HookedKernel):
+        def before(self, call: str, where: str | int) -> None:
+            if call == "make_directory" and where == str(tmp_path / "claims"):
+                (tmp_path / "claims").mkdir()
+                (tmp_path / "claims").chmod(0o777)
+
+    with pytest.raises(UnsafeDirectoryError):
+        FileStore(tmp_path / "claims", kernel=Raced()).swap(KEY, None, claim())
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_namespace_that_is_a_link_is_refused(store: FileStore, tmp_path: Path) -> None:
+    outside = FileStore(tmp_path / "outside")
+    granted = grant(outside, claim())
+    Path(store.directory).mkdir(0o700)
+    place(store).parent.symlink_to(place(outside).parent)
+    for use in (lambda: store.read(KEY), lambda: store.swap(KEY, granted, None), lambda: list(store.scan("ci"))):
+        with pytest.raises(UnsafeDirectoryError, match="is a link to elsewhere"):
+            use()
+    assert list(store.scan()) == []
+    assert outside.read(KEY) == granted
+
+
+def test_the_claims_directory_itself_may_be_a_link(store: FileStore, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir(0o700)
+    (tmp_path / "claims").symlink_to(tmp_path / "disk")
+    granted = grant(store, claim())
+    assert FileStore(tmp_path / "disk").read(KEY) == granted
+
+
+def test_what_the_claims_directory_leads_to_has_to_be_ours_alone(store: FileStore, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk").chmod(0o777)
+    (tmp_path / "claims").symlink_to(tmp_path / "disk")
+    with pytest.raises(UnsafeDirectoryError):
+        store.swap(KEY, None, claim())
+    assert not list((tmp_path / "disk").rglob("*.json"))
+
+
+def test_the_lock_file_stays_the_same_file_whatever_happens_to_the_claims(store: FileStore) -> None:
+    world = World()
+    first, second = world.session(store), world.session(store)
+    first.try_claim(KEY.key, KEY.namespace)
+    inode = lock_file(store).stat().st_ino
+
+    def still_the_same() -> bool:
+        return lock_file(store).stat().st_ino == inode
+
+    first.try_claim(KEY.key, KEY.namespace)
+    assert still_the_same(), "after a renewal"
+    first.release(KEY.key, KEY.namespace)
+    assert still_the_same(), "after a release"
+    first.try_claim(KEY.key, KEY.namespace)
+    world.kill(first)
+    assert second.try_claim(KEY.key, KEY.namespace).taken_over
+    assert still_the_same(), "after a takeover"
+    world.pass_time(3_600)
+    assert second.prune().expired == 1
+    assert entries(store) == [".lock"]
+    assert still_the_same(), "after a prune"
+    place(store).write_bytes(b"{")
+    found = store.read(KEY)
+    assert found is not None
+    assert store.discard(found)
+    assert still_the_same(), "after a discard"
+
+
+def test_nothing_but_claims_and_the_lock_stays(store: FileStore) -> None:
+    first = grant(store, claim())
+    assert entries(store) == [".lock", "red-check.json"]
+    second = grant(store, renewed(first), over=first)
+    assert not store.swap(KEY, None, claim()).won
+    assert entries(store) == [".lock", "red-check.json"]
+    store.swap(KEY, second, None)
+    assert entries(store) == [".lock"]
+
+
+@pytest.mark.parametrize("left", ["half", "link"])
+def test_what_a_crash_left_of_a_write_is_replaced(store: FileStore, tmp_path: Path, left: str) -> None:
+    granted = grant(store, claim())
+    outside = tmp_path / "outside"
+    outside.write_text("untouched")
+    new = place(store).with_name(".new")
+    if left == "half":
+        new.write_bytes(b'{"holder": "somebo')
+    else:
+        new.symlink_to(outside)
+    assert list(store.scan()) == [granted]
+    longer = grant(store, renewed(granted), over=granted)
+    assert store.read(KEY) == longer
+    assert entries(store) == [".lock", "red-check.json"]
+    assert outside.read_text() == "untouched"
+
+
+def test_things_that_are_not_ours_are_left_alone(store: FileStore) -> None:
+    granted = grant(store, claim())
+    notes = [Path(store.directory, "README"), place(store).with_name("notes.txt"), place(store).with_name(".x.json")]
+    for path in notes:
+        path.write_text("mine")
+    assert list(store.scan()) == [granted]
+    store.swap(KEY, granted, None)
+    assert all(path.read_text() == "mine" for path in notes)
+
+
+def test_a_claims_directory_removed_under_running_stores_is_made_anew_and_still_excludes(store: FileStore) -> None:
+    another = FileStore(store.directory)
+    grant(store, claim(session=1))
+    assert another.read(KEY)
+    shutil.rmtree(store.directory)
+    assert store.read(KEY) is None
+    granted = grant(another, claim(session=2))
+    assert not store.swap(KEY, None, claim(session=1)).won
+    assert store.read(KEY) == granted
+
+
+@pytest.mark.xfail(reason="the lock file's maker leaves the claims directory to makedirs", strict=False)
+@pytest.mark.usefixtures("umask")
+def test_a_claims_directory_made_anew_is_ours_alone_again(store: FileStore) -> None:
+    grant(store, claim())
+    shutil.rmtree(store.directory)
+    grant(store, claim())
+    assert mode(Path(store.directory)) == 0o700
+    assert isinstance(FileStore(store.directory).read(KEY), Claim)
+
+
+def test_a_directory_removed_while_somebody_waits_for_its_lock_does_not_let_two_in(store: FileStore) -> None:
+    class Removed(HookedKernel):
+        done = False
+
+        def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any descriptor)
+            if call == "try_lock" and not self.done:
+                self.done = True
+                shutil.rmtree(store.directory)
+                grant(store, claim(session=1))
+
+    grant(store, claim(session=3))
+    late = FileStore(store.directory, kernel=Removed())
+    swap = late.swap(KEY, None, claim(session=2))
+    assert not swap.won
+    assert swap.found == store.read(KEY)

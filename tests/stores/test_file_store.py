@@ -1,0 +1,72 @@
+"""The file store keeps the contract, and so do two of them on one directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.stores.base import LOCK_WAIT, Store, Swap
+from mcp_claims.stores.files import FileStore
+from tests.stores.contract import StoreContract
+from tests.stores.samples import KEY, claim, grant, place
+
+
+class Alternating:
+    """Several stores on one directory, used in turn: what one process does, the next one has to see."""
+
+    def __init__(self, *stores: FileStore) -> None:
+        self.directory = stores[0].directory
+        self._turn = cycle(stores)
+
+    def read(self, scoped: ScopedKey) -> Found:
+        return next(self._turn).read(scoped)
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        return next(self._turn).swap(scoped, old, new, wait=wait)
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+        return next(self._turn).discard(found, wait=wait)
+
+    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+        return next(self._turn).scan(namespace)
+
+
+class TestFileStore(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return FileStore(tmp_path / "claims")
+
+    def spoil(self, store: Store, scoped: ScopedKey) -> Unreadable:
+        assert isinstance(store, FileStore | Alternating)
+        files = FileStore(store.directory)
+        place(files, scoped).write_bytes(b"{")
+        found = files.read(scoped)
+        assert isinstance(found, Unreadable)
+        return found
+
+
+class TestTwoFileStoresOnOneDirectory(TestFileStore):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return Alternating(FileStore(tmp_path / "claims"), FileStore(tmp_path / "claims"))
+
+
+def test_a_store_finds_what_another_left_in_its_directory(tmp_path: Path) -> None:
+    granted = grant(FileStore(tmp_path / "claims"), claim())
+    assert FileStore(tmp_path / "claims").read(KEY) == granted
+
+
+def test_a_store_stays_in_its_directory_when_the_process_moves_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = FileStore("claims")
+    granted = grant(store, claim())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert store.read(KEY) == granted
+    assert not list((tmp_path / "elsewhere").iterdir())

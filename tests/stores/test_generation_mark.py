@@ -1,0 +1,254 @@
+"""The mark in the lock file: no generation of a key comes twice, although nothing is kept per key."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.errors import StoreUnavailableError
+from mcp_claims.record import MAX_GENERATION, Claim, ScopedKey
+from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.namespace_lock import LEAP
+from tests.stores.hooked import HookedKernel
+from tests.stores.samples import KEY, claim, grant, lock_file, place, renewed
+
+OTHER_KEY = ScopedKey("ci", "review")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path / "claims")
+
+
+def cycle(store: FileStore, *, boot: str | None = "boot-1", scoped: ScopedKey = KEY) -> int:
+    """Claim and release; return the generation."""
+    granted = grant(store, claim(scoped, boot=boot))
+    assert store.swap(scoped, granted, None, wait=0).won
+    return granted.generation
+
+
+class Counting(HookedKernel):
+    """Counts calls."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+
+    def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any place)
+        self.calls[call] += 1
+
+    def syncs(self) -> int:
+        return self.calls["sync"] + self.calls["sync_directory"]
+
+
+class Disk(HookedKernel):
+    """Knows what a power cut would leave of the lock file: what was in it when it was last synced."""
+
+    def __init__(self, lock: Path) -> None:
+        self._lock = lock
+        self._durable = b""
+        self.failing = False
+
+    def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (there is one file)
+        if call == "sync":
+            if self.failing:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            self._durable = self._lock.read_bytes()
+
+    def cut_power(self) -> None:
+        """Forget what was not synced, the claims included."""
+        self._lock.write_bytes(self._durable)
+        for path in self._lock.parent.glob("*.json"):
+            path.unlink()
+
+
+def disk_and_store(tmp_path: Path) -> tuple[Disk, FileStore]:
+    disk = Disk(lock_file(FileStore(tmp_path / "claims")))
+    return disk, FileStore(tmp_path / "claims", kernel=disk)
+
+
+def test_a_removed_claim_s_generation_is_remembered(store: FileStore) -> None:
+    assert [cycle(store) for _ in range(4)] == [1, 2, 3, 4]
+    assert cycle(FileStore(store.directory)) == 5
+
+
+def test_a_discarded_claim_s_generation_is_remembered(store: FileStore) -> None:
+    granted = grant(store, claim())
+    assert store.discard(granted)
+    assert grant(store, claim()).generation > granted.generation
+
+
+def test_the_highest_generation_is_remembered_whichever_claim_goes_first(store: FileStore) -> None:
+    low = grant(store, claim(KEY))
+    for _ in range(5):
+        cycle(store, scoped=OTHER_KEY)
+    taken = grant(store, claim(KEY, session=2), over=low)
+    high = grant(store, claim(OTHER_KEY))
+    assert store.swap(OTHER_KEY, high, None).won
+    assert store.swap(KEY, taken, None).won
+    assert cycle(store) > max(taken.generation, high.generation)
+
+
+def test_a_renewal_leaves_the_mark_alone(store: FileStore) -> None:
+    granted = grant(store, claim())
+    before = lock_file(store).read_bytes()
+    grant(store, renewed(granted), over=granted)
+    assert lock_file(store).read_bytes() == before
+
+
+def test_a_new_boot_leaps_over_what_the_last_one_may_have_given(store: FileStore) -> None:
+    last = [cycle(store, boot="boot-1") for _ in range(3)][-1]
+    assert cycle(store, boot="boot-2") == last + LEAP + 1
+    assert cycle(store, boot="boot-2") == last + LEAP + 2
+    assert cycle(store, boot="boot-3") == last + 2 * LEAP + 3
+
+
+def test_a_new_boot_leaps_even_if_nothing_was_ever_removed(store: FileStore) -> None:
+    granted = grant(store, claim(boot="boot-1"))
+    place(store).unlink()  # As a power cut would: claims are not synced.
+    assert cycle(store, boot="boot-2") > granted.generation
+
+
+@pytest.mark.parametrize("claims", [1, 20])
+def test_no_generation_comes_back_after_power_cuts(tmp_path: Path, claims: int) -> None:
+    disk, store = disk_and_store(tmp_path)
+    seen = []
+    for boot in ("boot-1", "boot-2", "boot-3", "boot-4"):
+        seen += [cycle(store, boot=boot) for _ in range(claims)]
+        seen.append(grant(store, claim(boot=boot)).generation)
+        disk.cut_power()
+    assert seen == sorted(set(seen))
+
+
+@pytest.mark.parametrize("failing_boot", ["boot-1", "boot-2"])
+def test_a_sync_that_failed_is_made_up_for(tmp_path: Path, failing_boot: str) -> None:
+    disk, store = disk_and_store(tmp_path)
+    seen = []
+    for boot in ("boot-1", "boot-2", "boot-3"):
+        if boot == failing_boot:
+            disk.failing = True
+            with pytest.raises(StoreUnavailableError):
+                store.swap(KEY, None, claim(boot=boot))
+            disk.failing = False
+        seen += [cycle(store, boot=boot) for _ in range(3)]
+        disk.cut_power()
+    assert seen == sorted(set(seen))
+
+
+def test_the_disk_is_synced_once_per_boot_and_namespace_not_per_claim(tmp_path: Path) -> None:
+    kernel = Counting()
+    store = FileStore(tmp_path / "claims", kernel=kernel)
+    cycle(store, boot="boot-1")
+    # The mark, the name of its file, and the name of the namespace.
+    assert (kernel.calls["sync"], kernel.calls["sync_directory"]) == (1, 2)
+    for _ in range(20):
+        cycle(store, boot="boot-1")
+        cycle(store, boot="boot-1", scoped=OTHER_KEY)
+    assert kernel.syncs() == 3
+    cycle(store, boot="boot-2")
+    cycle(store, boot="boot-2")
+    assert kernel.syncs() == 6
+    cycle(store, boot="boot-2", scoped=ScopedKey("deploy", "red-check"))
+    assert kernel.syncs() == 9
+
+
+def test_where_no_boot_is_known_claims_are_numbered_all_the_same(store: FileStore) -> None:
+    assert [cycle(store, boot=None) for _ in range(3)] == [1, 2, 3]
+
+
+def test_two_boots_that_take_turns_never_meet(store: FileStore) -> None:
+    # Containers that are told a boot of their own, on one directory.
+    seen = [cycle(store, boot=boot) for _ in range(5) for boot in ("boot-1", "boot-2", None)]
+    assert seen == sorted(set(seen))
+
+
+def test_what_could_not_be_read_may_have_had_a_high_generation(store: FileStore) -> None:
+    granted = grant(store, claim())
+    place(store).write_bytes(b"{")
+    found = store.read(KEY)
+    assert found is not None
+    assert store.discard(found)
+    assert grant(store, claim()).generation > granted.generation + LEAP
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(b"garbage", id="garbage"),
+        pytest.param(os.urandom(128), id="binary"),
+        pytest.param(b"\0" * 128, id="zeros"),
+        pytest.param(b" " * 128, id="blanks"),
+        pytest.param(b"-000000000000005 boot-1\n", id="negative"),
+        pytest.param(b"1e5 boot-1\n", id="no-integer"),
+        pytest.param("٣ boot-1\n".encode(), id="other-digits"),
+        pytest.param(b"0000", id="truncated-in-the-number"),
+        pytest.param(b"0000000000000000", id="truncated-after-the-number"),
+        pytest.param(b"0000000000000000 bo", id="truncated-in-the-boot"),
+        pytest.param(b"9999999999999999 boot-1\n", id="more-than-a-generation-can-be"),
+        pytest.param(b"9" * 110 + b" boot-1\n", id="more-than-fits"),
+    ],
+)
+def test_a_damaged_mark_brings_no_generation_back(store: FileStore, damage: bytes) -> None:
+    seen = [cycle(store) for _ in range(7)]
+    lock_file(store).write_bytes(damage)
+    seen += [cycle(store) for _ in range(2)]
+    granted = grant(store, claim())
+    assert store.read(KEY) == granted
+    seen.append(granted.generation)
+    assert seen == sorted(set(seen))
+    assert seen[-1] <= MAX_GENERATION - LEAP
+
+
+def test_a_mark_that_was_damaged_leads_past_any_count_of_claims(store: FileStore) -> None:
+    lock_file(store).parent.mkdir(mode=0o700, parents=True)
+    lock_file(store).write_bytes(b"garbage")
+    assert cycle(store) >= time.time_ns() // 1_000 - 60 * 1_000_000
+
+
+class Crash(BaseException):
+    """The process ends here, as far as the store can tell."""
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EIO, "Input/output error"), Crash()], ids=["error", "crash"])
+def test_ending_between_the_mark_and_the_removal_wastes_numbers_at_most(store: FileStore, fault: BaseException) -> None:
+    class Ending(HookedKernel):
+        def before(self, call: str, where: str | int) -> None:
+            if call == "remove" and where == str(place(store)):
+                raise fault
+
+    cycle(store)
+    granted = grant(store, claim())
+    with pytest.raises((StoreUnavailableError, Crash)):
+        FileStore(store.directory, kernel=Ending()).swap(KEY, granted, None)
+    assert store.read(KEY) == granted
+    assert store.swap(KEY, granted, None).won
+    assert cycle(store) > granted.generation
+
+
+def test_the_mark_is_written_before_the_claim_is_removed(store: FileStore) -> None:
+    marks = []
+
+    class Watching(HookedKernel):
+        def before(self, call: str, where: str | int) -> None:
+            if call == "remove" and where == str(place(store)):
+                marks.append(int(lock_file(store).read_bytes().split()[0]))
+
+    granted = grant(store, claim())
+    FileStore(store.directory, kernel=Watching()).swap(KEY, granted, None)
+    assert marks == [granted.generation]
+
+
+def test_a_mark_written_in_pieces_is_whole(store: FileStore) -> None:
+    class Piecemeal(HookedKernel):
+        def write(self, fd: int, data: bytes) -> int:
+            return super().write(fd, data[:5])
+
+    pieces = FileStore(store.directory, kernel=Piecemeal())
+    assert [cycle(pieces) for _ in range(12)] == list(range(1, 13))
+    granted = grant(pieces, claim())
+    assert isinstance(store.read(KEY), Claim)
+    assert store.read(KEY) == granted
