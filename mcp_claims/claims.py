@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import Enum
 from threading import Lock
 from types import TracebackType
@@ -142,15 +142,15 @@ class Claims:
         scoped = rules.scoped_key(key, namespace)
         ttl, note = rules.ttl(ttl_minutes), rules.note(note)
         self._check_usable()
+        believed = self._believed.get(scoped)
         taken_over: TakenOver | None = None
-        lost: Claim | None = None
         acquired = False
         found = self._store.read(scoped)
         while True:
             now = self._machine.now()
             if isinstance(found, Unreadable):
                 if not rules.nobodys(found, now):
-                    return Attempt(Status.HELD, found, now, lost=self._lost(scoped, None))
+                    return Attempt(Status.HELD, found, now, lost=self._lost(believed, found))
                 if self._store.discard(found, wait=wait):
                     taken_over = TakenOver(found, Standing.EXPIRED)
                 found = self._store.read(scoped)
@@ -159,21 +159,16 @@ class Claims:
             if found is not None and not ours:
                 standing = self._judge(found, now)
                 if standing is Standing.HELD:
-                    return Attempt(Status.HELD, found, now, lost=self._lost(scoped, found))
+                    return Attempt(Status.HELD, found, now, lost=self._lost(believed, found))
                 taken_over = TakenOver(found, standing)
-            expires = rules.later(now, ttl)
-            if found is not None and ours:
-                longer = max(expires, found.expires, key=lambda deadline: rules.remaining(deadline, now))
-                new = replace(found, holder=self._holder, expires=longer, note=note or found.note)
-            else:
-                new = Claim(scoped, self._holder, claimed=now, expires=expires, note=note)
-            swap = self._store.swap(scoped, found, new, wait=wait)
+            swap = self._store.swap(scoped, found, self._next(scoped, found, now, ttl, note), wait=wait)
             found = swap.found
             if not swap.won or not isinstance(found, Claim):
                 # The key changed between read and swap: somebody else got further, so somebody made progress.
+                taken_over = None
                 continue
             acquired = acquired or not ours
-            lost = self._lost(scoped, found) or lost
+            lost = self._lost(believed, found)
             self._believe(found)
             now = self._machine.now()
             # A claim that ran out while we waited for the lock is renewed, not handed over dead.
@@ -184,15 +179,22 @@ class Claims:
         """Tell whether another live session holds *key*.  Claims nothing; removes a dead claim that it meets."""
         scoped = rules.scoped_key(key, namespace)
         self._check_usable()
-        found = self._store.read(scoped)
-        now = self._machine.now()
-        if found is not None and self._judge(found, now) is not Standing.HELD:
-            # If somebody is changing this namespace just now: the answer does not depend on the removal.
-            with suppress(StoreBusyError):
-                self._store.discard(found, wait=0)
+        believed = self._believed.get(scoped)
+        while True:
+            found = self._store.read(scoped)
+            now = self._machine.now()
+            if found is None or self._judge(found, now) is Standing.HELD:
+                break
+            try:
+                if not self._store.discard(found, wait=0):
+                    continue  # It changed since it was read, so somebody made progress.
+            except StoreBusyError:
+                # Somebody is changing the namespace just now.  Dead stays dead; the next look removes it.
+                pass
             found = None
-        lost = self._lost(scoped, found)
-        return Look(found, isinstance(found, Claim) and self._is_ours(found), now, lost)
+            break
+        held_by_you = isinstance(found, Claim) and self._is_ours(found)
+        return Look(found, held_by_you, now, self._lost(believed, found))
 
     def release(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, wait: float = LOCK_WAIT) -> Release:
         """Give our claim on *key* back; somebody else's is left alone."""
@@ -239,6 +241,8 @@ class Claims:
 
         What cannot be released in time is not lost: this process is about to die, and its claims with it.
         """
+        if self._machine.pid() != self._holder.pid:
+            return 0  # A forked child has nothing to end: these are its parent's claims.
         self._ended = True
         deadline = time.monotonic() + within
         released = 0
@@ -265,6 +269,7 @@ class Claims:
             raise SessionEndedError
 
     def _release(self, scoped: ScopedKey, wait: float) -> Release:
+        believed = self._believed.get(scoped)
         found = first = self._store.read(scoped)
         # A claim of ours that a parallel call took anew has a new generation: it is not the one to give back.
         while isinstance(found, Claim) and isinstance(first, Claim) and self._is_ours(found):
@@ -275,7 +280,15 @@ class Claims:
                 self._forget(scoped, found.generation)
                 return Release(True, found, self._machine.now())
             found = swap.found
-        return Release(False, found, self._machine.now(), self._lost(scoped, found))
+        return Release(False, found, self._machine.now(), self._lost(believed, found))
+
+    def _next(self, scoped: ScopedKey, found: Claim | None, now: Moment, ttl: timedelta, note: str | None) -> Claim:
+        """Return the claim to put in the place of *found*: ours renewed, or a new one."""
+        expires = rules.later(now, ttl)
+        if found is None or not self._is_ours(found):
+            return Claim(scoped, self._holder, claimed=now, expires=expires, note=note)
+        longer = max(expires, found.expires, key=lambda deadline: rules.remaining(deadline, now))
+        return replace(found, holder=self._holder, expires=longer, note=note or found.note)
 
     def _judge(self, found: Claim | Unreadable, now: Moment) -> Standing:
         if isinstance(found, Claim):
@@ -299,12 +312,16 @@ class Claims:
             if believed is not None and believed.generation <= generation:
                 del self._believed[scoped]
 
-    def _lost(self, scoped: ScopedKey, found: Found) -> Claim | None:
-        """Return the claim on this key that we believed to hold and that is gone, once; `None` if all is well."""
+    def _lost(self, believed: Claim | None, found: Found) -> Claim | None:
+        """Return *believed*, which we believed to hold before we read *found*, if that says otherwise; once.
+
+        A parallel call may have claimed the key since; what it was granted is not judged by our older reading.
+        """
+        if believed is None or (
+            isinstance(found, Claim) and self._is_ours(found) and found.generation == believed.generation
+        ):
+            return None
         with self._believing:
-            believed = self._believed.get(scoped)
-            if believed is None:
+            if self._believed.get(believed.scoped) is not believed:
                 return None
-            if isinstance(found, Claim) and self._is_ours(found) and found.generation == believed.generation:
-                return None
-            return self._believed.pop(scoped)
+            return self._believed.pop(believed.scoped)

@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
 from mcp_claims.stores.base import LOCK_WAIT, Swap
-from mcp_claims.stores.kernel import CREATE, READ, Kernel, last_change, unsafe
+from mcp_claims.stores.kernel import CREATE, READ, Kernel, last_change, unsafe, write_all
 from mcp_claims.stores.names import file_name
-from mcp_claims.stores.namespace_lock import Mark, namespace_lock
+from mcp_claims.stores.namespace_lock import Mark, make_namespace, namespace_lock
 
 MAX_RECORD_BYTES = 64 * 1024
 """A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
@@ -98,8 +98,7 @@ class FileStore:
         """Hold the lock of the namespace in *directory*, made if missing, once it is known to be ours alone."""
         with self._answering(directory):
             if not self._trust(directory):
-                self._kernel.make_directory(self.directory)
-                self._kernel.make_directory(directory)
+                make_namespace(self._kernel, directory)
                 self._trust(directory)
             with namespace_lock(self._kernel, directory, wait) as mark:
                 yield mark
@@ -180,9 +179,7 @@ class FileStore:
             fd = self._kernel.open(new, CREATE)
         try:
             try:
-                written = 0
-                while written < len(data):
-                    written += self._kernel.write(fd, data[written:])
+                write_all(self._kernel, fd, data)
             finally:
                 self._kernel.close(fd)
             self._kernel.replace(new, path)

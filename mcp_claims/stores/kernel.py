@@ -133,6 +133,12 @@ def _despite_readers(change: Callable[[], None]) -> None:
     change()
 
 
+def write_all(kernel: Kernel, fd: int, data: bytes) -> None:
+    """Write all of *data*; a full disk or a signal may take it in pieces."""
+    while data:
+        data = data[kernel.write(fd, data) :]
+
+
 def last_change(status: os.stat_result) -> float:
     """Return the latest time, in seconds since 1970, at which a file can have been written.
 

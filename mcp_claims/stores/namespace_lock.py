@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mcp_claims.errors import StoreBusyError
-from mcp_claims.stores.kernel import LOCK, Kernel
+from mcp_claims.record import MAX_GENERATION
+from mcp_claims.stores.kernel import LOCK, Kernel, write_all
 
 LOCK_FILE = ".lock"
 """No claim's file name begins with a dot."""
@@ -38,10 +39,12 @@ class Mark:
         if self._boot != boot:
             # Claims are not synced to disk, so what the last boot removed at its end may be forgotten.  The leap is
             # synced: it must not be forgotten itself, or two boots would leap to the same number.
-            self._store(self._value + LEAP if self._value or self._boot else 0, boot)
+            self._store(self._value + LEAP if self._value or self._boot else 0, self._boot)
             self._kernel.sync(self._fd)
             self._kernel.sync_directory(self._directory)
             self._kernel.sync_directory(os.path.dirname(self._directory))
+            # Only now: were this boot noted before the sync, a sync that fails would never be made up for.
+            self._store(self._value, boot)
         return max(self._value, after) + 1
 
     def cover(self, generation: int) -> None:
@@ -58,7 +61,7 @@ class Mark:
 
     def _store(self, value: int, boot: str) -> None:
         self._kernel.seek(self._fd, 0)
-        self._kernel.write(self._fd, f"{value:016d} {boot or _NO_BOOT}\n".ljust(_MARK_BYTES).encode())
+        write_all(self._kernel, self._fd, f"{value:016d} {boot or _NO_BOOT}\n".ljust(_MARK_BYTES).encode())
         self._value, self._boot = value, boot
 
 
@@ -66,8 +69,8 @@ def _parse(data: bytes) -> tuple[int, str]:
     if not data:
         return 0, ""
     words = data.decode("ascii", "replace").split()
-    if len(words) == 2 and words[0].isdigit():
-        return int(words[0]), words[1]
+    if len(words) == 2 and words[0].isdigit() and (value := int(words[0])) <= MAX_GENERATION - LEAP:
+        return value, words[1]
     # Every number below may have been used.  Microseconds since 1970 outrun any count of grants.
     return time.time_ns() // 1_000, _DAMAGED
 
@@ -101,11 +104,17 @@ def namespace_lock(kernel: Kernel, directory: str, wait: float) -> Iterator[Mark
             kernel.close(fd)
 
 
+def make_namespace(kernel: Kernel, directory: str) -> None:
+    """Make the directory of a namespace, and the claims directory above it, ours alone from the start."""
+    kernel.make_directory(os.path.dirname(directory))
+    kernel.make_directory(directory)
+
+
 def _open(kernel: Kernel, directory: str, path: str) -> int:
     try:
         return kernel.open(path, LOCK)
     except FileNotFoundError:
-        kernel.make_directory(directory)
+        make_namespace(kernel, directory)
         return kernel.open(path, LOCK)
 
 

@@ -149,7 +149,6 @@ def test_leaving_the_context_by_an_error_ends_the_session_and_passes_the_error_o
     assert holders(bench) == []
 
 
-@pytest.mark.xfail(reason="end does not check that it runs in the process of the session", strict=True)
 def test_a_forked_child_that_leaves_the_context_does_not_release_its_parents_claims(bench: Bench) -> None:
     session = process_session(bench.store)
     granted(session)

@@ -174,14 +174,12 @@ def test_a_take_over_that_finds_the_key_released_in_the_gap_gets_it_all_the_same
     assert race.believers() == [race.slow.name]
 
 
-@pytest.mark.xfail(reason="the dead claim of an earlier look is still named after a lost swap", strict=True)
 def test_a_take_over_that_finds_the_key_released_in_the_gap_took_over_from_nobody(race: Race) -> None:
     expired_of_the_fast_one(race)
     race.gap.interrupt_with(race.fast.release)
     assert race.slow.try_claim().taken_over is None
 
 
-@pytest.mark.xfail(reason="is_claimed_by_other ignores that its discard found another claim", strict=True)
 @pytest.mark.parametrize("state", [*DEAD, expired_of_the_slow_one, *RIVALS])
 def test_a_look_whose_dead_claim_was_taken_in_the_gap_names_the_taker(
     race: Race, state: Callable[[Race], None]

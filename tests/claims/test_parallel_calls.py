@@ -28,7 +28,6 @@ def everything_is_released_at_the_end(bench: Bench, session: Claims) -> bool:
     return list(bench.store.scan()) == []
 
 
-@pytest.mark.xfail(reason="_lost forgets a belief that is newer than the read it judges by", strict=True)
 @pytest.mark.parametrize("call", [CALLS["look"], CALLS["release"]], ids=["look", "release"])
 def test_a_call_that_read_a_free_key_does_not_forget_what_a_parallel_call_then_claimed(
     bench: Bench, call: Callable[[Claims], Look | Release]
@@ -41,7 +40,6 @@ def test_a_call_that_read_a_free_key_does_not_forget_what_a_parallel_call_then_c
     assert everything_is_released_at_the_end(bench, session)
 
 
-@pytest.mark.xfail(reason="_lost forgets a belief that is newer than the read it judges by", strict=True)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_call_that_read_anothers_claim_does_not_forget_what_a_parallel_call_then_claimed(
     bench: Bench, call: Callable[[Claims], Attempt | Look | Release]
@@ -61,7 +59,6 @@ def test_a_call_that_read_anothers_claim_does_not_forget_what_a_parallel_call_th
     assert everything_is_released_at_the_end(bench, session)
 
 
-@pytest.mark.xfail(reason="is_claimed_by_other ignores that its discard found another claim", strict=True)
 def test_a_look_at_an_own_expired_claim_does_not_forget_it_when_a_parallel_call_renews_it(bench: Bench) -> None:
     store = Interrupting(bench.store)
     session = bench.session(store)
@@ -109,7 +106,6 @@ def test_a_renewal_that_meets_a_parallel_release_claims_anew(bench: Bench) -> No
     assert everything_is_released_at_the_end(bench, session)
 
 
-@pytest.mark.xfail(reason="the dead claim of an earlier look is still named after a lost swap", strict=True)
 def test_a_renewal_after_a_parallel_take_over_took_over_from_nobody(bench: Bench) -> None:
     granted(bench.session())
     bench.world.pass_time(HALF_AN_HOUR)

@@ -118,5 +118,7 @@ def stop(directory: str, place: str) -> None:
         say(**perform(session, json.loads(line)))
 
 
+COMMANDS: dict[str, Callable[..., None]] = {"obey": obey, "race": race, "die": die, "stop": stop}
+
 if __name__ == "__main__":
-    {"obey": obey, "race": race, "die": die, "stop": stop}[sys.argv[1]](*sys.argv[2:])
+    COMMANDS[sys.argv[1]](*sys.argv[2:])

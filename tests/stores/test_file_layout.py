@@ -262,7 +262,6 @@ def test_a_claims_directory_removed_under_running_stores_is_made_anew_and_still_
     assert store.read(KEY) == granted
 
 
-@pytest.mark.xfail(reason="the lock file's maker leaves the claims directory to makedirs", strict=False)
 @pytest.mark.usefixtures("umask")
 def test_a_claims_directory_made_anew_is_ours_alone_again(store: FileStore) -> None:
     grant(store, claim())

@@ -172,14 +172,14 @@ def test_what_could_not_be_read_may_have_had_a_high_generation(store: FileStore)
     found = store.read(KEY)
     assert found is not None
     assert store.discard(found)
-    assert grant(store, claim()).generation > granted.generation + LEAP
+    assert grant(store, claim()).generation > LEAP
 
 
 @pytest.mark.parametrize(
     "damage",
     [
         pytest.param(b"garbage", id="garbage"),
-        pytest.param(os.urandom(128), id="binary"),
+        pytest.param(bytes(range(128, 256)), id="binary"),
         pytest.param(b"\0" * 128, id="zeros"),
         pytest.param(b" " * 128, id="blanks"),
         pytest.param(b"-000000000000005 boot-1\n", id="negative"),

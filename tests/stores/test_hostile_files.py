@@ -88,7 +88,7 @@ def bound_socket(path: Path) -> None:
 HOSTILE = [
     pytest.param(content(b""), "not JSON", id="empty"),
     pytest.param(content(VALID[:150]), "not JSON", id="half"),
-    pytest.param(content(os.urandom(600)), "not JSON", id="binary"),
+    pytest.param(content(bytes(range(256))), "not JSON", id="binary"),
     pytest.param(content(b"\0" * 4_096), "not JSON", id="zeros"),
     pytest.param(content(b"[" * 60_000), "not JSON", id="nested"),
     pytest.param(content(b"[]"), "not a JSON object", id="list"),

@@ -1,0 +1,289 @@
+"""The lock of a namespace: waits are bounded, nobody breaks in, and the dead are out at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from mcp_claims.errors import StoreBusyError
+from mcp_claims.record import Claim, ScopedKey
+from mcp_claims.stores.base import LOCK_WAIT
+from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.kernel import Kernel
+from mcp_claims.stores.namespace_lock import namespace_lock
+from tests.stores.hooked import HookedKernel
+from tests.stores.samples import KEY, claim, grant, lock_file, place
+
+ROOT = Path(__file__).parents[2]
+OTHER_NAMESPACE = ScopedKey("deploy", "red-check")
+
+
+class Patient(Kernel):
+    """Time passes only when somebody sleeps; *meanwhile* is told how often that was so far."""
+
+    def __init__(self, meanwhile: Callable[[int], object] = lambda _: None) -> None:
+        self._meanwhile = meanwhile
+        self.time = 50.0
+        self.sleeps: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.time += seconds
+        self._meanwhile(len(self.sleeps))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    """A store whose namespace exists and is free."""
+    store = FileStore(tmp_path / "claims")
+    store.swap(KEY, grant(store, claim()), None)
+    return store
+
+
+def locked(store: FileStore) -> ExitStack:
+    """Enter the namespace of the sample key as somebody else; the result lets go when it is closed."""
+    stack = ExitStack()
+    stack.enter_context(namespace_lock(Kernel(), str(lock_file(store).parent), 0))
+    return stack
+
+
+def is_free(store: FileStore) -> bool:
+    try:
+        locked(store).close()
+    except StoreBusyError:
+        return False
+    return True
+
+
+@contextmanager
+def process_inside(store: FileStore) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that holds the lock of the sample key's namespace."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.stores.inside", store.directory],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "inside\n"
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.01, 1.0, LOCK_WAIT])
+def test_who_finds_the_namespace_locked_waits_as_long_as_told_and_is_told_what_to_do(
+    store: FileStore, wait: float
+) -> None:
+    patient = Patient()
+    with locked(store), pytest.raises(StoreBusyError) as refusal:
+        FileStore(store.directory, kernel=patient).swap(KEY, None, claim(), wait=wait)
+    assert patient.time == pytest.approx(50.0 + wait)
+    assert refusal.value.where == str(lock_file(store))
+    assert refusal.value.waited == wait
+    message = str(refusal.value)
+    assert f"{lock_file(store)} for {wait:.1f} s" in message
+    assert "Nothing was changed" in message
+    assert "Other namespaces are not affected" in message
+    assert "`fuser`" in message
+    assert store.read(KEY) is None
+
+
+def test_who_may_not_wait_does_not(store: FileStore) -> None:
+    patient = Patient()
+    with locked(store), pytest.raises(StoreBusyError):
+        FileStore(store.directory, kernel=patient).swap(KEY, None, claim(), wait=0)
+    assert patient.sleeps == []
+
+
+def test_pauses_begin_short_and_stay_short(store: FileStore) -> None:
+    patient = Patient()
+    with locked(store), pytest.raises(StoreBusyError):
+        FileStore(store.directory, kernel=patient).swap(KEY, None, claim())
+    assert patient.sleeps[0] <= 0.001
+    assert max(patient.sleeps) <= 0.01
+
+
+def test_a_discard_waits_likewise(store: FileStore) -> None:
+    granted = grant(store, claim())
+    patient = Patient()
+    with locked(store), pytest.raises(StoreBusyError):
+        FileStore(store.directory, kernel=patient).discard(granted, wait=2)
+    assert patient.time == pytest.approx(52.0)
+    assert store.read(KEY) == granted
+
+
+def test_looking_waits_for_nobody(store: FileStore) -> None:
+    granted = grant(store, claim())
+    patient = Patient()
+    looking = FileStore(store.directory, kernel=patient)
+    with locked(store):
+        assert looking.read(KEY) == granted
+        assert list(looking.scan()) == [granted]
+    assert patient.sleeps == []
+
+
+def test_a_locked_namespace_leaves_the_others_alone(store: FileStore) -> None:
+    with locked(store):
+        granted = grant(store, claim(OTHER_NAMESPACE))
+    assert store.read(OTHER_NAMESPACE) == granted
+
+
+def test_a_lock_that_becomes_free_meanwhile_is_taken(store: FileStore) -> None:
+    other = locked(store)
+    patient = Patient(lambda slept: other.close() if slept == 3 else None)
+    swap = FileStore(store.directory, kernel=patient).swap(KEY, None, claim())
+    assert swap.won
+    assert len(patient.sleeps) == 3
+    assert is_free(store)
+
+
+def test_what_changed_while_waiting_is_compared_with(store: FileStore) -> None:
+    other = locked(store)
+
+    def claim_and_leave(slept: int) -> None:
+        if slept == 1:
+            other.close()
+            grant(store, claim(session=2))
+
+    swap = FileStore(store.directory, kernel=Patient(claim_and_leave)).swap(KEY, None, claim(session=1))
+    assert not swap.won
+    assert swap.found == store.read(KEY)
+    assert isinstance(swap.found, Claim)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_the_lock_is_free_after_any_exception(store: FileStore, error: type[BaseException]) -> None:
+    class Interrupted(HookedKernel):
+        def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any file)
+            if call == "replace":
+                raise error
+
+    with pytest.raises(error):
+        FileStore(store.directory, kernel=Interrupted()).swap(KEY, None, claim())
+    assert is_free(store)
+    assert store.read(KEY) is None
+
+
+def test_the_lock_is_free_although_a_forked_child_still_has_the_opening(store: FileStore) -> None:
+    kept: list[int] = []
+
+    class Forked(Kernel):
+        def open(self, path: str, flags: int) -> int:
+            fd = super().open(path, flags)
+            # What a fork does to every descriptor; the child may live for hours.
+            kept.append(os.dup(fd))
+            return fd
+
+    try:
+        grant(FileStore(store.directory, kernel=Forked()), claim())
+        assert kept
+        assert is_free(store)
+    finally:
+        for fd in kept:
+            os.close(fd)
+
+
+def test_a_lock_file_replaced_under_a_waiter_makes_it_lock_the_new_one(store: FileStore) -> None:
+    first, second = locked(store), ExitStack()
+
+    def replace_the_file(slept: int) -> None:
+        if slept == 1:
+            lock_file(store).unlink()
+            second.enter_context(locked(store))
+            first.close()
+
+    with second, pytest.raises(StoreBusyError):
+        # The lock on the old file is free now, but another is inside by the new one.
+        FileStore(store.directory, kernel=Patient(replace_the_file)).swap(KEY, None, claim())
+    assert store.read(KEY) is None
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "removed"])
+def test_who_got_the_lock_of_a_file_that_is_gone_is_inside_by_the_one_there(store: FileStore, replaced: bool) -> None:
+    inside: list[bool] = []
+
+    class Late(HookedKernel):
+        raced = False
+
+        def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any file)
+            if call == "try_lock" and not self.raced:
+                self.raced = True
+                lock_file(store).unlink()
+                if replaced:
+                    lock_file(store).touch(mode=0o600)
+            if call == "replace":
+                inside.append(is_free(store))
+
+    assert FileStore(store.directory, kernel=Late()).swap(KEY, None, claim()).won
+    assert inside == [False]
+    assert is_free(store)
+
+
+def test_a_process_killed_inside_is_out_at_once(store: FileStore) -> None:
+    with process_inside(store) as child:
+        assert not is_free(store)
+        child.kill()
+        child.wait()
+        assert store.read(KEY) is None
+        granted = grant(store, claim())
+        assert store.read(KEY) == granted
+        assert sorted(path.name for path in place(store).parent.iterdir()) == [".lock", "red-check.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGSTOP")
+def test_a_process_stopped_inside_holds_up_its_namespace_alone_and_nobody_breaks_in(store: FileStore) -> None:
+    if sys.platform == "win32":
+        return
+    with process_inside(store) as child:
+        child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+        patient = Patient()
+        with pytest.raises(StoreBusyError):
+            FileStore(store.directory, kernel=patient).swap(KEY, None, claim())
+        assert patient.time == pytest.approx(50.0 + LOCK_WAIT)
+        assert store.read(KEY) is None
+        grant(store, claim(OTHER_NAMESPACE))
+        child.send_signal(signal.SIGCONT)
+        assert child.communicate("go on\n") == ("won\n", None)
+        swap = store.swap(KEY, None, claim(), wait=0)
+        assert not swap.won
+        assert swap.found == store.read(KEY) is not None
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one-store", "two-stores"])
+def test_threads_of_one_process_exclude_each_other(store: FileStore, shared: bool) -> None:
+    inside, go_on = Event(), Event()
+
+    class Pausing(HookedKernel):
+        def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any file)
+            if call == "replace":
+                inside.set()
+                assert go_on.wait(30)
+
+    pausing = FileStore(store.directory, kernel=Pausing())
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(pausing.swap, KEY, None, claim(session=1))
+        assert inside.wait(30)
+        try:
+            with pytest.raises(StoreBusyError):
+                (pausing if shared else store).swap(KEY, None, claim(session=2), wait=0)
+        finally:
+            go_on.set()
+        assert first.result().won
+    assert store.read(KEY) == first.result().found
