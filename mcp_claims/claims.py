@@ -144,6 +144,7 @@ class Claims:
         self._check_usable()
         believed = self._believed.get(scoped)
         taken_over: TakenOver | None = None
+        lost: Claim | None = None
         acquired = False
         found = self._store.read(scoped)
         while True:
@@ -168,7 +169,7 @@ class Claims:
                 taken_over = None
                 continue
             acquired = acquired or not ours
-            lost = self._lost(believed, found)
+            lost = lost or self._lost(believed, found)
             self._believe(found)
             now = self._machine.now()
             # A claim that ran out while we waited for the lock is renewed, not handed over dead.
@@ -300,7 +301,10 @@ class Claims:
 
     def _believe(self, claim: Claim) -> None:
         with self._believing:
-            self._believed[claim.scoped] = claim
+            newer = self._believed.get(claim.scoped)
+            # What a parallel call was granted since, and noted before us, stays.
+            if newer is None or newer.generation <= claim.generation:
+                self._believed[claim.scoped] = claim
         # Either `end`, in another thread, finds the claim in what we believe, or we find that it has begun.
         if self._ended:
             self._release(claim.scoped, END_WAIT)

@@ -78,8 +78,8 @@ class FileStore:
         for name in self._names(self.directory) if namespace is None else [file_name(namespace)]:
             directory = f"{self.directory}/{name}"
             with self._answering(directory):
-                if namespace is None and not stat.S_ISDIR(self._kernel.status_of(directory).st_mode):
-                    continue  # Not a namespace of ours.
+                if namespace is None and not self._is_directory(directory):
+                    continue
                 trusted = self._trust(directory)
             for entry in self._names(directory) if trusted else []:
                 if entry.endswith(_SUFFIX) and not entry.startswith("."):
@@ -124,6 +124,12 @@ class FileStore:
             self._trusted.add(directory)
         return True
 
+    def _is_directory(self, path: str) -> bool:
+        try:
+            return stat.S_ISDIR(self._kernel.status_of(path).st_mode)
+        except FileNotFoundError:
+            return False
+
     def _names(self, directory: str) -> list[str]:
         with self._answering(directory):
             try:
@@ -140,7 +146,10 @@ class FileStore:
         except OSError as error:
             if error.errno not in _THE_FILES_OWN_FAULT:
                 raise
-            return _unreadable(path, self._kernel.status_of(path), error.strerror or "cannot be opened")
+            try:
+                return _unreadable(path, self._kernel.status_of(path), error.strerror or "cannot be opened")
+            except FileNotFoundError:
+                return None  # Gone since.
         try:
             status = self._kernel.status(fd)
             if not stat.S_ISREG(status.st_mode):

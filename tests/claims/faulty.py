@@ -106,3 +106,20 @@ class Overtaken(PassingOn):
             self.ran += 1
             rival()
         return found
+
+
+class Delayed(PassingOn):
+    """Lets *rival* act once, right after the next change: its result is out of date before anybody hears of it."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.rival: Callable[[], object] | None = None
+        self.ran = 0
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        swap = super().swap(scoped, old, new, wait=wait)
+        if (rival := self.rival) is not None:
+            self.rival = None
+            self.ran += 1
+            rival()
+        return swap

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from mcp_claims.claims import Claims, Status
 from mcp_claims.errors import SessionEndedError
-from mcp_claims.record import Claim
+from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.sessions import process_session
+from mcp_claims.stores.base import LOCK_WAIT, Store, Swap
 from tests.claims.bench import HALF_AN_HOUR, KEY, Bench, granted
-from tests.claims.faulty import Busy, Failing
+from tests.claims.faulty import Busy, Failing, PassingOn
 from tests.support.interrupting import Interrupting
 
 
@@ -162,3 +164,54 @@ def test_a_forked_child_that_leaves_the_context_does_not_release_its_parents_cla
     released = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert released != 1, "the child has released the parent's claim"
     assert session.is_claimed_by_other(KEY).held_by_you
+
+
+class Gated(PassingOn):
+    """Stops the next change right before or right after it is made: `there` says so, `go` lets it go on."""
+
+    def __init__(self, store: Store, *, after: bool) -> None:
+        super().__init__(store)
+        self._after = after
+        self.there, self.go = threading.Event(), threading.Event()
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        if not self._after:
+            self._stop()
+        swap = super().swap(scoped, old, new, wait=wait)
+        if self._after:
+            self._stop()
+        return swap
+
+    def _stop(self) -> None:
+        if not self.there.is_set():
+            self.there.set()
+            assert self.go.wait(30)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it is stored", "before it is believed"])
+@pytest.mark.parametrize("renews", [False, True], ids=["new claim", "renewal"])
+def test_a_session_that_ends_while_another_thread_claims_leaves_nothing_behind(
+    bench: Bench, after: bool, renews: bool
+) -> None:
+    gate = Gated(bench.store, after=after)
+    session = bench.session(gate)
+    if renews:
+        gate.there.set()
+        granted(session)
+        gate.there.clear()
+    answers: list[object] = []
+
+    def claim() -> None:
+        try:
+            answers.append(session.try_claim(KEY))
+        except SessionEndedError as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=claim)
+    thread.start()
+    assert gate.there.wait(30)
+    session.end()
+    gate.go.set()
+    thread.join(30)
+    assert [type(answer) for answer in answers] == [SessionEndedError]
+    assert list(bench.store.scan()) == []

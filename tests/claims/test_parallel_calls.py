@@ -13,7 +13,7 @@ import pytest
 from mcp_claims.claims import Attempt, Claims, Look, Release, Status
 from mcp_claims.record import Claim
 from tests.claims.bench import HALF_AN_HOUR, KEY, Bench, granted
-from tests.claims.faulty import Overtaken
+from tests.claims.faulty import Delayed, Overtaken
 from tests.support.interrupting import Interrupting
 
 CALLS: dict[str, Callable[[Claims], Attempt | Look | Release]] = {
@@ -114,3 +114,19 @@ def test_a_renewal_after_a_parallel_take_over_took_over_from_nobody(bench: Bench
     attempt = session.try_claim(KEY)
     assert store.ran == 1
     assert (attempt.status, attempt.taken_over) == (Status.RENEWED, None)
+
+
+def test_a_grant_that_is_noted_late_does_not_replace_what_parallel_calls_got_since(bench: Bench) -> None:
+    store = Delayed(bench.store)
+    session = bench.session(store)
+
+    def release_and_claim_anew() -> None:
+        session.release(KEY)
+        granted(session)
+
+    store.rival = release_and_claim_anew
+    session.try_claim(KEY)
+    assert store.ran == 1
+    look = session.is_claimed_by_other(KEY)
+    assert (look.held_by_you, look.lost) == (True, None)
+    assert everything_is_released_at_the_end(bench, session)

@@ -75,16 +75,17 @@ class Worker:
             time.sleep(self._rng.choice((0, 0, 0, 0.001, 0.01)))
             if not self._stay("stay", key, deadline):
                 return
-        match self._rng.random():
-            case chance if chance < 0.75:
+        chance = self._rng.random()
+        if chance < 0.75:
+            self._session.release(key)
+        elif chance < 0.9:
+            if later := self._try(key):
+                # A renewal, or a new claim after the old one was lost: in either case another period.
+                self._stay("enter", key, later)
                 self._session.release(key)
-            case chance if chance < 0.9:
-                if later := self._try(key):
-                    # A renewal, or a new claim after the old one was lost: in either case another period.
-                    self._stay("enter", key, later)
-                    self._session.release(key)
-            case _:
-                pass  # Leave it to expire, as an agent does that hangs.
+        else:
+            # Hang until it has expired, and leave it to whoever comes first.
+            time.sleep(max(0, deadline - clock()) / SECOND)
 
     def _stay(self, event: str, key: str, deadline: int) -> bool:
         now = clock()

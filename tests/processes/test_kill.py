@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from mcp_claims.claims import Status
-from mcp_claims.record import Claim
+from mcp_claims.record import Claim, ScopedKey
+from mcp_claims.rules import Standing
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
 from tests.processes.conftest import Spawn
@@ -46,6 +48,26 @@ def test_a_stopped_process_is_not_dead(spawn: Spawn, tmp_path: Path) -> None:
     os.kill(holder.pid, signal.SIGSTOP)
     holder.await_stop()
     assert process_session(FileStore(tmp_path / "claims")).try_claim(KEY).status is Status.HELD
+
+
+def test_a_process_that_got_the_pid_of_a_dead_one_neither_keeps_nor_owns_its_claim(
+    spawn: Spawn, tmp_path: Path
+) -> None:
+    alive = spawn("children.py", "obey", tmp_path / "claims")
+    alive.hear()
+    alive.ask(call="try_claim", key=KEY)
+    store = FileStore(tmp_path / "claims")
+    claim = store.read(ScopedKey("default", KEY))
+    assert isinstance(claim, Claim)
+    start = claim.holder.proof.start
+    assert start
+    # As if the claim were from an earlier process with the PID that our child has now.
+    earlier = replace(claim.holder, name="earlier", proof=replace(claim.holder.proof, start=start - 1))
+    assert store.swap(claim.scoped, claim, replace(claim, holder=earlier)).won
+    assert not alive.ask(call="release", key=KEY)["released"]
+    attempt = process_session(store).try_claim(KEY)
+    assert attempt.taken_over
+    assert attempt.taken_over.why is Standing.ORPHANED
 
 
 def claim_after_death(directory: Path, after: int) -> int:

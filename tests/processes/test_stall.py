@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
-from mcp_claims.claims import Claims, Status
+from mcp_claims.claims import Attempt, Claims, Status
 from mcp_claims.errors import StoreBusyError
 from mcp_claims.record import ScopedKey
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
+from tests.processes.children import Hooked
 from tests.processes.conftest import Child, Spawn
 
 BOUND = 0.3
@@ -108,3 +111,35 @@ def test_a_process_stopped_after_it_judged_a_claim_dead_does_not_destroy_the_cla
     else:
         assert answer["orphaned"] == 0
     assert FileStore(directory).read(ScopedKey("default", "red")) == mine.found
+
+
+def test_a_waiter_whose_lock_file_was_removed_does_not_enter_beside_the_owner_of_the_new_one(
+    spawn: Spawn, tmp_path: Path
+) -> None:
+    directory = tmp_path / "claims"
+    first = stopped(spawn, directory, "replace", call="try_claim", key="other")
+    waiting, further = threading.Event(), threading.Event()
+
+    def watch(call: str) -> None:
+        if call == "try_lock":
+            waiting.set()
+        elif call == "open" and waiting.is_set():
+            # Either it has entered, or it opens the new lock file.
+            further.set()
+
+    waiter = process_session(FileStore(directory, kernel=Hooked(watch)))
+    attempts: list[Attempt] = []
+    thread = threading.Thread(target=lambda: attempts.append(waiter.try_claim("red", wait=60)))
+    thread.start()
+    assert waiting.wait(30)
+    rmtree(directory / "default")
+    owner = stopped(spawn, directory, "read", call="try_claim", key="red")
+    first.kill()
+    assert further.wait(30)
+    # Were it inside, it would be through by then; it is not, and waits for the owner.
+    thread.join(0.1)
+    owner.go_on()
+    answer = owner.hear()
+    thread.join(30)
+    assert answer["status"] == "acquired"
+    assert [attempt.status for attempt in attempts] == [Status.HELD]

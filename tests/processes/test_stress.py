@@ -32,7 +32,6 @@ def test_sixteen_processes_with_deaths_and_expiries_never_hold_one_key_at_once(
     # A quiet machine shows some hundred times these numbers; one that is busy with other things must pass as well.
     statuses, causes = Counter(tried.status for tried in seen.tries), Counter(tried.why for tried in seen.tries)
     contested, hand_overs = history.contested(seen), history.hand_overs(seen)
-    print(kills, statuses, causes, contested, hand_overs)
     assert kills >= 5
     assert statuses["held"] > 100
     assert contested > 50

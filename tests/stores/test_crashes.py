@@ -33,13 +33,16 @@ class Dying(HookedKernel):
             os._exit(CRASHED)
 
 
-def crashes(store: FileStore, at: int, change: Callable[[FileStore], object]) -> bool:
-    """Let a child make *change* on the directory of *store* and die at call *at*; tell whether it got so far."""
+Change = Callable[[FileStore, Claim | None], None]
+
+
+def crashes(store: FileStore, at: int, change: Change, held: Claim | None) -> bool:
+    """Let a child make *change* to what *store* has and die at call *at*; tell whether it got so far."""
     child = os.fork()
     if not child:
         # Nothing of the parent's test run may go on in here, whatever happens.
         try:
-            change(FileStore(store.directory, kernel=Dying(at)))
+            change(FileStore(store.directory, kernel=Dying(at)), held)
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -79,16 +82,14 @@ def discard(store: FileStore, held: Claim | None) -> None:
         pytest.param(True, discard, id="discard"),
     ],
 )
-def test_a_crash_at_any_call_leaves_old_or_new_and_a_free_lock(
-    tmp_path: Path, held: bool, change: Callable[[FileStore, Claim | None], None]
-) -> None:
+def test_a_crash_at_any_call_leaves_old_or_new_and_a_free_lock(tmp_path: Path, held: bool, change: Change) -> None:
     for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
         store = FileStore(tmp_path / str(at))
         earlier = grant(store, claim(session=1))
         if not held:
             store.swap(KEY, earlier, None)
-        before = store.read(KEY)
-        crashed = crashes(store, at, lambda store, old=before: change(store, old))  # type: ignore[misc]
+        before = earlier if held else None
+        crashed = crashes(store, at, change, before)
         after = store.read(KEY)
         assert not isinstance(after, Unreadable)
         if after != before:
@@ -106,7 +107,7 @@ def test_a_crash_at_any_call_leaves_old_or_new_and_a_free_lock(
 def test_a_crash_in_the_very_first_claim_leaves_a_directory_that_works(tmp_path: Path) -> None:
     for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
         store = FileStore(tmp_path / str(at))
-        crashed = crashes(store, at, lambda store: take(store, None))
+        crashed = crashes(store, at, take, None)
         after = store.read(KEY)
         assert not isinstance(after, Unreadable)
         if after is None:

@@ -32,10 +32,15 @@ class Faulty(HookedKernel):
         self.repaired = False
 
     def before(self, call: str, where: str | int) -> None:
+        if self._error == errno.EACCES and call == "open" and self._is_claim_that_is_not_there(where):
+            return  # No system forbids to read a file that does not exist, in a directory that may be searched.
         self._calls += 1
         if not self.repaired and (self._calls == self._at or (self._lasting and self._calls > self._at)):
             self.failed.append(call)
             raise OSError(self._error, os.strerror(self._error), where if isinstance(where, str) else None)
+
+    def _is_claim_that_is_not_there(self, where: str | int) -> bool:
+        return str(where).endswith(".json") and not os.path.lexists(where)
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,8 @@ def check_that_it_goes_on(store: FileStore, found: Found) -> None:
 def test_a_look_that_fails_at_any_call_is_an_error_and_not_a_free_key(tmp_path: Path, error: int) -> None:
     clean = FileStore(tmp_path / "claims")
     held = grant(clean, claim())
-    for look in (lambda store: [store.read(KEY)], lambda store: list(store.scan())):
+    looks: list[Callable[[FileStore], list[Found]]] = [lambda store: [store.read(KEY)], lambda store: [*store.scan()]]
+    for look in looks:
         failures = 0
         for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
             kernel = Faulty(error, at, lasting=False)

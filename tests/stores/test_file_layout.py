@@ -84,23 +84,6 @@ def test_directories_above_the_claims_directory_are_made_too(tmp_path: Path) -> 
     assert mode(tmp_path / "state" / "mcp" / "claims") == 0o700
 
 
-def test_looking_makes_nothing(store: FileStore, tmp_path: Path) -> None:
-    assert store.read(KEY) is None
-    assert list(store.scan()) == []
-    assert list(store.scan("ci")) == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_looking_leaves_files_and_times_alone(store: FileStore) -> None:
-    grant(store, claim())
-    watched = [Path(store.directory), place(store).parent, place(store), lock_file(store)]
-    before = [(path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in watched]
-    store.read(KEY)
-    store.read(ScopedKey("ci", "another"))
-    list(store.scan())
-    assert [(path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in watched] == before
-
-
 def refused(store: FileStore) -> list[str]:
     """Use *store* in every way, each of which has to be refused, and return what it said."""
     messages = []
@@ -239,16 +222,6 @@ def test_what_a_crash_left_of_a_write_is_replaced(store: FileStore, tmp_path: Pa
     assert store.read(KEY) == longer
     assert entries(store) == [".lock", "red-check.json"]
     assert outside.read_text() == "untouched"
-
-
-def test_things_that_are_not_ours_are_left_alone(store: FileStore) -> None:
-    granted = grant(store, claim())
-    notes = [Path(store.directory, "README"), place(store).with_name("notes.txt"), place(store).with_name(".x.json")]
-    for path in notes:
-        path.write_text("mine")
-    assert list(store.scan()) == [granted]
-    store.swap(KEY, granted, None)
-    assert all(path.read_text() == "mine" for path in notes)
 
 
 def test_a_claims_directory_removed_under_running_stores_is_made_anew_and_still_excludes(store: FileStore) -> None:

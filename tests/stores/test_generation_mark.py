@@ -167,7 +167,7 @@ def test_two_boots_that_take_turns_never_meet(store: FileStore) -> None:
 
 
 def test_what_could_not_be_read_may_have_had_a_high_generation(store: FileStore) -> None:
-    granted = grant(store, claim())
+    grant(store, claim())
     place(store).write_bytes(b"{")
     found = store.read(KEY)
     assert found is not None

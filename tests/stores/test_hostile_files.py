@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mcp_claims.errors import StoreUnavailableError
-from mcp_claims.record import ScopedKey, Unreadable, to_json
+from mcp_claims.record import Unreadable, to_json
 from mcp_claims.stores.base import Swap
 from mcp_claims.stores.files import MAX_RECORD_BYTES, FileStore
 from tests.stores.hooked import HookedKernel
@@ -268,9 +268,3 @@ def test_a_file_where_a_directory_belongs_is_a_clear_error(tmp_path: Path, where
     ):
         with pytest.raises(StoreUnavailableError, match="Not a directory"):
             use()
-
-
-def test_one_that_cannot_be_read_does_not_hide_the_others(store: FileStore) -> None:
-    granted = grant(store, claim(ScopedKey("ci", "review")))
-    place(store).write_bytes(b"")
-    assert set(store.scan()) == {granted, find(store)}

@@ -252,7 +252,7 @@ def test_a_process_stopped_inside_holds_up_its_namespace_alone_and_nobody_breaks
         return
     with process_inside(store) as child:
         child.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+        os.waitpid(child.pid, os.WUNTRACED)
         patient = Patient()
         with pytest.raises(StoreBusyError):
             FileStore(store.directory, kernel=patient).swap(KEY, None, claim())
@@ -260,7 +260,7 @@ def test_a_process_stopped_inside_holds_up_its_namespace_alone_and_nobody_breaks
         assert store.read(KEY) is None
         grant(store, claim(OTHER_NAMESPACE))
         child.send_signal(signal.SIGCONT)
-        assert child.communicate("go on\n") == ("won\n", None)
+        assert child.communicate("go on\n")[0] == "won\n"
         swap = store.swap(KEY, None, claim(), wait=0)
         assert not swap.won
         assert swap.found == store.read(KEY) is not None
