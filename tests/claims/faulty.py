@@ -92,7 +92,7 @@ class Slow(PassingOn):
 
 
 class Overtaken(PassingOn):
-    """Lets *rival* act once, right after the first read: what was read is out of date before it is looked at."""
+    """Lets *rival* act once, right after the first thing is read: it is out of date before it is looked at."""
 
     def __init__(self, store: Store, rival: Callable[[], object]) -> None:
         super().__init__(store)
@@ -101,11 +101,19 @@ class Overtaken(PassingOn):
 
     def read(self, scoped: ScopedKey) -> Found:
         found = super().read(scoped)
+        self._let_act()
+        return found
+
+    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+        for found in super().scan(namespace):
+            self._let_act()
+            yield found
+
+    def _let_act(self) -> None:
         if (rival := self._rival) is not None:
             self._rival = None
             self.ran += 1
             rival()
-        return found
 
 
 class Delayed(PassingOn):

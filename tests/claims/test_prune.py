@@ -11,7 +11,7 @@ from mcp_claims.errors import InvalidInputError, StoreBusyError, StoreUnavailabl
 from mcp_claims.record import Claim, Unreadable
 from mcp_claims.stores.base import Store
 from tests.claims.bench import DAY, HALF_AN_HOUR, KEY, Bench, granted
-from tests.claims.faulty import Busy, Failing, PassingOn
+from tests.claims.faulty import Busy, Failing, Overtaken, PassingOn
 from tests.support.interrupting import Interrupting
 
 
@@ -96,13 +96,16 @@ def test_a_bad_namespace_prunes_nothing(bench: Bench, namespace: str) -> None:
     assert bench.contents() == before
 
 
+@pytest.mark.parametrize("interrupted", [Overtaken, Interrupting], ids=["after the read", "before the removal"])
 @pytest.mark.parametrize("die", [expired, orphaned])
 def test_prune_keeps_what_was_taken_again_between_its_read_and_its_removal(
-    bench: Bench, die: Callable[[Bench, str], Claim]
+    bench: Bench,
+    die: Callable[[Bench, str], Claim],
+    interrupted: Callable[[Store, Callable[[], object]], Overtaken | Interrupting],
 ) -> None:
     dead = die(bench, KEY)
     rival = bench.session()
-    store = Interrupting(bench.store, lambda: rival.try_claim(KEY))
+    store = interrupted(bench.store, lambda: rival.try_claim(KEY))
     assert bench.session(store).prune() == Pruned(0, 0, 0, 0, (), ())
     assert store.ran == 1
     kept = bench.store.read(dead.scoped)
