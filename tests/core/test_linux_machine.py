@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import signal
@@ -192,6 +193,18 @@ def test_a_number_that_is_no_pid_proves_nothing(pid: int) -> None:
 def test_a_process_of_another_user_is_not_dead() -> None:
     with process("--nobody") as nobody:
         assert nobody.judge(holder_of(1)) == "not dead"
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL], ids=errno.errorcode.get)
+def test_a_sandbox_that_forbids_to_ask_proves_nothing(
+    reaped: Holder, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A seccomp filter answers with whatever error its author liked.
+    def forbidden(_pid: int, _signal: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "kill", forbidden)
+    assert not MACHINE.provably_dead(reaped)
 
 
 def test_nobody_is_proved_dead_across_pid_namespaces(reaped: Holder) -> None:

@@ -193,7 +193,7 @@ class StoreContract:
         assert store.read(KEY) == granted
 
     def test_of_many_who_change_the_same_claim_at_once_exactly_one_wins(self, store: Store) -> None:
-        ready = Barrier(8, timeout=60)
+        ready = Barrier(8, timeout=20)
         seen: list[Found] = []
 
         def contend(number: int) -> list[bool]:

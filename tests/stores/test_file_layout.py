@@ -7,14 +7,16 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from mcp_claims.errors import UnsafeDirectoryError
+from mcp_claims.errors import StoreBusyError, UnsafeDirectoryError
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel
+from mcp_claims.stores.namespace_lock import namespace_lock
 from tests.stores.hooked import HookedKernel
 from tests.stores.samples import KEY, claim, grant, lock_file, place, renewed
 from tests.support.machines import World
@@ -245,6 +247,8 @@ def test_a_claims_directory_made_anew_is_ours_alone_again(store: FileStore) -> N
 
 
 def test_a_directory_removed_while_somebody_waits_for_its_lock_does_not_let_two_in(store: FileStore) -> None:
+    inside = ExitStack()
+
     class Removed(HookedKernel):
         done = False
 
@@ -252,10 +256,9 @@ def test_a_directory_removed_while_somebody_waits_for_its_lock_does_not_let_two_
             if call == "try_lock" and not self.done:
                 self.done = True
                 shutil.rmtree(store.directory)
-                grant(store, claim(session=1))
+                inside.enter_context(namespace_lock(Kernel(), str(place(store).parent), 0))
 
-    grant(store, claim(session=3))
-    late = FileStore(store.directory, kernel=Removed())
-    swap = late.swap(KEY, None, claim(session=2))
-    assert not swap.won
-    assert swap.found == store.read(KEY)
+    grant(store, claim())
+    with inside, pytest.raises(StoreBusyError):
+        FileStore(store.directory, kernel=Removed()).swap(KEY, None, claim(session=2), wait=0)
+    assert store.read(KEY) is None

@@ -84,13 +84,18 @@ def test_a_discarded_claim_s_generation_is_remembered(store: FileStore) -> None:
 
 def test_the_highest_generation_is_remembered_whichever_claim_goes_first(store: FileStore) -> None:
     low = grant(store, claim(KEY))
-    for _ in range(5):
-        cycle(store, scoped=OTHER_KEY)
-    taken = grant(store, claim(KEY, session=2), over=low)
-    high = grant(store, claim(OTHER_KEY))
-    assert store.swap(OTHER_KEY, high, None).won
-    assert store.swap(KEY, taken, None).won
-    assert cycle(store) > max(taken.generation, high.generation)
+    high = [cycle(store, scoped=OTHER_KEY) for _ in range(5)][-1]
+    assert high > low.generation
+    assert store.swap(KEY, low, None).won
+    assert cycle(store, scoped=OTHER_KEY) > high
+
+
+def test_a_claim_that_was_taken_over_leaves_its_number_behind(store: FileStore) -> None:
+    low = grant(store, claim(session=1))
+    high = [cycle(store, scoped=OTHER_KEY) for _ in range(5)][-1]
+    taken = grant(store, claim(session=2), over=low)
+    assert taken.generation > high
+    assert grant(store, claim(session=1), over=taken).generation > taken.generation
 
 
 def test_a_renewal_leaves_the_mark_alone(store: FileStore) -> None:

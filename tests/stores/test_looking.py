@@ -49,6 +49,24 @@ def test_things_that_are_not_ours_are_left_alone(store: FileStore) -> None:
     assert all(path.read_text() == "mine" for path in notes)
 
 
+@pytest.mark.parametrize("name", [".git", "lost+found", "Old Claims"])
+def test_a_directory_that_no_namespace_has_is_left_alone(store: FileStore, name: str) -> None:
+    granted = grant(store, claim())
+    stray = Path(store.directory, name)
+    stray.mkdir()
+    # As `mkdir` makes it for people whose umask is 002; it says nothing about our claims.
+    stray.chmod(0o775)
+    stray.joinpath("x.json").write_text("{}")
+    assert list(store.scan()) == [granted]
+
+
+@pytest.mark.parametrize("name", ["Notes.json", "two\nlines.json", "\udcff.json"], ids=ascii)
+def test_a_file_that_no_key_has_is_left_alone(store: FileStore, name: str) -> None:
+    granted = grant(store, claim())
+    place(store).with_name(name).write_text("{}")
+    assert list(store.scan()) == [granted]
+
+
 def test_one_claim_that_cannot_be_read_does_not_hide_the_others(store: FileStore) -> None:
     granted = grant(store, claim(ScopedKey("ci", "review")))
     place(store).write_bytes(b"")

@@ -119,13 +119,18 @@ def test_pauses_begin_short_and_stay_short(store: FileStore) -> None:
     assert max(patient.sleeps) <= 0.01
 
 
-def test_a_discard_waits_likewise(store: FileStore) -> None:
-    granted = grant(store, claim())
+@pytest.mark.parametrize("readable", [True, False], ids=["claim", "unreadable"])
+def test_a_discard_waits_likewise(store: FileStore, readable: bool) -> None:
+    grant(store, claim())
+    if not readable:
+        place(store).write_bytes(b"{")
+    found = store.read(KEY)
+    assert found is not None
     patient = Patient()
     with locked(store), pytest.raises(StoreBusyError):
-        FileStore(store.directory, kernel=patient).discard(granted, wait=2)
+        FileStore(store.directory, kernel=patient).discard(found, wait=2)
     assert patient.time == pytest.approx(52.0)
-    assert store.read(KEY) == granted
+    assert store.read(KEY) == found
 
 
 def test_looking_waits_for_nobody(store: FileStore) -> None:
