@@ -151,7 +151,7 @@ class Claims:
             now = self._machine.now()
             if isinstance(found, Unreadable):
                 if not rules.nobodys(found, now):
-                    return Attempt(Status.HELD, found, now, lost=self._lost(believed, found))
+                    return Attempt(Status.HELD, found, now, lost=lost or self._lost(believed, found))
                 if self._store.discard(found, wait=wait):
                     taken_over = TakenOver(found, Standing.EXPIRED)
                 found = self._store.read(scoped)
@@ -160,7 +160,7 @@ class Claims:
             if found is not None and not ours:
                 standing = self._judge(found, now)
                 if standing is Standing.HELD:
-                    return Attempt(Status.HELD, found, now, lost=self._lost(believed, found))
+                    return Attempt(Status.HELD, found, now, lost=lost or self._lost(believed, found))
                 taken_over = TakenOver(found, standing)
             swap = self._store.swap(scoped, found, self._next(scoped, found, now, ttl, note), wait=wait)
             found = swap.found
@@ -170,10 +170,10 @@ class Claims:
                 continue
             acquired = acquired or not ours
             lost = lost or self._lost(believed, found)
-            self._believe(found)
             now = self._machine.now()
             # A claim that ran out while we waited for the lock is renewed, not handed over dead.
             if not rules.passed(found.expires, now):
+                self._believe(found)
                 return Attempt(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
 
     def is_claimed_by_other(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> Look:

@@ -251,9 +251,6 @@ def test_a_loss_is_told_even_if_the_claim_ran_out_while_waiting_for_the_lock(ben
     assert (store.left, attempt.status, attempt.lost) == ([], Status.ACQUIRED, mine)
 
 
-@pytest.mark.xfail(
-    reason="a refusal in the second round of try_claim tells of no loss that the first one found", strict=True
-)
 def test_a_loss_is_told_once_even_if_the_new_claim_is_lost_too_while_waiting_for_the_lock(race: Race) -> None:
     store = Slow(race.gap, race.bench.world)
     session = race.bench.session(store)
