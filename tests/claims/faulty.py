@@ -94,9 +94,9 @@ class Slow(PassingOn):
 class Overtaken(PassingOn):
     """Lets *rival* act once, right after the first thing is read: it is out of date before it is looked at."""
 
-    def __init__(self, store: Store, rival: Callable[[], object]) -> None:
+    def __init__(self, store: Store, rival: Callable[[], object] | None = None) -> None:
         super().__init__(store)
-        self._rival: Callable[[], object] | None = rival
+        self.rival = rival
         self.ran = 0
 
     def read(self, scoped: ScopedKey) -> Found:
@@ -110,8 +110,8 @@ class Overtaken(PassingOn):
             yield found
 
     def _let_act(self) -> None:
-        if (rival := self._rival) is not None:
-            self._rival = None
+        if (rival := self.rival) is not None:
+            self.rival = None
             self.ran += 1
             rival()
 

@@ -28,31 +28,48 @@ def everything_is_released_at_the_end(bench: Bench, session: Claims) -> bool:
     return list(bench.store.scan()) == []
 
 
+# Whether or not the session has lost an earlier claim on the key, of which nothing has told it yet.
+after_a_loss = pytest.mark.parametrize("after_a_loss", [False, True], ids=["no claim before", "after a loss"])
+
+
+def lose(bench: Bench, session: Claims) -> None:
+    granted(session)
+    bench.world.pass_time(HALF_AN_HOUR)
+    bench.session().prune()
+
+
+@after_a_loss
 @pytest.mark.parametrize("call", [CALLS["look"], CALLS["release"]], ids=["look", "release"])
 def test_a_call_that_read_a_free_key_does_not_forget_what_a_parallel_call_then_claimed(
-    bench: Bench, call: Callable[[Claims], Look | Release]
+    bench: Bench, call: Callable[[Claims], Look | Release], after_a_loss: bool
 ) -> None:
-    store = Overtaken(bench.store, lambda: granted(session))
+    store = Overtaken(bench.store)
     session = bench.session(store)
+    if after_a_loss:
+        lose(bench, session)
+    store.rival = lambda: granted(session)
     answer = call(session)
     assert store.ran == 1
     assert answer.lost is None
     assert everything_is_released_at_the_end(bench, session)
 
 
+@after_a_loss
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_call_that_read_anothers_claim_does_not_forget_what_a_parallel_call_then_claimed(
-    bench: Bench, call: Callable[[Claims], Attempt | Look | Release]
+    bench: Bench, call: Callable[[Claims], Attempt | Look | Release], after_a_loss: bool
 ) -> None:
-    holder = bench.session()
+    store = Overtaken(bench.store)
+    session, holder = bench.session(store), bench.session()
+    if after_a_loss:
+        lose(bench, session)
     granted(holder)
 
     def let_the_parallel_call_in() -> None:
         holder.release(KEY)
         granted(session)
 
-    store = Overtaken(bench.store, let_the_parallel_call_in)
-    session = bench.session(store)
+    store.rival = let_the_parallel_call_in
     answer = call(session)
     assert store.ran == 1
     assert answer.lost is None

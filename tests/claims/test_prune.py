@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mcp_claims.claims import Claims, Pruned
+from mcp_claims.claims import Pruned
 from mcp_claims.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
 from mcp_claims.record import Claim, Unreadable
 from mcp_claims.stores.base import Store
@@ -173,20 +173,28 @@ def test_prune_waits_no_longer_in_all_than_it_may_however_many_claims_are_busy(b
     assert sum(busy.waits) <= 0.05
 
 
-class DyingLater(PassingOn):
-    """Kills *holder* once a change has been made, so that what was judged alive is dead by the next look."""
+class Meanwhile(PassingOn):
+    """Lets *something* happen at each removal, so that what was alive when prune began is dead by its turn."""
 
-    def __init__(self, bench: Bench, holder: Claims) -> None:
-        super().__init__(bench.store)
-        self._bench, self._holder = bench, holder
+    def __init__(self, store: Store, something: Callable[[], object]) -> None:
+        super().__init__(store)
+        self._something = something
 
     def discard(self, found: Claim | Unreadable, *, wait: float = 0) -> bool:
-        self._bench.world.kill(self._holder)
+        self._something()
         return super().discard(found, wait=wait)
 
 
-def test_each_claim_is_judged_when_its_turn_comes(bench: Bench) -> None:
+def test_each_claim_is_judged_by_what_is_the_case_when_its_turn_comes(bench: Bench) -> None:
     orphaned(bench, "a")
     holder = bench.session()
     granted(holder, "b")
-    assert bench.session(DyingLater(bench, holder)).prune() == Pruned(0, 2, 0, 0, (), ())
+    store = Meanwhile(bench.store, lambda: bench.world.kill(holder))
+    assert bench.session(store).prune() == Pruned(0, 2, 0, 0, (), ())
+
+
+def test_each_claim_is_judged_by_the_time_at_which_its_turn_comes(bench: Bench) -> None:
+    orphaned(bench, "a")
+    granted(bench.session(), "b")
+    store = Meanwhile(bench.store, lambda: bench.world.pass_time(HALF_AN_HOUR))
+    assert bench.session(store).prune() == Pruned(1, 1, 0, 0, (), ())

@@ -9,7 +9,7 @@ import pytest
 from mcp_claims.claims import Claims, Status
 from mcp_claims.record import Claim, Found, Unreadable
 from tests.claims.bench import DAY, HALF_AN_HOUR, KEY, Bench, granted
-from tests.claims.faulty import Busy
+from tests.claims.faulty import Busy, Overtaken
 from tests.support.interrupting import Interrupting
 
 
@@ -158,6 +158,21 @@ def test_a_look_sweeps_a_dead_claim_that_it_meets(bench: Bench, die: Callable[[B
     look = bench.session().is_claimed_by_other(KEY)
     assert (look.found, look.claimed_by_other, look.lost) == (None, False, None)
     assert list(bench.store.scan()) == []
+
+
+@pytest.mark.parametrize("die", [expire, kill, damage_and_wait])
+def test_a_look_does_not_sweep_what_was_taken_again_since_it_read(
+    bench: Bench, die: Callable[[Bench, Claims], None]
+) -> None:
+    holder, taker = bench.session(), bench.session()
+    granted(holder)
+    die(bench, holder)
+    store = Overtaken(bench.store, lambda: granted(taker))
+    look = bench.session(store).is_claimed_by_other(KEY)
+    assert store.ran == 1
+    assert isinstance(look.found, Claim)
+    assert (look.found.holder, look.claimed_by_other) == (taker.holder, True)
+    assert taker.is_claimed_by_other(KEY).held_by_you
 
 
 def test_a_look_answers_without_waiting_when_it_cannot_sweep(bench: Bench) -> None:

@@ -4,6 +4,7 @@ Run as `python -m tests.core.process`.  It prints itself as a holder, answers ea
 ends with its input:
 
     judge HOLDER      answers `dead` or `not dead`
+    now               answers with its ticks and its epoch, or with `null` for the latter
     spawn [WORDS...]  starts one more of these, WORDS before its command; answers with what that prints of itself
     kill              kills and reaps the one started last; answers `killed`
 """
@@ -45,6 +46,9 @@ def answer(machine: Machine) -> None:
         word, _, rest = line.strip().partition(" ")
         if word == "judge":
             print("dead" if machine.provably_dead(holder_from_json(rest)) else "not dead", flush=True)
+        elif word == "now":
+            now = machine.now()
+            print(json.dumps([now.ticks, now.epoch]), flush=True)
         elif word == "spawn":
             spawned.append(
                 subprocess.Popen(

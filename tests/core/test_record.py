@@ -162,6 +162,12 @@ def test_bytes_that_are_not_one_json_object_are_no_claim(data: bytes) -> None:
         from_json(data)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=repr)
+def test_what_json_does_not_have_makes_a_record_unreadable_even_in_a_field_that_is_ignored(value: float) -> None:
+    with pytest.raises(RecordError, match="not JSON"):
+        from_json(changed(watchers=value))
+
+
 @pytest.mark.parametrize("field", REQUIRED)
 def test_a_claim_without_a_required_field_is_unreadable(field: str) -> None:
     record = {name: value for name, value in RECORD.items() if name != field}

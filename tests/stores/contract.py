@@ -16,7 +16,6 @@ from tests.stores.samples import KEY, claim, grant, renewed
 
 OTHER_KEY = ScopedKey("ci", "review")
 OTHER_NAMESPACE = ScopedKey("deploy", "red-check")
-ROUNDS = 200
 
 
 def release(store: Store, granted: Claim) -> None:
@@ -29,6 +28,8 @@ def discard(store: Store, granted: Claim) -> None:
 
 class StoreContract:
     """The contract of `Store`."""
+
+    rounds = 200
 
     @pytest.fixture
     def store(self) -> Store:
@@ -198,16 +199,16 @@ class StoreContract:
 
         def contend(number: int) -> list[bool]:
             results = []
-            for round_ in range(ROUNDS):
+            for round_ in range(self.rounds):
                 # All compare with what they read together: nobody has changed anything yet.
                 if ready.wait() == 0:
                     seen.append(store.read(KEY))
                 ready.wait()
                 old = seen[round_]
                 assert not isinstance(old, Unreadable)
-                if old is None or number < 5:
+                if old is None or number < 4:
                     results.append(store.swap(KEY, old, claim(session=number)).won)
-                elif number < 7:
+                elif number < 6:
                     results.append(store.swap(KEY, old, None).won)
                 else:
                     results.append(store.discard(old))
@@ -220,6 +221,6 @@ class StoreContract:
                 results = list(pool.map(contend, range(8)))
         finally:
             sys.setswitchinterval(interval)
-        assert [sum(wins) for wins in zip(*results, strict=True)] == [1] * ROUNDS
+        assert [sum(wins) for wins in zip(*results, strict=True)] == [1] * self.rounds
         generations = [old.generation for old in seen if isinstance(old, Claim)]
         assert generations == sorted(set(generations))

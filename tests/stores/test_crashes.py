@@ -84,7 +84,7 @@ def discard(store: FileStore, held: Claim | None) -> None:
 )
 def test_a_crash_at_any_call_leaves_old_or_new_and_a_free_lock(tmp_path: Path, held: bool, change: Change) -> None:
     for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
-        store = FileStore(tmp_path / str(at))
+        store = FileStore(tmp_path / str(at), kernel=HookedKernel())
         earlier = grant(store, claim(session=1))
         if not held:
             store.swap(KEY, earlier, None)
@@ -106,7 +106,7 @@ def test_a_crash_at_any_call_leaves_old_or_new_and_a_free_lock(tmp_path: Path, h
 
 def test_a_crash_in_the_very_first_claim_leaves_a_directory_that_works(tmp_path: Path) -> None:
     for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
-        store = FileStore(tmp_path / str(at))
+        store = FileStore(tmp_path / str(at), kernel=HookedKernel())
         crashed = crashes(store, at, take, None)
         after = store.read(KEY)
         assert not isinstance(after, Unreadable)

@@ -124,7 +124,7 @@ def test_a_change_that_fails_at_any_call_leaves_old_or_new(
     tmp_path: Path, operation: Operation, error: int, lasting: bool
 ) -> None:
     for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
-        clean = FileStore(tmp_path / str(at))
+        clean = FileStore(tmp_path / str(at), kernel=HookedKernel())
         before = operation.prepare(clean)
         kernel = Faulty(error, at, lasting=lasting)
         store = FileStore(clean.directory, kernel=kernel)

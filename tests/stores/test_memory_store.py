@@ -14,6 +14,8 @@ from tests.stores.samples import KEY, claim, grant
 
 
 class TestMemoryStore(StoreContract):
+    rounds = 2_000  # It is fast, and so are its races.
+
     @pytest.fixture
     def store(self) -> MemoryStore:
         return MemoryStore()

@@ -17,6 +17,7 @@ class World:
         self.wall = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
         self.ticks = 1_000.0
         self.alive: set[tuple[str, int]] = set()
+        self.starts: dict[int, int] = {}
         self._last_pid = 100
 
     def pass_time(self, seconds: float) -> None:
@@ -45,6 +46,11 @@ class World:
         name = f"rig:{machine.pid()}:{machine.pid():012x}"
         return Claims(store, Holder(name, machine.pid(), machine.proof()), machine)
 
+    def recycle(self, pid: int) -> None:
+        """Start another process that happens to get *pid*, with a start time of its own."""
+        self.starts[pid] += 1_000_000
+        self.alive.add((self.boot, pid))
+
     def kill(self, session: Claims) -> None:
         """Kill the process that *session* lives in."""
         self.alive.discard((self.boot, session.holder.pid))
@@ -56,6 +62,7 @@ class FakeMachine:
     def __init__(self, world: World, pid: int) -> None:
         self._world, self._pid = world, pid
         world.alive.add((world.boot, pid))
+        world.starts[pid] = pid
 
     def now(self) -> Moment:
         return Moment(self._world.wall, self._world.ticks, self._world.boot)
@@ -70,4 +77,7 @@ class FakeMachine:
         return Proof(self._world.boot, "pid:[1]", "time:[1]", self._pid)
 
     def provably_dead(self, holder: Holder) -> bool:
-        return holder.proof.boot == self._world.boot and (self._world.boot, holder.pid) not in self._world.alive
+        if holder.proof.boot != self._world.boot:
+            return False
+        recycled = self._world.starts.get(holder.pid) != holder.proof.start
+        return recycled or (self._world.boot, holder.pid) not in self._world.alive

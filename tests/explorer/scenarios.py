@@ -1,0 +1,191 @@
+"""What the virtual processes do, and the faults that are planted to see whether the explorer finds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from mcp_claims.claims import Claims, Release
+from mcp_claims.record import Claim, Found, Moment, ScopedKey, Unreadable
+from mcp_claims.rules import Standing
+from mcp_claims.stores.base import LOCK_WAIT, Swap
+from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.kernel import Kernel
+from tests.explorer.schedules import TTL, Process, Run, Scenario
+from tests.explorer.simulated import SimulatedKernel
+
+
+def claims(process: Process) -> None:
+    process.try_claim()
+
+
+def works(process: Process) -> None:
+    process.try_claim()
+    process.release()
+
+
+def renews(process: Process) -> None:
+    process.try_claim()
+    process.try_claim()
+    process.release()
+
+
+def prunes(process: Process) -> None:
+    process.prune()
+
+
+def looks(process: Process) -> None:
+    process.look()
+
+
+def warm(run: Run) -> None:
+    """Let the namespace exist, so that schedules are not spent on making directories."""
+    first = Process(run, 0, None)
+    first.try_claim()
+    first.release()
+    run.processes.append(first)
+
+
+def expired(run: Run) -> None:
+    """Leave a claim behind whose holder lives on but whose time is up."""
+    warm(run)
+    run.processes[0].try_claim()
+    run.world.pass_time(TTL * 60 + 1)
+
+
+def orphaned(run: Run) -> None:
+    """Leave a claim behind whose holder is dead."""
+    warm(run)
+    run.processes[0].try_claim()
+    run.processes[0].kill()
+
+
+def damaged(run: Run) -> None:
+    """Damage the claim of a live holder."""
+    warm(run)
+    run.processes[0].try_claim()
+    inode = run.disk.find("/claims/default/red.json")
+    assert inode is not None
+    inode.data = inode.data[:40]
+
+
+def nobodys(run: Run) -> None:
+    """Leave something unreadable behind that is too old to be anybody's."""
+    damaged(run)
+    run.world.pass_time(25 * 60 * 60)
+
+
+SCENARIOS = [
+    Scenario("two claim and release", (works, works), warm),
+    Scenario("two meet in an empty directory", (works, claims)),
+    Scenario("three claim", (claims, claims, claims), warm),
+    Scenario("one that was refused releases all the same", (claims, works, claims), warm),
+    Scenario("two take over what is orphaned", (works, claims), orphaned),
+    Scenario("two take over what is expired", (claims, works), expired),
+    Scenario("one prunes what another takes over", (prunes, claims, claims), orphaned),
+    Scenario("one prunes what another renews and releases", (prunes, renews), expired),
+    Scenario("one looks at what two take over", (looks, claims, claims), orphaned),
+    Scenario("two find a damaged claim of a live holder", (works, works), damaged),
+    Scenario("two find something damaged that is nobody's", (works, claims), nobodys),
+    Scenario("renewals meet takeovers", (renews, renews), expired),
+    Scenario("four at once", (works, claims, prunes, looks), orphaned),
+]
+
+
+class NoLock(SimulatedKernel):
+    """Everybody gets the lock."""
+
+    def try_lock(self, fd: int) -> bool:  # noqa: ARG002 (the kernel's interface)
+        self._give_way("no lock")
+        return True
+
+
+class UnlocksBeforeWriting(FileStore):
+    def _write(self, directory: str, path: str, data: bytes) -> None:
+        kernel = self._kernel
+        assert isinstance(kernel, SimulatedKernel)
+        for fd in list(kernel._openings):
+            kernel.unlock(fd)
+        super()._write(directory, path, data)
+
+
+class UnlinksTheLockFile(SimulatedKernel):
+    """The lock file goes when it is given back, and nobody checks that what is locked is still there."""
+
+    def status_of(self, path: str) -> os.stat_result:
+        return self.status(max(self._openings)) if path.endswith(".lock") else super().status_of(path)
+
+    def unlock(self, fd: int) -> None:
+        self._disk.entries_of("/claims/default/.lock").pop(".lock", None)
+        super().unlock(fd)
+
+
+class RemovesWithoutComparing(FileStore):
+    """Prune and look remove what is at the path."""
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+        if isinstance(found, Claim):
+            with self._changing("/claims/default", wait):
+                self._kernel.remove(self._places(found.scoped)[1])
+            return True
+        return super().discard(found, wait=wait)
+
+
+class TakesUnreadableForFree(FileStore):
+    def _read(self, path: str, scoped: ScopedKey | None) -> Found:
+        found = super()._read(path, scoped)
+        return None if isinstance(found, Unreadable) else found
+
+
+class ReleasesByPath(Claims):
+    def _release(self, scoped: ScopedKey, wait: float) -> Release:
+        found = self._store.read(scoped)
+        while isinstance(found, Claim):
+            swap: Swap = self._store.swap(scoped, found, None, wait=wait)
+            if swap.won:
+                return Release(True, found, self._machine.now())
+            found = swap.found
+        return Release(False, None, self._machine.now())
+
+
+class JudgesByTheWallClock(Claims):
+    """Expiry is compared with a clock that steps."""
+
+    def _judge(self, found: Claim | Unreadable, now: Moment) -> Standing:
+        return super()._judge(found, Moment(now.wall))
+
+
+def plant(
+    fault: str,
+    *,
+    kernel: type[SimulatedKernel] | None = None,
+    store: Callable[[Kernel], FileStore] | None = None,
+    policy: type[Claims] | None = None,
+) -> Callable[[Scenario], Scenario]:
+    def planted(scenario: Scenario) -> Scenario:
+        return replace(
+            scenario,
+            name=f"{fault}: {scenario.name}",
+            make_kernel=kernel or scenario.make_kernel,
+            make_store=store or scenario.make_store,
+            make_claims=policy or scenario.make_claims,
+            planted=True,
+        )
+
+    return planted
+
+
+def _store(kind: type[FileStore]) -> Callable[[Kernel], FileStore]:
+    return lambda kernel: kind("/claims", kernel=kernel)
+
+
+FAULTS = {
+    "no lock": plant("no lock", kernel=NoLock),
+    "unlock before write": plant("unlock before write", store=_store(UnlocksBeforeWriting)),
+    "lock file unlinked": plant("lock file unlinked", kernel=UnlinksTheLockFile),
+    "prune without compare": plant("prune without compare", store=_store(RemovesWithoutComparing)),
+    "unreadable means free": plant("unreadable means free", store=_store(TakesUnreadableForFree)),
+    "expiry compared with a stale clock": plant("expiry compared with a stale clock", policy=JudgesByTheWallClock),
+    "release by path": plant("release by path", policy=ReleasesByPath),
+}

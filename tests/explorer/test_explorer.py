@@ -1,0 +1,51 @@
+"""No interleaving, death, stall, clock step or recycled PID makes two holders, and planted faults are found.
+
+`MCP_CLAIMS_SCHEDULES` is the number of schedules for each scenario; CI asks for more than a working day needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from tests.explorer.scenarios import FAULTS, SCENARIOS
+from tests.explorer.schedules import Scenario, explore
+
+SCHEDULES = int(os.environ.get("MCP_CLAIMS_SCHEDULES", "600"))
+RANDOM_SHARE = 10
+BOUND = 3
+
+explored: dict[str, int] = {}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_at_most_one_holds_and_the_key_stays_claimable_under_every_schedule_tried(scenario: Scenario) -> None:
+    found = explore(scenario, bound=BOUND, at_most=SCHEDULES, random_runs=SCHEDULES // RANDOM_SHARE)
+    assert found.violation is None, found.violation
+    explored[scenario.name] = found.schedules
+
+
+def test_the_number_of_distinct_schedules_is_what_was_asked_for(record_property: Callable[[str, object], None]) -> None:
+    if set(explored) != {scenario.name for scenario in SCENARIOS}:
+        pytest.skip("only some scenarios were run")
+    total = sum(explored.values())
+    record_property("schedules", total)
+    print(f"{total:,} distinct schedules over {len(explored)} scenarios")
+    assert total >= SCHEDULES * len(SCENARIOS)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found_and_told_as_a_short_trace(fault: str) -> None:
+    # Shallow in all scenarios before deep in any.
+    for budget in (100, 1_000, 5_000):
+        for scenario in SCENARIOS:
+            found = explore(FAULTS[fault](scenario), bound=BOUND, at_most=budget)
+            if found.violation is not None:
+                trace = str(found.violation)
+                assert trace.startswith(f"{fault}: {scenario.name}")
+                assert "both hold the key" in trace or "was given twice" in trace
+                assert len(trace.splitlines()) < 100
+                return
+    pytest.fail(f"{fault} was not found in any scenario")
