@@ -95,8 +95,8 @@ def _gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except (PermissionError, OverflowError):
-        # EPERM says that it exists; a number that is no PID at all says nothing about its writer.
+    except (OSError, OverflowError):
+        # EPERM says that it exists.  A sandbox that forbids to ask, or a number that is no PID, says nothing.
         return False
     return False
 

@@ -18,7 +18,7 @@ from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.kernel import CREATE, READ, Kernel, last_change, unsafe, write_all
-from mcp_claims.stores.names import file_name
+from mcp_claims.stores.names import file_name, may_be_file_name
 from mcp_claims.stores.namespace_lock import Mark, make_namespace, namespace_lock
 
 MAX_RECORD_BYTES = 64 * 1024
@@ -54,7 +54,6 @@ class FileStore:
                 return Swap(False, found)
             if new is None:
                 if old is not None:
-                    mark.cover(old.generation)
                     self._kernel.remove(path)
                 return Swap(True, None)
             if not new.generation:
@@ -67,10 +66,9 @@ class FileStore:
         if isinstance(found, Claim):
             return self.swap(found.scoped, found, None, wait=wait).won
         directory = os.path.dirname(found.where)
-        with self._changing(directory, wait) as mark:
+        with self._changing(directory, wait):
             if self._read(found.where, None) != found:
                 return False
-            mark.leap()
             self._kernel.remove(found.where)
             return True
 
@@ -78,11 +76,11 @@ class FileStore:
         for name in self._names(self.directory) if namespace is None else [file_name(namespace)]:
             directory = f"{self.directory}/{name}"
             with self._answering(directory):
-                if namespace is None and not self._is_directory(directory):
+                if namespace is None and not (may_be_file_name(name) and self._is_directory(directory)):
                     continue
                 trusted = self._trust(directory)
             for entry in self._names(directory) if trusted else []:
-                if entry.endswith(_SUFFIX) and not entry.startswith("."):
+                if entry.endswith(_SUFFIX) and may_be_file_name(entry):
                     path = f"{directory}/{entry}"
                     with self._answering(path):
                         found = self._read(path, None)

@@ -12,13 +12,14 @@ import hashlib
 import re
 from functools import lru_cache
 
-MAX_NAME = 180
-"""Characters of a name; with `.json` behind it that is well under the 255 bytes that file systems allow."""
+MAX_NAME = 120
+"""Characters of a name; with `.json` it fits the 143 bytes of encrypted home directories, the least in use."""
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
-_PREFIX = 100
+_PREFIX = 50
 # Windows opens a device for these names, whatever comes after the first dot.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|conin\$|conout\$)(\.|$)")
+_MADE = re.compile(r"[a-z0-9%_~-][a-z0-9%_~.-]*")
 _CUT_ESCAPE = re.compile(r"%.?$")
 
 
@@ -37,6 +38,11 @@ def file_name(text: str) -> str:
     if len(name) > MAX_NAME:
         return _CUT_ESCAPE.sub("", name[:_PREFIX]) + "~" + hashlib.sha256(data).hexdigest()
     return name
+
+
+def may_be_file_name(name: str) -> bool:
+    """Tell whether *name* can be one of ours; whatever else lies in the claims directory is none of our business."""
+    return _MADE.fullmatch(name) is not None
 
 
 def _escape(byte: int) -> str:

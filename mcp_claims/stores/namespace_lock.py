@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mcp_claims.errors import StoreBusyError
 from mcp_claims.record import MAX_GENERATION
@@ -23,10 +23,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_1, 0.005, 1.5
 
 
 class Mark:
-    """The highest generation among the claims that were removed from a namespace, and the boot that wrote it.
+    """The highest generation that was given in a namespace, and the boot that wrote it.
 
-    A new grant gets one more than the mark and than the claim that it replaces, so no generation of a key comes
-    twice although nothing is kept per key.  Only the holder of the namespace's lock may use a `Mark`.
+    A new grant gets one more than the mark, so no generation of a key comes twice although nothing is kept per key,
+    and although people remove claims by hand.  Only the holder of the namespace's lock may use a `Mark`.
     """
 
     def __init__(self, kernel: Kernel, fd: int, directory: str) -> None:
@@ -34,30 +34,21 @@ class Mark:
         self._value, self._boot = _parse(kernel.read(fd, _MARK_BYTES))
 
     def next_generation(self, after: int, boot: str | None) -> int:
-        """Number a new grant of a key whose stored claim, if any, has generation *after*."""
+        """Number a new grant of a key whose stored claim, if any, has generation *after*.
+
+        The mark is written before the claim: a crash between the two wastes a number instead of giving it twice.
+        """
         boot = boot or _UNKNOWN_BOOT
         if self._boot != boot:
-            # Claims are not synced to disk, so what the last boot removed at its end may be forgotten.  The leap is
-            # synced: it must not be forgotten itself, or two boots would leap to the same number.
+            # Nothing else is synced to disk, so the last marks of the last boot may be forgotten.  The leap is synced:
+            # it must not be forgotten itself, or two boots would leap to the same number.
             self._store(self._value + LEAP if self._value or self._boot else 0, self._boot)
             self._kernel.sync(self._fd)
             self._kernel.sync_directory(self._directory)
             self._kernel.sync_directory(os.path.dirname(self._directory))
-            # Only now: were this boot noted before the sync, a sync that fails would never be made up for.
-            self._store(self._value, boot)
-        return max(self._value, after) + 1
-
-    def cover(self, generation: int) -> None:
-        """Remember *generation*, whose claim is about to be removed.
-
-        Before the removal: a crash between the two then wastes a number instead of giving it out twice.
-        """
-        if generation > self._value:
-            self._store(generation, self._boot)
-
-    def leap(self) -> None:
-        """Skip numbers, since a claim that cannot be read is about to be removed."""
-        self._store(self._value + LEAP, self._boot)
+        # The boot is noted only now: were it noted before the sync, a sync that fails would never be made up for.
+        self._store(max(self._value, after) + 1, boot)
+        return self._value
 
     def _store(self, value: int, boot: str) -> None:
         self._kernel.seek(self._fd, 0)
@@ -99,9 +90,13 @@ def namespace_lock(kernel: Kernel, directory: str, wait: float) -> Iterator[Mark
                     yield Mark(kernel, fd, directory)
                     return
             finally:
-                kernel.unlock(fd)
+                # What was changed is changed, so a failure here must not be told as one of the change.  Closing frees
+                # the lock too, and if even that fails, the end of the process does.
+                with suppress(OSError):
+                    kernel.unlock(fd)
         finally:
-            kernel.close(fd)
+            with suppress(OSError):
+                kernel.close(fd)
 
 
 def make_namespace(kernel: Kernel, directory: str) -> None:

@@ -164,16 +164,13 @@ def test_a_process_of_another_user_is_not_dead() -> None:
         assert nobody.judge(holder_of(1)) == "not dead"
 
 
-CRASHES = pytest.mark.xfail(reason="only EPERM and EACCES are understood", raises=OSError)
-
-
 @pytest.mark.parametrize(
     "error",
     [
         errno.EPERM,
         errno.EACCES,
-        pytest.param(errno.ENOSYS, marks=CRASHES),
-        pytest.param(errno.EINVAL, marks=CRASHES),
+        errno.ENOSYS,
+        errno.EINVAL,
     ],
     ids=errno.errorcode.get,
 )

@@ -50,7 +50,6 @@ def test_things_that_are_not_ours_are_left_alone(store: FileStore) -> None:
     assert all(path.read_text() == "mine" for path in notes)
 
 
-@pytest.mark.xfail(reason="any directory counts as a namespace, and one that is not private ends the scan")
 @pytest.mark.parametrize("name", [".git", "lost+found", "Old Claims"])
 def test_a_directory_that_no_namespace_has_is_left_alone(store: FileStore, name: str) -> None:
     granted = grant(store, claim())
@@ -62,7 +61,6 @@ def test_a_directory_that_no_namespace_has_is_left_alone(store: FileStore, name:
     assert list(store.scan()) == [granted]
 
 
-@pytest.mark.xfail(reason="any name that ends in .json counts as a claim's")
 @pytest.mark.skipif(sys.platform != "linux", reason="not every system allows such names")
 @pytest.mark.parametrize("name", ["Notes.json", "two\nlines.json", "\udcff.json"], ids=ascii)
 def test_a_file_that_no_key_has_is_left_alone(store: FileStore, name: str) -> None:

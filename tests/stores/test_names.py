@@ -108,7 +108,7 @@ def test_a_plain_key_is_its_own_name(key: str) -> None:
 
 def test_an_awkward_key_can_still_be_read_by_people() -> None:
     assert file_name("vercel/next.js#4521:Failed") == "vercel%2fnext.js%234521%3a%46ailed"
-    assert file_name("k" * 300).startswith("k" * 100 + "~")
+    assert file_name("k" * 300).startswith("k" * 50 + "~")
 
 
 @given(names, names)
