@@ -93,6 +93,7 @@ class Process:
         self.granted = attempt.found if attempt.claimed and isinstance(attempt.found, Claim) else None
         if self.granted is not None:
             self.run.granted(self, self.granted)
+            self.kernel.act()
         return attempt
 
     def release(self) -> None:

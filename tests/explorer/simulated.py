@@ -84,6 +84,10 @@ class SimulatedKernel(Kernel):
             self._unlock(opening)
         self._dead = True
 
+    def act(self) -> None:
+        """Do what the key was claimed for: a step like any other, in which two that hold it are seen."""
+        self._give_way("act on the event")
+
     def open(self, path: str, flags: int) -> int:
         self._give_way(f"open {os.path.basename(path)}")
         entries, name = self._disk.entries_of(path), os.path.basename(path)
