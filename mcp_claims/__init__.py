@@ -7,7 +7,8 @@ The core, without MCP:
             ...
 """
 
-from mcp_claims.claims import Attempt, Claims, Look, Pruned, Release, Status, TakenOver
+from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
+from mcp_claims.claims import Claims
 from mcp_claims.errors import (
     ClaimsError,
     ForkedError,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_claims import rules
-from mcp_claims.claims import Attempt, Look, Pruned, Release
+from mcp_claims.answers import Attempt, Look, Pruned, Release
 from mcp_claims.record import Claim, Found, Moment, Unreadable, timestamp
 from mcp_claims.server import wording
 

@@ -9,7 +9,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 from mcp_claims import rules
-from mcp_claims.claims import Attempt, Look, Pruned, Release, Status, TakenOver
+from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
 from mcp_claims.record import Claim, Moment, ScopedKey, Unreadable, timestamp
 from mcp_claims.rules import Standing
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mcp_claims.claims import Attempt, Claims, Look, Release
+from mcp_claims.answers import Attempt, Look, Release
+from mcp_claims.claims import Claims
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.rules import DEFAULT_NAMESPACE
 from tests.claims.bench import KEY

@@ -12,7 +12,8 @@ from datetime import timedelta
 import pytest
 
 from mcp_claims import rules
-from mcp_claims.claims import Claims, Pruned, Status, TakenOver
+from mcp_claims.answers import Pruned, Status, TakenOver
+from mcp_claims.claims import Claims
 from mcp_claims.record import Claim, Unreadable
 from mcp_claims.rules import Standing
 from tests.claims.bench import DAY, HALF_AN_HOUR, KEY, Bench, granted

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mcp_claims.claims import Claims, Status
+from mcp_claims.answers import Status
+from mcp_claims.claims import Claims
 from mcp_claims.errors import SessionEndedError
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.sessions import process_session

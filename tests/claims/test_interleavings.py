@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from mcp_claims import rules
-from mcp_claims.claims import Status
+from mcp_claims.answers import Status
 from mcp_claims.record import Claim, Found
 from tests.claims.agents import Agent
 from tests.claims.bench import DAY, HALF_AN_HOUR, KEY, Bench, granted

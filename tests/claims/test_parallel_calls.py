@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mcp_claims.claims import Attempt, Claims, Look, Release, Status
+from mcp_claims.answers import Attempt, Look, Release, Status
+from mcp_claims.claims import Claims
 from mcp_claims.record import Claim
 from tests.claims.bench import HALF_AN_HOUR, KEY, Bench, granted
 from tests.claims.faulty import Delayed, Overtaken

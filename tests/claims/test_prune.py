@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mcp_claims.claims import Pruned
+from mcp_claims.answers import Pruned
 from mcp_claims.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
 from mcp_claims.record import Claim, Unreadable
 from mcp_claims.stores.base import Store

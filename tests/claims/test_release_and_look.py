@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mcp_claims.claims import Claims, Status
+from mcp_claims.answers import Status
+from mcp_claims.claims import Claims
 from mcp_claims.record import Claim, Found, Unreadable
 from tests.claims.bench import DAY, HALF_AN_HOUR, KEY, Bench, granted
 from tests.claims.faulty import Busy, Overtaken

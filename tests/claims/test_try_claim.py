@@ -9,7 +9,8 @@ from datetime import timedelta
 import pytest
 
 from mcp_claims import rules
-from mcp_claims.claims import Claims, Status, TakenOver
+from mcp_claims.answers import Status, TakenOver
+from mcp_claims.claims import Claims
 from mcp_claims.errors import ForkedError, InvalidInputError, SessionEndedError
 from mcp_claims.record import Claim, ScopedKey, Unreadable
 from mcp_claims.rules import Standing

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
-from mcp_claims.claims import Claims, Release
+from mcp_claims.answers import Release
+from mcp_claims.claims import Claims
 from mcp_claims.record import Claim, Found, Moment, ScopedKey, Unreadable
 from mcp_claims.rules import Standing
 from mcp_claims.stores.base import LOCK_WAIT, Swap

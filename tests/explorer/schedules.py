@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from greenlet import greenlet
 
-from mcp_claims.claims import Attempt, Claims
+from mcp_claims.answers import Attempt
+from mcp_claims.claims import Claims
 from mcp_claims.errors import ClaimsError, StoreBusyError
 from mcp_claims.record import Claim, Holder, ScopedKey
 from mcp_claims.stores.files import FileStore

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mcp_claims.claims import Attempt, Claims
+from mcp_claims.answers import Attempt
+from mcp_claims.claims import Claims
 from mcp_claims.record import Claim
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore

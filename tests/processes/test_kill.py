@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.claims import Status
+from mcp_claims.answers import Status
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.rules import Standing
 from mcp_claims.sessions import process_session

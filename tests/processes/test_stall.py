@@ -10,7 +10,8 @@ from shutil import rmtree
 
 import pytest
 
-from mcp_claims.claims import Attempt, Claims, Status
+from mcp_claims.answers import Attempt, Status
+from mcp_claims.claims import Claims
 from mcp_claims.errors import StoreBusyError
 from mcp_claims.record import ScopedKey
 from mcp_claims.sessions import process_session

@@ -1,0 +1,81 @@
+"""What the methods of `Claims` answer: facts, which the server puts into words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from mcp_claims.errors import StoreBusyError, StoreUnavailableError
+from mcp_claims.record import Claim, Found, Moment, Unreadable
+from mcp_claims.rules import Standing
+
+
+class Status(Enum):
+    """The answer to `try_claim`."""
+
+    ACQUIRED = "acquired"
+    RENEWED = "renewed"
+    HELD = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """The dead claim that a new one replaced, and why it was dead; or what was unreadable and nobody's."""
+
+    what: Claim | Unreadable
+    why: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What `try_claim` did.
+
+    `found` is the claim in force now: ours if `claimed`, else somebody else's, or the unreadable thing that counts
+    as held.  `lost` is an earlier claim of ours on this key that ended without our release.
+    """
+
+    status: Status
+    found: Claim | Unreadable
+    now: Moment
+    taken_over: TakenOver | None = None
+    lost: Claim | None = None
+
+    @property
+    def claimed(self) -> bool:
+        return self.status is not Status.HELD
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What `is_claimed_by_other` saw; `found` is `None` where nothing holds the key."""
+
+    found: Found
+    held_by_you: bool
+    now: Moment
+    lost: Claim | None = None
+
+    @property
+    def claimed_by_other(self) -> bool:
+        return self.found is not None and not self.held_by_you
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What `release` did; `found` is the claim that went, or what is there instead of ours."""
+
+    released: bool
+    found: Found
+    now: Moment
+    lost: Claim | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What `prune` removed and what it kept; `failed` are dead claims that the system would not let us remove."""
+
+    expired: int
+    orphaned: int
+    unreadable: int
+    live: int
+    kept_unreadable: tuple[Unreadable, ...]
+    failed: tuple[StoreUnavailableError | StoreBusyError, ...]
