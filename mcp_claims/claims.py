@@ -118,8 +118,8 @@ class Claims:
             try:
                 if not self._store.discard(found, wait=0):
                     continue  # It changed since it was read, so somebody made progress.
-            except StoreBusyError:
-                # Somebody is changing the namespace just now.  Dead stays dead; the next look removes it.
+            except (StoreBusyError, StoreUnavailableError):
+                # It cannot be removed just now, but the answer does not depend on that: dead stays dead.
                 pass
             found = None
             break
@@ -217,8 +217,9 @@ class Claims:
         expires = rules.later(now, ttl)
         if found is None or not self._is_ours(found):
             return Claim(scoped, self._holder, claimed=now, expires=expires, note=note)
-        longer = max(expires, found.expires, key=lambda deadline: rules.remaining(deadline, now))
-        return replace(found, holder=self._holder, expires=longer, note=note or found.note)
+        if rules.remaining(found.expires, now) > ttl:
+            expires = replace(found.expires, wall=rules.wall_expiry(found.expires, now))
+        return replace(found, holder=self._holder, expires=expires, note=note or found.note)
 
     def _judge(self, found: Claim | Unreadable, now: Moment) -> Standing:
         if isinstance(found, Claim):

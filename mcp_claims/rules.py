@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.record import Claim, Holder, Moment, ScopedKey, Unreadable
+from mcp_claims.record import Claim, Holder, Moment, ScopedKey, Unreadable, whole_milliseconds
 
 MAX_KEY_BYTES = 1_024
 MAX_NOTE_CHARACTERS = 500
@@ -57,6 +57,13 @@ def remaining(deadline: Moment, now: Moment) -> timedelta:
     if deadline.epoch is not None and deadline.epoch == now.epoch:
         return timedelta(seconds=deadline.ticks - now.ticks)
     return deadline.wall - now.wall
+
+
+def wall_expiry(deadline: Moment, now: Moment) -> datetime:
+    """Return when *deadline* comes by the wall clock of today, which may have been set since it was written."""
+    by_ticks = whole_milliseconds(now.wall + remaining(deadline, now))
+    # Reading two clocks takes time; only a difference that somebody made counts.
+    return deadline.wall if abs(by_ticks - deadline.wall) < timedelta(seconds=1) else by_ticks
 
 
 def later(moment: Moment, span: timedelta) -> Moment:

@@ -116,7 +116,7 @@ def _facts(found: Found, now: Moment) -> dict[str, Any]:
             "client": wording.shown(found.holder.client),
             "generation": found.generation,
             "claimed_at": timestamp(found.claimed.wall),
-            "expires_at": timestamp(wording.expiry(found, now)),
+            "expires_at": timestamp(rules.wall_expiry(found.expires, now)),
             "expires_in_seconds": round(left.total_seconds(), 1),
             "note": wording.shown(found.note),
         }

@@ -135,12 +135,6 @@ def taken_over(what: TakenOver) -> str:
     return f"{_who(what.what)}, {why}"
 
 
-def expiry(claim: Claim, now: Moment) -> datetime:
-    """Return when *claim* expires by the wall clock of today, which may have been set since it was written."""
-    by_ticks = now.wall + rules.remaining(claim.expires, now)
-    return claim.expires.wall if abs(by_ticks - claim.expires.wall) < timedelta(seconds=1) else by_ticks
-
-
 def unreadable(found: Unreadable) -> str:
     """Say what cannot be read, and why."""
     return f"{found.where}: {shown(found.problem)}"
@@ -193,7 +187,9 @@ def _who(claim: Claim) -> str:
 
 
 def _until(claim: Claim, now: Moment) -> str:
-    return f"until {_time(expiry(claim, now))} ({_span(rules.remaining(claim.expires, now))} from now)"
+    return (
+        f"until {_time(rules.wall_expiry(claim.expires, now))} ({_span(rules.remaining(claim.expires, now))} from now)"
+    )
 
 
 def _time(moment: datetime) -> str:

@@ -177,3 +177,13 @@ def test_what_cannot_be_read_stays_held_longer_when_the_wall_clock_steps_back(be
     assert isinstance(attempt.found, Unreadable)
     bench.world.pass_time(-step)
     assert bench.session().try_claim(KEY).status is Status.ACQUIRED
+
+
+def test_a_renewal_that_keeps_the_longer_time_writes_it_by_the_clock_of_today(bench: Bench) -> None:
+    session = bench.session()
+    granted(session, ttl_minutes=60)
+    bench.world.set_wall_clock(-365 * DAY)
+    granted(session, ttl_minutes=30)
+    bench.world.reboot()
+    bench.world.pass_time(61 * 60)
+    assert bench.session().try_claim(KEY).claimed

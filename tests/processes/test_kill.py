@@ -86,18 +86,19 @@ def test_whenever_a_process_is_killed_the_next_one_can_claim_and_no_generation_c
     spawn: Spawn, tmp_path: Path
 ) -> None:
     generations: list[int] = []
-    grants = 0
-    for calls in range(1, 51):
+    said: list[dict[str, Any]] = []
+    # Fifty deaths, and more if need be until they have been spread over a whole cycle of claim and release.
+    for calls in count(1):
+        if calls > 50 and len(said) >= 2:
+            break
         child = spawn("children.py", "die", tmp_path / "claims", KEY, calls)
         child.await_death()
         said = child.hear_all()
         assert child.process.wait() == -signal.SIGKILL
         assert all(answer["status"] == "acquired" for answer in said)
-        grants = len(said)
         generations += [answer["generation"] for answer in said]
         generations.append(claim_after_death(tmp_path / "claims", after=max(generations, default=0)))
     assert all(earlier < later for earlier, later in pairwise(generations))
-    assert grants == 2, "deaths were spread over a whole cycle of claim and release, and beyond"
 
 
 def test_whenever_the_very_first_process_is_killed_the_next_one_can_claim(spawn: Spawn, tmp_path: Path) -> None:
