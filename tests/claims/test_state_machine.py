@@ -75,8 +75,10 @@ class AnyOrder(RuleBasedStateMachine):
         until_wall = self.bench.world.wall + timedelta(seconds=round(minutes * 60))
         if isinstance(before, Entry) and before.owner is agent:
             assert (attempt.status, attempt.lost, attempt.taken_over) == (Status.RENEWED, None, None)
-            if until_ticks >= before.until_ticks:
-                before.until_ticks, before.until_wall = until_ticks, until_wall
+            before.until_ticks = max(until_ticks, before.until_ticks)
+            # By the clock of today, also where the longer time is kept.
+            left = timedelta(seconds=before.until_ticks - self.bench.world.ticks)
+            before.until_wall = self.bench.world.wall + left
             self.agrees(attempt.found, before)
         elif standing in ("held", "unreadable"):
             assert (attempt.status, attempt.taken_over) == (Status.HELD, None)
