@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DESIGN = (ROOT / "DESIGN.md").read_text()
 RULES = re.findall(r"^\*\*([A-Z]\d+)\. (.*?)(?=^\*\*[A-Z]\d+\. |^## |\Z)", DESIGN, re.DOTALL | re.MULTILINE)
-NAMED = re.findall(r"^- `(\S+\.py)::(\w+)`$", DESIGN, re.MULTILINE)
+NAMED = re.findall(r"`(\S+\.py)::(\w+)`", DESIGN)
+HAZARDS = re.findall(r"^\| (\d+) \| .* \| `\S+\.py::test_\w+` \|$", DESIGN, re.MULTILINE)
 # What a fencing token can stop is a statement about other programs.
 NOT_TESTED = {"G3"}
 
@@ -24,6 +25,10 @@ def test_there_are_rules_and_each_has_its_own_number() -> None:
 @pytest.mark.parametrize(("number", "rule"), [pytest.param(*rule, id=rule[0]) for rule in RULES])
 def test_each_rule_names_a_test(number: str, rule: str) -> None:
     assert ("::test_" in rule) is (number not in NOT_TESTED)
+
+
+def test_each_of_the_sixteen_hazards_has_a_guard_and_a_test() -> None:
+    assert HAZARDS == [str(number) for number in range(1, 17)]
 
 
 @pytest.mark.parametrize(("file", "test"), NAMED)
