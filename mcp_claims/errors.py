@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
+
+_FREE_SPACE = "Free some space on that file system"
+_PERMIT = "Make the directory writable for this user, or choose another with --dir or MCP_CLAIMS_DIR"
+_CLOSE_FILES = "Let the process open more files (`ulimit -n`)"
+_CLEAR = "Something else is where a claim or a directory of claims belongs: move it away"
+_REMEDIES = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EACCES: _PERMIT,
+    errno.EPERM: _PERMIT,
+    errno.EROFS: _PERMIT,
+    errno.EMFILE: _CLOSE_FILES,
+    errno.ENFILE: _CLOSE_FILES,
+    errno.ENOTDIR: _CLEAR,
+    errno.EISDIR: _CLEAR,
+    errno.ENOTEMPTY: _CLEAR,
+    errno.EEXIST: _CLEAR,
+}
 
 
 class ClaimsError(Exception):
@@ -35,9 +54,10 @@ class StoreUnavailableError(ClaimsError):
 
     def __str__(self) -> str:
         reason = self.cause.strerror or str(self.cause)
+        remedy = _REMEDIES.get(self.cause.errno or 0, "Look at that place")
         return (
             f"the claims store cannot be used: {reason} ({self.where}). Nothing was changed and nothing "
-            "is claimed, so do not act. Check that the directory is writable and has free space, then try again."
+            f"is claimed, so do not act. {remedy}, then try again."
         )
 
 

@@ -28,7 +28,7 @@ def test_each_rule_names_a_test(number: str, rule: str) -> None:
 
 
 def test_each_of_the_sixteen_hazards_has_a_guard_and_a_test() -> None:
-    assert HAZARDS == [str(number) for number in range(1, 17)]
+    assert [str(number) for number in range(1, 17)] == HAZARDS
 
 
 @pytest.mark.parametrize(("file", "test"), NAMED)

@@ -19,6 +19,14 @@ from tests.stores.hooked import HookedKernel
 from tests.stores.samples import KEY, claim, grant, place, renewed
 
 ERRORS = [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO]
+REMEDIES = {
+    errno.ENOSPC: "Free some space",
+    errno.EROFS: "writable",
+    errno.EACCES: "writable",
+    errno.EMFILE: "ulimit -n",
+    errno.ENFILE: "ulimit -n",
+    errno.EIO: "Look at that place",
+}
 MORE_CALLS_THAN_ANY_OPERATION_MAKES = 100
 
 
@@ -113,7 +121,8 @@ def check_error(error: StoreUnavailableError, number: int, store: FileStore) -> 
     message = str(error)
     assert os.strerror(number) in message
     assert store.directory in message
-    assert "Check that the directory is writable and has free space, then try again." in message
+    assert REMEDIES[number] in message
+    assert message.endswith(", then try again.")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="counts descriptors in /dev/fd")
