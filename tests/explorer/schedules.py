@@ -69,7 +69,7 @@ class Process:
     @property
     def runnable(self) -> bool:
         waiting = self.kernel.waiting_for
-        unblocked = waiting is None or waiting.locked_by is None or self.kernel.timed_out
+        unblocked = waiting is None or waiting.locked_by is None
         return self.alive and self._thread is not None and not self._thread.dead and unblocked
 
     @property
@@ -183,7 +183,7 @@ class Run:
         elif process is not None and what == "kill":
             process.kill()
         elif process is not None and what == "time out":
-            process.kernel.timed_out = True
+            process.kernel.time_out()
         elif process is not None:
             # Somebody else gets the dead process's PID, with a start time of its own.
             self.world.recycle(process.machine.pid())

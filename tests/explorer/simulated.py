@@ -76,13 +76,19 @@ class SimulatedKernel(Kernel):
         self._next_fd = 3
         # The file whose lock the process is waiting for: until it is free, running the process would only spin.
         self.waiting_for: Inode | None = None
-        self.timed_out = False
+        self._refused: Inode | None = None
+        self._seconds = 0.0
 
     def die(self) -> None:
         """Do what a kernel does for a process that has died: close its files, which frees its locks."""
         for opening in self._openings.values():
             self._unlock(opening)
         self._dead = True
+
+    def time_out(self) -> None:
+        """Let more time go by than the process is ready to wait for a lock."""
+        self._seconds += 1_000.0
+        self.waiting_for = None
 
     def act(self) -> None:
         """Do what the key was claimed for: a step like any other, in which two that hold it are seen."""
@@ -175,7 +181,7 @@ class SimulatedKernel(Kernel):
         if opening.inode.locked_by is None:
             opening.inode.locked_by = opening
             return True
-        self.waiting_for = opening.inode
+        self._refused = opening.inode
         return False
 
     def unlock(self, fd: int) -> None:
@@ -183,10 +189,11 @@ class SimulatedKernel(Kernel):
         self._unlock(self._opened(fd))
 
     def monotonic(self) -> float:
-        return 1e9 if self.timed_out else 0.0
+        return self._seconds
 
     def sleep(self, seconds: float) -> None:  # noqa: ARG002 (the scheduler decides how long)
         """Wait for the lock that could not be had: the scheduler lets the process go on when it is free."""
+        self.waiting_for = self._refused
         self._give_way("wait")
         self.waiting_for = None
 
