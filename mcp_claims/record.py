@@ -12,12 +12,15 @@ importing pydantic alone would double that.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 # JavaScript, which reads these records too, has no larger exact integer.
 MAX_GENERATION = 2**53 - 1
+_MAX_BRACKETS = 16
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # 317 years after boot; a sum of such times and today is still in the calendar.
 _MAX_TICKS = 1e10
 
@@ -134,6 +137,11 @@ def from_json(data: bytes) -> Claim:
     Raises `RecordError` for anything that is not exactly one: half a file, other JSON, a missing field, a wrong
     type, a time without zone, a negative or fractional number where a count belongs.
     """
+    # How deep the parser gets depends on how deep it is called, so one call could read what the next one cannot.
+    if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
+        outside = _STRING.sub(b"", data)
+        if outside.count(b"[") + outside.count(b"{") > _MAX_BRACKETS:
+            raise RecordError("not JSON that a claim can be (nested too deeply)")
     try:
         record = json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

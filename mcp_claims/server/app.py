@@ -26,6 +26,7 @@ from mcp_types import (
 from mcp_claims import __version__
 from mcp_claims.claims import Claims
 from mcp_claims.errors import ClaimsError
+from mcp_claims.rules import one_line
 from mcp_claims.server.tools import INSTRUCTIONS, TOOLS
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ async def _call_tool(context: ServerRequestContext[Claims], params: CallToolRequ
     try:
         return await tool.call(claims, params.arguments)
     except ClaimsError as error:
-        return _failure(f"{params.name} failed: {error}")
+        # Paths may hold what is no text; on the wire that would end the connection.
+        return _failure(one_line(f"{params.name} failed: {error}"))
     except Exception:
         # The one place where a defect of ours ends up: the model must learn that it holds nothing, the log why.
         logger.exception("%s failed", params.name)

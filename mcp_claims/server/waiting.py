@@ -5,23 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import anyio.to_thread
+import anyio
 
 from mcp_claims.errors import StoreBusyError
 from mcp_claims.stores.base import LOCK_WAIT
 
 T = TypeVar("T")
 
+_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_5, 0.02, 1.5
+
 
 async def without_blocking(operation: Callable[[float], T]) -> T:
-    """Run *operation*, given the seconds that it may wait, here if it need not wait, else in a thread.
+    """Run *operation*, given that it may wait 0 seconds, again and again until nobody is in its way.
 
-    Nearly always nobody is in the way and the whole operation takes less than the hand-over to a thread would.
-    *operation* must change nothing when it raises `StoreBusyError`.
+    *operation* must change nothing when it raises `StoreBusyError`, which is raised here after `LOCK_WAIT` seconds.
 
-    The thread is left behind when the call is cancelled: a session that ends must not wait for a stopped process.
+    Not in threads: calls that wait for a stopped process would take all that the SDK reads stdin with, and a thread
+    whose call was cancelled would claim after its caller has given up.
     """
-    try:
-        return operation(0.0)
-    except StoreBusyError:
-        return await anyio.to_thread.run_sync(operation, LOCK_WAIT, abandon_on_cancel=True)
+    deadline = anyio.current_time() + LOCK_WAIT
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return operation(0.0)
+        except StoreBusyError as busy:
+            left = deadline - anyio.current_time()
+            if left <= 0:
+                raise StoreBusyError(busy.where, LOCK_WAIT) from busy
+        await anyio.sleep(min(pause, left))
+        pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE)

@@ -122,7 +122,7 @@ def prune_advice(pruned: Pruned) -> str:
 def problems(pruned: Pruned) -> list[str]:
     """Say what a person has to look at, three things at most."""
     said = [f"Kept, since it cannot be read: {unreadable(kept)}." for kept in pruned.kept_unreadable]
-    said += [f"Not removed: {failure}" for failure in pruned.failed]
+    said += [f"Not removed: {rules.one_line(str(failure))}" for failure in pruned.failed]
     more = len(said) - _SHOWN_PROBLEMS
     return said[:_SHOWN_PROBLEMS] + ([f"And {more} more."] if more > 0 else [])
 
@@ -137,7 +137,7 @@ def taken_over(what: TakenOver) -> str:
 
 def unreadable(found: Unreadable) -> str:
     """Say what cannot be read, and why."""
-    return f"{found.where}: {shown(found.problem)}"
+    return f"{shown(found.where)}: {shown(found.problem)}"
 
 
 def free_at(found: Unreadable) -> str:

@@ -19,7 +19,7 @@ from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, 
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.kernel import CREATE, READ, Kernel, last_change, unsafe, write_all
 from mcp_claims.stores.names import file_name, may_be_file_name
-from mcp_claims.stores.namespace_lock import Mark, make_namespace, namespace_lock
+from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, make_namespace, namespace_lock
 
 MAX_RECORD_BYTES = 64 * 1024
 """A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
@@ -76,7 +76,7 @@ class FileStore:
         for name in self._names(self.directory) if namespace is None else [file_name(namespace)]:
             directory = f"{self.directory}/{name}"
             with self._answering(directory):
-                if namespace is None and not (may_be_file_name(name) and self._is_directory(directory)):
+                if namespace is None and not (may_be_file_name(name) and self._is_namespace(directory)):
                     continue
                 trusted = self._trust(directory)
             for entry in self._names(directory) if trusted else []:
@@ -122,8 +122,10 @@ class FileStore:
             self._trusted.add(directory)
         return True
 
-    def _is_directory(self, path: str) -> bool:
+    def _is_namespace(self, path: str) -> bool:
+        """Tell whether *path* is a namespace of ours, which has a lock file; prune must not touch other directories."""
         try:
+            self._kernel.status_of(f"{path}/{LOCK_FILE}")
             return stat.S_ISDIR(self._kernel.status_of(path).st_mode)
         except FileNotFoundError:
             return False

@@ -87,6 +87,7 @@ class FileBench(Bench):
     def damage(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, content: bytes = b"{") -> None:
         path = Path(self.place(key, namespace))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (path.parent / ".lock").touch()  # What makes the directory a namespace of ours.
         path.write_bytes(content)
         self._kernel.dated[path.stat().st_ino] = self.world.wall.timestamp()
 
