@@ -6,6 +6,7 @@ refuses the decision if the key has changed since.  Nothing is decided by a file
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from dataclasses import replace
@@ -16,17 +17,30 @@ from typing import Self
 
 from mcp_claims import rules
 from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
-from mcp_claims.errors import ForkedError, SessionEndedError, StoreBusyError, StoreUnavailableError
+from mcp_claims.errors import ContendedError, ForkedError, SessionEndedError, StoreBusyError, StoreUnavailableError
 from mcp_claims.machine import Machine
 from mcp_claims.record import Claim, Found, Holder, Moment, ScopedKey, Unreadable
 from mcp_claims.rules import DEFAULT_NAMESPACE, Standing
 from mcp_claims.stores.base import LOCK_WAIT, Store
 
 END_WAIT = 0.2
-"""Seconds that the end of a session may take in all; what it cannot free by then is freed by its death."""
-
+"""Seconds that the end of a session may wait for other processes in all."""
 
 _MAX_CLIENT = 100
+_MOST_ROUNDS = 1_000
+
+# Counts the forks that led to this process.  The PID alone does not tell: a child in a new PID namespace may have its
+# parent's.
+_forks = 0
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class Claims:
@@ -34,8 +48,9 @@ class Claims:
 
     Methods may be called from several threads.  Each raises `InvalidInputError` for arguments outside the rules,
     `StoreUnavailableError`, `StoreBusyError` or `UnsafeDirectoryError` where the store cannot answer,
-    `SessionEndedError` after `end` and `ForkedError` in a forked child; whichever it is, nothing is claimed.
-    *wait* is how many seconds a method may wait for another process that is changing the same namespace.
+    `ContendedError` where others never let us finish, `SessionEndedError` after `end` and `ForkedError` in a forked
+    child; whichever it is, nothing is claimed.  *wait* is how many seconds, 0 to 3,600, a method may wait for another
+    process that is changing the same namespace.
     """
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
@@ -46,6 +61,7 @@ class Claims:
         self._believed: dict[ScopedKey, Claim] = {}
         self._believing = Lock()
         self._ended = False
+        self._forks = _forks
 
     @property
     def holder(self) -> Holder:
@@ -69,14 +85,15 @@ class Claims:
         A renewal keeps the generation, and the later of the two expiries; a note replaces the old one.
         """
         scoped = rules.scoped_key(key, namespace)
-        ttl, note = rules.ttl(ttl_minutes), rules.note(note)
+        ttl, note, wait = rules.ttl(ttl_minutes), rules.note(note), rules.wait(wait)
         self._check_usable()
         believed = self._believed.get(scoped)
         taken_over: TakenOver | None = None
         lost: Claim | None = None
         acquired = False
         found = self._store.read(scoped)
-        while True:
+        # Each further round means that the key changed between our read and our write, so somebody made progress.
+        for _ in range(_MOST_ROUNDS):
             now = self._machine.now()
             if isinstance(found, Unreadable):
                 if not rules.nobodys(found, now):
@@ -94,7 +111,6 @@ class Claims:
             swap = self._store.swap(scoped, found, self._next(scoped, found, now, ttl, note), wait=wait)
             found = swap.found
             if not swap.won or not isinstance(found, Claim):
-                # The key changed between read and swap: somebody else got further, so somebody made progress.
                 taken_over = None
                 continue
             acquired = acquired or not ours
@@ -104,13 +120,14 @@ class Claims:
             if not rules.passed(found.expires, now):
                 self._believe(found)
                 return Attempt(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
+        raise ContendedError(key, _MOST_ROUNDS)
 
     def is_claimed_by_other(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> Look:
         """Tell whether another live session holds *key*.  Claims nothing; removes a dead claim that it meets."""
         scoped = rules.scoped_key(key, namespace)
         self._check_usable()
         believed = self._believed.get(scoped)
-        while True:
+        for _ in range(_MOST_ROUNDS):
             found = self._store.read(scoped)
             now = self._machine.now()
             if found is None or self._judge(found, now) is Standing.HELD:
@@ -123,12 +140,14 @@ class Claims:
                 pass
             found = None
             break
+        else:
+            raise ContendedError(key, _MOST_ROUNDS)
         held_by_you = isinstance(found, Claim) and self._is_ours(found)
         return Look(found, held_by_you, now, self._lost(believed, found))
 
     def release(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, wait: float = LOCK_WAIT) -> Release:
         """Give our claim on *key* back; somebody else's is left alone."""
-        scoped = rules.scoped_key(key, namespace)
+        scoped, wait = rules.scoped_key(key, namespace), rules.wait(wait)
         self._check_usable()
         return self._release(scoped, wait)
 
@@ -136,6 +155,7 @@ class Claims:
         """Remove expired and orphaned claims and unreadable ones that are nobody's, in one namespace or in all."""
         if namespace is not None:
             rules.scoped_key("any", namespace)
+        wait = rules.wait(wait)
         self._check_usable()
         removed: Counter[Standing | type[Unreadable]] = Counter()
         live = 0
@@ -166,19 +186,23 @@ class Claims:
             tuple(failed),
         )
 
-    def end(self, within: float = END_WAIT) -> int:
-        """End the session: release what it holds, for at most *within* seconds; return how many claims went.
+    def end(self, *, dying: bool = False) -> int:
+        """End the session: release what it holds; return how many claims went.
 
-        What cannot be released in time is not lost: this process is about to die, and its claims with it.
+        It waits for locks for `END_WAIT` seconds in all.  A *dying* process takes no longer than that for all of it:
+        what is left then is not lost, since it dies with the process.
         """
-        if self._machine.pid() != self._holder.pid:
+        if self._is_forked():
             return 0  # A forked child has nothing to end: these are its parent's claims.
         self._ended = True
-        deadline = time.monotonic() + within
+        deadline = time.monotonic() + END_WAIT
         released = 0
         for scoped in list(self._believed):
+            left = deadline - time.monotonic()
+            if dying and left <= 0:
+                break
             try:
-                released += self._release(scoped, max(0.0, deadline - time.monotonic())).released
+                released += self._release(scoped, max(0.0, left)).released
             except (StoreUnavailableError, StoreBusyError):
                 # The other claims are to be freed all the same, and nobody is left to be told.
                 continue
@@ -193,10 +217,13 @@ class Claims:
         self.end()
 
     def _check_usable(self) -> None:
-        if self._machine.pid() != self._holder.pid:
+        if self._is_forked():
             raise ForkedError
         if self._ended:
             raise SessionEndedError
+
+    def _is_forked(self) -> bool:
+        return self._forks != _forks or self._machine.pid() != self._holder.pid
 
     def _release(self, scoped: ScopedKey, wait: float) -> Release:
         believed = self._believed.get(scoped)

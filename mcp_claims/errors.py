@@ -24,6 +24,11 @@ _REMEDIES = {
 }
 
 
+def _shown(path: str) -> str:
+    """Return *path* fit for a message: a name may hold line breaks, or bytes that are no text."""
+    return path if path.isprintable() else repr(path)
+
+
 class ClaimsError(Exception):
     """Base of every error that this package raises on purpose."""
 
@@ -56,7 +61,7 @@ class StoreUnavailableError(ClaimsError):
         reason = self.cause.strerror or str(self.cause)
         remedy = _REMEDIES.get(self.cause.errno or 0, "Look at that place")
         return (
-            f"the claims store cannot be used: {reason} ({self.where}). Nothing was changed and nothing "
+            f"the claims store cannot be used: {reason} ({_shown(self.where)}). Nothing was changed and nothing "
             f"is claimed, so do not act. {remedy}, then try again."
         )
 
@@ -73,9 +78,26 @@ class StoreBusyError(ClaimsError):
 
     def __str__(self) -> str:
         return (
-            f"another process has kept the lock {self.where} for {self.waited:.1f} s; it is probably stopped. "
+            f"another process has kept the lock {_shown(self.where)} for {self.waited:.1f} s; it is probably stopped. "
             "Nothing was changed and nothing is claimed, so do not act. Other namespaces are not affected. "
             "Try again; if it stays so, find the process (`fuser` on that file) and end it."
+        )
+
+
+class ContendedError(ClaimsError):
+    """The key was changed by others, each time between our read and our write, too often to go on.
+
+    `key` is the key and `rounds` how often that happened.
+    """
+
+    def __init__(self, key: str, rounds: int) -> None:
+        super().__init__(key, rounds)
+        self.key, self.rounds = key, rounds
+
+    def __str__(self) -> str:
+        return (
+            f"others have changed the claim on {self.key!r} {self.rounds} times while this call tried to. Nothing is "
+            "claimed, so do not act. Try again."
         )
 
 
@@ -91,8 +113,8 @@ class UnsafeDirectoryError(ClaimsError):
 
     def __str__(self) -> str:
         return (
-            f"the claims directory {self.where} {self.problem}. Nothing was changed. "
-            f"Make it yours alone (`chmod 700 {self.where}`) or choose another with --dir or MCP_CLAIMS_DIR."
+            f"the claims directory {_shown(self.where)} {self.problem}. Nothing was changed. "
+            f"Make it yours alone (`chmod 700 {_shown(self.where)}`) or choose another with --dir or MCP_CLAIMS_DIR."
         )
 
 

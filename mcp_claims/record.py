@@ -79,7 +79,7 @@ class Claim:
     """One session's exclusive, expiring hold on a key, exactly as stored.
 
     `generation` grows with every new holder of the key and is never reused; 0 marks a claim that no store has
-    numbered yet.
+    numbered yet.  `stored` is when its file was last changed, where a store can tell; no part of what it says.
     """
 
     scoped: ScopedKey
@@ -88,6 +88,7 @@ class Claim:
     expires: Moment
     note: str | None = None
     generation: int = 0
+    stored: datetime | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,17 @@ _MAX_RAW_NOTE = 10 * MAX_NOTE_CHARACTERS
 MIN_TTL = timedelta(seconds=1)
 MAX_TTL = timedelta(hours=24)
 DEFAULT_TTL = timedelta(minutes=30)
+MAX_WAIT = 3_600.0
+_CLOCK_SLACK = timedelta(minutes=1)
 DEFAULT_NAMESPACE = "default"
 
 # Line and paragraph separators, control characters, lone surrogates: in a key or a note they could end a line of
 # a log or of somebody's prompt early, or could not be written as UTF-8.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# Bidirectional overrides and isolates make a name display as another one.
-_FORBIDDEN_CHARACTERS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# What is there but not seen (direction overrides, zero-width spaces, tags) makes one key look like another and hides
+# words in a note.  Two of that category join letters and emoji.
+_FORMAT_CATEGORY = "Cf"
+_JOINERS = frozenset("\u200c\u200d")
 
 
 class Standing(Enum):
@@ -38,9 +42,18 @@ def standing(claim: Claim, now: Moment, provably_dead: Callable[[Holder], bool])
 
     *provably_dead* is asked only about a claim that has not expired, since asking costs system calls.
     """
-    if passed(claim.expires, now):
+    if passed(claim.expires, now) or _outlives_any_ttl(claim, now):
         return Standing.EXPIRED
     return Standing.ORPHANED if provably_dead(claim.holder) else Standing.HELD
+
+
+def _outlives_any_ttl(claim: Claim, now: Moment) -> bool:
+    """Tell whether *claim* expires later than anybody can have asked for and was written longer ago than that.
+
+    Its expiry is damaged then and would keep the key for ever.  It is judged as what cannot be read is, by `nobodys`.
+    """
+    impossible = remaining(claim.expires, now) > MAX_TTL + _CLOCK_SLACK
+    return impossible and claim.stored is not None and now.wall - claim.stored > MAX_TTL
 
 
 def passed(deadline: Moment, now: Moment) -> bool:
@@ -90,13 +103,15 @@ def scoped_key(key: str, namespace: str = DEFAULT_NAMESPACE) -> ScopedKey:
 
 
 def _name(field: str, text: str) -> str:
+    if not isinstance(text, str):
+        raise InvalidInputError(field, "must be text")
     if not text:
         raise InvalidInputError(field, "must not be empty")
     # Counted before looked at: somebody may send megabytes.  A character is a byte at least.
     if len(text) > MAX_KEY_BYTES or len(text.encode(errors="replace")) > MAX_KEY_BYTES:
         raise InvalidInputError(field, f"must be at most {MAX_KEY_BYTES:,} bytes of UTF-8")
     if _has_forbidden(text):
-        raise InvalidInputError(field, "must not contain control characters, line breaks or direction overrides")
+        raise InvalidInputError(field, "must not contain line breaks, control characters or invisible ones")
     return text
 
 
@@ -107,16 +122,29 @@ def _has_forbidden(text: str) -> bool:
 
 
 def _forbidden(character: str) -> bool:
-    return character in _FORBIDDEN_CHARACTERS or unicodedata.category(character) in _FORBIDDEN_CATEGORIES
+    category = unicodedata.category(character)
+    return category in _FORBIDDEN_CATEGORIES or (category == _FORMAT_CATEGORY and character not in _JOINERS)
 
 
 def ttl(minutes: float) -> timedelta:
     """Check a time to live in minutes: one second (1/60) to 24 hours (1,440).  Raises `InvalidInputError`."""
     low, high = MIN_TTL.total_seconds() / 60, MAX_TTL.total_seconds() / 60
     # NaN and the infinities fail this too; written the other way round, as two refusals, NaN would pass.
-    if not low <= minutes <= high:
+    if not (_is_number(minutes) and low <= minutes <= high):
         raise InvalidInputError("ttl_minutes", f"must be a number from 1/60 (one second) to {high:,.0f} (24 hours)")
     return timedelta(milliseconds=round(minutes * 60_000))
+
+
+def wait(seconds: float) -> float:
+    """Check how long a call may wait, in seconds: 0 to `MAX_WAIT`.  Raises `InvalidInputError`."""
+    if not (_is_number(seconds) and 0 <= seconds <= MAX_WAIT):
+        raise InvalidInputError("wait", f"must be a number of seconds from 0 to {MAX_WAIT:,.0f}")
+    return float(seconds)
+
+
+def _is_number(value: object) -> bool:
+    # `True` would be 1 minute.
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def note(text: str | None) -> str | None:
@@ -127,6 +155,8 @@ def note(text: str | None) -> str | None:
     """
     if text is None:
         return None
+    if not isinstance(text, str):
+        raise InvalidInputError("note", "must be text")
     line = one_line(text[: _MAX_RAW_NOTE + 1])
     if len(line) > MAX_NOTE_CHARACTERS or len(text) > _MAX_RAW_NOTE:
         raise InvalidInputError("note", f"must be at most {MAX_NOTE_CHARACTERS} characters")

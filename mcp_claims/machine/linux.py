@@ -51,6 +51,8 @@ class LinuxMachine:
         # CLOCK_BOOTTIME counts from boot, time asleep included, and cannot be set; but a time namespace shifts it.
         self._epoch = f"{self._boot}/{self._time_namespace}" if self._boot else None
         self._proc_is_ours = _proc_shows_our_namespace()
+        # Whom we have waited for in vain: one stuck in the kernel must not cost every look the whole wait.
+        self._slow_to_die: set[tuple[int, int]] = set()
 
     def now(self) -> Moment:
         return Moment(whole_milliseconds(datetime.now(UTC)), time.clock_gettime(time.CLOCK_BOOTTIME), self._epoch)
@@ -75,9 +77,11 @@ class LinuxMachine:
             return True
         # Something has that PID.  It may be another process by now, or a corpse that its parent has not reaped.
         status = self._status(holder.pid)
-        if status and status.dying:
+        if status and status.dying and (holder.pid, status.start) not in self._slow_to_die:
             _wait_for_end(holder.pid)
-            status = self._status(holder.pid)
+            if (later := self._status(holder.pid)) and later.dying and not later.ended:
+                self._slow_to_die.add((holder.pid, later.start))
+            status = later
         if status is None:
             return _gone(holder.pid)
         if status.ended:

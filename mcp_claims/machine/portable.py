@@ -53,10 +53,19 @@ class PortableMachine:
 
 
 def _start(pid: int) -> int | None:
-    """Return the time at which *pid* was created in microseconds, a constant of the process, if it can be read."""
+    """Return the time at which *pid* was created in microseconds, if it can be read and is a constant of the process.
+
+    On macOS psutil's public `create_time` is corrected when somebody sets the clock, which would "prove" a living
+    holder dead.  What it reads from the kernel is not, but is not public: where that changes, there is no start time,
+    and a recycled PID keeps a claim alive until its TTL.
+    """
     try:
-        return round(psutil.Process(pid).create_time() * 1_000_000)
-    except psutil.Error:
+        process = psutil.Process(pid)
+        if sys.platform == "darwin":
+            raw: float = process._proc.create_time(monotonic=True)  # type: ignore[attr-defined]
+            return round(raw * 1_000_000)
+        return round(process.create_time() * 1_000_000)
+    except (psutil.Error, AttributeError, TypeError):
         return None
 
 

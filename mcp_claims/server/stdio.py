@@ -51,7 +51,7 @@ async def _serve(claims: Claims) -> None:
 
 def _stop_on_signals(claims: Claims) -> None:
     def stop() -> NoReturn:
-        claims.end()
+        claims.end(dying=True)
         _exit(0)
 
     for number in _STOPS:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from mcp_types import CallToolResult, TextContent, Tool, ToolAnnotations
 
@@ -23,6 +24,10 @@ INSTRUCTIONS = (
     "not act, report who does. Call release when done. If the work takes longer than ttl_minutes, call try_claim again "
     "before it expires. Read each answer: it tells you if you lost a claim; then stop."
 )
+
+
+# Threads of their own: the SDK reads stdin in those that everybody shares.
+_PRUNING = anyio.CapacityLimiter(2)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ async def _release(claims: Claims, arguments: dict[str, Any] | None) -> CallTool
 async def _prune(claims: Claims, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(PruneArguments, arguments)
     # Always in a thread: there may be 100,000 claims to read.
-    pruned = await anyio.to_thread.run_sync(claims.prune, asked.namespace, abandon_on_cancel=True)
+    pruned = await anyio.to_thread.run_sync(claims.prune, asked.namespace, abandon_on_cancel=True, limiter=_PRUNING)
     return _answer(PruneResult.of(pruned), wording.prune_text(pruned))
 
 

@@ -6,14 +6,16 @@ Text that another session wrote (notes, client names, keys) is put on one line, 
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 from mcp_claims import rules
 from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
-from mcp_claims.record import Claim, Moment, ScopedKey, Unreadable, timestamp
+from mcp_claims.record import Claim, Found, Moment, ScopedKey, Unreadable, timestamp
 from mcp_claims.rules import Standing
 
 _SHOWN_PROBLEMS = 3
+_PLAIN_NAME = re.compile(r"[\w.:-]{1,300}")
 
 
 def attempt_text(scoped: ScopedKey, attempt: Attempt) -> str:
@@ -41,12 +43,12 @@ def attempt_advice(attempt: Attempt) -> str:
         advice = "You act, nobody else will. Release it when done; call try_claim again before it expires to renew."
     elif attempt.status is Status.RENEWED:
         advice = (
-            "If you did not claim it yourself, an agent that shares this connection did: then do not act. "
-            "Release it when done."
+            "If neither you claimed it nor a call of yours that got no answer, an agent that shares this connection "
+            "did: then do not act. Release it when done."
         )
     else:
         advice = "Do not act; report that it is being handled. Try again after it expires, should it matter."
-    return _warned(attempt.lost, attempt.now, advice)
+    return _warned(attempt.lost, attempt.found, attempt.now, advice)
 
 
 def look_text(scoped: ScopedKey, look: Look) -> str:
@@ -73,7 +75,7 @@ def look_advice(look: Look) -> str:
         advice = "Do not act; report that it is being handled."
     else:
         advice = "This claims nothing: call try_claim before you act."
-    return _warned(look.lost, look.now, advice)
+    return _warned(look.lost, look.found, look.now, advice)
 
 
 def release_text(scoped: ScopedKey, release: Release) -> str:
@@ -100,7 +102,7 @@ def release_advice(release: Release) -> str:
         advice = "There is nothing to do."
     else:
         advice = "Leave it to its holder; if you still act on it, stop."
-    return _warned(release.lost, release.now, advice)
+    return _warned(release.lost, release.found, release.now, advice)
 
 
 def prune_text(pruned: Pruned) -> str:
@@ -163,11 +165,16 @@ def _in_doubt(found: Unreadable) -> str:
     return f"What is stored for it cannot be read ({unreadable(found)}) and is held until {free_at(found)}. {_REMEDY}"
 
 
-def _warned(lost: Claim | None, now: Moment, advice: str) -> str:
+def _warned(lost: Claim | None, found: Found, now: Moment, advice: str) -> str:
     if lost is None:
         return advice
     left = rules.remaining(lost.expires, now)
-    how = f"it expired {_span(-left)} ago" if left <= timedelta(0) else "it was removed before it expired"
+    if left <= timedelta(0):
+        how = f"it expired {_span(-left)} ago"
+    elif isinstance(found, Unreadable):
+        how = "what is stored can no longer be read"
+    else:
+        how = "it was removed before it expired"
     return f"You lost your claim of generation {lost.generation}: {how}; stop what you did under it. {advice}"
 
 
@@ -183,7 +190,9 @@ def _held(claim: Claim, now: Moment) -> str:
 
 def _who(claim: Claim) -> str:
     client = f" ({_quoted(claim.holder.client)})" if claim.holder.client else ""
-    return f"{shown(claim.holder.name)}{client}"
+    name = claim.holder.name
+    # Our names are plain; another one is whatever somebody wrote into the file.
+    return f"{name if _PLAIN_NAME.fullmatch(name) else _quoted(name)}{client}"
 
 
 def _until(claim: Claim, now: Moment) -> str:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.kernel import CREATE, READ, Kernel, last_change, unsafe, write_all
@@ -26,6 +26,8 @@ MAX_RECORD_BYTES = 64 * 1024
 
 _SUFFIX = ".json"
 _NEW = ".new"
+_TRUST_LASTS = 1.0  # s
+_NEVER = datetime.max.replace(tzinfo=UTC)
 # What opening tells about one file, not about the store: no permission, a link (Linux; FreeBSD says EMLINK).
 _THE_FILES_OWN_FAULT = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})
 
@@ -38,8 +40,10 @@ class FileStore:
 
     def __init__(self, directory: str | os.PathLike[str], *, kernel: Kernel | None = None) -> None:
         self.directory = os.path.abspath(directory)
+        if "\0" in self.directory:
+            raise InvalidInputError("directory", "must be a path, without NUL characters")
         self._kernel = kernel or Kernel()
-        self._trusted: set[str] = set()
+        self._trusted: dict[str, float] = {}
 
     def read(self, scoped: ScopedKey) -> Found:
         directory, path = self._places(scoped)
@@ -54,31 +58,38 @@ class FileStore:
                 return Swap(False, found)
             if new is None:
                 if old is not None:
-                    self._kernel.remove(path)
+                    self._remove(path, mark)
                 return Swap(True, None)
             if not new.generation:
                 after = old.generation if old is not None else 0
                 new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))
-            self._write(directory, path, to_json(new))
+            self._write(path, to_json(new), mark)
             return Swap(True, new)
 
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         if isinstance(found, Claim):
             return self.swap(found.scoped, found, None, wait=wait).won
         directory = os.path.dirname(found.where)
-        with self._changing(directory, wait):
+        with self._changing(directory, wait) as mark:
             if self._read(found.where, None) != found:
                 return False
-            self._kernel.remove(found.where)
+            self._remove(found.where, mark)
             return True
 
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         for name in self._names(self.directory) if namespace is None else [file_name(namespace)]:
             directory = f"{self.directory}/{name}"
-            with self._answering(directory):
-                if namespace is None and not (may_be_file_name(name) and self._is_namespace(directory)):
-                    continue
-                trusted = self._trust(directory)
+            try:
+                with self._answering(directory):
+                    if namespace is None and not (may_be_file_name(name) and self._is_namespace(directory)):
+                        continue
+                    trusted = self._trust(directory)
+            except UnsafeDirectoryError as error:
+                if namespace is not None or error.where == self.directory:
+                    raise
+                # One namespace that must not be entered must not keep the others from being seen.
+                yield Unreadable(directory, error.problem, _NEVER, ())
+                continue
             for entry in self._names(directory) if trusted else []:
                 if entry.endswith(_SUFFIX) and may_be_file_name(entry):
                     path = f"{directory}/{entry}"
@@ -110,7 +121,8 @@ class FileStore:
 
     def _trust(self, directory: str) -> bool:
         """Tell whether a namespace's directory exists; raise `UnsafeDirectoryError` if others could change it."""
-        if directory not in self._trusted:
+        now = self._kernel.monotonic()
+        if now - self._trusted.get(directory, -_TRUST_LASTS) >= _TRUST_LASTS:
             try:
                 # The claims directory may be a link of the user's own making; what it leads to is what counts.
                 whole, part = self._kernel.status_behind(self.directory), self._kernel.status_of(directory)
@@ -119,7 +131,7 @@ class FileStore:
             for path, status in ((self.directory, whole), (directory, part)):
                 if problem := unsafe(status):
                     raise UnsafeDirectoryError(path, problem)
-            self._trusted.add(directory)
+            self._trusted[directory] = now
         return True
 
     def _is_namespace(self, path: str) -> bool:
@@ -165,7 +177,7 @@ class FileStore:
             return _unreadable(path, status, str(error))
         if claim.scoped != scoped and (scoped is not None or self._places(claim.scoped)[1] != path):
             return _unreadable(path, status, "about another key than its file name says")
-        return claim
+        return replace(claim, stored=_changed(status))
 
     def _read_all(self, fd: int) -> bytes:
         data = b""
@@ -173,24 +185,25 @@ class FileStore:
             data += part
         return data
 
-    def _write(self, directory: str, path: str, data: bytes) -> None:
-        """Put *data* at *path* whole or not at all; the caller holds the namespace's lock.
+    def _write(self, path: str, data: bytes, mark: Mark) -> None:
+        """Put *data* at *path* whole or not at all; the caller holds the namespace's lock, with *mark*.
 
         No fsync: after a power cut every holder on this machine is dead, and a record that is then found torn or
         empty counts as held until it is provably nobody's.
         """
         # One name for all, since only the owner of the lock writes; what is there was left by a crash.
-        new = f"{directory}/{_NEW}"
+        new = f"{os.path.dirname(path)}/{_NEW}"
         try:
             fd = self._kernel.open(new, CREATE)
         except FileExistsError:
-            self._kernel.remove(new)
+            self._remove(new, mark)
             fd = self._kernel.open(new, CREATE)
         try:
             try:
                 write_all(self._kernel, fd, data)
             finally:
                 self._kernel.close(fd)
+            mark.still_locked()
             self._kernel.replace(new, path)
         except OSError:
             # The next writer removes it if this cannot; the error that matters is the first one.
@@ -198,12 +211,25 @@ class FileStore:
                 self._kernel.remove(new)
             raise
 
+    def _remove(self, path: str, mark: Mark) -> None:
+        """Remove what is at *path*, of whatever kind; the caller holds the namespace's lock, with *mark*."""
+        mark.still_locked()
+        status = self._kernel.status_of(path)
+        if stat.S_ISDIR(status.st_mode):
+            # It may have content, which is not for us to delete.  Hidden, it keeps nobody from anything.
+            self._kernel.replace(path, f"{os.path.dirname(path)}/.aside-{status.st_ino}-{status.st_ctime_ns}")
+        else:
+            self._kernel.remove(path)
+
 
 def _unreadable(path: str, status: os.stat_result, problem: str) -> Unreadable:
+    fingerprint = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Unreadable(path, problem, _changed(status), fingerprint)
+
+
+def _changed(status: os.stat_result) -> datetime:
     try:
-        changed = datetime.fromtimestamp(last_change(status), UTC)
+        return datetime.fromtimestamp(last_change(status), UTC)
     except (OverflowError, ValueError, OSError):
         # No time that a calendar has: in doubt it was written a moment ago, for ever.
-        changed = datetime.max.replace(tzinfo=UTC)
-    fingerprint = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return Unreadable(path, problem, changed, fingerprint)
+        return _NEVER

@@ -11,6 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 if sys.platform == "win32":
     import msvcrt
@@ -22,7 +23,9 @@ else:
 _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 READ = os.O_RDONLY | _SAFE
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
-LOCK = os.O_RDWR | os.O_CREAT | _SAFE
+LOCK = os.O_RDWR | _SAFE
+CREATE_LOCK = LOCK | os.O_CREAT
+_CREATES = os.O_CREAT
 
 # Windows locks ranges of bytes against reading too, so the locked byte lies far behind the content.
 _LOCKED_BYTE = 1 << 30
@@ -30,13 +33,37 @@ _LOCKED_BYTE = 1 << 30
 _SHARING_RETRIES = 50
 
 
+# A child that another thread forks while we are inside shares the opening that is locked.  Were it to keep that, our
+# death would not free the lock until the child ends too.
+_locked: set[int] = set()
+
+
+def _close_inherited_locks() -> None:
+    while _locked:
+        with suppress(OSError):
+            os.close(_locked.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited_locks)
+
+
 class Kernel:
     """The operating system's side of the file store."""
 
     def open(self, path: str, flags: int) -> int:
-        return os.open(path, flags, 0o600)
+        """Open *path*; what is made is for its owner to read and write, whatever the umask, and for nobody else."""
+        fd = os.open(path, flags, 0o600)
+        if flags & _CREATES and sys.platform != "win32":
+            try:
+                os.fchmod(fd, 0o600)
+            except OSError:
+                os.close(fd)
+                raise
+        return fd
 
     def close(self, fd: int) -> None:
+        _locked.discard(fd)
         os.close(fd)
 
     def read(self, fd: int, size: int) -> bytes:
@@ -82,6 +109,7 @@ class Kernel:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
             os.mkdir(path, 0o700)
+            os.chmod(path, 0o700)
         except FileExistsError:
             # Another process was faster, or the name is taken by a file, which opening inside will tell.
             return
@@ -105,6 +133,7 @@ class Kernel:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             return False
+        _locked.add(fd)
         return True
 
     def unlock(self, fd: int) -> None:

@@ -22,7 +22,10 @@ def claims_directory(option: str | None = None, environment: Mapping[str, str] =
     """
     for name, path in (("--dir", option), (DIRECTORY_VARIABLE, environment.get(DIRECTORY_VARIABLE))):
         if path is not None:
-            expanded = Path(path).expanduser()
+            try:
+                expanded = Path(path).expanduser()
+            except RuntimeError as error:
+                raise InvalidInputError(name, f"names the home of nobody known here: {path!r}") from error
             if not expanded.is_absolute():
                 raise InvalidInputError(name, f"must be an absolute path, not {path!r}")
             return expanded

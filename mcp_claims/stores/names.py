@@ -1,6 +1,6 @@
 """File names for keys: injective, on file systems that fold case too, and harmless on every system.
 
-Rules (DESIGN.md, N1 to N4): lower-case letters, digits, `-`, `_` and inner dots stand for themselves; every other
+Rules (DESIGN.md, N1 to N3): lower-case letters, digits, `-`, `_` and inner dots stand for themselves; every other
 byte of the UTF-8 is `%` and two hex digits.  `%` itself is escaped, so unescaping gives the key back, and two keys
 never share a name.  What would be too long keeps a readable beginning and ends in `~` and its SHA-256; `~` is
 escaped everywhere else.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from mcp_claims.errors import StoreBusyError
+from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.record import MAX_GENERATION
-from mcp_claims.stores.kernel import LOCK, Kernel, write_all
+from mcp_claims.stores.kernel import CREATE_LOCK, LOCK, Kernel, write_all
 
 LOCK_FILE = ".lock"
 """No claim's file name begins with a dot."""
@@ -31,7 +32,17 @@ class Mark:
 
     def __init__(self, kernel: Kernel, fd: int, directory: str) -> None:
         self._kernel, self._fd, self._directory = kernel, fd, directory
-        self._value, self._boot = _parse(kernel.read(fd, _MARK_BYTES))
+        self._value, self._boot = self._read()
+
+    def still_locked(self) -> None:
+        """Raise `OSError` (ESTALE) if the lock file that we hold is no longer the one that others would lock.
+
+        Asked right before each change: somebody who removes the directory by hand, while we are stopped inside, lets
+        others make it anew, and what we would write then is no longer compared with what is there.
+        """
+        path = f"{self._directory}/{LOCK_FILE}"
+        if not _still_there(self._kernel, self._fd, path):
+            raise OSError(errno.ESTALE, "it was removed or replaced while we changed it", path)
 
     def next_generation(self, after: int, boot: str | None) -> int:
         """Number a new grant of a key whose stored claim, if any, has generation *after*.
@@ -46,9 +57,21 @@ class Mark:
             self._kernel.sync(self._fd)
             self._kernel.sync_directory(self._directory)
             self._kernel.sync_directory(os.path.dirname(self._directory))
+        value = max(self._value, after) + 1
+        if value > MAX_GENERATION:
+            used_up = OSError(errno.EOVERFLOW, "the generations are used up; a damaged record or mark says so")
+            raise StoreUnavailableError(self._directory, used_up)
         # The boot is noted only now: were it noted before the sync, a sync that fails would never be made up for.
-        self._store(max(self._value, after) + 1, boot)
+        self._store(value, boot)
         return self._value
+
+    def _read(self) -> tuple[int, str]:
+        data = self._kernel.read(self._fd, _MARK_BYTES)
+        if data:
+            return _parse(data)
+        # Nothing was ever granted here; unless there are claims, whose mark somebody has removed.
+        lost = any(not name.startswith(".") for name in self._kernel.names(self._directory))
+        return _above_all() if lost else (0, "")
 
     def _store(self, value: int, boot: str) -> None:
         self._kernel.seek(self._fd, 0)
@@ -57,12 +80,14 @@ class Mark:
 
 
 def _parse(data: bytes) -> tuple[int, str]:
-    if not data:
-        return 0, ""
     words = data.decode("ascii", "replace").split()
     if len(words) == 2 and words[0].isdigit() and (value := int(words[0])) <= MAX_GENERATION - LEAP:
         return value, words[1]
-    # Every number below may have been used.  Microseconds since 1970 outrun any count of grants.
+    return _above_all()
+
+
+def _above_all() -> tuple[int, str]:
+    """Return a mark above every number that may have been given: microseconds since 1970 outrun any count of grants."""
     return time.time_ns() // 1_000, _DAMAGED
 
 
@@ -110,7 +135,7 @@ def _open(kernel: Kernel, directory: str, path: str) -> int:
         return kernel.open(path, LOCK)
     except FileNotFoundError:
         make_namespace(kernel, directory)
-        return kernel.open(path, LOCK)
+        return kernel.open(path, CREATE_LOCK)
 
 
 def _acquire(kernel: Kernel, fd: int, path: str, deadline: float, wait: float) -> None:

@@ -56,6 +56,32 @@ class Busy(PassingOn):
             raise StoreBusyError("lock", wait)
 
 
+class Sluggish(PassingOn):
+    """Takes `each_takes` seconds for each change."""
+
+    each_takes = 0.0
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        time.sleep(self.each_takes)
+        return super().swap(scoped, old, new, wait=wait)
+
+
+class Changing(PassingOn):
+    """Each comparison fails: somebody else is always faster."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.rounds = 0
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:  # noqa: ARG002
+        self.rounds += 1
+        return Swap(False, self.read(scoped))
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:  # noqa: ARG002
+        self.rounds += 1
+        return False
+
+
 class Failing(PassingOn):
     """Cannot change *keys*; their disk is full."""
 

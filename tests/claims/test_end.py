@@ -9,13 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from mcp_claims.answers import Status
-from mcp_claims.claims import Claims
+from mcp_claims.claims import END_WAIT, Claims
 from mcp_claims.errors import SessionEndedError
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.base import LOCK_WAIT, Store, Swap
 from tests.claims.bench import HALF_AN_HOUR, KEY, Bench, granted
-from tests.claims.faulty import Busy, Failing, PassingOn
+from tests.claims.faulty import Busy, Failing, PassingOn, Sluggish
 from tests.support.interrupting import Interrupting
 
 
@@ -95,10 +95,23 @@ def test_the_end_takes_no_longer_than_it_may_however_many_claims_are_busy(bench:
     for number in range(20):
         granted(session, f"key {number}", f"namespace {number % 4}")
     busy.idle = False
-    assert session.end(within=0.05) == 0
+    assert session.end() == 0
     # Each claim was tried, the first for all of the time and the others without any to spare.
     assert len(busy.waits) == 20
-    assert sum(busy.waits) <= 0.05
+    assert sum(busy.waits) <= END_WAIT
+
+
+def test_the_end_of_a_dying_process_stops_when_its_time_is_up_and_any_other_goes_on(bench: Bench) -> None:
+    for dying, released in ((True, 1), (False, 3)):
+        slow = Sluggish(bench.store)
+        session = bench.session(slow)
+        for key in ("a", "b", "c"):
+            granted(session, key)
+        slow.each_takes = END_WAIT
+        assert session.end(dying=dying) == released
+        assert len(holders(bench)) == 3 - released
+        bench.world.kill(session)
+        bench.session().prune()
 
 
 def test_a_second_end_does_nothing(bench: Bench) -> None:

@@ -163,8 +163,11 @@ BAD_NAMES = [
     pytest.param("a\x9b31m", "control characters", id="c1"),
     pytest.param("a\u2028b", "line breaks", id="line-separator"),
     pytest.param("a\u2029b", "line breaks", id="paragraph-separator"),
-    pytest.param("a\u202eb", "direction overrides", id="right-to-left-override"),
-    pytest.param("a\u2066b", "direction overrides", id="isolate"),
+    pytest.param("a\u202eb", "invisible", id="right-to-left-override"),
+    pytest.param("a\u2066b", "invisible", id="isolate"),
+    pytest.param("a\u200bb", "invisible", id="zero-width-space"),
+    pytest.param("a\ufeffb", "invisible", id="byte-order-mark"),
+    pytest.param("a\U000e0041", "invisible", id="tag"),
     pytest.param("a\ud83d", "must not contain", id="half-a-surrogate-pair"),
 ]
 

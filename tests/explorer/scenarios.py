@@ -13,6 +13,7 @@ from mcp_claims.rules import Standing
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel
+from mcp_claims.stores.namespace_lock import Mark
 from tests.explorer.schedules import TTL, Process, Run, Scenario
 from tests.explorer.simulated import SimulatedKernel
 
@@ -103,12 +104,12 @@ class NoLock(SimulatedKernel):
 
 
 class UnlocksBeforeWriting(FileStore):
-    def _write(self, directory: str, path: str, data: bytes) -> None:
+    def _write(self, path: str, data: bytes, mark: Mark) -> None:
         kernel = self._kernel
         assert isinstance(kernel, SimulatedKernel)
         for fd in list(kernel._openings):
             kernel.unlock(fd)
-        super()._write(directory, path, data)
+        super()._write(path, data, mark)
 
 
 class UnlinksTheLockFile(SimulatedKernel):

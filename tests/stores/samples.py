@@ -13,6 +13,7 @@ from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.names import file_name
 
 KEY = ScopedKey("ci", "red-check")
+OTHER_KEY = ScopedKey("ci", "review")
 
 
 def claim(scoped: ScopedKey = KEY, *, session: int = 1, boot: str | None = "boot-1") -> Claim:

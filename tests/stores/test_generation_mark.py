@@ -6,18 +6,18 @@ import errno
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mcp_claims.errors import StoreUnavailableError
-from mcp_claims.record import MAX_GENERATION, Claim, ScopedKey
+from mcp_claims.record import MAX_GENERATION, Claim, ScopedKey, to_json
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.namespace_lock import LEAP
 from tests.stores.hooked import HookedKernel
-from tests.stores.samples import KEY, claim, grant, lock_file, place, renewed
-
-OTHER_KEY = ScopedKey("ci", "review")
+from tests.stores.samples import KEY, OTHER_KEY, claim, grant, lock_file, place, renewed
 
 
 @pytest.fixture
@@ -260,3 +260,25 @@ def test_a_mark_written_in_pieces_is_whole(store: FileStore) -> None:
     granted = grant(pieces, claim())
     assert isinstance(store.read(KEY), Claim)
     assert store.read(KEY) == granted
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda lock: lock.write_bytes(b"")], ids=["removed", "emptied"])
+def test_a_mark_removed_by_hand_brings_no_generation_back_while_there_are_claims(
+    store: FileStore, harm: Callable[[Path], None]
+) -> None:
+    granted, other = grant(store, claim()), grant(store, claim(OTHER_KEY))
+    assert store.swap(OTHER_KEY, other, None, wait=0).won
+    harm(lock_file(store))
+    assert grant(store, claim(OTHER_KEY)).generation > max(granted.generation, other.generation)
+
+
+def test_when_the_generations_are_used_up_nothing_is_granted_and_the_caller_is_told_why(store: FileStore) -> None:
+    granted = grant(store, claim())
+    forged = replace(granted, generation=MAX_GENERATION)
+    place(store).write_bytes(to_json(forged))
+    with pytest.raises(StoreUnavailableError, match="the generations are used up"):
+        store.swap(KEY, forged, claim(session=2), wait=0)
+    assert store.read(KEY) == forged
+    # Without it the key goes on where it was.
+    assert store.discard(forged, wait=0)
+    assert grant(store, claim(session=2)).generation == granted.generation + 1

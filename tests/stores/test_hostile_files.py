@@ -21,7 +21,7 @@ from mcp_claims.record import Unreadable, to_json
 from mcp_claims.stores.base import Swap
 from mcp_claims.stores.files import MAX_RECORD_BYTES, FileStore
 from tests.stores.hooked import HookedKernel
-from tests.stores.samples import KEY, claim, grant, lock_file, place, renewed
+from tests.stores.samples import KEY, OTHER_KEY, claim, grant, lock_file, place, renewed
 
 if sys.platform == "win32":
     pytest.skip("has no FIFOs, and no links without a privilege", allow_module_level=True)
@@ -184,13 +184,20 @@ def test_what_is_gone_is_not_discarded(store: FileStore) -> None:
     assert not store.discard(found, wait=0)
 
 
-def test_a_directory_where_a_claim_belongs_is_not_removed_but_named_in_the_error(store: FileStore) -> None:
+def test_a_directory_where_a_claim_belongs_is_put_aside_with_all_that_is_in_it(store: FileStore) -> None:
     directory(place(store))
     place(store).joinpath("work").write_text("mine")
-    with pytest.raises(StoreUnavailableError, match=str(place(store))):
-        store.discard(find(store), wait=0)
-    assert place(store).joinpath("work").read_text() == "mine"
     assert not store.swap(KEY, None, claim(), wait=0).won
+    assert store.discard(find(store), wait=0)
+    (aside,) = place(store).parent.glob(".aside-*")
+    assert aside.joinpath("work").read_text() == "mine"
+    assert store.swap(KEY, None, claim(), wait=0).won
+
+
+def test_a_directory_where_a_claim_is_written_first_is_put_aside(store: FileStore) -> None:
+    grant(store, claim())
+    directory(place(store).parent / ".new")
+    assert store.swap(OTHER_KEY, None, claim(OTHER_KEY), wait=0).won
 
 
 def test_a_file_made_to_look_old_is_as_new_as_its_last_change(store: FileStore) -> None:
