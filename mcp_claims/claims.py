@@ -61,11 +61,16 @@ class Claims:
         self._believed: dict[ScopedKey, Claim] = {}
         self._believing = Lock()
         self._ended = False
-        self._forks = _forks
+        self._forks, self._pid = _forks, machine.pid()
 
     @property
     def holder(self) -> Holder:
         return self._holder
+
+    @property
+    def holds_anything(self) -> bool:
+        """Tell whether there is a claim that the session believes to hold, expired ones included."""
+        return bool(self._believed)
 
     def describe_client(self, client: str) -> None:
         """Say which program the session belongs to (name and version), for people who read claims."""
@@ -151,6 +156,26 @@ class Claims:
         self._check_usable()
         return self._release(scoped, wait)
 
+    def prolong(self, granted: Claim, ttl_minutes: float) -> Claim | None:
+        """Renew *granted*, an earlier grant of ours, without waiting for anybody; return it as it is now.
+
+        `None` means that it is lost or was given back: this never claims anew.
+        """
+        ttl = rules.ttl(ttl_minutes)
+        self._check_usable()
+        scoped = granted.scoped
+        found = self._store.read(scoped)
+        while isinstance(found, Claim) and self._is_ours(found) and found.generation == granted.generation:
+            swap = self._store.swap(scoped, found, self._next(scoped, found, self._machine.now(), ttl, None), wait=0)
+            found = swap.found
+            if swap.won:
+                break
+        else:
+            return None
+        assert isinstance(found, Claim)
+        self._believe(found)
+        return found
+
     def prune(self, namespace: str | None = None, *, wait: float = LOCK_WAIT) -> Pruned:
         """Remove expired and orphaned claims and unreadable ones that are nobody's, in one namespace or in all."""
         if namespace is not None:
@@ -223,7 +248,7 @@ class Claims:
             raise SessionEndedError
 
     def _is_forked(self) -> bool:
-        return self._forks != _forks or self._machine.pid() != self._holder.pid
+        return self._forks != _forks or self._machine.pid() != self._pid
 
     def _release(self, scoped: ScopedKey, wait: float) -> Release:
         believed = self._believed.get(scoped)

@@ -118,6 +118,26 @@ class UnsafeDirectoryError(ClaimsError):
         )
 
 
+class InvalidSessionError(ClaimsError):
+    """The `session` of a call is no handle that was given to this caller; which of its faults it is stays untold."""
+
+    def __str__(self) -> str:
+        return (
+            "session is not a handle that this caller was given here. Nothing was changed. Pass exactly what "
+            "open_session returned, or call open_session for a new one."
+        )
+
+
+class SessionNeededError(ClaimsError):
+    """The connection does not say who is calling, so the call has to."""
+
+    def __str__(self) -> str:
+        return (
+            "this connection has no session of its own. Nothing was changed and nothing is claimed. Call open_session "
+            "once, then pass what it returns as `session` with each call."
+        )
+
+
 class SessionEndedError(ClaimsError):
     """The session has released its claims and must not take new ones."""
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 
 from mcp_claims import __version__
+from mcp_claims.cli.serve import add_serve
 from mcp_claims.errors import ClaimsError
-from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.location import DIRECTORY_VARIABLE, claims_directory
 
 USAGE_ERROR = 2
 
@@ -36,27 +33,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mcp-claims {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="serve one MCP client over stdin and stdout")
-    serve.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
-    serve.set_defaults(run=_serve)
+    add_serve(commands)
 
     demo = commands.add_parser("demo", help="watch three agents meet one event, and one of them die")
     demo.set_defaults(run=_demo)
     return parser
-
-
-def _serve(options: argparse.Namespace) -> int:
-    store = FileStore(claims_directory(options.dir))
-    # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # The import makes some 300,000 objects that live as long as the process.  Looking through them again and again
-    # for garbage takes a fifth of its CPU time.
-    gc.disable()
-    from mcp_claims.server.stdio import serve_stdio
-
-    gc.freeze()
-    gc.enable()
-    serve_stdio(store)
 
 
 def _demo(options: argparse.Namespace) -> int:  # noqa: ARG001 (every command takes its options)

@@ -24,21 +24,30 @@ from mcp_types import (
 )
 
 from mcp_claims import __version__
-from mcp_claims.claims import Claims
 from mcp_claims.errors import ClaimsError
 from mcp_claims.rules import one_line
-from mcp_claims.server.tools import INSTRUCTIONS, TOOLS
+from mcp_claims.server.caller import caller_of
+from mcp_claims.server.tending import tended
+from mcp_claims.server.tools import INSTRUCTIONS, TOOLS, Service
+from mcp_claims.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
 
-def build_server(open_session: Callable[[], Claims]) -> Server[Claims]:
-    """Return a server that opens a session for each connection and ends it, claims released, with the connection."""
+def build_server(open_sessions: Callable[[], Sessions]) -> Server[Service]:
+    """Return a server that opens its sessions for each run of it, and ends them, claims released, with it.
+
+    Over stdio and in memory a run is a connection; over HTTP it is the life of the process.
+    """
 
     @asynccontextmanager
-    async def lifespan(_: Server[Claims]) -> AsyncIterator[Claims]:
-        with open_session() as claims:
-            yield claims
+    async def lifespan(_: Server[Service]) -> AsyncIterator[Service]:
+        sessions = open_sessions()
+        try:
+            async with tended(sessions) as kept_changed:
+                yield Service(sessions, kept_changed)
+        finally:
+            sessions.end()
 
     return Server(
         "mcp-claims",
@@ -46,27 +55,26 @@ def build_server(open_session: Callable[[], Claims]) -> Server[Claims]:
         title="Claims",
         instructions=INSTRUCTIONS,
         lifespan=lifespan,
+        # Without it the SDK lists all tools again at each call over HTTP.
+        get_tool_input_schema=lambda name: TOOLS[name].listed.input_schema if name in TOOLS else None,
         on_list_tools=_list_tools,
         on_call_tool=_call_tool,
     )
 
 
 async def _list_tools(
-    context: ServerRequestContext[Claims],  # noqa: ARG001 (the SDK's interface)
+    context: ServerRequestContext[Service],  # noqa: ARG001 (the SDK's interface)
     params: PaginatedRequestParams | None,  # noqa: ARG001
 ) -> ListToolsResult:
     return ListToolsResult(tools=[tool.listed for tool in TOOLS.values()])
 
 
-async def _call_tool(context: ServerRequestContext[Claims], params: CallToolRequestParams) -> CallToolResult:
+async def _call_tool(context: ServerRequestContext[Service], params: CallToolRequestParams) -> CallToolResult:
     tool = TOOLS.get(params.name)
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"There is no tool {params.name[:100]!r}; there are {', '.join(TOOLS)}.")
-    claims = context.lifespan_context
-    if claims.holder.client is None and (client := context.session.client_params):
-        claims.describe_client(f"{client.client_info.name} {client.client_info.version}")
     try:
-        return await tool.call(claims, params.arguments)
+        return await tool.call(context.lifespan_context, caller_of(context), params.arguments)
     except ClaimsError as error:
         # Paths may hold what is no text; on the wire that would end the connection.
         return _failure(one_line(f"{params.name} failed: {error}"))

@@ -21,6 +21,7 @@ class KeyArguments(Arguments):
 
     key: str
     namespace: str = DEFAULT_NAMESPACE
+    session: Annotated[str | None, Field(description="What open_session returned")] = None
 
 
 class TryClaimArguments(KeyArguments):
@@ -36,6 +37,15 @@ class TryClaimArguments(KeyArguments):
         ),
     ] = DEFAULT_TTL.total_seconds() / 60
     note: Annotated[str | None, Field(description="For the others, at most 500 characters")] = None
+    keep_alive: Annotated[
+        bool, Field(description="The server renews while your session is there, for hours", strict=True)
+    ] = False
+
+
+class OpenSessionArguments(Arguments):
+    """Arguments of `open_session`."""
+
+    label: Annotated[str | None, Field(description="For people who read claims")] = None
 
 
 class PruneArguments(Arguments):

@@ -87,6 +87,17 @@ class ReleaseResult(Result):
         )
 
 
+class OpenSessionResult(Result):
+    """The answer of `open_session`: the handle, which is a secret, and the public name it acts under."""
+
+    session: str
+    holder: str
+
+    @classmethod
+    def of(cls, handle: str, holder: str) -> OpenSessionResult:
+        return cls(session=handle, holder=wording.shown(holder) or "", advice=wording.OPENED_ADVICE)
+
+
 class PruneResult(Result):
     """The answer of `prune`: what was removed, how many live claims there are, and what needs a person."""
 

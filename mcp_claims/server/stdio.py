@@ -12,34 +12,32 @@ from typing import NoReturn
 import anyio
 from mcp.server.stdio import stdio_server
 
-from mcp_claims.claims import Claims
 from mcp_claims.server.app import build_server
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.base import Store
+from mcp_claims.sessions import Sessions
 
 _STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 logger = logging.getLogger(__name__)
 
 
-def serve_stdio(store: Store) -> NoReturn:
-    """Serve until the client goes or a signal asks to stop; then release what the session holds and exit.
+def serve_stdio(sessions: Sessions) -> NoReturn:
+    """Serve until the client goes or a signal asks to stop; then release what *sessions* hold and exit.
 
     The process ends by `os._exit`.  A worker thread of the SDK may be blocked in reading stdin, which hosts leave
     open when they send SIGINT, and an orderly exit of the interpreter would wait for that thread until the host's
     SIGKILL.
     """
     try:
-        anyio.run(_serve, process_session(store))
+        anyio.run(_serve, sessions)
     except Exception:
         logger.exception("serving failed")
         _exit(1)
     _exit(0)
 
 
-async def _serve(claims: Claims) -> None:
-    _stop_on_signals(claims)
-    server = build_server(lambda: claims)
+async def _serve(sessions: Sessions) -> None:
+    _stop_on_signals(sessions)
+    server = build_server(lambda: sessions)
     async with stdio_server() as (reading, writing):
         try:
             await server.run(reading, writing, server.create_initialization_options())
@@ -49,9 +47,9 @@ async def _serve(claims: Claims) -> None:
             _exit(0)
 
 
-def _stop_on_signals(claims: Claims) -> None:
+def _stop_on_signals(sessions: Sessions) -> None:
     def stop() -> NoReturn:
-        claims.end(dying=True)
+        sessions.end(dying=True)
         _exit(0)
 
     for number in _STOPS:

@@ -11,12 +11,27 @@ import anyio.to_thread
 from mcp_types import CallToolResult, TextContent, Tool, ToolAnnotations
 
 from mcp_claims import rules
-from mcp_claims.claims import Claims
+from mcp_claims.record import Claim
 from mcp_claims.server import wording
-from mcp_claims.server.arguments import Arguments, KeyArguments, PruneArguments, TryClaimArguments, parse
-from mcp_claims.server.results import LookResult, PruneResult, ReleaseResult, Result, TryClaimResult
+from mcp_claims.server.arguments import (
+    Arguments,
+    KeyArguments,
+    OpenSessionArguments,
+    PruneArguments,
+    TryClaimArguments,
+    parse,
+)
+from mcp_claims.server.results import (
+    LookResult,
+    OpenSessionResult,
+    PruneResult,
+    ReleaseResult,
+    Result,
+    TryClaimResult,
+)
 from mcp_claims.server.schema import compact_schema
 from mcp_claims.server.waiting import without_blocking
+from mcp_claims.sessions import Caller, Sessions
 
 INSTRUCTIONS = (
     "Several agents see the same event; exactly one may act. Before you act on an event (red CI, review comment, "
@@ -31,40 +46,66 @@ _PRUNING = anyio.CapacityLimiter(2)
 
 
 @dataclass(frozen=True)
+class Service:
+    """What the tools work with: the server's sessions, and what is to be told of changes to what is kept alive."""
+
+    sessions: Sessions
+    kept_changed: Callable[[], None]
+
+
+Call = Callable[[Service, Caller, dict[str, Any] | None], Awaitable[CallToolResult]]
+
+
+@dataclass(frozen=True)
 class ClaimsTool:
-    """A tool as listed, and the coroutine that answers a call of it for a session."""
+    """A tool as listed, and the coroutine that answers a call of it."""
 
     listed: Tool
-    call: Callable[[Claims, dict[str, Any] | None], Awaitable[CallToolResult]]
+    call: Call
 
 
-async def _try_claim(claims: Claims, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _try_claim(service: Service, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(TryClaimArguments, arguments)
+    session = service.sessions.acting(caller, asked.session)
     attempt = await without_blocking(
-        lambda wait: claims.try_claim(
+        lambda wait: session.claims.try_claim(
             asked.key, asked.namespace, ttl_minutes=asked.ttl_minutes, note=asked.note, wait=wait
         )
     )
     scoped = rules.scoped_key(asked.key, asked.namespace)
+    if asked.keep_alive and attempt.claimed and isinstance(attempt.found, Claim):
+        service.sessions.keep(session, attempt.found, asked.ttl_minutes)
+        service.kept_changed()
     return _answer(TryClaimResult.of(attempt), wording.attempt_text(scoped, attempt))
 
 
-async def _is_claimed_by_other(claims: Claims, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _is_claimed_by_other(service: Service, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(KeyArguments, arguments)
-    look = claims.is_claimed_by_other(asked.key, asked.namespace)
+    look = service.sessions.looking(caller, asked.session).is_claimed_by_other(asked.key, asked.namespace)
     scoped = rules.scoped_key(asked.key, asked.namespace)
     return _answer(LookResult.of(look), wording.look_text(scoped, look))
 
 
-async def _release(claims: Claims, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _release(service: Service, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(KeyArguments, arguments)
-    release = await without_blocking(lambda wait: claims.release(asked.key, asked.namespace, wait=wait))
+    session = service.sessions.acting(caller, asked.session)
     scoped = rules.scoped_key(asked.key, asked.namespace)
+    # First of all: a renewal must not come between the release and its answer.
+    session.keeping.stop(scoped)
+    release = await without_blocking(lambda wait: session.claims.release(asked.key, asked.namespace, wait=wait))
     return _answer(ReleaseResult.of(release), wording.release_text(scoped, release))
 
 
-async def _prune(claims: Claims, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _open_session(service: Service, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+    asked = parse(OpenSessionArguments, arguments)
+    handle, session = service.sessions.open(asked.label, caller)
+    holder = session.claims.holder.name
+    return _answer(OpenSessionResult.of(handle, holder), wording.opened_text(handle, holder))
+
+
+async def _prune(service: Service, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(PruneArguments, arguments)
+    claims = service.sessions.looking(caller, None)
     # Always in a thread: there may be 100,000 claims to read.
     pruned = await anyio.to_thread.run_sync(claims.prune, asked.namespace, abandon_on_cancel=True, limiter=_PRUNING)
     return _answer(PruneResult.of(pruned), wording.prune_text(pruned))
@@ -77,7 +118,7 @@ def _answer(result: Result, text: str) -> CallToolResult:
 
 
 def _tool(
-    call: Callable[[Claims, dict[str, Any] | None], Awaitable[CallToolResult]],
+    call: Call,
     title: str,
     description: str,
     takes: type[Arguments],
@@ -131,6 +172,15 @@ TOOLS = {
             "Give back your claim on an event as soon as you are done or give up. Never touches another session's claim.",
             KeyArguments,
             ReleaseResult,
+        ),
+        _tool(
+            _open_session,
+            "Get an identity of your own",
+            "Only for a sub-agent that shares a connection, or when a call says that it needs a session. Returns a secret "
+            "to pass as session.",
+            OpenSessionArguments,
+            OpenSessionResult,
+            idempotent=False,
         ),
         _tool(
             _prune,

@@ -105,6 +105,17 @@ def release_advice(release: Release) -> str:
     return _warned(release.lost, release.found, release.now, advice)
 
 
+OPENED_ADVICE = (
+    "Pass it as `session` with each call, and to nobody else: who has it is you. What you claim with it is yours alone, "
+    "not your connection's."
+)
+
+
+def opened_text(handle: str, holder: str) -> str:
+    """Say what `open_session` gave out."""
+    return f"OPENED: session {handle} (others see you as {holder}). {OPENED_ADVICE}"
+
+
 def prune_text(pruned: Pruned) -> str:
     """Say what `prune` removed and kept."""
     counts = (

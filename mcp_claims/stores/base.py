@@ -11,6 +11,9 @@ LOCK_WAIT = 5.0
 """Seconds that a change waits, unless told otherwise, for another one in the same namespace."""
 
 
+SECRET_BYTES = 32
+
+
 class Swap(NamedTuple):
     """What became of a compare-and-swap.
 
@@ -44,6 +47,10 @@ class Store(Protocol):
 
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         """Remove *found* if and only if it is still what is stored there; tell whether it was."""
+        ...
+
+    def secret(self) -> bytes:
+        """Return 32 bytes that all who share the store have and nobody else has, made when they are first asked for."""
         ...
 
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,16 +17,18 @@ from datetime import UTC, datetime
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
-from mcp_claims.stores.base import LOCK_WAIT, Swap
+from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, Swap
 from mcp_claims.stores.kernel import CREATE, READ, Kernel, last_change, unsafe, write_all
 from mcp_claims.stores.names import file_name, may_be_file_name
 from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, make_namespace, namespace_lock
+from mcp_claims.stores.secret_file import read_secret, spell_secret
 
 MAX_RECORD_BYTES = 64 * 1024
 """A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
 
 _SUFFIX = ".json"
 _NEW = ".new"
+_SECRETS, _HANDLES = ".secrets", "handles"
 _TRUST_LASTS = 1.0  # s
 _NEVER = datetime.max.replace(tzinfo=UTC)
 # What opening tells about one file, not about the store: no permission, a link (Linux; FreeBSD says EMLINK).
@@ -75,6 +78,21 @@ class FileStore:
                 return False
             self._remove(found.where, mark)
             return True
+
+    def secret(self) -> bytes:
+        # In a directory of its own, whose name no namespace has, and under the same lock and rename as claims.
+        directory = f"{self.directory}/{_SECRETS}"
+        path = f"{directory}/{_HANDLES}"
+        with self._answering(path):
+            found = read_secret(self._kernel, path) if self._trust(directory) else None
+        if found is not None:
+            return found
+        with self._changing(directory, LOCK_WAIT) as mark:
+            found = read_secret(self._kernel, path)
+            if found is None:
+                found = secrets.token_bytes(SECRET_BYTES)
+                self._write(path, spell_secret(found), mark)
+            return found
 
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         for name in self._names(self.directory) if namespace is None else [file_name(namespace)]:

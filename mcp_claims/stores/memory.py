@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from threading import Lock
 
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_WAIT, Swap
+from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, Swap
 
 
 class MemoryStore:
@@ -17,6 +18,7 @@ class MemoryStore:
         self._stored: dict[ScopedKey, Claim | Unreadable] = {}
         self._generations: dict[ScopedKey, int] = {}
         self._lock = Lock()
+        self._secret = secrets.token_bytes(SECRET_BYTES)
 
     def read(self, scoped: ScopedKey) -> Found:
         return self._stored.get(scoped)
@@ -47,6 +49,9 @@ class MemoryStore:
         for scoped, stored in sorted(self._stored.items(), key=lambda item: item[0]):
             if namespace in (None, scoped.namespace):
                 yield stored
+
+    def secret(self) -> bytes:
+        return self._secret
 
     def corrupt(self, scoped: ScopedKey, unreadable: Unreadable) -> None:
         """Store something that is no claim, as a fault of a disk would."""

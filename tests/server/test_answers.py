@@ -13,10 +13,9 @@ from mcp_types import Implementation
 
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.server.app import build_server
-from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
 from tests.support.machines import World
-from tests.support.servers import facts, words
+from tests.support.servers import facts, one_client, words
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +25,7 @@ ERAS = pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
 
 @asynccontextmanager
 async def client(directory: Path, era: Era, name: str = "codex") -> AsyncIterator[Client]:
-    server = build_server(lambda: process_session(FileStore(directory)))
+    server = build_server(lambda: one_client(FileStore(directory)))
     async with Client(server, mode=era, client_info=Implementation(name=name, version="2.1")) as connected:
         yield connected
 
@@ -184,7 +183,7 @@ async def test_what_another_session_wrote_is_shown_on_one_bounded_quoted_line(cl
 
 @ERAS
 async def test_two_connections_of_one_server_object_are_two_sessions(claims_dir: Path, era: Era) -> None:
-    server = build_server(lambda: process_session(FileStore(claims_dir)))
+    server = build_server(lambda: one_client(FileStore(claims_dir)))
     async with Client(server, mode=era) as ada, Client(server, mode=era) as ben:
         first: dict[str, Any] = facts(await ada.call_tool("try_claim", {"key": "red"}))
         second = facts(await ben.call_tool("try_claim", {"key": "red"}))

@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 from mcp import Client, MCPError
 
-from mcp_claims.claims import Claims
 from mcp_claims.record import Found, ScopedKey
 from mcp_claims.server.app import build_server
-from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
-from tests.support.servers import facts, words
+from tests.support.servers import facts, one_client, words
 
 pytestmark = pytest.mark.anyio
 
@@ -51,10 +49,7 @@ BAD = [
 
 
 def server_on(directory: Path) -> Client:
-    def open_session() -> Claims:
-        return process_session(FileStore(directory))
-
-    return Client(build_server(open_session))
+    return Client(build_server(lambda: one_client(FileStore(directory))))
 
 
 @pytest.mark.parametrize(("tool", "arguments", "rule"), BAD)
@@ -118,7 +113,7 @@ async def test_a_defect_of_ours_is_an_error_without_its_details(
         def read(self, scoped: ScopedKey) -> Found:  # noqa: ARG002
             raise ZeroDivisionError("inner workings")
 
-    async with Client(build_server(lambda: process_session(Defective(claims_dir)))) as client:
+    async with Client(build_server(lambda: one_client(Defective(claims_dir)))) as client:
         refused = await client.call_tool("try_claim", {"key": "k"})
     assert refused.is_error
     assert "Do not act" in words(refused) and "inner workings" not in words(refused)

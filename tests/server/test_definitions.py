@@ -31,8 +31,8 @@ def test_every_snapshot_belongs_to_a_tool() -> None:
     assert {path.stem for path in SNAPSHOTS.iterdir()} == set(TOOLS)
 
 
-def test_all_definitions_together_stay_under_4_kb() -> None:
-    assert len(json.dumps([listed(name) for name in TOOLS], separators=(",", ":"))) < 4_000
+def test_all_definitions_together_stay_under_6_kb() -> None:
+    assert len(json.dumps([listed(name) for name in TOOLS], separators=(",", ":"))) < 6_000
 
 
 def test_the_instructions_teach_the_protocol_in_under_600_characters() -> None:

@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 
 from mcp_claims.record import Claim, Found, Proof, ScopedKey, Unreadable
-from mcp_claims.stores.base import Store, Swap
+from mcp_claims.stores.base import SECRET_BYTES, Store, Swap
 from tests.stores.samples import KEY, claim, grant, renewed
 
 OTHER_KEY = ScopedKey("ci", "review")
@@ -224,3 +224,9 @@ class StoreContract:
         assert [sum(wins) for wins in zip(*results, strict=True)] == [1] * self.rounds
         generations = [old.generation for old in seen if isinstance(old, Claim)]
         assert generations == sorted(set(generations))
+
+    def test_the_secret_is_the_same_for_all_and_no_claim(self, store: Store) -> None:
+        secret = store.secret()
+        assert len(secret) == SECRET_BYTES
+        assert store.secret() == secret
+        assert list(store.scan()) == []

@@ -31,6 +31,9 @@ class Alternating:
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         return next(self._turn).discard(found, wait=wait)
 
+    def secret(self) -> bytes:
+        return next(self._turn).secret()
+
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         return next(self._turn).scan(namespace)
 

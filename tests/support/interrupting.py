@@ -35,6 +35,9 @@ class Interrupting:
         self._interrupt()
         return self._store.discard(found, wait=wait)
 
+    def secret(self) -> bytes:
+        return self._store.secret()
+
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         return self._store.scan(namespace)
 

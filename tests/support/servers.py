@@ -14,11 +14,14 @@ from typing import IO, Any
 from mcp import StdioServerParameters
 from mcp_types import CallToolResult, TextContent
 
+from mcp_claims.sessions import Sessions, process_session
+from mcp_claims.stores.base import Store
+
 PYTHON_ENVIRONMENT = dict(os.environ)
 """Handed to every child, or coverage and PYTHONPATH do not reach it."""
 
 # The envelope of a 2026-07-28 request, without a handshake before it.
-_ENVELOPE = {
+ENVELOPE = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
@@ -32,6 +35,11 @@ def stdio(directory: Path) -> StdioServerParameters:
         args=["-m", "mcp_claims", "serve", "--dir", str(directory)],
         env=PYTHON_ENVIRONMENT,
     )
+
+
+def one_client(store: Store) -> Sessions:
+    """Return the sessions of a server that has one client, as over stdio."""
+    return Sessions(store, own=process_session(store))
 
 
 def words(result: CallToolResult) -> str:
@@ -66,7 +74,7 @@ class RawServer:
     def send(self, tool: str, arguments: dict[str, Any]) -> int:
         """Send a call and return its id; nothing is read."""
         self._last_id += 1
-        call = {"name": tool, "arguments": arguments, "_meta": _ENVELOPE}
+        call = {"name": tool, "arguments": arguments, "_meta": ENVELOPE}
         self.send_line(json.dumps({"jsonrpc": "2.0", "id": self._last_id, "method": "tools/call", "params": call}))
         return self._last_id
 
@@ -92,15 +100,17 @@ class RawServer:
 
 
 @contextmanager
-def raw_server(directory: Path, *, stderr: int | None = None) -> Iterator[RawServer]:
+def raw_server(
+    directory: Path, *arguments: str, stderr: int | None = None, env: dict[str, str] | None = None
+) -> Iterator[RawServer]:
     """Start a server on *directory*; it is killed at the end if it is still there."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "mcp_claims", "serve", "--dir", str(directory)],
+        [sys.executable, "-m", "mcp_claims", "serve", "--dir", str(directory), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
-        env=PYTHON_ENVIRONMENT,
+        env=PYTHON_ENVIRONMENT | (env or {}),
     )
     try:
         yield RawServer(process)

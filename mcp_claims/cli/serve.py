@@ -1,0 +1,97 @@
+"""`mcp-claims serve`: its options, and which of the two servers they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import signal
+
+from mcp_claims.errors import InvalidInputError
+from mcp_claims.sessions import Sessions, fixed_session, process_session
+from mcp_claims.sessions.keeping import DEFAULT_LONGEST_KEEPING
+from mcp_claims.sessions.registry import DEFAULT_IDLE
+from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.location import DIRECTORY_VARIABLE, claims_directory
+
+SESSION_VARIABLE = "MCP_CLAIMS_SESSION"
+_HTTP_OPTIONS = ("host", "port", "path", "token_file", "idle_minutes")
+
+
+def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    serve = commands.add_parser(
+        "serve",
+        help="serve MCP clients: one over stdin and stdout, or many over HTTP",
+        description="Serve one MCP client over stdin and stdout, or many over Streamable HTTP.",
+    )
+    serve.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
+    serve.add_argument(
+        "--session",
+        metavar="NAME",
+        help=f"a fixed identity that outlives the process, for hosts that start a server for each call ({SESSION_VARIABLE})",
+    )
+    serve.add_argument(
+        "--keep-alive-hours",
+        type=float,
+        default=DEFAULT_LONGEST_KEEPING / 3600,
+        metavar="H",
+        help="how long try_claim(keep_alive=true) renews at most (%(default)g)",
+    )
+    http = serve.add_argument_group("over HTTP")
+    http.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdin and stdout")
+    http.add_argument("--host", help="address to listen on (127.0.0.1); any but a loopback one needs a token")
+    http.add_argument("--port", type=int, help="port to listen on, 0 for a free one (8765)")
+    http.add_argument("--path", help="path of the endpoint (/mcp)")
+    http.add_argument("--token-file", metavar="PATH", help="bearer tokens, one a line (or MCP_CLAIMS_TOKEN, one)")
+    http.add_argument("--idle-minutes", type=float, metavar="M", help="a session without requests ends after (30)")
+    serve.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    hours = _hours("--keep-alive-hours", options.keep_alive_hours)
+    store = FileStore(claims_directory(options.dir))
+    if options.http:
+        if options.session is not None:
+            raise InvalidInputError("--session", "is for stdin and stdout; over HTTP each session has a handle")
+        return _serve_http(options, store, hours)
+    for name in _HTTP_OPTIONS:
+        if getattr(options, name) is not None:
+            raise InvalidInputError(f"--{name.replace('_', '-')}", "needs --http")
+    return _serve_stdio(options, store, hours)
+
+
+def _serve_stdio(options: argparse.Namespace, store: FileStore, hours: float) -> int:
+    fixed = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
+    own = process_session(store) if fixed is None else fixed_session(store, fixed)
+    # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # The import makes some 300,000 objects that live as long as the process.  Looking through them again and again
+    # for garbage takes a fifth of its CPU time.
+    gc.disable()
+    from mcp_claims.server.stdio import serve_stdio
+
+    gc.freeze()
+    gc.enable()
+    serve_stdio(Sessions(store, own=own, lasting=fixed is not None, longest_keeping=hours * 3600))
+
+
+def _serve_http(options: argparse.Namespace, store: FileStore, hours: float) -> int:
+    idle = DEFAULT_IDLE / 60 if options.idle_minutes is None else _hours("--idle-minutes", options.idle_minutes)
+    from mcp_claims.server.http import HttpSettings, serve_http
+    from mcp_claims.server.tokens import read_tokens
+
+    settings = HttpSettings(
+        host=options.host or "127.0.0.1",
+        port=8765 if options.port is None else options.port,
+        path=options.path or "/mcp",
+        tokens=read_tokens(options.token_file),
+        idle=idle * 60,
+    )
+    return serve_http(lambda: Sessions(store, own=None, idle=idle * 60, longest_keeping=hours * 3600), settings)
+
+
+def _hours(option: str, value: float) -> float:
+    if not 0 < value <= 10_000:
+        raise InvalidInputError(option, "must be a number above 0, 10,000 at most")
+    return value

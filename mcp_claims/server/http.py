@@ -1,0 +1,185 @@
+"""Serving many clients over Streamable HTTP, of both protocol eras.
+
+Who is on the other end is never taken from what anybody could send: a session id counts where the SDK has checked it,
+a handle where its signature fits, a caller where a token does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import uvicorn
+from mcp.server.auth.middleware.bearer_auth import BearerAuthBackend, RequireAuthMiddleware
+from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcp_claims.errors import ClaimsError, InvalidInputError
+from mcp_claims.server.app import build_server
+from mcp_claims.server.tokens import TOKEN_VARIABLE, Tokens, read_tokens
+from mcp_claims.sessions import Sessions
+from mcp_claims.sessions.registry import DEFAULT_IDLE
+from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.location import claims_directory
+
+MAX_BODY_BYTES = 256 * 1024
+"""A call with the longest key, namespace, note and handle has under 16 kB."""
+
+_STOP_WAIT = 2  # s, for requests that are being answered when the server is asked to stop
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+
+
+@dataclass(frozen=True)
+class HttpSettings:
+    """Where to listen and whom to let in; *idle* is the seconds after which a session without requests ends."""
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    path: str = "/mcp"
+    tokens: Tokens | None = None
+    idle: float = DEFAULT_IDLE
+
+
+def build_app(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> Starlette:
+    """Return the ASGI application: the MCP endpoint and `/healthz`.
+
+    Raises `InvalidInputError` for a path that is none and for an address that others can reach without a token.
+    """
+    if not settings.path.startswith("/") or settings.path in ("/", "/healthz") or set("{}?# ") & set(settings.path):
+        raise InvalidInputError("--path", f"must be a path like /mcp, not {settings.path!r}")
+    local = _is_loopback(settings.host)
+    if not local and settings.tokens is None:
+        raise InvalidInputError(
+            "--host",
+            f"{settings.host} can be reached by others, so set {TOKEN_VARIABLE} or --token-file, or use 127.0.0.1",
+        )
+    opened: list[Sessions] = []
+
+    def open_once() -> Sessions:
+        opened[:] = [open_sessions()]
+        return opened[0]
+
+    manager = StreamableHTTPSessionManager(
+        build_server(open_once),
+        # A page in a browser on this machine must not call by way of a name that it has made to mean this machine.
+        # Elsewhere a token is asked for, which no page has.
+        security_settings=TransportSecuritySettings(
+            enable_dns_rebinding_protection=local,
+            allowed_hosts=[name + port for name in _LOOPBACK_NAMES for port in ("", ":*")],
+            allowed_origins=[f"http://{name}{port}" for name in _LOOPBACK_NAMES for port in ("", ":*")],
+        ),
+        max_request_body_size=MAX_BODY_BYTES,
+        session_idle_timeout=settings.idle,
+    )
+    endpoint: ASGIApp = ConnectionEnds(StreamableHTTPASGIApp(manager), lambda: opened[0])
+    middleware = []
+    if settings.tokens is not None:
+        endpoint = RequireAuthMiddleware(endpoint, [])
+        middleware = [Middleware(AuthenticationMiddleware, backend=BearerAuthBackend(settings.tokens))]
+
+    async def healthz(_: Request) -> Response:
+        try:
+            opened[0].check_store()
+        except ClaimsError as error:
+            # Anybody may ask, so no paths here; the log of this server has them with the calls that fail.
+            return JSONResponse({"status": "failing", "problem": type(error).__name__}, status_code=503)
+        return JSONResponse({"status": "ok"})
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with manager.run():
+            yield
+
+    routes = [Route(settings.path, endpoint=endpoint), Route("/healthz", healthz, methods=["GET"])]
+    return Starlette(routes=routes, middleware=middleware, lifespan=lifespan)
+
+
+class ConnectionEnds:
+    """Tells the sessions which of their connections are busy, and which have been ended by their clients."""
+
+    def __init__(self, app: ASGIApp, sessions: Callable[[], Sessions]) -> None:
+        self._app, self._sessions = app, sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = MCP_SESSION_ID_HEADER.encode()
+        connection = next((value.decode("latin-1") for header, value in scope["headers"] if header == name), None)
+        if connection is None:
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        sessions = self._sessions()
+        sessions.entered(connection)
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            sessions.left(connection)
+            # The SDK has checked that the session exists and is this caller's.
+            if scope["method"] == "DELETE" and 200 <= status < 300:
+                sessions.end_connection(connection)
+
+
+def create_app() -> Starlette:
+    """Return the application as the environment describes it, for an ASGI server that runs several workers.
+
+    MCP_CLAIMS_DIR, MCP_CLAIMS_TOKEN, MCP_CLAIMS_TOKEN_FILE and MCP_CLAIMS_HOST (127.0.0.1) are what `serve --http` has
+    as options; the last has to say on which address that server listens.
+    """
+    store = FileStore(claims_directory())
+    settings = HttpSettings(host=os.environ.get("MCP_CLAIMS_HOST", "127.0.0.1"), tokens=read_tokens(None))
+    return build_app(lambda: Sessions(store, own=None), settings)
+
+
+def serve_http(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> int:
+    """Serve until a signal asks to stop; then end the sessions of this process.  Returns the exit code.
+
+    Raises `InvalidInputError` for settings that cannot be served.
+    """
+    app = build_app(open_sessions, settings)
+    if not 0 <= settings.port <= 65_535:
+        raise InvalidInputError("--port", "must be a number from 0 to 65535")
+    try:
+        listening = socket.create_server(
+            (settings.host, settings.port), family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        )
+    except OSError as error:
+        raise InvalidInputError("--host", f"and --port cannot be listened on ({error}); choose others") from error
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_STOP_WAIT, ws="none"
+    )
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    port = listening.getsockname()[1]
+    print(f"mcp-claims: serving http://{host}:{port}{settings.path}", file=sys.stderr, flush=True)
+    with listening:
+        server = uvicorn.Server(config)
+        anyio.run(server.serve, [listening])
+    return 0 if server.started else 1
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,42 @@
+"""Doing in time what sessions need without being called: renewals, and the end of those that are idle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+
+from mcp_claims.sessions import Sessions
+
+logger = logging.getLogger(__name__)
+
+_AT_LEAST = 0.05  # s
+
+
+@asynccontextmanager
+async def tended(sessions: Sessions) -> AsyncIterator[Callable[[], None]]:
+    """Tend *sessions* meanwhile; yields what to call when something may be due earlier than before."""
+    changed = anyio.Event()
+
+    def wake() -> None:
+        changed.set()
+
+    async def tend() -> None:
+        nonlocal changed
+        while True:
+            changed = anyio.Event()
+            try:
+                due = sessions.tend()
+            except Exception:
+                # A defect of ours in one round must not be the end of all renewals.
+                logger.exception("tending the sessions failed")
+                due = 1.0
+            with anyio.move_on_after(max(due, _AT_LEAST)):
+                await changed.wait()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tend)
+        yield wake
+        tasks.cancel_scope.cancel()

@@ -1,0 +1,73 @@
+"""Bearer tokens: who may call over HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from mcp.server.auth.provider import AccessToken
+
+from mcp_claims.errors import InvalidInputError
+
+TOKEN_VARIABLE = "MCP_CLAIMS_TOKEN"
+TOKEN_FILE_VARIABLE = "MCP_CLAIMS_TOKEN_FILE"
+_SHORTEST = 16
+_MOST_BYTES = 1 << 20
+
+
+class Tokens:
+    """The tokens that are let in; each is a caller of its own, for whom alone its session handles work."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens]
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        """Return who *token* is, or `None`; how long that takes tells nothing about the tokens that there are."""
+        given = hashlib.sha256(token.encode(errors="surrogateescape")).digest()
+        # All are compared, found or not.
+        known = [digest for digest in self._digests if hmac.compare_digest(digest, given)]
+        if not known:
+            return None
+        return AccessToken(token="", client_id=f"token {known[0].hex()[:16]}", scopes=[])
+
+
+def read_tokens(file: str | None, environment: Mapping[str, str] = os.environ) -> Tokens | None:
+    """Read the tokens in *file* or in what MCP_CLAIMS_TOKEN_FILE names, one a line, and the one in MCP_CLAIMS_TOKEN.
+
+    `None` if there is none of them.  Raises `InvalidInputError` for a file that cannot be read or that others can write,
+    and for a token of fewer than 16 characters; the message never shows a token.
+    """
+    tokens = []
+    path = file or environment.get(TOKEN_FILE_VARIABLE)
+    if path is not None:
+        tokens += _in_file("--token-file" if file else TOKEN_FILE_VARIABLE, Path(path))
+    if (single := environment.get(TOKEN_VARIABLE)) is not None:
+        tokens.append(_checked(TOKEN_VARIABLE, single.strip()))
+    return Tokens(tokens) if tokens else None
+
+
+def _in_file(name: str, path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(_MOST_BYTES).decode()
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(name, f"cannot be read: {error}") from error
+    if sys.platform != "win32" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InvalidInputError(name, "must not be a file that others can write (chmod 600 it)")
+    lines = [line.strip() for line in text.splitlines()]
+    tokens = [_checked(name, line) for line in lines if line and not line.startswith("#")]
+    if not tokens:
+        raise InvalidInputError(name, "has no token in it")
+    return tokens
+
+
+def _checked(name: str, token: str) -> str:
+    if len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
+        raise InvalidInputError(name, f"must hold tokens of at least {_SHORTEST} printable ASCII characters, no spaces")
+    return token

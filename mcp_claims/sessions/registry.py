@@ -1,0 +1,200 @@
+"""The sessions of one server: which one a call belongs to, what is kept alive for it, and when it ends.
+
+| who calls | session | its claims end by |
+|---|---|---|
+| a connection that is a process (stdio) | the server's own | its end, its death, TTL |
+| a connection with an id that the transport has checked (HTTP with handshake) | one per id | its end, idle time, the server's death, TTL |
+| whoever passes a handle | the handle's | release, TTL; over stdio as the server's own |
+| anybody else | none: may look and prune | |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcp_claims.claims import Claims
+from mcp_claims.errors import SessionNeededError
+from mcp_claims.machine import Machine, local_machine
+from mcp_claims.record import Claim
+from mcp_claims.sessions.handles import Handles
+from mcp_claims.sessions.identity import handle_session, process_session
+from mcp_claims.sessions.keeping import DEFAULT_LONGEST_KEEPING, Keeping
+from mcp_claims.stores.base import Store
+
+DEFAULT_IDLE = 30 * 60.0
+"""Seconds without a request after which a session over HTTP has ended, or is no longer kept alive."""
+
+_MOST_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a server knows of whoever sent a request.
+
+    `connection` is an id that the transport itself has given out and checked; `principal` names the credential that
+    the request was authenticated with; `client` is what the client says of itself, for people.
+    """
+
+    connection: str | None = None
+    principal: str | None = None
+    client: str | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    """One session as this server knows it."""
+
+    claims: Claims
+    keeping: Keeping
+    used: float
+
+
+class Sessions:
+    """The sessions of one server on *store*.
+
+    With *own*, calls without a handle belong to that session, and everything ends with the process (stdio).  Without
+    it there are as many sessions as connections and handles (HTTP).  What belongs to a handle outlives the process then,
+    and so does all if *own* is *lasting*, a session of which the process is not the end.  *clock* is in seconds.  For use by one thread; `end` may come from a signal handler in it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        own: Claims | None,
+        lasting: bool = False,
+        machine: Machine | None = None,
+        idle: float = DEFAULT_IDLE,
+        longest_keeping: float = DEFAULT_LONGEST_KEEPING,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._store = store
+        self._machine = machine or local_machine()
+        self._clock = clock or (lambda: self._machine.now().ticks)
+        self._idle, self._longest_keeping = idle, longest_keeping
+        self._own = None if own is None else self._session(own)
+        self._bound = own is not None and not lasting
+        self._nobody = process_session(store, self._machine)
+        self._connections: dict[str, Session] = {}
+        self._requests: Counter[str] = Counter()
+        self._handles: Handles | None = None
+        # By the nonce of the handle, never by the handle; the longest unused first.
+        self._opened: dict[bytes, Session] = {}
+
+    def check_store(self) -> None:
+        """Raise what a call would raise if the store cannot answer."""
+        self._nobody.is_claimed_by_other("is the store there?")
+
+    def open(self, label: str | None, caller: Caller) -> tuple[str, Session]:
+        """Open a session for *caller*; return its handle, which is a secret, and the session."""
+        handle, opened = self._checker().issue(self._machine.pid(), label, caller.principal)
+        return handle, self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
+
+    def acting(self, caller: Caller, handle: str | None) -> Session:
+        """Return the session that a call by *caller*, with *handle* if it has one, acts for.
+
+        Raises `InvalidSessionError` for a handle that is not this caller's, and `SessionNeededError` where nothing tells
+        who is calling.
+        """
+        session = self._find(caller, handle)
+        if session is None:
+            raise SessionNeededError
+        return session
+
+    def looking(self, caller: Caller, handle: str | None) -> Claims:
+        """Return through whose eyes *caller* looks: its session's, or those of nobody, who holds nothing."""
+        session = self._find(caller, handle)
+        return self._nobody if session is None else session.claims
+
+    def keep(self, session: Session, granted: Claim, ttl_minutes: float) -> None:
+        """Keep *granted*, a claim of *session*, alive by renewals while the session is there; `tend` makes them."""
+        session.keeping.keep(granted, ttl_minutes, self._clock())
+
+    def entered(self, connection: str) -> None:
+        """Note that a request of *connection* is being answered, or its stream is open: it is not idle."""
+        self._requests[connection] += 1
+
+    def left(self, connection: str) -> None:
+        """Note that a request of *connection* has been answered."""
+        self._requests[connection] -= 1
+        if not self._requests[connection]:
+            del self._requests[connection]
+        if session := self._connections.get(connection):
+            session.used = self._clock()
+
+    def end_connection(self, connection: str) -> None:
+        """End the session of *connection*, if it has one: release what it holds."""
+        if session := self._connections.pop(connection, None):
+            session.claims.end()
+
+    def tend(self) -> float:
+        """Do what is due: end idle connections, renew what is kept alive.  Return in how many seconds to call again."""
+        now = self._clock()
+        for connection, session in list(self._connections.items()):
+            if connection not in self._requests and now - session.used > self._idle:
+                self.end_connection(connection)
+        for nonce, session in list(self._opened.items()):
+            if now - session.used > self._idle and not session.claims.holds_anything:
+                del self._opened[nonce]
+        due = self._idle / 2
+        # A connection that is left is not idle; a handle has nothing but its use to show that somebody is there.
+        active = [session for session in self._opened.values() if now - session.used <= self._idle]
+        for session in [*self._always_there(), *active]:
+            due = min(due, session.keeping.renew(now))
+        return max(0.0, due)
+
+    def end(self, *, dying: bool = False) -> None:
+        """End all that is bound to this process: release what it holds, as `Claims.end` does."""
+        bound = list(self._connections.values())
+        if self._own is not None and self._bound:
+            bound += [self._own, *self._opened.values()]
+        for session in bound:
+            session.claims.end(dying=dying)
+        self._connections.clear()
+        self._opened.clear()
+
+    def _find(self, caller: Caller, handle: str | None) -> Session | None:
+        if handle is not None:
+            opened = self._checker().check(handle, caller.principal)
+            session = self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
+        elif self._own is not None:
+            session = self._own
+        elif caller.connection is None:
+            return None
+        elif (known := self._connections.get(caller.connection)) is not None:
+            session = known
+        else:
+            session = self._session(process_session(self._store, self._machine))
+            self._connections[caller.connection] = session
+        session.used = self._clock()
+        if session.claims.holder.client is None and caller.client:
+            session.claims.describe_client(caller.client)
+        return session
+
+    def _of_nonce(self, nonce: bytes, pid: int, label: str | None, caller: Caller) -> Session:
+        session = self._opened.pop(nonce, None)
+        if session is None:
+            claims = handle_session(self._store, self._machine, pid, nonce, bound=self._bound)
+            described = ", ".join(part for part in (caller.client, label) if part)
+            if described:
+                claims.describe_client(described)
+            session = self._session(claims)
+            if len(self._opened) >= _MOST_REMEMBERED:
+                # A handle needs no memory: only what would be told of lost claims, and what is kept alive, goes.
+                del self._opened[next(iter(self._opened))]
+        self._opened[nonce] = session
+        return session
+
+    def _session(self, claims: Claims) -> Session:
+        return Session(claims, Keeping(claims, self._longest_keeping), self._clock())
+
+    def _checker(self) -> Handles:
+        if self._handles is None:
+            self._handles = Handles(self._store.secret())
+        return self._handles
+
+    def _always_there(self) -> list[Session]:
+        own = [] if self._own is None else [self._own]
+        return [*own, *self._connections.values()]

@@ -1,0 +1,147 @@
+"""Serving over HTTP: who is let in, what is refused at start, limits, health, and nothing secret on stderr."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import httpx2
+import pytest
+
+from tests.support.http_servers import http_client, http_server
+from tests.support.servers import ENVELOPE, PYTHON_ENVIRONMENT, facts
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "correct-horse-battery"
+CALL = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/call",
+    "params": {"name": "prune", "arguments": {}, "_meta": ENVELOPE},
+}
+HEADERS = {
+    "accept": "application/json, text/event-stream",
+    "mcp-protocol-version": "2026-07-28",
+    "mcp-method": "tools/call",
+    "mcp-name": "prune",
+}
+
+
+def refused(*arguments: str, env: dict[str, str] | None = None) -> str:
+    """Start a server that must not start; return what it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mcp_claims", "serve", *arguments],
+        env=PYTHON_ENVIRONMENT | (env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "rule"),
+    [
+        pytest.param(["--http", "--host", "0.0.0.0"], {}, "can be reached by others", id="all addresses"),
+        pytest.param(["--http", "--host", "example.org"], {}, "can be reached by others", id="a name"),
+        pytest.param(["--http", "--path", "mcp"], {}, "must be a path like /mcp", id="no path"),
+        pytest.param(["--http", "--path", "/healthz"], {}, "must be a path like /mcp", id="the path of healthz"),
+        pytest.param(["--http", "--port", "70000"], {}, "0 to 65535", id="no port"),
+        pytest.param(["--http", "--idle-minutes", "0"], {}, "above 0", id="no idle time"),
+        pytest.param(["--keep-alive-hours", "nan"], {}, "above 0", id="no number of hours"),
+        pytest.param(["--port", "1"], {}, "needs --http", id="a port without http"),
+        pytest.param(["--http", "--session", "x"], {}, "each session has a handle", id="a fixed session over http"),
+        pytest.param(["--session", ""], {}, "1 to 64 printable", id="an empty session name"),
+        pytest.param(["--http"], {"MCP_CLAIMS_TOKEN": "short"}, "at least 16", id="a short token"),
+        pytest.param(["--http"], {"MCP_CLAIMS_TOKEN": ""}, "at least 16", id="an empty token"),
+        pytest.param(["--http", "--token-file", "/nowhere/tokens"], {}, "cannot be read", id="no token file"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_at_start_with_the_rule(
+    arguments: list[str], env: dict[str, str], rule: str
+) -> None:
+    said = refused(*arguments, env=env)
+    assert rule in said
+    assert "Traceback" not in said
+
+
+def test_a_token_file_that_others_can_write_or_that_is_empty_is_refused(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("# none\n\n")
+    tokens.chmod(0o600)
+    assert "has no token in it" in refused("--http", "--token-file", str(tokens))
+    tokens.write_text(TOKEN)
+    tokens.chmod(0o620)
+    said = refused("--http", "--token-file", str(tokens))
+    assert "others can write" in said and TOKEN not in said
+
+
+def test_a_port_that_is_taken_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "cannot be listened on" in refused("--http", "--port", str(taken.getsockname()[1]))
+
+
+async def test_only_who_has_a_token_is_let_in_and_no_token_is_logged(claims_dir: Path) -> None:
+    with http_server(claims_dir, "--host", "0.0.0.0", env={"MCP_CLAIMS_TOKEN": TOKEN}) as server:
+        url = server.url.replace("0.0.0.0", "127.0.0.1")
+        async with httpx2.AsyncClient() as plain:
+            for given in ({}, {"authorization": "Bearer wrong-horse-battery"}, {"authorization": f"Basic {TOKEN}"}):
+                answer = await plain.post(url, json=CALL, headers=HEADERS | given)
+                assert answer.status_code == 401
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+            assert (await plain.get(url.replace("/mcp", "/healthz"))).json() == {"status": "ok"}
+        async with http_client(url, "legacy", token=TOKEN) as client:
+            assert facts(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
+        server.process.terminate()
+        assert server.process.stderr is not None
+        assert TOKEN not in server.process.stderr.read()
+
+
+async def test_a_page_that_made_its_name_mean_this_machine_is_refused(claims_dir: Path) -> None:
+    with http_server(claims_dir) as server:
+        async with httpx2.AsyncClient() as plain:
+            for evil in ({"host": "evil.example"}, {"origin": "http://evil.example"}):
+                answer = await plain.post(server.url, json=CALL, headers=HEADERS | evil)
+                assert answer.status_code in (403, 421), answer.text
+            assert (await plain.post(server.url, json=CALL, headers=HEADERS)).status_code == 200
+
+
+async def test_a_body_that_no_call_can_need_is_refused(claims_dir: Path) -> None:
+    with http_server(claims_dir) as server:
+        async with httpx2.AsyncClient() as plain:
+            answer = await plain.post(server.url, content=b" " * 300_000, headers=HEADERS)
+            assert answer.status_code == 413
+            assert (await plain.post(server.url, json=CALL, headers=HEADERS)).status_code == 200
+
+
+async def test_the_health_is_bad_while_the_store_cannot_answer_and_good_again_after(claims_dir: Path) -> None:
+    claims_dir.mkdir(mode=0o700)
+    (claims_dir / "default").mkdir(mode=0o700)
+    with http_server(claims_dir) as server:
+        async with httpx2.AsyncClient() as plain:
+            health = server.url.replace("/mcp", "/healthz")
+            assert (await plain.get(health)).status_code == 200
+            claims_dir.joinpath("default").chmod(0o777)
+            # It may trust for a second what it has looked at.
+            while (answer := await plain.get(health)).status_code == 200:
+                await anyio.sleep(0.05)
+            assert (answer.status_code, answer.json()["problem"]) == (503, "UnsafeDirectoryError")
+            assert str(claims_dir) not in answer.text
+            claims_dir.joinpath("default").chmod(0o700)
+            assert (await plain.get(health)).status_code == 200
+
+
+async def test_a_server_that_is_asked_to_stop_while_a_stream_is_open_stops(claims_dir: Path) -> None:
+    with http_server(claims_dir) as server:
+        async with http_client(server.url, "legacy", ends=False) as client:
+            await client.call_tool("try_claim", {"key": "red"})
+            server.process.terminate()
+            server.process.wait(timeout=20)
+        assert not (claims_dir / "default" / "red.json").exists()

@@ -1,0 +1,286 @@
+"""Which session a call belongs to, what is kept alive for it, and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mcp_claims.answers import Status
+from mcp_claims.claims import Claims
+from mcp_claims.errors import InvalidInputError, InvalidSessionError, SessionEndedError, SessionNeededError
+from mcp_claims.record import Claim
+from mcp_claims.sessions import Caller, Session, Sessions, fixed_session, process_session
+from mcp_claims.stores.base import Store
+from mcp_claims.stores.memory import MemoryStore
+from tests.claims.faulty import Busy
+from tests.support.machines import FakeMachine, World
+
+IDLE = 30 * 60
+ADA, BEN = Caller(connection="a" * 32, client="codex 1"), Caller(connection="b" * 32)
+NOBODY = Caller()
+
+
+class Rig:
+    """A world, a store in it, and servers on that."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.store: Store = MemoryStore()
+        self.machines: dict[int, FakeMachine] = {}
+
+    def http(self) -> Sessions:
+        return Sessions(self.store, own=None, machine=self.world.process(), idle=IDLE)
+
+    def stdio(
+        self, own: Callable[[Store, FakeMachine], Claims] = process_session, *, lasting: bool = False
+    ) -> Sessions:
+        machine = self.world.process()
+        return Sessions(self.store, own=own(self.store, machine), lasting=lasting, machine=machine)
+
+    def holder(self, key: str = "red") -> str | None:
+        found = self.world.session(self.store).is_claimed_by_other(key).found
+        return found.holder.name if isinstance(found, Claim) else None
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def claim(session: Session, key: str = "red", *, ttl_minutes: float = 30) -> Claim:
+    attempt = session.claims.try_claim(key, ttl_minutes=ttl_minutes)
+    assert attempt.claimed and isinstance(attempt.found, Claim)
+    return attempt.found
+
+
+def test_over_stdio_every_call_without_a_handle_is_the_servers_own_session(rig: Rig) -> None:
+    sessions = rig.stdio()
+    assert sessions.acting(NOBODY, None) is sessions.acting(ADA, None)
+
+
+def test_over_http_each_connection_is_a_session_and_repeats_as_the_same(rig: Rig) -> None:
+    sessions = rig.http()
+    ada, ben = sessions.acting(ADA, None), sessions.acting(BEN, None)
+    assert claim(ada).holder.client == "codex 1"
+    assert ben.claims.try_claim("red").status is Status.HELD
+    assert sessions.acting(ADA, None).claims.try_claim("red").status is Status.RENEWED
+
+
+def test_who_has_neither_connection_nor_handle_may_look_and_prune_but_not_act(rig: Rig) -> None:
+    sessions = rig.http()
+    with pytest.raises(SessionNeededError, match="open_session"):
+        sessions.acting(NOBODY, None)
+    claim(sessions.acting(ADA, None))
+    assert sessions.looking(NOBODY, None).is_claimed_by_other("red").claimed_by_other
+    assert sessions.looking(NOBODY, None).prune().live == 1
+
+
+@pytest.mark.parametrize("server", ["http", "stdio"])
+def test_each_handle_is_a_session_and_differs_from_its_connection(rig: Rig, server: str) -> None:
+    sessions: Sessions = getattr(rig, server)()
+    first, mine = sessions.open("tests", ADA)
+    second, _ = sessions.open("docs", ADA)
+    claim(mine)
+    assert sessions.acting(ADA, first) is mine
+    for other in (sessions.acting(ADA, second), sessions.acting(ADA, None)):
+        assert other.claims.try_claim("red").status is Status.HELD
+    assert mine.claims.holder.client == "codex 1, tests"
+
+
+def test_no_handle_and_no_connection_id_is_part_of_a_name_or_of_a_record(rig: Rig) -> None:
+    sessions = rig.http()
+    handle, session = sessions.open(None, ADA)
+    records = repr([claim(session), claim(sessions.acting(ADA, None), "other")])
+    assert handle[:20] not in records and ADA.connection is not None and ADA.connection not in records
+
+
+def test_a_handle_is_the_same_session_for_every_worker_and_after_a_restart(rig: Rig) -> None:
+    one, two = rig.http(), rig.http()
+    handle, session = one.open(None, NOBODY)
+    generation = claim(session).generation
+    attempt = two.acting(NOBODY, handle).claims.try_claim("red")
+    assert attempt.status is Status.RENEWED
+    one.end()
+    restarted = rig.http()
+    assert restarted.acting(NOBODY, handle).claims.release("red").released
+    assert generation == 1
+
+
+def test_a_handle_over_stdio_is_the_same_session_after_the_host_restarted_the_server(rig: Rig) -> None:
+    killed = rig.stdio()
+    handle, session = killed.open(None, NOBODY)
+    claim(session)
+    rig.world.kill(session.claims)
+    assert rig.holder() is None
+    assert claim(rig.stdio().acting(NOBODY, handle)).holder.name == session.claims.holder.name
+
+
+def test_a_stolen_handle_is_refused_with_another_token_as_a_forged_one_is(rig: Rig) -> None:
+    sessions = rig.http()
+    handle, _ = sessions.open(None, Caller(principal="token a"))
+    messages = set()
+    for caller, stolen in (
+        (Caller(principal="token b"), handle),
+        (NOBODY, handle),
+        (Caller(principal="token a"), "A" * 48),
+    ):
+        for use in (sessions.acting, sessions.looking):
+            with pytest.raises(InvalidSessionError) as refusal:
+                use(caller, stolen)
+            messages.add(str(refusal.value))
+    assert len(messages) == 1
+
+
+def test_a_connection_that_its_client_ends_has_released_its_claims(rig: Rig) -> None:
+    sessions = rig.http()
+    claim(ada := sessions.acting(ADA, None))
+    claim(sessions.acting(BEN, None), "other")
+    sessions.end_connection(ADA.connection or "")
+    assert (rig.holder(), rig.holder("other") is None) == (None, False)
+    with pytest.raises(SessionEndedError):
+        ada.claims.try_claim("red")
+
+
+def test_a_connection_ends_when_it_is_idle_but_not_while_a_request_of_it_is_open(rig: Rig) -> None:
+    sessions = rig.http()
+    connection = ADA.connection or ""
+    sessions.entered(connection)
+    claim(sessions.acting(ADA, None), ttl_minutes=24 * 60)
+    rig.world.pass_time(2 * IDLE)
+    sessions.tend()
+    assert rig.holder() is not None
+    sessions.left(connection)
+    rig.world.pass_time(IDLE)
+    sessions.tend()
+    assert rig.holder() is not None
+    rig.world.pass_time(1)
+    sessions.tend()
+    assert rig.holder() is None
+
+
+def test_an_orderly_stop_releases_what_belongs_to_connections_and_leaves_what_belongs_to_handles(rig: Rig) -> None:
+    sessions = rig.http()
+    claim(sessions.acting(ADA, None), "connection")
+    _, opened = sessions.open(None, ADA)
+    claim(opened, "handle")
+    sessions.end()
+    assert (rig.holder("connection"), rig.holder("handle")) == (None, opened.claims.holder.name)
+
+
+def test_the_end_of_a_stdio_server_releases_what_belongs_to_its_handles_too(rig: Rig) -> None:
+    sessions = rig.stdio()
+    claim(sessions.acting(NOBODY, None), "own")
+    claim(sessions.open(None, NOBODY)[1], "handle")
+    sessions.end(dying=True)
+    assert (rig.holder("own"), rig.holder("handle")) == (None, None)
+
+
+def test_what_a_killed_http_server_held_for_connections_is_free_at_once_and_for_handles_when_its_time_is_up(
+    rig: Rig,
+) -> None:
+    sessions = rig.http()
+    ada = sessions.acting(ADA, None)
+    claim(ada, "connection")
+    _, opened = sessions.open(None, ADA)
+    claim(opened, "handle", ttl_minutes=30)
+    rig.world.kill(ada.claims)
+    assert rig.holder("connection") is None
+    rig.world.pass_time(30 * 60 - 1)
+    assert rig.holder("handle") is not None
+    rig.world.pass_time(1)
+    assert rig.holder("handle") is None
+
+
+def test_a_fixed_session_goes_on_in_the_next_process_and_keeps_others_out(rig: Rig) -> None:
+    def fixed(store: Store, machine: FakeMachine) -> Claims:
+        return fixed_session(store, "night shift", machine)
+
+    first = rig.stdio(fixed, lasting=True)
+    claim(first.acting(NOBODY, None))
+    first.end()
+    rig.world.kill(first.acting(NOBODY, None).claims)
+    assert rig.stdio().acting(NOBODY, None).claims.try_claim("red").status is Status.HELD
+    second = rig.stdio(fixed, lasting=True)
+    assert second.acting(NOBODY, None).claims.try_claim("red").status is Status.RENEWED
+    assert second.acting(NOBODY, None).claims.release("red").released
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "a\nb", " padded ", "a\u200bb"])
+def test_a_fixed_session_without_a_proper_name_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInputError, match="1 to 64 printable"):
+        fixed_session(MemoryStore(), name)
+
+
+def keep(sessions: Sessions, session: Session, *, ttl_minutes: float = 30) -> Claim:
+    granted = claim(session, ttl_minutes=ttl_minutes)
+    sessions.keep(session, granted, ttl_minutes)
+    return granted
+
+
+def live(rig: Rig, sessions: Sessions, minutes: float, *, busy: Caller | None = None) -> None:
+    """Let time pass and the sessions be tended when they ask for it, while *busy* goes on calling."""
+    for _ in range(round(minutes)):
+        rig.world.pass_time(60)
+        if busy is not None:
+            sessions.acting(busy, None)
+        sessions.tend()
+
+
+def test_what_is_kept_alive_outlives_its_ttl_with_its_generation_for_as_long_as_allowed(rig: Rig) -> None:
+    sessions = rig.stdio()
+    granted = keep(sessions, sessions.acting(NOBODY, None))
+    live(rig, sessions, 7 * 60)
+    look = sessions.looking(NOBODY, None).is_claimed_by_other("red")
+    assert look.held_by_you and isinstance(look.found, Claim)
+    assert look.found.generation == granted.generation
+    # The last renewal may come just before the eight hours are over.
+    live(rig, sessions, 60 + 31)
+    assert rig.holder() is None
+
+
+def test_the_server_is_told_when_to_tend_next(rig: Rig) -> None:
+    sessions = rig.stdio()
+    assert sessions.tend() == 15 * 60
+    keep(sessions, sessions.acting(NOBODY, None), ttl_minutes=3)
+    assert sessions.tend() == 60
+    rig.world.pass_time(60)
+    assert sessions.tend() == 60
+
+
+def test_what_was_released_or_taken_over_is_not_renewed(rig: Rig) -> None:
+    sessions = rig.stdio()
+    session = sessions.acting(NOBODY, None)
+    keep(sessions, session)
+    assert session.claims.release("red").released
+    other = rig.world.session(rig.store)
+    assert other.try_claim("red").claimed
+    live(rig, sessions, 20)
+    assert rig.holder() == other.holder.name
+    assert sessions.tend() == 15 * 60, "nothing is kept any more"
+
+
+def test_over_http_it_is_renewed_only_while_the_session_shows_activity(rig: Rig) -> None:
+    sessions = rig.http()
+    handle, opened = sessions.open(None, NOBODY)
+    keep(sessions, opened)
+    for _ in range(6):
+        live(rig, sessions, 20)
+        sessions.acting(NOBODY, handle)
+    assert rig.holder() == opened.claims.holder.name
+    live(rig, sessions, 30 + 30)
+    assert rig.holder() is None
+
+
+def test_a_renewal_that_fails_is_tried_again_in_time(rig: Rig) -> None:
+    busy = Busy(rig.store)
+    rig.store = busy
+    busy.idle = True
+    sessions = rig.stdio()
+    keep(sessions, sessions.acting(NOBODY, None))
+    busy.idle = False
+    live(rig, sessions, 25)
+    assert len(busy.waits) > 5 and set(busy.waits) == {0}
+    busy.idle = True
+    live(rig, sessions, 20)
+    assert rig.holder() is not None
