@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -56,9 +57,27 @@ def test_the_first_command_shows_the_demo_on_a_fresh_machine(tmp_path: Path) -> 
     assert "OK: one acted" in done.stdout
 
 
-def test_ci_runs_the_second_command() -> None:
-    assert snippets("sh")[1] in (ROOT / ".ci" / "run").read_text()
-    assert len(snippets("sh")) == 2
+@pytest.mark.anyio
+async def test_the_second_command_serves_where_the_readme_says(tmp_path: Path) -> None:
+    environment = PYTHON_ENVIRONMENT | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MCP_CLAIMS_DIR": str(tmp_path / "claims"),
+    }
+    (url,) = re.findall(r"at `(http://[^`]+)`", README)
+    command = shlex.split(snippets("sh")[1])
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            assert server.stderr.readline() == f"mcp-claims: serving {url}\n"
+            async with Client(url) as client:
+                assert "open_session" in [tool.name for tool in (await client.list_tools()).tools]
+        finally:
+            server.terminate()
+
+
+def test_ci_runs_the_third_command() -> None:
+    assert snippets("sh")[2] in (ROOT / ".ci" / "run").read_text()
+    assert len(snippets("sh")) == 3
 
 
 def test_the_entry_for_hosts_is_the_file_that_is_shipped() -> None:
