@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mcp_claims import __version__
+from mcp_claims.cli.doctor import add_doctor
 from mcp_claims.cli.serve import add_serve
 from mcp_claims.errors import ClaimsError
 
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     add_serve(commands)
+    add_doctor(commands)
 
     demo = commands.add_parser("demo", help="watch three agents meet one event, and one of them die")
     demo.set_defaults(run=_demo)

@@ -157,7 +157,7 @@ class FileStore:
         try:
             self._kernel.status_of(f"{path}/{LOCK_FILE}")
             return stat.S_ISDIR(self._kernel.status_of(path).st_mode)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     def _names(self, directory: str) -> list[str]:

@@ -20,6 +20,11 @@ def claims_directory(option: str | None = None, environment: Mapping[str, str] =
     Raises `InvalidInputError` for an empty or relative path: hosts start servers in directories of their choosing,
     and two rigs that each used their own would never see each other's claims.
     """
+    return located(option, environment)[0]
+
+
+def located(option: str | None = None, environment: Mapping[str, str] = os.environ) -> tuple[Path, str]:
+    """Return the claims directory, as `claims_directory` does, and who chose it, for people."""
     for name, path in (("--dir", option), (DIRECTORY_VARIABLE, environment.get(DIRECTORY_VARIABLE))):
         if path is not None:
             try:
@@ -28,8 +33,8 @@ def claims_directory(option: str | None = None, environment: Mapping[str, str] =
                 raise InvalidInputError(name, f"names the home of nobody known here: {path!r}") from error
             if not expanded.is_absolute():
                 raise InvalidInputError(name, f"must be an absolute path, not {path!r}")
-            return expanded
+            return expanded, name
     # Imported here: it costs a third of a short command's time, and most rigs that use one set the variable.
     from platformdirs import user_state_path
 
-    return user_state_path("mcp-claims", appauthor=False) / "claims"
+    return user_state_path("mcp-claims", appauthor=False) / "claims", "the default of this user"

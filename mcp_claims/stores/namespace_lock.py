@@ -18,7 +18,7 @@ LOCK_FILE = ".lock"
 LEAP = 1_000_000
 """How far the mark jumps where grants may have been forgotten: more than can be made between two power cuts' syncs."""
 
-_MARK_BYTES = 128
+MARK_BYTES = 128
 _NO_BOOT, _UNKNOWN_BOOT, _DAMAGED = "none", "unknown", "damaged"
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_1, 0.005, 1.5
 
@@ -66,7 +66,7 @@ class Mark:
         return self._value
 
     def _read(self) -> tuple[int, str]:
-        data = self._kernel.read(self._fd, _MARK_BYTES)
+        data = self._kernel.read(self._fd, MARK_BYTES)
         if data:
             return _parse(data)
         # Nothing was ever granted here; unless there are claims, whose mark somebody has removed.
@@ -75,15 +75,21 @@ class Mark:
 
     def _store(self, value: int, boot: str) -> None:
         self._kernel.seek(self._fd, 0)
-        write_all(self._kernel, self._fd, f"{value:016d} {boot or _NO_BOOT}\n".ljust(_MARK_BYTES).encode())
+        write_all(self._kernel, self._fd, f"{value:016d} {boot or _NO_BOOT}\n".ljust(MARK_BYTES).encode())
         self._value, self._boot = value, boot
 
 
-def _parse(data: bytes) -> tuple[int, str]:
+def is_mark(data: bytes) -> bool:
+    """Tell whether *data*, what a lock file begins with, is a mark that is not damaged."""
     words = data.decode("ascii", "replace").split()
-    if len(words) == 2 and words[0].isdigit() and (value := int(words[0])) <= MAX_GENERATION - LEAP:
-        return value, words[1]
-    return _above_all()
+    return len(words) == 2 and words[0].isdigit() and int(words[0]) <= MAX_GENERATION - LEAP
+
+
+def _parse(data: bytes) -> tuple[int, str]:
+    if not is_mark(data):
+        return _above_all()
+    value, boot = data.decode("ascii").split()
+    return int(value), boot
 
 
 def _above_all() -> tuple[int, str]:

@@ -8,6 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +66,20 @@ async def test_the_second_command_serves_where_the_readme_says(tmp_path: Path) -
         "MCP_CLAIMS_DIR": str(tmp_path / "claims"),
     }
     (url,) = re.findall(r"at `(http://[^`]+)`", README)
-    command = shlex.split(snippets("sh")[1])
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stderr is not None
-            assert server.stderr.readline() == f"mcp-claims: serving {url}\n"
-            async with Client(url) as client:
-                assert "open_session" in [tool.name for tool in (await client.list_tools()).tools]
-        finally:
-            server.terminate()
+    with started(shlex.split(snippets("sh")[1]), environment) as said:
+        assert said == f"mcp-claims: serving {url}\n"
+        async with Client(url) as client:
+            assert "open_session" in [tool.name for tool in (await client.list_tools()).tools]
 
 
-def test_ci_runs_the_third_command() -> None:
-    assert snippets("sh")[2] in (ROOT / ".ci" / "run").read_text()
-    assert len(snippets("sh")) == 3
+def test_the_third_command_finds_nothing_wrong(tmp_path: Path) -> None:
+    assert snippets("sh")[2] == "mcp-claims doctor\n"
+    assert "FAIL" not in run_python("-m", "mcp_claims", "doctor", directory=tmp_path)
+
+
+def test_ci_runs_the_last_command() -> None:
+    assert snippets("sh")[3] in (ROOT / ".ci" / "run").read_text()
+    assert len(snippets("sh")) == 4
 
 
 def test_the_entry_for_hosts_is_the_file_that_is_shipped() -> None:
@@ -106,6 +108,17 @@ def test_the_example_without_mcp_runs(tmp_path: Path) -> None:
 def test_the_example_with_two_sessions_shows_a_refusal_and_a_release(tmp_path: Path) -> None:
     lines = run_python("examples/two_sessions.py", directory=tmp_path).splitlines()
     assert [line.split(":")[1].strip() for line in lines] == ["CLAIMED", "NOT CLAIMED", "CLAIMED"]
+
+
+@contextmanager
+def started(command: list[str], environment: dict[str, str]) -> Iterator[str]:
+    """Start a server; yields the first line that it writes to stderr."""
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            yield server.stderr.readline()
+        finally:
+            server.terminate()
 
 
 def run_python(*arguments: str, directory: Path) -> str:

@@ -135,6 +135,7 @@ def test_directories_that_are_not_namespaces_are_none_of_a_scans_business(store:
     photos = Path(store.directory, "photos")
     photos.mkdir()
     (photos / "holiday.json").write_text("{}")
+    Path(store.directory, "notes.txt").write_text("a file")
     assert list(store.scan()) == [granted]
 
 

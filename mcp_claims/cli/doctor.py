@@ -1,0 +1,52 @@
+"""`mcp-claims doctor`: is everything as claims need it?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from mcp_claims.diagnosis import Finding, Level, diagnose
+from mcp_claims.stores.location import DIRECTORY_VARIABLE, located
+
+_ORDER = (Level.OK, Level.WARNING, Level.FAILURE)
+
+
+def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    doctor = commands.add_parser(
+        "doctor",
+        help="look whether everything is as claims need it",
+        description="Look whether everything is as claims need it. Changes no claim. Exit code 1 if something fails.",
+    )
+    doctor.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    findings = list(diagnose(*located(options.dir)))
+    worst = max((finding.level for finding in findings), key=_ORDER.index)
+    text = _as_json(findings, worst) if options.json else _as_lines(findings)
+    # A path may hold what the terminal's encoding has no characters for.
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    return 1 if worst is Level.FAILURE else 0
+
+
+def _as_json(findings: list[Finding], worst: Level) -> str:
+    listed = [
+        {"check": each.check, "level": each.level.name.lower(), "what": each.what, "remedy": each.remedy}
+        for each in findings
+    ]
+    return json.dumps({"worst": worst.name.lower(), "findings": listed}, indent=2)
+
+
+def _as_lines(findings: list[Finding]) -> str:
+    width = max(len(finding.check) for finding in findings)
+    lines = []
+    for each in findings:
+        lines.append(f"{each.level.value:4}  {each.check:{width}}  {each.what}")
+        if each.remedy:
+            lines.append(f"{'':{width + 8}}-> {each.remedy}")
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""What is stored: claims and how they stand, what cannot be read, what is not ours, and locks that somebody keeps."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from mcp_claims import rules
+from mcp_claims.diagnosis.findings import Finding, failure, ok, warning
+from mcp_claims.errors import ClaimsError
+from mcp_claims.machine import Machine
+from mcp_claims.record import Claim, Moment, Unreadable
+from mcp_claims.rules import Standing
+from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.kernel import LOCK, READ, Kernel
+from mcp_claims.stores.names import may_be_file_name
+from mcp_claims.stores.namespace_lock import LOCK_FILE, MARK_BYTES, is_mark
+
+_SHOWN = 5
+_PATIENCE = 0.5  # s
+_SLACK = timedelta(minutes=1)
+
+
+def examine_stored(directory: Path, machine: Machine) -> Iterator[Finding]:
+    """Examine the claims in *directory*."""
+    if not directory.is_dir():
+        return
+    yield from _claims(directory, machine)
+    yield from _entries(directory)
+
+
+def _claims(directory: Path, machine: Machine) -> Iterator[Finding]:
+    standings: Counter[Standing] = Counter()
+    unreadable: list[Unreadable] = []
+    odd: list[str] = []
+    try:
+        for found in FileStore(directory).scan():
+            now = machine.now()
+            if isinstance(found, Unreadable):
+                unreadable.append(found)
+                odd += _oddity(found.where, found.changed, now)
+            else:
+                standings[rules.standing(found, now, machine.provably_dead)] += 1
+                odd += _odd_times(found, now)
+    except ClaimsError as error:
+        yield failure("claims", rules.one_line(str(error)), "Mend that, and run doctor again.")
+        return
+    dead = standings[Standing.EXPIRED] + standings[Standing.ORPHANED]
+    yield ok("claims", f"{standings[Standing.HELD]} live, {dead} expired or orphaned (free for whoever asks)")
+    for found in unreadable[:_SHOWN]:
+        yield warning(
+            "claims",
+            f"cannot be read, so it counts as held: {rules.one_line(found.where)} ({rules.one_line(found.problem)})",
+            "Look at it; delete it if nobody works on that event. A day after its last change it is free.",
+        )
+    if len(unreadable) > _SHOWN:
+        yield warning("claims", f"{len(unreadable) - _SHOWN} more cannot be read", "As above.")
+    for what in odd[:_SHOWN]:
+        yield warning("clocks", what, "Set the clock right; if the claim is nobody's, delete its file.")
+
+
+def _odd_times(claim: Claim, now: Moment) -> list[str]:
+    name = f"the claim on {rules.one_line(claim.scoped.key)!r}"
+    if rules.remaining(claim.expires, now) > rules.MAX_TTL + _SLACK:
+        return [f"{name} expires later than anybody can have asked for"]
+    if claim.claimed.epoch != now.epoch and claim.claimed.wall > now.wall + _SLACK:
+        return [f"{name} was made in the future"]
+    return []
+
+
+def _oddity(where: str, changed: datetime, now: Moment) -> list[str]:
+    return [f"{rules.one_line(where)} was changed in the future"] if changed > now.wall + _SLACK else []
+
+
+def _entries(directory: Path) -> Iterator[Finding]:
+    try:
+        entries = sorted(os.listdir(directory))
+    except OSError as error:
+        yield failure(
+            "entries", f"{directory} cannot be listed: {error.strerror}", f"chmod 700 {directory}, as its owner."
+        )
+        return
+    foreign = []
+    for name in entries:
+        path = directory / name
+        if (path / LOCK_FILE).exists() and may_be_file_name(name):
+            yield from _lock(path)
+        elif not name.startswith("."):
+            foreign.append(rules.one_line(repr(name)))
+    if foreign:
+        shown = ", ".join(foreign[:_SHOWN]) + (" and more" if len(foreign) > _SHOWN else "")
+        yield warning("entries", f"not made by mcp-claims, and left alone: {shown}", "Keep other files elsewhere.")
+
+
+def _lock(namespace: Path) -> Iterator[Finding]:
+    """Tell of a lock that somebody keeps, and of a damaged generation mark."""
+    kernel, path = Kernel(), str(namespace / LOCK_FILE)
+    try:
+        fd = kernel.open(path, LOCK)
+    except OSError as error:
+        yield failure("locks", f"{path} cannot be opened: {error.strerror}", f"chmod 600 {path}, as its owner.")
+        return
+    try:
+        deadline = time.monotonic() + _PATIENCE
+        while not kernel.try_lock(fd):
+            if time.monotonic() > deadline:
+                yield failure(
+                    "locks", f"{path} is kept by {_keepers(fd)}", "End that process, or let it go on (kill -CONT)."
+                )
+                return
+            time.sleep(0.01)
+        kernel.unlock(fd)
+    finally:
+        kernel.close(fd)
+    yield from _mark(kernel, path)
+
+
+def _mark(kernel: Kernel, path: str) -> Iterator[Finding]:
+    fd = kernel.open(path, READ)
+    try:
+        data = kernel.read(fd, MARK_BYTES)
+    finally:
+        kernel.close(fd)
+    if data and not is_mark(data):
+        yield warning(
+            "locks",
+            f"the generation mark in {path} is damaged",
+            "Nothing to do: the next grant starts above every number that was given.",
+        )
+
+
+def _keepers(fd: int) -> str:
+    """Say which processes have the lock on *fd*, where that is told, proc_locks(5)."""
+    status = os.fstat(fd)
+    pids: list[str] = []
+    if sys.platform == "linux":
+        where = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        try:
+            lines = Path("/proc/locks").read_text().splitlines()
+        except OSError:
+            lines = []
+        pids = [line.split()[4] for line in lines if where in line.split() and "->" not in line]
+    return f"process {', '.join(pids)}" if pids else "another process"
