@@ -1,4 +1,4 @@
-"""Processes that contend for few keys and are killed at random: `contenders.py CLAIMS LOGS SECONDS KEYS SEED`.
+"""Processes that contend for few keys, some killed or stopped at random: `contenders.py CLAIMS LOGS SECONDS KEYS SEED [FAULT]`.
 
 Each writes what it did to a log of its own, one JSON object a line, by one appending write each, so that a killed
 process leaves whole lines.  Times are CLOCK_MONOTONIC in nanoseconds, one clock for all processes of a machine.
@@ -16,21 +16,33 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from random import Random
 
 from mcp_claims import rules
+from mcp_claims.answers import Release, Status
+from mcp_claims.claims import Claims
+from mcp_claims.errors import ClaimsError, StoreBusyError
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.kernel import Kernel
 
-WORKERS = 16
-TTLS = (20, 40, 80)  # milliseconds
+WORKERS = 32
+# In milliseconds.  The last one nobody outlives: only a release or a death frees such a claim.
+TTLS = (20, 40, 80, 600_000)
+LONG = TTLS[-1]
+WAIT = 0.2  # s, for the lock of the namespace; some are stopped for longer than that, inside too
+STALL = (0.01, 2.5 * WAIT)  # s
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 
 clock = time.monotonic_ns
+tolerated: type[ClaimsError] = StoreBusyError
 
 
 class Worker:
@@ -41,6 +53,7 @@ class Worker:
         self._name = self._session.holder.name
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._keys, self._until, self._rng = keys, until, rng
+        self._deadlines: dict[str, int] = {}
 
     def run(self) -> None:
         while clock() < self._until:
@@ -50,14 +63,23 @@ class Worker:
             else:
                 # Whoever was refused makes way, or the holder would hardly get to run on a machine of few cores.
                 time.sleep(self._rng.uniform(0, 0.001))
-            if self._rng.random() < 0.05:
-                self._session.prune()
+
+    def prune(self) -> None:
+        """Prune again and again, beside all that goes on."""
+        while clock() < self._until:
+            with suppress(tolerated):
+                self._session.prune(wait=WAIT)
 
     def _try(self, key: str) -> int:
         """Try to claim; return until when we may act, 0 if we may not."""
         ttl = self._rng.choice(TTLS)
         asked = clock()
-        attempt = self._session.try_claim(key, ttl_minutes=ttl / 60_000)
+        try:
+            attempt = self._session.try_claim(key, ttl_minutes=ttl / 60_000, wait=WAIT)
+        except tolerated:
+            self._write("busy", key)
+            return 0
+        self._tell_of_loss(key, attempt.lost)
         self._write(
             "tried",
             key,
@@ -66,7 +88,13 @@ class Worker:
             generation=attempt.found.generation if isinstance(attempt.found, Claim) else None,
             why=attempt.taken_over.why.value if attempt.taken_over else None,
         )
-        return asked + ttl * MILLISECOND if attempt.claimed else 0
+        if not attempt.claimed:
+            return 0
+        # A renewal never shortens.
+        self._deadlines[key] = max(
+            self._deadlines.get(key, 0) if attempt.status is Status.RENEWED else 0, asked + ttl * MILLISECOND
+        )
+        return self._deadlines[key]
 
     def _act(self, key: str, deadline: int) -> None:
         if not self._stay("enter", key, deadline):
@@ -76,16 +104,35 @@ class Worker:
             if not self._stay("stay", key, deadline):
                 return
         chance = self._rng.random()
-        if chance < 0.75:
-            self._session.release(key)
-        elif chance < 0.9:
+        if 0.75 <= chance < 0.9:
             if later := self._try(key):
                 # A renewal, or a new claim after the old one was lost: in either case another period.
                 self._stay("enter", key, later)
-                self._session.release(key)
-        else:
+                self._release(key)
+        elif chance >= 0.9 and deadline - clock() < SECOND:
             # Hang until it has expired, and leave it to whoever comes first.
             time.sleep(max(0, deadline - clock()) / SECOND)
+        else:
+            self._release(key)
+
+    def _release(self, key: str) -> None:
+        """Give the claim back; what is long-lived has to be there still."""
+        while True:
+            try:
+                released = self._session.release(key, wait=WAIT)
+            except tolerated:
+                self._write("busy", key)
+                continue
+            if not released.released:
+                self._tell_of_loss(key, released.lost)
+            self._deadlines.pop(key, None)
+            return
+
+    def _tell_of_loss(self, key: str, lost: Claim | None) -> None:
+        """Log that a claim of ours was lost although we live and its time was not up."""
+        deadline = self._deadlines.pop(key, 0) if lost else 0
+        if clock() < deadline:
+            self._write("lost", key, generation=lost.generation if lost else None)
 
     def _stay(self, event: str, key: str, deadline: int) -> bool:
         now = clock()
@@ -99,7 +146,7 @@ class Worker:
 
 
 class Nursery:
-    """Starts the workers, kills some of them and starts others in their place."""
+    """Starts the workers, kills some of them and starts others in their place, and stops others for a while."""
 
     def __init__(self, claims: str, logs: str, seconds: str, keys: str, seed: str) -> None:
         self._store, self._logs, self._seed = FileStore(claims), Path(logs), seed
@@ -108,45 +155,102 @@ class Nursery:
         self._rng = Random(seed)
         self._lives = 0
         self._alive: set[int] = set()
+        self._pruner = 0
+        self._stopped: dict[int, int] = {}
+        self._counts = Counter(kills=0, stalls=0)
+        self._longest_stuck = 0
 
-    def run(self) -> int:
+    def run(self) -> dict[str, object]:
         for _ in range(WORKERS):
-            self._start()
-        kills = 0
+            self._start(Worker.run)
+        self._start(Worker.prune)
+        # It may be stopped, but goes on to the end.
+        self._pruner = max(self._alive)
+        looker = process_session(self._store)
         while clock() < self._until - SECOND // 4:
             time.sleep(self._rng.uniform(0.01, 0.1))
-            # Every second victim holds a key, as far as one can tell from outside.
-            self._kill(self._a_holder() if kills % 2 else None)
-            kills += 1
-            self._start()
+            self._let_go_on()
+            if self._counts["kills"] <= self._counts["stalls"]:
+                self._kill(looker)
+            else:
+                self._stop()
+        self._let_go_on(all_of_them=True)
         for pid in self._alive:
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             assert code == 0, f"a worker ended with {code}"
-        return kills
+        # All are gone, with claims that have minutes to live: each key has to be free at once.
+        stuck = [key for key in self._keys if not looker.try_claim(key).claimed]
+        return {**self._counts, "lives": self._lives, "stuck": stuck, "longest stuck": self._longest_stuck / SECOND}
 
-    def _start(self) -> None:
+    def _start(self, life: Callable[[Worker], None]) -> None:
         self._lives += 1
-        # Forked, as 16 interpreters that start at once would take up all of the time; each opens its own session.
+        # Forked, as so many interpreters that start at once would take up all of the time; each opens its own session.
         if pid := os.fork():
             self._alive.add(pid)
             return
         # An error goes up through all of this and ends the child, with its traceback and as a failure.
         log = self._logs / f"{self._lives}.log"
-        Worker(self._store.directory, log, self._keys, self._until, Random(f"{self._seed}/{self._lives}")).run()
+        life(Worker(self._store.directory, log, self._keys, self._until, Random(f"{self._seed}/{self._lives}")))
         os._exit(0)
 
-    def _a_holder(self) -> int | None:
-        found = self._store.read(ScopedKey("default", self._rng.choice(self._keys)))
-        return found.holder.pid if isinstance(found, Claim) and found.holder.pid in self._alive else None
+    def _stop(self) -> None:
+        running = sorted(self._alive - set(self._stopped))
+        # A third of the machine at most, or nobody would be left to contend.
+        if len(self._stopped) < WORKERS // 3:
+            pid = self._rng.choice(running)
+            os.kill(pid, signal.SIGSTOP)
+            self._stopped[pid] = clock() + int(self._rng.uniform(*STALL) * SECOND)
+        self._counts["stalls"] += 1
 
-    def _kill(self, victim: int | None) -> None:
-        pid = victim or self._rng.choice(sorted(self._alive))
+    def _let_go_on(self, *, all_of_them: bool = False) -> None:
+        for pid, until in list(self._stopped.items()):
+            if all_of_them or clock() >= until:
+                os.kill(pid, signal.SIGCONT)
+                del self._stopped[pid]
+
+    def _kill(self, looker: Claims) -> None:
+        """Kill one; every second victim holds a key, as far as one can tell from outside.  Its key has to be free soon."""
+        key = self._rng.choice(self._keys)
+        found = self._store.read(ScopedKey("default", key))
+        held = found.holder if isinstance(found, Claim) and found.holder.pid in self._alive else None
+        pid = held.pid if held and self._counts["kills"] % 2 else self._rng.choice(sorted(self._alive - {self._pruner}))
         os.kill(pid, signal.SIGKILL)
+        killed = clock()
+        if held and held.pid == pid:
+            # Looked at as the others see it, before anybody has waited for the corpse.
+            while (seen := looker.is_claimed_by_other(key).found) and isinstance(seen, Claim) and seen.holder == held:
+                time.sleep(0.001)
+            self._longest_stuck = max(self._longest_stuck, clock() - killed)
         os.waitpid(pid, 0)
         self._alive.remove(pid)
+        self._stopped.pop(pid, None)
+        self._counts["kills"] += 1
+        self._start(Worker.run)
+
+
+def plant(fault: str) -> None:
+    """Break what the run is to prove, so that it can be shown to notice."""
+    global tolerated
+    if fault == "no lock":
+        # Nor are they to stumble over each other's half-written files before anybody has acted.
+        tolerated = ClaimsError
+        Kernel.try_lock = lambda self, fd: True  # type: ignore[method-assign]  # noqa: ARG005
+        return
+    assert fault == "release by path"
+
+    def release(self: Claims, scoped: ScopedKey, wait: float) -> Release:
+        while isinstance(found := self._store.read(scoped), Claim):
+            if self._store.swap(scoped, found, None, wait=wait).won:
+                return Release(True, found, self._machine.now())
+        return Release(False, None, self._machine.now())
+
+    Claims._release = release  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     # A second is short for agents and long for this test.
     rules.MIN_TTL = timedelta(milliseconds=1)
-    print(json.dumps({"kills": Nursery(*sys.argv[1:]).run()}), flush=True)
+    *about, planted = [*sys.argv[1:], ""][:6]
+    if planted:
+        plant(planted)
+    print(json.dumps(Nursery(*about).run()), flush=True)

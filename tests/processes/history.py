@@ -42,6 +42,8 @@ _Thing = TypeVar("_Thing", Period, Try)
 class History:
     tries: list[Try] = field(default_factory=list)
     periods: list[Period] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    busy: int = 0
 
 
 def read(logs: Iterable[Path]) -> History:
@@ -59,6 +61,10 @@ def read(logs: Iterable[Path]) -> History:
                     )
                 case "enter":
                     history.periods.append(Period(key, holder, generations[key], said["at"], said["at"]))
+                case "lost":
+                    history.lost.append(line)
+                case "busy":
+                    history.busy += 1
                 case "stay":
                     history.periods[-1] = history.periods[-1]._replace(end=said["at"])
     return history

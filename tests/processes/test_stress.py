@@ -1,8 +1,14 @@
-"""Many processes, few keys, short lives: whatever happened, nobody acted while another did."""
+"""Many processes, few keys, short lives: whatever happened, nobody acted while another did, and nothing was lost.
+
+32 processes try, act, renew, release and hang; one prunes without end; some are killed, others stopped for longer than
+anybody waits.  `MCP_CLAIMS_STRESS_SECONDS` is how long (3 unless given; an hour by hand): `-s` shows what was counted.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,32 +18,49 @@ from tests.processes import history
 from tests.processes.conftest import Spawn
 from tests.processes.history import History
 
-SECONDS = 3.0
+SECONDS = float(os.environ.get("MCP_CLAIMS_STRESS_SECONDS", "3"))
 
 
-@pytest.mark.parametrize("keys", [1, 20])
-def test_sixteen_processes_with_deaths_and_expiries_never_hold_one_key_at_once(
+@pytest.mark.timeout(120 + 3 * SECONDS)
+@pytest.mark.parametrize("keys", [1, 100])
+def test_32_processes_with_deaths_stalls_and_expiries_never_hold_one_key_at_once_nor_lose_one(
     spawn: Spawn, tmp_path: Path, keys: int
 ) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
-    kills = spawn("contenders.py", tmp_path / "claims", logs, SECONDS, keys, f"seed {keys}").hear()["kills"]
+    counted = spawn("contenders.py", tmp_path / "claims", logs, SECONDS, keys, f"seed {keys}").hear()
     seen = history.read(logs.iterdir())
 
     assert history.overlaps(seen) == []
     assert history.repeated_generations(seen) == []
     assert history.generations_going_back(seen) == []
+    assert seen.lost == []
+    assert counted["stuck"] == []
+    assert counted["longest stuck"] < 1
 
     # And it was a contest: processes tried at the same time, were refused, took over from the dead and the late.
-    # A quiet machine shows some hundred times these numbers; one that is busy with other things must pass as well.
+    # A quiet machine shows many times these numbers; one that is busy with other things must pass as well.
     statuses, causes = Counter(tried.status for tried in seen.tries), Counter(tried.why for tried in seen.tries)
     contested, hand_overs = history.contested(seen), history.hand_overs(seen)
-    assert kills >= 5
-    assert statuses["held"] > 100
-    assert contested > 50
+    print(f"{keys} keys, {SECONDS:g} s:", counted, dict(statuses), dict(causes), file=sys.stderr)
+    print(f"{seen.busy} busy, {contested} contested, {hand_overs} hand-overs", file=sys.stderr)
+    assert counted["kills"] >= 5
+    assert counted["stalls"] >= 5
+    assert statuses["held"] > (100 if keys == 1 else 0)
+    assert contested > (50 if keys == 1 else 0)
     assert hand_overs > 20
     assert causes["orphaned"] > 0
     assert causes["expired"] > 0
+
+
+@pytest.mark.parametrize("fault", ["no lock", "release by path"])
+def test_the_same_run_with_a_planted_fault_is_found_out(spawn: Spawn, tmp_path: Path, fault: str) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    # Some of them may stumble over what the fault leaves, which ends the run early, but not before it was seen.
+    spawn("contenders.py", tmp_path / "claims", logs, 3, 1, "seed", fault).hear_all()
+    seen = history.read(logs.iterdir())
+    assert history.overlaps(seen) or seen.lost
 
 
 def log(directory: Path, name: str, *events: tuple[str, int, int]) -> None:

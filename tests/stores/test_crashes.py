@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.record import Claim, Unreadable
+from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
 from tests.stores.hooked import HookedKernel
 from tests.stores.samples import KEY, claim, grant, place, renewed
@@ -17,12 +19,11 @@ from tests.stores.samples import KEY, claim, grant, place, renewed
 if sys.platform == "win32":
     pytest.skip("has no fork", allow_module_level=True)
 
-CRASHED = 42
 MORE_CALLS_THAN_ANY_OPERATION_MAKES = 100
 
 
 class Dying(HookedKernel):
-    """Ends the process at the call with number `at`, counted from one."""
+    """Kills the process at the call with number `at`, counted from one."""
 
     def __init__(self, at: int) -> None:
         self._left = at
@@ -30,7 +31,7 @@ class Dying(HookedKernel):
     def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any call)
         self._left -= 1
         if not self._left:
-            os._exit(CRASHED)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 Change = Callable[[FileStore, Claim | None], None]
@@ -46,7 +47,7 @@ def crashes(store: FileStore, at: int, change: Change, held: Claim | None) -> bo
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == CRASHED
+    return os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
 def take(store: FileStore, held: Claim | None) -> None:
@@ -71,6 +72,11 @@ def discard(store: FileStore, held: Claim | None) -> None:
     store.discard(held)
 
 
+def prune(store: FileStore, held: Claim | None) -> None:
+    assert held is not None  # It expired long ago, by today's clock.
+    process_session(store).prune()
+
+
 @pytest.mark.parametrize(
     ("held", "change"),
     [
@@ -80,6 +86,7 @@ def discard(store: FileStore, held: Claim | None) -> None:
         pytest.param(True, renew, id="renewal"),
         pytest.param(True, release, id="release"),
         pytest.param(True, discard, id="discard"),
+        pytest.param(True, prune, id="prune"),
     ],
 )
 def test_a_crash_at_any_call_leaves_old_or_new_and_a_free_lock(tmp_path: Path, held: bool, change: Change) -> None:

@@ -18,7 +18,7 @@ from mcp_claims.stores.files import FileStore
 from tests.stores.hooked import HookedKernel
 from tests.stores.samples import KEY, claim, grant, place, renewed
 
-ERRORS = [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO]
+ERRORS = [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO, errno.EINTR]
 REMEDIES = {
     errno.ENOSPC: "Free some space",
     errno.EROFS: "writable",
@@ -26,6 +26,7 @@ REMEDIES = {
     errno.EMFILE: "ulimit -n",
     errno.ENFILE: "ulimit -n",
     errno.EIO: "Look at that place",
+    errno.EINTR: "Look at that place",
 }
 MORE_CALLS_THAN_ANY_OPERATION_MAKES = 100
 
