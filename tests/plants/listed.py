@@ -1,0 +1,9 @@
+"""All plants, by what they break."""
+
+from __future__ import annotations
+
+from tests.plants.of_policy import POLICY
+from tests.plants.of_sessions import SESSIONS
+from tests.plants.of_stores import STORES
+
+PLANTS = [*STORES, *POLICY, *SESSIONS]

@@ -1,0 +1,200 @@
+"""Faults of names, of the file store and of generations."""
+
+from __future__ import annotations
+
+from tests.plants.plant import Plant
+
+NAMES, FILES, LOCK, KERNEL, SECRET = (
+    f"mcp_claims/stores/{name}.py" for name in ("names", "files", "namespace_lock", "kernel", "secret_file")
+)
+
+STORES = [
+    Plant(
+        "upper case is kept",
+        "N1 6",
+        NAMES,
+        'rstuvwxyz0123456789-_.")',
+        'rstuvwxyz0123456789-_.ABCDEFGHIJKLMNOPQRSTUVWXYZ")',
+    ),
+    Plant(
+        "/ and # become _, as in the original",
+        "N1 6",
+        NAMES,
+        "chr(byte) if byte in _PLAIN else _escape(byte)",
+        'chr(byte) if byte in _PLAIN else "_"',
+    ),
+    Plant("a leading dot is kept", "N2", NAMES, 'if name[0] == ".":', "if False:"),
+    Plant("device names are kept", "N2", NAMES, "if _DEVICE.match(name):", "if False:"),
+    Plant(
+        "long names are cut without a hash",
+        "N3",
+        NAMES,
+        'name[:_PREFIX]) + "~" + hashlib.sha256(data).hexdigest()',
+        "name[:MAX_NAME])",
+    ),
+    Plant("no limit to a name", "N3", NAMES, "if len(name) > MAX_NAME:", "if False:"),
+    Plant("no lock", "S1 1 2", KERNEL, "fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
+    Plant(
+        "the lock of POSIX, which threads share",
+        "S1",
+        KERNEL,
+        "fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+    ),
+    Plant(
+        "a lock that is busy is broken",
+        "S1 S6 1 16",
+        LOCK,
+        "        if left <= 0:\n            raise StoreBusyError(path, wait)",
+        "        if left <= 0:\n            return",
+    ),
+    Plant(
+        "the lock file is removed after use",
+        "S2 2",
+        LOCK,
+        "                    kernel.unlock(fd)\n",
+        "                    kernel.unlock(fd)\n                    os.unlink(path)\n",
+    ),
+    Plant(
+        "who waited does not look whether the file is still there",
+        "S2",
+        LOCK,
+        "                if _still_there(kernel, fd, path):\n                    yield",
+        "                if True:\n                    yield",
+    ),
+    Plant(
+        "nobody looks again before a change",
+        "S2",
+        LOCK,
+        "if not _still_there(self._kernel, self._fd, path):",
+        "if False:",
+    ),
+    Plant(
+        "no comparison",
+        "S3 3 4",
+        FILES,
+        "            if found != old:\n                return Swap(False, found)\n",
+        "",
+    ),
+    Plant("written in place, not by rename", "S4 11", FILES, 'new = f"{os.path.dirname(path)}/{_NEW}"', "new = path"),
+    Plant(
+        "what a crash left of a write stays",
+        "S4",
+        FILES,
+        "        except FileExistsError:\n            self._remove(new, mark)\n",
+        "        except FileExistsError:\n",
+    ),
+    Plant(
+        "unreadable means free",
+        "S5 5",
+        FILES,
+        "            return _unreadable(path, status, str(error))",
+        "            return None",
+    ),
+    Plant(
+        "larger than allowed means free",
+        "S5",
+        FILES,
+        '            return _unreadable(path, status, f"larger',
+        '            return None\n            return _unreadable(path, status, f"larger',
+    ),
+    Plant(
+        "not permitted means free",
+        "S5",
+        FILES,
+        'return _unreadable(path, self._kernel.status_of(path), error.strerror or "cannot be opened")',
+        "return None",
+    ),
+    Plant("about another key means ours", "S5", FILES, "if claim.scoped != scoped and (", "if False and ("),
+    Plant(
+        "age by what touch can set",
+        "S5",
+        KERNEL,
+        'return status.st_mtime if sys.platform == "win32" else status.st_ctime',
+        "return status.st_mtime",
+    ),
+    Plant(
+        "nobody's after an hour",
+        "S5",
+        "mcp_claims/rules.py",
+        "return now.wall - found.changed > MAX_TTL",
+        "return now.wall - found.changed > timedelta(hours=1)",
+    ),
+    Plant(
+        "an impossible expiry is believed",
+        "S5",
+        "mcp_claims/rules.py",
+        "    return impossible and claim.stored",
+        "    return False and claim.stored",
+    ),
+    Plant(
+        "a directory in a claim's place is not put aside",
+        "S5",
+        FILES,
+        "if stat.S_ISDIR(status.st_mode):\n            # It",
+        "if False:\n            # It",
+    ),
+    Plant("waits without end", "S6 16", LOCK, "left = deadline - kernel.monotonic()", "left = 1.0"),
+    Plant(
+        "errors of the system come as they are",
+        "S7 12",
+        FILES,
+        "raise StoreUnavailableError(error.filename or where, error) from error",
+        "raise",
+    ),
+    Plant(
+        "a descriptor is left open",
+        "S7 12",
+        FILES,
+        "            data = self._read_all(fd)\n        finally:\n            self._kernel.close(fd)",
+        "            data = self._read_all(fd)\n        finally:\n            pass",
+    ),
+    Plant(
+        "group and others may write", "S8", KERNEL, "if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):", "if False:"
+    ),
+    Plant("another user's directory is taken", "S8", KERNEL, "if status.st_uid != os.geteuid():", "if False:"),
+    Plant("a namespace may be a link", "S8", KERNEL, "if stat.S_ISLNK(status.st_mode):", "if False:"),
+    Plant("modes by the umask", "S8", KERNEL, "                os.fchmod(fd, 0o600)", "                pass"),
+    Plant("trusted for ever", "S8", FILES, "_TRUST_LASTS = 1.0", "_TRUST_LASTS = 1e9"),
+    Plant(
+        "one unsafe namespace hides all",
+        "S8",
+        FILES,
+        "                if namespace is not None or error.where == self.directory:\n",
+        "                if True:\n",
+    ),
+    Plant("directories that are not ours are entered", "S8", FILES, "and self._is_namespace(directory)", ""),
+    Plant(
+        "each claim is synced",
+        "S9",
+        FILES,
+        "            mark.still_locked()\n            self._kernel.replace(new, path)",
+        "            mark.still_locked()\n            self._kernel.sync_directory(os.path.dirname(path))\n            self._kernel.replace(new, path)",
+    ),
+    Plant(
+        "the claim is written before the mark",
+        "G1",
+        FILES,
+        "new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))\n            self._write(path, to_json(new), mark)",
+        "self._write(path, to_json(replace(new, generation=max(mark._value, after) + 1)), mark)\n                new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))",
+    ),
+    Plant("counted per claim only", "G1", LOCK, "value = max(self._value, after) + 1", "value = after + 1"),
+    Plant("no leap in a new boot", "G2", LOCK, "self._value + LEAP if self._value or self._boot else 0", "self._value"),
+    Plant("the leap is not synced", "G2", LOCK, "            self._kernel.sync(self._fd)\n", ""),
+    Plant(
+        "a damaged mark counts from zero", "G2", LOCK, "return time.time_ns() // 1_000, _DAMAGED", "return 0, _DAMAGED"
+    ),
+    Plant(
+        "a mark that is gone counts from zero", "G2", LOCK, 'return _above_all() if lost else (0, "")', 'return 0, ""'
+    ),
+    Plant(
+        "the secret is made by each for itself",
+        "I5",
+        FILES,
+        "            found = read_secret(self._kernel, path)\n            if found is None:\n",
+        "            found = None\n            if found is None:\n",
+    ),
+    Plant(
+        "a secret that others can read is used", "I5", SECRET, "status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)", "False"
+    ),
+]
