@@ -211,16 +211,16 @@ class Claims:
             tuple(failed),
         )
 
-    def end(self, *, dying: bool = False) -> int:
+    def end(self, *, within: float = END_WAIT, dying: bool = False) -> int:
         """End the session: release what it holds; return how many claims went.
 
-        It waits for locks for `END_WAIT` seconds in all.  A *dying* process takes no longer than that for all of it:
-        what is left then is not lost, since it dies with the process.
+        It waits for locks for *within* seconds in all; called again, it tries what it could not release.  A *dying*
+        process takes no longer than that for all of it: what is left then dies with the process.
         """
         if self._is_forked():
             return 0  # A forked child has nothing to end: these are its parent's claims.
         self._ended = True
-        deadline = time.monotonic() + END_WAIT
+        deadline = time.monotonic() + within
         released = 0
         for scoped in list(self._believed):
             left = deadline - time.monotonic()

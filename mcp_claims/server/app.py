@@ -28,24 +28,24 @@ from mcp_claims.errors import ClaimsError
 from mcp_claims.rules import one_line
 from mcp_claims.server.caller import caller_of
 from mcp_claims.server.tending import tended
-from mcp_claims.server.tools import INSTRUCTIONS, TOOLS, Service
+from mcp_claims.server.tools import INSTRUCTIONS, TOOLS
 from mcp_claims.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
 
-def build_server(open_sessions: Callable[[], Sessions]) -> Server[Service]:
+def build_server(open_sessions: Callable[[], Sessions]) -> Server[Sessions]:
     """Return a server that opens its sessions for each run of it, and ends them, claims released, with it.
 
     Over stdio and in memory a run is a connection; over HTTP it is the life of the process.
     """
 
     @asynccontextmanager
-    async def lifespan(_: Server[Service]) -> AsyncIterator[Service]:
+    async def lifespan(_: Server[Sessions]) -> AsyncIterator[Sessions]:
         sessions = open_sessions()
         try:
-            async with tended(sessions) as kept_changed:
-                yield Service(sessions, kept_changed)
+            async with tended(sessions):
+                yield sessions
         finally:
             sessions.end()
 
@@ -63,13 +63,13 @@ def build_server(open_sessions: Callable[[], Sessions]) -> Server[Service]:
 
 
 async def _list_tools(
-    context: ServerRequestContext[Service],  # noqa: ARG001 (the SDK's interface)
+    context: ServerRequestContext[Sessions],  # noqa: ARG001 (the SDK's interface)
     params: PaginatedRequestParams | None,  # noqa: ARG001
 ) -> ListToolsResult:
     return ListToolsResult(tools=[tool.listed for tool in TOOLS.values()])
 
 
-async def _call_tool(context: ServerRequestContext[Service], params: CallToolRequestParams) -> CallToolResult:
+async def _call_tool(context: ServerRequestContext[Sessions], params: CallToolRequestParams) -> CallToolResult:
     tool = TOOLS.get(params.name)
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"There is no tool {params.name[:100]!r}; there are {', '.join(TOOLS)}.")

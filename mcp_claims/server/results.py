@@ -43,12 +43,12 @@ class TryClaimResult(Facts, Result):
     taken_over_from: str | None = None
 
     @classmethod
-    def of(cls, attempt: Attempt) -> TryClaimResult:
+    def of(cls, attempt: Attempt, kept: bool) -> TryClaimResult:
         return cls(
             claimed=attempt.claimed,
             status=attempt.status.value,
             taken_over_from=wording.taken_over(attempt.taken_over) if attempt.taken_over else None,
-            advice=wording.attempt_advice(attempt),
+            advice=wording.attempt_advice(attempt, kept),
             **_facts(attempt.found, attempt.now),
         )
 

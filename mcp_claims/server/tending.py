@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -16,12 +16,10 @@ _AT_LEAST = 0.05  # s
 
 
 @asynccontextmanager
-async def tended(sessions: Sessions) -> AsyncIterator[Callable[[], None]]:
-    """Tend *sessions* meanwhile; yields what to call when something may be due earlier than before."""
+async def tended(sessions: Sessions) -> AsyncIterator[None]:
+    """Tend *sessions* meanwhile."""
     changed = anyio.Event()
-
-    def wake() -> None:
-        changed.set()
+    sessions.changed = lambda: changed.set()
 
     async def tend() -> None:
         nonlocal changed
@@ -38,5 +36,5 @@ async def tended(sessions: Sessions) -> AsyncIterator[Callable[[], None]]:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(tend)
-        yield wake
+        yield
         tasks.cancel_scope.cancel()

@@ -45,15 +45,7 @@ INSTRUCTIONS = (
 _PRUNING = anyio.CapacityLimiter(2)
 
 
-@dataclass(frozen=True)
-class Service:
-    """What the tools work with: the server's sessions, and what is to be told of changes to what is kept alive."""
-
-    sessions: Sessions
-    kept_changed: Callable[[], None]
-
-
-Call = Callable[[Service, Caller, dict[str, Any] | None], Awaitable[CallToolResult]]
+Call = Callable[[Sessions, Caller, dict[str, Any] | None], Awaitable[CallToolResult]]
 
 
 @dataclass(frozen=True)
@@ -64,31 +56,32 @@ class ClaimsTool:
     call: Call
 
 
-async def _try_claim(service: Service, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _try_claim(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(TryClaimArguments, arguments)
-    session = service.sessions.acting(caller, asked.session)
+    session = sessions.acting(caller, asked.session)
     attempt = await without_blocking(
         lambda wait: session.claims.try_claim(
             asked.key, asked.namespace, ttl_minutes=asked.ttl_minutes, note=asked.note, wait=wait
         )
     )
     scoped = rules.scoped_key(asked.key, asked.namespace)
+    kept = False
     if asked.keep_alive and attempt.claimed and isinstance(attempt.found, Claim):
-        service.sessions.keep(session, attempt.found, asked.ttl_minutes)
-        service.kept_changed()
-    return _answer(TryClaimResult.of(attempt), wording.attempt_text(scoped, attempt))
+        kept = True
+        sessions.keep(session, attempt.found, asked.ttl_minutes)
+    return _answer(TryClaimResult.of(attempt, kept), wording.attempt_text(scoped, attempt, kept))
 
 
-async def _is_claimed_by_other(service: Service, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _is_claimed_by_other(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(KeyArguments, arguments)
-    look = service.sessions.looking(caller, asked.session).is_claimed_by_other(asked.key, asked.namespace)
+    look = sessions.looking(caller, asked.session).is_claimed_by_other(asked.key, asked.namespace)
     scoped = rules.scoped_key(asked.key, asked.namespace)
     return _answer(LookResult.of(look), wording.look_text(scoped, look))
 
 
-async def _release(service: Service, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _release(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(KeyArguments, arguments)
-    session = service.sessions.acting(caller, asked.session)
+    session = sessions.acting(caller, asked.session)
     scoped = rules.scoped_key(asked.key, asked.namespace)
     # First of all: a renewal must not come between the release and its answer.
     session.keeping.stop(scoped)
@@ -96,16 +89,16 @@ async def _release(service: Service, caller: Caller, arguments: dict[str, Any] |
     return _answer(ReleaseResult.of(release), wording.release_text(scoped, release))
 
 
-async def _open_session(service: Service, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _open_session(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(OpenSessionArguments, arguments)
-    handle, session = service.sessions.open(asked.label, caller)
+    handle, session = sessions.open(asked.label, caller)
     holder = session.claims.holder.name
     return _answer(OpenSessionResult.of(handle, holder), wording.opened_text(handle, holder))
 
 
-async def _prune(service: Service, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _prune(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(PruneArguments, arguments)
-    claims = service.sessions.looking(caller, None)
+    claims = sessions.looking(caller, None)
     # Always in a thread: there may be 100,000 claims to read.
     pruned = await anyio.to_thread.run_sync(claims.prune, asked.namespace, abandon_on_cancel=True, limiter=_PRUNING)
     return _answer(PruneResult.of(pruned), wording.prune_text(pruned))

@@ -18,8 +18,8 @@ _SHOWN_PROBLEMS = 3
 _PLAIN_NAME = re.compile(r"[\w.:-]{1,300}")
 
 
-def attempt_text(scoped: ScopedKey, attempt: Attempt) -> str:
-    """Say what `try_claim` did."""
+def attempt_text(scoped: ScopedKey, attempt: Attempt, kept: bool) -> str:
+    """Say what `try_claim` did, and whether the claim is *kept* alive."""
     found, now = attempt.found, attempt.now
     if not isinstance(found, Claim):
         lead = f"NOT CLAIMED: {_named(scoped)} counts as held."
@@ -32,15 +32,16 @@ def attempt_text(scoped: ScopedKey, attempt: Attempt) -> str:
         lead = f"RENEWED: you have held {_named(scoped)} {since}."
     else:
         lead = f"NOT CLAIMED: {_named(scoped)} is {_held(found, now)}"
-    return f"{lead} {attempt_advice(attempt)}"
+    return f"{lead} {attempt_advice(attempt, kept)}"
 
 
-def attempt_advice(attempt: Attempt) -> str:
+def attempt_advice(attempt: Attempt, kept: bool) -> str:
     """Say what to do after `try_claim`, and what the session has to know before anything else."""
     if not isinstance(attempt.found, Claim):
         advice = f"Do not act. {_in_doubt(attempt.found)}"
     elif attempt.status is Status.ACQUIRED:
-        advice = "You act, nobody else will. Release it when done; call try_claim again before it expires to renew."
+        renewal = "it is renewed for you meanwhile" if kept else "call try_claim again before it expires to renew"
+        advice = f"You act, nobody else will. Release it when done; {renewal}."
     elif attempt.status is Status.RENEWED:
         advice = (
             "If neither you claimed it nor a call of yours that got no answer, an agent that shares this connection "

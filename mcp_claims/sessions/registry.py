@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mcp_claims.claims import Claims
+from mcp_claims.claims import END_WAIT, Claims
 from mcp_claims.errors import SessionNeededError
 from mcp_claims.machine import Machine, local_machine
 from mcp_claims.record import Claim
@@ -27,6 +28,7 @@ DEFAULT_IDLE = 30 * 60.0
 """Seconds without a request after which a session over HTTP has ended, or is no longer kept alive."""
 
 _MOST_REMEMBERED = 10_000
+_AGAIN = 0.5  # s
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,9 @@ class Sessions:
         self._nobody = process_session(store, self._machine)
         self._connections: dict[str, Session] = {}
         self._requests: Counter[str] = Counter()
+        self._ending: list[Claims] = []
+        # Called when something is due earlier than `tend` said; whoever calls `tend` sets it.
+        self.changed: Callable[[], None] = lambda: None
         self._handles: Handles | None = None
         # By the nonce of the handle, never by the handle; the longest unused first.
         self._opened: dict[bytes, Session] = {}
@@ -111,6 +116,7 @@ class Sessions:
     def keep(self, session: Session, granted: Claim, ttl_minutes: float) -> None:
         """Keep *granted*, a claim of *session*, alive by renewals while the session is there; `tend` makes them."""
         session.keeping.keep(granted, ttl_minutes, self._clock())
+        self.changed()
 
     def entered(self, connection: str) -> None:
         """Note that a request of *connection* is being answered, or its stream is open: it is not idle."""
@@ -127,7 +133,11 @@ class Sessions:
     def end_connection(self, connection: str) -> None:
         """End the session of *connection*, if it has one: release what it holds."""
         if session := self._connections.pop(connection, None):
-            session.claims.end()
+            # Never waiting: other calls would wait too.  What somebody else keeps locked is released later.
+            session.claims.end(within=0)
+            if session.claims.holds_anything:
+                self._ending.append(session.claims)
+                self.changed()
 
     def tend(self) -> float:
         """Do what is due: end idle connections, renew what is kept alive.  Return in how many seconds to call again."""
@@ -138,7 +148,10 @@ class Sessions:
         for nonce, session in list(self._opened.items()):
             if now - session.used > self._idle and not session.claims.holds_anything:
                 del self._opened[nonce]
-        due = self._idle / 2
+        for claims in self._ending:
+            claims.end(within=0)
+        self._ending = [claims for claims in self._ending if claims.holds_anything]
+        due = min(self._idle / 2, _AGAIN) if self._ending else self._idle / 2
         # A connection that is left is not idle; a handle has nothing but its use to show that somebody is there.
         active = [session for session in self._opened.values() if now - session.used <= self._idle]
         for session in [*self._always_there(), *active]:
@@ -150,8 +163,9 @@ class Sessions:
         bound = list(self._connections.values())
         if self._own is not None and self._bound:
             bound += [self._own, *self._opened.values()]
-        for session in bound:
-            session.claims.end(dying=dying)
+        deadline = time.monotonic() + END_WAIT
+        for claims in [*self._ending, *(session.claims for session in bound)]:
+            claims.end(within=max(0.0, deadline - time.monotonic()), dying=dying)
         self._connections.clear()
         self._opened.clear()
 
@@ -192,7 +206,7 @@ class Sessions:
 
     def _checker(self) -> Handles:
         if self._handles is None:
-            self._handles = Handles(self._store.secret())
+            self._handles = Handles(self._store.secret(wait=END_WAIT))
         return self._handles
 
     def _always_there(self) -> list[Session]:

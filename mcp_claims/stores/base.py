@@ -49,8 +49,11 @@ class Store(Protocol):
         """Remove *found* if and only if it is still what is stored there; tell whether it was."""
         ...
 
-    def secret(self) -> bytes:
-        """Return 32 bytes that all who share the store have and nobody else has, made when they are first asked for."""
+    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
+        """Return 32 bytes that all who share the store have and nobody else has, made when they are first asked for.
+
+        Raises `StoreBusyError` after *wait* seconds in which somebody else has been about to make them.
+        """
         ...
 
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:

@@ -79,7 +79,7 @@ class FileStore:
             self._remove(found.where, mark)
             return True
 
-    def secret(self) -> bytes:
+    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
         # In a directory of its own, whose name no namespace has, and under the same lock and rename as claims.
         directory = f"{self.directory}/{_SECRETS}"
         path = f"{directory}/{_HANDLES}"
@@ -87,7 +87,7 @@ class FileStore:
             found = read_secret(self._kernel, path) if self._trust(directory) else None
         if found is not None:
             return found
-        with self._changing(directory, LOCK_WAIT) as mark:
+        with self._changing(directory, wait) as mark:
             found = read_secret(self._kernel, path)
             if found is None:
                 found = secrets.token_bytes(SECRET_BYTES)

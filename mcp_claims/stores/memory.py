@@ -50,7 +50,7 @@ class MemoryStore:
             if namespace in (None, scoped.namespace):
                 yield stored
 
-    def secret(self) -> bytes:
+    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:  # noqa: ARG002 (nobody to wait for)
         return self._secret
 
     def corrupt(self, scoped: ScopedKey, unreadable: Unreadable) -> None:

@@ -26,8 +26,8 @@ class PassingOn:
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         return self._store.discard(found, wait=wait)
 
-    def secret(self) -> bytes:
-        return self._store.secret()
+    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
+        return self._store.secret(wait=wait)
 
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         return self._store.scan(namespace)

@@ -44,8 +44,8 @@ SESSIONS = [
         "the text is the advice alone",
         "V4",
         SERVER + "wording.py",
-        '    return f"{lead} {attempt_advice(attempt)}"',
-        "    return attempt_advice(attempt)",
+        '    return f"{lead} {attempt_advice(attempt, kept)}"',
+        "    return attempt_advice(attempt, kept)",
     ),
     Plant(
         "a note is not quoted",
@@ -104,7 +104,7 @@ SESSIONS = [
         "each process signs with a secret of its own",
         "I3",
         REGISTRY,
-        "Handles(self._store.secret())",
+        "Handles(self._store.secret(wait=END_WAIT))",
         "Handles(__import__('secrets').token_bytes(32))",
     ),
     Plant(

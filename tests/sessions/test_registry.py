@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mcp_claims.answers import Status
-from mcp_claims.claims import Claims
+from mcp_claims.claims import END_WAIT, Claims
 from mcp_claims.errors import InvalidInputError, InvalidSessionError, SessionEndedError, SessionNeededError
 from mcp_claims.record import Claim
 from mcp_claims.sessions import Caller, Session, Sessions, fixed_session, process_session
@@ -140,6 +140,38 @@ def test_a_connection_that_its_client_ends_has_released_its_claims(rig: Rig) -> 
     assert (rig.holder(), rig.holder("other") is None) == (None, False)
     with pytest.raises(SessionEndedError):
         ada.claims.try_claim("red")
+
+
+def test_a_connection_whose_namespace_somebody_keeps_locked_ends_without_waiting_and_is_released_later(
+    rig: Rig,
+) -> None:
+    busy = Busy(rig.store)
+    rig.store = busy
+    busy.idle = True
+    sessions = rig.http()
+    claim(sessions.acting(ADA, None))
+    busy.idle = False
+    told: list[bool] = []
+    sessions.changed = lambda: told.append(True)
+    sessions.end_connection(ADA.connection or "")
+    assert sessions.tend() <= 1, "to be tried again soon"
+    assert (set(busy.waits), told) == ({0}, [True])
+    busy.idle = True
+    assert rig.holder() is not None
+    sessions.tend()
+    assert rig.holder() is None
+
+
+def test_the_end_of_many_sessions_waits_no_longer_for_a_lock_than_that_of_one(rig: Rig) -> None:
+    busy = Busy(rig.store)
+    rig.store = busy
+    busy.idle = True
+    sessions = rig.http()
+    for number in range(20):
+        claim(sessions.acting(Caller(connection=str(number)), None), str(number))
+    busy.idle = False
+    sessions.end()
+    assert len(busy.waits) == 20 and sum(busy.waits) <= END_WAIT
 
 
 def test_a_connection_ends_when_it_is_idle_but_not_while_a_request_of_it_is_open(rig: Rig) -> None:

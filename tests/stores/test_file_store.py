@@ -31,8 +31,8 @@ class Alternating:
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         return next(self._turn).discard(found, wait=wait)
 
-    def secret(self) -> bytes:
-        return next(self._turn).secret()
+    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
+        return next(self._turn).secret(wait=wait)
 
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         return next(self._turn).scan(namespace)

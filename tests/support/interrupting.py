@@ -35,8 +35,8 @@ class Interrupting:
         self._interrupt()
         return self._store.discard(found, wait=wait)
 
-    def secret(self) -> bytes:
-        return self._store.secret()
+    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
+        return self._store.secret(wait=wait)
 
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         return self._store.scan(namespace)
