@@ -18,7 +18,7 @@ from mcp_claims.errors import (
     StoreUnavailableError,
     UnsafeDirectoryError,
 )
-from mcp_claims.record import Claim, Holder, Moment, Proof, ScopedKey, Unreadable
+from mcp_claims.record import Claim, Ended, Holder, Moment, Outcome, Proof, ScopedKey, Unreadable
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.base import Store, Swap
 from mcp_claims.stores.files import FileStore
@@ -32,6 +32,7 @@ __all__ = [
     "Claim",
     "Claims",
     "ClaimsError",
+    "Ended",
     "FileStore",
     "ForkedError",
     "Holder",
@@ -39,6 +40,7 @@ __all__ = [
     "Look",
     "MemoryStore",
     "Moment",
+    "Outcome",
     "Proof",
     "Pruned",
     "Release",

@@ -16,11 +16,14 @@ class Status(Enum):
     ACQUIRED = "acquired"
     RENEWED = "renewed"
     HELD = "held"
+    DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """The dead claim that a new one replaced, and why it was dead; or what was unreadable and nobody's."""
+    """What a new claim replaced, and why it could: a dead claim, the marker of work that ended, or what was unreadable and
+    nobody's.
+    """
 
     what: Claim | Unreadable
     why: Standing
@@ -30,8 +33,8 @@ class TakenOver:
 class Attempt:
     """What `try_claim` did.
 
-    `found` is the claim in force now: ours if `claimed`, else somebody else's, or the unreadable thing that counts
-    as held.  `lost` is an earlier claim of ours on this key that ended without our release.
+    `found` is the claim in force now: ours if `claimed`, else somebody else's, the marker of work that is done, or the
+    unreadable thing that counts as held.  `lost` is an earlier claim of ours on this key that ended without our release.
     """
 
     status: Status
@@ -42,26 +45,35 @@ class Attempt:
 
     @property
     def claimed(self) -> bool:
-        return self.status is not Status.HELD
+        return self.status in (Status.ACQUIRED, Status.RENEWED)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What `is_claimed_by_other` saw; `found` is `None` where nothing holds the key."""
+    """What `is_claimed_by_other` saw; `found` is `None` where there is nothing, and may be a marker, which holds nothing.
+
+    `in_force` tells, if a generation was asked about, whether that grant still holds the key.
+    """
 
     found: Found
     held_by_you: bool
     now: Moment
     lost: Claim | None = None
+    in_force: bool | None = None
 
     @property
     def claimed_by_other(self) -> bool:
-        return self.found is not None and not self.held_by_you
+        return self.found is not None and not self.held_by_you and self.marker is None
+
+    @property
+    def marker(self) -> Claim | None:
+        """The marker of work that has ended, if that is what was found."""
+        return self.found if isinstance(self.found, Claim) and self.found.ended is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What `release` did; `found` is the claim that went, or what is there instead of ours."""
+    """What `release` did; `found` is the claim that went, its marker if one stays, or what is there instead of ours."""
 
     released: bool
     found: Found
@@ -71,7 +83,10 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What `prune` removed and what it kept; `failed` are dead claims that the system would not let us remove."""
+    """What `prune` removed and what it kept: live claims, markers of work that ended, and what cannot be read.
+
+    `failed` are dead claims that the system would not let us remove.
+    """
 
     expired: int
     orphaned: int
@@ -79,3 +94,4 @@ class Pruned:
     live: int
     kept_unreadable: tuple[Unreadable, ...]
     failed: tuple[StoreUnavailableError | StoreBusyError, ...]
+    markers: int = 0

@@ -6,20 +6,29 @@ refuses the decision if the key has changed since.  Nothing is decided by a file
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from threading import Lock
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from mcp_claims import rules
 from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
-from mcp_claims.errors import ContendedError, ForkedError, SessionEndedError, StoreBusyError, StoreUnavailableError
+from mcp_claims.beliefs import Beliefs
+from mcp_claims.errors import (
+    ContendedError,
+    ForkedError,
+    InvalidInputError,
+    SessionEndedError,
+    StoreBusyError,
+    StoreUnavailableError,
+)
 from mcp_claims.machine import Machine
-from mcp_claims.record import Claim, Found, Holder, Moment, ScopedKey, Unreadable
+from mcp_claims.machine.forks import forks
+from mcp_claims.record import Claim, Holder, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import DEFAULT_NAMESPACE, Standing
 from mcp_claims.stores.base import LOCK_WAIT, Store
 
@@ -28,19 +37,6 @@ END_WAIT = 0.2
 
 _MAX_CLIENT = 100
 _MOST_ROUNDS = 1_000
-
-# Counts the forks that led to this process.  The PID alone does not tell: a child in a new PID namespace may have its
-# parent's.
-_forks = 0
-
-
-def _forked() -> None:
-    global _forks
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 
 class Claims:
@@ -57,11 +53,9 @@ class Claims:
         self._store = store
         self._holder = holder
         self._machine = machine
-        # What we were granted and have not given back: what `end` frees, and what tells us that we lost a claim.
-        self._believed: dict[ScopedKey, Claim] = {}
-        self._believing = Lock()
+        self._beliefs = Beliefs(holder.name)
         self._ended = False
-        self._forks, self._pid = _forks, machine.pid()
+        self._forks, self._pid = forks(), machine.pid()
 
     @property
     def holder(self) -> Holder:
@@ -70,7 +64,7 @@ class Claims:
     @property
     def holds_anything(self) -> bool:
         """Tell whether there is a claim that the session believes to hold, expired ones included."""
-        return bool(self._believed)
+        return bool(self._beliefs)
 
     def describe_client(self, client: str) -> None:
         """Say which program the session belongs to (name and version), for people who read claims."""
@@ -83,16 +77,18 @@ class Claims:
         *,
         ttl_minutes: float = rules.DEFAULT_TTL.total_seconds() / 60,
         note: str | None = None,
+        redo: bool = False,
         wait: float = LOCK_WAIT,
     ) -> Attempt:
-        """Claim *key*, or renew our claim on it, unless another live session holds it.
+        """Claim *key*, or renew our claim on it, unless another live session holds it or the work is done.
 
-        A renewal keeps the generation, and the later of the two expiries; a note replaces the old one.
+        A renewal keeps the generation, and the later of the two expiries; a note replaces the old one.  With *redo* work
+        that is done is claimed all the same.
         """
         scoped = rules.scoped_key(key, namespace)
         ttl, note, wait = rules.ttl(ttl_minutes), rules.note(note), rules.wait(wait)
         self._check_usable()
-        believed = self._believed.get(scoped)
+        believed = self._beliefs.of(scoped)
         taken_over: TakenOver | None = None
         lost: Claim | None = None
         acquired = False
@@ -102,7 +98,7 @@ class Claims:
             now = self._machine.now()
             if isinstance(found, Unreadable):
                 if not rules.nobodys(found, now):
-                    return Attempt(Status.HELD, found, now, lost=lost or self._lost(believed, found))
+                    return Attempt(Status.HELD, found, now, lost=lost or self._beliefs.lost(believed, found))
                 if self._store.discard(found, wait=wait):
                     taken_over = TakenOver(found, Standing.EXPIRED)
                 found = self._store.read(scoped)
@@ -110,8 +106,9 @@ class Claims:
             ours = found is not None and self._is_ours(found)
             if found is not None and not ours:
                 standing = self._judge(found, now)
-                if standing is Standing.HELD:
-                    return Attempt(Status.HELD, found, now, lost=lost or self._lost(believed, found))
+                if standing is Standing.HELD or (standing is Standing.DONE and not redo):
+                    status = Status.HELD if standing is Standing.HELD else Status.DONE
+                    return Attempt(status, found, now, lost=lost or self._beliefs.lost(believed, found))
                 taken_over = TakenOver(found, standing)
             swap = self._store.swap(scoped, found, self._next(scoped, found, now, ttl, note), wait=wait)
             found = swap.found
@@ -119,7 +116,7 @@ class Claims:
                 taken_over = None
                 continue
             acquired = acquired or not ours
-            lost = lost or self._lost(believed, found)
+            lost = lost or self._beliefs.lost(believed, found)
             now = self._machine.now()
             # A claim that ran out while we waited for the lock is renewed, not handed over dead.
             if not rules.passed(found.expires, now):
@@ -127,15 +124,20 @@ class Claims:
                 return Attempt(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
         raise ContendedError(key, _MOST_ROUNDS)
 
-    def is_claimed_by_other(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> Look:
-        """Tell whether another live session holds *key*.  Claims nothing; removes a dead claim that it meets."""
-        scoped = rules.scoped_key(key, namespace)
+    def is_claimed_by_other(
+        self, key: str, namespace: str = DEFAULT_NAMESPACE, *, generation: int | None = None
+    ) -> Look:
+        """Tell whether another live session holds *key*.  Claims nothing; removes a dead claim that it meets.
+
+        With a *generation* it also tells whether that grant, whoever's it is, still holds the key.
+        """
+        scoped, generation = rules.scoped_key(key, namespace), rules.generation(generation)
         self._check_usable()
-        believed = self._believed.get(scoped)
+        believed = self._beliefs.of(scoped)
         for _ in range(_MOST_ROUNDS):
             found = self._store.read(scoped)
             now = self._machine.now()
-            if found is None or self._judge(found, now) is Standing.HELD:
+            if found is None or self._judge(found, now) not in (Standing.EXPIRED, Standing.ORPHANED):
                 break
             try:
                 if not self._store.discard(found, wait=0):
@@ -148,13 +150,36 @@ class Claims:
         else:
             raise ContendedError(key, _MOST_ROUNDS)
         held_by_you = isinstance(found, Claim) and self._is_ours(found)
-        return Look(found, held_by_you, now, self._lost(believed, found))
+        in_force = None
+        if generation is not None:
+            in_force = isinstance(found, Claim) and found.ended is None and found.generation == generation
+        return Look(found, held_by_you, now, self._beliefs.lost(believed, found), in_force)
 
-    def release(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, wait: float = LOCK_WAIT) -> Release:
-        """Give our claim on *key* back; somebody else's is left alone."""
+    def release(
+        self,
+        key: str,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        outcome: Outcome | None = None,
+        note: str | None = None,
+        retention_hours: float = rules.DEFAULT_RETENTION.total_seconds() / 3600,
+        wait: float = LOCK_WAIT,
+    ) -> Release:
+        """Give our claim on *key* back; somebody else's is left alone.
+
+        With an *outcome* a marker stays for *retention_hours*, with the *note* or that of the claim: work that is done
+        is not claimed again, and of any other the next holder is told.
+        """
         scoped, wait = rules.scoped_key(key, namespace), rules.wait(wait)
+        retention, note = rules.retention(retention_hours), rules.note(note)
+        if note is not None and outcome is None:
+            raise InvalidInputError("note", "goes with an outcome")
         self._check_usable()
-        return self._release(scoped, wait)
+        if outcome is None:
+            return self._release(scoped, wait)
+
+        marked = partial(rules.marker, outcome=outcome, now=self._machine.now(), retention=retention, note=note)
+        return self._release(scoped, wait, marked)
 
     def prolong(self, granted: Claim, ttl_minutes: float) -> Claim | None:
         """Renew *granted*, an earlier grant of ours, without waiting for anybody; return it as it is now.
@@ -183,12 +208,15 @@ class Claims:
         wait = rules.wait(wait)
         self._check_usable()
         removed: Counter[Standing | type[Unreadable]] = Counter()
-        live = 0
+        live = markers = 0
         kept: list[Unreadable] = []
         failed: list[StoreUnavailableError | StoreBusyError] = []
         deadline = time.monotonic() + wait
         for found in self._store.scan(namespace):
             verdict = self._judge(found, self._machine.now())
+            if verdict in (Standing.DONE, Standing.GIVEN_BACK):
+                markers += 1
+                continue
             if verdict is Standing.HELD:
                 if isinstance(found, Unreadable):
                     kept.append(found)
@@ -209,6 +237,7 @@ class Claims:
             live,
             tuple(kept),
             tuple(failed),
+            markers,
         )
 
     def end(self, *, within: float = END_WAIT, dying: bool = False) -> int:
@@ -222,7 +251,7 @@ class Claims:
         self._ended = True
         deadline = time.monotonic() + within
         released = 0
-        for scoped in list(self._believed):
+        for scoped in self._beliefs.keys():  # noqa: SIM118 (a copy)
             left = deadline - time.monotonic()
             if dying and left <= 0:
                 break
@@ -248,21 +277,21 @@ class Claims:
             raise SessionEndedError
 
     def _is_forked(self) -> bool:
-        return self._forks != _forks or self._machine.pid() != self._pid
+        return self._forks != forks() or self._machine.pid() != self._pid
 
-    def _release(self, scoped: ScopedKey, wait: float) -> Release:
-        believed = self._believed.get(scoped)
+    def _release(self, scoped: ScopedKey, wait: float, marker: Callable[[Claim], Claim] | None = None) -> Release:
+        believed = self._beliefs.of(scoped)
         found = first = self._store.read(scoped)
         # A claim of ours that a parallel call took anew has a new generation: it is not the one to give back.
         while isinstance(found, Claim) and isinstance(first, Claim) and self._is_ours(found):
             if found.generation != first.generation:
                 break
-            swap = self._store.swap(scoped, found, None, wait=wait)
+            swap = self._store.swap(scoped, found, marker(found) if marker else None, wait=wait)
             if swap.won:
-                self._forget(scoped, found.generation)
-                return Release(True, found, self._machine.now())
+                self._beliefs.forget(scoped, found.generation)
+                return Release(True, swap.found or found, self._machine.now())
             found = swap.found
-        return Release(False, found, self._machine.now(), self._lost(believed, found))
+        return Release(False, found, self._machine.now(), self._beliefs.lost(believed, found))
 
     def _next(self, scoped: ScopedKey, found: Claim | None, now: Moment, ttl: timedelta, note: str | None) -> Claim:
         """Return the claim to put in the place of *found*: ours renewed, or a new one."""
@@ -279,35 +308,12 @@ class Claims:
         return Standing.EXPIRED if rules.nobodys(found, now) else Standing.HELD
 
     def _is_ours(self, claim: Claim) -> bool:
-        return claim.holder.name == self._holder.name
+        """Tell whether *claim* is one of ours and holds its key, as a marker does not."""
+        return claim.holder.name == self._holder.name and claim.ended is None
 
     def _believe(self, claim: Claim) -> None:
-        with self._believing:
-            newer = self._believed.get(claim.scoped)
-            # What a parallel call was granted since, and noted before us, stays.
-            if newer is None or newer.generation <= claim.generation:
-                self._believed[claim.scoped] = claim
+        self._beliefs.add(claim)
         # Either `end`, in another thread, finds the claim in what we believe, or we find that it has begun.
         if self._ended:
             self._release(claim.scoped, END_WAIT)
             raise SessionEndedError
-
-    def _forget(self, scoped: ScopedKey, generation: int) -> None:
-        with self._believing:
-            believed = self._believed.get(scoped)
-            if believed is not None and believed.generation <= generation:
-                del self._believed[scoped]
-
-    def _lost(self, believed: Claim | None, found: Found) -> Claim | None:
-        """Return *believed*, which we believed to hold before we read *found*, if that says otherwise; once.
-
-        A parallel call may have claimed the key since; what it was granted is not judged by our older reading.
-        """
-        if believed is None or (
-            isinstance(found, Claim) and self._is_ours(found) and found.generation == believed.generation
-        ):
-            return None
-        with self._believing:
-            if self._believed.get(believed.scoped) is not believed:
-                return None
-            return self._believed.pop(believed.scoped)

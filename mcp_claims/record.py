@@ -15,6 +15,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, NamedTuple
 
 # JavaScript, which reads these records too, has no larger exact integer.
@@ -74,12 +75,29 @@ class Holder:
     client: str | None = None
 
 
+class Outcome(Enum):
+    """What a holder says of its work when it gives its claim back."""
+
+    DONE = "done"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How and when a claim was given back."""
+
+    outcome: Outcome
+    at: Moment
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """One session's exclusive, expiring hold on a key, exactly as stored.
 
     `generation` grows with every new holder of the key and is never reused; 0 marks a claim that no store has
-    numbered yet.  `stored` is when its file was last changed, where a store can tell; no part of what it says.
+    numbered yet.  With `ended` it holds nothing any more: it is the marker of what became of the work, kept until
+    `expires`.  `stored` is when its file was last changed, where a store can tell; no part of what it says.
     """
 
     scoped: ScopedKey
@@ -88,6 +106,7 @@ class Claim:
     expires: Moment
     note: str | None = None
     generation: int = 0
+    ended: Ended | None = None
     stored: datetime | None = field(default=None, compare=False, repr=False)
 
 
@@ -129,6 +148,12 @@ def to_json(claim: Claim) -> bytes:
         "claimedTicks": claim.claimed.ticks,
         "expiresTicks": claim.expires.ticks,
     }
+    if claim.ended is not None:
+        record |= {
+            "outcome": claim.ended.outcome.value,
+            "endedAt": timestamp(claim.ended.at.wall),
+            "endedTicks": claim.ended.at.ticks,
+        }
     return json.dumps(record, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
@@ -167,7 +192,16 @@ def from_json(data: bytes) -> Claim:
         expires=Moment(_time(record, "expiresAt"), _seconds(record, "expiresTicks"), epoch),
         note=_text(record, "note", optional=True),
         generation=_count(record, "generation", lowest=1),
+        ended=None if record.get("outcome") is None else _ended(record, epoch),
     )
+
+
+def _ended(record: dict[str, Any], epoch: str | None) -> Ended:
+    try:
+        outcome = Outcome(record["outcome"])
+    except ValueError as error:
+        raise RecordError("outcome is none that this version knows") from error
+    return Ended(outcome, Moment(_time(record, "endedAt"), _seconds(record, "endedTicks"), epoch))
 
 
 def timestamp(moment: datetime) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.record import Claim, Holder, Moment, ScopedKey, Unreadable, whole_milliseconds
+from mcp_claims.record import Claim, Ended, Holder, Moment, Outcome, ScopedKey, Unreadable, whole_milliseconds
 
 MAX_KEY_BYTES = 1_024
 MAX_NOTE_CHARACTERS = 500
@@ -18,6 +19,9 @@ MAX_TTL = timedelta(hours=24)
 DEFAULT_TTL = timedelta(minutes=30)
 MAX_WAIT = 3_600.0
 _CLOCK_SLACK = timedelta(minutes=1)
+MIN_RETENTION = timedelta(minutes=1)
+MAX_RETENTION = timedelta(days=30)
+DEFAULT_RETENTION = timedelta(hours=24)
 DEFAULT_NAMESPACE = "default"
 
 # Line and paragraph separators, control characters, lone surrogates: in a key or a note they could end a line of
@@ -30,11 +34,13 @@ _JOINERS = frozenset("\u200c\u200d")
 
 
 class Standing(Enum):
-    """How a stored claim stands at a moment."""
+    """How a stored claim stands at a moment; the last two are markers of work that has ended, which hold nothing."""
 
     HELD = "held"
     EXPIRED = "expired"
     ORPHANED = "orphaned"
+    DONE = "done"
+    GIVEN_BACK = "given back"
 
 
 def standing(claim: Claim, now: Moment, provably_dead: Callable[[Holder], bool]) -> Standing:
@@ -44,6 +50,9 @@ def standing(claim: Claim, now: Moment, provably_dead: Callable[[Holder], bool])
     """
     if passed(claim.expires, now) or _outlives_any_ttl(claim, now):
         return Standing.EXPIRED
+    if claim.ended is not None:
+        # A marker outlives its writer.
+        return Standing.DONE if claim.ended.outcome is Outcome.DONE else Standing.GIVEN_BACK
     return Standing.ORPHANED if provably_dead(claim.holder) else Standing.HELD
 
 
@@ -52,8 +61,9 @@ def _outlives_any_ttl(claim: Claim, now: Moment) -> bool:
 
     Its expiry is damaged then and would keep the key for ever.  It is judged as what cannot be read is, by `nobodys`.
     """
-    impossible = remaining(claim.expires, now) > MAX_TTL + _CLOCK_SLACK
-    return impossible and claim.stored is not None and now.wall - claim.stored > MAX_TTL
+    longest = MAX_TTL if claim.ended is None else MAX_RETENTION
+    impossible = remaining(claim.expires, now) > longest + _CLOCK_SLACK
+    return impossible and claim.stored is not None and now.wall - claim.stored > longest
 
 
 def passed(deadline: Moment, now: Moment) -> bool:
@@ -82,6 +92,12 @@ def wall_expiry(deadline: Moment, now: Moment) -> datetime:
 def later(moment: Moment, span: timedelta) -> Moment:
     """Return the moment that is *span* after *moment*, on both clocks."""
     return Moment(moment.wall + span, moment.ticks + span.total_seconds(), moment.epoch)
+
+
+def marker(held: Claim, outcome: Outcome, now: Moment, retention: timedelta, note: str | None) -> Claim:
+    """Return what stays of *held* when it is given back at *now*; without a *note* it keeps that of the claim."""
+    ended = Ended(outcome, now)
+    return replace(held, expires=later(now, retention), note=note or held.note, ended=ended)
 
 
 def nobodys(found: Unreadable, now: Moment) -> bool:
@@ -135,11 +151,33 @@ def ttl(minutes: float) -> timedelta:
     return timedelta(milliseconds=round(minutes * 60_000))
 
 
+def generation(number: int | None) -> int | None:
+    """Check a generation to ask about.  Raises `InvalidInputError`."""
+    if number is None or (_is_whole(number) and number >= 1):
+        return number
+    raise InvalidInputError("generation", "must be a whole number from 1 up, as try_claim returned it")
+
+
+def retention(hours: float) -> timedelta:
+    """Check how long what became of a claim is kept, in hours: a minute (1/60) to 30 days (720).
+
+    Raises `InvalidInputError`.
+    """
+    low, high = MIN_RETENTION.total_seconds() / 3600, MAX_RETENTION.total_seconds() / 3600
+    if not (_is_number(hours) and low <= hours <= high):
+        raise InvalidInputError("retention_hours", f"must be a number from 1/60 (one minute) to {high:,.0f} (30 days)")
+    return timedelta(milliseconds=round(hours * 3_600_000))
+
+
 def wait(seconds: float) -> float:
     """Check how long a call may wait, in seconds: 0 to `MAX_WAIT`.  Raises `InvalidInputError`."""
     if not (_is_number(seconds) and 0 <= seconds <= MAX_WAIT):
         raise InvalidInputError("wait", f"must be a number of seconds from 0 to {MAX_WAIT:,.0f}")
     return float(seconds)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:

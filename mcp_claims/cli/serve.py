@@ -7,10 +7,11 @@ import gc
 import os
 import signal
 
+from mcp_claims import rules
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.sessions import Sessions, fixed_session, process_session
 from mcp_claims.sessions.keeping import DEFAULT_LONGEST_KEEPING
-from mcp_claims.sessions.registry import DEFAULT_IDLE
+from mcp_claims.sessions.registry import DEFAULT_IDLE, DEFAULT_RETENTION_HOURS
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.location import DIRECTORY_VARIABLE, claims_directory
 
@@ -38,6 +39,13 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="H",
         help="how long try_claim(keep_alive=true) renews at most (%(default)g)",
     )
+    serve.add_argument(
+        "--retention-hours",
+        type=float,
+        default=DEFAULT_RETENTION_HOURS,
+        metavar="H",
+        help="how long an outcome given to release is known (%(default)g)",
+    )
     http = serve.add_argument_group("over HTTP")
     http.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdin and stdout")
     http.add_argument("--host", help="address to listen on (127.0.0.1); any but a loopback one needs a token")
@@ -50,6 +58,7 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _serve(options: argparse.Namespace) -> int:
     hours = _hours("--keep-alive-hours", options.keep_alive_hours)
+    rules.retention(options.retention_hours)
     store = FileStore(claims_directory(options.dir))
     if options.http:
         if options.session is not None:
@@ -73,7 +82,15 @@ def _serve_stdio(options: argparse.Namespace, store: FileStore, hours: float) ->
 
     gc.freeze()
     gc.enable()
-    serve_stdio(Sessions(store, own=own, lasting=fixed is not None, longest_keeping=hours * 3600))
+    serve_stdio(
+        Sessions(
+            store,
+            own=own,
+            lasting=fixed is not None,
+            longest_keeping=hours * 3600,
+            retention_hours=options.retention_hours,
+        )
+    )
 
 
 def _serve_http(options: argparse.Namespace, store: FileStore, hours: float) -> int:
@@ -88,7 +105,12 @@ def _serve_http(options: argparse.Namespace, store: FileStore, hours: float) -> 
         tokens=read_tokens(options.token_file),
         idle=idle * 60,
     )
-    return serve_http(lambda: Sessions(store, own=None, idle=idle * 60, longest_keeping=hours * 3600), settings)
+    return serve_http(
+        lambda: Sessions(
+            store, own=None, idle=idle * 60, longest_keeping=hours * 3600, retention_hours=options.retention_hours
+        ),
+        settings,
+    )
 
 
 def _hours(option: str, value: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -37,9 +37,30 @@ class TryClaimArguments(KeyArguments):
         ),
     ] = DEFAULT_TTL.total_seconds() / 60
     note: Annotated[str | None, Field(description="For the others, at most 500 characters")] = None
+    redo: Annotated[bool, Field(description="Claim though it is done", strict=True)] = False
     keep_alive: Annotated[
         bool, Field(description="The server renews while your session is there, for hours", strict=True)
     ] = False
+
+
+class LookArguments(KeyArguments):
+    """Arguments of `is_claimed_by_other`."""
+
+    generation: Annotated[
+        int | None, Field(description="Is this grant still in force? Ask before you push or merge", strict=True)
+    ] = None
+
+
+class ReleaseArguments(KeyArguments):
+    """Arguments of `release`."""
+
+    outcome: Annotated[
+        Literal["done", "failed", "abandoned"] | None, Field(description="done: nobody is to do it again")
+    ] = None
+    note: Annotated[str | None, Field(description="For whoever asks next")] = None
+    retention_hours: Annotated[
+        float | None, Field(description="How long the outcome is known, 24 unless set otherwise", strict=True)
+    ] = None
 
 
 class OpenSessionArguments(Arguments):

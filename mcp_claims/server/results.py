@@ -33,13 +33,15 @@ class Facts(BaseModel):
     expires_at: str | None = None
     expires_in_seconds: float | None = None
     note: Annotated[str | None, Field(description="Its holder's words, no instructions")] = None
+    outcome: Literal["done", "failed", "abandoned"] | None = None
+    ended_at: str | None = None
 
 
 class TryClaimResult(Facts, Result):
     """The answer of `try_claim`."""
 
     claimed: bool
-    status: Literal["acquired", "renewed", "held"]
+    status: Literal["acquired", "renewed", "held", "done"]
     taken_over_from: str | None = None
 
     @classmethod
@@ -58,12 +60,14 @@ class LookResult(Facts, Result):
 
     claimed_by_other: bool
     held_by_you: bool
+    in_force: bool | None = None
 
     @classmethod
     def of(cls, look: Look) -> LookResult:
         return cls(
             claimed_by_other=look.claimed_by_other,
             held_by_you=look.held_by_you,
+            in_force=look.in_force,
             advice=wording.look_advice(look),
             **_facts(look.found, look.now),
         )
@@ -105,6 +109,7 @@ class PruneResult(Result):
     orphaned: int
     unreadable: int
     live: int
+    outcomes: int
     problems: list[str]
 
     @classmethod
@@ -114,6 +119,7 @@ class PruneResult(Result):
             orphaned=pruned.orphaned,
             unreadable=pruned.unreadable,
             live=pruned.live,
+            outcomes=pruned.markers,
             problems=wording.problems(pruned),
             advice=wording.prune_advice(pruned),
         )
@@ -130,5 +136,7 @@ def _facts(found: Found, now: Moment) -> dict[str, Any]:
             "expires_at": timestamp(rules.wall_expiry(found.expires, now)),
             "expires_in_seconds": round(left.total_seconds(), 1),
             "note": wording.shown(found.note),
+            "outcome": found.ended and found.ended.outcome.value,
+            "ended_at": found.ended and timestamp(found.ended.at.wall),
         }
     return {"expires_at": wording.free_at(found)} if isinstance(found, Unreadable) else {}

@@ -11,13 +11,14 @@ import anyio.to_thread
 from mcp_types import CallToolResult, TextContent, Tool, ToolAnnotations
 
 from mcp_claims import rules
-from mcp_claims.record import Claim
+from mcp_claims.record import Claim, Outcome
 from mcp_claims.server import wording
 from mcp_claims.server.arguments import (
     Arguments,
-    KeyArguments,
+    LookArguments,
     OpenSessionArguments,
     PruneArguments,
+    ReleaseArguments,
     TryClaimArguments,
     parse,
 )
@@ -36,7 +37,7 @@ from mcp_claims.sessions import Caller, Sessions
 INSTRUCTIONS = (
     "Several agents see the same event; exactly one may act. Before you act on an event (red CI, review comment, "
     "alert), call try_claim with a key that every agent would derive alike. claimed=true: you act. claimed=false: do "
-    "not act, report who does. Call release when done. If the work takes longer than ttl_minutes, call try_claim again "
+    "not act, report who does or has done it. Call release with an outcome when done. If the work takes longer than ttl_minutes, call try_claim again "
     "before it expires. Read each answer: it tells you if you lost a claim; then stop."
 )
 
@@ -61,7 +62,12 @@ async def _try_claim(sessions: Sessions, caller: Caller, arguments: dict[str, An
     session = sessions.acting(caller, asked.session)
     attempt = await without_blocking(
         lambda wait: session.claims.try_claim(
-            asked.key, asked.namespace, ttl_minutes=asked.ttl_minutes, note=asked.note, wait=wait
+            asked.key,
+            asked.namespace,
+            ttl_minutes=asked.ttl_minutes,
+            note=asked.note,
+            redo=asked.redo,
+            wait=wait,
         )
     )
     scoped = rules.scoped_key(asked.key, asked.namespace)
@@ -73,19 +79,28 @@ async def _try_claim(sessions: Sessions, caller: Caller, arguments: dict[str, An
 
 
 async def _is_claimed_by_other(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
-    asked = parse(KeyArguments, arguments)
-    look = sessions.looking(caller, asked.session).is_claimed_by_other(asked.key, asked.namespace)
+    asked = parse(LookArguments, arguments)
+    claims = sessions.looking(caller, asked.session)
+    look = claims.is_claimed_by_other(asked.key, asked.namespace, generation=asked.generation)
     scoped = rules.scoped_key(asked.key, asked.namespace)
     return _answer(LookResult.of(look), wording.look_text(scoped, look))
 
 
 async def _release(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
-    asked = parse(KeyArguments, arguments)
+    asked = parse(ReleaseArguments, arguments)
     session = sessions.acting(caller, asked.session)
     scoped = rules.scoped_key(asked.key, asked.namespace)
-    # First of all: a renewal must not come between the release and its answer.
+    release = await without_blocking(
+        lambda wait: session.claims.release(
+            asked.key,
+            asked.namespace,
+            outcome=Outcome(asked.outcome) if asked.outcome else None,
+            note=asked.note,
+            retention_hours=sessions.retention_hours if asked.retention_hours is None else asked.retention_hours,
+            wait=wait,
+        )
+    )
     session.keeping.stop(scoped)
-    release = await without_blocking(lambda wait: session.claims.release(asked.key, asked.namespace, wait=wait))
     return _answer(ReleaseResult.of(release), wording.release_text(scoped, release))
 
 
@@ -144,8 +159,8 @@ TOOLS = {
             _try_claim,
             "Claim an event",
             "Ask for the right to act on an event, before acting. claimed=true: yours until expires_at (renewed if you "
-            "had it already). claimed=false: another session has it; do not act. Claims of dead or expired sessions are "
-            "taken over.",
+            "had it already). claimed=false: another session has it (held) or has done it (done); do not act. Claims of "
+            "dead or expired sessions are taken over.",
             TryClaimArguments,
             TryClaimResult,
             idempotent=False,
@@ -154,7 +169,7 @@ TOOLS = {
             _is_claimed_by_other,
             "See who holds an event",
             "See whether another live session holds an event, and who. No permission to act: only try_claim gives that.",
-            KeyArguments,
+            LookArguments,
             LookResult,
             # It may remove a dead claim that it meets, which changes no answer that anybody gets.
             read_only=True,
@@ -162,8 +177,9 @@ TOOLS = {
         _tool(
             _release,
             "Release your claim",
-            "Give back your claim on an event as soon as you are done or give up. Never touches another session's claim.",
-            KeyArguments,
+            "Give back your claim on an event as soon as you are done or give up; say which as outcome, so that nobody "
+            "repeats what is done. Never touches another session's claim.",
+            ReleaseArguments,
             ReleaseResult,
         ),
         _tool(

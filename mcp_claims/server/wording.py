@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from mcp_claims import rules
 from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
-from mcp_claims.record import Claim, Found, Moment, ScopedKey, Unreadable, timestamp
+from mcp_claims.record import Claim, Found, Moment, Outcome, ScopedKey, Unreadable, timestamp
 from mcp_claims.rules import Standing
 
 _SHOWN_PROBLEMS = 3
@@ -26,10 +26,12 @@ def attempt_text(scoped: ScopedKey, attempt: Attempt, kept: bool) -> str:
     elif attempt.status is Status.ACQUIRED:
         lead = f"CLAIMED: you hold {_named(scoped)} {_until(found, now)}, generation {found.generation}."
         if attempt.taken_over:
-            lead += f" Taken over from {taken_over(attempt.taken_over)}."
+            lead += f" {_before(attempt.taken_over)}"
     elif attempt.status is Status.RENEWED:
         since = f"since {_time(found.claimed.wall)}, now {_until(found, now)}, generation {found.generation}"
         lead = f"RENEWED: you have held {_named(scoped)} {since}."
+    elif attempt.status is Status.DONE:
+        lead = f"DONE: {_named(scoped)} {_ended(found)}"
     else:
         lead = f"NOT CLAIMED: {_named(scoped)} is {_held(found, now)}"
     return f"{lead} {attempt_advice(attempt, kept)}"
@@ -47,6 +49,10 @@ def attempt_advice(attempt: Attempt, kept: bool) -> str:
             "If neither you claimed it nor a call of yours that got no answer, an agent that shares this connection "
             "did: then do not act. Release it when done."
         )
+    elif attempt.status is Status.DONE:
+        advice = (
+            "Do not act; report that it has been handled. If it has to be done again, call try_claim with redo=true."
+        )
     else:
         advice = "Do not act; report that it is being handled. Try again after it expires, should it matter."
     return _warned(attempt.lost, attempt.found, attempt.now, advice)
@@ -59,21 +65,29 @@ def look_text(scoped: ScopedKey, look: Look) -> str:
         lead = f"IN DOUBT, YES: {_named(scoped)} counts as held."
     elif found is None:
         lead = f"NO: nobody holds {_named(scoped)}."
+    elif look.marker is not None:
+        lead = f"NO: nobody holds {_named(scoped)}; it {_ended(found)}"
     elif look.held_by_you:
         lead = f"NO: you hold {_named(scoped)} {_until(found, look.now)}, generation {found.generation}."
     else:
         lead = f"YES: {_named(scoped)} is {_held(found, look.now)}"
+    if look.in_force is not None:
+        lead += f" The grant that you asked about {'is' if look.in_force else 'is NOT'} in force."
     return f"{lead} {look_advice(look)}"
 
 
 def look_advice(look: Look) -> str:
     """Say what to do after `is_claimed_by_other`."""
-    if isinstance(look.found, Unreadable):
+    if look.in_force is False:
+        advice = "Stop what you did under that grant: do not push, merge or send it."
+    elif isinstance(look.found, Unreadable):
         advice = f"Do not act. {_in_doubt(look.found)}"
     elif look.held_by_you:
         advice = "Go on, and release it when done."
     elif look.claimed_by_other:
         advice = "Do not act; report that it is being handled."
+    elif _is_done(look.marker):
+        advice = "Do not act; report that it has been handled."
     else:
         advice = "This claims nothing: call try_claim before you act."
     return _warned(look.lost, look.found, look.now, advice)
@@ -82,8 +96,13 @@ def look_advice(look: Look) -> str:
 def release_text(scoped: ScopedKey, release: Release) -> str:
     """Say what `release` did."""
     found = release.found
-    if release.released:
+    marker = found if isinstance(found, Claim) and found.ended is not None else None
+    if release.released and marker is not None:
+        lead = f"RELEASED: {_named(scoped)} {_ended(marker)}"
+    elif release.released:
         lead = f"RELEASED: {_named(scoped)} is free."
+    elif marker is not None:
+        lead = f"NOT RELEASED: nobody holds {_named(scoped)}; it {_ended(marker)}"
     elif found is None:
         lead = f"NOT RELEASED: nobody holds {_named(scoped)}."
     elif isinstance(found, Claim):
@@ -95,7 +114,7 @@ def release_text(scoped: ScopedKey, release: Release) -> str:
 
 def release_advice(release: Release) -> str:
     """Say what to do after `release`."""
-    if release.released:
+    if release.released or _is_marker(release.found):
         advice = "Claim it again before you act on it again."
     elif isinstance(release.found, Unreadable):
         advice = _in_doubt(release.found)
@@ -121,7 +140,7 @@ def prune_text(pruned: Pruned) -> str:
     """Say what `prune` removed and kept."""
     counts = (
         f"PRUNED: removed {pruned.expired} expired, {pruned.orphaned} orphaned and {pruned.unreadable} unreadable; "
-        f"kept {pruned.live} live and {len(pruned.kept_unreadable)} unreadable."
+        f"kept {pruned.live} live, {pruned.markers} outcomes and {len(pruned.kept_unreadable)} unreadable."
     )
     return " ".join([counts, *problems(pruned), prune_advice(pruned)])
 
@@ -141,11 +160,38 @@ def problems(pruned: Pruned) -> list[str]:
     return said[:_SHOWN_PROBLEMS] + ([f"And {more} more."] if more > 0 else [])
 
 
+def _before(what: TakenOver) -> str:
+    if isinstance(what.what, Claim) and what.what.ended is not None:
+        return f"Before that, it {_ended(what.what)}"
+    return f"Taken over from {taken_over(what)}."
+
+
+def _ended(marker: Claim) -> str:
+    """Say what became of the work."""
+    assert marker.ended is not None
+    said = {Outcome.DONE: "was done", Outcome.FAILED: "was tried and failed", Outcome.ABANDONED: "was given up"}
+    note = f" Its note, quoted: {_quoted(marker.note)}." if marker.note else ""
+    when = f"at {_time(marker.ended.at.wall)}, generation {marker.generation}"
+    return f"{said[marker.ended.outcome]} by {_who(marker)} {when}.{note}"
+
+
+def _is_marker(found: Found) -> bool:
+    return isinstance(found, Claim) and found.ended is not None
+
+
+def _is_done(marker: Claim | None) -> bool:
+    return marker is not None and marker.ended is not None and marker.ended.outcome is Outcome.DONE
+
+
 def taken_over(what: TakenOver) -> str:
     """Say from whom a key was taken over, and why that was right."""
     if isinstance(what.what, Unreadable):
         return f"a claim that could not be read and is too old to live ({unreadable(what.what)})"
-    why = "whose claim had expired" if what.why is Standing.EXPIRED else "whose process is dead"
+    why = {
+        Standing.EXPIRED: "whose claim had expired",
+        Standing.ORPHANED: "whose process is dead",
+        Standing.DONE: "who had done it",
+    }.get(what.why, "who had given it back")
     return f"{_who(what.what)}, {why}"
 
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mcp_claims import rules
 from mcp_claims.claims import END_WAIT, Claims
 from mcp_claims.errors import SessionNeededError
 from mcp_claims.machine import Machine, local_machine
@@ -29,6 +30,7 @@ DEFAULT_IDLE = 30 * 60.0
 
 _MOST_REMEMBERED = 10_000
 _AGAIN = 0.5  # s
+DEFAULT_RETENTION_HOURS = rules.DEFAULT_RETENTION.total_seconds() / 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,14 @@ class Sessions:
         machine: Machine | None = None,
         idle: float = DEFAULT_IDLE,
         longest_keeping: float = DEFAULT_LONGEST_KEEPING,
+        retention_hours: float = DEFAULT_RETENTION_HOURS,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._store = store
         self._machine = machine or local_machine()
         self._clock = clock or (lambda: self._machine.now().ticks)
         self._idle, self._longest_keeping = idle, longest_keeping
+        self.retention_hours = retention_hours
         self._own = None if own is None else self._session(own)
         self._bound = own is not None and not lasting
         self._nobody = process_session(store, self._machine)

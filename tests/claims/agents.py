@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mcp_claims.answers import Attempt, Look, Release
 from mcp_claims.claims import Claims
-from mcp_claims.record import Claim, ScopedKey
+from mcp_claims.record import Claim, Outcome, ScopedKey
 from mcp_claims.rules import DEFAULT_NAMESPACE
 from tests.claims.bench import KEY
 from tests.support.machines import World
@@ -27,8 +27,10 @@ class Agent:
         """Tell whether this agent would act on the key now."""
         return self.alive and self._until.get(ScopedKey(namespace, key), 0.0) > self._world.ticks
 
-    def try_claim(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, *, ttl_minutes: float = 30) -> Attempt:
-        attempt = self.session.try_claim(key, namespace, ttl_minutes=ttl_minutes)
+    def try_claim(
+        self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, *, ttl_minutes: float = 30, redo: bool = False
+    ) -> Attempt:
+        attempt = self.session.try_claim(key, namespace, ttl_minutes=ttl_minutes, redo=redo)
         self._told(key, namespace, attempt.found if attempt.claimed else None)
         return attempt
 
@@ -37,10 +39,17 @@ class Agent:
         self._told(key, namespace, look.found if look.held_by_you else None)
         return look
 
-    def release(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> Release:
+    def release(
+        self,
+        key: str = KEY,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        outcome: Outcome | None = None,
+        retention_hours: float = 24,
+    ) -> Release:
         # Whoever gives a key back has stopped acting on it, whatever the answer.
         self._told(key, namespace, None)
-        return self.session.release(key, namespace)
+        return self.session.release(key, namespace, outcome=outcome, retention_hours=retention_hours)
 
     def end(self) -> int:
         self._until.clear()

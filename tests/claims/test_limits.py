@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from mcp_claims import claims as claims_module
 from mcp_claims.answers import Status, TakenOver
 from mcp_claims.claims import Claims
 from mcp_claims.errors import ContendedError, ForkedError, InvalidInputError
+from mcp_claims.machine import forks as forks_module
 from mcp_claims.record import Claim, to_json
 from mcp_claims.rules import MAX_TTL, Standing
 from mcp_claims.stores.files import FileStore
@@ -126,5 +126,5 @@ def test_a_forked_child_with_its_parents_pid_cannot_use_its_session(
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     # And the child is known as such by the fork alone.
-    monkeypatch.setattr(claims_module, "_forks", claims_module._forks + 1)
+    monkeypatch.setattr(forks_module, "_forks", forks_module._forks + 1)
     assert session.end() == 0

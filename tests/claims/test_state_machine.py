@@ -13,12 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mcp_claims.answers import Pruned, Status
 from mcp_claims.claims import Claims
-from mcp_claims.record import Claim, Found, Holder, ScopedKey, Unreadable
+from mcp_claims.record import Claim, Found, Holder, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import Standing
 from tests.claims.agents import Agent
 from tests.claims.bench import DAY, Bench, FileBench, MemoryBench
 
 HOUR = 3_600.0
+KEPT = ("held", "unreadable", "done", "given back")
 
 whos = st.integers(0, 5)
 places = st.sampled_from([ScopedKey("default", "red"), ScopedKey("default", "Red"), ScopedKey("other", "red")])
@@ -36,6 +37,7 @@ class Entry:
     generation: int
     until_ticks: float
     until_wall: datetime
+    outcome: Outcome | None = None
 
 
 @dataclass
@@ -67,13 +69,13 @@ class AnyOrder(RuleBasedStateMachine):
     # What sessions do.
 
     @precondition(lambda self: self.agents)
-    @rule(who=whos, at=places, minutes=ttls)
-    def try_claim(self, who: int, at: ScopedKey, minutes: float) -> None:
+    @rule(who=whos, at=places, minutes=ttls, redo=st.booleans())
+    def try_claim(self, who: int, at: ScopedKey, minutes: float, redo: bool) -> None:
         agent, before, standing = self.asker(who), self.stored.get(at), self.standing(at)
-        attempt = agent.try_claim(at.key, at.namespace, ttl_minutes=minutes)
+        attempt = agent.try_claim(at.key, at.namespace, ttl_minutes=minutes, redo=redo)
         until_ticks = self.bench.world.ticks + round(minutes * 60)
         until_wall = self.bench.world.wall + timedelta(seconds=round(minutes * 60))
-        if isinstance(before, Entry) and before.owner is agent:
+        if isinstance(before, Entry) and before.owner is agent and before.outcome is None:
             assert (attempt.status, attempt.lost, attempt.taken_over) == (Status.RENEWED, None, None)
             before.until_ticks = max(until_ticks, before.until_ticks)
             # By the clock of today, also where the longer time is kept.
@@ -84,13 +86,16 @@ class AnyOrder(RuleBasedStateMachine):
             assert (attempt.status, attempt.taken_over) == (Status.HELD, None)
             self.agrees(attempt.found, before)
             self.tells_of_loss(attempt.lost, agent, at)
+        elif standing == "done" and not redo:
+            assert (attempt.status, attempt.claimed, attempt.taken_over) == (Status.DONE, False, None)
+            self.agrees(attempt.found, before)
+            self.tells_of_loss(attempt.lost, agent, at)
         else:
             assert attempt.status is Status.ACQUIRED
             if attempt.taken_over is None:
                 assert standing == "free"
             else:
-                why = {"expired": Standing.EXPIRED, "orphaned": Standing.ORPHANED, "nobody's": Standing.EXPIRED}
-                assert attempt.taken_over.why is why[standing]
+                assert attempt.taken_over.why is Standing("expired" if standing == "nobody's" else standing)
                 self.agrees(attempt.taken_over.what, before)
             self.tells_of_loss(attempt.lost, agent, at)
             assert isinstance(attempt.found, Claim)
@@ -103,18 +108,19 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(at=places, minutes=ttls)
     def everybody_tries(self, at: ScopedKey, minutes: float) -> None:
         for who in range(len(self.agents)):
-            self.try_claim(who, at, minutes)
+            self.try_claim(who, at, minutes, redo=False)
 
     @precondition(lambda self: self.agents)
     @rule(who=whos, at=places)
     def look(self, who: int, at: ScopedKey) -> None:
         agent, before, standing = self.asker(who), self.stored.get(at), self.standing(at)
         look = agent.look(at.key, at.namespace)
-        if standing not in ("held", "unreadable"):
+        if standing not in KEPT:
             before = None
             self.stored.pop(at, None)
-        mine = isinstance(before, Entry) and before.owner is agent
-        assert (look.held_by_you, look.claimed_by_other) == (mine, before is not None and not mine)
+        mine = isinstance(before, Entry) and before.owner is agent and before.outcome is None
+        assert (look.held_by_you, look.claimed_by_other) == (mine, standing in ("held", "unreadable") and not mine)
+        assert (look.marker is not None) == (standing in ("done", "given back"))
         self.agrees(look.found, before)
         if mine:
             assert look.lost is None
@@ -122,15 +128,24 @@ class AnyOrder(RuleBasedStateMachine):
             self.tells_of_loss(look.lost, agent, at)
 
     @precondition(lambda self: self.agents)
-    @rule(who=whos, at=places)
-    def release(self, who: int, at: ScopedKey) -> None:
+    @rule(
+        who=whos, at=places, outcome=st.none() | st.sampled_from(Outcome), hours=st.sampled_from([1 / 60, 1, 24, 720])
+    )
+    def release(self, who: int, at: ScopedKey, outcome: Outcome | None, hours: float) -> None:
         agent, before = self.asker(who), self.stored.get(at)
-        release = agent.release(at.key, at.namespace)
-        self.agrees(release.found, before)
-        if isinstance(before, Entry) and before.owner is agent:
+        release = agent.release(at.key, at.namespace, outcome=outcome, retention_hours=hours)
+        if isinstance(before, Entry) and before.owner is agent and before.outcome is None:
             assert (release.released, release.lost) == (True, None)
-            del self.stored[at], self.told[agent.name, at]
+            del self.told[agent.name, at]
+            if outcome is None:
+                del self.stored[at]
+            else:
+                world, kept = self.bench.world, round(hours * 3600)
+                until = world.ticks + kept, world.wall + timedelta(seconds=kept)
+                before = self.stored[at] = Entry(agent, world.boot, before.generation, *until, outcome)
+            self.agrees(release.found, before)
         else:
+            self.agrees(release.found, before)
             assert not release.released
             self.tells_of_loss(release.lost, agent, at)
 
@@ -140,20 +155,26 @@ class AnyOrder(RuleBasedStateMachine):
         there = {at: self.standing(at) for at in self.stored if namespace in (None, at.namespace)}
         pruned = self.asker(who).session.prune(namespace)
         count = list(there.values()).count
-        kept = pruned.kept_unreadable
-        assert pruned == Pruned(count("expired"), count("orphaned"), count("nobody's"), count("held"), kept, ())
+        kept, markers = pruned.kept_unreadable, count("done") + count("given back")
+        assert pruned == Pruned(
+            count("expired"), count("orphaned"), count("nobody's"), count("held"), kept, (), markers
+        )
         assert {thing.where for thing in kept} == {
             self.bench.place(at.key, at.namespace) for at in there if there[at] == "unreadable"
         }
         for at, standing in there.items():
-            if standing not in ("held", "unreadable"):
+            if standing not in KEPT:
                 del self.stored[at]
 
     @precondition(lambda self: self.agents)
     @rule(who=whos)
     def end(self, who: int) -> None:
         agent = self.asker(who)
-        own = [at for at, entry in self.stored.items() if isinstance(entry, Entry) and entry.owner is agent]
+        own = [
+            at
+            for at, entry in self.stored.items()
+            if isinstance(entry, Entry) and entry.owner is agent and entry.outcome is None
+        ]
         assert agent.end() == len(own)
         for at in own:
             del self.stored[at]
@@ -212,6 +233,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert len(believers) <= 1, f"{[agent.name for agent in believers]} all believe that they hold {at}"
             entry = self.stored.get(at)
             assert all(isinstance(entry, Rubbish) or (entry and entry.owner is agent) for agent in believers)
+            assert not (believers and isinstance(entry, Entry) and entry.outcome), "nobody acts on what is over"
 
     @invariant()
     def the_store_holds_what_the_model_holds(self) -> None:
@@ -228,16 +250,19 @@ class AnyOrder(RuleBasedStateMachine):
             return "free"
         if isinstance(entry, Rubbish):
             return "nobody's" if world.wall > entry.since + timedelta(days=1) else "unreadable"
-        if entry.boot != world.boot:
-            return "expired" if world.wall >= entry.until_wall else "held"
-        if world.ticks >= entry.until_ticks:
+        if world.wall >= entry.until_wall if entry.boot != world.boot else world.ticks >= entry.until_ticks:
             return "expired"
+        if entry.outcome is not None:
+            return "done" if entry.outcome is Outcome.DONE else "given back"
+        if entry.boot != world.boot:
+            return "held"
         return "orphaned" if entry.owner.session.holder.pid in self.killed else "held"
 
     def agrees(self, found: Found, entry: Entry | Rubbish | None) -> None:
         if isinstance(entry, Entry):
             assert isinstance(found, Claim)
             assert (found.holder.name, found.generation) == (entry.owner.name, entry.generation)
+            assert (found.ended.outcome if found.ended else None) is entry.outcome
             assert (found.expires.wall, found.expires.ticks) == (entry.until_wall, entry.until_ticks)
         elif isinstance(entry, Rubbish):
             assert isinstance(found, Unreadable)

@@ -118,7 +118,7 @@ def test_times_are_written_in_utc_with_milliseconds_as_javascript_writes_them(wa
 
 
 def test_fields_of_a_newer_version_are_ignored() -> None:
-    assert from_json(changed(outcome="done", watchers=[1, {"deep": None}])) == CLAIM
+    assert from_json(changed(mood="done", watchers=[1, {"deep": None}])) == CLAIM
 
 
 @pytest.mark.parametrize("field", [*OPTIONAL_TEXTS, "processStart"])

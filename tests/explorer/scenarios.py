@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mcp_claims.answers import Release
 from mcp_claims.claims import Claims
-from mcp_claims.record import Claim, Found, Moment, ScopedKey, Unreadable
+from mcp_claims.record import Claim, Found, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import Standing
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.files import FileStore
@@ -25,6 +25,16 @@ def claims(process: Process) -> None:
 def works(process: Process) -> None:
     process.try_claim()
     process.release()
+
+
+def finishes(process: Process) -> None:
+    process.try_claim()
+    process.release(Outcome.DONE)
+
+
+def fails(process: Process) -> None:
+    process.try_claim()
+    process.release(Outcome.FAILED)
 
 
 def renews(process: Process) -> None:
@@ -91,6 +101,9 @@ SCENARIOS = [
     Scenario("two find a damaged claim of a live holder", (works, works), damaged),
     Scenario("two find something damaged that is nobody's", (works, claims), nobodys),
     Scenario("renewals meet takeovers", (renews, renews), expired),
+    Scenario("one finishes what two others try", (finishes, claims, works), warm),
+    Scenario("one fails at what another takes over and a third prunes", (fails, claims, prunes), warm),
+    Scenario("two finish what was left behind", (finishes, finishes, looks), orphaned),
     Scenario("four at once", (works, claims, prunes, looks), orphaned),
 ]
 
@@ -141,7 +154,12 @@ class TakesUnreadableForFree(FileStore):
 
 
 class ReleasesByPath(Claims):
-    def _release(self, scoped: ScopedKey, wait: float) -> Release:
+    def _release(
+        self,
+        scoped: ScopedKey,
+        wait: float,
+        marker: Callable[[Claim], Claim] | None = None,  # noqa: ARG002
+    ) -> Release:
         found = self._store.read(scoped)
         while isinstance(found, Claim):
             swap: Swap = self._store.swap(scoped, found, None, wait=wait)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from greenlet import greenlet
 
-from mcp_claims.answers import Attempt
+from mcp_claims.answers import Attempt, Release
 from mcp_claims.claims import Claims
 from mcp_claims.errors import ClaimsError, StoreBusyError
-from mcp_claims.record import Claim, Holder, ScopedKey
+from mcp_claims.record import Claim, Holder, Outcome, ScopedKey
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel
 from tests.explorer.simulated import Disk, Killed, SimulatedKernel
@@ -26,6 +26,7 @@ from tests.support.machines import FakeMachine, World
 
 KEY = ScopedKey("default", "red")
 TTL = 1.0  # minutes
+RETENTION = 24 * 3_600.0  # s
 
 Action = tuple[str, int]
 """What happens next: `run`, `kill` or `time out` a process, or `expire`, `step` the wall clock, `recycle` a PID."""
@@ -97,9 +98,11 @@ class Process:
             self.kernel.act()
         return attempt
 
-    def release(self) -> None:
-        self.granted = None
-        self._do(lambda: self.claims.release(KEY.key, KEY.namespace))
+    def release(self, outcome: Outcome | None = None) -> None:
+        ours, self.granted = self.granted, None
+        released = self._do(lambda: self.claims.release(KEY.key, KEY.namespace, outcome=outcome))
+        if outcome is Outcome.DONE and isinstance(released, Release) and released.released and ours is not None:
+            self.run.done_until = self.run.world.ticks + RETENTION
 
     def prune(self) -> None:
         self._do(self.claims.prune)
@@ -107,11 +110,12 @@ class Process:
     def look(self) -> None:
         self._do(lambda: self.claims.is_claimed_by_other(KEY.key, KEY.namespace))
 
-    def _do(self, call: Callable[[], object]) -> None:
+    def _do(self, call: Callable[[], object]) -> object:
         try:
-            call()
+            return call()
         except ClaimsError as error:
             self.run.refused(error)
+            return None
 
     def step(self) -> None:
         """Make the next system call and go on to the one after it."""
@@ -141,6 +145,7 @@ class Run:
         self.world = World()
         self.disk = Disk(lambda: self.world.wall.timestamp())
         self.generations: dict[int, str] = {}
+        self.done_until = 0.0
         self.trace: list[str] = []
         self.spent: set[str] = set()
         self.processes: list[Process] = []
@@ -190,6 +195,8 @@ class Run:
 
     def granted(self, process: Process, claim: Claim) -> None:
         """Note a grant; each new one has a generation of its own, higher than all before."""
+        if self.world.ticks < self.done_until:
+            raise Violation(self.told("what was done was claimed again"))
         owner = self.generations.setdefault(claim.generation, process.claims.holder.name)
         if owner != process.claims.holder.name or claim.generation < max(self.generations):
             raise Violation(self.told(f"generation {claim.generation} was given twice or went back"))

@@ -11,8 +11,8 @@ POLICY = [
         "own by PID, not by name",
         "P1 7",
         CLAIMS,
-        "return claim.holder.name == self._holder.name",
-        "return claim.holder.pid == self._holder.pid",
+        "return claim.holder.name == self._holder.name and",
+        "return claim.holder.pid == self._holder.pid and",
     ),
     Plant(
         "no nonce in the name",
@@ -87,7 +87,7 @@ POLICY = [
         "        if False:\n            return 0  # A",
     ),
     Plant(
-        "forks are not counted", "P5", CLAIMS, "return self._forks != _forks or self._machine", "return self._machine"
+        "forks are not counted", "P5", CLAIMS, "return self._forks != forks() or self._machine", "return self._machine"
     ),
     Plant(
         "a forked child keeps the lock",
@@ -209,14 +209,14 @@ POLICY = [
     Plant(
         "a loss is not told",
         "C7 13",
-        CLAIMS,
+        "mcp_claims/beliefs.py",
         "            return self._believed.pop(believed.scoped)\n",
         "            return None\n",
     ),
     Plant(
         "a loss is told again and again",
         "C7 13",
-        CLAIMS,
+        "mcp_claims/beliefs.py",
         "            return self._believed.pop(believed.scoped)\n",
         "            return believed\n",
     ),
@@ -224,7 +224,7 @@ POLICY = [
         "the end releases nothing",
         "C8 V2 14",
         CLAIMS,
-        "        for scoped in list(self._believed):",
+        "        for scoped in self._beliefs.keys():",
         "        for scoped in []:",
     ),
     Plant(

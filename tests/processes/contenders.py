@@ -1,7 +1,7 @@
 """Processes that contend for few keys, some killed or stopped at random: `contenders.py CLAIMS LOGS SECONDS KEYS SEED [FAULT]`.
 
 Each writes what it did to a log of its own, one JSON object a line, by one appending write each, so that a killed
-process leaves whole lines.  Times are CLOCK_MONOTONIC in nanoseconds, one clock for all processes of a machine.
+process leaves at most one half a line, its last.  Times are CLOCK_MONOTONIC in nanoseconds, one clock for all processes of a machine.
 
 A holder judges by its own clock alone whether it may still act: its time ends one TTL after the moment at which it
 *asked*, which is never later than what the store was told.  It logs `enter` and `stay` only with a time at which
@@ -238,13 +238,13 @@ def plant(fault: str) -> None:
         return
     assert fault == "release by path"
 
-    def release(self: Claims, scoped: ScopedKey, wait: float) -> Release:
+    def release(self: Claims, scoped: ScopedKey, wait: float, _: object = None) -> Release:
         while isinstance(found := self._store.read(scoped), Claim):
             if self._store.swap(scoped, found, None, wait=wait).won:
                 return Release(True, found, self._machine.now())
         return Release(False, None, self._machine.now())
 
-    Claims._release = release  # type: ignore[method-assign]
+    Claims._release = release  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

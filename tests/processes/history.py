@@ -50,7 +50,8 @@ def read(logs: Iterable[Path]) -> History:
     history = History()
     for log in logs:
         generations: dict[str, int] = {}
-        for line in log.read_text().splitlines():
+        # A process that is killed while it writes may leave half a line, where that goes on in another page.
+        for line in log.read_text().rpartition("\n")[0].splitlines():
             said = json.loads(line)
             key, holder = said["key"], said["holder"]
             match said["event"]:

@@ -55,12 +55,15 @@ def test_32_processes_with_deaths_stalls_and_expiries_never_hold_one_key_at_once
 
 @pytest.mark.parametrize("fault", ["no lock", "release by path"])
 def test_the_same_run_with_a_planted_fault_is_found_out(spawn: Spawn, tmp_path: Path, fault: str) -> None:
-    logs = tmp_path / "logs"
-    logs.mkdir()
-    # Some of them may stumble over what the fault leaves, which ends the run early, but not before it was seen.
-    spawn("contenders.py", tmp_path / "claims", logs, 3, 1, "seed", fault).hear_all()
-    seen = history.read(logs.iterdir())
-    assert history.overlaps(seen) or seen.lost
+    # How soon it shows depends on the machine; some may stumble over what it leaves, which ends a run early.
+    for attempt in range(8):
+        logs = tmp_path / f"logs {attempt}"
+        logs.mkdir()
+        spawn("contenders.py", tmp_path / f"claims {attempt}", logs, 3, 1, f"seed {attempt}", fault).hear_all()
+        seen = history.read(logs.iterdir())
+        if history.overlaps(seen) or seen.lost:
+            return
+    pytest.fail(f"{fault} was not noticed")
 
 
 def log(directory: Path, name: str, *events: tuple[str, int, int]) -> None:

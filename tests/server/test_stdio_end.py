@@ -19,7 +19,8 @@ from tests.support.servers import RawServer, raw_server
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and flock of POSIX")
 
-GONE_WITHIN = 0.3
+# On a quiet machine 15 ms; to wait for the lock would take 5 s, for the interpreter and the thread that reads for ever.
+GONE_WITHIN = 2.0
 RED = ScopedKey("default", "red")
 
 
@@ -127,4 +128,4 @@ def test_after_sigkill_the_next_try_of_anybody_takes_over(claims_dir: Path) -> N
         took = time.monotonic() - began
     assert taken["taken_over_from"] == f'{holder} ("raw 1"), whose process is dead'
     assert taken["generation"] == 2
-    assert took < 0.05
+    assert took < 1, "not when its time is up"

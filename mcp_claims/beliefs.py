@@ -1,0 +1,58 @@
+"""What a session believes to hold: what its end has to free, and what tells it that it lost a claim."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from mcp_claims.record import Claim, Found, ScopedKey
+
+
+class Beliefs:
+    """The claims that session *name* was granted and has not given back; for use by several threads."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._believed: dict[ScopedKey, Claim] = {}
+        self._lock = Lock()
+
+    def __bool__(self) -> bool:
+        return bool(self._believed)
+
+    def keys(self) -> list[ScopedKey]:
+        """Return what is believed to be held just now."""
+        return list(self._believed)
+
+    def of(self, scoped: ScopedKey) -> Claim | None:
+        """Return the claim on *scoped* that is believed to be held."""
+        return self._believed.get(scoped)
+
+    def add(self, claim: Claim) -> None:
+        """Note that *claim* was granted; what a parallel call was granted since, and noted before us, stays."""
+        with self._lock:
+            newer = self._believed.get(claim.scoped)
+            if newer is None or newer.generation <= claim.generation:
+                self._believed[claim.scoped] = claim
+
+    def forget(self, scoped: ScopedKey, generation: int) -> None:
+        """Note that the claim on *scoped* of *generation*, and any before it, was given back."""
+        with self._lock:
+            believed = self._believed.get(scoped)
+            if believed is not None and believed.generation <= generation:
+                del self._believed[scoped]
+
+    def lost(self, believed: Claim | None, found: Found) -> Claim | None:
+        """Return *believed*, which was believed to be held before *found* was read, if that says otherwise; once.
+
+        A parallel call may have claimed the key since; what it was granted is not judged by our older reading.
+        """
+        if believed is None:
+            return None
+        if isinstance(found, Claim) and (found.holder.name, found.generation) == (self._name, believed.generation):
+            if found.ended is not None:
+                # Another call of ours has given it back, maybe through another server.
+                self.forget(believed.scoped, believed.generation)
+            return None
+        with self._lock:
+            if self._believed.get(believed.scoped) is not believed:
+                return None
+            return self._believed.pop(believed.scoped)
