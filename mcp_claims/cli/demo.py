@@ -91,12 +91,13 @@ async def _play(console: Console, directory: Path) -> bool:
             return False
         console.print(f"[bold]{heir.name}[/] took over {took * 1000:.0f} ms after asking, not after the TTL.\n")
 
-        released = await heir.call("release")
-        _show(console, "Done, it releases", {heir.name: released})
-        if not (refused[0].get("claimed_by_other") and released[0].get("released")):
-            console.print("[bold red]FAILED:[/] the claim was not seen or not released.")
+        released = await heir.call("release", outcome="done", note="fixed in #4530")
+        late = await third.call("try_claim")
+        _show(console, "It is done; the third asks again", {heir.name: released, third.name: late})
+        if not (refused[0].get("claimed_by_other") and released[0].get("released") and late[0].get("status") == "done"):
+            console.print("[bold red]FAILED:[/] the claim was not seen, not released, or would be done again.")
             return False
-    console.print("[bold green]OK:[/] one acted, the others knew, and nothing was left behind.")
+    console.print("[bold green]OK:[/] one acted, the others knew, and nobody does it again.")
     return True
 
 

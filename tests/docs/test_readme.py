@@ -110,6 +110,11 @@ def test_the_example_with_two_sessions_shows_a_refusal_and_a_release(tmp_path: P
     assert [line.split(":")[1].strip() for line in lines] == ["CLAIMED", "NOT CLAIMED", "CLAIMED"]
 
 
+def test_the_example_of_an_outcome_shows_that_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    lines = run_python("examples/done_stays_done.py", directory=tmp_path).splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == ["CLAIMED", "RELEASED", "DONE"]
+
+
 @contextmanager
 def started(command: list[str], environment: dict[str, str]) -> Iterator[str]:
     """Start a server; yields the first line that it writes to stderr."""

@@ -250,4 +250,25 @@ POLICY = [
         "pass",
     ),
     Plant("keys of any length", "C9", RULES, "if len(text) > MAX_KEY_BYTES or", "if False and"),
+    Plant(
+        "done means free",
+        "C10",
+        CLAIMS,
+        "if standing is Standing.HELD or (standing is Standing.DONE and not redo):",
+        "if standing is Standing.HELD:",
+    ),
+    Plant(
+        "a marker is orphaned with its writer",
+        "C10",
+        RULES,
+        "    if claim.ended is not None:\n        # A marker",
+        "    if claim.ended is not None and not provably_dead(claim.holder):\n        # A marker",
+    ),
+    Plant(
+        "any grant of the holder is in force",
+        "C11",
+        CLAIMS,
+        "found.ended is None and found.generation == generation",
+        "found.ended is None",
+    ),
 ]
