@@ -8,6 +8,7 @@ import os
 _FREE_SPACE = "Free some space on that file system"
 _PERMIT = "Make the directory writable for this user, or choose another with --dir or MCP_CLAIMS_DIR"
 _CLOSE_FILES = "Let the process open more files (`ulimit -n`)"
+_ALLOW_FILES = "Let the process write larger files (`ulimit -f`)"
 _CLEAR = "Something else is where a claim or a directory of claims belongs: move it away"
 _REMEDIES = {
     errno.ENOSPC: _FREE_SPACE,
@@ -17,6 +18,7 @@ _REMEDIES = {
     errno.EROFS: _PERMIT,
     errno.EMFILE: _CLOSE_FILES,
     errno.ENFILE: _CLOSE_FILES,
+    errno.EFBIG: _ALLOW_FILES,
     errno.ENOTDIR: _CLEAR,
     errno.EISDIR: _CLEAR,
     errno.ENOTEMPTY: _CLEAR,
