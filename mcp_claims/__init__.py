@@ -18,8 +18,10 @@ from mcp_claims.errors import (
     StoreUnavailableError,
     UnsafeDirectoryError,
 )
-from mcp_claims.record import Claim, Holder, Moment, Proof, ScopedKey, Unreadable
+from mcp_claims.opening import open_store
+from mcp_claims.record import Claim, Holder, Moment, OriginalHolder, Proof, ScopedKey, Unreadable
 from mcp_claims.sessions import process_session
+from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Store, Swap
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.location import claims_directory
@@ -28,6 +30,7 @@ from mcp_claims.stores.memory import MemoryStore
 __version__ = "0.1.0"
 
 __all__ = [
+    "AgentAwarenessStore",
     "Attempt",
     "Claim",
     "Claims",
@@ -39,6 +42,7 @@ __all__ = [
     "Look",
     "MemoryStore",
     "Moment",
+    "OriginalHolder",
     "Proof",
     "Pruned",
     "Release",
@@ -53,5 +57,6 @@ __all__ = [
     "Unreadable",
     "UnsafeDirectoryError",
     "claims_directory",
+    "open_store",
     "process_session",
 ]

@@ -85,7 +85,7 @@ class Claims:
                     taken_over = TakenOver(found, Standing.EXPIRED)
                 found = self._store.read(scoped)
                 continue
-            ours = found is not None and self._is_ours(found)
+            ours = found is not None and self._is_ours(found, scoped)
             if found is not None and not ours:
                 standing = self._judge(found, now)
                 if standing is Standing.HELD:
@@ -123,7 +123,7 @@ class Claims:
                 pass
             found = None
             break
-        held_by_you = isinstance(found, Claim) and self._is_ours(found)
+        held_by_you = isinstance(found, Claim) and self._is_ours(found, scoped)
         return Look(found, held_by_you, now, self._lost(believed, found))
 
     def release(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, wait: float = LOCK_WAIT) -> Release:
@@ -202,7 +202,7 @@ class Claims:
         believed = self._believed.get(scoped)
         found = first = self._store.read(scoped)
         # A claim of ours that a parallel call took anew has a new generation: it is not the one to give back.
-        while isinstance(found, Claim) and isinstance(first, Claim) and self._is_ours(found):
+        while isinstance(found, Claim) and isinstance(first, Claim) and self._is_ours(found, scoped):
             if found.generation != first.generation:
                 break
             swap = self._store.swap(scoped, found, None, wait=wait)
@@ -215,7 +215,7 @@ class Claims:
     def _next(self, scoped: ScopedKey, found: Claim | None, now: Moment, ttl: timedelta, note: str | None) -> Claim:
         """Return the claim to put in the place of *found*: ours renewed, or a new one."""
         expires = rules.later(now, ttl)
-        if found is None or not self._is_ours(found):
+        if found is None or not self._is_ours(found, scoped):
             return Claim(scoped, self._holder, claimed=now, expires=expires, note=note)
         if rules.remaining(found.expires, now) > ttl:
             expires = replace(found.expires, wall=rules.wall_expiry(found.expires, now))
@@ -226,8 +226,9 @@ class Claims:
             return rules.standing(found, now, self._machine.provably_dead)
         return Standing.EXPIRED if rules.nobodys(found, now) else Standing.HELD
 
-    def _is_ours(self, claim: Claim) -> bool:
-        return claim.holder.name == self._holder.name
+    def _is_ours(self, claim: Claim, scoped: ScopedKey) -> bool:
+        # Where names of files merge, the claim that is in the way of *scoped* may be one of ours on another key.
+        return claim.holder.name == self._holder.name and claim.scoped == scoped
 
     def _believe(self, claim: Claim) -> None:
         with self._believing:
@@ -252,7 +253,9 @@ class Claims:
         A parallel call may have claimed the key since; what it was granted is not judged by our older reading.
         """
         if believed is None or (
-            isinstance(found, Claim) and self._is_ours(found) and found.generation == believed.generation
+            isinstance(found, Claim)
+            and self._is_ours(found, believed.scoped)
+            and found.generation == believed.generation
         ):
             return None
         with self._believing:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from mcp_claims import __version__
 from mcp_claims.errors import ClaimsError
-from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.location import DIRECTORY_VARIABLE, claims_directory
+from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, LAYOUTS, PROVIDER_VARIABLE, open_store
+from mcp_claims.stores.base import Store
+from mcp_claims.stores.location import DIRECTORY_VARIABLE
 
 USAGE_ERROR = 2
 
@@ -37,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="serve one MCP client over stdin and stdout")
-    serve.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
+    _add_store_options(serve)
     serve.set_defaults(run=_serve)
 
     demo = commands.add_parser("demo", help="watch three agents meet one event, and one of them die")
@@ -45,8 +46,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_store_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
+    command.add_argument(
+        "--layout",
+        metavar="NAME",
+        help=f"{' or '.join(LAYOUTS)}: whose sessions to share the claims with (else {LAYOUT_VARIABLE}, else ours)",
+    )
+    command.add_argument(
+        "--provider",
+        metavar="NAME",
+        help=f"in the layout {AGENT_AWARENESS}, whose directory (else {PROVIDER_VARIABLE}, else the common one)",
+    )
+
+
+def _store(options: argparse.Namespace) -> Store:
+    return open_store(options.dir, layout=options.layout, provider=options.provider)
+
+
 def _serve(options: argparse.Namespace) -> int:
-    store = FileStore(claims_directory(options.dir))
+    store = _store(options)
     # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # The import makes some 300,000 objects that live as long as the process.  Looking through them again and again
