@@ -41,21 +41,21 @@ async def _try_claim(claims: Claims, arguments: dict[str, Any] | None) -> CallTo
         )
     )
     scoped = rules.scoped_key(asked.key, asked.namespace)
-    return _answer(TryClaimResult.of(attempt), wording.attempt_text(scoped, attempt))
+    return _answer(TryClaimResult.of(scoped, attempt), wording.attempt_text(scoped, attempt))
 
 
 async def _is_claimed_by_other(claims: Claims, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(KeyArguments, arguments)
     look = claims.is_claimed_by_other(asked.key, asked.namespace)
     scoped = rules.scoped_key(asked.key, asked.namespace)
-    return _answer(LookResult.of(look), wording.look_text(scoped, look))
+    return _answer(LookResult.of(scoped, look), wording.look_text(scoped, look))
 
 
 async def _release(claims: Claims, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(KeyArguments, arguments)
     release = await without_blocking(lambda wait: claims.release(asked.key, asked.namespace, wait=wait))
     scoped = rules.scoped_key(asked.key, asked.namespace)
-    return _answer(ReleaseResult.of(release), wording.release_text(scoped, release))
+    return _answer(ReleaseResult.of(scoped, release), wording.release_text(scoped, release))
 
 
 async def _prune(claims: Claims, arguments: dict[str, Any] | None) -> CallToolResult:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from mcp_claims import rules
 from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
-from mcp_claims.record import Claim, Moment, ScopedKey, Unreadable, timestamp
+from mcp_claims.record import Claim, Moment, OriginalHolder, ScopedKey, Unreadable, timestamp
 from mcp_claims.rules import Standing
 
 _SHOWN_PROBLEMS = 3
@@ -30,10 +30,10 @@ def attempt_text(scoped: ScopedKey, attempt: Attempt) -> str:
         lead = f"RENEWED: you have held {_named(scoped)} {since}."
     else:
         lead = f"NOT CLAIMED: {_named(scoped)} is {_held(found, now)}"
-    return f"{lead} {attempt_advice(attempt)}"
+    return f"{lead} {attempt_advice(scoped, attempt)}"
 
 
-def attempt_advice(attempt: Attempt) -> str:
+def attempt_advice(scoped: ScopedKey, attempt: Attempt) -> str:
     """Say what to do after `try_claim`, and what the session has to know before anything else."""
     if not isinstance(attempt.found, Claim):
         advice = f"Do not act. {_in_doubt(attempt.found)}"
@@ -45,7 +45,10 @@ def attempt_advice(attempt: Attempt) -> str:
             "Release it when done."
         )
     else:
-        advice = "Do not act; report that it is being handled. Try again after it expires, should it matter."
+        advice = (
+            f"{_doubts(scoped, attempt.found)}Do not act; report that it is being handled. Try again after it expires, "
+            "should it matter."
+        )
     return _warned(attempt.lost, attempt.now, advice)
 
 
@@ -60,17 +63,17 @@ def look_text(scoped: ScopedKey, look: Look) -> str:
         lead = f"NO: you hold {_named(scoped)} {_until(found, look.now)}, generation {found.generation}."
     else:
         lead = f"YES: {_named(scoped)} is {_held(found, look.now)}"
-    return f"{lead} {look_advice(look)}"
+    return f"{lead} {look_advice(scoped, look)}"
 
 
-def look_advice(look: Look) -> str:
+def look_advice(scoped: ScopedKey, look: Look) -> str:
     """Say what to do after `is_claimed_by_other`."""
     if isinstance(look.found, Unreadable):
         advice = f"Do not act. {_in_doubt(look.found)}"
     elif look.held_by_you:
         advice = "Go on, and release it when done."
-    elif look.claimed_by_other:
-        advice = "Do not act; report that it is being handled."
+    elif look.found is not None:
+        advice = f"{_doubts(scoped, look.found)}Do not act; report that it is being handled."
     else:
         advice = "This claims nothing: call try_claim before you act."
     return _warned(look.lost, look.now, advice)
@@ -87,10 +90,10 @@ def release_text(scoped: ScopedKey, release: Release) -> str:
         lead = f"NOT RELEASED: {_named(scoped)} is not yours but {_held(found, release.now)}"
     else:
         lead = f"NOT RELEASED: {_named(scoped)} counts as held."
-    return f"{lead} {release_advice(release)}"
+    return f"{lead} {release_advice(scoped, release)}"
 
 
-def release_advice(release: Release) -> str:
+def release_advice(scoped: ScopedKey, release: Release) -> str:
     """Say what to do after `release`."""
     if release.released:
         advice = "Claim it again before you act on it again."
@@ -99,7 +102,7 @@ def release_advice(release: Release) -> str:
     elif release.found is None:
         advice = "There is nothing to do."
     else:
-        advice = "Leave it to its holder; if you still act on it, stop."
+        advice = f"{_doubts(scoped, release.found)}Leave it to its holder; if you still act on it, stop."
     return _warned(release.lost, release.now, advice)
 
 
@@ -175,15 +178,31 @@ def _named(scoped: ScopedKey) -> str:
     return f"{_quoted(scoped.key)} (namespace {_quoted(scoped.namespace)})"
 
 
+def _doubts(scoped: ScopedKey, claim: Claim) -> str:
+    """Say what is special about a claim that is in the way, where the directory is shared with agent-awareness."""
+    said = ""
+    if claim.scoped != scoped:
+        said += f"This is the claim on {_quoted(claim.scoped.key)}, whose file has the same name in this layout. "
+    if isinstance(claim.holder, OriginalHolder):
+        said += "It was written by agent-awareness, without a proof of death: host, PID and expiry are all one knows. "
+    return said
+
+
 def _held(claim: Claim, now: Moment) -> str:
     note = f" Its note, quoted: {_quoted(claim.note)}." if claim.note else ""
-    since = f"since {_time(claim.claimed.wall)}, {_until(claim, now)}, generation {claim.generation}"
+    number = f", generation {claim.generation}" if claim.generation else ""
+    since = f"since {_time(claim.claimed.wall)}, {_until(claim, now)}{number}"
     return f"held by {_who(claim)} {since}.{note}"
 
 
+def client(claim: Claim) -> str | None:
+    """Return the program that the holder says to be."""
+    return "agent-awareness" if isinstance(claim.holder, OriginalHolder) else shown(claim.holder.client)
+
+
 def _who(claim: Claim) -> str:
-    client = f" ({_quoted(claim.holder.client)})" if claim.holder.client else ""
-    return f"{shown(claim.holder.name)}{client}"
+    program = client(claim)
+    return f"{shown(claim.holder.name)} ({_quoted(program)})" if program else f"{shown(claim.holder.name)}"
 
 
 def _until(claim: Claim, now: Moment) -> str:

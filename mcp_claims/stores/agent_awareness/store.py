@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from mcp_claims.errors import InvalidInputError, StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable, to_json
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
 from mcp_claims.stores.agent_awareness.lock import IsGone, RecordLock, is_free, make_lock
@@ -100,7 +100,7 @@ class AgentAwarenessStore:
                 # Waited for without the kernel lock: the other keys of the namespace can be changed meanwhile.
                 left = deadline - self._kernel.monotonic()
                 if left <= 0:
-                    raise StoreBusyError(lock_path, wait)
+                    raise LockDirectoryBusyError(lock_path, wait)
                 self._kernel.sleep(min(LOCK_PAUSE, left))
 
     def _try_change(
