@@ -157,25 +157,28 @@ def _dismantle(kernel: LayoutKernel, path: str, is_the_one: Callable[[bytes], bo
     could be a rival's, and there would be no way to put it back without a gap in which a third one gets in.
     """
     meta, aside = f"{path}/{_META}", f"{os.path.dirname(path)}/{ASIDE}"
+    moved = False
     try:
-        kernel.replace(meta, aside)
-    except _NOT_THERE:
-        if not is_the_one(b""):
+        try:
+            kernel.replace(meta, aside)
+            moved = True
+        except _NOT_THERE:
+            pass
+        found = _read(kernel, aside) if moved else None
+        if not is_the_one(found or b""):
+            if moved:
+                with suppress(FileExistsError, *_NOT_THERE):
+                    kernel.link(aside, meta)
             return False
-    else:
-        mine = is_the_one(_read(kernel, aside) or b"")
-        if not mine:
-            with suppress(FileExistsError, *_NOT_THERE):
-                kernel.link(aside, meta)
-        kernel.remove(aside)
-        if not mine:
-            return False
-    try:
-        kernel.remove_empty(path)
-    except FileNotFoundError:
+        try:
+            kernel.remove_empty(path)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
         return True
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return False
-        raise
-    return True
+    finally:
+        if moved:
+            kernel.remove(aside)
