@@ -12,6 +12,10 @@ from typing import Any, Protocol
 
 import pytest
 
+from mcp_claims.claims import Claims
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
+from tests.agent_awareness.partner import layout_store
 from tests.processes.conftest import Child
 
 HERE = Path(__file__).parent
@@ -62,6 +66,31 @@ def original(parties: list[Party], claims_dir: Path) -> Original:
 
     def start(*arguments: object) -> Party:
         party = Party(node, HERE / "original.mjs", claims_dir, *arguments)
+        parties.append(party)
+        party.name = party.hear()["name"]
+        return party
+
+    return start
+
+
+@pytest.fixture
+def store(claims_dir: Path) -> AgentAwarenessStore:
+    return layout_store(claims_dir)
+
+
+@pytest.fixture
+def session(store: AgentAwarenessStore) -> Iterator[Claims]:
+    """A session of ours."""
+    with process_session(store) as session:
+        yield session
+
+
+@pytest.fixture
+def ours(parties: list[Party], claims_dir: Path) -> Original:
+    """Start sessions of ours in processes of their own: `ours(COMMAND, ...)`, see `partner.py`."""
+
+    def start(*arguments: object) -> Party:
+        party = Party(sys.executable, HERE / "partner.py", claims_dir, *arguments)
         parties.append(party)
         party.name = party.hear()["name"]
         return party

@@ -51,7 +51,7 @@ class RecordLock:
         What stays behind in that case is stale for all of us after 10 s.
         """
         with suppress(OSError):
-            _dismantle(self._kernel, self._path, lambda meta: meta == self._meta)
+            _dismantle(self._kernel, self._path, lambda found: found == self._meta)
 
 
 def make_lock(kernel: LayoutKernel, path: str) -> RecordLock | None:
@@ -74,7 +74,7 @@ def make_lock(kernel: LayoutKernel, path: str) -> RecordLock | None:
         return None
     except BaseException:
         with suppress(OSError):
-            _dismantle(kernel, path, meta.startswith)
+            _dismantle(kernel, path, lambda found: meta.startswith(found or b""))
         raise
     return RecordLock(kernel, path, meta)
 
@@ -148,7 +148,7 @@ def _read(kernel: LayoutKernel, path: str) -> bytes | None:
             kernel.close(fd)
 
 
-def _dismantle(kernel: LayoutKernel, path: str, is_the_one: Callable[[bytes], bool]) -> bool:
+def _dismantle(kernel: LayoutKernel, path: str, is_the_one: Callable[[bytes | None], bool]) -> bool:
     """Remove the lock at *path* if its meta.json *is_the_one*; tell whether the way is free.
 
     The meta.json is moved aside first, which is atomic, and looked at there: a rival may have replaced the lock since it
@@ -165,7 +165,7 @@ def _dismantle(kernel: LayoutKernel, path: str, is_the_one: Callable[[bytes], bo
         except _NOT_THERE:
             pass
         found = _read(kernel, aside) if moved else None
-        if not is_the_one(found or b""):
+        if not is_the_one(found):
             if moved:
                 with suppress(FileExistsError, *_NOT_THERE):
                     kernel.link(aside, meta)

@@ -45,7 +45,7 @@ class AgentAwarenessStore:
         self, directory: str | os.PathLike[str], is_gone: IsGone, *, kernel: LayoutKernel | None = None
     ) -> None:
         self.directory = os.path.abspath(directory)
-        self._is_gone = is_gone
+        self.is_gone = is_gone
         self._kernel = kernel or LayoutKernel()
         self._trusted: set[str] = set()
         # What we wrote while our lock was broken, and could not find out what the breaker did.
@@ -111,7 +111,7 @@ class AgentAwarenessStore:
             # What cannot be read may be half of what the original is writing; the lock will tell.
             if seen.found != old and not isinstance(seen.found, Unreadable):
                 return Swap(False, seen.found)
-        if not is_free(self._kernel, lock_path, self._is_gone):
+        if not is_free(self._kernel, lock_path, self.is_gone):
             return None
         fresh = f"{os.path.dirname(path)}/{_NEW}"
         try:
@@ -198,7 +198,7 @@ class AgentAwarenessStore:
     def _lock_again(self, lock_path: str) -> RecordLock:
         deadline = self._kernel.monotonic() + SETTLE_WAIT
         while True:
-            if is_free(self._kernel, lock_path, self._is_gone) and (lock := make_lock(self._kernel, lock_path)):
+            if is_free(self._kernel, lock_path, self.is_gone) and (lock := make_lock(self._kernel, lock_path)):
                 return lock
             if self._kernel.monotonic() >= deadline:
                 raise OSError(errno.EBUSY, "the lock was broken by a session of agent-awareness", lock_path)
