@@ -4,7 +4,8 @@
 //   node original.mjs CLAIMS --repaired likewise, without the faults of the original (see `Lock`)
 //   node original.mjs CLAIMS contend LOG SECONDS KEYS SEED MODE   contends at random and writes a log
 //
-// An order may name a place where the session stops: it says {"paused": PLACE} there and goes on with the next line.
+// An order may name places where the session stops: it says {"paused": PLACE} there and goes on with the next line.
+// It may also shorten the time (waits, in ms) after which the session breaks a lock by force.
 
 import { appendFileSync, readFileSync } from 'node:fs';
 import * as fs from 'node:fs/promises';
@@ -14,7 +15,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 
 const STALE = 10_000;
 const POLL = 20;
-const PATIENCE = 5_000;
+let patience = 5_000;
 const MINUTE = 60_000;
 
 const me = `${hostname()}:${process.pid}`;
@@ -84,9 +85,10 @@ class Lock {
   }
 
   async around(task) {
-    const end = Date.now() + PATIENCE;
+    const end = Date.now() + patience;
     while (Date.now() < end) {
       if (await this.attempt()) return this.inside(task);
+      await reached('refused');
       const why = this.repaired ? undefined : await this.staleness();
       if (why) await this.break(why);
       else await pause(POLL);
@@ -186,8 +188,9 @@ async function obey(session) {
   };
   say({ name: me, pid: process.pid });
   for (let line = await lines.next(); !line.done; line = await lines.next()) {
-    const { call, plugin, key, minutes, stops = [] } = JSON.parse(line.value);
+    const { call, plugin, key, minutes, stops = [], waits = 5_000 } = JSON.parse(line.value);
     places = stops;
+    patience = waits;
     try {
       say({ answer: (await session[call](plugin, key, minutes)) ?? null });
     } catch (failure) {

@@ -1,7 +1,6 @@
 """A session of ours in a process of its own: `partner.py CLAIMS [STOP]`.
 
-It obeys orders as `original.mjs` does, and stops itself (SIGSTOP) before the system call STOP of each order, if given:
-`link` and `replace` make a claim appear, `remove_empty` leaves a lock.
+It obeys orders as `original.mjs` does.  With any STOP it stops itself (SIGSTOP) once, before its first claim appears.
 """
 
 from __future__ import annotations
@@ -27,17 +26,22 @@ def layout_store(claims: Path | str, kernel: LayoutKernel | None = None) -> Agen
 
 
 class Stopping(LayoutKernel):
-    """Stops the process before a claim appears or goes."""
+    """Stops the process once, before a claim appears."""
+
+    stopped = False
 
     def link(self, source: str, target: str) -> None:
-        if target.endswith(".json"):
-            os.kill(os.getpid(), signal.SIGSTOP)
+        self._stop(target)
         super().link(source, target)
 
     def replace(self, source: str, target: str) -> None:
-        if target.endswith(".json"):
-            os.kill(os.getpid(), signal.SIGSTOP)
+        self._stop(target)
         super().replace(source, target)
+
+    def _stop(self, target: str) -> None:
+        if target.endswith(".json") and not target.endswith("meta.json") and not self.stopped:
+            self.stopped = True
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, namespace_lock
 LOCK_PAUSE = 0.02
 """Seconds between two looks at a lock directory, as in the original."""
 
-SETTLE_WAIT = 0.5
+SETTLE_WAIT = 1.0
 """Seconds to wait for whoever broke our lock while we wrote, to learn what it did; usually a few milliseconds."""
 
 _NEW = ".new"
