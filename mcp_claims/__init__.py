@@ -13,13 +13,16 @@ from mcp_claims.errors import (
     ClaimsError,
     ForkedError,
     InvalidInputError,
+    LockDirectoryBusyError,
     SessionEndedError,
     StoreBusyError,
     StoreUnavailableError,
     UnsafeDirectoryError,
 )
-from mcp_claims.record import Claim, Ended, Holder, Moment, Outcome, Proof, ScopedKey, Unreadable
+from mcp_claims.opening import open_store
+from mcp_claims.record import Claim, Ended, Holder, Moment, OriginalHolder, Outcome, Proof, ScopedKey, Unreadable
 from mcp_claims.sessions import process_session
+from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Store, Swap
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.location import claims_directory
@@ -28,6 +31,7 @@ from mcp_claims.stores.memory import MemoryStore
 __version__ = "0.1.0"
 
 __all__ = [
+    "AgentAwarenessStore",
     "Attempt",
     "Claim",
     "Claims",
@@ -37,9 +41,11 @@ __all__ = [
     "ForkedError",
     "Holder",
     "InvalidInputError",
+    "LockDirectoryBusyError",
     "Look",
     "MemoryStore",
     "Moment",
+    "OriginalHolder",
     "Outcome",
     "Proof",
     "Pruned",
@@ -55,5 +61,6 @@ __all__ = [
     "Unreadable",
     "UnsafeDirectoryError",
     "claims_directory",
+    "open_store",
     "process_session",
 ]

@@ -47,7 +47,12 @@ class Beliefs:
         """
         if believed is None:
             return None
-        if isinstance(found, Claim) and (found.holder.name, found.generation) == (self._name, believed.generation):
+        is_it = isinstance(found, Claim) and (found.scoped, found.holder.name, found.generation) == (
+            believed.scoped,
+            self._name,
+            believed.generation,
+        )
+        if isinstance(found, Claim) and is_it:
             if found.ended is not None:
                 # Another call of ours has given it back, maybe through another server.
                 self.forget(believed.scoped, believed.generation)

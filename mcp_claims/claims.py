@@ -103,7 +103,7 @@ class Claims:
                     taken_over = TakenOver(found, Standing.EXPIRED)
                 found = self._store.read(scoped)
                 continue
-            ours = found is not None and self._is_ours(found)
+            ours = found is not None and self._is_ours(found, scoped)
             if found is not None and not ours:
                 standing = self._judge(found, now)
                 if standing is Standing.HELD or (standing is Standing.DONE and not redo):
@@ -149,7 +149,7 @@ class Claims:
             break
         else:
             raise ContendedError(key, _MOST_ROUNDS)
-        held_by_you = isinstance(found, Claim) and self._is_ours(found)
+        held_by_you = isinstance(found, Claim) and self._is_ours(found, scoped)
         in_force = None
         if generation is not None:
             in_force = isinstance(found, Claim) and found.ended is None and found.generation == generation
@@ -190,7 +190,7 @@ class Claims:
         self._check_usable()
         scoped = granted.scoped
         found = self._store.read(scoped)
-        while isinstance(found, Claim) and self._is_ours(found) and found.generation == granted.generation:
+        while isinstance(found, Claim) and self._is_ours(found, scoped) and found.generation == granted.generation:
             swap = self._store.swap(scoped, found, self._next(scoped, found, self._machine.now(), ttl, None), wait=0)
             found = swap.found
             if swap.won:
@@ -283,7 +283,7 @@ class Claims:
         believed = self._beliefs.of(scoped)
         found = first = self._store.read(scoped)
         # A claim of ours that a parallel call took anew has a new generation: it is not the one to give back.
-        while isinstance(found, Claim) and isinstance(first, Claim) and self._is_ours(found):
+        while isinstance(found, Claim) and isinstance(first, Claim) and self._is_ours(found, scoped):
             if found.generation != first.generation:
                 break
             swap = self._store.swap(scoped, found, marker(found) if marker else None, wait=wait)
@@ -296,7 +296,7 @@ class Claims:
     def _next(self, scoped: ScopedKey, found: Claim | None, now: Moment, ttl: timedelta, note: str | None) -> Claim:
         """Return the claim to put in the place of *found*: ours renewed, or a new one."""
         expires = rules.later(now, ttl)
-        if found is None or not self._is_ours(found):
+        if found is None or not self._is_ours(found, scoped):
             return Claim(scoped, self._holder, claimed=now, expires=expires, note=note)
         if rules.remaining(found.expires, now) > ttl:
             expires = replace(found.expires, wall=rules.wall_expiry(found.expires, now))
@@ -307,9 +307,12 @@ class Claims:
             return rules.standing(found, now, self._machine.provably_dead)
         return Standing.EXPIRED if rules.nobodys(found, now) else Standing.HELD
 
-    def _is_ours(self, claim: Claim) -> bool:
-        """Tell whether *claim* is one of ours and holds its key, as a marker does not."""
-        return claim.holder.name == self._holder.name and claim.ended is None
+    def _is_ours(self, claim: Claim, scoped: ScopedKey) -> bool:
+        """Tell whether *claim* is ours and holds *scoped*, as a marker does not.
+
+        Where names of files merge, the claim that is in the way of *scoped* may be one of ours on another key.
+        """
+        return claim.holder.name == self._holder.name and claim.ended is None and claim.scoped == scoped
 
     def _believe(self, claim: Claim) -> None:
         self._beliefs.add(claim)

@@ -103,6 +103,20 @@ class ContendedError(ClaimsError):
         )
 
 
+class LockDirectoryBusyError(StoreBusyError):
+    """A session of agent-awareness has been changing the key for as long as we were ready to wait.
+
+    `where` is its lock directory.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"the lock {self.where} has been there for {self.waited:.1f} s; its owner is alive, but probably stopped. "
+            "Nothing was changed and nothing is claimed, so do not act. Other keys are not affected. Try again; if it "
+            "stays so, end the process whose PID is in the lock's meta.json, or remove the lock if that is no agent."
+        )
+
+
 class UnsafeDirectoryError(ClaimsError):
     """The claims directory could be changed by other users, who could forge or remove claims.
 

@@ -24,6 +24,8 @@ _MAX_BRACKETS = 16
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # 317 years after boot; a sum of such times and today is still in the calendar.
 _MAX_TICKS = 1e10
+# No record of ours is without these, and none of the original has them.
+_OURS_ALONE = frozenset({"key", "namespace", "generation"})
 
 
 class RecordError(ValueError):
@@ -92,11 +94,23 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginalHolder(Holder):
+    """A holder that the agent-awareness project wrote: `host:pid`, and nothing else to prove its death by.
+
+    A type of its own, so that a record of ours, whose proof is stronger, is never judged by host and PID alone.
+    """
+
+    def is_on(self, host: str) -> bool:
+        """Tell whether the name says that the process runs on *host*, as the original compares it."""
+        return self.name.startswith(f"{host}:")
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """One session's exclusive, expiring hold on a key, exactly as stored.
 
     `generation` grows with every new holder of the key and is never reused; 0 marks a claim that no store has
-    numbered yet.  With `ended` it holds nothing any more: it is the marker of what became of the work, kept until
+    numbered yet, and one of an `OriginalHolder`, which nobody numbers.  With `ended` it holds nothing any more: it is the marker of what became of the work, kept until
     `expires`.  `stored` is when its file was last changed, where a store can tell; no part of what it says.
     """
 
@@ -163,17 +177,7 @@ def from_json(data: bytes) -> Claim:
     Raises `RecordError` for anything that is not exactly one: half a file, other JSON, a missing field, a wrong
     type, a time without zone, a negative or fractional number where a count belongs.
     """
-    # How deep the parser gets depends on how deep it is called, so one call could read what the next one cannot.
-    if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
-        outside = _STRING.sub(b"", data)
-        if outside.count(b"[") + outside.count(b"{") > _MAX_BRACKETS:
-            raise RecordError("not JSON that a claim can be (nested too deeply)")
-    try:
-        record = json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"not JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise RecordError("not a JSON object")
+    record = _load(data)
     epoch = _text(record, "clockEpoch", optional=True)
     return Claim(
         scoped=ScopedKey(_required(record, "namespace"), _required(record, "key")),
@@ -204,6 +208,28 @@ def _ended(record: dict[str, Any], epoch: str | None) -> Ended:
     return Ended(outcome, Moment(_time(record, "endedAt"), _seconds(record, "endedTicks"), epoch))
 
 
+def is_original(data: bytes) -> bool:
+    """Tell whether *data* is of the form that the original writes: an object without any field that only we have."""
+    try:
+        return not _OURS_ALONE & _load(data).keys()
+    except RecordError:
+        return False
+
+
+def original_from_json(data: bytes, scoped: ScopedKey) -> Claim:
+    """Read a claim that the original wrote for *scoped*; its records do not say for which key they are.
+
+    Raises `RecordError` like `from_json`.
+    """
+    record = _load(data)
+    return Claim(
+        scoped,
+        OriginalHolder(_required(record, "holder"), _count(record, "pid", lowest=1)),
+        claimed=Moment(_time(record, "claimedAt")),
+        expires=Moment(_time(record, "expiresAt")),
+    )
+
+
 def timestamp(moment: datetime) -> str:
     """Write *moment* in UTC as ISO 8601 with milliseconds, as JavaScript's `toISOString` does."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -212,6 +238,21 @@ def timestamp(moment: datetime) -> str:
 def whole_milliseconds(moment: datetime) -> datetime:
     """Cut *moment* to what the record can hold, so that a claim reads back equal to what was written."""
     return moment.replace(microsecond=moment.microsecond // 1_000 * 1_000)
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    # How deep the parser gets depends on how deep it is called, so one call could read what the next one cannot.
+    if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
+        outside = _STRING.sub(b"", data)
+        if outside.count(b"[") + outside.count(b"{") > _MAX_BRACKETS:
+            raise RecordError("not JSON that a claim can be (nested too deeply)")
+    try:
+        record = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise RecordError("not a JSON object")
+    return record
 
 
 def _no_constant(name: str) -> float:

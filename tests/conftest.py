@@ -1,8 +1,13 @@
+"""What all tests share."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+# These hold assertions but are no test modules; said before anything imports them.
+pytest.register_assert_rewrite("tests.stores.contract", "tests.stores.samples", "tests.stores.agent_awareness.samples")
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import signal
 
 from mcp_claims import rules
 from mcp_claims.errors import InvalidInputError
+from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, LAYOUTS, PROVIDER_VARIABLE, open_store
 from mcp_claims.sessions import Sessions, fixed_session, process_session
 from mcp_claims.sessions.keeping import DEFAULT_LONGEST_KEEPING
 from mcp_claims.sessions.registry import DEFAULT_IDLE, DEFAULT_RETENTION_HOURS
-from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.location import DIRECTORY_VARIABLE, claims_directory
+from mcp_claims.stores.base import Store
+from mcp_claims.stores.location import DIRECTORY_VARIABLE
 
 SESSION_VARIABLE = "MCP_CLAIMS_SESSION"
 _HTTP_OPTIONS = ("host", "port", "path", "token_file", "idle_minutes")
@@ -27,6 +28,16 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         description="Serve one MCP client over stdin and stdout, or many over Streamable HTTP.",
     )
     serve.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
+    serve.add_argument(
+        "--layout",
+        metavar="NAME",
+        help=f"{' or '.join(LAYOUTS)}: whose sessions to share the claims with (else {LAYOUT_VARIABLE}, else ours)",
+    )
+    serve.add_argument(
+        "--provider",
+        metavar="NAME",
+        help=f"in the layout {AGENT_AWARENESS}, whose directory (else {PROVIDER_VARIABLE}, else the common one)",
+    )
     serve.add_argument(
         "--session",
         metavar="NAME",
@@ -59,7 +70,7 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _serve(options: argparse.Namespace) -> int:
     hours = _hours("--keep-alive-hours", options.keep_alive_hours)
     rules.retention(options.retention_hours)
-    store = FileStore(claims_directory(options.dir))
+    store = open_store(options.dir, layout=options.layout, provider=options.provider)
     if options.http:
         if options.session is not None:
             raise InvalidInputError("--session", "is for stdin and stdout; over HTTP each session has a handle")
@@ -70,7 +81,7 @@ def _serve(options: argparse.Namespace) -> int:
     return _serve_stdio(options, store, hours)
 
 
-def _serve_stdio(options: argparse.Namespace, store: FileStore, hours: float) -> int:
+def _serve_stdio(options: argparse.Namespace, store: Store, hours: float) -> int:
     fixed = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
     own = process_session(store) if fixed is None else fixed_session(store, fixed)
     # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
@@ -93,7 +104,7 @@ def _serve_stdio(options: argparse.Namespace, store: FileStore, hours: float) ->
     )
 
 
-def _serve_http(options: argparse.Namespace, store: FileStore, hours: float) -> int:
+def _serve_http(options: argparse.Namespace, store: Store, hours: float) -> int:
     idle = DEFAULT_IDLE / 60 if options.idle_minutes is None else _hours("--idle-minutes", options.idle_minutes)
     from mcp_claims.server.http import HttpSettings, serve_http
     from mcp_claims.server.tokens import read_tokens

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from mcp_claims.record import Holder, Moment, Proof, whole_milliseconds
+from mcp_claims.record import Holder, Moment, OriginalHolder, Proof, whole_milliseconds
 
 assert sys.platform == "linux"
 
@@ -68,26 +68,32 @@ class LinuxMachine:
         return Proof(self._boot, self._pid_namespace, self._time_namespace, status.start if status else None)
 
     def provably_dead(self, holder: Holder) -> bool:
+        if isinstance(holder, OriginalHolder):
+            return holder.is_on(self.host()) and self._look(holder.pid)[0]
         proof = holder.proof
         if proof.boot is None or proof.boot != self._boot:
             return False
         if proof.pid_namespace is None or proof.pid_namespace != self._pid_namespace:
             return False
-        if _gone(holder.pid):
-            return True
-        # Something has that PID.  It may be another process by now, or a corpse that its parent has not reaped.
-        status = self._status(holder.pid)
-        if status and status.dying and (holder.pid, status.start) not in self._slow_to_die:
-            _wait_for_end(holder.pid)
-            if (later := self._status(holder.pid)) and later.dying and not later.ended:
-                self._slow_to_die.add((holder.pid, later.start))
-            status = later
-        if status is None:
-            return _gone(holder.pid)
-        if status.ended:
-            return True
+        ended, status = self._look(holder.pid)
+        if ended or status is None:
+            return ended
+        # Something has that PID.  It may be another process by now.
         comparable = proof.start is not None and proof.time_namespace == self._time_namespace
         return comparable and proof.start != status.start
+
+    def _look(self, pid: int) -> tuple[bool, _Status | None]:
+        """Tell whether nothing runs under *pid*, and what `/proc` says of what does."""
+        if _gone(pid):
+            return True, None
+        status = self._status(pid)
+        if status and status.dying and (pid, status.start) not in self._slow_to_die:
+            _wait_for_end(pid)
+            status = self._status(pid)
+            if status and status.dying and not status.ended:
+                self._slow_to_die.add((pid, status.start))
+        # It may have gone meanwhile, or be a corpse that its parent has not reaped.
+        return (_gone(pid), None) if status is None else (status.ended, status)
 
     def _status(self, pid: int) -> _Status | None:
         return _status(pid) if self._proc_is_ours else None

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 import psutil
 
-from mcp_claims.record import Holder, Moment, Proof, whole_milliseconds
+from mcp_claims.record import Holder, Moment, OriginalHolder, Proof, whole_milliseconds
 
 
 class PortableMachine:
@@ -39,17 +39,25 @@ class PortableMachine:
         return Proof(self._boot, self._boot, None, _start(os.getpid()))
 
     def provably_dead(self, holder: Holder) -> bool:
+        if isinstance(holder, OriginalHolder):
+            return holder.is_on(self.host()) and _ended(holder.pid)
         proof = holder.proof
         if self._boot is None or proof.boot != self._boot or proof.pid_namespace != self._boot:
             return False
-        # Never `os.kill(pid, 0)` here: on Windows it ends the process.
-        if not psutil.pid_exists(holder.pid):
+        if _ended(holder.pid):
             return True
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if psutil.Process(holder.pid).status() == psutil.STATUS_ZOMBIE:
-                return True
         start = _start(holder.pid)
         return proof.start is not None and start is not None and start != proof.start
+
+
+def _ended(pid: int) -> bool:
+    """Tell whether nothing runs under *pid*."""
+    # Never `os.kill(pid, 0)` here: on Windows it ends the process.
+    if not psutil.pid_exists(pid):
+        return True
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return False
 
 
 def _start(pid: int) -> int | None:

@@ -29,12 +29,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_claims.errors import ClaimsError, InvalidInputError
+from mcp_claims.opening import open_store
 from mcp_claims.server.app import build_server
 from mcp_claims.server.tokens import TOKEN_VARIABLE, Tokens, read_tokens
 from mcp_claims.sessions import Sessions
 from mcp_claims.sessions.registry import DEFAULT_IDLE
-from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.location import claims_directory
 
 MAX_BODY_BYTES = 256 * 1024
 """A call with the longest key, namespace, note and handle has under 16 kB."""
@@ -145,7 +144,7 @@ def create_app() -> Starlette:
     MCP_CLAIMS_DIR, MCP_CLAIMS_TOKEN, MCP_CLAIMS_TOKEN_FILE and MCP_CLAIMS_HOST (127.0.0.1) are what `serve --http` has
     as options; the last has to say on which address that server listens.
     """
-    store = FileStore(claims_directory())
+    store = open_store()
     settings = HttpSettings(host=os.environ.get("MCP_CLAIMS_HOST", "127.0.0.1"), tokens=read_tokens(None))
     return build_app(lambda: Sessions(store, own=None), settings)
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_claims import rules
 from mcp_claims.answers import Attempt, Look, Pruned, Release
-from mcp_claims.record import Claim, Found, Moment, Unreadable, timestamp
+from mcp_claims.record import Claim, Found, Moment, ScopedKey, Unreadable, timestamp
 from mcp_claims.server import wording
 
 
@@ -45,12 +45,12 @@ class TryClaimResult(Facts, Result):
     taken_over_from: str | None = None
 
     @classmethod
-    def of(cls, attempt: Attempt, kept: bool) -> TryClaimResult:
+    def of(cls, scoped: ScopedKey, attempt: Attempt, kept: bool) -> TryClaimResult:
         return cls(
             claimed=attempt.claimed,
             status=attempt.status.value,
             taken_over_from=wording.taken_over(attempt.taken_over) if attempt.taken_over else None,
-            advice=wording.attempt_advice(attempt, kept),
+            advice=wording.attempt_advice(scoped, attempt, kept),
             **_facts(attempt.found, attempt.now),
         )
 
@@ -63,12 +63,12 @@ class LookResult(Facts, Result):
     in_force: bool | None = None
 
     @classmethod
-    def of(cls, look: Look) -> LookResult:
+    def of(cls, scoped: ScopedKey, look: Look) -> LookResult:
         return cls(
             claimed_by_other=look.claimed_by_other,
             held_by_you=look.held_by_you,
             in_force=look.in_force,
-            advice=wording.look_advice(look),
+            advice=wording.look_advice(scoped, look),
             **_facts(look.found, look.now),
         )
 
@@ -82,11 +82,11 @@ class ReleaseResult(Result):
     expires_at: str | None = None
 
     @classmethod
-    def of(cls, release: Release) -> ReleaseResult:
+    def of(cls, scoped: ScopedKey, release: Release) -> ReleaseResult:
         facts = {} if release.released else _facts(release.found, release.now)
         return cls(
             released=release.released,
-            advice=wording.release_advice(release),
+            advice=wording.release_advice(scoped, release),
             **{name: facts.get(name) for name in ("holder", "generation", "expires_at")},
         )
 
@@ -130,8 +130,9 @@ def _facts(found: Found, now: Moment) -> dict[str, Any]:
         left = rules.remaining(found.expires, now)
         return {
             "holder": wording.shown(found.holder.name),
-            "client": wording.shown(found.holder.client),
-            "generation": found.generation,
+            "client": wording.client(found),
+            # What the original wrote has none.
+            "generation": found.generation or None,
             "claimed_at": timestamp(found.claimed.wall),
             "expires_at": timestamp(rules.wall_expiry(found.expires, now)),
             "expires_in_seconds": round(left.total_seconds(), 1),

@@ -75,7 +75,7 @@ async def _try_claim(sessions: Sessions, caller: Caller, arguments: dict[str, An
     if asked.keep_alive and attempt.claimed and isinstance(attempt.found, Claim):
         kept = True
         sessions.keep(session, attempt.found, asked.ttl_minutes)
-    return _answer(TryClaimResult.of(attempt, kept), wording.attempt_text(scoped, attempt, kept))
+    return _answer(TryClaimResult.of(scoped, attempt, kept), wording.attempt_text(scoped, attempt, kept))
 
 
 async def _is_claimed_by_other(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
@@ -83,7 +83,7 @@ async def _is_claimed_by_other(sessions: Sessions, caller: Caller, arguments: di
     claims = sessions.looking(caller, asked.session)
     look = claims.is_claimed_by_other(asked.key, asked.namespace, generation=asked.generation)
     scoped = rules.scoped_key(asked.key, asked.namespace)
-    return _answer(LookResult.of(look), wording.look_text(scoped, look))
+    return _answer(LookResult.of(scoped, look), wording.look_text(scoped, look))
 
 
 async def _release(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
@@ -101,7 +101,7 @@ async def _release(sessions: Sessions, caller: Caller, arguments: dict[str, Any]
         )
     )
     session.keeping.stop(scoped)
-    return _answer(ReleaseResult.of(release), wording.release_text(scoped, release))
+    return _answer(ReleaseResult.of(scoped, release), wording.release_text(scoped, release))
 
 
 async def _open_session(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:

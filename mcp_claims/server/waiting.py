@@ -31,6 +31,6 @@ async def without_blocking(operation: Callable[[float], T]) -> T:
         except StoreBusyError as busy:
             left = deadline - anyio.current_time()
             if left <= 0:
-                raise StoreBusyError(busy.where, LOCK_WAIT) from busy
+                raise type(busy)(busy.where, LOCK_WAIT) from busy
         await anyio.sleep(min(pause, left))
         pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from mcp_claims import rules
 from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
-from mcp_claims.record import Claim, Found, Moment, Outcome, ScopedKey, Unreadable, timestamp
+from mcp_claims.record import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable, timestamp
 from mcp_claims.rules import Standing
 
 _SHOWN_PROBLEMS = 3
@@ -34,10 +34,10 @@ def attempt_text(scoped: ScopedKey, attempt: Attempt, kept: bool) -> str:
         lead = f"DONE: {_named(scoped)} {_ended(found)}"
     else:
         lead = f"NOT CLAIMED: {_named(scoped)} is {_held(found, now)}"
-    return f"{lead} {attempt_advice(attempt, kept)}"
+    return f"{lead} {attempt_advice(scoped, attempt, kept)}"
 
 
-def attempt_advice(attempt: Attempt, kept: bool) -> str:
+def attempt_advice(scoped: ScopedKey, attempt: Attempt, kept: bool) -> str:
     """Say what to do after `try_claim`, and what the session has to know before anything else."""
     if not isinstance(attempt.found, Claim):
         advice = f"Do not act. {_in_doubt(attempt.found)}"
@@ -54,7 +54,10 @@ def attempt_advice(attempt: Attempt, kept: bool) -> str:
             "Do not act; report that it has been handled. If it has to be done again, call try_claim with redo=true."
         )
     else:
-        advice = "Do not act; report that it is being handled. Try again after it expires, should it matter."
+        advice = (
+            f"{_doubts(scoped, attempt.found)}Do not act; report that it is being handled. Try again after it expires, "
+            "should it matter."
+        )
     return _warned(attempt.lost, attempt.found, attempt.now, advice)
 
 
@@ -73,10 +76,10 @@ def look_text(scoped: ScopedKey, look: Look) -> str:
         lead = f"YES: {_named(scoped)} is {_held(found, look.now)}"
     if look.in_force is not None:
         lead += f" The grant that you asked about {'is' if look.in_force else 'is NOT'} in force."
-    return f"{lead} {look_advice(look)}"
+    return f"{lead} {look_advice(scoped, look)}"
 
 
-def look_advice(look: Look) -> str:
+def look_advice(scoped: ScopedKey, look: Look) -> str:
     """Say what to do after `is_claimed_by_other`."""
     if look.in_force is False:
         advice = "Stop what you did under that grant: do not push, merge or send it."
@@ -84,8 +87,8 @@ def look_advice(look: Look) -> str:
         advice = f"Do not act. {_in_doubt(look.found)}"
     elif look.held_by_you:
         advice = "Go on, and release it when done."
-    elif look.claimed_by_other:
-        advice = "Do not act; report that it is being handled."
+    elif look.found is not None and look.marker is None:
+        advice = f"{_doubts(scoped, look.found)}Do not act; report that it is being handled."
     elif _is_done(look.marker):
         advice = "Do not act; report that it has been handled."
     else:
@@ -109,10 +112,10 @@ def release_text(scoped: ScopedKey, release: Release) -> str:
         lead = f"NOT RELEASED: {_named(scoped)} is not yours but {_held(found, release.now)}"
     else:
         lead = f"NOT RELEASED: {_named(scoped)} counts as held."
-    return f"{lead} {release_advice(release)}"
+    return f"{lead} {release_advice(scoped, release)}"
 
 
-def release_advice(release: Release) -> str:
+def release_advice(scoped: ScopedKey, release: Release) -> str:
     """Say what to do after `release`."""
     if release.released or _is_marker(release.found):
         advice = "Claim it again before you act on it again."
@@ -121,7 +124,7 @@ def release_advice(release: Release) -> str:
     elif release.found is None:
         advice = "There is nothing to do."
     else:
-        advice = "Leave it to its holder; if you still act on it, stop."
+        advice = f"{_doubts(scoped, release.found)}Leave it to its holder; if you still act on it, stop."
     return _warned(release.lost, release.found, release.now, advice)
 
 
@@ -240,17 +243,33 @@ def _named(scoped: ScopedKey) -> str:
     return f"{_quoted(scoped.key)} (namespace {_quoted(scoped.namespace)})"
 
 
+def _doubts(scoped: ScopedKey, claim: Claim) -> str:
+    """Say what is special about a claim that is in the way, where the directory is shared with agent-awareness."""
+    said = ""
+    if claim.scoped != scoped:
+        said += f"This is the claim on {_quoted(claim.scoped.key)}, whose file has the same name in this layout. "
+    if isinstance(claim.holder, OriginalHolder):
+        said += "It was written by agent-awareness, without a proof of death: host, PID and expiry are all one knows. "
+    return said
+
+
 def _held(claim: Claim, now: Moment) -> str:
     note = f" Its note, quoted: {_quoted(claim.note)}." if claim.note else ""
-    since = f"since {_time(claim.claimed.wall)}, {_until(claim, now)}, generation {claim.generation}"
+    number = f", generation {claim.generation}" if claim.generation else ""
+    since = f"since {_time(claim.claimed.wall)}, {_until(claim, now)}{number}"
     return f"held by {_who(claim)} {since}.{note}"
 
 
+def client(claim: Claim) -> str | None:
+    """Return the program that the holder says to be."""
+    return "agent-awareness" if isinstance(claim.holder, OriginalHolder) else shown(claim.holder.client)
+
+
 def _who(claim: Claim) -> str:
-    client = f" ({_quoted(claim.holder.client)})" if claim.holder.client else ""
-    name = claim.holder.name
+    name, program = claim.holder.name, client(claim)
     # Our names are plain; another one is whatever somebody wrote into the file.
-    return f"{name if _PLAIN_NAME.fullmatch(name) else _quoted(name)}{client}"
+    shown_name = name if _PLAIN_NAME.fullmatch(name) else _quoted(name)
+    return f"{shown_name} ({_quoted(program)})" if program else shown_name
 
 
 def _until(claim: Claim, now: Moment) -> str:

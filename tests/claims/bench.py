@@ -9,11 +9,13 @@ from pathlib import Path
 from mcp_claims.claims import Claims
 from mcp_claims.record import Claim, ScopedKey, Unreadable
 from mcp_claims.rules import DEFAULT_NAMESPACE
+from mcp_claims.stores.agent_awareness import names
+from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.kernel import Kernel
 from mcp_claims.stores.memory import MemoryStore
 from mcp_claims.stores.names import file_name
+from tests.stores.agent_awareness.samples import store_in
 from tests.support.machines import World
 
 KEY = "vercel/next.js#4521:checks_failed"
@@ -82,7 +84,10 @@ class FileBench(Bench):
         super().__init__()
         self.directory = directory
         self._kernel = _DatingKernel()
-        self.store: FileStore = FileStore(directory, kernel=self._kernel)
+        self.store = self._open()
+
+    def _open(self) -> Store:
+        return FileStore(self.directory, kernel=self._kernel)
 
     def damage(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, content: bytes = b"{") -> None:
         path = Path(self.place(key, namespace))
@@ -101,7 +106,17 @@ class FileBench(Bench):
         }
 
 
-class _DatingKernel(Kernel):
+class LayoutBench(FileBench):
+    """Shared with the original, of which nobody runs here."""
+
+    def _open(self) -> Store:
+        return store_in(self.directory, self._kernel)
+
+    def place(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> str:
+        return names.place(str(self.directory), ScopedKey(namespace, key))[1]
+
+
+class _DatingKernel(LayoutKernel):
     """Dates chosen files by a world's clock, since nobody can set the time of an inode's last change."""
 
     def __init__(self) -> None:

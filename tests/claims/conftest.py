@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.claims.bench import Bench, FileBench, MemoryBench
+from tests.claims.bench import Bench, FileBench, LayoutBench, MemoryBench
 
 
-@pytest.fixture(params=["memory", "files"])
+@pytest.fixture(params=["memory", "files", "agent-awareness"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
-    return MemoryBench() if request.param == "memory" else FileBench(tmp_path / "claims")
+    match request.param:
+        case "memory":
+            return MemoryBench()
+        case "files":
+            return FileBench(tmp_path / "claims")
+        case _:
+            return LayoutBench(tmp_path / "claims")

@@ -8,7 +8,7 @@ from mcp_claims.answers import Status, TakenOver
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.record import Claim, Outcome, from_json, to_json
 from mcp_claims.rules import Standing
-from tests.claims.bench import DAY, KEY, Bench, granted
+from tests.claims.bench import DAY, KEY, Bench, LayoutBench, granted
 from tests.support.interrupting import Interrupting
 
 
@@ -65,6 +65,10 @@ def test_what_failed_or_was_given_up_is_free_at_once_and_the_next_holder_is_told
 ) -> None:
     marker = finished(bench, outcome, note="the runner has no disk")
     other = bench.session()
+    if isinstance(bench, LayoutBench):
+        # The original would take that marker for a claim.
+        assert (other.is_claimed_by_other(KEY).found, other.try_claim(KEY).taken_over) == (None, None)
+        return
     look = other.is_claimed_by_other(KEY)
     assert (look.claimed_by_other, look.held_by_you, look.marker) == (False, False, marker)
     attempt = other.try_claim(KEY)

@@ -71,7 +71,7 @@ POLICY = [
         "proof.start is not None and proof.time_namespace == self._time_namespace",
         "proof.start is not None",
     ),
-    Plant("nobody waits for who is being killed", "P4", LINUX, "            _wait_for_end(holder.pid)\n", ""),
+    Plant("nobody waits for who is being killed", "P4", LINUX, "            _wait_for_end(pid)\n", ""),
     Plant(
         "a forked child goes on as its parent",
         "P5",
@@ -168,7 +168,7 @@ POLICY = [
         "anybody's claim is released",
         "C4 4",
         CLAIMS,
-        "isinstance(first, Claim) and self._is_ours(found):",
+        "isinstance(first, Claim) and self._is_ours(found, scoped):",
         "isinstance(first, Claim):",
     ),
     Plant(

@@ -44,8 +44,8 @@ SESSIONS = [
         "the text is the advice alone",
         "V4",
         SERVER + "wording.py",
-        '    return f"{lead} {attempt_advice(attempt, kept)}"',
-        "    return attempt_advice(attempt, kept)",
+        '    return f"{lead} {attempt_advice(scoped, attempt, kept)}"',
+        "    return attempt_advice(scoped, attempt, kept)",
     ),
     Plant(
         "a note is not quoted",

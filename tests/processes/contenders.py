@@ -29,6 +29,7 @@ from mcp_claims.claims import Claims
 from mcp_claims.errors import ClaimsError, StoreBusyError
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.sessions import process_session
+from mcp_claims.stores.base import Store
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel
 
@@ -48,8 +49,8 @@ tolerated: type[ClaimsError] = StoreBusyError
 class Worker:
     """One life of one contender."""
 
-    def __init__(self, claims: str, log: Path, keys: list[str], until: int, rng: Random) -> None:
-        self._session = process_session(FileStore(claims))
+    def __init__(self, store: Store, log: Path, keys: list[str], until: int, rng: Random) -> None:
+        self._session = process_session(store)
         self._name = self._session.holder.name
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._keys, self._until, self._rng = keys, until, rng
@@ -190,7 +191,7 @@ class Nursery:
             return
         # An error goes up through all of this and ends the child, with its traceback and as a failure.
         log = self._logs / f"{self._lives}.log"
-        life(Worker(self._store.directory, log, self._keys, self._until, Random(f"{self._seed}/{self._lives}")))
+        life(Worker(self._store, log, self._keys, self._until, Random(f"{self._seed}/{self._lives}")))
         os._exit(0)
 
     def _stop(self) -> None:

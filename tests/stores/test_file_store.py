@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import LOCK_WAIT, Store, Swap
 from mcp_claims.stores.files import FileStore
 from tests.stores.contract import StoreContract
@@ -18,7 +19,7 @@ from tests.stores.samples import KEY, claim, grant, place
 class Alternating:
     """Several stores on one directory, used in turn: what one process does, the next one has to see."""
 
-    def __init__(self, *stores: FileStore) -> None:
+    def __init__(self, *stores: FileStore | AgentAwarenessStore) -> None:
         self.directory = stores[0].directory
         self._turn = cycle(stores)
 

@@ -1,0 +1,61 @@
+"""Which store, by the options of a command and the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from mcp_claims.errors import InvalidInputError
+from mcp_claims.machine import Machine, local_machine
+from mcp_claims.record import OriginalHolder
+from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
+from mcp_claims.stores.base import Store
+from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.location import DIRECTORY_VARIABLE, claims_directory
+
+LAYOUT_VARIABLE = "MCP_CLAIMS_LAYOUT"
+PROVIDER_VARIABLE = "MCP_CLAIMS_PROVIDER"
+OWN_LAYOUT, AGENT_AWARENESS = "mcp-claims", "agent-awareness"
+LAYOUTS = (OWN_LAYOUT, AGENT_AWARENESS)
+
+
+def open_store(
+    directory: str | None = None,
+    *,
+    layout: str | None = None,
+    provider: str | None = None,
+    environment: Mapping[str, str] = os.environ,
+    machine: Machine | None = None,
+) -> Store:
+    """Open the store that *directory* (`--dir`), *layout* and *provider* ask for, else the environment.
+
+    Raises `InvalidInputError` for values that no store has.
+    """
+    chosen = layout if layout is not None else environment.get(LAYOUT_VARIABLE, OWN_LAYOUT)
+    if chosen not in LAYOUTS:
+        name = "--layout" if layout is not None else LAYOUT_VARIABLE
+        raise InvalidInputError(name, f"must be {' or '.join(LAYOUTS)}, not {chosen!r}")
+    if provider is None:
+        provider = environment.get(PROVIDER_VARIABLE)
+    if chosen == OWN_LAYOUT:
+        if provider is not None:
+            raise InvalidInputError("--layout", f"must be {AGENT_AWARENESS} where a provider is given")
+        return FileStore(claims_directory(directory, environment))
+    if directory is None and DIRECTORY_VARIABLE not in environment:
+        place = agent_awareness_directory(provider)
+    else:
+        place = claims_directory(directory, environment)
+    there = machine or local_machine()
+    # The owner of a lock is as dead as the holder of a claim of the original would be, with its PID on this host.
+    return AgentAwarenessStore(place, lambda pid: there.provably_dead(OriginalHolder(f"{there.host()}:{pid}", pid)))
+
+
+def agent_awareness_directory(provider: str | None = None) -> Path:
+    """Return the directory of the original's sessions: newer versions have one for each *provider*."""
+    state = Path.home() / ".cache" / "agent-awareness"
+    if provider is None:
+        return state / "claims"
+    if provider in ("", ".", "..") or not provider.isprintable() or "/" in provider or "\\" in provider:
+        raise InvalidInputError("--provider", f"must be the name of a directory, not {provider!r}")
+    return state / provider / "claims"

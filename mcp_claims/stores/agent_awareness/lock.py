@@ -1,0 +1,184 @@
+"""The original's lock on one record: a directory beside it, with the owner's PID in `meta.json` (DESIGN.md, A5 to A8).
+
+Everything here is done by whoever has the kernel lock of the namespace, so no other process of ours makes, breaks or
+leaves a lock at the same time.  Sessions of the original may do so at any time.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from mcp_claims.record import timestamp
+from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
+from mcp_claims.stores.agent_awareness.reading import read_up_to
+from mcp_claims.stores.kernel import CREATE, READ, write_all
+
+STALE_AFTER = 10.0
+"""Seconds after which the original takes a lock for stale, and we do one without a live owner."""
+
+ASIDE = ".broken"
+"""Where a lock's meta.json is moved before it is removed; one name for all, as only one process of ours is inside."""
+
+IsGone = Callable[[int], bool]
+"""Tells whether nothing runs under a PID on this machine."""
+
+_META = "meta.json"
+_META_BYTES = 4_096
+_BY = "mcp-claims"
+_NOT_THERE = (FileNotFoundError, NotADirectoryError)
+
+
+class RecordLock:
+    """A lock directory that we made.  Others may break it all the same, so `is_ours` is asked around each change."""
+
+    def __init__(self, kernel: LayoutKernel, path: str, meta: bytes) -> None:
+        self._kernel, self._path, self._meta = kernel, path, meta
+
+    def is_ours(self) -> bool:
+        """Tell whether nobody has broken the lock; once broken it is never ours again."""
+        return _read_meta(self._kernel, self._path) == self._meta
+
+    def leave(self) -> None:
+        """Remove the lock if it is still ours; what was changed is changed, so a failure is nobody's concern.
+
+        What stays behind in that case is stale for all of us after 10 s.
+        """
+        with suppress(OSError):
+            _dismantle(self._kernel, self._path, lambda found: found == self._meta)
+
+
+def make_lock(kernel: LayoutKernel, path: str) -> RecordLock | None:
+    """Take the lock at *path*; `None` if somebody has it."""
+    try:
+        kernel.make_lock(path)
+    except FileExistsError:
+        return None
+    now = datetime.fromtimestamp(kernel.wall(), UTC)
+    owner = {"pid": os.getpid(), "createdAt": timestamp(now), "by": _BY, "nonce": secrets.token_hex(8)}
+    meta = json.dumps(owner).encode() + b"\n"
+    try:
+        # If one is there, somebody broke the lock and made another, or was slow with the meta.json of a broken one.
+        fd = kernel.open(f"{path}/{_META}", CREATE)
+        try:
+            write_all(kernel, fd, meta)
+        finally:
+            kernel.close(fd)
+    except (FileExistsError, *_NOT_THERE):
+        return None
+    except BaseException:
+        with suppress(OSError):
+            _dismantle(kernel, path, lambda found: meta.startswith(found or b""))
+        raise
+    return RecordLock(kernel, path, meta)
+
+
+def is_free(kernel: LayoutKernel, path: str, is_gone: IsGone) -> bool:
+    """Tell whether nobody has the lock at *path*, and break it if its owner is dead.
+
+    The owner of a lock with a PID is dead if nothing runs under that PID.  A lock of ours whose PID was recycled is
+    known by its age: its owner would have the kernel lock, which we have.  A lock without a PID is nobody's after 10 s.
+    A live owner is never broken in upon, however long it takes.
+    """
+    try:
+        pin = kernel.pin(path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+            return False  # Not a lock at all, so not ours to remove.
+        raise
+    try:
+        status = kernel.status_of(path)
+        if not stat.S_ISDIR(status.st_mode) or set(kernel.names(path)) - {_META}:
+            return False
+        meta = _read_meta(kernel, path)
+        if not _is_stale(meta, kernel.wall() - status.st_mtime, is_gone):
+            return False
+        if pin is not None and kernel.status(pin).st_ino != kernel.status_of(path).st_ino:
+            return False  # Another lock than the one that was judged.
+        return _dismantle(kernel, path, lambda found: found == meta)
+    except _NOT_THERE:
+        return True
+    finally:
+        if pin is not None:
+            with suppress(OSError):
+                kernel.close(pin)
+
+
+def _is_stale(meta: bytes | None, age: float, is_gone: IsGone) -> bool:
+    owner = _owner(meta)
+    if owner is None:
+        return age > STALE_AFTER
+    pid, ours = owner
+    return is_gone(pid) or (ours and age > STALE_AFTER)
+
+
+def _owner(meta: bytes | None) -> tuple[int, bool] | None:
+    """Return the PID in *meta* and whether we wrote it; `None` if it names nobody."""
+    try:
+        said = json.loads(meta or b"")
+    except (ValueError, RecursionError):
+        return None
+    pid = said.get("pid") if isinstance(said, dict) else None
+    if isinstance(pid, int) and not isinstance(pid, bool) and pid > 0:
+        return pid, said.get("by") == _BY
+    return None
+
+
+def _read_meta(kernel: LayoutKernel, path: str) -> bytes | None:
+    return _read(kernel, f"{path}/{_META}")
+
+
+def _read(kernel: LayoutKernel, path: str) -> bytes | None:
+    try:
+        fd = kernel.open(path, READ)
+    except _NOT_THERE:
+        return None
+    try:
+        return read_up_to(kernel, fd, _META_BYTES)
+    finally:
+        with suppress(OSError):
+            kernel.close(fd)
+
+
+def _dismantle(kernel: LayoutKernel, path: str, is_the_one: Callable[[bytes | None], bool]) -> bool:
+    """Remove the lock at *path* if its meta.json *is_the_one*; tell whether the way is free.
+
+    The meta.json is moved aside first, which is atomic, and looked at there: a rival may have replaced the lock since it
+    was judged.  If it is another's it goes back; its owner never looks at it, and others who find a new lock without one
+    wait.  The directory goes only when empty, which is atomic too.  Were the whole directory renamed away instead, it
+    could be a rival's, and there would be no way to put it back without a gap in which a third one gets in.
+    """
+    meta, aside = f"{path}/{_META}", f"{os.path.dirname(path)}/{ASIDE}"
+    moved = False
+    try:
+        try:
+            kernel.replace(meta, aside)
+            moved = True
+        except _NOT_THERE:
+            pass
+        found = _read(kernel, aside) if moved else None
+        if not is_the_one(found):
+            if moved:
+                with suppress(FileExistsError, *_NOT_THERE):
+                    kernel.link(aside, meta)
+            return False
+        try:
+            kernel.remove_empty(path)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        return True
+    finally:
+        if moved:
+            kernel.remove(aside)

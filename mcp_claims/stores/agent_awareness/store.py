@@ -1,0 +1,299 @@
+"""Claims in the directory, the files and under the locks of the agent-awareness project (DESIGN.md, A1 to A12).
+
+A change has two locks: the kernel lock of the namespace, which keeps our own processes apart and numbers their grants,
+and inside it the original's lock directory, which keeps its sessions out for the microseconds of compare-and-write.
+Since the original breaks locks of live owners, ours is looked at right before and right after the write.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable, to_json
+from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
+from mcp_claims.stores.agent_awareness.lock import IsGone, RecordLock, is_free, make_lock
+from mcp_claims.stores.agent_awareness.names import LOCK, RECORD, is_record_name, namespace_directory, place
+from mcp_claims.stores.agent_awareness.reading import Content, opened, read_up_to
+from mcp_claims.stores.base import LOCK_WAIT, Swap
+from mcp_claims.stores.files import MAX_RECORD_BYTES, FileStore
+from mcp_claims.stores.kernel import CREATE, unsafe, write_all
+from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, namespace_lock
+
+LOCK_PAUSE = 0.02
+"""Seconds between two looks at a lock directory, as in the original."""
+
+SETTLE_WAIT = 1.0
+"""Seconds to wait for whoever broke our lock while we wrote, to learn what it did; usually a few milliseconds."""
+
+_NEW = ".new"
+# How often a reader looks again at what a session of the original, which writes in place, has half written.
+_LOOKS = 10
+_LOOK_PAUSE = 0.002
+
+
+class AgentAwarenessStore:
+    """Claims in *directory*, shared with sessions of the original; *is_gone* tells whether nothing runs under a PID."""
+
+    def __init__(
+        self, directory: str | os.PathLike[str], is_gone: IsGone, *, kernel: LayoutKernel | None = None
+    ) -> None:
+        self.directory = os.path.abspath(directory)
+        self.is_gone = is_gone
+        self._kernel = kernel or LayoutKernel()
+        self._trusted: set[str] = set()
+        # What we wrote while our lock was broken, and could not find out what the breaker did.
+        self._doubtful: dict[str, Claim] = {}
+
+    def read(self, scoped: ScopedKey) -> Found:
+        directory, path = place(self.directory, scoped)
+        with self._answering(path):
+            return self._look(path, scoped) if self._trust(directory) else None
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        directory, path = place(self.directory, scoped)
+        if new is not None and new.ended is not None and new.ended.outcome is not Outcome.DONE:
+            # The original would take the marker of what failed for a claim, and the key is to be free at once.
+            new = None
+        if old is not None and self._doubtful.get(path) == old:
+            return Swap(False, self._in_doubt(path))
+        return self._change(directory, path, scoped, old, new, wait)
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+        if isinstance(found, Claim):
+            return self.swap(found.scoped, found, None, wait=wait).won
+        directory = os.path.dirname(found.where)
+        return self._change(directory, found.where, self._by_name(found.where), found, None, wait).won
+
+    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
+        # Beside the plugins' directories, under a hidden name; the original reads only what ends in `.json`.
+        return FileStore(self.directory).secret(wait=wait)
+
+    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+        if namespace is not None:
+            directories: Iterator[str] = iter([namespace_directory(self.directory, namespace)])
+        else:
+            directories = self._namespaces(self.directory, top=True)
+        for directory in directories:
+            with self._answering(directory):
+                trusted = self._trust(directory)
+            for name in self._names(directory) if trusted else []:
+                if name.endswith(RECORD) and is_record_name(name.removesuffix(RECORD)):
+                    path = f"{directory}/{name}"
+                    with self._answering(path):
+                        found = self._look(path, self._by_name(path))
+                    if found is not None:
+                        yield found
+
+    def _change(self, directory: str, path: str, scoped: ScopedKey, old: Found, new: Claim | None, wait: float) -> Swap:
+        lock_path = path.removesuffix(RECORD) + LOCK
+        deadline = self._kernel.monotonic() + wait
+        with self._answering(directory):
+            if not self._trust(directory):
+                self._make(directory)
+                self._trust(directory)
+            while True:
+                left = max(0.0, deadline - self._kernel.monotonic())
+                with namespace_lock(self._kernel, directory, left) as mark:
+                    swap = self._try_change(mark, path, lock_path, scoped, old, new)
+                if swap is not None:
+                    return swap
+                # Waited for without the kernel lock: the other keys of the namespace can be changed meanwhile.
+                left = deadline - self._kernel.monotonic()
+                if left <= 0:
+                    raise LockDirectoryBusyError(lock_path, wait)
+                self._kernel.sleep(min(LOCK_PAUSE, left))
+
+    def _try_change(
+        self, mark: Mark, path: str, lock_path: str, scoped: ScopedKey, old: Found, new: Claim | None
+    ) -> Swap | None:
+        """Change what is stored if it is *old*; `None` if a session of the original is inside, with nothing changed."""
+        with opened(self._kernel, self.directory, path, scoped) as seen:
+            # What cannot be read may be half of what the original is writing; the lock will tell.
+            if seen.found != old and not isinstance(seen.found, Unreadable):
+                return Swap(False, seen.found)
+        if not is_free(self._kernel, lock_path, self.is_gone):
+            return None
+        fresh = f"{os.path.dirname(path)}/{_NEW}"
+        try:
+            # All that can be done before the lock is.
+            if new is not None:
+                if not new.generation:
+                    after = old.generation if isinstance(old, Claim) else 0
+                    new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))
+                self._write(fresh, to_json(new))
+            lock = make_lock(self._kernel, lock_path)
+            return self._change_locked(lock, path, lock_path, scoped, old, new) if lock else None
+        finally:
+            if new is not None:
+                with suppress(OSError):
+                    self._kernel.remove(fresh)
+
+    def _change_locked(
+        self, lock: RecordLock, path: str, lock_path: str, scoped: ScopedKey, old: Found, new: Claim | None
+    ) -> Swap | None:
+        changed = False
+        try:
+            with opened(self._kernel, self.directory, path, scoped) as seen:
+                if seen.found != old:
+                    return Swap(False, seen.found)
+                if not lock.is_ours():
+                    return None
+                if not self._put(path, old, new):
+                    return None
+                changed = True
+                if lock.is_ours():
+                    changed = False
+                    return Swap(True, new)
+                settled = self._settle(path, lock_path, scoped, seen, new)
+                changed = False
+                return settled
+        finally:
+            lock.leave()
+            if changed and new is not None:
+                self._doubtful[path] = new
+
+    def _put(self, path: str, old: Found, new: Claim | None) -> bool:
+        """Put the record at *path* in the place of *old*; tell whether nobody got in between as far as one can see."""
+        fresh = f"{os.path.dirname(path)}/{_NEW}"
+        try:
+            if new is None:
+                if old is not None:
+                    self._kernel.remove(path)
+            elif old is None:
+                # Where nothing is, nothing is replaced: whoever broke our lock may have claimed the key by now.
+                self._kernel.link(fresh, path)
+            else:
+                self._kernel.replace(fresh, path)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            # Removed since it was compared: the original prunes without a lock.
+            return False
+        return True
+
+    def _settle(self, path: str, lock_path: str, scoped: ScopedKey, seen: Content, new: Claim | None) -> Swap:
+        """Find out, once whoever broke our lock has left, which of us has the key.
+
+        It saw the record before or after our write.  If before, and it took the key, it wrote into the file that was
+        there then, since it writes in place: either that is the file at the path, or it is the one that we replaced,
+        which we still have open.  In the latter case what it wrote is put back, and we have lost.
+        """
+        lock = self._lock_again(lock_path)
+        try:
+            with opened(self._kernel, self.directory, path, scoped) as now:
+                found = now.found
+            if found == new and seen.fd is not None:
+                self._kernel.seek(seen.fd, 0)
+                written = read_up_to(self._kernel, seen.fd, MAX_RECORD_BYTES + 1)
+                if written != seen.data:
+                    fresh = f"{os.path.dirname(path)}/{_NEW}"
+                    self._write(fresh, written)
+                    self._kernel.replace(fresh, path)
+                    with opened(self._kernel, self.directory, path, scoped) as restored:
+                        return Swap(False, restored.found)
+            return Swap(True, new) if new is None else Swap(found == new, found)
+        finally:
+            lock.leave()
+
+    def _lock_again(self, lock_path: str) -> RecordLock:
+        deadline = self._kernel.monotonic() + SETTLE_WAIT
+        while True:
+            if is_free(self._kernel, lock_path, self.is_gone) and (lock := make_lock(self._kernel, lock_path)):
+                return lock
+            if self._kernel.monotonic() >= deadline:
+                raise OSError(errno.EBUSY, "the lock was broken by a session of agent-awareness", lock_path)
+            self._kernel.sleep(_LOOK_PAUSE)
+
+    def _write(self, fresh: str, data: bytes) -> None:
+        try:
+            fd = self._kernel.open(fresh, CREATE)
+        except FileExistsError:
+            # Left by a crash.  Never written in place: it may be a second name of a record.
+            self._kernel.remove(fresh)
+            fd = self._kernel.open(fresh, CREATE)
+        try:
+            write_all(self._kernel, fd, data)
+        finally:
+            self._kernel.close(fd)
+
+    def _look(self, path: str, scoped: ScopedKey) -> Found:
+        """Read without any lock; what is unreadable while somebody has the record's lock may be half written."""
+        for _ in range(_LOOKS):
+            with opened(self._kernel, self.directory, path, scoped) as seen:
+                found = seen.found
+            if not isinstance(found, Unreadable):
+                return found
+            try:
+                self._kernel.status_of(path.removesuffix(RECORD) + LOCK)
+            except FileNotFoundError:
+                break
+            self._kernel.sleep(_LOOK_PAUSE)
+        with opened(self._kernel, self.directory, path, scoped) as seen:
+            return seen.found
+
+    def _in_doubt(self, path: str) -> Unreadable:
+        now = datetime.fromtimestamp(self._kernel.wall(), UTC)
+        return Unreadable(path, "a session of agent-awareness broke the lock while this was written", now, ())
+
+    def _by_name(self, path: str) -> ScopedKey:
+        """Return what a record of the original at *path* is about, as far as its path tells."""
+        namespace, _, name = path.removeprefix(f"{self.directory}/").rpartition("/")
+        return ScopedKey(namespace, name.removesuffix(RECORD))
+
+    def _make(self, directory: str) -> None:
+        """Make the directory of a namespace and what is missing above it, each ours alone from the start."""
+        self._kernel.make_directory(self.directory)
+        inside = self.directory
+        for part in directory.removeprefix(f"{self.directory}/").split("/"):
+            inside = f"{inside}/{part}"
+            self._kernel.make_directory(inside)
+
+    @contextmanager
+    def _answering(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreUnavailableError(error.filename or where, error) from error
+
+    def _trust(self, directory: str) -> bool:
+        """Tell whether a namespace's directory exists; raise `UnsafeDirectoryError` if others could change it."""
+        if directory not in self._trusted:
+            try:
+                # The claims directory may be a link of the user's own making; what it leads to is what counts.
+                whole, part = self._kernel.status_behind(self.directory), self._kernel.status_of(directory)
+            except FileNotFoundError:
+                return False
+            for path, status in ((self.directory, whole), (directory, part)):
+                if problem := unsafe(status):
+                    raise UnsafeDirectoryError(path, problem)
+            self._trusted.add(directory)
+        return True
+
+    def _namespaces(self, directory: str, *, top: bool) -> Iterator[str]:
+        """Yield what can be a plugin's directory: at the top any, as for the original, and below it any that we made."""
+        for name in self._names(directory):
+            path = f"{directory}/{name}"
+            try:
+                namespace_directory(self.directory, self._by_name(f"{path}/x").namespace)
+                is_directory = stat.S_ISDIR(self._kernel.status_of(path).st_mode)
+            except (InvalidInputError, UnicodeEncodeError, FileNotFoundError):
+                continue  # No namespace has that name, or it has gone meanwhile.
+            if not is_directory:
+                continue
+            if top or LOCK_FILE in self._names(path):
+                yield path
+            yield from self._namespaces(path, top=False)
+
+    def _names(self, directory: str) -> list[str]:
+        with self._answering(directory):
+            try:
+                return sorted(self._kernel.names(directory))
+            except FileNotFoundError:
+                return []

@@ -1,0 +1,36 @@
+"""The store in the original's layout keeps the contract, and so do two of them on one directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.record import ScopedKey, Unreadable
+from mcp_claims.stores.agent_awareness.names import place
+from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
+from mcp_claims.stores.base import Store
+from tests.stores.agent_awareness.samples import store_in
+from tests.stores.contract import StoreContract
+from tests.stores.test_file_store import Alternating
+
+
+class TestAgentAwarenessStore(StoreContract):
+    rounds = 100  # Two locks take longer than one.
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return store_in(tmp_path / "claims")
+
+    def spoil(self, store: Store, scoped: ScopedKey) -> Unreadable:
+        assert isinstance(store, AgentAwarenessStore | Alternating)
+        Path(place(store.directory, scoped)[1]).write_bytes(b"{")
+        found = store.read(scoped)
+        assert isinstance(found, Unreadable)
+        return found
+
+
+class TestTwoOnOneDirectory(TestAgentAwarenessStore):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return Alternating(store_in(tmp_path / "claims"), store_in(tmp_path / "claims"))
