@@ -188,11 +188,13 @@ async function obey(session) {
   };
   say({ name: me, pid: process.pid });
   for (let line = await lines.next(); !line.done; line = await lines.next()) {
-    const { call, plugin, key, minutes, stops = [], waits = 5_000 } = JSON.parse(line.value);
+    const { call, plugin, key, minutes, stops = [], waits = 5_000, report = false } = JSON.parse(line.value);
+    const faults = [];
+    noticed = (why) => faults.push(why);
     places = stops;
     patience = waits;
     try {
-      say({ answer: (await session[call](plugin, key, minutes)) ?? null });
+      say({ answer: (await session[call](plugin, key, minutes)) ?? null, ...(report && { faults }) });
     } catch (failure) {
       say({ failed: String(failure.code ?? failure.message) });
     }

@@ -25,32 +25,43 @@ ROUNDS = 100 if LONG else 20
 MILLISECOND = 1_000_000
 
 
-def test_of_four_and_four_processes_exactly_one_gets_each_key(original: Original, ours: Original) -> None:
-    # Repaired or not: a lock is left and taken in each round, so the original's faults have their chance in each.
-    theirs, mine = [original("--repaired") for _ in range(4)], [ours() for _ in range(4)]
-    wins: Counter[bool] = Counter()
+@pytest.mark.parametrize("repaired", [True, False])
+def test_of_four_and_four_processes_exactly_one_gets_each_key_unless_the_original_confesses(
+    original: Original, ours: Original, repaired: bool
+) -> None:
+    theirs, mine = [original(*["--repaired"] * repaired) for _ in range(4)], [ours() for _ in range(4)]
+    winners: Counter[bool] = Counter()
+    confessed = second = 0
     for number in range(ROUNDS):
-        answers = race(theirs, mine, f"round {number}")
-        winners = [name for name, (claimed, _) in answers.items() if claimed]
-        assert len(winners) == 1, answers
-        assert {holder for _, holder in answers.values()} == {winners[0]}
-        wins[winners[0] in {party.name for party in mine}] += 1
-    assert len(wins) == 2 or not LONG, "one kind always won: nobody raced"
+        answers, faults = race(theirs, mine, f"round {number}")
+        won = [name for name, (claimed, _) in answers.items() if claimed]
+        assert won
+        assert len(won) == 1 or faults, answers
+        assert not repaired or not faults
+        if len(won) == 1 and not faults:
+            assert {holder for _, holder in answers.values()} == set(won)
+        confessed += len(faults)
+        second += len(won) - 1
+        winners.update(map(is_ours, won))
+    print(f"{ROUNDS} rounds, repaired: {repaired}, ours won {winners}, {confessed} faults, {second} second holders")
+    assert len(winners) == 2 or not LONG, "one kind always won: nobody raced"
 
 
-def race(theirs: list[Party], mine: list[Party], key: str) -> dict[str, tuple[bool, str]]:
-    """Let all try *key* at once; return who was told that it has it, and who was named as the holder."""
+def race(theirs: list[Party], mine: list[Party], key: str) -> tuple[dict[str, tuple[bool, str]], list[str]]:
+    """Let all try *key* at once; return who was told to have it and who was named as the holder, and what was broken."""
     for pair in zip(theirs, mine, strict=True):
-        pair[0].tell(call="tryClaim", plugin="ci", key=key)
+        pair[0].tell(call="tryClaim", plugin="ci", key=key, report=True)
         pair[1].tell(call="try_claim", plugin="ci", key=key)
-    answers = {}
+    answers, faults = {}, []
     for party in theirs:
-        said = party.hear()["answer"]
+        heard = party.hear()
+        said = heard["answer"]
         answers[party.name] = (said["claimed"], party.name if said["claimed"] else said["holder"])
+        faults += heard["faults"]
     for party in mine:
         said = party.hear()["answer"]
         answers[party.name] = (said["status"] == "acquired", said["holder"])
-    return answers
+    return answers, faults
 
 
 @dataclass

@@ -49,7 +49,7 @@ POLICY = [
         "return comparable and proof.start != status.start",
         "return False",
     ),
-    Plant("a corpse counts as alive", "P2", LINUX, "        if status.ended:\n            return True\n", ""),
+    Plant("a corpse counts as alive", "P2", LINUX, "(status.ended, status)", "(False, status)"),
     Plant(
         "a dead first thread counts as a dead process",
         "P2",

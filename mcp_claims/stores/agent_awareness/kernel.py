@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from mcp_claims.stores.kernel import READ, Kernel
+from mcp_claims.stores.kernel import CREATE, READ, Kernel, write_all
 
 
 class LayoutKernel(Kernel):
@@ -30,3 +30,17 @@ class LayoutKernel(Kernel):
 
     def wall(self) -> float:
         return time.time()
+
+
+def write_new(kernel: LayoutKernel, path: str, data: bytes) -> None:
+    """Write a file of ours anew; the caller has the kernel lock, so what is there was left by a crash."""
+    try:
+        fd = kernel.open(path, CREATE)
+    except FileExistsError:
+        # Never written in place: it may be a second name of a record or of a lock's meta.json.
+        kernel.remove(path)
+        fd = kernel.open(path, CREATE)
+    try:
+        write_all(kernel, fd, data)
+    finally:
+        kernel.close(fd)

@@ -16,15 +16,18 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from mcp_claims.record import timestamp
-from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
+from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
 from mcp_claims.stores.agent_awareness.reading import read_up_to
-from mcp_claims.stores.kernel import CREATE, READ, write_all
+from mcp_claims.stores.kernel import READ
 
 STALE_AFTER = 10.0
 """Seconds after which the original takes a lock for stale, and we do one without a live owner."""
 
 ASIDE = ".broken"
 """Where a lock's meta.json is moved before it is removed; one name for all, as only one process of ours is inside."""
+
+FRESH = ".meta"
+"""Where a meta.json is written before its lock is made."""
 
 IsGone = Callable[[int], bool]
 """Tells whether nothing runs under a PID on this machine."""
@@ -52,31 +55,41 @@ class RecordLock:
         """
         with suppress(OSError):
             _dismantle(self._kernel, self._path, lambda found: found == self._meta)
+        _remove(self._kernel, f"{os.path.dirname(self._path)}/{FRESH}")
 
 
 def make_lock(kernel: LayoutKernel, path: str) -> RecordLock | None:
-    """Take the lock at *path*; `None` if somebody has it."""
-    try:
-        kernel.make_lock(path)
-    except FileExistsError:
-        return None
+    """Take the lock at *path*; `None` if somebody has it.
+
+    Its meta.json is written beforehand and linked into it: so it is whole from the start, and there is next to no time
+    in which a crash leaves a lock that names nobody, for which everybody would wait 10 s.
+    """
     now = datetime.fromtimestamp(kernel.wall(), UTC)
     owner = {"pid": os.getpid(), "createdAt": timestamp(now), "by": _BY, "nonce": secrets.token_hex(8)}
     meta = json.dumps(owner).encode() + b"\n"
+    fresh = f"{os.path.dirname(path)}/{FRESH}"
+    lock = RecordLock(kernel, path, meta)
     try:
-        # If one is there, somebody broke the lock and made another, or was slow with the meta.json of a broken one.
-        fd = kernel.open(f"{path}/{_META}", CREATE)
-        try:
-            write_all(kernel, fd, meta)
-        finally:
-            kernel.close(fd)
+        write_new(kernel, fresh, meta)
+        kernel.make_lock(path)
+    except FileExistsError:
+        _remove(kernel, fresh)
+        return None
+    except OSError:
+        _remove(kernel, fresh)
+        raise
+    try:
+        kernel.link(fresh, f"{path}/{_META}")
     except (FileExistsError, *_NOT_THERE):
+        # Somebody broke the lock and made another, or was slow with the meta.json of a broken one.
+        _remove(kernel, fresh)
         return None
     except BaseException:
         with suppress(OSError):
-            _dismantle(kernel, path, lambda found: meta.startswith(found or b""))
+            _dismantle(kernel, path, lambda found: found is None)
+        _remove(kernel, fresh)
         raise
-    return RecordLock(kernel, path, meta)
+    return lock
 
 
 def is_free(kernel: LayoutKernel, path: str, is_gone: IsGone) -> bool:
@@ -130,6 +143,12 @@ def _owner(meta: bytes | None) -> tuple[int, bool] | None:
     if isinstance(pid, int) and not isinstance(pid, bool) and pid > 0:
         return pid, said.get("by") == _BY
     return None
+
+
+def _remove(kernel: LayoutKernel, path: str) -> None:
+    # What stays is replaced by whoever comes next.
+    with suppress(OSError):
+        kernel.remove(path)
 
 
 def _read_meta(kernel: LayoutKernel, path: str) -> bytes | None:

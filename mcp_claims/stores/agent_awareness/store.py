@@ -17,13 +17,13 @@ from datetime import UTC, datetime
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable, to_json
-from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
+from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
 from mcp_claims.stores.agent_awareness.lock import IsGone, RecordLock, is_free, make_lock
 from mcp_claims.stores.agent_awareness.names import LOCK, RECORD, is_record_name, namespace_directory, place
 from mcp_claims.stores.agent_awareness.reading import Content, opened, read_up_to
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.files import MAX_RECORD_BYTES, FileStore
-from mcp_claims.stores.kernel import CREATE, unsafe, write_all
+from mcp_claims.stores.kernel import unsafe
 from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, namespace_lock
 
 LOCK_PAUSE = 0.02
@@ -127,7 +127,7 @@ class AgentAwarenessStore:
                 if not new.generation:
                     after = old.generation if isinstance(old, Claim) else 0
                     new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))
-                self._write(fresh, to_json(new))
+                write_new(self._kernel, fresh, to_json(new))
             lock = make_lock(self._kernel, lock_path)
             return self._change_locked(lock, path, lock_path, scoped, old, new) if lock else None
         finally:
@@ -194,7 +194,7 @@ class AgentAwarenessStore:
                 written = read_up_to(self._kernel, seen.fd, MAX_RECORD_BYTES + 1)
                 if written != seen.data:
                     fresh = f"{os.path.dirname(path)}/{_NEW}"
-                    self._write(fresh, written)
+                    write_new(self._kernel, fresh, written)
                     self._kernel.replace(fresh, path)
                     with opened(self._kernel, self.directory, path, scoped) as restored:
                         return Swap(False, restored.found)
@@ -210,18 +210,6 @@ class AgentAwarenessStore:
             if self._kernel.monotonic() >= deadline:
                 raise OSError(errno.EBUSY, "the lock was broken by a session of agent-awareness", lock_path)
             self._kernel.sleep(_LOOK_PAUSE)
-
-    def _write(self, fresh: str, data: bytes) -> None:
-        try:
-            fd = self._kernel.open(fresh, CREATE)
-        except FileExistsError:
-            # Left by a crash.  Never written in place: it may be a second name of a record.
-            self._kernel.remove(fresh)
-            fd = self._kernel.open(fresh, CREATE)
-        try:
-            write_all(self._kernel, fd, data)
-        finally:
-            self._kernel.close(fd)
 
     def _look(self, path: str, scoped: ScopedKey) -> Found:
         """Read without any lock; what is unreadable while somebody has the record's lock may be half written."""
@@ -282,14 +270,21 @@ class AgentAwarenessStore:
             path = f"{directory}/{name}"
             try:
                 namespace_directory(self.directory, self._by_name(f"{path}/x").namespace)
-                is_directory = stat.S_ISDIR(self._kernel.status_of(path).st_mode)
-            except (InvalidInputError, UnicodeEncodeError, FileNotFoundError):
-                continue  # No namespace has that name, or it has gone meanwhile.
+                with self._answering(path):
+                    is_directory = self._is_directory(path)
+            except (InvalidInputError, UnicodeEncodeError):
+                continue  # No namespace has that name.
             if not is_directory:
                 continue
             if top or LOCK_FILE in self._names(path):
                 yield path
             yield from self._namespaces(path, top=False)
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            return stat.S_ISDIR(self._kernel.status_of(path).st_mode)
+        except FileNotFoundError:
+            return False
 
     def _names(self, directory: str) -> list[str]:
         with self._answering(directory):

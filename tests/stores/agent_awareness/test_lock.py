@@ -1,0 +1,385 @@
+"""The original's lock directories as we make, keep, judge and break them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.errors import LockDirectoryBusyError, StoreUnavailableError
+from mcp_claims.record import Claim, ScopedKey, Unreadable, to_json
+from mcp_claims.stores.agent_awareness.lock import make_lock
+from mcp_claims.stores.agent_awareness.store import LOCK_PAUSE, SETTLE_WAIT, AgentAwarenessStore
+from mcp_claims.stores.base import LOCK_WAIT
+from mcp_claims.stores.namespace_lock import namespace_lock
+from tests.stores.agent_awareness.hooked import HookedLayoutKernel
+from tests.stores.agent_awareness.samples import lock, record, store_in
+from tests.stores.agent_awareness.test_broken_locks import Breaker
+from tests.stores.samples import KEY, claim, grant, renewed
+
+NOBODY = 2**22 + 1  # No Linux has such PIDs.
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AgentAwarenessStore:
+    """A store whose namespace exists."""
+    store = store_in(tmp_path / "claims")
+    assert store.swap(KEY, grant(store, claim()), None).won
+    return store
+
+
+def put_lock(store: AgentAwarenessStore, meta: str | None = None, *, age: float = 0, **owner: object) -> Path:
+    """Leave a lock as somebody else would, with *meta* or the fields of *owner* in it."""
+    path = lock(store)
+    path.mkdir()
+    if owner:
+        meta = json.dumps({"createdAt": datetime.now(UTC).isoformat(), **owner})
+    if meta is not None:
+        (path / "meta.json").write_text(meta)
+    then = time.time() - age
+    os.utime(path, (then, then))
+    return path
+
+
+def entries(store: AgentAwarenessStore) -> list[str]:
+    return sorted(path.name for path in record(store).parent.iterdir())
+
+
+class Patient(HookedLayoutKernel):
+    """A clock that moves by sleeping alone; `while_asleep` happens meanwhile."""
+
+    def __init__(self, while_asleep: Callable[[int], object] = lambda slept: slept) -> None:
+        self.sleeps: list[float] = []
+        self._while_asleep = while_asleep
+
+    def monotonic(self) -> float:
+        return 50.0 + sum(self.sleeps)
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self._while_asleep(len(self.sleeps))
+
+
+def test_our_lock_says_to_the_original_who_is_inside_and_since_when(store: AgentAwarenessStore) -> None:
+    seen = []
+
+    class Watching(HookedLayoutKernel):
+        def before(self, call: str, where: str | int) -> None:
+            if call == "link" and where == str(record(store)):
+                seen.append(json.loads((lock(store) / "meta.json").read_text()))
+
+    grant(store_in(store.directory, Watching()), claim())
+    assert seen[0]["pid"] == os.getpid()
+    assert abs(datetime.fromisoformat(seen[0]["createdAt"]).timestamp() - time.time()) < 60
+
+
+def test_nothing_but_the_claim_and_the_kernel_lock_is_left(store: AgentAwarenessStore) -> None:
+    granted = grant(store, claim())
+    grant(store, renewed(granted), over=granted)
+    assert entries(store) == [".lock", "red-check.json"]
+
+
+def test_inside_nothing_is_done_but_compare_and_write(store: AgentAwarenessStore) -> None:
+    # What takes long, numbering above all, which may sync the disk, is done before.
+    calls: list[str] = []
+
+    class Watching(HookedLayoutKernel):
+        def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any file)
+            calls.append(call)
+
+    grant(store_in(store.directory, Watching()), claim(boot="boot-2"))
+    inside = calls[calls.index("make_lock") : calls.index("remove_empty")]
+    assert "sync" in calls
+    assert not {"sync", "sync_directory", "seek", "try_lock"} & set(inside)
+    assert len(inside) < 30
+
+
+@pytest.mark.parametrize("age", [0, 3_600])
+def test_the_lock_of_a_dead_process_is_broken_at_once(store: AgentAwarenessStore, age: float) -> None:
+    put_lock(store, pid=NOBODY, age=age)
+    grant(store, claim())
+    assert entries(store) == [".lock", "red-check.json"]
+
+
+@pytest.mark.parametrize("age", [0, 11, 365 * 86_400])
+def test_the_lock_of_a_live_process_is_never_broken_however_old(store: AgentAwarenessStore, age: float) -> None:
+    path = put_lock(store, pid=os.getppid(), age=age)
+    with pytest.raises(LockDirectoryBusyError) as busy:
+        store.swap(KEY, None, claim(), wait=0)
+    assert busy.value.where == str(path)
+    assert (path / "meta.json").is_file()
+    assert store.read(KEY) is None
+
+
+@pytest.mark.parametrize(("age", "broken"), [(0, False), (9, False), (11, True)])
+def test_a_lock_of_ours_with_a_recycled_pid_goes_after_10_s(
+    store: AgentAwarenessStore, age: float, broken: bool
+) -> None:
+    # Whoever made it would have the kernel lock, which we have.
+    put_lock(store, pid=os.getppid(), by="mcp-claims", age=age)
+    if broken:
+        grant(store, claim())
+    else:
+        with pytest.raises(LockDirectoryBusyError):
+            store.swap(KEY, None, claim(), wait=0)
+
+
+@pytest.mark.parametrize(
+    "meta", [None, "", "{", "[]", "{}", '{"pid": "1"}', '{"pid": 0}', '{"pid": -1}', '{"pid": true}', "[" * 5_000]
+)
+@pytest.mark.parametrize(("age", "broken"), [(0, False), (9, False), (11, True), (-3_600, False)])
+def test_a_lock_that_names_nobody_goes_after_10_s(
+    store: AgentAwarenessStore, meta: str | None, age: float, broken: bool
+) -> None:
+    put_lock(store, meta, age=age)
+    if broken:
+        grant(store, claim())
+        assert entries(store) == [".lock", "red-check.json"]
+    else:
+        with pytest.raises(LockDirectoryBusyError):
+            store.swap(KEY, None, claim(), wait=0)
+        assert entries(store) == [".lock", "red-check.json.lock"]
+
+
+def test_a_pid_that_the_system_will_not_tell_of_counts_as_alive(store: AgentAwarenessStore) -> None:
+    put_lock(store, pid=2**80, age=3_600)
+    with pytest.raises(LockDirectoryBusyError):
+        store.swap(KEY, None, claim(), wait=0)
+
+
+def work(path: Path) -> None:
+    path.mkdir()
+    (path / "work").write_text("mine")
+
+
+def file(path: Path) -> None:
+    path.write_text("mine")
+
+
+def link(path: Path) -> None:
+    path.symlink_to(path.parent)
+
+
+def work_in_a_lock(path: Path) -> None:
+    work(path)
+    (path / "meta.json").write_text(json.dumps({"pid": NOBODY}))
+
+
+@pytest.mark.parametrize("make", [work, work_in_a_lock, file, link])
+def test_what_is_no_lock_is_left_alone_however_old(store: AgentAwarenessStore, make: Callable[[Path], None]) -> None:
+    make(lock(store))
+    os.utime(lock(store), (0, 0), follow_symlinks=False)
+    with pytest.raises(LockDirectoryBusyError):
+        store.swap(KEY, None, claim(), wait=0)
+    assert os.path.lexists(lock(store))
+    assert make in (file, link) or (lock(store) / "work").read_text() == "mine"
+    assert make is not work_in_a_lock or (lock(store) / "meta.json").is_file()
+
+
+@pytest.mark.parametrize("call", ["replace", "remove_empty"])
+@pytest.mark.parametrize("dead", [True, False], ids=["of-a-dead-process", "without-meta"])
+def test_a_lock_made_since_the_stale_one_was_judged_stays_its_owner_s(
+    store: AgentAwarenessStore, dead: bool, call: str
+) -> None:
+    class Overtaken(HookedLayoutKernel):
+        done = False
+
+        def before(self, called: str, where: str | int) -> None:  # noqa: ARG002 (the only one of its kind)
+            if called == call and not self.done:
+                self.done = True
+                shutil.rmtree(lock(store))
+                put_lock(store, pid=os.getppid())
+
+    if dead:
+        put_lock(store, pid=NOBODY)
+    else:
+        put_lock(store, age=60)
+    kernel = Overtaken()
+    with pytest.raises(LockDirectoryBusyError):
+        store_in(store.directory, kernel).swap(KEY, None, claim(), wait=0)
+    assert kernel.done
+    assert json.loads((lock(store) / "meta.json").read_text())["pid"] == os.getppid()
+    assert entries(store) == [".lock", "red-check.json.lock"]
+
+
+def test_a_new_lock_without_meta_is_not_taken_for_the_old_one_that_was_judged(store: AgentAwarenessStore) -> None:
+    class Overtaken(HookedLayoutKernel):
+        judging = done = False
+
+        def before(self, call: str, where: str | int) -> None:
+            self.judging = self.judging or (call == "names" and where == str(lock(store)))
+            if call == "status" and self.judging and not self.done:
+                self.done = True
+                lock(store).rmdir()
+                lock(store).mkdir()
+
+    put_lock(store, age=60)
+    kernel = Overtaken()
+    with pytest.raises(LockDirectoryBusyError):
+        store_in(store.directory, kernel).swap(KEY, None, claim(), wait=0)
+    assert kernel.done
+    assert lock(store).is_dir()
+
+
+def half_written(store: AgentAwarenessStore) -> Callable[[int], None]:
+    """Begin to write as the original does; return what ends it after two pauses."""
+    put_lock(store, pid=os.getppid())
+    whole = to_json(replace(claim(session=2), generation=7))
+    record(store).write_bytes(whole[:50])
+
+    def write_the_rest_and_leave(slept: int) -> None:
+        if slept == 2:
+            record(store).write_bytes(whole)
+            shutil.rmtree(lock(store))
+
+    return write_the_rest_and_leave
+
+
+def test_a_reader_looks_again_at_what_is_half_written(store: AgentAwarenessStore) -> None:
+    patient = Patient(half_written(store))
+    found = store_in(store.directory, patient).read(KEY)
+    assert isinstance(found, Claim)
+    assert len(patient.sleeps) == 2
+
+
+def test_a_reader_looks_again_for_some_milliseconds_only(store: AgentAwarenessStore) -> None:
+    half_written(store)
+    patient = Patient()
+    assert isinstance(store_in(store.directory, patient).read(KEY), Unreadable)
+    assert 0.01 < sum(patient.sleeps) < 0.05
+
+
+def test_a_change_waits_for_what_is_half_written(store: AgentAwarenessStore) -> None:
+    patient = Patient(half_written(store))
+    swap = store_in(store.directory, patient).swap(KEY, None, claim())
+    assert not swap.won
+    assert isinstance(swap.found, Claim)
+    assert swap.found.generation == 7
+
+
+def test_who_finds_the_lock_taken_looks_every_20_ms_and_gives_up_in_time(store: AgentAwarenessStore) -> None:
+    put_lock(store, pid=os.getppid())
+    patient = Patient()
+    with pytest.raises(LockDirectoryBusyError) as busy:
+        store_in(store.directory, patient).swap(KEY, None, claim())
+    assert sum(patient.sleeps) == pytest.approx(LOCK_WAIT)
+    assert max(patient.sleeps) == LOCK_PAUSE
+    assert busy.value.waited == LOCK_WAIT
+
+
+def test_while_it_waits_others_can_change_the_namespace(store: AgentAwarenessStore) -> None:
+    other = ScopedKey("ci", "review")
+    put_lock(store, pid=os.getppid())
+    patient = Patient(lambda slept: grant(store, claim(other)) if slept == 1 else None)
+    with pytest.raises(LockDirectoryBusyError):
+        store_in(store.directory, patient).swap(KEY, None, claim())
+    assert store.read(other) is not None
+
+
+def test_a_lock_left_meanwhile_is_taken_and_what_changed_is_compared_with(store: AgentAwarenessStore) -> None:
+    put_lock(store, pid=os.getppid())
+
+    def claim_and_leave(slept: int) -> None:
+        if slept == 2:
+            shutil.rmtree(lock(store))
+            grant(store, claim(session=2))
+
+    swap = store_in(store.directory, Patient(claim_and_leave)).swap(KEY, None, claim(session=1))
+    assert not swap.won
+    assert swap.found == store.read(KEY) is not None
+
+
+def test_nothing_is_written_once_the_lock_is_broken(store: AgentAwarenessStore) -> None:
+    class Broken(HookedLayoutKernel):
+        written = False
+
+        def before(self, call: str, where: str | int) -> None:
+            if call == "open" and where == str(record(store)) and lock(store).exists():
+                # The compare, the last thing before the look at the lock.
+                shutil.rmtree(lock(store))
+                put_lock(store, pid=os.getppid())
+            self.written = self.written or (call in ("link", "replace", "remove") and where == str(record(store)))
+
+    kernel = Broken()
+    with pytest.raises(LockDirectoryBusyError):
+        store_in(store.directory, kernel).swap(KEY, None, claim(), wait=0)
+    assert not kernel.written
+    assert store.read(KEY) is None
+
+
+def test_a_claim_written_under_a_broken_lock_whose_breaker_stays_inside_is_nobody_s(
+    store: AgentAwarenessStore,
+) -> None:
+    class Breaking(Patient):
+        def before(self, call: str, where: str | int) -> None:
+            if call == "link" and where == str(record(store)):
+                shutil.rmtree(lock(store))
+                put_lock(store, pid=os.getppid())
+
+    ours = store_in(store.directory, kernel := Breaking())
+    with pytest.raises(StoreUnavailableError, match="broken by a session of agent-awareness"):
+        ours.swap(KEY, None, claim())
+    assert sum(kernel.sleeps) == pytest.approx(SETTLE_WAIT, abs=0.01)
+    shutil.rmtree(lock(store))
+    # The breaker may have claimed the key; so it is held, and we do not take it for ours.
+    held = ours.read(KEY)
+    assert isinstance(held, Claim)
+    for new in (renewed(held), None):
+        swap = ours.swap(KEY, held, new)
+        assert not swap.won
+        assert isinstance(swap.found, Unreadable)
+    assert store.read(KEY) == held
+
+
+def test_a_lock_that_cannot_be_made_is_a_clear_error_and_leaves_nothing(store: AgentAwarenessStore) -> None:
+    class Full(HookedLayoutKernel):
+        def write(self, fd: int, data: bytes) -> int:
+            if b"createdAt" in data:
+                super().write(fd, data[:9])
+                raise OSError(28, os.strerror(28))
+            return super().write(fd, data)
+
+    with pytest.raises(StoreUnavailableError, match="No space left"):
+        store_in(store.directory, Full()).swap(KEY, None, claim(), wait=0)
+    assert entries(store) == [".lock"]
+    grant(store, claim())
+
+
+def test_a_lock_that_could_not_be_left_changes_no_answer(store: AgentAwarenessStore) -> None:
+    class Stuck(HookedLayoutKernel):
+        def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any place)
+            if call == "remove_empty":
+                raise OSError(5, os.strerror(5))
+
+    assert store_in(store.directory, Stuck()).swap(KEY, None, claim()).won
+    assert entries(store) == [".lock", "red-check.json", "red-check.json.lock"]
+
+
+def test_a_lock_that_somebody_else_made_is_not_left_by_us(store: AgentAwarenessStore) -> None:
+    kernel = HookedLayoutKernel()
+    with namespace_lock(kernel, str(record(store).parent), 0):
+        ours = make_lock(kernel, str(lock(store)))
+        assert ours is not None and ours.is_ours()
+        shutil.rmtree(lock(store))
+        put_lock(store, pid=os.getppid())
+        assert not ours.is_ours()
+        ours.leave()
+    assert json.loads((lock(store) / "meta.json").read_text())["pid"] == os.getppid()
+    assert entries(store) == [".lock", "red-check.json.lock"]
+
+
+def test_the_breaker_of_these_tests_claims_what_is_free(store: AgentAwarenessStore) -> None:
+    breaker = Breaker(store, dead=False)
+    for _ in breaker.steps():
+        pass
+    assert breaker.claimed
+    found = store.read(KEY)
+    assert isinstance(found, Claim)
+    assert found.holder.name == "rig:4242"
