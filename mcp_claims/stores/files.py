@@ -102,13 +102,15 @@ class FileStore:
                     if namespace is None and not (may_be_file_name(name) and self._is_namespace(directory)):
                         continue
                     trusted = self._trust(directory)
-            except UnsafeDirectoryError as error:
-                if namespace is not None or error.where == self.directory:
+                entries = self._names(directory) if trusted else []
+            except (UnsafeDirectoryError, StoreUnavailableError) as error:
+                problem = _of_one_namespace(error, self.directory)
+                if namespace is not None or problem is None:
                     raise
-                # One namespace that must not be entered must not keep the others from being seen.
-                yield Unreadable(directory, error.problem, _NEVER, ())
+                # One namespace that must not or cannot be entered must not keep the others from being seen.
+                yield Unreadable(directory, problem, _NEVER, ())
                 continue
-            for entry in self._names(directory) if trusted else []:
+            for entry in entries:
                 if entry.endswith(_SUFFIX) and may_be_file_name(entry):
                     path = f"{directory}/{entry}"
                     with self._answering(path):
@@ -238,6 +240,14 @@ class FileStore:
             self._kernel.replace(path, f"{os.path.dirname(path)}/.aside-{status.st_ino}-{status.st_ctime_ns}")
         else:
             self._kernel.remove(path)
+
+
+def _of_one_namespace(error: UnsafeDirectoryError | StoreUnavailableError, directory: str) -> str | None:
+    """Return what is wrong with one namespace, `None` if it is the claims directory or the system."""
+    if isinstance(error, UnsafeDirectoryError):
+        return None if error.where == directory else error.problem
+    denied = error.cause.errno in _THE_FILES_OWN_FAULT and error.where != directory
+    return error.cause.strerror or "cannot be listed" if denied else None
 
 
 def _unreadable(path: str, status: os.stat_result, problem: str) -> Unreadable:

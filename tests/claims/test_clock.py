@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from mcp_claims import rules
 from mcp_claims.answers import Pruned, Status, TakenOver
 from mcp_claims.claims import Claims
-from mcp_claims.record import Claim, Unreadable
+from mcp_claims.machine import Machine, local_machine
+from mcp_claims.record import Claim, Moment, Unreadable
 from mcp_claims.rules import Standing
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.files import FileStore
 from tests.claims.bench import DAY, HALF_AN_HOUR, KEY, Bench, granted
 from tests.support.machines import World
 
@@ -121,6 +125,61 @@ def test_time_asleep_counts(bench: Bench) -> None:
     assert other.try_claim(KEY).status is Status.ACQUIRED
     attempt = holder.try_claim(KEY)
     assert (attempt.status, attempt.lost is not None) == (Status.HELD, True)
+
+
+@steps
+def test_time_asleep_counts_and_what_the_clock_was_set_to_meanwhile_does_not(bench: Bench, step: float) -> None:
+    holder, other = bench.session(), bench.session()
+    claim = granted(holder)
+    bench.world.pass_time(JUST_BEFORE)
+    bench.world.set_wall_clock(step)
+    assert left(holder) == left(other) == timedelta(milliseconds=1)
+    assert other.try_claim(KEY).status is Status.HELD
+    bench.world.set_wall_clock(-step)
+    bench.world.pass_time(THE_REST)
+    assert other.try_claim(KEY).taken_over == TakenOver(claim, Standing.EXPIRED)
+
+
+@steps
+def test_who_wakes_up_in_time_renews_for_as_long_as_it_asks(bench: Bench, step: float) -> None:
+    holder, other = bench.session(), bench.session()
+    claim = granted(holder)
+    bench.world.pass_time(JUST_BEFORE)
+    bench.world.set_wall_clock(step)
+    assert granted(holder).generation == claim.generation
+    bench.world.pass_time(JUST_BEFORE)
+    assert other.try_claim(KEY).status is Status.HELD
+    bench.world.pass_time(THE_REST)
+    assert other.try_claim(KEY).status is Status.ACQUIRED
+
+
+class LaterMachine:
+    """A machine as it is after *asleep* seconds, and with its wall clock off by *set_by*."""
+
+    def __init__(self, machine: Machine, *, asleep: float, set_by: float) -> None:
+        self._asleep, self._set_by = asleep, set_by
+        self._now = machine.now
+        self.host, self.pid = machine.host, machine.pid
+        self.proof, self.provably_dead = machine.proof, machine.provably_dead
+
+    def now(self) -> Moment:
+        now = self._now()
+        return Moment(now.wall + timedelta(seconds=self._asleep + self._set_by), now.ticks + self._asleep, now.epoch)
+
+
+@steps
+def test_on_this_very_machine_a_stored_claim_lives_by_the_clock_that_cannot_be_set(tmp_path: Path, step: float) -> None:
+    store, machine = FileStore(tmp_path / "claims"), local_machine()
+    if machine.now().epoch is None:
+        pytest.skip("has no clock that cannot be set")
+    claim = granted(process_session(store, machine))
+
+    def later(asleep: float) -> Claims:
+        return process_session(store, LaterMachine(machine, asleep=asleep, set_by=step))
+
+    assert later(0).try_claim(KEY).found == later(HALF_AN_HOUR - 60).try_claim(KEY).found == claim
+    assert later(HALF_AN_HOUR - 60).prune() == Pruned(0, 0, 0, 1, (), ())
+    assert later(HALF_AN_HOUR).try_claim(KEY).taken_over == TakenOver(claim, Standing.EXPIRED)
 
 
 def a_shorter_uptime(world: World) -> None:

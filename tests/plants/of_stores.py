@@ -160,7 +160,7 @@ STORES = [
         "one unsafe namespace hides all",
         "S8",
         FILES,
-        "                if namespace is not None or error.where == self.directory:\n",
+        "                if namespace is not None or problem is None:\n",
         "                if True:\n",
     ),
     Plant("directories that are not ours are entered", "S8", FILES, "and self._is_namespace(directory)", ""),

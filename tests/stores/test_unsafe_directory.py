@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_claims.errors import UnsafeDirectoryError
+from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, ScopedKey, Unreadable
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel
@@ -118,6 +119,22 @@ def test_an_unsafe_namespace_keeps_no_other_one_from_being_seen(store: FileStore
     assert seen == other
     place(store).parent.chmod(0o700)
     assert list(FileStore(store.directory).scan()) == [granted, other]
+
+
+def test_a_namespace_that_cannot_be_listed_keeps_no_other_one_from_being_seen(store: FileStore) -> None:
+    closed, other = place(store).parent, grant(store, claim(ScopedKey("other", "red-check"), session=2))
+    grant(store, claim())
+
+    class Closed(HookedKernel):
+        def before(self, call: str, where: str | int) -> None:
+            if call == "names" and where == str(closed):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), where)
+
+    denied, seen = FileStore(store.directory, kernel=Closed()).scan()
+    assert isinstance(denied, Unreadable) and (denied.where, denied.problem) == (str(closed), "Permission denied")
+    assert seen == other
+    with pytest.raises(StoreUnavailableError):
+        list(FileStore(store.directory, kernel=Closed()).scan("ci"))
 
 
 def test_a_directory_that_became_unsafe_is_noticed_by_a_store_that_trusted_it(tmp_path: Path) -> None:

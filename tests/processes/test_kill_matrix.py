@@ -1,0 +1,200 @@
+"""`kill -9` before every single system call of every operation, and the next process goes on as if nothing were.
+
+Forked from here, as some two hundred interpreters would take minutes to start; what dies is a process of its own with
+a session of its own, killed by a real signal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mcp_claims import rules
+from mcp_claims.answers import Status
+from mcp_claims.claims import Claims
+from mcp_claims.machine import local_machine
+from mcp_claims.record import Claim, ScopedKey, Unreadable
+from mcp_claims.rules import Standing
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.files import FileStore
+from tests.processes.children import Hooked
+
+if sys.platform == "win32":
+    pytest.skip("has no fork", allow_module_level=True)
+
+KEY, LIVE, OTHER_DEAD = ScopedKey("ci", "red"), ScopedKey("ci", "live"), ScopedKey("review", "dead")
+MORE_CALLS_THAN_ANY_OPERATION_MAKES = 150
+NEVER = 1_000_000
+
+
+def in_child(directory: Path, at: int, *operations: Callable[[Claims], object], uncounted: int = 0) -> bool:
+    """Let a child do *operations* and be killed before system call *at*, those of the first *uncounted* apart.
+
+    Tell whether it got so far; at the end it is killed in any case, with all that it holds.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        # Nothing of the parent's test run may go on in here, whatever happens.
+        try:
+            left = NEVER
+
+            def kill_at_last(_call: str) -> None:
+                nonlocal left
+                left -= 1
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            session = process_session(FileStore(directory, kernel=Hooked(kill_at_last)))
+            for number, operation in enumerate(operations):
+                if number == uncounted:
+                    left = at
+                operation(session)
+            os.write(writer, b"through")
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        through = said.read() == "through"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    return not through
+
+
+def claim(session: Claims) -> None:
+    session.try_claim(KEY.key, KEY.namespace)
+
+
+def claim_both(session: Claims) -> None:
+    claim(session)
+    session.try_claim(OTHER_DEAD.key, OTHER_DEAD.namespace)
+
+
+def claim_for_a_moment(session: Claims) -> None:
+    session.try_claim(KEY.key, KEY.namespace, ttl_minutes=rules.MIN_TTL.total_seconds() / 60)
+
+
+def renew(session: Claims) -> None:
+    session.try_claim(KEY.key, KEY.namespace, ttl_minutes=60)
+
+
+def release(session: Claims) -> None:
+    session.release(KEY.key, KEY.namespace)
+
+
+def look(session: Claims) -> None:
+    session.is_claimed_by_other(KEY.key, KEY.namespace)
+
+
+def prune(session: Claims) -> None:
+    session.prune()
+
+
+def end(session: Claims) -> None:
+    session.end()
+
+
+def nothing(_directory: Path, _survivor: Claims) -> None:
+    pass
+
+
+def dead_claims(directory: Path, _survivor: Claims) -> None:
+    in_child(directory, NEVER, claim_both)
+
+
+def expired_claim(directory: Path, survivor: Claims) -> None:
+    """Leave a claim of the survivor whose time is up."""
+    claim_for_a_moment(survivor)
+    found = FileStore(directory).read(KEY)
+    assert isinstance(found, Claim)
+    while not rules.passed(found.expires, local_machine().now()):
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Death:
+    """What is there before, what the process has done, and what it is about when it dies."""
+
+    before: Callable[[Path, Claims], None]
+    done: tuple[Callable[[Claims], object], ...]
+    about: Callable[[Claims], object]
+
+
+@pytest.mark.parametrize(
+    "death",
+    [
+        pytest.param(Death(nothing, (), claim), id="claim"),
+        pytest.param(Death(dead_claims, (), claim), id="takeover from the dead"),
+        pytest.param(Death(nothing, (claim,), renew), id="renewal"),
+        pytest.param(Death(nothing, (claim,), release), id="release"),
+        pytest.param(Death(nothing, (claim_both,), end), id="end of a session"),
+        pytest.param(Death(dead_claims, (), look), id="look"),
+        pytest.param(Death(dead_claims, (), prune), id="prune"),
+    ],
+)
+def test_a_kill_before_any_system_call_leaves_what_the_next_process_can_go_on_with(
+    tmp_path: Path, death: Death
+) -> None:
+    for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
+        directory = tmp_path / str(at)
+        survivor = process_session(FileStore(directory))
+        live = survivor.try_claim(LIVE.key, LIVE.namespace).found
+        death.before(directory, survivor)
+        earlier = highest_generation(directory)
+        killed = in_child(directory, at, *death.done, death.about, uncounted=len(death.done))
+        go_on(directory, survivor, live, at_least=earlier, prune_first=bool(at % 2))
+        if not killed:
+            assert at > 5
+            return
+    pytest.fail("the kill never came too late")
+
+
+def test_a_kill_in_a_takeover_of_an_expired_claim_leaves_it_to_the_next(tmp_path: Path) -> None:
+    # One claim that expires serves for all: each process that is killed too early leaves it as it was, and the first
+    # that is not has taken over and is dead.
+    survivor = process_session(FileStore(tmp_path))
+    expired_claim(tmp_path, survivor)
+    expired = FileStore(tmp_path).read(KEY)
+    for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
+        in_child(tmp_path, at, claim)
+        found = FileStore(tmp_path).read(KEY)
+        if found != expired:
+            break
+    else:
+        pytest.fail("no process took over")
+    assert isinstance(found, Claim) and isinstance(expired, Claim)
+    assert at > 5 and found.generation > expired.generation
+    attempt = survivor.try_claim(KEY.key, KEY.namespace, wait=0.5)
+    assert attempt.taken_over and attempt.taken_over.why is Standing.ORPHANED
+    assert attempt.lost == expired, "and the survivor is told that it had lost it in between"
+
+
+def highest_generation(directory: Path) -> int:
+    return max((found.generation for found in FileStore(directory).scan() if isinstance(found, Claim)), default=0)
+
+
+def go_on(directory: Path, survivor: Claims, live: object, *, at_least: int, prune_first: bool) -> None:
+    """Be the next process: everything of the dead is free at once, what is alive stays, no number comes again."""
+    left = list(FileStore(directory).scan())
+    assert not any(isinstance(found, Unreadable) for found in left)
+    assert live in left
+    highest = max(at_least, highest_generation(directory))
+    if prune_first:
+        pruned = survivor.prune(wait=0.5)
+        assert (pruned.orphaned, pruned.live, pruned.failed) == (len(left) - 1, 1, ())
+    for scoped in (KEY, OTHER_DEAD):
+        was_left = not prune_first and any(isinstance(found, Claim) and found.scoped == scoped for found in left)
+        attempt = survivor.try_claim(scoped.key, scoped.namespace, wait=0.5)
+        assert attempt.status is Status.ACQUIRED and (attempt.taken_over is not None) is was_left
+        assert isinstance(attempt.found, Claim)
+        assert scoped.namespace != KEY.namespace or attempt.found.generation > highest
+        assert survivor.release(scoped.key, scoped.namespace, wait=0.5).released
+    assert survivor.try_claim(LIVE.key, LIVE.namespace).status is Status.RENEWED
+    assert {path.name for path in directory.glob("*/*")} == {".lock", "live.json"}, "nothing of the dead is left"
