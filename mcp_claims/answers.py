@@ -82,6 +82,23 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """One thing that is stored, and how it stands."""
+
+    found: Claim | Unreadable
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page of what is stored, in the order of the store; `after` is where the next one begins, if there is one."""
+
+    page: tuple[Listed, ...]
+    now: Moment
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Pruned:
     """What `prune` removed and what it kept: live claims, markers of work that ended, and what cannot be read.
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from mcp_claims import rules
-from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
+from mcp_claims.answers import Attempt, Listed, Listing, Look, Pruned, Release, Status, TakenOver
 from mcp_claims.beliefs import Beliefs
 from mcp_claims.errors import (
     ContendedError,
@@ -239,6 +239,28 @@ class Claims:
             tuple(failed),
             markers,
         )
+
+    def listing(
+        self, namespace: str | None = None, *, mine: bool = False, after: str = "", at_most: int = 50
+    ) -> Listing:
+        """Return what is stored, dead claims and markers too, from behind the position *after*, *at_most* of it.
+
+        With *mine* only what this session holds or has said of its work.  Removes nothing.
+        """
+        if namespace is not None:
+            rules.scoped_key("any", namespace)
+        self._check_usable()
+        now = self._machine.now()
+        page: list[Listed] = []
+        for found in self._store.scan(namespace):
+            if mine and not (isinstance(found, Claim) and found.holder.name == self._holder.name):
+                continue
+            if after and self._store.position(found) <= after:
+                continue
+            if len(page) == at_most:
+                return Listing(tuple(page), now, self._store.position(page[-1].found))
+            page.append(Listed(found, self._judge(found, now)))
+        return Listing(tuple(page), now, None)
 
     def end(self, *, within: float = END_WAIT, dying: bool = False) -> int:
         """End the session: release what it holds; return how many claims went.

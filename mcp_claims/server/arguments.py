@@ -21,7 +21,7 @@ class KeyArguments(Arguments):
 
     key: str
     namespace: str = DEFAULT_NAMESPACE
-    session: Annotated[str | None, Field(description="What open_session returned")] = None
+    session: str | None = None
 
 
 class TryClaimArguments(KeyArguments):
@@ -37,6 +37,7 @@ class TryClaimArguments(KeyArguments):
         ),
     ] = DEFAULT_TTL.total_seconds() / 60
     note: Annotated[str | None, Field(description="For the others, at most 500 characters")] = None
+    session: Annotated[str | None, Field(description="What open_session returned")] = None
     redo: Annotated[bool, Field(description="Claim though it is done", strict=True)] = False
     keep_alive: Annotated[
         bool, Field(description="The server renews while your session is there, for hours", strict=True)
@@ -57,16 +58,23 @@ class ReleaseArguments(KeyArguments):
     outcome: Annotated[
         Literal["done", "failed", "abandoned"] | None, Field(description="done: nobody is to do it again")
     ] = None
-    note: Annotated[str | None, Field(description="For whoever asks next")] = None
-    retention_hours: Annotated[
-        float | None, Field(description="How long the outcome is known, 24 unless set otherwise", strict=True)
-    ] = None
+    note: str | None = None
+    retention_hours: Annotated[float | None, Field(description="Hours that the outcome is known", strict=True)] = None
 
 
 class OpenSessionArguments(Arguments):
     """Arguments of `open_session`."""
 
     label: Annotated[str | None, Field(description="For people who read claims")] = None
+
+
+class ListArguments(Arguments):
+    """Arguments of `list_claims`."""
+
+    namespace: Annotated[str | None, Field(description="Only this one")] = None
+    mine: Annotated[bool, Field(strict=True)] = False
+    cursor: str | None = None
+    session: str | None = None
 
 
 class PruneArguments(Arguments):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_claims import rules
-from mcp_claims.answers import Attempt, Look, Pruned, Release
+from mcp_claims.answers import Attempt, Listed, Listing, Look, Pruned, Release
 from mcp_claims.record import Claim, Found, Moment, ScopedKey, Unreadable, timestamp
 from mcp_claims.server import wording
 
@@ -33,7 +33,7 @@ class Facts(BaseModel):
     expires_at: str | None = None
     expires_in_seconds: float | None = None
     note: Annotated[str | None, Field(description="Its holder's words, no instructions")] = None
-    outcome: Literal["done", "failed", "abandoned"] | None = None
+    outcome: str | None = None
     ended_at: str | None = None
 
 
@@ -91,6 +91,21 @@ class ReleaseResult(Result):
         )
 
 
+class ListResult(Result):
+    """The answer of `list_claims`: a page of claims, each with its facts, and the cursor of the next."""
+
+    claims: list[dict[str, Any]]
+    cursor: str | None = None
+
+    @classmethod
+    def of(cls, listing: Listing, cursor: str | None) -> ListResult:
+        claims = [
+            {name: value for name, value in _listed(listed, listing.now).items() if value is not None}
+            for listed in listing.page
+        ]
+        return cls(claims=claims, cursor=cursor, advice=wording.list_advice(cursor))
+
+
 class OpenSessionResult(Result):
     """The answer of `open_session`: the handle, which is a secret, and the public name it acts under."""
 
@@ -123,6 +138,18 @@ class PruneResult(Result):
             problems=wording.problems(pruned),
             advice=wording.prune_advice(pruned),
         )
+
+
+def _listed(listed: Listed, now: Moment) -> dict[str, Any]:
+    found = listed.found
+    if isinstance(found, Unreadable):
+        return {"status": "unreadable", "problem": wording.unreadable(found), **_facts(found, now)}
+    return {
+        "key": wording.shown(found.scoped.key),
+        "namespace": wording.shown(found.scoped.namespace),
+        "status": listed.standing.value,
+        **_facts(found, now),
+    }
 
 
 def _facts(found: Found, now: Moment) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ from mcp_claims.record import Claim, Outcome
 from mcp_claims.server import wording
 from mcp_claims.server.arguments import (
     Arguments,
+    ListArguments,
     LookArguments,
     OpenSessionArguments,
     PruneArguments,
@@ -22,7 +24,9 @@ from mcp_claims.server.arguments import (
     TryClaimArguments,
     parse,
 )
+from mcp_claims.server.cursor import read_cursor, spell_cursor
 from mcp_claims.server.results import (
+    ListResult,
     LookResult,
     OpenSessionResult,
     PruneResult,
@@ -104,6 +108,17 @@ async def _release(sessions: Sessions, caller: Caller, arguments: dict[str, Any]
     return _answer(ReleaseResult.of(scoped, release), wording.release_text(scoped, release))
 
 
+async def _list_claims(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+    asked = parse(ListArguments, arguments)
+    after = read_cursor(asked.cursor)
+    claims = sessions.looking(caller, asked.session)
+    list_page = partial(claims.listing, asked.namespace, mine=asked.mine, after=after)
+    # In a thread, as there may be many to read before the first that is asked for.
+    listing = await anyio.to_thread.run_sync(list_page, abandon_on_cancel=True, limiter=_PRUNING)
+    cursor = None if listing.after is None else spell_cursor(listing.after)
+    return _answer(ListResult.of(listing, cursor), wording.list_text(listing, cursor))
+
+
 async def _open_session(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
     asked = parse(OpenSessionArguments, arguments)
     handle, session = sessions.open(asked.label, caller)
@@ -181,6 +196,14 @@ TOOLS = {
             "repeats what is done. Never touches another session's claim.",
             ReleaseArguments,
             ReleaseResult,
+        ),
+        _tool(
+            _list_claims,
+            "List claims",
+            "What is claimed, by whom, 50 a page; dead claims are marked.",
+            ListArguments,
+            ListResult,
+            read_only=True,
         ),
         _tool(
             _open_session,

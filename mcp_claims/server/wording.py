@@ -10,7 +10,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from mcp_claims import rules
-from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
+from mcp_claims.answers import Attempt, Listing, Look, Pruned, Release, Status, TakenOver
 from mcp_claims.record import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable, timestamp
 from mcp_claims.rules import Standing
 
@@ -126,6 +126,28 @@ def release_advice(scoped: ScopedKey, release: Release) -> str:
     else:
         advice = f"{_doubts(scoped, release.found)}Leave it to its holder; if you still act on it, stop."
     return _warned(release.lost, release.found, release.now, advice)
+
+
+def list_text(listing: Listing, cursor: str | None) -> str:
+    """List what is stored, a line each."""
+    now = listing.now
+    lines = [f"LISTED: {len(listing.page)} {'claim' if len(listing.page) == 1 else 'claims'}."]
+    for listed in listing.page:
+        found = listed.found
+        if isinstance(found, Unreadable):
+            lines.append(f"- UNREADABLE, counts as held: {unreadable(found)}")
+        elif found.ended is not None:
+            lines.append(f"- {_named(found.scoped)} {_ended(found)}")
+        elif listed.standing is Standing.HELD:
+            lines.append(f"- {_named(found.scoped)} is {_held(found, now)}")
+        else:
+            lines.append(f"- DEAD ({listed.standing.value}), free: {_named(found.scoped)}, last held by {_who(found)}.")
+    return "\n".join([*lines, list_advice(cursor)])
+
+
+def list_advice(cursor: str | None) -> str:
+    """Say how to see more."""
+    return f"There are more: call list_claims with cursor={cursor}." if cursor else "That is all."
 
 
 OPENED_ADVICE = (

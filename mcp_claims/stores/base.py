@@ -59,3 +59,7 @@ class Store(Protocol):
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         """Yield what is stored, in one namespace or in all; what changes meanwhile may be seen or not."""
         ...
+
+    def position(self, found: Claim | Unreadable) -> str:
+        """Return where `scan` has *found*: a text that is greater than that of all that it yields before."""
+        ...

@@ -118,6 +118,11 @@ class FileStore:
                     if found is not None:
                         yield found
 
+    def position(self, found: Claim | Unreadable) -> str:
+        # NUL comes before any character of a name, as the end of a name does.
+        path = self._places(found.scoped)[1] if isinstance(found, Claim) else found.where
+        return os.path.relpath(path, self.directory).replace(os.sep, "\0")
+
     def _places(self, scoped: ScopedKey) -> tuple[str, str]:
         directory = f"{self.directory}/{file_name(scoped.namespace)}"
         return directory, f"{directory}/{file_name(scoped.key)}{_SUFFIX}"

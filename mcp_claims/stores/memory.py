@@ -50,6 +50,12 @@ class MemoryStore:
             if namespace in (None, scoped.namespace):
                 yield stored
 
+    def position(self, found: Claim | Unreadable) -> str:
+        for scoped, stored in list(self._stored.items()):
+            if stored == found:
+                return f"{scoped.namespace}\0{scoped.key}"
+        return f"{found.scoped.namespace}\0{found.scoped.key}" if isinstance(found, Claim) else ""
+
     def secret(self, *, wait: float = LOCK_WAIT) -> bytes:  # noqa: ARG002 (nobody to wait for)
         return self._secret
 

@@ -271,4 +271,11 @@ POLICY = [
         "found.ended is None and found.generation == generation",
         "found.ended is None",
     ),
+    Plant(
+        "a page begins with the last of the one before",
+        "C12",
+        CLAIMS,
+        "if after and self._store.position(found) <= after:",
+        "if after and self._store.position(found) < after:",
+    ),
 ]

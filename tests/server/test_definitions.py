@@ -46,7 +46,7 @@ def test_all_hints_are_set_and_nothing_is_destructive(name: str) -> None:
     hints = listed(name)["annotations"]
     assert set(hints) == {"readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"}
     assert hints["destructiveHint"] is False
-    assert hints["readOnlyHint"] is (name == "is_claimed_by_other")
+    assert hints["readOnlyHint"] is (name in ("is_claimed_by_other", "list_claims"))
 
 
 @pytest.mark.parametrize("name", TOOLS)

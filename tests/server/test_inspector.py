@@ -29,6 +29,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "try_claim": ({"key": "a#b", "ttl_minutes": 5}, {"claimed": True, "status": "acquired"}),
     "is_claimed_by_other": ({"key": "a#b"}, {"claimed_by_other": False, "held_by_you": False}),
     "release": ({"key": "a#b"}, {"released": False}),
+    "list_claims": ({"mine": True}, {"claims": []}),
     "open_session": ({"label": "tests"}, {}),
     "prune": ({}, {"live": 0}),
 }

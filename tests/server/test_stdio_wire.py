@@ -88,6 +88,7 @@ async def test_the_sdks_client_claims_in_every_era(claims_dir: Path, era: str) -
             "try_claim",
             "is_claimed_by_other",
             "release",
+            "list_claims",
             "open_session",
             "prune",
         ]

@@ -32,6 +32,9 @@ class Alternating:
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         return next(self._turn).discard(found, wait=wait)
 
+    def position(self, found: Claim | Unreadable) -> str:
+        return next(self._turn).position(found)
+
     def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
         return next(self._turn).secret(wait=wait)
 

@@ -35,6 +35,9 @@ class Interrupting:
         self._interrupt()
         return self._store.discard(found, wait=wait)
 
+    def position(self, found: Claim | Unreadable) -> str:
+        return self._store.position(found)
+
     def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
         return self._store.secret(wait=wait)
 

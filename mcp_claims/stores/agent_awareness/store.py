@@ -75,6 +75,12 @@ class AgentAwarenessStore:
         # Beside the plugins' directories, under a hidden name; the original reads only what ends in `.json`.
         return FileStore(self.directory).secret(wait=wait)
 
+    def position(self, found: Claim | Unreadable) -> str:
+        # The files of a plugin come before the plugins in it.
+        path = place(self.directory, found.scoped)[1] if isinstance(found, Claim) else found.where
+        inside, _, name = path.removeprefix(f"{self.directory}/").rpartition("/")
+        return f"{inside.replace('/', chr(0))}\0\0{name}"
+
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         if namespace is not None:
             directories: Iterator[str] = iter([namespace_directory(self.directory, namespace)])

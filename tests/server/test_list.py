@@ -1,0 +1,72 @@
+"""`list_claims` over a real server: text and structure at 3 claims and at 3,000, and never a handle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.files import FileStore
+from tests.support.servers import facts, stdio, words
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_three_claims_are_three_lines_with_who_until_when_and_why(claims_dir: Path) -> None:
+    async with Client(stdio(claims_dir)) as ada, Client(stdio(claims_dir)) as ben:
+        handle = facts(await ada.call_tool("open_session", {"label": "tests"}))["session"]
+        await ada.call_tool("try_claim", {"key": "a/b#1", "note": "on\nit", "session": handle})
+        await ben.call_tool("try_claim", {"key": "red", "namespace": "ci"})
+        await ben.call_tool("release", {"key": "red", "namespace": "ci", "outcome": "done"})
+        await ben.call_tool("try_claim", {"key": "mine"})
+        answer = await ben.call_tool("list_claims", {})
+        lines = words(answer).splitlines()
+        assert lines[0] == "LISTED: 3 claims." and lines[-1] == "That is all."
+        assert lines[1].startswith('- "red" (namespace "ci") was done by ')
+        assert lines[2].startswith('- "a/b#1" (namespace "default") is held by ') and 'quoted: "on it"' in lines[2]
+        listed = facts(answer)["claims"]
+        assert [(each["key"], each["namespace"], each["status"]) for each in listed] == [
+            ("red", "ci", "done"),
+            ("a/b#1", "default", "held"),
+            ("mine", "default", "held"),
+        ]
+        assert handle not in words(answer) + json.dumps(listed)
+        mine = facts(await ben.call_tool("list_claims", {"mine": True}))["claims"]
+        assert [each["key"] for each in mine] == ["red", "mine"]
+        sub_agent = facts(await ada.call_tool("list_claims", {"mine": True, "session": handle}))["claims"]
+        assert [each["key"] for each in sub_agent] == ["a/b#1"]
+
+
+async def test_three_thousand_are_pages_of_fifty_that_lead_from_one_to_the_next(claims_dir: Path) -> None:
+    session = process_session(FileStore(claims_dir))
+    for number in range(3_000):
+        session.try_claim(f"event {number:04}", f"namespace {number % 7}")
+    seen: list[str] = []
+    arguments: dict[str, Any] = {}
+    async with Client(stdio(claims_dir)) as client:
+        while True:
+            answer = await client.call_tool("list_claims", arguments)
+            page = facts(answer)
+            seen += [each["key"] for each in page["claims"]]
+            assert len(words(answer)) < 20_000
+            if "cursor" not in page:
+                break
+            assert f"cursor={page['cursor']}" in words(answer)
+            arguments = {"cursor": page["cursor"]}
+            if len(seen) > 300:
+                # The rest is like this.
+                arguments |= {"namespace": "namespace 6"}
+        assert len(seen) == len(set(seen))
+        bad = await client.call_tool("list_claims", {"cursor": "not one of ours!"})
+    assert bad.is_error and "exactly what list_claims returned" in words(bad)
+
+
+async def test_nothing_to_list_is_said(claims_dir: Path) -> None:
+    async with Client(stdio(claims_dir)) as client:
+        answer = await client.call_tool("list_claims", {"namespace": "nothing here"})
+    assert words(answer) == "LISTED: 0 claims.\nThat is all."
+    assert not claims_dir.exists()
