@@ -26,7 +26,7 @@ from mcp_claims.errors import (
     StoreBusyError,
     StoreUnavailableError,
 )
-from mcp_claims.machine import Machine
+from mcp_claims.machine import Death, Machine
 from mcp_claims.machine.forks import forks
 from mcp_claims.record import Claim, Holder, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import DEFAULT_NAMESPACE, Standing
@@ -65,6 +65,14 @@ class Claims:
     def holds_anything(self) -> bool:
         """Tell whether there is a claim that the session believes to hold, expired ones included."""
         return bool(self._beliefs)
+
+    def place(self, scoped: ScopedKey) -> str | None:
+        """Return the file that changes with the claim on *scoped*, if there is one."""
+        return self._store.place(scoped)
+
+    def death_of(self, holder: Holder) -> Death | None:
+        """Return what becomes readable when the process of *holder* ends, where that can be watched."""
+        return self._machine.death_of(holder)
 
     def describe_client(self, client: str) -> None:
         """Say which program the session belongs to (name and version), for people who read claims."""

@@ -171,8 +171,8 @@ def to_json(claim: Claim) -> bytes:
     return json.dumps(record, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
-def from_json(data: bytes) -> Claim:
-    """Read a claim.
+def from_json(data: bytes, stored: datetime | None = None) -> Claim:
+    """Read a claim; *stored* is when its file was last changed, if that is known.
 
     Raises `RecordError` for anything that is not exactly one: half a file, other JSON, a missing field, a wrong
     type, a time without zone, a negative or fractional number where a count belongs.
@@ -197,6 +197,7 @@ def from_json(data: bytes) -> Claim:
         note=_text(record, "note", optional=True),
         generation=_count(record, "generation", lowest=1),
         ended=None if record.get("outcome") is None else _ended(record, epoch),
+        stored=stored,
     )
 
 

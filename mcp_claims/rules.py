@@ -18,6 +18,7 @@ MIN_TTL = timedelta(seconds=1)
 MAX_TTL = timedelta(hours=24)
 DEFAULT_TTL = timedelta(minutes=30)
 MAX_WAIT = 3_600.0
+MAX_PATIENCE = 300.0
 _CLOCK_SLACK = timedelta(minutes=1)
 MIN_RETENTION = timedelta(minutes=1)
 MAX_RETENTION = timedelta(days=30)
@@ -167,6 +168,13 @@ def retention(hours: float) -> timedelta:
     if not (_is_number(hours) and low <= hours <= high):
         raise InvalidInputError("retention_hours", f"must be a number from 1/60 (one minute) to {high:,.0f} (30 days)")
     return timedelta(milliseconds=round(hours * 3_600_000))
+
+
+def patience(seconds: float) -> float:
+    """Check how long a call may wait for a key that is held, in seconds: 0 to 300.  Raises `InvalidInputError`."""
+    if not (_is_number(seconds) and 0 <= seconds <= MAX_PATIENCE):
+        raise InvalidInputError("wait_seconds", f"must be a number from 0 to {MAX_PATIENCE:,.0f}")
+    return float(seconds)
 
 
 def wait(seconds: float) -> float:

@@ -35,6 +35,22 @@ class Machine(Protocol):
         """Tell whether *holder*'s process is dead for certain; any doubt is a no."""
         ...
 
+    def death_of(self, holder: Holder) -> Death | None:
+        """Return what becomes readable when *holder*'s process ends; `None` where that cannot be watched."""
+        ...
+
+
+class Death(Protocol):
+    """A process that is watched; whoever asked for it closes it."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable."""
+        ...
+
+    def close(self) -> None:
+        """Stop watching."""
+        ...
+
 
 def local_machine() -> Machine:
     """Return the machine that this process runs on."""

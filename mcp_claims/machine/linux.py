@@ -41,6 +41,19 @@ class _Status(NamedTuple):
     start: int
 
 
+class Pidfd:
+    """A descriptor of a process, which becomes readable when it ends, pidfd_open(2)."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 class LinuxMachine:
     """The machine under a Linux kernel."""
 
@@ -81,6 +94,15 @@ class LinuxMachine:
         # Something has that PID.  It may be another process by now.
         comparable = proof.start is not None and proof.time_namespace == self._time_namespace
         return comparable and proof.start != status.start
+
+    def death_of(self, holder: Holder) -> Pidfd | None:
+        if holder.proof.boot != self._boot or holder.proof.pid_namespace != self._pid_namespace or self._boot is None:
+            return None
+        try:
+            watched = Pidfd(os.pidfd_open(holder.pid))
+        except (OSError, AttributeError, OverflowError):
+            return None
+        return watched
 
     def _look(self, pid: int) -> tuple[bool, _Status | None]:
         """Tell whether nothing runs under *pid*, and what `/proc` says of what does."""

@@ -74,7 +74,9 @@ async def _call_tool(context: ServerRequestContext[Sessions], params: CallToolRe
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"There is no tool {params.name[:100]!r}; there are {', '.join(TOOLS)}.")
     try:
-        return await tool.call(context.lifespan_context, caller_of(context), params.arguments)
+        return await tool.call(
+            context.lifespan_context, caller_of(context), params.arguments, context.session.report_progress
+        )
     except ClaimsError as error:
         # Paths may hold what is no text; on the wire that would end the connection.
         return _failure(one_line(f"{params.name} failed: {error}"))

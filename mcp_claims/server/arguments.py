@@ -38,10 +38,9 @@ class TryClaimArguments(KeyArguments):
     ] = DEFAULT_TTL.total_seconds() / 60
     note: Annotated[str | None, Field(description="For the others, at most 500 characters")] = None
     session: Annotated[str | None, Field(description="What open_session returned")] = None
+    wait_seconds: Annotated[float, Field(description="If held, up to 300", strict=True)] = 0
     redo: Annotated[bool, Field(description="Claim though it is done", strict=True)] = False
-    keep_alive: Annotated[
-        bool, Field(description="The server renews while your session is there, for hours", strict=True)
-    ] = False
+    keep_alive: Annotated[bool, Field(description="Renewed for you, for hours", strict=True)] = False
 
 
 class LookArguments(KeyArguments):

@@ -12,6 +12,7 @@ import anyio.to_thread
 from mcp_types import CallToolResult, TextContent, Tool, ToolAnnotations
 
 from mcp_claims import rules
+from mcp_claims.answers import Attempt
 from mcp_claims.record import Claim, Outcome
 from mcp_claims.server import wording
 from mcp_claims.server.arguments import (
@@ -25,6 +26,7 @@ from mcp_claims.server.arguments import (
     parse,
 )
 from mcp_claims.server.cursor import read_cursor, spell_cursor
+from mcp_claims.server.patience import Report, claim_patiently
 from mcp_claims.server.results import (
     ListResult,
     LookResult,
@@ -50,7 +52,7 @@ INSTRUCTIONS = (
 _PRUNING = anyio.CapacityLimiter(2)
 
 
-Call = Callable[[Sessions, Caller, dict[str, Any] | None], Awaitable[CallToolResult]]
+Call = Callable[[Sessions, Caller, dict[str, Any] | None, Report], Awaitable[CallToolResult]]
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,15 @@ class ClaimsTool:
     call: Call
 
 
-async def _try_claim(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _try_claim(
+    sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None, report: Report
+) -> CallToolResult:
     asked = parse(TryClaimArguments, arguments)
     session = sessions.acting(caller, asked.session)
-    attempt = await without_blocking(
-        lambda wait: session.claims.try_claim(
+    scoped, patience = rules.scoped_key(asked.key, asked.namespace), rules.patience(asked.wait_seconds)
+
+    def attempt_once(wait: float) -> Attempt:
+        return session.claims.try_claim(
             asked.key,
             asked.namespace,
             ttl_minutes=asked.ttl_minutes,
@@ -73,8 +79,8 @@ async def _try_claim(sessions: Sessions, caller: Caller, arguments: dict[str, An
             redo=asked.redo,
             wait=wait,
         )
-    )
-    scoped = rules.scoped_key(asked.key, asked.namespace)
+
+    attempt = await claim_patiently(session.claims, scoped, attempt_once, patience, report)
     kept = False
     if asked.keep_alive and attempt.claimed and isinstance(attempt.found, Claim):
         kept = True
@@ -82,7 +88,12 @@ async def _try_claim(sessions: Sessions, caller: Caller, arguments: dict[str, An
     return _answer(TryClaimResult.of(scoped, attempt, kept), wording.attempt_text(scoped, attempt, kept))
 
 
-async def _is_claimed_by_other(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _is_claimed_by_other(
+    sessions: Sessions,
+    caller: Caller,
+    arguments: dict[str, Any] | None,
+    report: Report,  # noqa: ARG001
+) -> CallToolResult:
     asked = parse(LookArguments, arguments)
     claims = sessions.looking(caller, asked.session)
     look = claims.is_claimed_by_other(asked.key, asked.namespace, generation=asked.generation)
@@ -90,7 +101,12 @@ async def _is_claimed_by_other(sessions: Sessions, caller: Caller, arguments: di
     return _answer(LookResult.of(scoped, look), wording.look_text(scoped, look))
 
 
-async def _release(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _release(
+    sessions: Sessions,
+    caller: Caller,
+    arguments: dict[str, Any] | None,
+    report: Report,  # noqa: ARG001
+) -> CallToolResult:
     asked = parse(ReleaseArguments, arguments)
     session = sessions.acting(caller, asked.session)
     scoped = rules.scoped_key(asked.key, asked.namespace)
@@ -108,7 +124,12 @@ async def _release(sessions: Sessions, caller: Caller, arguments: dict[str, Any]
     return _answer(ReleaseResult.of(scoped, release), wording.release_text(scoped, release))
 
 
-async def _list_claims(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _list_claims(
+    sessions: Sessions,
+    caller: Caller,
+    arguments: dict[str, Any] | None,
+    report: Report,  # noqa: ARG001
+) -> CallToolResult:
     asked = parse(ListArguments, arguments)
     after = read_cursor(asked.cursor)
     claims = sessions.looking(caller, asked.session)
@@ -119,14 +140,24 @@ async def _list_claims(sessions: Sessions, caller: Caller, arguments: dict[str, 
     return _answer(ListResult.of(listing, cursor), wording.list_text(listing, cursor))
 
 
-async def _open_session(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _open_session(
+    sessions: Sessions,
+    caller: Caller,
+    arguments: dict[str, Any] | None,
+    report: Report,  # noqa: ARG001
+) -> CallToolResult:
     asked = parse(OpenSessionArguments, arguments)
     handle, session = sessions.open(asked.label, caller)
     holder = session.claims.holder.name
     return _answer(OpenSessionResult.of(handle, holder), wording.opened_text(handle, holder))
 
 
-async def _prune(sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None) -> CallToolResult:
+async def _prune(
+    sessions: Sessions,
+    caller: Caller,
+    arguments: dict[str, Any] | None,
+    report: Report,  # noqa: ARG001
+) -> CallToolResult:
     asked = parse(PruneArguments, arguments)
     claims = sessions.looking(caller, None)
     # Always in a thread: there may be 100,000 claims to read.

@@ -60,6 +60,10 @@ class Store(Protocol):
         """Yield what is stored, in one namespace or in all; what changes meanwhile may be seen or not."""
         ...
 
+    def place(self, scoped: ScopedKey) -> str | None:
+        """Return the file whose changes are those of *scoped*, for whoever waits for one; `None` if there is none."""
+        ...
+
     def position(self, found: Claim | Unreadable) -> str:
         """Return where `scan` has *found*: a text that is greater than that of all that it yields before."""
         ...

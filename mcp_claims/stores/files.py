@@ -118,6 +118,9 @@ class FileStore:
                     if found is not None:
                         yield found
 
+    def place(self, scoped: ScopedKey) -> str:
+        return self._places(scoped)[1]
+
     def position(self, found: Claim | Unreadable) -> str:
         # NUL comes before any character of a name, as the end of a name does.
         path = self._places(found.scoped)[1] if isinstance(found, Claim) else found.where
@@ -197,12 +200,12 @@ class FileStore:
         if len(data) > MAX_RECORD_BYTES:
             return _unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
         try:
-            claim = from_json(data)
+            claim = from_json(data, _changed(status))
         except RecordError as error:
             return _unreadable(path, status, str(error))
         if claim.scoped != scoped and (scoped is not None or self._places(claim.scoped)[1] != path):
             return _unreadable(path, status, "about another key than its file name says")
-        return replace(claim, stored=_changed(status))
+        return claim
 
     def _read_all(self, fd: int) -> bytes:
         data = b""

@@ -50,6 +50,9 @@ class MemoryStore:
             if namespace in (None, scoped.namespace):
                 yield stored
 
+    def place(self, scoped: ScopedKey) -> None:  # noqa: ARG002
+        return None
+
     def position(self, found: Claim | Unreadable) -> str:
         for scoped, stored in list(self._stored.items()):
             if stored == found:

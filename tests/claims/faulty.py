@@ -26,6 +26,9 @@ class PassingOn:
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         return self._store.discard(found, wait=wait)
 
+    def place(self, scoped: ScopedKey) -> str | None:
+        return self._store.place(scoped)
+
     def position(self, found: Claim | Unreadable) -> str:
         return self._store.position(found)
 

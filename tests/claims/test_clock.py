@@ -161,6 +161,7 @@ class LaterMachine:
         self._now = machine.now
         self.host, self.pid = machine.host, machine.pid
         self.proof, self.provably_dead = machine.proof, machine.provably_dead
+        self.death_of = machine.death_of
 
     def now(self) -> Moment:
         now = self._now()

@@ -175,4 +175,11 @@ SESSIONS = [
         "enable_dns_rebinding_protection=local,",
         "enable_dns_rebinding_protection=False,",
     ),
+    Plant(
+        "nobody is woken by a change",
+        "V8",
+        SERVER + "changes.py",
+        "                    loop.call_soon_threadsafe(changed.set)",
+        "                    pass",
+    ),
 ]

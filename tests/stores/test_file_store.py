@@ -32,6 +32,9 @@ class Alternating:
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         return next(self._turn).discard(found, wait=wait)
 
+    def place(self, scoped: ScopedKey) -> str | None:
+        return next(self._turn).place(scoped)
+
     def position(self, found: Claim | Unreadable) -> str:
         return next(self._turn).position(found)
 

@@ -35,6 +35,9 @@ class Interrupting:
         self._interrupt()
         return self._store.discard(found, wait=wait)
 
+    def place(self, scoped: ScopedKey) -> str | None:
+        return self._store.place(scoped)
+
     def position(self, found: Claim | Unreadable) -> str:
         return self._store.position(found)
 

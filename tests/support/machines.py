@@ -76,6 +76,9 @@ class FakeMachine:
     def proof(self) -> Proof:
         return Proof(self._world.boot, "pid:[1]", "time:[1]", self._pid)
 
+    def death_of(self, holder: Holder) -> None:  # noqa: ARG002
+        return None
+
     def provably_dead(self, holder: Holder) -> bool:
         if holder.proof.boot != self._world.boot:
             return False

@@ -75,6 +75,9 @@ class AgentAwarenessStore:
         # Beside the plugins' directories, under a hidden name; the original reads only what ends in `.json`.
         return FileStore(self.directory).secret(wait=wait)
 
+    def place(self, scoped: ScopedKey) -> str:
+        return place(self.directory, scoped)[1]
+
     def position(self, found: Claim | Unreadable) -> str:
         # The files of a plugin come before the plugins in it.
         path = place(self.directory, found.scoped)[1] if isinstance(found, Claim) else found.where

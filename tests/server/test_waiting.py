@@ -1,0 +1,187 @@
+"""Waiting for a key over real servers: woken by a release, a death, an expiry; one wakes up as the holder."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client
+
+from mcp_claims.record import Outcome
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.files import FileStore
+from tests.support.servers import RawServer, facts, raw_server, stdio, words
+
+PATIENCE = 60
+
+
+@contextmanager
+def waiting(server: RawServer, **arguments: Any) -> Iterator[list[dict[str, Any]]]:
+    """Let *server* wait for the key meanwhile; afterwards what it was told is in the list."""
+    sent = server.send("try_claim", {"key": "red", "wait_seconds": PATIENCE, **arguments})
+    told: list[dict[str, Any]] = []
+
+    def listen() -> None:
+        message = server.receive()
+        assert message["id"] == sent
+        told.append({**message["result"]["structuredContent"], "at": time.monotonic()})
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    yield told
+    thread.join(PATIENCE)
+    assert told
+
+
+def looked(server: RawServer) -> None:
+    """Return once *server* watches a directory: it waits then, or is about to look for the last time before it does."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        for fd in Path(f"/proc/{server.process.pid}/fdinfo").iterdir():
+            with suppress(FileNotFoundError):
+                if "inotify wd:" in fd.read_text():
+                    return
+        time.sleep(0.01)
+    pytest.fail("it does not wait")
+
+
+def test_a_release_wakes_whoever_waits_long_before_it_would_look_by_itself(claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    delays = []
+    with raw_server(claims_dir) as server:
+        for _ in range(9):
+            assert holder.try_claim("red").claimed
+            with waiting(server) as told:
+                looked(server)
+                holder.release("red")
+                released = time.monotonic()
+            assert told[0]["status"] == "acquired"
+            delays.append(told[0]["at"] - released)
+            server.call("release", key="red")
+    print(f"released to claimed: median {statistics.median(delays) * 1000:.1f} ms", file=sys.stderr)
+    # To look again by itself would take a second on average.
+    assert statistics.median(delays) < 0.5
+
+
+def test_the_death_of_the_holder_wakes_whoever_waits(claims_dir: Path) -> None:
+    with raw_server(claims_dir) as holder, raw_server(claims_dir) as server:
+        holder.call("try_claim", key="red")
+        with waiting(server) as told:
+            looked(server)
+            holder.process.kill()
+            killed = time.monotonic()
+        assert told[0]["status"] == "acquired" and "whose process is dead" in told[0]["taken_over_from"]
+        assert told[0]["at"] - killed < 1.5
+
+
+def test_an_expiry_ends_the_wait(claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red", ttl_minutes=1 / 60)
+    with raw_server(claims_dir) as server, waiting(server) as told:
+        pass
+    assert told[0]["status"] == "acquired" and "had expired" in told[0]["taken_over_from"]
+
+
+def test_work_that_is_done_meanwhile_ends_the_wait_without_a_claim(claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    with raw_server(claims_dir) as server, waiting(server) as told:
+        looked(server)
+        holder.release("red", outcome=Outcome.DONE)
+    assert (told[0]["claimed"], told[0]["status"]) == (False, "done")
+
+
+def test_when_the_time_is_up_it_is_a_refusal_like_any_other(claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    with raw_server(claims_dir) as server:
+        began = time.monotonic()
+        told = server.call("try_claim", key="red", wait_seconds=0.5)
+        assert time.monotonic() - began >= 0.5
+        assert (told["claimed"], told["status"], told["holder"]) == (False, "held", holder.holder.name)
+
+
+def test_a_wait_keeps_no_other_call_of_the_session_waiting_and_ends_with_it(claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    with raw_server(claims_dir) as server:
+        server.send("try_claim", {"key": "red", "wait_seconds": PATIENCE})
+        assert server.call("try_claim", key="other")["claimed"]
+        server.stdin.close()
+        assert server.process.wait(timeout=20) == 0
+    assert holder.is_claimed_by_other("red").held_by_you
+    assert not holder.is_claimed_by_other("other").claimed_by_other
+
+
+@pytest.mark.anyio
+async def test_a_wait_that_is_cancelled_leaves_nothing_behind(claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    async with Client(stdio(claims_dir)) as client:
+        with anyio.move_on_after(0.5):
+            await client.call_tool("try_claim", {"key": "red", "wait_seconds": PATIENCE})
+        holder.release("red")
+        for _ in range(10):
+            assert facts(await client.call_tool("is_claimed_by_other", {"key": "red"}))["held_by_you"] is False
+            await anyio.sleep(0.02)
+
+
+@pytest.mark.anyio
+async def test_whoever_waits_is_told_that_it_goes_on(claims_dir: Path) -> None:
+    process_session(FileStore(claims_dir)).try_claim("red")
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def progress(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
+
+    async with Client(stdio(claims_dir)) as client:
+        arguments = {"key": "red", "wait_seconds": 7}
+        answer = await client.call_tool("try_claim", arguments, progress_callback=progress)
+    assert facts(answer)["status"] == "held"
+    assert told and told[0][1:] == (7, "still held by another session")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("seconds", [-1, 301, "5", True])
+async def test_a_wait_out_of_range_is_refused(claims_dir: Path, seconds: object) -> None:
+    async with Client(stdio(claims_dir)) as client:
+        refused = await client.call_tool("try_claim", {"key": "red", "wait_seconds": seconds})
+    assert refused.is_error and "wait_seconds" in words(refused)
+
+
+def test_each_release_is_got_by_exactly_one_of_those_who_wait_and_all_get_it_in_the_end(claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    with ExitStack() as stack:
+        servers = [stack.enter_context(raw_server(claims_dir)) for _ in range(6)]
+        told: list[dict[str, Any]] = []
+        active = [0]
+
+        def take_a_turn(server: RawServer) -> None:
+            answer = server.call("try_claim", key="red", wait_seconds=PATIENCE)
+            assert answer["status"] == "acquired"
+            active[0] += 1
+            assert active[0] == 1, "two have it"
+            time.sleep(0.01)
+            active[0] -= 1
+            told.append(answer)
+            server.call("release", key="red")
+
+        threads = [threading.Thread(target=take_a_turn, args=(server,)) for server in servers]
+        for thread in threads:
+            thread.start()
+        for server in servers:
+            looked(server)
+        holder.release("red")
+        for thread in threads:
+            thread.join(PATIENCE)
+    generations = [answer["generation"] for answer in told]
+    assert len(generations) == 6 and generations == sorted(set(generations))
