@@ -55,9 +55,10 @@ def race(theirs: list[Party], mine: list[Party], key: str) -> tuple[dict[str, tu
     answers, faults = {}, []
     for party in theirs:
         heard = party.hear()
-        said = heard["answer"]
+        # It can fail when one of its own takes its lock, new and still empty, for a stale one.
+        said = heard.get("answer", {"claimed": False, "holder": ""})
         answers[party.name] = (said["claimed"], party.name if said["claimed"] else said["holder"])
-        faults += heard["faults"]
+        faults += heard.get("faults", ["failed"])
     for party in mine:
         said = party.hear()["answer"]
         answers[party.name] = (said["status"] == "acquired", said["holder"])

@@ -32,9 +32,10 @@ LOCK_PAUSE = 0.02
 SETTLE_WAIT = 1.0
 """Seconds to wait for whoever broke our lock while we wrote, to learn what it did; usually a few milliseconds."""
 
-_NEW = ".new"
-# How often a reader looks again at what a session of the original, which writes in place, has half written.
-_LOOKS = 10
+_NEW, _OLD = ".new", ".old"
+# How often a reader looks again where somebody is inside: at what a session of the original, which writes in place, has
+# half written, and at nothing, which is there for some microseconds while one of ours replaces a record.
+_LOOKS, _LOOKS_AT_NOTHING = 10, 2
 _LOOK_PAUSE = 0.002
 
 
@@ -138,7 +139,7 @@ class AgentAwarenessStore:
                     return Swap(False, seen.found)
                 if not lock.is_ours():
                     return None
-                if not self._put(path, old, new):
+                if not self._put(path, seen, new):
                     return None
                 changed = True
                 if lock.is_ours():
@@ -152,45 +153,69 @@ class AgentAwarenessStore:
             if changed and new is not None:
                 self._doubtful[path] = new
 
-    def _put(self, path: str, old: Found, new: Claim | None) -> bool:
-        """Put the record at *path* in the place of *old*; tell whether nobody got in between as far as one can see."""
-        fresh = f"{os.path.dirname(path)}/{_NEW}"
+    def _put(self, path: str, seen: Content, new: Claim | None) -> bool:
+        """Put *new* at *path* in the place of what was *seen*; tell whether that was still there.
+
+        Whoever broke our lock may have claimed the key since we looked at the lock, in the file that we saw or, after
+        a removal, in another.  So nothing is ever replaced or removed unseen: the file is moved aside, which is atomic,
+        and looked at there, and the new one is linked to the path, which fails if there is one.
+        """
+        inside = os.path.dirname(path)
+        fresh, aside = f"{inside}/{_NEW}", f"{inside}/{_OLD}"
+        if seen.found is not None and seen.fd is None:
+            # Neither of us wrote it: a link, a directory, a file that may not be opened.
+            self._kernel.remove(path)
+            return True
         try:
-            if new is None:
-                if old is not None:
-                    self._kernel.remove(path)
-            elif old is None:
-                # Where nothing is, nothing is replaced: whoever broke our lock may have claimed the key by now.
-                self._kernel.link(fresh, path)
-            else:
-                self._kernel.replace(fresh, path)
-        except FileExistsError:
-            return False
+            if seen.found is not None:
+                self._kernel.replace(path, aside)
         except FileNotFoundError:
-            # Removed since it was compared: the original prunes without a lock.
             return False
-        return True
+        done = False
+        try:
+            if self._is_still(aside, seen):
+                if new is not None:
+                    self._kernel.link(fresh, path)
+                done = True
+        except FileExistsError:
+            pass
+        finally:
+            if seen.found is not None:
+                if not done:
+                    with suppress(FileExistsError):
+                        self._kernel.link(aside, path)
+                with suppress(OSError):
+                    self._kernel.remove(aside)
+        return done
+
+    def _is_still(self, aside: str, seen: Content) -> bool:
+        """Tell whether the file at *aside* is the one that was *seen*, and nobody has written to it."""
+        if seen.fd is None:
+            return True
+        there, then = self._kernel.status_of(aside), self._kernel.status(seen.fd)
+        return (there.st_dev, there.st_ino) == (then.st_dev, then.st_ino) and self._data_now(seen.fd) == seen.data
+
+    def _data_now(self, fd: int) -> bytes:
+        self._kernel.seek(fd, 0)
+        return read_up_to(self._kernel, fd, MAX_RECORD_BYTES + 1)
 
     def _settle(self, path: str, lock_path: str, scoped: ScopedKey, seen: Content, new: Claim | None) -> Swap:
         """Find out, once whoever broke our lock has left, which of us has the key.
 
         It saw the record before or after our write.  If before, and it took the key, it wrote into the file that was
-        there then, since it writes in place: either that is the file at the path, or it is the one that we replaced,
+        there then, since it writes in place: either that is the file at the path, or it is the one that we moved away,
         which we still have open.  In the latter case what it wrote is put back, and we have lost.
         """
         lock = self._lock_again(lock_path)
         try:
             with opened(self._kernel, self.directory, path, scoped) as now:
                 found = now.found
-            if found == new and seen.fd is not None:
-                self._kernel.seek(seen.fd, 0)
-                written = read_up_to(self._kernel, seen.fd, MAX_RECORD_BYTES + 1)
-                if written != seen.data:
-                    fresh = f"{os.path.dirname(path)}/{_NEW}"
-                    write_new(self._kernel, fresh, written)
-                    self._kernel.replace(fresh, path)
-                    with opened(self._kernel, self.directory, path, scoped) as restored:
-                        return Swap(False, restored.found)
+            if found == new and seen.fd is not None and (written := self._data_now(seen.fd)) != seen.data:
+                fresh = f"{os.path.dirname(path)}/{_NEW}"
+                write_new(self._kernel, fresh, written)
+                self._kernel.replace(fresh, path)
+                with opened(self._kernel, self.directory, path, scoped) as restored:
+                    return Swap(False, restored.found)
             return Swap(True, new) if new is None else Swap(found == new, found)
         finally:
             lock.leave()
@@ -205,19 +230,21 @@ class AgentAwarenessStore:
             self._kernel.sleep(_LOOK_PAUSE)
 
     def _look(self, path: str, scoped: ScopedKey) -> Found:
-        """Read without any lock; what is unreadable while somebody has the record's lock may be half written."""
-        for _ in range(_LOOKS):
+        """Read without any lock; while somebody has the record's lock, what is no claim may be about to be one."""
+        looks = 0
+        while True:
             with opened(self._kernel, self.directory, path, scoped) as seen:
                 found = seen.found
-            if not isinstance(found, Unreadable):
+            if isinstance(found, Claim) or looks >= (_LOOKS_AT_NOTHING if found is None else _LOOKS):
                 return found
+            looks += 1
             try:
                 self._kernel.status_of(path.removesuffix(RECORD) + LOCK)
             except FileNotFoundError:
-                break
-            self._kernel.sleep(_LOOK_PAUSE)
-        with opened(self._kernel, self.directory, path, scoped) as seen:
-            return seen.found
+                # Nobody is inside now; one more look, at what whoever has just left there.
+                looks = _LOOKS
+            else:
+                self._kernel.sleep(_LOOK_PAUSE)
 
     def _in_doubt(self, path: str) -> Unreadable:
         now = datetime.fromtimestamp(self._kernel.wall(), UTC)

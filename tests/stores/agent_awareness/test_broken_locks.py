@@ -36,23 +36,31 @@ CLAIMED_IN_PLACE = json.dumps(
 
 
 class Breaker:
-    """A session of the original that breaks the lock of *store*; `claimed` is what it tells its user."""
+    """A session of the original that breaks the lock of *store*; `claimed` is what it tells its user.
 
-    def __init__(self, store: AgentAwarenessStore, *, dead: bool) -> None:
+    If it *sweeps*, it asks first whether the key is claimed by another, which removes what is dead, and claims then.
+    """
+
+    def __init__(self, store: AgentAwarenessStore, *, dead: bool, sweeps: bool = False) -> None:
+        self._sweeps = sweeps
         self._record, self._lock = record(store), lock(store)
         # What the original takes for free, by its own judgement.
         self._dead = self._record.read_text() if dead else None
         self.claimed = False
-        self.left = False
 
     def steps(self) -> Iterator[None]:
         if self._lock.exists():
             shutil.rmtree(self._lock)
         yield
+        if self._sweeps:
+            yield from self._inside(self._sweep)
+            yield
+        yield from self._inside(self._claim)
+
+    def _inside(self, task: Callable[[], Iterator[None]]) -> Iterator[None]:
         try:
             self._lock.mkdir()
         except FileExistsError:
-            self.left = True
             return
         yield
         owner = json.dumps({"pid": os.getpid(), "createdAt": datetime.now(UTC).isoformat()})
@@ -60,9 +68,18 @@ class Breaker:
             (self._lock / "meta.json").write_text(owner)
         except FileNotFoundError:
             # We took the new lock, still empty, for what was left of ours; the original's call fails, and claims nothing.
-            self.left = True
             return
         yield
+        yield from task()
+        shutil.rmtree(self._lock, ignore_errors=True)
+
+    def _sweep(self) -> Iterator[None]:
+        found = self._found()
+        yield
+        if found is not None and found == self._dead:
+            self._record.unlink(missing_ok=True)
+
+    def _claim(self) -> Iterator[None]:
         found = self._found()
         yield
         if found is None or found == self._dead:
@@ -72,8 +89,6 @@ class Breaker:
                 file.write(CLAIMED_IN_PLACE)
             self.claimed = True
             yield
-        shutil.rmtree(self._lock, ignore_errors=True)
-        self.left = True
 
     def _found(self) -> str | None:
         try:
@@ -174,30 +189,32 @@ def calls_of(directory: Path, change: Change) -> int:
     return counting.calls
 
 
+@pytest.mark.parametrize("sweeps", [False, True], ids=["claims", "sweeps-and-claims"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_whenever_the_original_breaks_in_at_most_one_of_the_two_believes_to_have_the_key(
-    tmp_path: Path, change: Change
+    tmp_path: Path, change: Change, sweeps: bool
 ) -> None:
     calls = calls_of(tmp_path / "count", change)
     assert 10 < calls < MORE_CALLS_THAN_ANY_CHANGE_MAKES
     moments = [
         (at, first, again)
         for at in range(1, calls + 1)
-        for first in range(1, 7)
+        for first in (range(1, 12) if sweeps else range(1, 7))
         for again in (at + 1, at + 2, at + 4, at + 8, calls + 10)
     ]
     outcomes = {
-        run(tmp_path / "-".join(map(str, moment)), change, *moment) for moment in moments[:: 1 if LONG else STRIDE]
+        run(tmp_path / "-".join(map(str, moment)), change, sweeps, *moment)
+        for moment in moments[:: 1 if LONG else STRIDE]
     }
     assert (True, False) in outcomes, "we never got through"
     if change.dead or change.before is nothing:
         assert (False, True) in outcomes, "the original never claimed before us"
 
 
-def run(directory: Path, change: Change, at: int, first: int, again: int) -> tuple[bool, bool]:
+def run(directory: Path, change: Change, sweeps: bool, at: int, first: int, again: int) -> tuple[bool, bool]:
     store = store_in(directory, HookedLayoutKernel())
     before = change.before(store)
-    breaker = Breaker(store, dead=change.dead)
+    breaker = Breaker(store, dead=change.dead, sweeps=sweeps)
     kernel = Interrupted(breaker, at, first, again)
     ours = store_in(directory, kernel)
     try:
