@@ -1,4 +1,4 @@
-"""Claims in the directory, the files and under the locks of the agent-awareness project (DESIGN.md, A1 to A12).
+"""Claims in the directory, the files and under the locks of the agent-awareness project (DESIGN.md, A1 to A13).
 
 A change has two locks: the kernel lock of the namespace, which keeps our own processes apart and numbers their grants,
 and inside it the original's lock directory, which keeps its sessions out for the microseconds of compare-and-write.
@@ -7,7 +7,6 @@ Since the original breaks locks of live owners, ours is looked at right before a
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -17,25 +16,20 @@ from datetime import UTC, datetime
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable, to_json
+from mcp_claims.stores.agent_awareness.change import NEW, LockedChange
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
-from mcp_claims.stores.agent_awareness.lock import IsGone, RecordLock, is_free, make_lock
+from mcp_claims.stores.agent_awareness.lock import IsGone, is_free, make_lock
 from mcp_claims.stores.agent_awareness.names import LOCK, RECORD, is_record_name, namespace_directory, place
-from mcp_claims.stores.agent_awareness.reading import Content, opened, read_up_to
+from mcp_claims.stores.agent_awareness.reading import opened
 from mcp_claims.stores.base import LOCK_WAIT, Swap
-from mcp_claims.stores.files import MAX_RECORD_BYTES
 from mcp_claims.stores.kernel import unsafe
 from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, namespace_lock
 
 LOCK_PAUSE = 0.02
 """Seconds between two looks at a lock directory, as in the original."""
 
-SETTLE_WAIT = 1.0
-"""Seconds to wait for whoever broke our lock while we wrote, to learn what it did; usually a few milliseconds."""
-
-_NEW, _OLD = ".new", ".old"
-# How often a reader looks again where somebody is inside: at what a session of the original, which writes in place, has
-# half written, and at nothing, which is there for some microseconds while one of ours replaces a record.
-_LOOKS, _LOOKS_AT_NOTHING = 10, 2
+# How often a reader looks at what a session of the original, which writes in place, has half written.
+_LOOKS = 10
 _LOOK_PAUSE = 0.002
 
 
@@ -114,7 +108,7 @@ class AgentAwarenessStore:
                 return Swap(False, seen.found)
         if not is_free(self._kernel, lock_path, self.is_gone):
             return None
-        fresh = f"{os.path.dirname(path)}/{_NEW}"
+        fresh = f"{os.path.dirname(path)}/{NEW}"
         try:
             # All that can be done before the lock is.
             if new is not None:
@@ -123,128 +117,33 @@ class AgentAwarenessStore:
                     new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))
                 write_new(self._kernel, fresh, to_json(new))
             lock = make_lock(self._kernel, lock_path)
-            return self._change_locked(lock, path, lock_path, scoped, old, new) if lock else None
+            if lock is None:
+                return None
+            change = LockedChange(self._kernel, self.directory, path, scoped, self.is_gone)
+            try:
+                return change.make(lock, old, new)
+            finally:
+                if change.in_doubt and new is not None:
+                    self._doubtful[path] = new
         finally:
             if new is not None:
                 with suppress(OSError):
                     self._kernel.remove(fresh)
 
-    def _change_locked(
-        self, lock: RecordLock, path: str, lock_path: str, scoped: ScopedKey, old: Found, new: Claim | None
-    ) -> Swap | None:
-        changed = False
-        try:
-            with opened(self._kernel, self.directory, path, scoped) as seen:
-                if seen.found != old:
-                    return Swap(False, seen.found)
-                if not lock.is_ours():
-                    return None
-                if not self._put(path, seen, new):
-                    return None
-                changed = True
-                if lock.is_ours():
-                    changed = False
-                    return Swap(True, new)
-                settled = self._settle(path, lock_path, scoped, seen, new)
-                changed = False
-                return settled
-        finally:
-            lock.leave()
-            if changed and new is not None:
-                self._doubtful[path] = new
-
-    def _put(self, path: str, seen: Content, new: Claim | None) -> bool:
-        """Put *new* at *path* in the place of what was *seen*; tell whether that was still there.
-
-        Whoever broke our lock may have claimed the key since we looked at the lock, in the file that we saw or, after
-        a removal, in another.  So nothing is ever replaced or removed unseen: the file is moved aside, which is atomic,
-        and looked at there, and the new one is linked to the path, which fails if there is one.
-        """
-        inside = os.path.dirname(path)
-        fresh, aside = f"{inside}/{_NEW}", f"{inside}/{_OLD}"
-        if seen.found is not None and seen.fd is None:
-            # Neither of us wrote it: a link, a directory, a file that may not be opened.
-            self._kernel.remove(path)
-            return True
-        try:
-            if seen.found is not None:
-                self._kernel.replace(path, aside)
-        except FileNotFoundError:
-            return False
-        done = False
-        try:
-            if self._is_still(aside, seen):
-                if new is not None:
-                    self._kernel.link(fresh, path)
-                done = True
-        except FileExistsError:
-            pass
-        finally:
-            if seen.found is not None:
-                if not done:
-                    with suppress(FileExistsError):
-                        self._kernel.link(aside, path)
-                with suppress(OSError):
-                    self._kernel.remove(aside)
-        return done
-
-    def _is_still(self, aside: str, seen: Content) -> bool:
-        """Tell whether the file at *aside* is the one that was *seen*, and nobody has written to it."""
-        if seen.fd is None:
-            return True
-        there, then = self._kernel.status_of(aside), self._kernel.status(seen.fd)
-        return (there.st_dev, there.st_ino) == (then.st_dev, then.st_ino) and self._data_now(seen.fd) == seen.data
-
-    def _data_now(self, fd: int) -> bytes:
-        self._kernel.seek(fd, 0)
-        return read_up_to(self._kernel, fd, MAX_RECORD_BYTES + 1)
-
-    def _settle(self, path: str, lock_path: str, scoped: ScopedKey, seen: Content, new: Claim | None) -> Swap:
-        """Find out, once whoever broke our lock has left, which of us has the key.
-
-        It saw the record before or after our write.  If before, and it took the key, it wrote into the file that was
-        there then, since it writes in place: either that is the file at the path, or it is the one that we moved away,
-        which we still have open.  In the latter case what it wrote is put back, and we have lost.
-        """
-        lock = self._lock_again(lock_path)
-        try:
-            with opened(self._kernel, self.directory, path, scoped) as now:
-                found = now.found
-            if found == new and seen.fd is not None and (written := self._data_now(seen.fd)) != seen.data:
-                fresh = f"{os.path.dirname(path)}/{_NEW}"
-                write_new(self._kernel, fresh, written)
-                self._kernel.replace(fresh, path)
-                with opened(self._kernel, self.directory, path, scoped) as restored:
-                    return Swap(False, restored.found)
-            return Swap(True, new) if new is None else Swap(found == new, found)
-        finally:
-            lock.leave()
-
-    def _lock_again(self, lock_path: str) -> RecordLock:
-        deadline = self._kernel.monotonic() + SETTLE_WAIT
-        while True:
-            if is_free(self._kernel, lock_path, self.is_gone) and (lock := make_lock(self._kernel, lock_path)):
-                return lock
-            if self._kernel.monotonic() >= deadline:
-                raise OSError(errno.EBUSY, "the lock was broken by a session of agent-awareness", lock_path)
-            self._kernel.sleep(_LOOK_PAUSE)
-
     def _look(self, path: str, scoped: ScopedKey) -> Found:
-        """Read without any lock; while somebody has the record's lock, what is no claim may be about to be one."""
-        looks = 0
-        while True:
+        """Read without any lock; what is unreadable while somebody has the record's lock may be half written."""
+        for look in range(_LOOKS):
             with opened(self._kernel, self.directory, path, scoped) as seen:
                 found = seen.found
-            if isinstance(found, Claim) or looks >= (_LOOKS_AT_NOTHING if found is None else _LOOKS):
+            if not isinstance(found, Unreadable) or look == _LOOKS - 1:
                 return found
-            looks += 1
             try:
                 self._kernel.status_of(path.removesuffix(RECORD) + LOCK)
             except FileNotFoundError:
-                # Nobody is inside now; one more look, at what whoever has just left there.
-                looks = _LOOKS
-            else:
-                self._kernel.sleep(_LOOK_PAUSE)
+                break  # Nobody is inside now; one more look, at what whoever has just left there.
+            self._kernel.sleep(_LOOK_PAUSE)
+        with opened(self._kernel, self.directory, path, scoped) as seen:
+            return seen.found
 
     def _in_doubt(self, path: str) -> Unreadable:
         now = datetime.fromtimestamp(self._kernel.wall(), UTC)

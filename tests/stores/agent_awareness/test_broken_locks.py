@@ -11,14 +11,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from mcp_claims import rules
 from mcp_claims.errors import LockDirectoryBusyError
-from mcp_claims.record import Claim, Found, Unreadable
+from mcp_claims.record import Claim, Found, Moment, Unreadable
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Swap
 from tests.stores.agent_awareness.hooked import HookedLayoutKernel
@@ -138,8 +139,18 @@ def nothing(store: AgentAwarenessStore) -> Found:
     return None
 
 
+def expiring(hours: int) -> Claim:
+    """Return a claim of another session that expires so many hours from now."""
+    expires = rules.later(Moment(datetime.now(UTC).replace(microsecond=0), 10_000.0, "boot-1"), timedelta(hours=hours))
+    return replace(claim(session=1), expires=expires)
+
+
 def of_another(store: AgentAwarenessStore) -> Found:
-    return grant(store, claim(session=1))
+    return grant(store, expiring(1))
+
+
+def expired(store: AgentAwarenessStore) -> Found:
+    return grant(store, expiring(-1))
 
 
 def of_the_original(store: AgentAwarenessStore) -> Found:
@@ -170,13 +181,13 @@ def discard(store: AgentAwarenessStore, before: Found) -> bool:
 
 CHANGES = [
     pytest.param(Change(nothing, False, take), id="claim"),
-    pytest.param(Change(of_another, True, take), id="takeover"),
+    pytest.param(Change(expired, True, take), id="takeover"),
     pytest.param(Change(of_the_original, True, take), id="takeover-from-the-original"),
     pytest.param(Change(of_another, False, renew), id="renewal"),
-    pytest.param(Change(of_another, True, renew), id="renewal-of-an-expired-claim"),
+    pytest.param(Change(expired, True, renew), id="renewal-of-an-expired-claim"),
     pytest.param(Change(of_another, False, release), id="release"),
-    pytest.param(Change(of_another, True, release), id="release-of-an-expired-claim"),
-    pytest.param(Change(of_another, True, discard), id="discard"),
+    pytest.param(Change(expired, True, release), id="release-of-an-expired-claim"),
+    pytest.param(Change(expired, True, discard), id="discard"),
 ]
 
 
