@@ -82,7 +82,7 @@ class StoreBusyError(ClaimsError):
         return (
             f"another process has kept the lock {_shown(self.where)} for {self.waited:.1f} s; it is probably stopped. "
             "Nothing was changed and nothing is claimed, so do not act. Other namespaces are not affected. "
-            "Try again; if it stays so, find the process (`fuser` on that file) and end it."
+            "Try again; if it stays so, `mcp-claims doctor` names the process to end."
         )
 
 

@@ -35,11 +35,11 @@ class Stopping(LayoutKernel):
         super().link(source, target)
 
     def replace(self, source: str, target: str) -> None:
-        self._stop(target)
+        self._stop(source)
         super().replace(source, target)
 
-    def _stop(self, target: str) -> None:
-        if target.endswith(".json") and not target.endswith("meta.json") and not self.stopped:
+    def _stop(self, path: str) -> None:
+        if path.endswith(".json") and not path.endswith("meta.json") and not self.stopped:
             self.stopped = True
             os.kill(os.getpid(), signal.SIGSTOP)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tests.plants.plant import Plant
 
-LOCK, STORE, NAMES, OPENING = (
+LOCK, STORE, CHANGE, NAMES, OPENING = (
     "mcp_claims/stores/agent_awareness/lock.py",
     "mcp_claims/stores/agent_awareness/store.py",
+    "mcp_claims/stores/agent_awareness/change.py",
     "mcp_claims/stores/agent_awareness/names.py",
     "mcp_claims/opening.py",
 )
@@ -73,23 +74,23 @@ LAYOUT = [
     Plant(
         "not looked at before the write",
         "A8",
-        STORE,
-        "                if not lock.is_ours():\n                    return None\n",
-        "",
+        CHANGE,
+        "if not (lock.is_ours() and self._put(seen, new)):",
+        "if not self._put(seen, new):",
     ),
     Plant(
         "not looked at after the write",
         "A8",
-        STORE,
-        "                if lock.is_ours():\n                    changed = False",
-        "                if True:\n                    changed = False",
+        CHANGE,
+        "Swap(True, new) if lock.is_ours() else self._settle(seen, new)",
+        "Swap(True, new)",
     ),
     Plant(
         "a first claim replaces what is there",
         "A8",
-        STORE,
-        "                self._kernel.link(fresh, path)",
-        "                self._kernel.replace(fresh, path)",
+        CHANGE,
+        "            self._kernel.link(self._new, self._path)",
+        "            self._kernel.replace(self._new, self._path)",
     ),
     Plant(
         "a lock without its owner's PID",

@@ -22,7 +22,7 @@ _REPLACED = re.compile(r"[/\\#:]")
 _MAX_BYTES = 255
 _KEPT_BYTES = 100
 # What else is in a plugin's directory: records, locks, and the files of ours, which begin with a dot.
-_TAKEN = re.compile(r".*\.json|.*\.json\.lock|\.lock|\.new|\.meta|\.broken")
+_TAKEN = re.compile(r".*\.json|.*\.json\.lock|\.lock|\.new|\.old|\.meta|\.broken")
 
 
 @lru_cache(maxsize=1_024)
@@ -45,7 +45,7 @@ def namespace_directory(directory: str, namespace: str) -> str:
         raise InvalidInputError(
             "namespace",
             "must be the name of a plugin's directory in this layout: no part of it between slashes may be empty, a "
-            "dot, two dots, `.lock`, `.new`, `.meta` or `.broken`, or end in `.json` or `.json.lock`",
+            "dot, two dots, `.lock`, `.new`, `.old`, `.meta` or `.broken`, or end in `.json` or `.json.lock`",
         )
     return "/".join([directory, *(_short_enough(part, "") for part in parts)])
 

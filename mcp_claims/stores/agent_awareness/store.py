@@ -1,4 +1,4 @@
-"""Claims in the directory, the files and under the locks of the agent-awareness project (DESIGN.md, A1 to A12).
+"""Claims in the directory, the files and under the locks of the agent-awareness project (DESIGN.md, A1 to A13).
 
 A change has two locks: the kernel lock of the namespace, which keeps our own processes apart and numbers their grants,
 and inside it the original's lock directory, which keeps its sessions out for the microseconds of compare-and-write.
@@ -7,7 +7,6 @@ Since the original breaks locks of live owners, ours is looked at right before a
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -17,23 +16,20 @@ from datetime import UTC, datetime
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable, to_json
+from mcp_claims.stores.agent_awareness.change import NEW, LockedChange
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
-from mcp_claims.stores.agent_awareness.lock import IsGone, RecordLock, is_free, make_lock
+from mcp_claims.stores.agent_awareness.lock import IsGone, is_free, make_lock
 from mcp_claims.stores.agent_awareness.names import LOCK, RECORD, is_record_name, namespace_directory, place
-from mcp_claims.stores.agent_awareness.reading import Content, opened, read_up_to
+from mcp_claims.stores.agent_awareness.reading import opened
 from mcp_claims.stores.base import LOCK_WAIT, Swap
-from mcp_claims.stores.files import MAX_RECORD_BYTES, FileStore
+from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import unsafe
 from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, namespace_lock
 
 LOCK_PAUSE = 0.02
 """Seconds between two looks at a lock directory, as in the original."""
 
-SETTLE_WAIT = 1.0
-"""Seconds to wait for whoever broke our lock while we wrote, to learn what it did; usually a few milliseconds."""
-
-_NEW = ".new"
-# How often a reader looks again at what a session of the original, which writes in place, has half written.
+# How often a reader looks at what a session of the original, which writes in place, has half written.
 _LOOKS = 10
 _LOOK_PAUSE = 0.002
 
@@ -129,7 +125,7 @@ class AgentAwarenessStore:
                 return Swap(False, seen.found)
         if not is_free(self._kernel, lock_path, self.is_gone):
             return None
-        fresh = f"{os.path.dirname(path)}/{_NEW}"
+        fresh = f"{os.path.dirname(path)}/{NEW}"
         try:
             # All that can be done before the lock is.
             if new is not None:
@@ -138,99 +134,30 @@ class AgentAwarenessStore:
                     new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))
                 write_new(self._kernel, fresh, to_json(new))
             lock = make_lock(self._kernel, lock_path)
-            return self._change_locked(lock, path, lock_path, scoped, old, new) if lock else None
+            if lock is None:
+                return None
+            change = LockedChange(self._kernel, self.directory, path, scoped, self.is_gone)
+            try:
+                return change.make(lock, old, new)
+            finally:
+                if change.in_doubt and new is not None:
+                    self._doubtful[path] = new
         finally:
             if new is not None:
                 with suppress(OSError):
                     self._kernel.remove(fresh)
 
-    def _change_locked(
-        self, lock: RecordLock, path: str, lock_path: str, scoped: ScopedKey, old: Found, new: Claim | None
-    ) -> Swap | None:
-        changed = False
-        try:
-            with opened(self._kernel, self.directory, path, scoped) as seen:
-                if seen.found != old:
-                    return Swap(False, seen.found)
-                if not lock.is_ours():
-                    return None
-                if not self._put(path, old, new):
-                    return None
-                changed = True
-                if lock.is_ours():
-                    changed = False
-                    return Swap(True, new)
-                settled = self._settle(path, lock_path, scoped, seen, new)
-                changed = False
-                return settled
-        finally:
-            lock.leave()
-            if changed and new is not None:
-                self._doubtful[path] = new
-
-    def _put(self, path: str, old: Found, new: Claim | None) -> bool:
-        """Put the record at *path* in the place of *old*; tell whether nobody got in between as far as one can see."""
-        fresh = f"{os.path.dirname(path)}/{_NEW}"
-        try:
-            if new is None:
-                if old is not None:
-                    self._kernel.remove(path)
-            elif old is None:
-                # Where nothing is, nothing is replaced: whoever broke our lock may have claimed the key by now.
-                self._kernel.link(fresh, path)
-            else:
-                self._kernel.replace(fresh, path)
-        except FileExistsError:
-            return False
-        except FileNotFoundError:
-            # Removed since it was compared: the original prunes without a lock.
-            return False
-        return True
-
-    def _settle(self, path: str, lock_path: str, scoped: ScopedKey, seen: Content, new: Claim | None) -> Swap:
-        """Find out, once whoever broke our lock has left, which of us has the key.
-
-        It saw the record before or after our write.  If before, and it took the key, it wrote into the file that was
-        there then, since it writes in place: either that is the file at the path, or it is the one that we replaced,
-        which we still have open.  In the latter case what it wrote is put back, and we have lost.
-        """
-        lock = self._lock_again(lock_path)
-        try:
-            with opened(self._kernel, self.directory, path, scoped) as now:
-                found = now.found
-            if found == new and seen.fd is not None:
-                self._kernel.seek(seen.fd, 0)
-                written = read_up_to(self._kernel, seen.fd, MAX_RECORD_BYTES + 1)
-                if written != seen.data:
-                    fresh = f"{os.path.dirname(path)}/{_NEW}"
-                    write_new(self._kernel, fresh, written)
-                    self._kernel.replace(fresh, path)
-                    with opened(self._kernel, self.directory, path, scoped) as restored:
-                        return Swap(False, restored.found)
-            return Swap(True, new) if new is None else Swap(found == new, found)
-        finally:
-            lock.leave()
-
-    def _lock_again(self, lock_path: str) -> RecordLock:
-        deadline = self._kernel.monotonic() + SETTLE_WAIT
-        while True:
-            if is_free(self._kernel, lock_path, self.is_gone) and (lock := make_lock(self._kernel, lock_path)):
-                return lock
-            if self._kernel.monotonic() >= deadline:
-                raise OSError(errno.EBUSY, "the lock was broken by a session of agent-awareness", lock_path)
-            self._kernel.sleep(_LOOK_PAUSE)
-
     def _look(self, path: str, scoped: ScopedKey) -> Found:
         """Read without any lock; what is unreadable while somebody has the record's lock may be half written."""
-        for _ in range(_LOOKS):
+        for look in range(_LOOKS):
             with opened(self._kernel, self.directory, path, scoped) as seen:
                 found = seen.found
-            if not isinstance(found, Unreadable):
+            if not isinstance(found, Unreadable) or look == _LOOKS - 1:
                 return found
             try:
                 self._kernel.status_of(path.removesuffix(RECORD) + LOCK)
             except FileNotFoundError:
-                break
+                break  # Nobody is inside now; one more look, at what whoever has just left there.
             self._kernel.sleep(_LOOK_PAUSE)
         with opened(self._kernel, self.directory, path, scoped) as seen:
             return seen.found

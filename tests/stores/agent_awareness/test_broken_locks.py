@@ -11,14 +11,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from mcp_claims import rules
 from mcp_claims.errors import LockDirectoryBusyError
-from mcp_claims.record import Claim, Found, Unreadable
+from mcp_claims.record import Claim, Found, Moment, Unreadable
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Swap
 from tests.stores.agent_awareness.hooked import HookedLayoutKernel
@@ -28,7 +30,7 @@ from tests.stores.samples import KEY, claim, grant, renewed
 MORE_CALLS_THAN_ANY_CHANGE_MAKES = 150
 LONG = "MCP_CLAIMS_LONG" in os.environ
 # Prime to the numbers of first steps and later moments, so that what is left out differs from call to call.
-STRIDE = 23
+STRIDE = 37
 RIVAL = "rig:4242"
 CLAIMED_IN_PLACE = json.dumps(
     {"holder": RIVAL, "pid": 4242, "claimedAt": "2026-11-23T12:00:00.000Z", "expiresAt": "2126-11-23T12:30:00.000Z"}
@@ -36,23 +38,31 @@ CLAIMED_IN_PLACE = json.dumps(
 
 
 class Breaker:
-    """A session of the original that breaks the lock of *store*; `claimed` is what it tells its user."""
+    """A session of the original that breaks the lock of *store*; `claimed` is what it tells its user.
 
-    def __init__(self, store: AgentAwarenessStore, *, dead: bool) -> None:
+    If it *sweeps*, it asks first whether the key is claimed by another, which removes what is dead, and claims then.
+    """
+
+    def __init__(self, store: AgentAwarenessStore, *, dead: bool, sweeps: bool = False) -> None:
+        self._sweeps = sweeps
         self._record, self._lock = record(store), lock(store)
         # What the original takes for free, by its own judgement.
         self._dead = self._record.read_text() if dead else None
         self.claimed = False
-        self.left = False
 
     def steps(self) -> Iterator[None]:
         if self._lock.exists():
             shutil.rmtree(self._lock)
         yield
+        if self._sweeps:
+            yield from self._inside(self._sweep)
+            yield
+        yield from self._inside(self._claim)
+
+    def _inside(self, task: Callable[[], Iterator[None]]) -> Iterator[None]:
         try:
             self._lock.mkdir()
         except FileExistsError:
-            self.left = True
             return
         yield
         owner = json.dumps({"pid": os.getpid(), "createdAt": datetime.now(UTC).isoformat()})
@@ -60,9 +70,18 @@ class Breaker:
             (self._lock / "meta.json").write_text(owner)
         except FileNotFoundError:
             # We took the new lock, still empty, for what was left of ours; the original's call fails, and claims nothing.
-            self.left = True
             return
         yield
+        yield from task()
+        shutil.rmtree(self._lock, ignore_errors=True)
+
+    def _sweep(self) -> Iterator[None]:
+        found = self._found()
+        yield
+        if found is not None and found == self._dead:
+            self._record.unlink(missing_ok=True)
+
+    def _claim(self) -> Iterator[None]:
         found = self._found()
         yield
         if found is None or found == self._dead:
@@ -72,8 +91,6 @@ class Breaker:
                 file.write(CLAIMED_IN_PLACE)
             self.claimed = True
             yield
-        shutil.rmtree(self._lock, ignore_errors=True)
-        self.left = True
 
     def _found(self) -> str | None:
         try:
@@ -123,8 +140,18 @@ def nothing(store: AgentAwarenessStore) -> Found:
     return None
 
 
+def expiring(hours: int) -> Claim:
+    """Return a claim of another session that expires so many hours from now."""
+    expires = rules.later(Moment(datetime.now(UTC).replace(microsecond=0), 10_000.0, "boot-1"), timedelta(hours=hours))
+    return replace(claim(session=1), expires=expires)
+
+
 def of_another(store: AgentAwarenessStore) -> Found:
-    return grant(store, claim(session=1))
+    return grant(store, expiring(1))
+
+
+def expired(store: AgentAwarenessStore) -> Found:
+    return grant(store, expiring(-1))
 
 
 def of_the_original(store: AgentAwarenessStore) -> Found:
@@ -155,13 +182,13 @@ def discard(store: AgentAwarenessStore, before: Found) -> bool:
 
 CHANGES = [
     pytest.param(Change(nothing, False, take), id="claim"),
-    pytest.param(Change(of_another, True, take), id="takeover"),
+    pytest.param(Change(expired, True, take), id="takeover"),
     pytest.param(Change(of_the_original, True, take), id="takeover-from-the-original"),
     pytest.param(Change(of_another, False, renew), id="renewal"),
-    pytest.param(Change(of_another, True, renew), id="renewal-of-an-expired-claim"),
+    pytest.param(Change(expired, True, renew), id="renewal-of-an-expired-claim"),
     pytest.param(Change(of_another, False, release), id="release"),
-    pytest.param(Change(of_another, True, release), id="release-of-an-expired-claim"),
-    pytest.param(Change(of_another, True, discard), id="discard"),
+    pytest.param(Change(expired, True, release), id="release-of-an-expired-claim"),
+    pytest.param(Change(expired, True, discard), id="discard"),
 ]
 
 
@@ -174,30 +201,33 @@ def calls_of(directory: Path, change: Change) -> int:
     return counting.calls
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("sweeps", [False, True], ids=["claims", "sweeps-and-claims"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_whenever_the_original_breaks_in_at_most_one_of_the_two_believes_to_have_the_key(
-    tmp_path: Path, change: Change
+    tmp_path: Path, change: Change, sweeps: bool
 ) -> None:
     calls = calls_of(tmp_path / "count", change)
     assert 10 < calls < MORE_CALLS_THAN_ANY_CHANGE_MAKES
     moments = [
         (at, first, again)
         for at in range(1, calls + 1)
-        for first in range(1, 7)
+        for first in (range(1, 12) if sweeps else range(1, 7))
         for again in (at + 1, at + 2, at + 4, at + 8, calls + 10)
     ]
     outcomes = {
-        run(tmp_path / "-".join(map(str, moment)), change, *moment) for moment in moments[:: 1 if LONG else STRIDE]
+        run(tmp_path / "-".join(map(str, moment)), change, sweeps, *moment)
+        for moment in moments[:: 1 if LONG else STRIDE]
     }
-    assert (True, False) in outcomes, "we never got through"
+    assert any(won for won, _ in outcomes), "we never got through"
     if change.dead or change.before is nothing:
         assert (False, True) in outcomes, "the original never claimed before us"
 
 
-def run(directory: Path, change: Change, at: int, first: int, again: int) -> tuple[bool, bool]:
+def run(directory: Path, change: Change, sweeps: bool, at: int, first: int, again: int) -> tuple[bool, bool]:
     store = store_in(directory, HookedLayoutKernel())
     before = change.before(store)
-    breaker = Breaker(store, dead=change.dead)
+    breaker = Breaker(store, dead=change.dead, sweeps=sweeps)
     kernel = Interrupted(breaker, at, first, again)
     ours = store_in(directory, kernel)
     try:
@@ -221,3 +251,62 @@ def run(directory: Path, change: Change, at: int, first: int, again: int) -> tup
     assert {path.name for path in record(store).parent.iterdir()} <= {".lock", record(store).name}
     shutil.rmtree(directory)
     return won, breaker.claimed
+
+
+def test_a_live_claim_that_is_renewed_is_at_its_place_all_the_time(tmp_path: Path) -> None:
+    class Watching(HookedLayoutKernel):
+        def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any call)
+            assert record(store).exists()
+
+    store = store_in(tmp_path)
+    granted = grant(store, expiring(1))
+    assert store_in(tmp_path, Watching()).swap(KEY, granted, renewed(granted)).won
+
+
+def test_a_claim_written_into_the_file_since_it_was_compared_stays_there(tmp_path: Path) -> None:
+    class Late(HookedLayoutKernel):
+        sources: ClassVar[list[str]] = []
+
+        def replace(self, source: str, target: str) -> None:
+            if source == str(record(store)):
+                for _ in Breaker(store, dead=True).steps():
+                    pass
+            super().replace(source, target)
+
+        def link(self, source: str, target: str) -> None:
+            if target == str(record(store)):
+                self.sources.append(os.path.basename(source))
+            super().link(source, target)
+
+    store = store_in(tmp_path, HookedLayoutKernel())
+    dead = expired(store)
+    swap = store_in(tmp_path, kernel := Late()).swap(KEY, dead if isinstance(dead, Claim) else None, claim(session=2))
+    assert not swap.won
+    assert isinstance(swap.found, Claim) and swap.found.holder.name == RIVAL
+    assert kernel.sources == [".old"], "ours was seen at the path for a moment"
+
+
+def test_a_claim_written_into_the_file_after_it_was_moved_away_is_put_back(tmp_path: Path) -> None:
+    class Slow(HookedLayoutKernel):
+        def replace(self, source: str, target: str) -> None:
+            if source == str(record(store)):
+                # It is inside by our broken lock, and has opened the file that is about to be moved.
+                shutil.rmtree(lock(store))
+                lock(store).mkdir()
+                self.open_file = record(store).open("r+")
+            super().replace(source, target)
+
+        def remove(self, path: str) -> None:
+            if path.endswith(".old"):
+                with self.open_file as file:
+                    file.truncate()
+                    file.write(CLAIMED_IN_PLACE)
+                shutil.rmtree(lock(store))
+            super().remove(path)
+
+    store = store_in(tmp_path, HookedLayoutKernel())
+    dead = expired(store)
+    swap = store_in(tmp_path, Slow()).swap(KEY, dead if isinstance(dead, Claim) else None, claim(session=2))
+    assert not swap.won
+    assert isinstance(swap.found, Claim) and swap.found.holder.name == RIVAL
+    assert store.read(KEY) == swap.found

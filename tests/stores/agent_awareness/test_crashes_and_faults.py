@@ -191,3 +191,20 @@ def test_a_look_that_fails_at_any_call_is_an_error_and_not_a_free_key(tmp_path: 
             if not kernel.failed:
                 break
         assert failures >= 4
+
+
+@pytest.mark.parametrize(("held", "change"), CHANGES)
+def test_a_file_system_without_hard_links_is_a_clear_error_and_nothing_is_lost(
+    tmp_path: Path, held: bool, change: Change
+) -> None:
+    class Linkless(HookedLayoutKernel):
+        def before(self, call: str, where: str | int) -> None:
+            if call == "link" and not str(where).endswith("meta.json"):
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM), where)
+
+    store, _, before = prepared(tmp_path / "claims", held)
+    try:
+        assert change(store_in(store.directory, Linkless()), before).won
+    except StoreUnavailableError:
+        assert store.read(KEY) == before
+    assert [path.name for path in record(store).parent.iterdir() if path.name.startswith(".")] == [".lock"]

@@ -15,8 +15,9 @@ import pytest
 
 from mcp_claims.errors import LockDirectoryBusyError, StoreUnavailableError
 from mcp_claims.record import Claim, ScopedKey, Unreadable, to_json
+from mcp_claims.stores.agent_awareness.change import SETTLE_WAIT
 from mcp_claims.stores.agent_awareness.lock import make_lock
-from mcp_claims.stores.agent_awareness.store import LOCK_PAUSE, SETTLE_WAIT, AgentAwarenessStore
+from mcp_claims.stores.agent_awareness.store import LOCK_PAUSE, AgentAwarenessStore
 from mcp_claims.stores.base import LOCK_WAIT
 from mcp_claims.stores.namespace_lock import namespace_lock
 from tests.stores.agent_awareness.hooked import HookedLayoutKernel
