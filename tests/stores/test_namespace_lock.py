@@ -100,7 +100,7 @@ def test_who_finds_the_namespace_locked_waits_as_long_as_told_and_is_told_what_t
     assert f"{lock_file(store)} for {wait:.1f} s" in message
     assert "Nothing was changed" in message
     assert "Other namespaces are not affected" in message
-    assert "`fuser`" in message
+    assert "`mcp-claims doctor`" in message
     assert store.read(KEY) is None
 
 
