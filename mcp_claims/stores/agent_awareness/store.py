@@ -7,12 +7,12 @@ Since the original breaks locks of live owners, ours is looked at right before a
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable, to_json
@@ -54,7 +54,7 @@ class AgentAwarenessStore:
     def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
         directory, path = place(self.directory, scoped)
         if old is not None and self._doubtful.get(path) == old:
-            return Swap(False, self._in_doubt(path))
+            self._check_doubt(path, old)
         return self._change(directory, path, scoped, old, new, wait)
 
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
@@ -145,9 +145,12 @@ class AgentAwarenessStore:
         with opened(self._kernel, self.directory, path, scoped) as seen:
             return seen.found
 
-    def _in_doubt(self, path: str) -> Unreadable:
-        now = datetime.fromtimestamp(self._kernel.wall(), UTC)
-        return Unreadable(path, "a session of agent-awareness broke the lock while this was written", now, ())
+    def _check_doubt(self, path: str, old: Claim) -> None:
+        """Refuse to renew or release what may be another's; once its time has passed it is nobody's in any case."""
+        if self._kernel.wall() < old.expires.wall.timestamp():
+            cause = OSError(errno.EBUSY, "a session of agent-awareness broke the lock while this claim was written")
+            raise StoreUnavailableError(path, cause)
+        self._doubtful.pop(path, None)
 
     def _by_name(self, path: str) -> ScopedKey:
         """Return what a record of the original at *path* is about, as far as its path tells."""
