@@ -7,12 +7,12 @@ Since the original breaks locks of live owners, ours is looked at right before a
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable, to_json
@@ -58,7 +58,7 @@ class AgentAwarenessStore:
             # The original would take the marker of what failed for a claim, and the key is to be free at once.
             new = None
         if old is not None and self._doubtful.get(path) == old:
-            return Swap(False, self._in_doubt(path))
+            self._check_doubt(path, old)
         return self._change(directory, path, scoped, old, new, wait)
 
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
@@ -162,9 +162,12 @@ class AgentAwarenessStore:
         with opened(self._kernel, self.directory, path, scoped) as seen:
             return seen.found
 
-    def _in_doubt(self, path: str) -> Unreadable:
-        now = datetime.fromtimestamp(self._kernel.wall(), UTC)
-        return Unreadable(path, "a session of agent-awareness broke the lock while this was written", now, ())
+    def _check_doubt(self, path: str, old: Claim) -> None:
+        """Refuse to renew or release what may be another's; once its time has passed it is nobody's in any case."""
+        if self._kernel.wall() < old.expires.wall.timestamp():
+            cause = OSError(errno.EBUSY, "a session of agent-awareness broke the lock while this claim was written")
+            raise StoreUnavailableError(path, cause)
+        self._doubtful.pop(path, None)
 
     def _by_name(self, path: str) -> ScopedKey:
         """Return what a record of the original at *path* is about, as far as its path tells."""

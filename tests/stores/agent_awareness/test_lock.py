@@ -8,13 +8,13 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from mcp_claims.errors import LockDirectoryBusyError, StoreUnavailableError
-from mcp_claims.record import Claim, ScopedKey, Unreadable, to_json
+from mcp_claims.record import Claim, Moment, ScopedKey, Unreadable, to_json
 from mcp_claims.stores.agent_awareness.change import SETTLE_WAIT
 from mcp_claims.stores.agent_awareness.lock import make_lock
 from mcp_claims.stores.agent_awareness.store import LOCK_PAUSE, AgentAwarenessStore
@@ -319,24 +319,34 @@ def test_a_claim_written_under_a_broken_lock_whose_breaker_stays_inside_is_nobod
     store: AgentAwarenessStore,
 ) -> None:
     class Breaking(Patient):
+        late = 0.0
+
+        def wall(self) -> float:
+            return super().wall() + self.late
+
         def before(self, call: str, where: str | int) -> None:
             if call == "link" and where == str(record(store)):
                 shutil.rmtree(lock(store))
                 put_lock(store, pid=os.getppid())
 
+    mine = replace(
+        claim(), expires=Moment(datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1), 2_000.0, "boot-1")
+    )
     ours = store_in(store.directory, kernel := Breaking())
     with pytest.raises(StoreUnavailableError, match="broken by a session of agent-awareness"):
-        ours.swap(KEY, None, claim())
+        ours.swap(KEY, None, mine)
     assert sum(kernel.sleeps) == pytest.approx(SETTLE_WAIT, abs=0.01)
     shutil.rmtree(lock(store))
     # The breaker may have claimed the key; so it is held, and we do not take it for ours.
     held = ours.read(KEY)
     assert isinstance(held, Claim)
     for new in (renewed(held), None):
-        swap = ours.swap(KEY, held, new)
-        assert not swap.won
-        assert isinstance(swap.found, Unreadable)
+        with pytest.raises(StoreUnavailableError, match="broke the lock while this claim was written"):
+            ours.swap(KEY, held, new)
     assert store.read(KEY) == held
+    # Once its time has passed, whoever looks may sweep it.
+    kernel.late = 3_601.0
+    assert ours.discard(held)
 
 
 def test_a_lock_that_cannot_be_made_is_a_clear_error_and_leaves_nothing(store: AgentAwarenessStore) -> None:
