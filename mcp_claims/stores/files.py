@@ -13,15 +13,16 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
 from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, Swap
-from mcp_claims.stores.kernel import CREATE, READ, Kernel, last_change, unsafe, write_all
+from mcp_claims.stores.kernel import CREATE, READ, Kernel, write_all
 from mcp_claims.stores.names import file_name, may_be_file_name
 from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, make_namespace, namespace_lock
 from mcp_claims.stores.secret_file import read_secret, spell_secret
+from mcp_claims.stores.trust import Trust, answering
+from mcp_claims.stores.unreadable import NEVER, changed_at, unreadable
 
 MAX_RECORD_BYTES = 64 * 1024
 """A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
@@ -29,8 +30,6 @@ MAX_RECORD_BYTES = 64 * 1024
 _SUFFIX = ".json"
 _NEW = ".new"
 _SECRETS, _HANDLES = ".secrets", "handles"
-_TRUST_LASTS = 1.0  # s
-_NEVER = datetime.max.replace(tzinfo=UTC)
 # What opening tells about one file, not about the store: no permission, a link (Linux; FreeBSD says EMLINK).
 _THE_FILES_OWN_FAULT = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})
 
@@ -46,12 +45,12 @@ class FileStore:
         if "\0" in self.directory:
             raise InvalidInputError("directory", "must be a path, without NUL characters")
         self._kernel = kernel or Kernel()
-        self._trusted: dict[str, float] = {}
+        self._trust = Trust(self._kernel, self.directory)
 
     def read(self, scoped: ScopedKey) -> Found:
         directory, path = self._places(scoped)
-        with self._answering(path):
-            return self._read(path, scoped) if self._trust(directory) else None
+        with answering(path):
+            return self._read(path, scoped) if self._trust.has(directory) else None
 
     def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
         directory, path = self._places(scoped)
@@ -83,8 +82,8 @@ class FileStore:
         # In a directory of its own, whose name no namespace has, and under the same lock and rename as claims.
         directory = f"{self.directory}/{_SECRETS}"
         path = f"{directory}/{_HANDLES}"
-        with self._answering(path):
-            found = read_secret(self._kernel, path) if self._trust(directory) else None
+        with answering(path):
+            found = read_secret(self._kernel, path) if self._trust.has(directory) else None
         if found is not None:
             return found
         with self._changing(directory, wait) as mark:
@@ -98,22 +97,22 @@ class FileStore:
         for name in self._names(self.directory) if namespace is None else [file_name(namespace)]:
             directory = f"{self.directory}/{name}"
             try:
-                with self._answering(directory):
+                with answering(directory):
                     if namespace is None and not (may_be_file_name(name) and self._is_namespace(directory)):
                         continue
-                    trusted = self._trust(directory)
+                    trusted = self._trust.has(directory)
                 entries = self._names(directory) if trusted else []
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
                 problem = _of_one_namespace(error, self.directory)
                 if namespace is not None or problem is None:
                     raise
                 # One namespace that must not or cannot be entered must not keep the others from being seen.
-                yield Unreadable(directory, problem, _NEVER, ())
+                yield Unreadable(directory, problem, NEVER, ())
                 continue
             for entry in entries:
                 if entry.endswith(_SUFFIX) and may_be_file_name(entry):
                     path = f"{directory}/{entry}"
-                    with self._answering(path):
+                    with answering(path):
                         found = self._read(path, None)
                     if found is not None:
                         yield found
@@ -133,34 +132,12 @@ class FileStore:
     @contextmanager
     def _changing(self, directory: str, wait: float) -> Iterator[Mark]:
         """Hold the lock of the namespace in *directory*, made if missing, once it is known to be ours alone."""
-        with self._answering(directory):
-            if not self._trust(directory):
+        with answering(directory):
+            if not self._trust.has(directory):
                 make_namespace(self._kernel, directory)
-                self._trust(directory)
+                self._trust.has(directory)
             with namespace_lock(self._kernel, directory, wait) as mark:
                 yield mark
-
-    @contextmanager
-    def _answering(self, where: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoreUnavailableError(error.filename or where, error) from error
-
-    def _trust(self, directory: str) -> bool:
-        """Tell whether a namespace's directory exists; raise `UnsafeDirectoryError` if others could change it."""
-        now = self._kernel.monotonic()
-        if now - self._trusted.get(directory, -_TRUST_LASTS) >= _TRUST_LASTS:
-            try:
-                # The claims directory may be a link of the user's own making; what it leads to is what counts.
-                whole, part = self._kernel.status_behind(self.directory), self._kernel.status_of(directory)
-            except FileNotFoundError:
-                return False
-            for path, status in ((self.directory, whole), (directory, part)):
-                if problem := unsafe(status):
-                    raise UnsafeDirectoryError(path, problem)
-            self._trusted[directory] = now
-        return True
 
     def _is_namespace(self, path: str) -> bool:
         """Tell whether *path* is a namespace of ours, which has a lock file; prune must not touch other directories."""
@@ -171,7 +148,7 @@ class FileStore:
             return False
 
     def _names(self, directory: str) -> list[str]:
-        with self._answering(directory):
+        with answering(directory):
             try:
                 return sorted(self._kernel.names(directory))
             except FileNotFoundError:
@@ -187,24 +164,24 @@ class FileStore:
             if error.errno not in _THE_FILES_OWN_FAULT:
                 raise
             try:
-                return _unreadable(path, self._kernel.status_of(path), error.strerror or "cannot be opened")
+                return unreadable(path, self._kernel.status_of(path), error.strerror or "cannot be opened")
             except FileNotFoundError:
                 return None  # Gone since.
         try:
             status = self._kernel.status(fd)
             if not stat.S_ISREG(status.st_mode):
-                return _unreadable(path, status, "not a file")
+                return unreadable(path, status, "not a file")
             data = self._read_all(fd)
         finally:
             self._kernel.close(fd)
         if len(data) > MAX_RECORD_BYTES:
-            return _unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
+            return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
         try:
-            claim = from_json(data, _changed(status))
+            claim = from_json(data, changed_at(status))
         except RecordError as error:
-            return _unreadable(path, status, str(error))
+            return unreadable(path, status, str(error))
         if claim.scoped != scoped and (scoped is not None or self._places(claim.scoped)[1] != path):
-            return _unreadable(path, status, "about another key than its file name says")
+            return unreadable(path, status, "about another key than its file name says")
         return claim
 
     def _read_all(self, fd: int) -> bytes:
@@ -256,16 +233,3 @@ def _of_one_namespace(error: UnsafeDirectoryError | StoreUnavailableError, direc
         return None if error.where == directory else error.problem
     denied = error.cause.errno in _THE_FILES_OWN_FAULT and error.where != directory
     return error.cause.strerror or "cannot be listed" if denied else None
-
-
-def _unreadable(path: str, status: os.stat_result, problem: str) -> Unreadable:
-    fingerprint = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return Unreadable(path, problem, _changed(status), fingerprint)
-
-
-def _changed(status: os.stat_result) -> datetime:
-    try:
-        return datetime.fromtimestamp(last_change(status), UTC)
-    except (OverflowError, ValueError, OSError):
-        # No time that a calendar has: in doubt it was written a moment ago, for ever.
-        return _NEVER

@@ -104,7 +104,7 @@ LAYOUT = [
         "corrupt means free",
         "A11",
         "mcp_claims/stores/agent_awareness/reading.py",
-        "        return _unreadable(path, status, str(error))",
+        "        return unreadable(path, status, str(error))",
         "        return None",
     ),
     Plant(

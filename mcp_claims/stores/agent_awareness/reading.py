@@ -8,14 +8,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.record import Found, RecordError, ScopedKey, Unreadable, from_json, is_original, original_from_json
+from mcp_claims.record import Found, RecordError, ScopedKey, from_json, is_original, original_from_json
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
 from mcp_claims.stores.agent_awareness.names import place
 from mcp_claims.stores.files import MAX_RECORD_BYTES
-from mcp_claims.stores.kernel import READ, last_change
+from mcp_claims.stores.kernel import READ
+from mcp_claims.stores.unreadable import unreadable
 
 # What opening tells about one file, not about the store: no permission, a link (Linux; FreeBSD says EMLINK).
 _THE_FILES_OWN_FAULT = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})
@@ -48,7 +48,7 @@ def opened(kernel: LayoutKernel, directory: str, path: str, scoped: ScopedKey) -
     try:
         status = kernel.status(fd)
         if not stat.S_ISREG(status.st_mode):
-            yield Content(_unreadable(path, status, "not a file"))
+            yield Content(unreadable(path, status, "not a file"))
         else:
             data = read_up_to(kernel, fd, MAX_RECORD_BYTES + 1)
             yield Content(_parsed(directory, path, scoped, status, data), data, fd)
@@ -69,31 +69,21 @@ def _not_opened(kernel: LayoutKernel, path: str, error: OSError) -> Found:
     if error.errno not in _THE_FILES_OWN_FAULT:
         raise error
     try:
-        return _unreadable(path, kernel.status_of(path), error.strerror or "cannot be opened")
+        return unreadable(path, kernel.status_of(path), error.strerror or "cannot be opened")
     except FileNotFoundError:
         return None  # Gone since.
 
 
 def _parsed(directory: str, path: str, scoped: ScopedKey, status: os.stat_result, data: bytes) -> Found:
     if len(data) > MAX_RECORD_BYTES:
-        return _unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
+        return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
     try:
         # One that lacks a field of ours is none of the original's: it is a damaged one of ours.
         claim = original_from_json(data, scoped) if is_original(data) else from_json(data)
         if claim.scoped == scoped or place(directory, claim.scoped)[1] == path:
             return claim
     except RecordError as error:
-        return _unreadable(path, status, str(error))
+        return unreadable(path, status, str(error))
     except InvalidInputError:
         pass  # About a key that cannot be in this directory.
-    return _unreadable(path, status, "about another key than its file name says")
-
-
-def _unreadable(path: str, status: os.stat_result, problem: str) -> Unreadable:
-    try:
-        changed = datetime.fromtimestamp(last_change(status), UTC)
-    except (OverflowError, ValueError, OSError):
-        # No time that a calendar has: in doubt it was written a moment ago, for ever.
-        changed = datetime.max.replace(tzinfo=UTC)
-    fingerprint = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return Unreadable(path, problem, changed, fingerprint)
+    return unreadable(path, status, "about another key than its file name says")

@@ -11,10 +11,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 
-from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError
 from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable, to_json
 from mcp_claims.stores.agent_awareness.change import NEW, LockedChange
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
@@ -23,8 +23,8 @@ from mcp_claims.stores.agent_awareness.names import LOCK, RECORD, is_record_name
 from mcp_claims.stores.agent_awareness.reading import opened
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.kernel import unsafe
 from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, namespace_lock
+from mcp_claims.stores.trust import Trust, answering
 
 LOCK_PAUSE = 0.02
 """Seconds between two looks at a lock directory, as in the original."""
@@ -43,14 +43,14 @@ class AgentAwarenessStore:
         self.directory = os.path.abspath(directory)
         self.is_gone = is_gone
         self._kernel = kernel or LayoutKernel()
-        self._trusted: set[str] = set()
+        self._trust = Trust(self._kernel, self.directory)
         # What we wrote while our lock was broken, and could not find out what the breaker did.
         self._doubtful: dict[str, Claim] = {}
 
     def read(self, scoped: ScopedKey) -> Found:
         directory, path = place(self.directory, scoped)
-        with self._answering(path):
-            return self._look(path, scoped) if self._trust(directory) else None
+        with answering(path):
+            return self._look(path, scoped) if self._trust.has(directory) else None
 
     def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
         directory, path = place(self.directory, scoped)
@@ -86,12 +86,12 @@ class AgentAwarenessStore:
         else:
             directories = self._namespaces(self.directory, top=True)
         for directory in directories:
-            with self._answering(directory):
-                trusted = self._trust(directory)
+            with answering(directory):
+                trusted = self._trust.has(directory)
             for name in self._names(directory) if trusted else []:
                 if name.endswith(RECORD) and is_record_name(name.removesuffix(RECORD)):
                     path = f"{directory}/{name}"
-                    with self._answering(path):
+                    with answering(path):
                         found = self._look(path, self._by_name(path))
                     if found is not None:
                         yield found
@@ -99,10 +99,10 @@ class AgentAwarenessStore:
     def _change(self, directory: str, path: str, scoped: ScopedKey, old: Found, new: Claim | None, wait: float) -> Swap:
         lock_path = path.removesuffix(RECORD) + LOCK
         deadline = self._kernel.monotonic() + wait
-        with self._answering(directory):
-            if not self._trust(directory):
+        with answering(directory):
+            if not self._trust.has(directory):
                 self._make(directory)
-                self._trust(directory)
+                self._trust.has(directory)
             while True:
                 left = max(0.0, deadline - self._kernel.monotonic())
                 with namespace_lock(self._kernel, directory, left) as mark:
@@ -182,34 +182,13 @@ class AgentAwarenessStore:
             inside = f"{inside}/{part}"
             self._kernel.make_directory(inside)
 
-    @contextmanager
-    def _answering(self, where: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoreUnavailableError(error.filename or where, error) from error
-
-    def _trust(self, directory: str) -> bool:
-        """Tell whether a namespace's directory exists; raise `UnsafeDirectoryError` if others could change it."""
-        if directory not in self._trusted:
-            try:
-                # The claims directory may be a link of the user's own making; what it leads to is what counts.
-                whole, part = self._kernel.status_behind(self.directory), self._kernel.status_of(directory)
-            except FileNotFoundError:
-                return False
-            for path, status in ((self.directory, whole), (directory, part)):
-                if problem := unsafe(status):
-                    raise UnsafeDirectoryError(path, problem)
-            self._trusted.add(directory)
-        return True
-
     def _namespaces(self, directory: str, *, top: bool) -> Iterator[str]:
         """Yield what can be a plugin's directory: at the top any, as for the original, and below it any that we made."""
         for name in self._names(directory):
             path = f"{directory}/{name}"
             try:
                 namespace_directory(self.directory, self._by_name(f"{path}/x").namespace)
-                with self._answering(path):
+                with answering(path):
                     is_directory = self._is_directory(path)
             except (InvalidInputError, UnicodeEncodeError):
                 continue  # No namespace has that name.
@@ -226,7 +205,7 @@ class AgentAwarenessStore:
             return False
 
     def _names(self, directory: str) -> list[str]:
-        with self._answering(directory):
+        with answering(directory):
             try:
                 return sorted(self._kernel.names(directory))
             except FileNotFoundError:

@@ -1,0 +1,43 @@
+"""Whose the directories are, and errors of the system as errors of the store: what stores in files have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.stores.kernel import Kernel, unsafe
+
+_TRUST_LASTS = 1.0  # s
+
+
+class Trust:
+    """Which directories in the claims directory *whole* are known to be ours alone; looked at again once a second."""
+
+    def __init__(self, kernel: Kernel, whole: str) -> None:
+        self._kernel, self._whole = kernel, whole
+        self._since: dict[str, float] = {}
+
+    def has(self, directory: str) -> bool:
+        """Tell whether *directory* exists; raise `UnsafeDirectoryError` if others could change it."""
+        now = self._kernel.monotonic()
+        if now - self._since.get(directory, -_TRUST_LASTS) >= _TRUST_LASTS:
+            try:
+                # The claims directory may be a link of the user's own making; what it leads to is what counts.
+                whole, part = self._kernel.status_behind(self._whole), self._kernel.status_of(directory)
+            except FileNotFoundError:
+                return False
+            for path, status in ((self._whole, whole), (directory, part)):
+                if problem := unsafe(status):
+                    raise UnsafeDirectoryError(path, problem)
+            self._since[directory] = now
+        return True
+
+
+@contextmanager
+def answering(where: str) -> Iterator[None]:
+    """Turn an error of the system into one of the store, about *where* unless it names a place itself."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailableError(error.filename or where, error) from error
