@@ -1,6 +1,6 @@
 """Processes of both kinds that contend for the same keys: `nursery.py CLAIMS LOGS SECONDS KEYS SEED NODES OURS MODE`.
 
-NODES sessions of the original (MODE `original`, or `repaired` of its faults) and OURS of ours write logs of what they did
+NODES sessions of the original (MODE `original`, `repaired` of its faults, or `impatient`) and OURS of ours write logs of what they did
 as `tests/processes/contenders.py` says.  One of them is killed every now and then, and another started in its place.
 """
 

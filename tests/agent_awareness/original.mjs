@@ -2,7 +2,8 @@
 //
 //   node original.mjs CLAIMS            obeys orders, one JSON object a line on stdin, one answer each on stdout
 //   node original.mjs CLAIMS --repaired likewise, without the faults of the original (see `Lock`)
-//   node original.mjs CLAIMS contend LOG SECONDS KEYS SEED MODE   contends at random and writes a log
+//   node original.mjs CLAIMS contend LOG SECONDS KEYS SEED MODE   contends at random and writes a log;
+//                                                               MODE is original, repaired, or impatient (15 ms, not 5 s)
 //
 // An order may name places where the session stops: it says {"paused": PLACE} there and goes on with the next line.
 // It may also shorten the time (waits, in ms) after which the session breaks a lock by force.
@@ -22,6 +23,7 @@ const me = `${hostname()}:${process.pid}`;
 
 let reached = async () => {};
 let noticed = () => {};
+let watching = false;
 
 async function parsed(file) {
   // Whatever is wrong with a file, it reads as if it were not there.
@@ -133,6 +135,8 @@ class Session {
       await reached('read');
       if (found && !mine(found) && !late(found) && !dead(found)) return { claimed: false, holder: found.holder };
       await this.write(file, minutes);
+      // For the log alone; the original does not look.
+      if (watching && (await parsed(`${file}.lock/meta.json`))?.pid !== process.pid) noticed('robbed', file);
       return { claimed: true };
     });
   }
@@ -215,6 +219,7 @@ const clock = () => Number(process.hrtime.bigint());
 async function contend(session, log, seconds, keys, seed) {
   const roll = dice(seed);
   const until = clock() + Number(seconds) * 1e9;
+  watching = true;
   const write = (event, key, facts) =>
     appendFileSync(log, `${JSON.stringify({ event, key, holder: me, done: clock(), ...facts })}\n`);
   noticed = (why, record) => {
@@ -261,5 +266,6 @@ async function contend(session, log, seconds, keys, seed) {
 }
 
 const [claims, what, ...rest] = process.argv.slice(2);
+if (rest[4] === 'impatient') patience = 15;
 if (what === 'contend') await contend(new Session(claims, rest[4] === 'repaired'), ...rest.slice(0, 4));
 else await obey(new Session(claims, what === '--repaired'));
