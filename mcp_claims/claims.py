@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -66,9 +67,12 @@ class Claims:
         """Tell whether there is a claim that the session believes to hold, expired ones included."""
         return bool(self._beliefs)
 
-    def place(self, scoped: ScopedKey) -> str | None:
-        """Return the file that changes with the claim on *scoped*, if there is one."""
-        return self._store.place(scoped)
+    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        """Call *tell*, from any thread, when claims on a key, in a namespace or anywhere (`None`) may have changed.
+
+        Yields whether that can be watched; a notice can be lost all the same.
+        """
+        return self._store.watch(of, tell)
 
     def death_of(self, holder: Holder) -> Death | None:
         """Return what becomes readable when the process of *holder* ends, where that can be watched."""
