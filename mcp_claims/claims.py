@@ -274,6 +274,14 @@ class Claims:
             page.append(Listed(found, self._judge(found, now)))
         return Listing(tuple(page), now, None)
 
+    def stored(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> Listing:
+        """Return what is stored for *key*, if anything is, as `listing` does; removes nothing, not even a dead claim."""
+        scoped = rules.scoped_key(key, namespace)
+        self._check_usable()
+        found, now = self._store.read(scoped), self._machine.now()
+        page = () if found is None else (Listed(found, self._judge(found, now)),)
+        return Listing(page, now, None)
+
     def end(self, *, within: float = END_WAIT, dying: bool = False) -> int:
         """End the session: release what it holds; return how many claims went.
 

@@ -88,9 +88,16 @@ class Sessions:
         self._ending: list[Claims] = []
         # Called when something is due earlier than `tend` said; whoever calls `tend` sets it.
         self.changed: Callable[[], None] = lambda: None
+        # Called with each connection that has ended; whoever keeps something else for connections sets it.
+        self.ended: Callable[[str], None] = lambda _: None
         self._handles: Handles | None = None
         # By the nonce of the handle, never by the handle; the longest unused first.
         self._opened: dict[bytes, Session] = {}
+
+    @property
+    def onlooker(self) -> Claims:
+        """Through whose eyes those look who have no session; it holds nothing."""
+        return self._nobody
 
     def check_store(self) -> None:
         """Raise what a call would raise if the store cannot answer."""
@@ -136,6 +143,7 @@ class Sessions:
 
     def end_connection(self, connection: str) -> None:
         """End the session of *connection*, if it has one: release what it holds."""
+        self.ended(connection)
         if session := self._connections.pop(connection, None):
             # Never waiting: other calls would wait too.  What somebody else keeps locked is released later.
             session.claims.end(within=0)
