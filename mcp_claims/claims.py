@@ -74,6 +74,10 @@ class Claims:
         """
         return self._store.watch(of, tell)
 
+    def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        """Stand in line for *scoped*; call *tell*, from any thread, when nobody is before us.  Yields whether there is one."""
+        return self._store.line(scoped, tell)
+
     def death_of(self, holder: Holder) -> Death | None:
         """Return what becomes readable when the process of *holder* ends, where that can be watched."""
         return self._machine.death_of(holder)

@@ -13,6 +13,7 @@ from mcp_types import CallToolResult, TextContent, Tool, ToolAnnotations
 
 from mcp_claims import rules
 from mcp_claims.answers import Attempt
+from mcp_claims.patience import Report, claim_patiently
 from mcp_claims.record import Claim, Outcome
 from mcp_claims.server import wording
 from mcp_claims.server.arguments import (
@@ -26,7 +27,6 @@ from mcp_claims.server.arguments import (
     parse,
 )
 from mcp_claims.server.cursor import read_cursor, spell_cursor
-from mcp_claims.server.patience import Report, claim_patiently
 from mcp_claims.server.results import (
     ListResult,
     LookResult,
@@ -37,8 +37,8 @@ from mcp_claims.server.results import (
     TryClaimResult,
 )
 from mcp_claims.server.schema import compact_schema
-from mcp_claims.server.waiting import without_blocking
 from mcp_claims.sessions import Caller, Sessions
+from mcp_claims.waiting import without_blocking
 
 INSTRUCTIONS = (
     "Several agents see the same event; exactly one may act. Before you act on an event (red CI, review comment, "

@@ -68,6 +68,13 @@ class Store(Protocol):
         """
         ...
 
+    def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        """Stand in line for *scoped*, and call *tell*, from any thread, when nobody is before us any more.
+
+        Yields whether there is a line; where there is none, all are first.
+        """
+        ...
+
     def position(self, found: Claim | Unreadable) -> str:
         """Return where `scan` has *found*: a text that is greater than that of all that it yields before."""
         ...

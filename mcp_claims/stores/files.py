@@ -11,13 +11,14 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
 from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, Swap
 from mcp_claims.stores.kernel import CREATE, READ, Kernel, write_all
+from mcp_claims.stores.line import place_in_line
 from mcp_claims.stores.names import file_name, may_be_file_name
 from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, make_namespace, namespace_lock
 from mcp_claims.stores.secret_file import read_secret, spell_secret
@@ -124,6 +125,13 @@ class FileStore:
         return watch_records(
             self.directory, self.directory if of is None else f"{self.directory}/{file_name(of)}", tell
         )
+
+    def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        directory, path = self._places(scoped)
+        with answering(path):
+            if not self._trust.has(directory):
+                return nullcontext(False)  # Nobody has claimed anything in this namespace.
+        return place_in_line(directory, scoped.key, tell)
 
     def position(self, found: Claim | Unreadable) -> str:
         # NUL comes before any character of a name, as the end of a name does.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
 logger = logging.getLogger(__name__)
+# It says so whenever a watch ends while the system tells of something; nobody can do anything about that.
+logging.getLogger("watchdog.observers.inotify").addFilter(lambda record: "thread is inactive" not in str(record.msg))
 
 _RECORD = ".json"
 

@@ -30,6 +30,9 @@ class PassingOn:
     def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
         return self._store.watch(of, tell)
 
+    def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        return self._store.line(scoped, tell)
+
     def position(self, found: Claim | Unreadable) -> str:
         return self._store.position(found)
 

@@ -27,12 +27,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 FIXTURE = "calls a tool of the suite's own"
-NO_RESOURCES, NO_PROMPTS = "this server offers no resources", "this server offers no prompts"
-NO_LOGGING, NO_COMPLETION = "this server does not send its log to clients", "there is nothing to complete"
+RESOURCE, PROMPT = "reads or watches a resource of the suite's own", "gets a prompt of the suite's own"
+NO_LOGGING = "this server does not send its log to clients"
 EXTENSION = "an extension that this server does not offer"
 
 SCENARIOS_NOT_APPLICABLE = {
-    "completion-complete": NO_COMPLETION,
     "elicitation-sep1034-defaults": FIXTURE,
     "elicitation-sep1330-enums": FIXTURE,
     "http-custom-header-server-validation": FIXTURE,
@@ -42,23 +41,21 @@ SCENARIOS_NOT_APPLICABLE = {
     "input-required-result-capability-check": FIXTURE,
     "input-required-result-multi-round": FIXTURE,
     "input-required-result-multiple-input-requests": FIXTURE,
-    "input-required-result-non-tool-request": NO_PROMPTS,
+    "input-required-result-non-tool-request": PROMPT,
     "input-required-result-request-state": FIXTURE,
     "input-required-result-result-type": FIXTURE,
     "input-required-result-tampered-state": FIXTURE,
     "json-schema-2020-12": FIXTURE,
     "logging-set-level": NO_LOGGING,
-    "prompts-get-embedded-resource": NO_PROMPTS,
-    "prompts-get-simple": NO_PROMPTS,
-    "prompts-get-with-args": NO_PROMPTS,
-    "prompts-get-with-image": NO_PROMPTS,
-    "prompts-list": NO_PROMPTS,
-    "resources-list": NO_RESOURCES,
-    "resources-read-binary": NO_RESOURCES,
-    "resources-read-text": NO_RESOURCES,
-    "resources-subscribe": NO_RESOURCES,
-    "resources-templates-read": NO_RESOURCES,
-    "resources-unsubscribe": NO_RESOURCES,
+    "prompts-get-embedded-resource": PROMPT,
+    "prompts-get-simple": PROMPT,
+    "prompts-get-with-args": PROMPT,
+    "prompts-get-with-image": PROMPT,
+    "resources-read-binary": RESOURCE,
+    "resources-read-text": RESOURCE,
+    "resources-subscribe": RESOURCE,
+    "resources-templates-read": RESOURCE,
+    "resources-unsubscribe": RESOURCE,
     "tasks-capability-negotiation": EXTENSION,
     "tasks-dispatch-and-envelope": EXTENSION,
     "tasks-lifecycle": EXTENSION,
@@ -80,9 +77,6 @@ SCENARIOS_NOT_APPLICABLE = {
     "tools-call-with-progress": FIXTURE,
 }
 CHECKS_NOT_APPLICABLE = {
-    "sep-2549-prompts-list-caching-hints": NO_PROMPTS,
-    "sep-2549-resources-list-caching-hints": NO_RESOURCES,
-    "sep-2549-resources-templates-list-caching-hints": NO_RESOURCES,
     "sep-2575-http-server-no-independent-requests-on-stream": FIXTURE,
     "sep-2575-missing-capability-http-400": FIXTURE,
     "sep-2575-server-no-log-without-loglevel": FIXTURE,
@@ -91,7 +85,10 @@ CHECKS_NOT_APPLICABLE = {
 GENERIC = {
     "2025-11-25": {
         "dns-rebinding-protection",
+        "completion-complete",
         "ping",
+        "prompts-list",
+        "resources-list",
         "server-initialize",
         "server-session-lifecycle",
         "server-sse-multiple-streams",
@@ -99,12 +96,15 @@ GENERIC = {
     },
     "2026-07-28": {
         "caching",
+        "completion-complete",
         "dns-rebinding-protection",
         "http-header-validation",
         "input-required-result-ignore-extra-params",
         "input-required-result-missing-input-response",
         "input-required-result-unsupported-methods",
         "input-required-result-validate-input",
+        "prompts-list",
+        "resources-list",
         "sep-2164-resource-not-found",
         "server-sse-multiple-streams",
         "server-stateless",

@@ -13,7 +13,7 @@ SESSIONS = [
     Plant(
         "a call that waits keeps the others waiting",
         "V1 16",
-        SERVER + "waiting.py",
+        "mcp_claims/waiting.py",
         "            return operation(0.0)",
         "            return operation(LOCK_WAIT)",
     ),
@@ -178,7 +178,7 @@ SESSIONS = [
     Plant(
         "nobody is woken by a change",
         "V8",
-        SERVER + "patience.py",
+        "mcp_claims/patience.py",
         "        loop.call_soon_threadsafe(changed.set)",
         "        pass",
     ),

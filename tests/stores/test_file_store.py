@@ -36,6 +36,9 @@ class Alternating:
     def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
         return next(self._turn).watch(of, tell)
 
+    def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        return next(self._turn).line(scoped, tell)
+
     def position(self, found: Claim | Unreadable) -> str:
         return next(self._turn).position(found)
 

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError
@@ -77,6 +77,10 @@ class AgentAwarenessStore:
             return watch_record(self.directory, place(self.directory, of)[1], tell)
         inside = self.directory if of is None else namespace_directory(self.directory, of)
         return watch_records(self.directory, inside, tell)
+
+    def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:  # noqa: ARG002
+        # Its sessions would not stand in it, and a file for it could be a plugin's directory.
+        return nullcontext(False)
 
     def position(self, found: Claim | Unreadable) -> str:
         # The files of a plugin come before the plugins in it.

@@ -1,0 +1,107 @@
+"""Processes that wait in line for one key: `waiters.py CLAIMS LOGS WAITERS RELEASES KILL_EVERY SEED`.
+
+Each waits as a server does, acts for a moment, releases and waits again.  With every KILL_EVERY-th grant one of them
+is killed, the holder half of the time, and replaced.  Logs are as `contenders.py` writes them; `done` of a `tried` is when
+the wait ended, `released` when a release began.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from random import Random
+from resource import RUSAGE_CHILDREN, getrusage
+
+import anyio
+
+from mcp_claims.patience import claim_patiently
+from mcp_claims.record import Claim
+from mcp_claims.rules import scoped_key
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.files import FileStore
+
+PATIENCE = 300.0
+KEY = scoped_key("red", "ci")
+
+
+async def _unheard(waited: float, of: float, message: str) -> None:
+    """Waiting goes on; nobody is there to be told."""
+
+
+async def wait_in_line(claims: str, log: Path, grants: int, seed: str) -> None:
+    """Wait, act and release, for ever; write a byte to *grants* with each grant."""
+    session, rng = process_session(FileStore(claims)), Random(seed)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    name = session.holder.name
+
+    def note(event: str, **more: object) -> None:
+        line = {"event": event, "key": KEY.key, "holder": name, "at": time.monotonic_ns(), **more}
+        os.write(out, json.dumps(line).encode() + b"\n")
+
+    while True:
+        asked = time.monotonic_ns()
+        attempt = await claim_patiently(
+            session, KEY, lambda wait: session.try_claim(KEY.key, KEY.namespace, wait=wait), PATIENCE, _unheard
+        )
+        assert attempt.claimed and isinstance(attempt.found, Claim)
+        why = attempt.taken_over.why.value if attempt.taken_over else None
+        note(
+            "tried",
+            asked=asked,
+            done=time.monotonic_ns(),
+            status=attempt.status.value,
+            generation=attempt.found.generation,
+            why=why,
+        )
+        note("enter")
+        os.write(grants, os.getpid().to_bytes(4, "little"))
+        await anyio.sleep(rng.uniform(0.001, 0.003))
+        note("stay")
+        note("released")
+        session.release(KEY.key, KEY.namespace)
+        await anyio.sleep(rng.uniform(0, 0.01))
+
+
+def main(claims: str, logs: str, waiters: int, releases: int, kill_every: int, seed: str) -> None:
+    """Start *waiters*, count grants and kill, until there were *releases* and as many more as were cut short."""
+    rng = Random(seed)
+    reading, grants = os.pipe()
+    living: list[int] = []
+    born = 0
+
+    def bear() -> None:
+        nonlocal born
+        born += 1
+        pid = os.fork()
+        if pid:
+            living.append(pid)
+            return
+        os.close(reading)
+        anyio.run(wait_in_line, claims, Path(logs) / str(born), grants, f"{seed} {born}")
+
+    for _ in range(waiters):
+        bear()
+    granted = kills = 0
+    while granted < releases + kills:
+        winner = int.from_bytes(os.read(reading, 4), "little")
+        granted += 1
+        if kill_every and granted % kill_every == 0:
+            victim = winner if rng.random() < 0.5 and winner in living else rng.choice(living)
+            os.kill(victim, signal.SIGKILL)
+            os.waitpid(victim, 0)
+            living.remove(victim)
+            kills += 1
+            bear()
+    for pid in living:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    used = getrusage(RUSAGE_CHILDREN)
+    print(json.dumps({"granted": granted, "kills": kills, "cpu": used.ru_utime + used.ru_stime}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

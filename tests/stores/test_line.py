@@ -1,0 +1,124 @@
+"""The line of those who wait for a key: in the order of coming, without anything that could go stale."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from mcp_claims.errors import UnsafeDirectoryError
+from mcp_claims.record import ScopedKey
+from mcp_claims.stores.files import FileStore
+from tests.stores.samples import KEY, claim, grant, place
+
+WITHIN = 20.0  # s, on a machine that is busy with other things
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    """Return a store in which the namespace exists."""
+    store = FileStore(tmp_path / "claims")
+    grant(store, claim())
+    return store
+
+
+def come(stack: ExitStack, store: FileStore, scoped: ScopedKey = KEY) -> Event:
+    """Stand in line; return what is set when it is our turn."""
+    first = Event()
+    assert stack.enter_context(store.line(scoped, first.set))
+    return first
+
+
+def test_turns_come_in_the_order_of_coming(store: FileStore) -> None:
+    with ExitStack() as ada, ExitStack() as ben, ExitStack() as cleo:
+        first, second = come(ada, store), come(ben, store)
+        assert first.is_set() and not second.is_set()
+        wait_until_blocked(store, 1)
+        third = come(cleo, store)
+        wait_until_blocked(store, 2)
+        ada.close()
+        assert second.wait(WITHIN)
+        assert not third.wait(0.1)
+        ben.close()
+        assert third.wait(WITHIN)
+
+
+def test_who_leaves_early_keeps_nobody_waiting(store: FileStore) -> None:
+    with ExitStack() as ada, ExitStack() as ben, ExitStack() as cleo:
+        come(ada, store)
+        second = come(ben, store)
+        wait_until_blocked(store, 1)
+        third = come(cleo, store)
+        wait_until_blocked(store, 2)
+        ben.close()
+        ada.close()
+        assert third.wait(WITHIN)
+        assert not second.is_set()
+    wait_until_blocked(store, 0)
+
+
+def test_a_process_that_dies_leaves_the_line(store: FileStore) -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        with store.line(KEY, lambda: None):
+            os.write(writing, b"!")
+            signal.pause()
+    os.read(reading, 1)
+    with ExitStack() as ada:
+        first = come(ada, store)
+        assert not first.wait(0.1)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert first.wait(WITHIN)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_lines_of_other_keys_are_others(store: FileStore) -> None:
+    with ExitStack() as ada:
+        assert come(ada, store).is_set()
+        assert come(ada, store, ScopedKey("ci", "review")).is_set()
+
+
+def test_a_line_leaves_one_empty_hidden_file_however_many_keys_are_waited_for(store: FileStore) -> None:
+    for number in range(20):
+        with ExitStack() as ada:
+            come(ada, store, ScopedKey("ci", f"event {number}"))
+    files = {path.name: path.stat() for path in place(store).parent.iterdir()}
+    assert files.keys() == {".lock", ".line", place(store).name}
+    assert (files[".line"].st_size, files[".line"].st_mode & 0o777) == (0, 0o600)
+    assert [found.scoped for found in store.scan()] == [KEY]  # type: ignore[union-attr]
+
+
+def test_where_no_line_can_be_made_all_are_first(store: FileStore) -> None:
+    with store.line(ScopedKey("nowhere", "red"), pytest.fail) as lined:
+        assert not lined
+    assert not Path(store.directory, "nowhere").exists()
+    (place(store).parent / ".line").symlink_to("elsewhere")
+    with store.line(KEY, pytest.fail) as lined:
+        assert not lined
+    assert not (place(store).parent / "elsewhere").exists()
+
+
+def test_a_namespace_that_others_can_write_to_has_no_line(store: FileStore) -> None:
+    place(store).parent.chmod(0o777)
+    with pytest.raises(UnsafeDirectoryError), FileStore(store.directory).line(KEY, pytest.fail):
+        pytest.fail("it is not safe")
+    assert not (place(store).parent / ".line").exists()
+
+
+def wait_until_blocked(store: FileStore, number: int) -> None:
+    """Return once *number* threads wait for a lock in the line's file, as the kernel sees it."""
+    inode = (place(store).parent / ".line").stat().st_ino
+    deadline = time.monotonic() + WITHIN
+    while time.monotonic() < deadline:
+        locks = Path("/proc/locks").read_text().splitlines()
+        if sum("-> OFDLCK" in lock and f":{inode} " in lock for lock in locks) == number:
+            return
+    pytest.fail(f"there are not {number} in line")
