@@ -18,6 +18,7 @@ from mcp import Client
 from mcp_claims.record import Outcome
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
+from tests.support.http_servers import Era, http_client, http_server
 from tests.support.servers import RawServer, facts, raw_server, stdio, words
 
 PATIENCE = 60
@@ -140,6 +141,42 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind(claims_dir: Path) 
         for _ in range(10):
             assert facts(await client.call_tool("is_claimed_by_other", {"key": "red"}))["held_by_you"] is False
             await anyio.sleep(0.02)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
+async def test_sessions_of_one_http_server_wait_for_each_other_and_for_others(claims_dir: Path, era: Era) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    with http_server(claims_dir) as server:
+        async with (
+            http_client(server.url, era) as ada,
+            http_client(server.url, era) as ben,
+            anyio.create_task_group() as tasks,
+        ):
+            told: list[str] = []
+
+            async def take_a_turn(client: Client, name: str) -> None:
+                handle = facts(await client.call_tool("open_session", {}))["session"]
+                arguments = {"key": "red", "session": handle}
+                got = facts(await client.call_tool("try_claim", {**arguments, "wait_seconds": PATIENCE}))
+                told.append(f"{name} {got['status']}")
+                await client.call_tool("release", arguments)
+
+            tasks.start_soon(take_a_turn, ada, "ada")
+            tasks.start_soon(take_a_turn, ben, "ben")
+            with anyio.fail_after(PATIENCE):
+                while len(lines := in_line(claims_dir)) < 2:
+                    await anyio.sleep(0.01)
+            assert len(lines) == 2 and not told
+            holder.release("red")
+    assert sorted(told) == ["ada acquired", "ben acquired"]
+
+
+def in_line(claims_dir: Path) -> list[str]:
+    """Return the locks of those who stand in line, as the kernel has them."""
+    inode = (claims_dir / "default" / ".line").stat().st_ino if (claims_dir / "default" / ".line").exists() else -1
+    return [lock for lock in Path("/proc/locks").read_text().splitlines() if f":{inode} " in lock]
 
 
 @pytest.mark.anyio
