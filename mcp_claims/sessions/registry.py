@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from mcp_claims import rules
 from mcp_claims.claims import END_WAIT, Claims
-from mcp_claims.errors import SessionNeededError
+from mcp_claims.errors import SessionEndedError, SessionNeededError
 from mcp_claims.machine import Machine, local_machine
 from mcp_claims.record import Claim
 from mcp_claims.sessions.handles import Handles
@@ -30,6 +30,9 @@ DEFAULT_IDLE = 30 * 60.0
 
 _MOST_REMEMBERED = 10_000
 _AGAIN = 0.5  # s
+_STRAGGLING = 60.0
+"""Seconds for which calls of a connection that its client has ended are turned away."""
+
 DEFAULT_RETENTION_HOURS = rules.DEFAULT_RETENTION.total_seconds() / 3600
 
 
@@ -86,6 +89,8 @@ class Sessions:
         self._connections: dict[str, Session] = {}
         self._requests: Counter[str] = Counter()
         self._ending: list[Claims] = []
+        # When each was ended by its client; see `end_connection`.
+        self._ended: dict[str, float] = {}
         # Called when something is due earlier than `tend` said; whoever calls `tend` sets it.
         self.changed: Callable[[], None] = lambda: None
         self._handles: Handles | None = None
@@ -104,8 +109,8 @@ class Sessions:
     def acting(self, caller: Caller, handle: str | None) -> Session:
         """Return the session that a call by *caller*, with *handle* if it has one, acts for.
 
-        Raises `InvalidSessionError` for a handle that is not this caller's, and `SessionNeededError` where nothing tells
-        who is calling.
+        Raises `InvalidSessionError` for a handle that is not this caller's, `SessionNeededError` where nothing tells who
+        is calling, and `SessionEndedError` for a connection that its client has just ended.
         """
         session = self._find(caller, handle)
         if session is None:
@@ -135,7 +140,15 @@ class Sessions:
             session.used = self._clock()
 
     def end_connection(self, connection: str) -> None:
-        """End the session of *connection*, if it has one: release what it holds."""
+        """End the session of *connection*, which its client has ended: release what it holds.
+
+        A call that the client sent before may come only now.  Were it to get a session, that would be a new one that
+        nobody can use or end, and what it claims would be held until it is idle.
+        """
+        self._ended[connection] = self._clock()
+        self._let_go(connection)
+
+    def _let_go(self, connection: str) -> None:
         if session := self._connections.pop(connection, None):
             # Never waiting: other calls would wait too.  What somebody else keeps locked is released later.
             session.claims.end(within=0)
@@ -148,7 +161,10 @@ class Sessions:
         now = self._clock()
         for connection, session in list(self._connections.items()):
             if connection not in self._requests and now - session.used > self._idle:
-                self.end_connection(connection)
+                self._let_go(connection)
+        for connection, ended in list(self._ended.items()):
+            if now - ended > _STRAGGLING:
+                del self._ended[connection]
         for nonce, session in list(self._opened.items()):
             if now - session.used > self._idle and not session.claims.holds_anything:
                 del self._opened[nonce]
@@ -183,6 +199,8 @@ class Sessions:
             return None
         elif (known := self._connections.get(caller.connection)) is not None:
             session = known
+        elif caller.connection in self._ended:
+            raise SessionEndedError
         else:
             session = self._session(process_session(self._store, self._machine))
             self._connections[caller.connection] = session

@@ -142,6 +142,18 @@ def test_a_connection_that_its_client_ends_has_released_its_claims(rig: Rig) -> 
         ada.claims.try_claim("red")
 
 
+def test_a_call_that_comes_through_only_after_its_connection_was_ended_claims_nothing(rig: Rig) -> None:
+    sessions = rig.http()
+    claim(sessions.acting(ADA, None))
+    sessions.end_connection(ADA.connection or "")
+    sessions.end_connection(BEN.connection or "")
+    for ended in (ADA, BEN):
+        for find in (sessions.acting, sessions.looking):
+            with pytest.raises(SessionEndedError):
+                find(ended, None)
+    assert sessions.acting(Caller(connection="c"), None), "others go on"
+
+
 def test_a_connection_whose_namespace_somebody_keeps_locked_ends_without_waiting_and_is_released_later(
     rig: Rig,
 ) -> None:
