@@ -124,7 +124,9 @@ class Sessions:
 
     def keep(self, session: Session, granted: Claim, ttl_minutes: float) -> None:
         """Keep *granted*, a claim of *session*, alive by renewals while the session is there; `tend` makes them."""
-        session.keeping.keep(granted, ttl_minutes, self._clock())
+        # The call that asks may have waited for longer than the idle time.
+        session.used = self._clock()
+        session.keeping.keep(granted, ttl_minutes, session.used)
         self.changed()
 
     def entered(self, connection: str) -> None:
@@ -165,15 +167,19 @@ class Sessions:
         for connection, ended in list(self._ended.items()):
             if now - ended > _STRAGGLING:
                 del self._ended[connection]
+        # A call that still waits for its key uses the session that it found.
+        forgotten = max(self._idle, 2 * rules.MAX_PATIENCE)
         for nonce, session in list(self._opened.items()):
-            if now - session.used > self._idle and not session.claims.holds_anything:
+            if now - session.used > forgotten and not session.claims.holds_anything:
                 del self._opened[nonce]
         for claims in self._ending:
             claims.end(within=0)
         self._ending = [claims for claims in self._ending if claims.holds_anything]
         due = min(self._idle / 2, _AGAIN) if self._ending else self._idle / 2
-        # A connection that is left is not idle; a handle has nothing but its use to show that somebody is there.
-        active = [session for session in self._opened.values() if now - session.used <= self._idle]
+        # Over stdio whoever has a handle is there as long as the process.  Elsewhere a connection that is left is not idle,
+        # and a handle has nothing but its use to show that somebody is there.
+        stays = self._own is not None
+        active = [session for session in self._opened.values() if stays or now - session.used <= self._idle]
         for session in [*self._always_there(), *active]:
             due = min(due, session.keeping.renew(now))
         return max(0.0, due)
@@ -218,10 +224,17 @@ class Sessions:
                 claims.describe_client(described)
             session = self._session(claims)
             if len(self._opened) >= _MOST_REMEMBERED:
-                # A handle needs no memory: only what would be told of lost claims, and what is kept alive, goes.
-                del self._opened[next(iter(self._opened))]
+                del self._opened[self._least_worth()]
         self._opened[nonce] = session
         return session
+
+    def _least_worth(self) -> bytes:
+        """Return the longest unused handle that holds nothing, and so loses nothing when it is forgotten.
+
+        If all hold something, it is the longest unused: what would be told of lost claims, and what is kept alive, goes.
+        """
+        idle = (nonce for nonce, session in self._opened.items() if not session.claims.holds_anything)
+        return next(idle, next(iter(self._opened)))
 
     def _session(self, claims: Claims) -> Session:
         return Session(claims, Keeping(claims, self._longest_keeping), self._clock())
