@@ -151,7 +151,7 @@ def test_a_call_that_comes_through_only_after_its_connection_was_ended_claims_no
         for find in (sessions.acting, sessions.looking):
             with pytest.raises(SessionEndedError):
                 find(ended, None)
-    assert sessions.acting(Caller(connection="c"), None), "others go on"
+    assert claim(sessions.acting(Caller(connection="c"), None)).generation == 2, "others go on"
 
 
 def test_a_connection_whose_namespace_somebody_keeps_locked_ends_without_waiting_and_is_released_later(
