@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -67,9 +68,12 @@ class Claims:
         """Tell whether there is a claim that the session believes to hold, expired ones included."""
         return bool(self._beliefs)
 
-    def place(self, scoped: ScopedKey) -> str | None:
-        """Return the file that changes with the claim on *scoped*, if there is one."""
-        return self._store.place(scoped)
+    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        """Call *tell*, from any thread, when claims on a key, in a namespace or anywhere (`None`) may have changed.
+
+        Yields whether that can be watched; a notice can be lost all the same.
+        """
+        return self._store.watch(of, tell)
 
     def death_of(self, holder: Holder) -> Death | None:
         """Return what becomes readable when the process of *holder* ends, where that can be watched."""
@@ -270,6 +274,14 @@ class Claims:
                 return Listing(tuple(page), now, self._store.position(page[-1].found))
             page.append(Listed(found, self._judge(found, now)))
         return Listing(tuple(page), now, None)
+
+    def stored(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> Listing:
+        """Return what is stored for *key*, if anything is, as `listing` does; removes nothing, not even a dead claim."""
+        scoped = rules.scoped_key(key, namespace)
+        self._check_usable()
+        found, now = self._store.read(scoped), self._machine.now()
+        page = () if found is None else (Listed(found, self._judge(found, now)),)
+        return Listing(page, now, None)
 
     def end(self, *, within: float = END_WAIT, dying: bool = False) -> int:
         """End the session: release what it holds; return how many claims went.

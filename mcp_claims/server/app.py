@@ -1,4 +1,4 @@
-"""The server object: the tools and instructions on the SDK's low-level `Server`.
+"""The server object: tools, resources, prompt and instructions on the SDK's low-level `Server`.
 
 The low-level one, since the high-level one passes over arguments that a tool does not have (a misspelt `ttl_minutes`
 would be the default), parses notes that look like JSON, and shows models pydantic's messages.
@@ -7,26 +7,47 @@ would be the default), parses notes that look like JSON, and shows models pydant
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 # `ServerRequestContext` is generic at type-checking time only as the SDK wants it; see its module.
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
+    CompleteRequestParams,
+    CompleteResult,
+    EmptyResult,
+    GetPromptRequestParams,
+    GetPromptResult,
+    ListPromptsResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
     ListToolsResult,
     PaginatedRequestParams,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
     TextContent,
+    UnsubscribeRequestParams,
 )
 
 from mcp_claims import __version__
-from mcp_claims.errors import ClaimsError
+from mcp_claims.claims import Claims
+from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.rules import one_line
 from mcp_claims.server.caller import caller_of
+from mcp_claims.server.completion import complete
+from mcp_claims.server.prompts import PROMPTS, get_prompt
+from mcp_claims.server.resources import TEMPLATES, list_resources, read_resource
+from mcp_claims.server.subscriptions import Subscriptions, subscriptions
 from mcp_claims.server.tending import tended
 from mcp_claims.server.tools import INSTRUCTIONS, TOOLS
 from mcp_claims.sessions import Sessions
@@ -34,18 +55,30 @@ from mcp_claims.sessions import Sessions
 logger = logging.getLogger(__name__)
 
 
-def build_server(open_sessions: Callable[[], Sessions]) -> Server[Sessions]:
-    """Return a server that opens its sessions for each run of it, and ends them, claims released, with it.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of the server: the sessions it has, and who is to be told of changes.
 
     Over stdio and in memory a run is a connection; over HTTP it is the life of the process.
     """
 
+    sessions: Sessions
+    subscriptions: Subscriptions
+
+
+Context = ServerRequestContext[Run]
+
+
+def build_server(open_sessions: Callable[[], Sessions]) -> Server[Run]:
+    """Return a server that opens its sessions for each run of it, and ends them, claims released, with it."""
+
     @asynccontextmanager
-    async def lifespan(_: Server[Sessions]) -> AsyncIterator[Sessions]:
+    async def lifespan(_: Server[Run]) -> AsyncIterator[Run]:
         sessions = open_sessions()
         try:
-            async with tended(sessions):
-                yield sessions
+            async with tended(sessions), subscriptions(sessions.onlooker) as told:
+                sessions.ended = told.forget
+                yield Run(sessions, told)
         finally:
             sessions.end()
 
@@ -59,23 +92,29 @@ def build_server(open_sessions: Callable[[], Sessions]) -> Server[Sessions]:
         get_tool_input_schema=lambda name: TOOLS[name].listed.input_schema if name in TOOLS else None,
         on_list_tools=_list_tools,
         on_call_tool=_call_tool,
+        on_list_resources=_list_resources,
+        on_list_resource_templates=_list_resource_templates,
+        on_read_resource=_read_resource,
+        on_subscribe_resource=_subscribe,
+        on_unsubscribe_resource=_unsubscribe,
+        on_subscriptions_listen=_listen,
+        on_list_prompts=_list_prompts,
+        on_get_prompt=_get_prompt,
+        on_completion=_complete,
     )
 
 
-async def _list_tools(
-    context: ServerRequestContext[Sessions],  # noqa: ARG001 (the SDK's interface)
-    params: PaginatedRequestParams | None,  # noqa: ARG001
-) -> ListToolsResult:
+async def _list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:  # noqa: ARG001 (the SDK's interface)
     return ListToolsResult(tools=[tool.listed for tool in TOOLS.values()])
 
 
-async def _call_tool(context: ServerRequestContext[Sessions], params: CallToolRequestParams) -> CallToolResult:
+async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
     tool = TOOLS.get(params.name)
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"There is no tool {params.name[:100]!r}; there are {', '.join(TOOLS)}.")
     try:
         return await tool.call(
-            context.lifespan_context, caller_of(context), params.arguments, context.session.report_progress
+            context.lifespan_context.sessions, caller_of(context), params.arguments, context.session.report_progress
         )
     except ClaimsError as error:
         # Paths may hold what is no text; on the wire that would end the connection.
@@ -87,6 +126,68 @@ async def _call_tool(context: ServerRequestContext[Sessions], params: CallToolRe
             f"{params.name} failed by a defect of mcp-claims; the server's log has the details. Do not act on this "
             "event; is_claimed_by_other tells what is stored."
         )
+
+
+async def _list_resources(context: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
+    with _errors_of_the_protocol():
+        return await list_resources(_onlooker(context), params.cursor if params else None)
+
+
+async def _list_resource_templates(
+    context: Context,  # noqa: ARG001
+    params: PaginatedRequestParams | None,  # noqa: ARG001
+) -> ListResourceTemplatesResult:
+    return TEMPLATES
+
+
+async def _read_resource(context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
+    with _errors_of_the_protocol():
+        return await read_resource(_onlooker(context), params.uri)
+
+
+async def _subscribe(context: Context, params: SubscribeRequestParams) -> EmptyResult:
+    run, caller = context.lifespan_context, caller_of(context)
+    # The connection has a session from here on, which ends, with its subscriptions, when it has been idle.
+    run.sessions.looking(caller, None)
+    run.subscriptions.subscribe(caller.connection, context.session, params.uri)
+    return EmptyResult()
+
+
+async def _unsubscribe(context: Context, params: UnsubscribeRequestParams) -> EmptyResult:
+    context.lifespan_context.subscriptions.unsubscribe(caller_of(context).connection, params.uri)
+    return EmptyResult()
+
+
+async def _listen(context: Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
+    return await context.lifespan_context.subscriptions.listen(context, params)
+
+
+async def _list_prompts(context: Context, params: PaginatedRequestParams | None) -> ListPromptsResult:  # noqa: ARG001
+    return PROMPTS
+
+
+async def _get_prompt(context: Context, params: GetPromptRequestParams) -> GetPromptResult:  # noqa: ARG001
+    return get_prompt(params.name, params.arguments)
+
+
+async def _complete(context: Context, params: CompleteRequestParams) -> CompleteResult:
+    with _errors_of_the_protocol():
+        return CompleteResult(completion=await complete(_onlooker(context), params.argument, params.context))
+
+
+def _onlooker(context: Context) -> Claims:
+    return context.lifespan_context.sessions.onlooker
+
+
+@contextmanager
+def _errors_of_the_protocol() -> Iterator[None]:
+    """Turn what is wrong with the request or the store into errors of the protocol, where there is no result for them."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise MCPError(INVALID_PARAMS, one_line(str(error))) from error
+    except ClaimsError as error:
+        raise MCPError(INTERNAL_ERROR, one_line(str(error))) from error
 
 
 def _failure(text: str) -> CallToolResult:

@@ -17,7 +17,6 @@ from mcp_claims import rules
 from mcp_claims.answers import Attempt, Status
 from mcp_claims.claims import Claims
 from mcp_claims.record import Claim, ScopedKey
-from mcp_claims.server.changes import CHANGES
 from mcp_claims.server.waiting import without_blocking
 
 Report = Callable[[float, float, str], Awaitable[None]]
@@ -36,10 +35,14 @@ async def claim_patiently(
     """Claim by *attempt_once*, again and again for *patience* seconds while somebody else holds *scoped*."""
     began = anyio.current_time()
     attempt = await without_blocking(attempt_once)
-    place = claims.place(scoped)
-    if attempt.status is not Status.HELD or patience <= 0 or place is None:
+    if attempt.status is not Status.HELD or patience <= 0:
         return attempt
-    with CHANGES.of(place) as changed:
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(changed.set)
+
+    with claims.watch(scoped, wake):
         while True:
             # The first time: it may have changed before it was watched.
             changed.clear()
@@ -65,7 +68,7 @@ def _at_most(attempt: Attempt, left: float) -> float:
 
 
 async def _something(claims: Claims, attempt: Attempt, changed: asyncio.Event) -> None:
-    """Return when the file has changed or the holder's process has ended."""
+    """Return when the claim may have changed or the holder's process has ended."""
     death = claims.death_of(attempt.found.holder) if isinstance(attempt.found, Claim) else None
     if death is None:
         await changed.wait()

@@ -99,10 +99,7 @@ class ListResult(Result):
 
     @classmethod
     def of(cls, listing: Listing, cursor: str | None) -> ListResult:
-        claims = [
-            {name: value for name, value in _listed(listed, listing.now).items() if value is not None}
-            for listed in listing.page
-        ]
+        claims = [listed_facts(listed, listing.now) for listed in listing.page]
         return cls(claims=claims, cursor=cursor, advice=wording.list_advice(cursor))
 
 
@@ -140,16 +137,18 @@ class PruneResult(Result):
         )
 
 
-def _listed(listed: Listed, now: Moment) -> dict[str, Any]:
+def listed_facts(listed: Listed, now: Moment) -> dict[str, Any]:
+    """Return what there is to know of one thing that is stored; what does not apply is left out."""
     found = listed.found
     if isinstance(found, Unreadable):
-        return {"status": "unreadable", "problem": wording.unreadable(found), **_facts(found, now)}
-    return {
-        "key": wording.shown(found.scoped.key),
-        "namespace": wording.shown(found.scoped.namespace),
-        "status": listed.standing.value,
-        **_facts(found, now),
-    }
+        facts: dict[str, Any] = {"status": "unreadable", "problem": wording.unreadable(found)}
+    else:
+        facts = {
+            "key": wording.shown(found.scoped.key),
+            "namespace": wording.shown(found.scoped.namespace),
+            "status": listed.standing.value,
+        }
+    return {name: value for name, value in {**facts, **_facts(found, now)}.items() if value is not None}
 
 
 def _facts(found: Found, now: Moment) -> dict[str, Any]:

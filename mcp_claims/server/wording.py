@@ -10,7 +10,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from mcp_claims import rules
-from mcp_claims.answers import Attempt, Listing, Look, Pruned, Release, Status, TakenOver
+from mcp_claims.answers import Attempt, Listed, Listing, Look, Pruned, Release, Status, TakenOver
 from mcp_claims.record import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable, timestamp
 from mcp_claims.rules import Standing
 
@@ -130,19 +130,21 @@ def release_advice(scoped: ScopedKey, release: Release) -> str:
 
 def list_text(listing: Listing, cursor: str | None) -> str:
     """List what is stored, a line each."""
-    now = listing.now
     lines = [f"LISTED: {len(listing.page)} {'claim' if len(listing.page) == 1 else 'claims'}."]
-    for listed in listing.page:
-        found = listed.found
-        if isinstance(found, Unreadable):
-            lines.append(f"- UNREADABLE, counts as held: {unreadable(found)}")
-        elif found.ended is not None:
-            lines.append(f"- {_named(found.scoped)} {_ended(found)}")
-        elif listed.standing is Standing.HELD:
-            lines.append(f"- {_named(found.scoped)} is {_held(found, now)}")
-        else:
-            lines.append(f"- DEAD ({listed.standing.value}), free: {_named(found.scoped)}, last held by {_who(found)}.")
+    lines += [f"- {listed_text(listed, listing.now)}" for listed in listing.page]
     return "\n".join([*lines, list_advice(cursor)])
+
+
+def listed_text(listed: Listed, now: Moment) -> str:
+    """Say in a line what is stored."""
+    found = listed.found
+    if isinstance(found, Unreadable):
+        return f"UNREADABLE, counts as held: {unreadable(found)}"
+    if found.ended is not None:
+        return f"{_named(found.scoped)} {_ended(found)}"
+    if listed.standing is Standing.HELD:
+        return f"{_named(found.scoped)} is {_held(found, now)}"
+    return f"DEAD ({listed.standing.value}), free: {_named(found.scoped)}, last held by {_who(found)}."
 
 
 def list_advice(cursor: str | None) -> str:

@@ -90,12 +90,19 @@ class Sessions:
         self._requests: Counter[str] = Counter()
         self._ending: list[Claims] = []
         # When each was ended by its client; see `end_connection`.
-        self._ended: dict[str, float] = {}
+        self._gone: dict[str, float] = {}
         # Called when something is due earlier than `tend` said; whoever calls `tend` sets it.
         self.changed: Callable[[], None] = lambda: None
+        # Called with each connection that has ended; whoever keeps something else for connections sets it.
+        self.ended: Callable[[str], None] = lambda _: None
         self._handles: Handles | None = None
         # By the nonce of the handle, never by the handle; the longest unused first.
         self._opened: dict[bytes, Session] = {}
+
+    @property
+    def onlooker(self) -> Claims:
+        """Through whose eyes those look who have no session; it holds nothing."""
+        return self._nobody
 
     def check_store(self) -> None:
         """Raise what a call would raise if the store cannot answer."""
@@ -147,10 +154,11 @@ class Sessions:
         A call that the client sent before may come only now.  Were it to get a session, that would be a new one that
         nobody can use or end, and what it claims would be held until it is idle.
         """
-        self._ended[connection] = self._clock()
+        self._gone[connection] = self._clock()
         self._let_go(connection)
 
     def _let_go(self, connection: str) -> None:
+        self.ended(connection)
         if session := self._connections.pop(connection, None):
             # Never waiting: other calls would wait too.  What somebody else keeps locked is released later.
             session.claims.end(within=0)
@@ -164,9 +172,9 @@ class Sessions:
         for connection, session in list(self._connections.items()):
             if connection not in self._requests and now - session.used > self._idle:
                 self._let_go(connection)
-        for connection, ended in list(self._ended.items()):
+        for connection, ended in list(self._gone.items()):
             if now - ended > _STRAGGLING:
-                del self._ended[connection]
+                del self._gone[connection]
         # A call that still waits for its key uses the session that it found.
         forgotten = max(self._idle, 2 * rules.MAX_PATIENCE)
         for nonce, session in list(self._opened.items()):
@@ -205,7 +213,7 @@ class Sessions:
             return None
         elif (known := self._connections.get(caller.connection)) is not None:
             session = known
-        elif caller.connection in self._ended:
+        elif caller.connection in self._gone:
             raise SessionEndedError
         else:
             session = self._session(process_session(self._store, self._machine))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
@@ -60,8 +61,11 @@ class Store(Protocol):
         """Yield what is stored, in one namespace or in all; what changes meanwhile may be seen or not."""
         ...
 
-    def place(self, scoped: ScopedKey) -> str | None:
-        """Return the file whose changes are those of *scoped*, for whoever waits for one; `None` if there is none."""
+    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        """Call *tell*, from any thread, whenever what is stored of a key, a namespace or all (`None`) may have changed.
+
+        Yields whether changes can be watched now.  A notice can be lost, so whoever asks has to look now and then.
+        """
         ...
 
     def position(self, found: Claim | Unreadable) -> str:

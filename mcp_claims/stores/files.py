@@ -10,8 +10,8 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
@@ -23,6 +23,7 @@ from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, make_namespace, na
 from mcp_claims.stores.secret_file import read_secret, spell_secret
 from mcp_claims.stores.trust import Trust, answering
 from mcp_claims.stores.unreadable import NEVER, changed_at, unreadable
+from mcp_claims.stores.watching import watch_record, watch_records
 
 MAX_RECORD_BYTES = 64 * 1024
 """A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
@@ -117,8 +118,12 @@ class FileStore:
                     if found is not None:
                         yield found
 
-    def place(self, scoped: ScopedKey) -> str:
-        return self._places(scoped)[1]
+    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        if isinstance(of, ScopedKey):
+            return watch_record(self.directory, self._places(of)[1], tell)
+        return watch_records(
+            self.directory, self.directory if of is None else f"{self.directory}/{file_name(of)}", tell
+        )
 
     def position(self, found: Claim | Unreadable) -> str:
         # NUL comes before any character of a name, as the end of a name does.

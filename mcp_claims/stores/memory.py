@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock
 
@@ -18,6 +19,7 @@ class MemoryStore:
         self._stored: dict[ScopedKey, Claim | Unreadable] = {}
         self._generations: dict[ScopedKey, int] = {}
         self._lock = Lock()
+        self._watchers: list[tuple[ScopedKey | str | None, Callable[[], None]]] = []
         self._secret = secrets.token_bytes(SECRET_BYTES)
 
     def read(self, scoped: ScopedKey) -> Found:
@@ -30,28 +32,38 @@ class MemoryStore:
                 return Swap(False, found)
             if new is None:
                 self._stored.pop(scoped, None)
-                return Swap(True, None)
-            if not new.generation:
-                new = replace(new, generation=self._generations.get(scoped, 0) + 1)
-            self._generations[scoped] = new.generation
-            self._stored[scoped] = new
-            return Swap(True, new)
+            else:
+                if not new.generation:
+                    new = replace(new, generation=self._generations.get(scoped, 0) + 1)
+                self._generations[scoped] = new.generation
+                self._stored[scoped] = new
+        self._tell(scoped)
+        return Swap(True, new)
 
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:  # noqa: ARG002
         with self._lock:
-            for scoped, stored in self._stored.items():
-                if stored == found:
-                    del self._stored[scoped]
-                    return True
-        return False
+            scoped = next((scoped for scoped, stored in self._stored.items() if stored == found), None)
+            if scoped is None:
+                return False
+            del self._stored[scoped]
+        self._tell(scoped)
+        return True
 
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         for scoped, stored in sorted(self._stored.items(), key=lambda item: item[0]):
             if namespace in (None, scoped.namespace):
                 yield stored
 
-    def place(self, scoped: ScopedKey) -> None:  # noqa: ARG002
-        return None
+    @contextmanager
+    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> Iterator[bool]:
+        watcher = (of, tell)
+        with self._lock:
+            self._watchers.append(watcher)
+        try:
+            yield True
+        finally:
+            with self._lock:
+                self._watchers.remove(watcher)
 
     def position(self, found: Claim | Unreadable) -> str:
         for scoped, stored in list(self._stored.items()):
@@ -65,3 +77,10 @@ class MemoryStore:
     def corrupt(self, scoped: ScopedKey, unreadable: Unreadable) -> None:
         """Store something that is no claim, as a fault of a disk would."""
         self._stored[scoped] = unreadable
+        self._tell(scoped)
+
+    def _tell(self, scoped: ScopedKey) -> None:
+        with self._lock:
+            concerned = [tell for of, tell in self._watchers if of in (None, scoped.namespace, scoped)]
+        for tell in concerned:
+            tell()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
@@ -26,8 +27,8 @@ class PassingOn:
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         return self._store.discard(found, wait=wait)
 
-    def place(self, scoped: ScopedKey) -> str | None:
-        return self._store.place(scoped)
+    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        return self._store.watch(of, tell)
 
     def position(self, found: Claim | Unreadable) -> str:
         return self._store.position(found)

@@ -178,8 +178,8 @@ SESSIONS = [
     Plant(
         "nobody is woken by a change",
         "V8",
-        SERVER + "changes.py",
-        "                    loop.call_soon_threadsafe(changed.set)",
-        "                    pass",
+        SERVER + "patience.py",
+        "        loop.call_soon_threadsafe(changed.set)",
+        "        pass",
     ),
 ]

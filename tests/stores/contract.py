@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Barrier
+from threading import Barrier, Event
 
 import pytest
 
@@ -16,6 +16,10 @@ from tests.stores.samples import KEY, claim, grant, renewed
 
 OTHER_KEY = ScopedKey("ci", "review")
 OTHER_NAMESPACE = ScopedKey("deploy", "red-check")
+
+
+# A notice takes milliseconds; the bound is for a machine that is busy with other things.
+WATCHED_WITHIN = 20.0
 
 
 def release(store: Store, granted: Claim) -> None:
@@ -230,3 +234,53 @@ class StoreContract:
         assert len(secret) == SECRET_BYTES
         assert store.secret() == secret
         assert list(store.scan()) == []
+
+    @pytest.mark.parametrize("of", [KEY, KEY.namespace, None], ids=["key", "namespace", "all"])
+    @pytest.mark.parametrize("kind", ["claim", "renewal", "removal"])
+    def test_whoever_watches_is_told_of_each_change_and_of_no_look(
+        self, store: Store, of: ScopedKey | str | None, kind: str
+    ) -> None:
+        first = grant(store, claim()) if kind != "claim" else None
+        grant(store, claim(OTHER_KEY))
+        told = Told()
+        with store.watch(of, told) as watched:
+            assert watched
+            store.read(KEY)
+            list(store.scan())
+            assert not told.wait(0.2), "looking is no change"
+            if first is None:
+                grant(store, claim())
+            elif kind == "renewal":
+                grant(store, renewed(first), over=first)
+            else:
+                release(store, first)
+            assert told.wait(WATCHED_WITHIN)
+        told.clear()
+        grant(store, claim(OTHER_NAMESPACE))
+        assert not told.wait(0.2), "it is no longer watched"
+
+    def test_whoever_watches_one_key_or_namespace_is_not_told_of_others(self, store: Store) -> None:
+        grant(store, claim())
+        of_key, of_namespace, of_all = Told(), Told(), Told()
+        with store.watch(KEY, of_key), store.watch(KEY.namespace, of_namespace), store.watch(None, of_all):
+            grant(store, claim(OTHER_NAMESPACE))
+            assert of_all.wait(WATCHED_WITHIN)
+            assert not of_namespace.wait(0.2) and not of_key.wait(0)
+            grant(store, claim(OTHER_KEY))
+            assert of_namespace.wait(WATCHED_WITHIN)
+            assert not of_key.wait(0.2)
+
+    def test_a_namespace_is_watched_before_its_first_claim(self, store: Store) -> None:
+        grant(store, claim(OTHER_NAMESPACE))
+        told = Told()
+        with store.watch(KEY, told) as watched:
+            assert watched
+            grant(store, claim())
+            assert told.wait(WATCHED_WITHIN)
+
+
+class Told(Event):
+    """Something to be called when a change is seen."""
+
+    def __call__(self) -> None:
+        self.set()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from itertools import cycle
 from pathlib import Path
 
@@ -32,8 +33,8 @@ class Alternating:
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         return next(self._turn).discard(found, wait=wait)
 
-    def place(self, scoped: ScopedKey) -> str | None:
-        return next(self._turn).place(scoped)
+    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        return next(self._turn).watch(of, tell)
 
     def position(self, found: Claim | Unreadable) -> str:
         return next(self._turn).position(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
 from mcp_claims.stores.base import LOCK_WAIT, Store, Swap
@@ -35,8 +36,8 @@ class Interrupting:
         self._interrupt()
         return self._store.discard(found, wait=wait)
 
-    def place(self, scoped: ScopedKey) -> str | None:
-        return self._store.place(scoped)
+    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        return self._store.watch(of, tell)
 
     def position(self, found: Claim | Unreadable) -> str:
         return self._store.position(found)

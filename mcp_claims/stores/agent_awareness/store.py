@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError
@@ -25,6 +25,7 @@ from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, namespace_lock
 from mcp_claims.stores.trust import Trust, answering
+from mcp_claims.stores.watching import watch_record, watch_records
 
 LOCK_PAUSE = 0.02
 """Seconds between two looks at a lock directory, as in the original."""
@@ -71,8 +72,11 @@ class AgentAwarenessStore:
         # Beside the plugins' directories, under a hidden name; the original reads only what ends in `.json`.
         return FileStore(self.directory).secret(wait=wait)
 
-    def place(self, scoped: ScopedKey) -> str:
-        return place(self.directory, scoped)[1]
+    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        if isinstance(of, ScopedKey):
+            return watch_record(self.directory, place(self.directory, of)[1], tell)
+        inside = self.directory if of is None else namespace_directory(self.directory, of)
+        return watch_records(self.directory, inside, tell)
 
     def position(self, found: Claim | Unreadable) -> str:
         # The files of a plugin come before the plugins in it.

@@ -1,0 +1,114 @@
+"""Being told when files change, instead of looking again and again.
+
+`watchdog` watches directories by what the system offers (inotify, FSEvents, ReadDirectoryChangesW).  Where it cannot,
+because the directory is not there yet, the system is out of watches or the file system tells nothing, whoever asked
+has to look by itself now and then, which it does anyway, as a notice can be lost where the system's queue overflows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from watchdog.events import FileSystemEvent, FileSystemEventHandler
+    from watchdog.observers.api import BaseObserver, ObservedWatch
+
+logger = logging.getLogger(__name__)
+
+_RECORD = ".json"
+
+
+class Watching:
+    """Tells those who ask of changes of files; threads for all of them, started by the first."""
+
+    def __init__(self) -> None:
+        self._observer: BaseObserver | None = None
+        self._handlers: Counter[ObservedWatch] = Counter()
+        self._lock = Lock()
+
+    @contextmanager
+    def of(
+        self, directory: str, concerns: Callable[[str], bool], tell: Callable[[], None], *, recursive: bool = False
+    ) -> Iterator[bool]:
+        """Call *tell*, in another thread, when a file in *directory* whose path *concerns* appears, changes or goes.
+
+        Yields whether it can be watched.
+        """
+        # Imported here: only who waits or watches pays for it.
+        from watchdog.events import FileSystemEventHandler
+
+        class Tell(FileSystemEventHandler):
+            def dispatch(self, event: FileSystemEvent) -> None:
+                if concerns(os.fsdecode(event.src_path)) or concerns(os.fsdecode(event.dest_path)):
+                    tell()
+
+        handler = Tell()
+        watch = self._watch(handler, directory, recursive)
+        try:
+            yield watch is not None
+        finally:
+            if watch is not None:
+                self._unwatch(handler, watch)
+
+    def _watch(self, handler: FileSystemEventHandler, directory: str, recursive: bool) -> ObservedWatch | None:
+        from watchdog import events
+        from watchdog.observers import Observer
+
+        # Not that a file was opened or read: whoever is told reads, which would tell it again, without end.
+        # Directories, for namespaces that appear.
+        kinds: list[type[FileSystemEvent]] = [
+            events.FileCreatedEvent,
+            events.FileModifiedEvent,
+            events.FileMovedEvent,
+            events.FileDeletedEvent,
+            events.DirCreatedEvent,
+            events.DirMovedEvent,
+        ]
+        with self._lock:
+            try:
+                if self._observer is None:
+                    self._observer = Observer()
+                    self._observer.daemon = True
+                    self._observer.start()
+                watch = self._observer.schedule(handler, directory, recursive=recursive, event_filter=kinds)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                logger.warning("changes cannot be watched (%s); looking now and then instead", error.strerror)
+                return None
+            self._handlers[watch] += 1
+            return watch
+
+    def _unwatch(self, handler: FileSystemEventHandler, watch: ObservedWatch) -> None:
+        with self._lock:
+            assert self._observer is not None
+            self._handlers[watch] -= 1
+            if self._handlers[watch]:
+                self._observer.remove_handler_for_watch(handler, watch)
+            else:
+                del self._handlers[watch]
+                self._observer.unschedule(watch)
+
+
+WATCHING = Watching()
+
+
+def watch_record(root: str, path: str, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+    """Call *tell* when the record at *path*, somewhere in the claims directory *root*, appears, changes or goes."""
+    directory = os.path.dirname(path)
+    if os.path.isdir(directory):
+        return WATCHING.of(directory, path.__eq__, tell)
+    return WATCHING.of(root, path.__eq__, tell, recursive=True)
+
+
+def watch_records(root: str, inside: str, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+    """Call *tell* when any record below *inside*, which may not be there yet, in *root* appears, changes or goes."""
+    return WATCHING.of(
+        root, lambda path: path.startswith(f"{inside}/") and path.endswith(_RECORD), tell, recursive=True
+    )
