@@ -26,6 +26,7 @@ from mcp_claims.errors import (
     SessionEndedError,
     StoreBusyError,
     StoreUnavailableError,
+    UnsafeDirectoryError,
 )
 from mcp_claims.machine import Death, Machine
 from mcp_claims.machine.forks import forks
@@ -303,7 +304,7 @@ class Claims:
                 break
             try:
                 released += self._release(scoped, max(0.0, left)).released
-            except (StoreUnavailableError, StoreBusyError):
+            except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
                 # The other claims are to be freed all the same, and nobody is left to be told.
                 continue
         return released

@@ -148,7 +148,8 @@ async def _read_resource(context: Context, params: ReadResourceRequestParams) ->
 async def _subscribe(context: Context, params: SubscribeRequestParams) -> EmptyResult:
     run, caller = context.lifespan_context, caller_of(context)
     # The connection has a session from here on, which ends, with its subscriptions, when it has been idle.
-    run.sessions.looking(caller, None)
+    with _errors_of_the_protocol():
+        run.sessions.looking(caller, None)
     run.subscriptions.subscribe(caller.connection, context.session, params.uri)
     return EmptyResult()
 

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.opening import open_store
 from mcp_claims.server.app import build_server
-from mcp_claims.server.tokens import TOKEN_VARIABLE, Tokens, read_tokens
+from mcp_claims.server.tokens import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE, Tokens, read_tokens
 from mcp_claims.sessions import Sessions
 from mcp_claims.sessions.registry import DEFAULT_IDLE
 
@@ -66,6 +66,7 @@ def build_app(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> 
             "--host",
             f"{settings.host} can be reached by others, so set {TOKEN_VARIABLE} or --token-file, or use 127.0.0.1",
         )
+    names = (*_LOOPBACK_NAMES, _in_url(settings.host))
     opened: list[Sessions] = []
 
     def open_once() -> Sessions:
@@ -78,15 +79,17 @@ def build_app(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> 
         # Elsewhere a token is asked for, which no page has.
         security_settings=TransportSecuritySettings(
             enable_dns_rebinding_protection=local,
-            allowed_hosts=[name + port for name in _LOOPBACK_NAMES for port in ("", ":*")],
-            allowed_origins=[f"http://{name}{port}" for name in _LOOPBACK_NAMES for port in ("", ":*")],
+            allowed_hosts=[name + port for name in names for port in ("", ":*")],
+            allowed_origins=[f"http://{name}{port}" for name in names for port in ("", ":*")],
         ),
         max_request_body_size=MAX_BODY_BYTES,
         session_idle_timeout=settings.idle,
     )
     endpoint: ASGIApp = ConnectionEnds(StreamableHTTPASGIApp(manager), lambda: opened[0])
     middleware = []
-    if settings.tokens is not None:
+    if settings.tokens is None:
+        endpoint = LoopbackOnly(endpoint)
+    else:
         endpoint = RequireAuthMiddleware(endpoint, [])
         middleware = [Middleware(AuthenticationMiddleware, backend=BearerAuthBackend(settings.tokens))]
 
@@ -138,6 +141,25 @@ class ConnectionEnds:
                 sessions.end_connection(connection)
 
 
+class LoopbackOnly:
+    """Turns away what came in by another address than loopback: an ASGI server may listen where nobody told us of."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        address, port = scope.get("server") or ("", 0)
+        # Without a port it is a socket in the file system.
+        app = self._app if port is None or _is_loopback(address) else _FORBIDDEN
+        await app(scope, receive, send)
+
+
+_FORBIDDEN = JSONResponse(
+    {"error": f"only loopback is served without a token; set {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}"},
+    status_code=403,
+)
+
+
 def create_app() -> Starlette:
     """Return the application as the environment describes it, for an ASGI server that runs several workers.
 
@@ -166,13 +188,17 @@ def serve_http(open_sessions: Callable[[], Sessions], settings: HttpSettings) ->
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_STOP_WAIT, ws="none"
     )
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     port = listening.getsockname()[1]
-    print(f"mcp-claims: serving http://{host}:{port}{settings.path}", file=sys.stderr, flush=True)
-    with listening:
+    print(f"mcp-claims: serving http://{_in_url(settings.host)}:{port}{settings.path}", file=sys.stderr, flush=True)
+    # After an orderly end uvicorn raises the signal anew; a person who pressed Ctrl-C needs no traceback of that.
+    with listening, suppress(KeyboardInterrupt):
         server = uvicorn.Server(config)
         anyio.run(server.serve, [listening])
     return 0 if server.started else 1
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_loopback(host: str) -> bool:

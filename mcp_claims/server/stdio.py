@@ -49,7 +49,12 @@ async def _serve(sessions: Sessions) -> None:
 
 def _stop_on_signals(sessions: Sessions) -> None:
     def stop() -> NoReturn:
-        sessions.end(dying=True)
+        try:
+            sessions.end(dying=True)
+        except Exception:
+            # A defect of ours must not make a server that no signal can stop, alive and so with live claims.
+            logger.exception("ending the sessions failed")
+            _exit(1)
         _exit(0)
 
     for number in _STOPS:

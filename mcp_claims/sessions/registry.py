@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from mcp_claims import rules
 from mcp_claims.claims import END_WAIT, Claims
-from mcp_claims.errors import SessionNeededError
+from mcp_claims.errors import SessionEndedError, SessionNeededError
 from mcp_claims.machine import Machine, local_machine
 from mcp_claims.record import Claim
 from mcp_claims.sessions.handles import Handles
@@ -30,6 +30,9 @@ DEFAULT_IDLE = 30 * 60.0
 
 _MOST_REMEMBERED = 10_000
 _AGAIN = 0.5  # s
+_STRAGGLING = 60.0
+"""Seconds for which calls of a connection that its client has ended are turned away."""
+
 DEFAULT_RETENTION_HOURS = rules.DEFAULT_RETENTION.total_seconds() / 3600
 
 
@@ -86,6 +89,8 @@ class Sessions:
         self._connections: dict[str, Session] = {}
         self._requests: Counter[str] = Counter()
         self._ending: list[Claims] = []
+        # When each was ended by its client; see `end_connection`.
+        self._gone: dict[str, float] = {}
         # Called when something is due earlier than `tend` said; whoever calls `tend` sets it.
         self.changed: Callable[[], None] = lambda: None
         # Called with each connection that has ended; whoever keeps something else for connections sets it.
@@ -111,8 +116,8 @@ class Sessions:
     def acting(self, caller: Caller, handle: str | None) -> Session:
         """Return the session that a call by *caller*, with *handle* if it has one, acts for.
 
-        Raises `InvalidSessionError` for a handle that is not this caller's, and `SessionNeededError` where nothing tells
-        who is calling.
+        Raises `InvalidSessionError` for a handle that is not this caller's, `SessionNeededError` where nothing tells who
+        is calling, and `SessionEndedError` for a connection that its client has just ended.
         """
         session = self._find(caller, handle)
         if session is None:
@@ -126,7 +131,9 @@ class Sessions:
 
     def keep(self, session: Session, granted: Claim, ttl_minutes: float) -> None:
         """Keep *granted*, a claim of *session*, alive by renewals while the session is there; `tend` makes them."""
-        session.keeping.keep(granted, ttl_minutes, self._clock())
+        # The call that asks may have waited for longer than the idle time.
+        session.used = self._clock()
+        session.keeping.keep(granted, ttl_minutes, session.used)
         self.changed()
 
     def entered(self, connection: str) -> None:
@@ -142,7 +149,15 @@ class Sessions:
             session.used = self._clock()
 
     def end_connection(self, connection: str) -> None:
-        """End the session of *connection*, if it has one: release what it holds."""
+        """End the session of *connection*, which its client has ended: release what it holds.
+
+        A call that the client sent before may come only now.  Were it to get a session, that would be a new one that
+        nobody can use or end, and what it claims would be held until it is idle.
+        """
+        self._gone[connection] = self._clock()
+        self._let_go(connection)
+
+    def _let_go(self, connection: str) -> None:
         self.ended(connection)
         if session := self._connections.pop(connection, None):
             # Never waiting: other calls would wait too.  What somebody else keeps locked is released later.
@@ -156,16 +171,23 @@ class Sessions:
         now = self._clock()
         for connection, session in list(self._connections.items()):
             if connection not in self._requests and now - session.used > self._idle:
-                self.end_connection(connection)
+                self._let_go(connection)
+        for connection, ended in list(self._gone.items()):
+            if now - ended > _STRAGGLING:
+                del self._gone[connection]
+        # A call that still waits for its key uses the session that it found.
+        forgotten = max(self._idle, 2 * rules.MAX_PATIENCE)
         for nonce, session in list(self._opened.items()):
-            if now - session.used > self._idle and not session.claims.holds_anything:
+            if now - session.used > forgotten and not session.claims.holds_anything:
                 del self._opened[nonce]
         for claims in self._ending:
             claims.end(within=0)
         self._ending = [claims for claims in self._ending if claims.holds_anything]
         due = min(self._idle / 2, _AGAIN) if self._ending else self._idle / 2
-        # A connection that is left is not idle; a handle has nothing but its use to show that somebody is there.
-        active = [session for session in self._opened.values() if now - session.used <= self._idle]
+        # Over stdio whoever has a handle is there as long as the process.  Elsewhere a connection that is left is not idle,
+        # and a handle has nothing but its use to show that somebody is there.
+        stays = self._own is not None
+        active = [session for session in self._opened.values() if stays or now - session.used <= self._idle]
         for session in [*self._always_there(), *active]:
             due = min(due, session.keeping.renew(now))
         return max(0.0, due)
@@ -191,6 +213,8 @@ class Sessions:
             return None
         elif (known := self._connections.get(caller.connection)) is not None:
             session = known
+        elif caller.connection in self._gone:
+            raise SessionEndedError
         else:
             session = self._session(process_session(self._store, self._machine))
             self._connections[caller.connection] = session
@@ -208,10 +232,17 @@ class Sessions:
                 claims.describe_client(described)
             session = self._session(claims)
             if len(self._opened) >= _MOST_REMEMBERED:
-                # A handle needs no memory: only what would be told of lost claims, and what is kept alive, goes.
-                del self._opened[next(iter(self._opened))]
+                del self._opened[self._least_worth()]
         self._opened[nonce] = session
         return session
+
+    def _least_worth(self) -> bytes:
+        """Return the longest unused handle that holds nothing, and so loses nothing when it is forgotten.
+
+        If all hold something, it is the longest unused: what would be told of lost claims, and what is kept alive, goes.
+        """
+        idle = (nonce for nonce, session in self._opened.items() if not session.claims.holds_anything)
+        return next(idle, next(iter(self._opened)))
 
     def _session(self, claims: Claims) -> Session:
         return Session(claims, Keeping(claims, self._longest_keeping), self._clock())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import anyio
 import httpx2
 import pytest
+from starlette.types import Receive, Scope, Send
 
+from mcp_claims.server.http import create_app
 from tests.support.http_servers import http_client, http_server
 from tests.support.servers import ENVELOPE, PYTHON_ENVIRONMENT, facts
 
@@ -111,6 +114,54 @@ async def test_a_page_that_made_its_name_mean_this_machine_is_refused(claims_dir
                 answer = await plain.post(server.url, json=CALL, headers=HEADERS | evil)
                 assert answer.status_code in (403, 421), answer.text
             assert (await plain.post(server.url, json=CALL, headers=HEADERS)).status_code == 200
+
+
+async def test_every_loopback_address_can_be_served_and_called(claims_dir: Path) -> None:
+    with http_server(claims_dir, "--host", "127.0.0.2") as server:
+        async with httpx2.AsyncClient() as plain:
+            assert (await plain.post(server.url, json=CALL, headers=HEADERS)).status_code == 200
+            assert (await plain.post(server.url, json=CALL, headers=HEADERS | {"host": "evil"})).status_code == 421
+
+
+@pytest.mark.parametrize(
+    ("at", "token", "status"),
+    [
+        pytest.param(("192.0.2.7", 80), None, 403, id="another address"),
+        pytest.param(None, None, 403, id="nobody knows where"),
+        pytest.param(("127.0.0.1", 80), None, 200, id="loopback"),
+        pytest.param(("/run/claims.sock", None), None, 200, id="a socket in the file system"),
+        pytest.param(("192.0.2.7", 80), TOKEN, 401, id="another address, with tokens but none given"),
+    ],
+)
+async def test_under_an_asgi_server_that_listens_elsewhere_nobody_is_let_in_without_a_token(
+    claims_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: tuple[str, int | None] | None,
+    token: str | None,
+    status: int,
+) -> None:
+    monkeypatch.setenv("MCP_CLAIMS_DIR", str(claims_dir))
+    if token is not None:
+        monkeypatch.setenv("MCP_CLAIMS_TOKEN", token)
+    app = create_app()
+
+    async def came_in_there(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(dict(scope) | {"server": at}, receive, send)
+
+    # The header says loopback, as anybody's can.
+    client = httpx2.AsyncClient(transport=httpx2.ASGITransport(came_in_there), base_url="http://127.0.0.1")
+    async with app.router.lifespan_context(app), client as plain:
+        assert (await plain.post("/mcp", json=CALL, headers=HEADERS)).status_code == status
+
+
+async def test_a_server_that_is_interrupted_by_a_person_ends_without_a_traceback(claims_dir: Path) -> None:
+    with http_server(claims_dir) as server:
+        async with httpx2.AsyncClient() as plain:
+            assert (await plain.get(server.url.replace("/mcp", "/healthz"))).status_code == 200
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=20) == 0
+        assert server.process.stderr is not None
+        assert server.process.stderr.read() == ""
 
 
 async def test_a_body_that_no_call_can_need_is_refused(claims_dir: Path) -> None:

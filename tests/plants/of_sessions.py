@@ -17,7 +17,7 @@ SESSIONS = [
         "            return operation(0.0)",
         "            return operation(LOCK_WAIT)",
     ),
-    Plant("signals end it without a release", "V2 14", SERVER + "stdio.py", "        sessions.end(dying=True)\n", ""),
+    Plant("signals end it without a release", "V2 14", SERVER + "stdio.py", "sessions.end(dying=True)", "pass"),
     Plant(
         "signals are not handled",
         "V2 14",
@@ -135,8 +135,8 @@ SESSIONS = [
         "renewed though nobody calls",
         "I7",
         REGISTRY,
-        "active = [session for session in self._opened.values() if now - session.used <= self._idle]",
-        "active = list(self._opened.values())",
+        "if stays or now - session.used <= self._idle]",
+        "if True]",
     ),
     Plant(
         "a renewal claims anew",

@@ -116,6 +116,25 @@ def test_a_call_that_waits_for_a_stopped_process_does_not_delay_the_end(
     assert FileStore(claims_dir).read(ScopedKey("default", "green")) is None
 
 
+@ENDS
+def test_a_namespace_that_others_can_write_neither_stops_the_end_nor_keeps_other_claims(
+    claims_dir: Path, end: Callable[[RawServer], None]
+) -> None:
+    with raw_server(claims_dir) as server:
+        assert server.call("try_claim", key="red")["claimed"]
+        assert server.call("try_claim", key="red", namespace="other")["claimed"]
+        (claims_dir / "default").chmod(0o777)
+        # It may trust for a second what it has looked at.
+        while True:
+            server.send("is_claimed_by_other", {"key": "red"})
+            if server.receive()["result"].get("isError"):
+                break
+        took = seconds_until_gone(server, end)
+        assert server.process.returncode == 0
+    assert took < GONE_WITHIN
+    assert FileStore(claims_dir).read(ScopedKey("other", "red")) is None
+
+
 def test_after_sigkill_the_next_try_of_anybody_takes_over(claims_dir: Path) -> None:
     with raw_server(claims_dir) as winner, raw_server(claims_dir) as heir:
         holder = winner.call("try_claim", key="red")["holder"]

@@ -10,7 +10,7 @@ from mcp_claims.answers import Status
 from mcp_claims.claims import END_WAIT, Claims
 from mcp_claims.errors import InvalidInputError, InvalidSessionError, SessionEndedError, SessionNeededError
 from mcp_claims.record import Claim
-from mcp_claims.sessions import Caller, Session, Sessions, fixed_session, process_session
+from mcp_claims.sessions import Caller, Session, Sessions, fixed_session, process_session, registry
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.memory import MemoryStore
 from tests.claims.faulty import Busy
@@ -140,6 +140,18 @@ def test_a_connection_that_its_client_ends_has_released_its_claims(rig: Rig) -> 
     assert (rig.holder(), rig.holder("other") is None) == (None, False)
     with pytest.raises(SessionEndedError):
         ada.claims.try_claim("red")
+
+
+def test_a_call_that_comes_through_only_after_its_connection_was_ended_claims_nothing(rig: Rig) -> None:
+    sessions = rig.http()
+    claim(sessions.acting(ADA, None))
+    sessions.end_connection(ADA.connection or "")
+    sessions.end_connection(BEN.connection or "")
+    for ended in (ADA, BEN):
+        for find in (sessions.acting, sessions.looking):
+            with pytest.raises(SessionEndedError):
+                find(ended, None)
+    assert claim(sessions.acting(Caller(connection="c"), None)).generation == 2, "others go on"
 
 
 def test_a_connection_whose_namespace_somebody_keeps_locked_ends_without_waiting_and_is_released_later(
@@ -302,6 +314,40 @@ def test_over_http_it_is_renewed_only_while_the_session_shows_activity(rig: Rig)
     assert rig.holder() == opened.claims.holder.name
     live(rig, sessions, 30 + 30)
     assert rig.holder() is None
+
+
+def test_over_stdio_what_a_handle_keeps_alive_is_renewed_as_long_as_the_process_is_there(rig: Rig) -> None:
+    sessions = rig.stdio()
+    _, opened = sessions.open("sub-agent", NOBODY)
+    keep(sessions, opened)
+    live(rig, sessions, 3 * 60)
+    assert rig.holder() == opened.claims.holder.name
+
+
+def test_what_a_handle_got_after_waiting_longer_than_the_idle_time_is_kept_alive(rig: Rig) -> None:
+    sessions = Sessions(rig.store, own=None, machine=rig.world.process(), idle=120)
+    handle, _ = sessions.open(None, NOBODY)
+    waiting = sessions.acting(NOBODY, handle)
+    live(rig, sessions, 5)
+    keep(sessions, waiting, ttl_minutes=1)
+    rig.world.pass_time(30)
+    sessions.tend()
+    rig.world.pass_time(40)
+    assert rig.holder() == waiting.claims.holder.name
+
+
+def test_handles_that_hold_nothing_are_forgotten_before_what_another_one_keeps_alive(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_MOST_REMEMBERED", 3)
+    sessions = rig.http()
+    _, opened = sessions.open(None, NOBODY)
+    keep(sessions, opened)
+    for _ in range(10):
+        sessions.open(None, NOBODY)
+    live(rig, sessions, 20)
+    rig.world.pass_time(15 * 60)
+    assert rig.holder() == opened.claims.holder.name
 
 
 def test_a_renewal_that_fails_is_tried_again_in_time(rig: Rig) -> None:
