@@ -15,6 +15,13 @@ LOCK, STORE, CHANGE, NAMES, OPENING = (
 LAYOUT = [
     Plant("all providers share one directory", "A1", OPENING, 'state / provider / "claims"', 'state / "claims"'),
     Plant(
+        "a look at all plugins ends at one that others can write",
+        "A1",
+        STORE,
+        "if namespace is not None or problem is None:",
+        "if True:",
+    ),
+    Plant(
         "a key keeps its colons",
         "A2",
         NAMES,

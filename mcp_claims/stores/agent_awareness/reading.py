@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,10 +14,7 @@ from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
 from mcp_claims.stores.agent_awareness.names import place
 from mcp_claims.stores.files import MAX_RECORD_BYTES
 from mcp_claims.stores.kernel import READ
-from mcp_claims.stores.unreadable import unreadable
-
-# What opening tells about one file, not about the store: no permission, a link (Linux; FreeBSD says EMLINK).
-_THE_FILES_OWN_FAULT = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})
+from mcp_claims.stores.unreadable import THE_FILES_OWN_FAULT, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +62,7 @@ def read_up_to(kernel: LayoutKernel, fd: int, size: int) -> bytes:
 
 
 def _not_opened(kernel: LayoutKernel, path: str, error: OSError) -> Found:
-    if error.errno not in _THE_FILES_OWN_FAULT:
+    if error.errno not in THE_FILES_OWN_FAULT:
         raise error
     try:
         return unreadable(path, kernel.status_of(path), error.strerror or "cannot be opened")

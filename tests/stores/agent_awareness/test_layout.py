@@ -224,3 +224,18 @@ def test_a_plugin_s_directory_that_others_can_write_is_refused_with_the_remedy(s
         store_in(store.directory).swap(KEY, None, claim())
     record(store).parent.chmod(0o755)
     assert store_in(store.directory).read(KEY) is not None
+
+
+def test_a_plugin_that_others_can_write_keeps_no_other_one_from_being_seen(store: AgentAwarenessStore) -> None:
+    for namespace in ("a", "b", "c"):
+        grant(store, claim(ScopedKey(namespace, "red")))
+    (Path(store.directory) / "b").chmod(0o775)
+    one, unsafe, other = (found := list(store_in(Path(store.directory)).scan()))
+    assert isinstance(unsafe, Unreadable) and unsafe.where == f"{store.directory}/b"
+    assert "can be written by others" in unsafe.problem
+    assert isinstance(one, Claim) and isinstance(other, Claim)
+    assert [one.scoped.namespace, other.scoped.namespace] == ["a", "c"]
+    # The order of the pages of a listing is that of the scan.
+    assert [store.position(each) for each in found] == sorted(store.position(each) for each in found)
+    with pytest.raises(UnsafeDirectoryError):
+        list(store_in(Path(store.directory)).scan("b"))
