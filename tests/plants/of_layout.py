@@ -115,6 +115,13 @@ LAYOUT = [
         "        return None",
     ),
     Plant(
+        "an impossible expiry of ours is believed",
+        "A11",
+        "mcp_claims/stores/agent_awareness/reading.py",
+        "else from_json(data, changed_at(status))",
+        "else from_json(data)",
+    ),
+    Plant(
         "generations begin anew after the original's",
         "A12",
         STORE,

@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -239,3 +240,17 @@ def test_a_plugin_that_others_can_write_keeps_no_other_one_from_being_seen(store
     assert [store.position(each) for each in found] == sorted(store.position(each) for each in found)
     with pytest.raises(UnsafeDirectoryError):
         list(store_in(Path(store.directory)).scan("b"))
+
+
+def test_a_damaged_expiry_of_ours_is_judged_by_the_age_of_its_file_and_never_one_of_the_original_s(
+    store: AgentAwarenessStore,
+) -> None:
+    # The original takes any TTL, so a far expiry of its own is as it was meant.
+    grant(store, claim())
+    ours = store.read(KEY)
+    assert isinstance(ours, Claim)
+    assert ours.stored == datetime.fromtimestamp(record(store).stat().st_ctime, UTC)
+    leave(record(store))
+    theirs = store.read(KEY)
+    assert isinstance(theirs, Claim)
+    assert theirs.stored is None
