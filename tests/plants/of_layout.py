@@ -43,6 +43,13 @@ LAYOUT = [
         "self._look",
     ),
     Plant(
+        "a year beyond the calendar is unreadable",
+        "A4",
+        "mcp_claims/record.py",
+        'if _FAR_YEAR.match(_required(record, "expiresAt")):',
+        "if False:",
+    ),
+    Plant(
         "the original's lock is not waited for",
         "A5",
         STORE,

@@ -254,3 +254,11 @@ def test_a_damaged_expiry_of_ours_is_judged_by_the_age_of_its_file_and_never_one
     theirs = store.read(KEY)
     assert isinstance(theirs, Claim)
     assert theirs.stored is None
+
+
+def test_a_claim_of_the_original_for_longer_than_the_calendar_is_a_claim(store: AgentAwarenessStore) -> None:
+    # What `tryClaim(key, 1e10)` writes.  Were it unreadable, it would be free after a day, while its holder lives.
+    leave(record(store), expiresAt="+021039-12-15T02:40:00.000Z")
+    found = store.read(KEY)
+    assert isinstance(found, Claim) and isinstance(found.holder, OriginalHolder)
+    assert found.expires.wall.year == 9999
