@@ -24,6 +24,9 @@ _MAX_BRACKETS = 16
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # 317 years after boot; a sum of such times and today is still in the calendar.
 _MAX_TICKS = 1e10
+# How JavaScript spells a year that Python's calendar does not have.
+_FAR_YEAR = re.compile(r"\+\d{6}-")
+_FAR = "9999-12-31T00:00:00Z"
 # No record of ours is without these, and none of the original has them.
 _OURS_ALONE = frozenset({"key", "namespace", "generation"})
 
@@ -223,6 +226,9 @@ def original_from_json(data: bytes, scoped: ScopedKey) -> Claim:
     Raises `RecordError` like `from_json`.
     """
     record = _load(data)
+    # It takes any TTL.  Were such a claim unreadable, it would be nobody's after a day, while its holder lives.
+    if _FAR_YEAR.match(_required(record, "expiresAt")):
+        record["expiresAt"] = _FAR
     return Claim(
         scoped,
         OriginalHolder(_required(record, "holder"), _count(record, "pid", lowest=1)),

@@ -12,6 +12,7 @@ from mcp_claims.diagnosis.findings import Finding, failure, ok, warning
 from mcp_claims.stores.kernel import unsafe
 
 _CHECK = "directory"
+_CHOOSE = "choose another with --dir or MCP_CLAIMS_DIR."
 
 
 def examine_directory(directory: Path, chosen_by: str) -> Iterator[Finding]:
@@ -46,7 +47,10 @@ def examine_directory(directory: Path, chosen_by: str) -> Iterator[Finding]:
 
 def _missing(directory: Path, where: str) -> Iterator[Finding]:
     parent = nearest_existing(directory)
-    if os.access(parent, os.W_OK | os.X_OK) and parent.is_dir():
+    missing = parent / directory.relative_to(parent).parts[0]
+    if os.path.islink(missing):
+        yield failure(_CHECK, f"{where} cannot be made: {missing} leads nowhere", f"Remove that link, or {_CHOOSE}")
+    elif os.access(parent, os.W_OK | os.X_OK) and parent.is_dir():
         yield ok(_CHECK, f"{where} is not there yet; the first claim makes it")
     else:
         yield failure(
@@ -88,7 +92,8 @@ def _loose(place: Path) -> str | None:
 
 
 def nearest_existing(path: Path) -> Path:
-    """Return *path* or the closest directory above it that exists."""
-    while not path.exists() and path != path.parent:
+    """Return *path* or the closest place above it that exists, as far as this user can see."""
+    # Not `Path.exists`, which raises for names that are too long and in directories that may not be entered.
+    while not os.path.exists(path) and path != path.parent:
         path = path.parent
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from collections import Counter
@@ -28,7 +29,7 @@ _SLACK = timedelta(minutes=1)
 
 def examine_stored(directory: Path, machine: Machine) -> Iterator[Finding]:
     """Examine the claims in *directory*."""
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # Not `Path.is_dir`, which raises where this user may not look.
         return
     yield from _claims(directory, machine)
     yield from _entries(directory)
@@ -88,13 +89,34 @@ def _entries(directory: Path) -> Iterator[Finding]:
     foreign = []
     for name in entries:
         path = directory / name
-        if (path / LOCK_FILE).exists() and may_be_file_name(name):
-            yield from _lock(path)
+        if may_be_file_name(name) and _may_be_namespace(path):
+            yield from _namespace(path)
         elif not name.startswith("."):
             foreign.append(rules.one_line(repr(name)))
     if foreign:
         shown = ", ".join(foreign[:_SHOWN]) + (" and more" if len(foreign) > _SHOWN else "")
         yield warning("entries", f"not made by mcp-claims, and left alone: {shown}", "Keep other files elsewhere.")
+
+
+def _may_be_namespace(path: Path) -> bool:
+    try:
+        os.lstat(path / LOCK_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # This user may not look; opening will tell.
+    return True
+
+
+def _namespace(path: Path) -> Iterator[Finding]:
+    """Tell why nothing can be claimed in a namespace, if that is so; the scan tells of one that others can write."""
+    if os.path.islink(path):
+        yield failure("entries", f"{path} is a link, and nothing is claimed behind it", "Remove that link.")
+        return
+    if not os.access(path, os.W_OK | os.X_OK):
+        yield failure("entries", f"{path} cannot be written by this user", f"chmod 700 {path}, as its owner.")
+        return
+    yield from _lock(path)
 
 
 def _lock(namespace: Path) -> Iterator[Finding]:
@@ -106,6 +128,9 @@ def _lock(namespace: Path) -> Iterator[Finding]:
         yield failure("locks", f"{path} cannot be opened: {error.strerror}", f"chmod 600 {path}, as its owner.")
         return
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            yield failure("locks", f"{path} is not a file", "Move it away.")
+            return
         deadline = time.monotonic() + _PATIENCE
         while not kernel.try_lock(fd):
             if time.monotonic() > deadline:

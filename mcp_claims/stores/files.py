@@ -6,7 +6,6 @@ take no lock, since a record appears by rename and so is seen whole or not at al
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import stat
@@ -22,8 +21,8 @@ from mcp_claims.stores.line import place_in_line
 from mcp_claims.stores.names import file_name, may_be_file_name
 from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, make_namespace, namespace_lock
 from mcp_claims.stores.secret_file import read_secret, spell_secret
-from mcp_claims.stores.trust import Trust, answering
-from mcp_claims.stores.unreadable import NEVER, changed_at, unreadable
+from mcp_claims.stores.trust import Trust, answering, of_one_namespace
+from mcp_claims.stores.unreadable import NEVER, THE_FILES_OWN_FAULT, changed_at, unreadable
 from mcp_claims.stores.watching import watch_record, watch_records
 
 MAX_RECORD_BYTES = 64 * 1024
@@ -32,8 +31,6 @@ MAX_RECORD_BYTES = 64 * 1024
 _SUFFIX = ".json"
 _NEW = ".new"
 _SECRETS, _HANDLES = ".secrets", "handles"
-# What opening tells about one file, not about the store: no permission, a link (Linux; FreeBSD says EMLINK).
-_THE_FILES_OWN_FAULT = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})
 
 
 class FileStore:
@@ -105,7 +102,7 @@ class FileStore:
                     trusted = self._trust.has(directory)
                 entries = self._names(directory) if trusted else []
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
-                problem = _of_one_namespace(error, self.directory)
+                problem = of_one_namespace(error, self.directory)
                 if namespace is not None or problem is None:
                     raise
                 # One namespace that must not or cannot be entered must not keep the others from being seen.
@@ -174,7 +171,7 @@ class FileStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno not in _THE_FILES_OWN_FAULT:
+            if error.errno not in THE_FILES_OWN_FAULT:
                 raise
             try:
                 return unreadable(path, self._kernel.status_of(path), error.strerror or "cannot be opened")
@@ -238,11 +235,3 @@ class FileStore:
             self._kernel.replace(path, f"{os.path.dirname(path)}/.aside-{status.st_ino}-{status.st_ctime_ns}")
         else:
             self._kernel.remove(path)
-
-
-def _of_one_namespace(error: UnsafeDirectoryError | StoreUnavailableError, directory: str) -> str | None:
-    """Return what is wrong with one namespace, `None` if it is the claims directory or the system."""
-    if isinstance(error, UnsafeDirectoryError):
-        return None if error.where == directory else error.problem
-    denied = error.cause.errno in _THE_FILES_OWN_FAULT and error.where != directory
-    return error.cause.strerror or "cannot be listed" if denied else None

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.stores.kernel import Kernel, unsafe
+from mcp_claims.stores.unreadable import THE_FILES_OWN_FAULT
 
 _TRUST_LASTS = 1.0  # s
 
@@ -41,3 +42,11 @@ def answering(where: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreUnavailableError(error.filename or where, error) from error
+
+
+def of_one_namespace(error: UnsafeDirectoryError | StoreUnavailableError, directory: str) -> str | None:
+    """Return what is wrong with one namespace, `None` if it is the claims directory or the system."""
+    if isinstance(error, UnsafeDirectoryError):
+        return None if error.where == directory else error.problem
+    denied = error.cause.errno in THE_FILES_OWN_FAULT and error.where != directory
+    return error.cause.strerror or "cannot be listed" if denied else None

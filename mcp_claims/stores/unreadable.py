@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from datetime import UTC, datetime
 
 from mcp_claims.record import Unreadable
 from mcp_claims.stores.kernel import last_change
+
+# What opening tells about one file, not about the store: no permission, a link (Linux; FreeBSD says EMLINK).
+THE_FILES_OWN_FAULT = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 """The time of what no calendar has: in doubt it was written a moment ago, for ever."""

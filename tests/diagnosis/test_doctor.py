@@ -66,7 +66,7 @@ def examined(directory: Path) -> tuple[int, list[dict[str, Any]]]:
 
 def contents(directory: Path) -> dict[str, Any]:
     return {
-        str(path): (path.stat().st_mode, path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        str(path): (path.lstat().st_mode, path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
         for path in sorted(directory.rglob("*"))
     }
 
@@ -85,6 +85,69 @@ def test_where_all_is_well_each_check_says_so_and_nothing_changes(claims: Path) 
 def test_a_directory_that_is_not_there_is_no_fault_and_is_not_made(tmp_path: Path) -> None:
     assert examined(tmp_path / "not" / "there") == (0, [])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["", "more/of/it"])
+def test_a_directory_that_a_link_to_nowhere_keeps_from_being_made_is_found(tmp_path: Path, below: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    exit_code, bad = examined(tmp_path / "link" / below)
+    assert exit_code == 1
+    assert any(finding["check"] == "directory" and "leads nowhere" in finding["what"] for finding in bad), bad
+
+
+def test_a_name_that_is_too_long_is_a_finding(tmp_path: Path) -> None:
+    exit_code, bad = examined(tmp_path / ("x" * 300))
+    assert exit_code == 1
+    assert any(finding["check"] == "directory" and "File name too long" in finding["what"] for finding in bad), bad
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode", "examine", "what"),
+    [
+        ("claims/default", 0o000, "claims", "default cannot be written by this user"),
+        ("claims/default", 0o500, "claims", "default cannot be written by this user"),
+        ("claims/default", 0o600, "claims", "default cannot be written by this user"),
+        ("claims", 0o400, "claims", "claims (chosen by a test) cannot be written by this user"),
+        ("claims", 0o000, "claims/inside/of/it", "cannot be looked at: Permission denied"),
+    ],
+)
+def test_what_this_user_may_not_enter_or_write_is_a_finding(
+    tmp_path: Path, closed: str, mode: int, examine: str, what: str
+) -> None:
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from mcp_claims.diagnosis import Level, diagnose\n"
+        "from mcp_claims.sessions import process_session\n"
+        "from mcp_claims.stores.files import FileStore\n"
+        "here, closed, mode, examine = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]\n"
+        # All is imported; nobody else may read the interpreter's files, and nothing keeps root from looking.
+        "list(diagnose(here, 'a test'))\n"
+        "if os.geteuid() == 0:\n"
+        "    os.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
+        "process_session(FileStore(here / 'claims')).try_claim('red')\n"
+        "(here / closed).chmod(mode)\n"
+        "sys.executable = '/bin/false'\n"
+        "try:\n"
+        "    findings = list(diagnose(here / examine, 'a test'))\n"
+        "finally:\n"
+        "    (here / closed).chmod(0o700)\n"
+        "print(*(finding.what for finding in findings if finding.level is Level.FAILURE), sep='\\n')\n"
+    )
+    # It has to be reached by whoever that is.
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents:
+        if parent.name.startswith("pytest-"):
+            parent.chmod(0o711)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), closed, str(mode), examine],
+        env=PYTHON_ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert what in done.stdout
 
 
 def test_the_shape_of_the_json_is_what_scripts_rely_on(claims: Path) -> None:
@@ -127,6 +190,9 @@ HARM: dict[str, tuple[Callable[[Path], object], int, str, str]] = {
     "another file": (lambda claims: (claims / "notes.txt").write_text("x"), 0, "entries", "notes.txt"),
     "a damaged mark": (lambda claims: (claims / "default" / ".lock").write_text("x"), 0, "locks", "generation mark"),
     "a mark that nobody can open": (lambda claims: _link_the_lock_away(claims), 1, "locks", "cannot be opened"),
+    "a lock that leads nowhere": (lambda claims: _replace_the_lock(claims, "link"), 1, "locks", "cannot be opened"),
+    "a lock that is a pipe": (lambda claims: _replace_the_lock(claims, "pipe"), 1, "locks", "is not a file"),
+    "a namespace that is a link": (lambda claims: (claims / "z").symlink_to("default"), 1, "entries", "is a link"),
 }
 
 
@@ -134,6 +200,15 @@ def _link_the_lock_away(claims: Path) -> None:
     lock = claims / "default" / ".lock"
     lock.rename(claims.parent / "lock")
     lock.symlink_to(claims.parent / "lock")
+
+
+def _replace_the_lock(claims: Path, kind: str) -> None:
+    lock = claims / "default" / ".lock"
+    lock.unlink()
+    if kind == "link":
+        lock.symlink_to(claims.parent / "nowhere")
+    else:
+        os.mkfifo(lock)
 
 
 @pytest.mark.parametrize(("harm", "code", "check", "what"), HARM.values(), ids=HARM)

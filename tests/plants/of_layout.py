@@ -15,6 +15,13 @@ LOCK, STORE, CHANGE, NAMES, OPENING = (
 LAYOUT = [
     Plant("all providers share one directory", "A1", OPENING, 'state / provider / "claims"', 'state / "claims"'),
     Plant(
+        "a look at all plugins ends at one that others can write",
+        "A1",
+        STORE,
+        "if namespace is not None or problem is None:",
+        "if True:",
+    ),
+    Plant(
         "a key keeps its colons",
         "A2",
         NAMES,
@@ -34,6 +41,13 @@ LAYOUT = [
         "mcp_claims/machine/linux.py",
         "holder.is_on(self.host()) and self._look",
         "self._look",
+    ),
+    Plant(
+        "a year beyond the calendar is unreadable",
+        "A4",
+        "mcp_claims/record.py",
+        'if _FAR_YEAR.match(_required(record, "expiresAt")):',
+        "if False:",
     ),
     Plant(
         "the original's lock is not waited for",
@@ -106,6 +120,13 @@ LAYOUT = [
         "mcp_claims/stores/agent_awareness/reading.py",
         "        return unreadable(path, status, str(error))",
         "        return None",
+    ),
+    Plant(
+        "an impossible expiry of ours is believed",
+        "A11",
+        "mcp_claims/stores/agent_awareness/reading.py",
+        "else from_json(data, changed_at(status))",
+        "else from_json(data)",
     ),
     Plant(
         "generations begin anew after the original's",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,10 +14,7 @@ from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
 from mcp_claims.stores.agent_awareness.names import place
 from mcp_claims.stores.files import MAX_RECORD_BYTES
 from mcp_claims.stores.kernel import READ
-from mcp_claims.stores.unreadable import unreadable
-
-# What opening tells about one file, not about the store: no permission, a link (Linux; FreeBSD says EMLINK).
-_THE_FILES_OWN_FAULT = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})
+from mcp_claims.stores.unreadable import THE_FILES_OWN_FAULT, changed_at, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +62,7 @@ def read_up_to(kernel: LayoutKernel, fd: int, size: int) -> bytes:
 
 
 def _not_opened(kernel: LayoutKernel, path: str, error: OSError) -> Found:
-    if error.errno not in _THE_FILES_OWN_FAULT:
+    if error.errno not in THE_FILES_OWN_FAULT:
         raise error
     try:
         return unreadable(path, kernel.status_of(path), error.strerror or "cannot be opened")
@@ -79,7 +75,7 @@ def _parsed(directory: str, path: str, scoped: ScopedKey, status: os.stat_result
         return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
     try:
         # One that lacks a field of ours is none of the original's: it is a damaged one of ours.
-        claim = original_from_json(data, scoped) if is_original(data) else from_json(data)
+        claim = original_from_json(data, scoped) if is_original(data) else from_json(data, changed_at(status))
         if claim.scoped == scoped or place(directory, claim.scoped)[1] == path:
             return claim
     except RecordError as error:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 
-from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError
+from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable, to_json
 from mcp_claims.stores.agent_awareness.change import NEW, LockedChange
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
@@ -24,7 +24,8 @@ from mcp_claims.stores.agent_awareness.reading import opened
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, namespace_lock
-from mcp_claims.stores.trust import Trust, answering
+from mcp_claims.stores.trust import Trust, answering, of_one_namespace
+from mcp_claims.stores.unreadable import NEVER
 from mcp_claims.stores.watching import watch_record, watch_records
 
 LOCK_PAUSE = 0.02
@@ -85,7 +86,9 @@ class AgentAwarenessStore:
     def position(self, found: Claim | Unreadable) -> str:
         # The files of a plugin come before the plugins in it.
         path = place(self.directory, found.scoped)[1] if isinstance(found, Claim) else found.where
-        inside, _, name = path.removeprefix(f"{self.directory}/").rpartition("/")
+        place_inside = path.removeprefix(f"{self.directory}/")
+        # What is no record is a namespace that cannot be entered.
+        inside, _, name = place_inside.rpartition("/") if path.endswith(RECORD) else (place_inside, "", "")
         return f"{inside.replace('/', chr(0))}\0\0{name}"
 
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
@@ -94,9 +97,18 @@ class AgentAwarenessStore:
         else:
             directories = self._namespaces(self.directory, top=True)
         for directory in directories:
-            with answering(directory):
-                trusted = self._trust.has(directory)
-            for name in self._names(directory) if trusted else []:
+            try:
+                with answering(directory):
+                    trusted = self._trust.has(directory)
+                names = self._names(directory) if trusted else []
+            except (UnsafeDirectoryError, StoreUnavailableError) as error:
+                problem = of_one_namespace(error, self.directory)
+                if namespace is not None or problem is None:
+                    raise
+                # One namespace that must not or cannot be entered must not keep the others from being seen.
+                yield Unreadable(directory, problem, NEVER, ())
+                continue
+            for name in names:
                 if name.endswith(RECORD) and is_record_name(name.removesuffix(RECORD)):
                     path = f"{directory}/{name}"
                     with answering(path):
@@ -202,7 +214,12 @@ class AgentAwarenessStore:
                 continue  # No namespace has that name.
             if not is_directory:
                 continue
-            if top or LOCK_FILE in self._names(path):
+            try:
+                made_by_us = LOCK_FILE in self._names(path)
+            except StoreUnavailableError:
+                yield path  # Who looks into it tells why that cannot be done.
+                continue
+            if top or made_by_us:
                 yield path
             yield from self._namespaces(path, top=False)
 

@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -224,3 +225,40 @@ def test_a_plugin_s_directory_that_others_can_write_is_refused_with_the_remedy(s
         store_in(store.directory).swap(KEY, None, claim())
     record(store).parent.chmod(0o755)
     assert store_in(store.directory).read(KEY) is not None
+
+
+def test_a_plugin_that_others_can_write_keeps_no_other_one_from_being_seen(store: AgentAwarenessStore) -> None:
+    for namespace in ("a", "b", "c"):
+        grant(store, claim(ScopedKey(namespace, "red")))
+    (Path(store.directory) / "b").chmod(0o775)
+    one, unsafe, other = (found := list(store_in(Path(store.directory)).scan()))
+    assert isinstance(unsafe, Unreadable) and unsafe.where == f"{store.directory}/b"
+    assert "can be written by others" in unsafe.problem
+    assert isinstance(one, Claim) and isinstance(other, Claim)
+    assert [one.scoped.namespace, other.scoped.namespace] == ["a", "c"]
+    # The order of the pages of a listing is that of the scan.
+    assert [store.position(each) for each in found] == sorted(store.position(each) for each in found)
+    with pytest.raises(UnsafeDirectoryError):
+        list(store_in(Path(store.directory)).scan("b"))
+
+
+def test_a_damaged_expiry_of_ours_is_judged_by_the_age_of_its_file_and_never_one_of_the_original_s(
+    store: AgentAwarenessStore,
+) -> None:
+    # The original takes any TTL, so a far expiry of its own is as it was meant.
+    grant(store, claim())
+    ours = store.read(KEY)
+    assert isinstance(ours, Claim)
+    assert ours.stored == datetime.fromtimestamp(record(store).stat().st_ctime, UTC)
+    leave(record(store))
+    theirs = store.read(KEY)
+    assert isinstance(theirs, Claim)
+    assert theirs.stored is None
+
+
+def test_a_claim_of_the_original_for_longer_than_the_calendar_is_a_claim(store: AgentAwarenessStore) -> None:
+    # What `tryClaim(key, 1e10)` writes.  Were it unreadable, it would be free after a day, while its holder lives.
+    leave(record(store), expiresAt="+021039-12-15T02:40:00.000Z")
+    found = store.read(KEY)
+    assert isinstance(found, Claim) and isinstance(found.holder, OriginalHolder)
+    assert found.expires.wall.year == 9999
