@@ -9,9 +9,7 @@ from pathlib import Path
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.machine import Machine, local_machine
 from mcp_claims.record import OriginalHolder
-from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Store
-from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.location import DIRECTORY_VARIABLE, claims_directory
 
 LAYOUT_VARIABLE = "MCP_CLAIMS_LAYOUT"
@@ -30,7 +28,7 @@ def open_store(
 ) -> Store:
     """Open the store that *directory* (`--dir`), *layout* and *provider* ask for, else the environment.
 
-    Raises `InvalidInputError` for values that no store has.
+    Raises `InvalidInputError` for values that no store has.  Only the module of the store that is asked for is imported.
     """
     chosen = layout if layout is not None else environment.get(LAYOUT_VARIABLE, OWN_LAYOUT)
     if chosen not in LAYOUTS:
@@ -41,12 +39,16 @@ def open_store(
     if chosen == OWN_LAYOUT:
         if provider is not None:
             raise InvalidInputError("--layout", f"must be {AGENT_AWARENESS} where a provider is given")
+        from mcp_claims.stores.files import FileStore
+
         return FileStore(claims_directory(directory, environment))
     if directory is None and DIRECTORY_VARIABLE not in environment:
         place = agent_awareness_directory(provider)
     else:
         place = claims_directory(directory, environment)
     there = machine or local_machine()
+    from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
+
     # The owner of a lock is as dead as the holder of a claim of the original would be, with its PID on this host.
     return AgentAwarenessStore(place, lambda pid: there.provably_dead(OriginalHolder(f"{there.host()}:{pid}", pid)))
 

@@ -27,8 +27,8 @@ class Machine(Protocol):
         """Return the PID of the calling process; another one after a fork."""
         ...
 
-    def proof(self) -> Proof:
-        """Return what others need in order to prove one day that the calling process is dead."""
+    def proof(self, pid: int | None = None) -> Proof:
+        """Return what others need in order to prove one day that *pid*, else the calling process, is dead."""
         ...
 
     def provably_dead(self, holder: Holder) -> bool:

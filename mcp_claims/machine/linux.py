@@ -76,8 +76,8 @@ class LinuxMachine:
     def pid(self) -> int:
         return os.getpid()
 
-    def proof(self) -> Proof:
-        status = self._status(os.getpid())
+    def proof(self, pid: int | None = None) -> Proof:
+        status = self._status(os.getpid() if pid is None else pid)
         return Proof(self._boot, self._pid_namespace, self._time_namespace, status.start if status else None)
 
     def provably_dead(self, holder: Holder) -> bool:

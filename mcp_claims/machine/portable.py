@@ -34,9 +34,9 @@ class PortableMachine:
     def pid(self) -> int:
         return os.getpid()
 
-    def proof(self) -> Proof:
+    def proof(self, pid: int | None = None) -> Proof:
         # Neither system has PID namespaces: one boot has one space of PIDs.
-        return Proof(self._boot, self._boot, None, _start(os.getpid()))
+        return Proof(self._boot, self._boot, None, _start(os.getpid() if pid is None else pid))
 
     def provably_dead(self, holder: Holder) -> bool:
         if isinstance(holder, OriginalHolder):

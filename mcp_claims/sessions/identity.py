@@ -34,6 +34,21 @@ def process_session(store: Store, machine: Machine | None = None) -> Claims:
     return Claims(store, Holder(name, pid, machine.proof()), machine)
 
 
+def session_for_process(store: Store, pid: int, machine: Machine | None = None) -> Claims:
+    """Open the session of process *pid* of this machine, the same for all who act on its behalf.
+
+    Its claims die with that process, whatever becomes of ours.  Raises `InvalidInputError` where it is not there, or
+    nothing tells it from a later process with its PID.
+    """
+    machine = machine or local_machine()
+    proof = machine.proof(pid) if pid > 0 else Proof()
+    # No nonce of `process_session` is spelt like this, so nobody is ever called the same as that process calls itself.
+    holder = Holder(holder_name(machine, str(pid), f"for-{proof.start}"), pid, proof)
+    if proof.boot is None or proof.start is None or machine.provably_dead(holder):
+        raise InvalidInputError("--for-pid", f"must be a process of this machine that is running, not {pid}")
+    return Claims(store, holder, machine)
+
+
 def fixed_session(store: Store, name: str, machine: Machine | None = None) -> Claims:
     """Open the session called *name*: 1 to 64 printable characters, on this machine the same for all who use it.
 

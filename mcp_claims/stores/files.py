@@ -63,7 +63,7 @@ class FileStore:
                 return Swap(True, None)
             if not new.generation:
                 after = old.generation if old is not None else 0
-                new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))
+                new = replace(new, generation=mark.next_generation(after, new.claimed.epoch))
             self._write(path, to_json(new), mark)
             return Swap(True, new)
 

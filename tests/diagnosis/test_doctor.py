@@ -339,8 +339,8 @@ class Secretive:
     def now(self) -> Moment:
         return replace(self._machine.now(), epoch=None)
 
-    def proof(self) -> Proof:
-        return replace(self._machine.proof(), **self._hidden)
+    def proof(self, pid: int | None = None) -> Proof:
+        return replace(self._machine.proof(pid), **self._hidden)
 
 
 def test_where_death_cannot_be_proved_it_is_said_what_is_missing() -> None:

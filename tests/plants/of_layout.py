@@ -132,7 +132,7 @@ LAYOUT = [
         "generations begin anew after the original's",
         "A12",
         STORE,
-        "after = old.generation if isinstance(old, Claim) else 0\n                    new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))",
+        "after = old.generation if isinstance(old, Claim) else 0\n                    new = replace(new, generation=mark.next_generation(after, new.claimed.epoch))",
         "new = replace(new, generation=1 + (old.generation if isinstance(old, Claim) else 0))",
     ),
     Plant(
