@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from mcp_claims.diagnosis import Finding, Level, diagnose
 from mcp_claims.stores.location import DIRECTORY_VARIABLE, located
@@ -25,7 +26,8 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    findings = list(diagnose(*located(options.dir)))
+    directory, chosen_by = located(options.dir)
+    findings = list(diagnose(Path(directory), chosen_by))
     worst = max((finding.level for finding in findings), key=_ORDER.index)
     text = _as_json(findings, worst) if options.json else _as_lines(findings)
     # A path may hold what the terminal's encoding has no characters for.

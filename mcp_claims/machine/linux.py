@@ -11,12 +11,10 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
 from mcp_claims.record import Holder, Moment, OriginalHolder, Proof, whole_milliseconds
@@ -71,7 +69,7 @@ class LinuxMachine:
         return Moment(whole_milliseconds(datetime.now(UTC)), time.clock_gettime(time.CLOCK_BOOTTIME), self._epoch)
 
     def host(self) -> str:
-        return socket.gethostname()
+        return os.uname().nodename
 
     def pid(self) -> int:
         return os.getpid()
@@ -174,8 +172,8 @@ def _proc_shows_our_namespace() -> bool:
     In a PID namespace made without mounting `/proc` anew, `/proc/PID` is another process than the one that
     `kill(PID)` reaches; its start time would "prove" a living holder dead.
     """
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+    with suppress(OSError), open("/proc/self/status") as status:
+        for line in status:
             if line.startswith("NSpid:"):
                 return line.split()[1:] == [str(os.getpid())]
     return False
@@ -190,6 +188,7 @@ def _namespace(kind: str) -> str | None:
 
 def _content(path: str) -> str | None:
     try:
-        return Path(path).read_text().strip() or None
+        with open(path) as file:
+            return file.read().strip() or None
     except OSError:
         return None

@@ -7,9 +7,7 @@ claims end by release or TTL.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 
 from mcp_claims.claims import Claims
 from mcp_claims.errors import InvalidInputError
@@ -30,7 +28,7 @@ def process_session(store: Store, machine: Machine | None = None) -> Claims:
     """
     machine = machine or local_machine()
     pid = machine.pid()
-    name = holder_name(machine, str(pid), secrets.token_hex(_NONCE_BYTES))
+    name = holder_name(machine, str(pid), os.urandom(_NONCE_BYTES).hex())
     return Claims(store, Holder(name, pid, machine.proof()), machine)
 
 
@@ -67,6 +65,8 @@ def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bo
 
     If it is *bound*, its claims die with this process.
     """
+    import hashlib  # Few need it, and it takes longer than all else here.
+
     public = hashlib.sha256(nonce).hexdigest()[: 2 * _NONCE_BYTES]
     proof = machine.proof() if bound else Proof()
     return Claims(store, Holder(holder_name(machine, str(pid), public), machine.pid(), proof), machine)

@@ -44,7 +44,7 @@ SESSIONS = [
         "the text is the advice alone",
         "V4",
         "mcp_claims/wording.py",
-        '    return f"{lead} {attempt_advice(scoped, attempt, kept)}"',
+        '    return f"{attempt_lead(scoped, attempt)} {attempt_advice(scoped, attempt, kept)}"',
         "    return attempt_advice(scoped, attempt, kept)",
     ),
     Plant(
