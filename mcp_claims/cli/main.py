@@ -22,6 +22,7 @@ _COMMANDS = {
     "release": "acting",
     "prune": "acting",
     "run": "run",
+    "hook": "hook",
     "doctor": "doctor",
     "demo": "demo",
     "completion": "completion",
@@ -38,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    options = parser.parse_args(asked)
+    # Parsed by us: to argparse, what comes behind a key would be the command's, its options too.
+    dashes = asked.index("--") if only == "run" and "--" in asked else len(asked)
+    options = parser.parse_args(asked[:dashes])
+    options.after_dashes = asked[dashes + 1 :]
     try:
         return int(options.run(options))
     except InvalidInputError as error:

@@ -49,7 +49,7 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         metavar="N",
         help="exit code if it is held or done (%(default)s)",
     )
-    command.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="with its arguments")
+    command.usage = "mcp-claims run [options] KEY -- COMMAND [ARGUMENT ...]"
     command.set_defaults(run=_run)
 
 
@@ -59,9 +59,9 @@ def _run(options: argparse.Namespace) -> int:
     from mcp_claims.patience import claim_now_or_later
     from mcp_claims.sessions.identity import process_session, session_for_process
 
-    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    command = options.after_dashes
     if not command:
-        print("mcp-claims: after -- there has to be a command", file=sys.stderr)
+        print("mcp-claims: there has to be a command: mcp-claims run KEY -- COMMAND", file=sys.stderr)
         return USAGE_ERROR
     scoped = rules.scoped_key(options.key, options.namespace)
     patience = rules.patience(options.wait, "--wait")

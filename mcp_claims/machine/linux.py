@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from mcp_claims.machine import SHELLS
 from mcp_claims.record import Holder, Moment, OriginalHolder, Proof, whole_milliseconds
 
 assert sys.platform == "linux"
@@ -37,6 +38,8 @@ class _Status(NamedTuple):
     ended: bool
     dying: bool
     start: int
+    parent: int
+    name: str
 
 
 class Pidfd:
@@ -77,6 +80,15 @@ class LinuxMachine:
     def proof(self, pid: int | None = None) -> Proof:
         status = self._status(os.getpid() if pid is None else pid)
         return Proof(self._boot, self._pid_namespace, self._time_namespace, status.start if status else None)
+
+    def program_above(self, pid: int) -> int | None:
+        status = self._status(pid)
+        while status is not None and status.parent > 1:
+            above = status.parent
+            status = self._status(above)
+            if status is not None and status.name not in SHELLS:
+                return above
+        return None
 
     def provably_dead(self, holder: Holder) -> bool:
         if isinstance(holder, OriginalHolder):
@@ -142,12 +154,13 @@ def _status(pid: int) -> _Status | None:
     except OSError:
         return None
     # The name, field 2, may hold spaces and brackets, so fields are counted from the last bracket: `state` (3) comes
-    # first; of interest are `flags` (9), `num_threads` (20), `starttime` (22) and `signal` (31).
-    fields = stat.rpartition(b")")[2].split()
+    # first; of interest are `ppid` (4), `flags` (9), `num_threads` (20), `starttime` (22) and `signal` (31).
+    before, _, after = stat.rpartition(b")")
+    name, fields = before.partition(b"(")[2].decode(errors="replace"), after.split()
     # A leader that is a zombie while other threads run belongs to a process that is still alive.
     ended = fields[0] in _ENDED_STATES and int(fields[17]) <= 1
     dying = bool(int(fields[6]) & _SIGNALED or int(fields[28]) & _SIGKILL_PENDING)
-    return _Status(ended, dying, int(fields[19]))
+    return _Status(ended, dying, int(fields[19]), int(fields[1]), name)
 
 
 def _wait_for_end(pid: int) -> None:

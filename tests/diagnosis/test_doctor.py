@@ -334,7 +334,7 @@ class Secretive:
     def __init__(self, machine: Machine, **hidden: None) -> None:
         self._machine, self._hidden = machine, hidden
         self.host, self.pid, self.provably_dead = machine.host, machine.pid, machine.provably_dead
-        self.death_of = machine.death_of
+        self.death_of, self.program_above = machine.death_of, machine.program_above
 
     def now(self) -> Moment:
         return replace(self._machine.now(), epoch=None)

@@ -13,7 +13,13 @@ LOCK, STORE, CHANGE, NAMES, OPENING = (
 )
 
 LAYOUT = [
-    Plant("all providers share one directory", "A1", OPENING, 'state / provider / "claims"', 'state / "claims"'),
+    Plant(
+        "all providers share one directory",
+        "A1",
+        OPENING,
+        'os.path.join(state, provider, "claims")',
+        'os.path.join(state, "claims")',
+    ),
     Plant(
         "a look at all plugins ends at one that others can write",
         "A1",

@@ -77,6 +77,9 @@ class FakeMachine:
         of = self._pid if pid is None else pid
         return Proof(self._world.boot, "pid:[1]", "time:[1]", self._world.starts.get(of))
 
+    def program_above(self, pid: int) -> int | None:  # noqa: ARG002
+        return None
+
     def death_of(self, holder: Holder) -> None:  # noqa: ARG002
         return None
 
