@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from mcp_claims import __version__
 from mcp_claims.cli.doctor import add_doctor
+from mcp_claims.cli.install import add_install
 from mcp_claims.cli.serve import add_serve
 from mcp_claims.errors import ClaimsError
 
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_serve(commands)
     add_doctor(commands)
+    add_install(commands)
 
     demo = commands.add_parser("demo", help="watch three agents meet one event, and one of them die")
     demo.set_defaults(run=_demo)
