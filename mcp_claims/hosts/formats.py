@@ -42,17 +42,18 @@ class Format(Protocol):
 
 def put_checked(form: Format, text: str, place: Sequence[str], name: str, value: dict[str, Any]) -> str:
     """Return *text* with the server in it; raises `Unfit` if that would change anything else that the file says."""
-    after = form.put(text, place, name, value)
+    # First of all: the editors rely on a text that parses.
     expected = {**form.entries(form.load(text), place), name: value}
+    after = form.put(text, place, name, value)
     _compare(form, text, after, place, expected)
     return after
 
 
 def drop_checked(form: Format, text: str, place: Sequence[str], name: str) -> str:
     """Return *text* without the server; raises `Unfit` if that would change anything else that the file says."""
-    after = form.drop(text, place, name)
     expected = form.entries(form.load(text), place)
     del expected[name]
+    after = form.drop(text, place, name)
     _compare(form, text, after, place, expected)
     return after
 

@@ -111,7 +111,15 @@ class _Blanked:
     def __init__(self, text: str, comments: bool) -> None:
         self.text, self.newline = text, "\r\n" if "\r\n" in text else "\n"
         self.trailing: set[int] = set()
-        self.plain = _TRAILING.sub(self._comma, _COMMENT.sub(_blank, text)) if comments else text
+        self.remarks: list[tuple[int, int]] = []
+        self.plain = _TRAILING.sub(self._comma, _COMMENT.sub(self._comment, text)) if comments else text
+
+    def _comment(self, match: re.Match[str]) -> str:
+        if match[0].startswith('"'):
+            return match[0]
+        if match[0].startswith("//"):
+            self.remarks.append(match.span())
+        return re.sub(r"[^\r\n]", " ", match[0])
 
     def _comma(self, match: re.Match[str]) -> str:
         if match[0] != ",":
@@ -183,9 +191,8 @@ class _Blanked:
         comma = self._trailing_comma(members, close) if last else self.plain.index(",", member.end)
         end = member.end if comma is None else comma + 1
         follows = re.split(r"[\r\n]", text[end:], maxsplit=1)[0].strip() != ""
-        after_comment = cut > start + 1 and self.plain[cut - 1].isspace()
-        if follows and (after_comment or not last):
-            # What follows in the same line must not slide into a comment before it.
+        # What follows in the same line must not slide into a comment before it.
+        if follows and (not last or any(first < cut <= end for first, end in self.remarks)):
             return text[: member.start] + text[end:].lstrip(" \t")
         head = text[:cut]
         if last and index and comma is None:
@@ -217,10 +224,6 @@ class _Blanked:
         found = _SPACE.match(self.plain, position)
         assert found is not None, "nothing is some white space too"
         return found.end()
-
-
-def _blank(match: re.Match[str]) -> str:
-    return match[0] if match[0].startswith('"') else re.sub(r"[^\r\n]", " ", match[0])
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class YamlText:
         piece = "".join(f"{indentation}{line}{newline}" for line in _lines(name, value))
         if items:
             start, end = _item_lines(text, items[0])
-            return text[:start] + piece + text[end:]
+            return text[:start] + (piece if text[:end].endswith("\n") else piece.removesuffix(newline)) + text[end:]
         end = _item_lines(text, servers.value[-1])[1]
         if not text[:end].endswith("\n"):
             return text[:end] + newline + piece.removesuffix(newline) + text[end:]
