@@ -18,7 +18,7 @@ from mcp_claims.hosts.formats import Unfit
 from mcp_claims.hosts.json_text import JsonText
 from mcp_claims.hosts.table import Surroundings, claude_directory
 
-_FORMAT = JsonText(comments=False)
+_FORMAT = JsonText()
 _EDITS = "Edit|MultiEdit|Write|NotebookEdit|Bash"
 
 

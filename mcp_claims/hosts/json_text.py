@@ -24,14 +24,15 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class JsonText:
-    """One of the two: with *comments* (and trailing commas), or without, where a host refuses them."""
+    """JSON with *comments*, with *trailing* commas, with both or neither: as much as the host takes."""
 
-    comments: bool
+    comments: bool = False
+    trailing: bool = False
     fresh: ClassVar[dict[str, Any]] = {}
 
     def load(self, text: str) -> Any:
         """Return what *text* says; nothing at all counts as `{}`.  Raises `Unfit` for what the host cannot read."""
-        plain = _Blanked(text, self.comments).plain
+        plain = _Blanked(text, self).plain
         if not plain.strip():
             return {}
         try:
@@ -54,7 +55,7 @@ class JsonText:
 
     def put(self, text: str, place: Sequence[str], name: str, value: object) -> str:
         """Return *text* with *value* as member *name* of the object at *place*, which is made if it is not there."""
-        cut = _Blanked(text, self.comments)
+        cut = _Blanked(text, self)
         if not cut.plain.strip():
             return _whole(text, _nested([*place, name], value))
         start = cut.root()
@@ -71,13 +72,13 @@ class JsonText:
 
     def drop(self, text: str, place: Sequence[str], name: str) -> str:
         """Return *text* without the member *name*, which is there, of the object at *place*."""
-        cut = _Blanked(text, self.comments)
+        cut = _Blanked(text, self)
         start = cut.at(place)
         return cut.remove(start, [member.key for member in cut.members(start)[0]].index(name))
 
     def append(self, text: str, place: Sequence[str], value: object) -> str:
         """Return *text* with *value* as the last element of the array at *place*, which is made if it is not there."""
-        cut = _Blanked(text, self.comments)
+        cut = _Blanked(text, self)
         found: Any = self.load(text)
         for key in place:
             found = found.get(key) if isinstance(found, dict) else None
@@ -87,7 +88,7 @@ class JsonText:
 
     def drop_element(self, text: str, place: Sequence[str], index: int) -> str:
         """Return *text* without the element *index*, which is there, of the array at *place*."""
-        cut = _Blanked(text, self.comments)
+        cut = _Blanked(text, self)
         return cut.remove(cut.at(place), index)
 
     def show(self, place: Sequence[str], name: str, value: object) -> str:
@@ -108,11 +109,13 @@ class _Member:
 class _Blanked:
     """A text, and the same with comments and trailing commas replaced by as many spaces."""
 
-    def __init__(self, text: str, comments: bool) -> None:
+    def __init__(self, text: str, form: JsonText) -> None:
         self.text, self.newline = text, "\r\n" if "\r\n" in text else "\n"
         self.trailing: set[int] = set()
         self.remarks: list[tuple[int, int]] = []
-        self.plain = _TRAILING.sub(self._comma, _COMMENT.sub(self._comment, text)) if comments else text
+        self.plain = _COMMENT.sub(self._comment, text) if form.comments else text
+        if form.trailing:
+            self.plain = _TRAILING.sub(self._comma, self.plain)
 
     def _comment(self, match: re.Match[str]) -> str:
         if match[0].startswith('"'):

@@ -16,7 +16,7 @@ from mcp_claims.hosts.json_text import JsonText
 from mcp_claims.hosts.toml_text import TomlText
 from mcp_claims.hosts.yaml_text import YamlText
 
-STRICT, LENIENT = JsonText(comments=False), JsonText(comments=True)
+STRICT, COMMENTED, LENIENT = JsonText(), JsonText(comments=True), JsonText(comments=True, trailing=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ _ALL = (
         "Gemini CLI",
         "https://github.com/google-gemini/gemini-cli/blob/main/docs/tools/mcp-server.md",
         lambda where: where.chosen("GEMINI_CLI_HOME", where.home) / ".gemini" / "settings.json",
-        LENIENT,
+        COMMENTED,
         ("mcpServers",),
         entries.plain,
         "New sessions in trusted folders have it; /mcp shows it.",

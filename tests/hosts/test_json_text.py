@@ -10,13 +10,13 @@ from mcp_claims.hosts.formats import Unfit, drop_checked, put_checked
 from mcp_claims.hosts.json_text import JsonText
 from tests.hosts.texts import ENTRY, is_within, json_files
 
-STRICT, LENIENT = JsonText(comments=False), JsonText(comments=True)
+STRICT, COMMENTED, LENIENT = JsonText(), JsonText(comments=True), JsonText(comments=True, trailing=True)
 PLACE = ("mcpServers",)
-BOTH = st.booleans().flatmap(lambda comments: st.tuples(st.just(JsonText(comments)), json_files(comments)))
+ALL = st.sampled_from([STRICT, COMMENTED, LENIENT]).flatmap(lambda form: st.tuples(st.just(form), json_files(form)))
 
 
 @settings(deadline=None)
-@given(BOTH)
+@given(ALL)
 @example((LENIENT, '{"mcpServers": {"a": {}, // one\n}}'))
 @example((LENIENT, '{"mcpServers": {"a": {} // one\n}}'))
 def test_a_server_is_put_into_any_file_and_all_else_stays_to_the_byte(made: tuple[JsonText, str]) -> None:
@@ -27,7 +27,7 @@ def test_a_server_is_put_into_any_file_and_all_else_stays_to_the_byte(made: tupl
 
 
 @settings(deadline=None)
-@given(BOTH)
+@given(ALL)
 @example((LENIENT, '{"mcpServers": {"a": {}, // one\n}}'))
 @example((LENIENT, '{"mcpServers": {"a": {} // one\n}}'))
 @example((STRICT, '{"mcpServers":{"a":{}}}'))
@@ -41,7 +41,7 @@ def test_what_was_put_in_beside_others_goes_out_again_to_the_byte(made: tuple[Js
 
 
 @settings(deadline=None)
-@given(BOTH, st.data())
+@given(ALL, st.data())
 def test_any_server_can_be_taken_out_wherever_it_stands(made: tuple[JsonText, str], data: st.DataObject) -> None:
     form, text = made
     servers = form.entries(form.load(text), PLACE)
@@ -51,7 +51,7 @@ def test_any_server_can_be_taken_out_wherever_it_stands(made: tuple[JsonText, st
 
 
 @settings(deadline=None)
-@given(BOTH)
+@given(ALL)
 def test_a_server_is_replaced_in_its_place(made: tuple[JsonText, str]) -> None:
     form, text = made
     once = put_checked(form, text, PLACE, "claims", {"command": "old"})
@@ -115,3 +115,8 @@ def test_what_the_host_cannot_read_or_may_read_otherwise_is_refused(text: str, w
 def test_comments_are_refused_where_the_host_refuses_them(text: str) -> None:
     with pytest.raises(Unfit, match="no valid JSON"):
         put_checked(STRICT, text, PLACE, "claims", ENTRY)
+
+
+def test_trailing_commas_are_refused_where_only_comments_are_taken() -> None:
+    with pytest.raises(Unfit, match="no valid JSON"):
+        put_checked(COMMENTED, '{"a": 1, /* c */}', PLACE, "claims", ENTRY)

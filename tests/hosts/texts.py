@@ -6,6 +6,8 @@ import json
 
 from hypothesis import strategies as st
 
+from mcp_claims.hosts.json_text import JsonText
+
 ENTRY = {"command": "/opt/py thon/bin/python", "args": ["-P", "-m", "mcp_claims", "serve", "--dir", "/tmp/ü"]}
 
 _KEYS = st.sampled_from(["mcpServers", "other", "a b", "claims-2", "ключ", "//", "x,y", "}"])
@@ -26,8 +28,8 @@ SERVERS = st.dictionaries(_KEYS, st.dictionaries(_KEYS, json_values(1), max_size
 
 
 @st.composite
-def json_files(draw: st.DrawFn, comments: bool, servers: st.SearchStrategy[object] = SERVERS) -> str:
-    """A file with or without servers in it, in any layout, with *comments* and trailing commas or without."""
+def json_files(draw: st.DrawFn, form: JsonText, servers: st.SearchStrategy[object] = SERVERS) -> str:
+    """A file with or without servers in it, in any layout, in what *form* allows."""
     tree = draw(st.dictionaries(_KEYS, json_values(), max_size=3))
     tree.pop("mcpServers", None)
     if draw(st.booleans()):
@@ -36,7 +38,7 @@ def json_files(draw: st.DrawFn, comments: bool, servers: st.SearchStrategy[objec
         tree = dict(items)
     newline = draw(st.sampled_from(["\n", "\r\n"]))
     fillings = ["", "", " ", newline, f"{newline}  ", f"{newline}\t"]
-    if comments:
+    if form.comments:
         fillings += [f" // c{newline}", f"{newline}// }} {newline}  ", "/* c, } */", f" /* a{newline}b */ "]
 
     def gap() -> str:
@@ -54,7 +56,7 @@ def json_files(draw: st.DrawFn, comments: bool, servers: st.SearchStrategy[objec
         return json.dumps(value, ensure_ascii=False)
 
     def closed(parts: list[str]) -> str:
-        trailing = "," if comments and parts and draw(st.booleans()) else ""
+        trailing = "," if form.trailing and parts and draw(st.booleans()) else ""
         return ",".join(parts) + trailing + gap()
 
     return gap() + spelt(tree) + gap()
