@@ -185,11 +185,13 @@ def _conversation(server: subprocess.Popen[bytes], lines: SimpleQueue[bytes], be
 
 def _read(server: subprocess.Popen[bytes], lines: SimpleQueue[bytes]) -> None:
     assert server.stdout is not None
-    for line in server.stdout:
-        lines.put(line)
+    with server.stdout as stdout:
+        for line in stdout:
+            lines.put(line)
     lines.put(b"")
 
 
 def _drain(server: subprocess.Popen[bytes], errors: list[bytes]) -> None:
     assert server.stderr is not None
-    errors.extend(server.stderr)
+    with server.stderr as stderr:
+        errors.extend(stderr)
