@@ -27,7 +27,6 @@ pytestmark = pytest.mark.skipif(
 LISTS = {
     "claude-code": (["claude", "mcp", "list"], r"{name}: .*mcp_claims serve.* - . Connected"),
     "codex": (["codex", "mcp", "list"], r"{name} .*-m mcp_claims serve .*enabled"),
-    "copilot-cli": (["copilot", "mcp", "list"], r"{name} \(local\)"),
     "gemini-cli": (["gemini", "mcp", "list"], r"{name}: .*mcp_claims serve.* \(stdio\) - Connected"),
     "opencode": (["opencode", "mcp", "list"], r"{name} .*connected"),
 }
@@ -36,7 +35,6 @@ REAL = pytest.mark.parametrize("host", LISTS)
 OTHERS = {
     "claude-code": (".claude.json", '{\n  "numStartups": 3,\n  "mcpServers": {}\n}\n'),
     "codex": (".codex/config.toml", '# mine\nmodel = "o3"\n\n[mcp_servers.docs]\ncommand = "false" # why\n'),
-    "copilot-cli": (".copilot/mcp-config.json", '{"mcpServers": {}}\n'),
     "gemini-cli": (".gemini/settings.json", '// mine\n{\n  "ui": {"hideTips": true} // why\n}\n'),
     "opencode": (".config/opencode/opencode.jsonc", '{\n  // mine\n  "share": "disabled", // why\n}\n'),
 }
@@ -100,7 +98,7 @@ def test_it_lists_the_server_that_was_put_beside_what_was_there(host: str, surro
     assert is_listed(surroundings, host, "team-claims")
 
 
-@pytest.mark.parametrize("host", ["claude-code", "codex", "copilot-cli", "gemini-cli"])
+@pytest.mark.parametrize("host", ["claude-code", "codex", "gemini-cli"])
 def test_its_own_command_adds_it_once_where_that_is_asked_for(host: str, surroundings: dict[str, str]) -> None:
     claims(surroundings, "install", host, "--use-cli")
     where = Surroundings(Path(surroundings["HOME"]), sys.platform, surroundings)

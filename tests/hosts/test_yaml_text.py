@@ -41,7 +41,7 @@ def yaml_files(draw: st.DrawFn, servers: list[str]) -> str:
     return text.replace("\n", draw(st.sampled_from(["\n", "\r\n"])))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(yaml_files(SERVERS))
 def test_a_server_is_put_beside_others_and_goes_out_again_to_the_byte(text: str) -> None:
     after = put_checked(FORM, text, PLACE, "claims", ENTRY)
@@ -49,7 +49,7 @@ def test_a_server_is_put_beside_others_and_goes_out_again_to_the_byte(text: str)
     assert drop_checked(FORM, after, PLACE, "claims") == text
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(yaml_files([]))
 def test_a_server_is_put_where_there_were_none_and_goes_out_again_to_the_byte(text: str) -> None:
     after = put_checked(FORM, text, PLACE, "claims", ENTRY)
@@ -57,7 +57,7 @@ def test_a_server_is_put_where_there_were_none_and_goes_out_again_to_the_byte(te
     assert drop_checked(FORM, after, PLACE, "claims").rstrip() == text.rstrip()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(yaml_files(EMPTY))
 def test_a_list_without_servers_gets_its_first(text: str) -> None:
     after = put_checked(FORM, text, PLACE, "claims", ENTRY)
@@ -65,14 +65,14 @@ def test_a_list_without_servers_gets_its_first(text: str) -> None:
     drop_checked(FORM, after, PLACE, "claims")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(yaml_files(SERVERS))
 def test_a_server_is_replaced_in_its_place(text: str) -> None:
     once = put_checked(FORM, text, PLACE, "claims", {"command": "old"})
     assert put_checked(FORM, once, PLACE, "claims", ENTRY) == put_checked(FORM, text, PLACE, "claims", ENTRY)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(yaml_files(SERVERS))
 def test_others_can_be_taken_out_too(text: str) -> None:
     for name in FORM.entries(FORM.load(text), PLACE):
