@@ -7,28 +7,77 @@ The core, without MCP:
             ...
 """
 
-from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
-from mcp_claims.claims import Claims
-from mcp_claims.errors import (
-    ClaimsError,
-    ForkedError,
-    InvalidInputError,
-    LockDirectoryBusyError,
-    SessionEndedError,
-    StoreBusyError,
-    StoreUnavailableError,
-    UnsafeDirectoryError,
-)
-from mcp_claims.opening import open_store
-from mcp_claims.record import Claim, Ended, Holder, Moment, OriginalHolder, Outcome, Proof, ScopedKey, Unreadable
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
-from mcp_claims.stores.base import Store, Swap
-from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.location import claims_directory
-from mcp_claims.stores.memory import MemoryStore
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
+    from mcp_claims.claims import Claims
+    from mcp_claims.errors import (
+        ClaimsError,
+        ForkedError,
+        InvalidInputError,
+        LockDirectoryBusyError,
+        SessionEndedError,
+        StoreBusyError,
+        StoreUnavailableError,
+        UnsafeDirectoryError,
+    )
+    from mcp_claims.opening import open_store
+    from mcp_claims.record import Claim, Ended, Holder, Moment, OriginalHolder, Outcome, Proof, ScopedKey, Unreadable
+    from mcp_claims.sessions import process_session
+    from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
+    from mcp_claims.stores.base import Store, Swap
+    from mcp_claims.stores.files import FileStore
+    from mcp_claims.stores.location import claims_directory
+    from mcp_claims.stores.memory import MemoryStore
 
 __version__ = "0.1.0"
+
+# Where each name is.  Imported when it is asked for: a check on the command line needs the tenth of it.
+_WHERE = {
+    "AgentAwarenessStore": "stores.agent_awareness.store",
+    "Attempt": "answers",
+    "Claim": "record",
+    "Claims": "claims",
+    "ClaimsError": "errors",
+    "Ended": "record",
+    "FileStore": "stores.files",
+    "ForkedError": "errors",
+    "Holder": "record",
+    "InvalidInputError": "errors",
+    "LockDirectoryBusyError": "errors",
+    "Look": "answers",
+    "MemoryStore": "stores.memory",
+    "Moment": "record",
+    "OriginalHolder": "record",
+    "Outcome": "record",
+    "Proof": "record",
+    "Pruned": "answers",
+    "Release": "answers",
+    "ScopedKey": "record",
+    "SessionEndedError": "errors",
+    "Status": "answers",
+    "Store": "stores.base",
+    "StoreBusyError": "errors",
+    "StoreUnavailableError": "errors",
+    "Swap": "stores.base",
+    "TakenOver": "answers",
+    "Unreadable": "record",
+    "UnsafeDirectoryError": "errors",
+    "claims_directory": "stores.location",
+    "open_store": "opening",
+    "process_session": "sessions",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
 
 __all__ = [
     "AgentAwarenessStore",

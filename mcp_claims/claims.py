@@ -30,7 +30,7 @@ from mcp_claims.errors import (
 )
 from mcp_claims.machine import Death, Machine
 from mcp_claims.machine.forks import forks
-from mcp_claims.record import Claim, Holder, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.record import Claim, Ended, Holder, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import DEFAULT_NAMESPACE, Standing
 from mcp_claims.stores.base import LOCK_WAIT, Store
 
@@ -197,6 +197,28 @@ class Claims:
 
         marked = partial(rules.marker, outcome=outcome, now=self._machine.now(), retention=retention, note=note)
         return self._release(scoped, wait, marked)
+
+    def revoke(self, found: Claim | Unreadable, reason: str | None = None, *, wait: float = LOCK_WAIT) -> bool:
+        """Take *found*, anybody's claim or what cannot be read, away; tell whether it was still what is stored.
+
+        A marker of a new generation stays for a day, which says to whom it belonged, who took it and why: its holder is
+        told so, and what checks generations no longer takes the old one.  For people, who know that the holder hangs.
+        """
+        reason = rules.note(reason)
+        self._check_usable()
+        if isinstance(found, Unreadable):
+            return self._store.discard(found, wait=wait)
+        now = self._machine.now()
+        note = f"taken from {found.holder.name} by force" + (f": {reason}" if reason else "")
+        marker = Claim(
+            found.scoped,
+            self._holder,
+            claimed=found.claimed,
+            expires=rules.later(now, rules.DEFAULT_RETENTION),
+            note=note[: rules.MAX_NOTE_CHARACTERS],
+            ended=Ended(Outcome.REVOKED, now),
+        )
+        return self._store.swap(found.scoped, found, marker, wait=wait).won
 
     def prolong(self, granted: Claim, ttl_minutes: float) -> Claim | None:
         """Renew *granted*, an earlier grant of ours, without waiting for anybody; return it as it is now.

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.machine import Machine, local_machine
 from mcp_claims.record import OriginalHolder
-from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Store
-from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.location import DIRECTORY_VARIABLE, claims_directory
+from mcp_claims.stores.location import DIRECTORY_VARIABLE, located
 
 LAYOUT_VARIABLE = "MCP_CLAIMS_LAYOUT"
 PROVIDER_VARIABLE = "MCP_CLAIMS_PROVIDER"
@@ -30,7 +27,7 @@ def open_store(
 ) -> Store:
     """Open the store that *directory* (`--dir`), *layout* and *provider* ask for, else the environment.
 
-    Raises `InvalidInputError` for values that no store has.
+    Raises `InvalidInputError` for values that no store has.  Only the module of the store that is asked for is imported.
     """
     chosen = layout if layout is not None else environment.get(LAYOUT_VARIABLE, OWN_LAYOUT)
     if chosen not in LAYOUTS:
@@ -41,21 +38,25 @@ def open_store(
     if chosen == OWN_LAYOUT:
         if provider is not None:
             raise InvalidInputError("--layout", f"must be {AGENT_AWARENESS} where a provider is given")
-        return FileStore(claims_directory(directory, environment))
+        from mcp_claims.stores.files import FileStore
+
+        return FileStore(located(directory, environment)[0])
     if directory is None and DIRECTORY_VARIABLE not in environment:
         place = agent_awareness_directory(provider)
     else:
-        place = claims_directory(directory, environment)
+        place = located(directory, environment)[0]
     there = machine or local_machine()
+    from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
+
     # The owner of a lock is as dead as the holder of a claim of the original would be, with its PID on this host.
     return AgentAwarenessStore(place, lambda pid: there.provably_dead(OriginalHolder(f"{there.host()}:{pid}", pid)))
 
 
-def agent_awareness_directory(provider: str | None = None) -> Path:
+def agent_awareness_directory(provider: str | None = None) -> str:
     """Return the directory of the original's sessions: newer versions have one for each *provider*."""
-    state = Path.home() / ".cache" / "agent-awareness"
+    state = os.path.join(os.path.expanduser("~"), ".cache", "agent-awareness")
     if provider is None:
-        return state / "claims"
+        return os.path.join(state, "claims")
     if provider in ("", ".", "..") or not provider.isprintable() or "/" in provider or "\\" in provider:
         raise InvalidInputError("--provider", f"must be the name of a directory, not {provider!r}")
-    return state / provider / "claims"
+    return os.path.join(state, provider, "claims")

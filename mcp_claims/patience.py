@@ -19,6 +19,7 @@ from mcp_claims.answers import Attempt, Status
 from mcp_claims.claims import Claims
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.rules import Standing
+from mcp_claims.stores.base import LOCK_WAIT
 from mcp_claims.waiting import without_blocking
 
 Report = Callable[[float, float, str], Awaitable[None]]
@@ -58,6 +59,22 @@ async def claim_patiently(
                 if not lined:
                     await wait.let_others_go_first()
     return wait.attempt
+
+
+def claim_now_or_later(
+    claims: Claims, scoped: ScopedKey, patience: float, *, ttl_minutes: float, note: str | None, redo: bool
+) -> Attempt:
+    """Claim *scoped*, for a program that has nothing else to do than to wait for *patience* seconds."""
+
+    def attempt_once(wait: float) -> Attempt:
+        return claims.try_claim(scoped.key, scoped.namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, wait=wait)
+
+    async def unheard(waited: float, of: float, what: str) -> None:
+        """Nobody asked to be told."""
+
+    if patience <= 0:
+        return attempt_once(LOCK_WAIT)
+    return anyio.run(claim_patiently, claims, scoped, attempt_once, patience, unheard)
 
 
 async def _is_for_the_first(claims: Claims, scoped: ScopedKey, first: _Signal) -> bool:

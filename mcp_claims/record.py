@@ -86,6 +86,8 @@ class Outcome(Enum):
     DONE = "done"
     FAILED = "failed"
     ABANDONED = "abandoned"
+    #: Not said by the holder: somebody took the claim away from it, and the marker has that one's name.
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,10 +170,10 @@ def retention(hours: float) -> timedelta:
     return timedelta(milliseconds=round(hours * 3_600_000))
 
 
-def patience(seconds: float) -> float:
+def patience(seconds: float, field: str = "wait_seconds") -> float:
     """Check how long a call may wait for a key that is held, in seconds: 0 to 300.  Raises `InvalidInputError`."""
     if not (_is_number(seconds) and 0 <= seconds <= MAX_PATIENCE):
-        raise InvalidInputError("wait_seconds", f"must be a number from 0 to {MAX_PATIENCE:,.0f}")
+        raise InvalidInputError(field, f"must be a number from 0 to {MAX_PATIENCE:,.0f}")
     return float(seconds)
 
 

@@ -28,7 +28,8 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    findings = list(diagnose(*located(options.dir)))
+    directory, chosen_by = located(options.dir)
+    findings = list(diagnose(Path(directory), chosen_by))
     if options.hosts:
         # Imported here: it brings what edits files, which nothing else of this needs.
         from mcp_claims.diagnosis.hosts import examine_hosts

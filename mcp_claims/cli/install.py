@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcp_claims import rules
+from mcp_claims.cli.options import add_store_options, chosen_store
 from mcp_claims.cli.serve import hours
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, PROVIDER_VARIABLE, open_store
+from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, PROVIDER_VARIABLE
 from mcp_claims.sessions import fixed_session
 from mcp_claims.stores.location import DIRECTORY_VARIABLE, located
 
@@ -38,13 +39,14 @@ _PASSED_ON = {
 
 
 def add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add both commands and their options."""
+    """Add `install` and its options."""
     install = commands.add_parser(
         "install",
         help="make a host start the server: " + ", ".join(HOST_NAMES),
         description="Make a host start the server: write the entry into its user-level file. All else in the file stays "
         "as it is, and a copy of what was there is kept beside it.",
-        epilog="example: mcp-claims install claude-code --hooks",
+        epilog="example: mcp-claims install claude-code --hooks; exit codes: 0 done, or nothing to do; 2 wrong usage; "
+        "3 the host's file cannot be edited safely, or not written",
     )
     _add_common(install)
     install.add_argument("--print", action="store_true", help="only print the entry to paste")
@@ -52,9 +54,7 @@ def add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--use-cli", action="store_true", help="let the host's own command add the entry, where it has one"
     )
     served = install.add_argument_group("what the server is started with")
-    served.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
-    served.add_argument("--layout", metavar="NAME", help="as for serve")
-    served.add_argument("--provider", metavar="NAME", help="as for serve")
+    add_store_options(served)
     served.add_argument("--session", metavar="NAME", help="as for serve")
     served.add_argument("--keep-alive-hours", type=float, metavar="H", help="as for serve")
     served.add_argument("--retention-hours", type=float, metavar="H", help="as for serve")
@@ -62,9 +62,18 @@ def add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     hooks.add_argument(
         "--hooks", action="store_true", help="also free a session's claims when it ends, after /clear too"
     )
-    hooks.add_argument("--guard", action="store_true", help="also deny edits of what another session has claimed")
+    hooks.add_argument(
+        "--guard",
+        nargs="?",
+        choices=("lenient", "strict"),
+        const="lenient",
+        help="also deny what touches a key or path that another session has claimed; strict: and where the store cannot answer",
+    )
     install.set_defaults(run=_install)
 
+
+def add_uninstall(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `uninstall` and its options."""
     uninstall = commands.add_parser(
         "uninstall",
         help="take the server out of a host again",
@@ -98,7 +107,7 @@ def _install(options: argparse.Namespace) -> int:
         add_by_command(host, where, name, launch)
     changes = [install(host, where, name, launch)]
     if options.hooks or options.guard:
-        changes.append(_hooks(where, launch, guard=options.guard))
+        changes.append(_hooks(where, launch, options.guard))
     if _carry_out(changes, options.dry_run):
         print(f"{host.title} starts it as {name!r}. {host.after}")
         if host.official:
@@ -119,17 +128,26 @@ def _uninstall(options: argparse.Namespace) -> int:
     return 0
 
 
-def _hooks(where: Surroundings, launch: Launch, *, guard: bool) -> Change:
+def _hooks(where: Surroundings, launch: Launch, guard: str | None) -> Change:
     from mcp_claims.hosts import Launch
     from mcp_claims.hosts.claude_hooks import GUARD, SESSION_END, install_hooks
 
-    def told(program: str) -> Launch:
-        # The same directory, or the hooks would look at other claims than the server.
-        directory = launch.arguments[launch.arguments.index("--dir") :][:2] if "--dir" in launch.arguments else ()
-        return Launch(launch.command, ("-P", "-m", "mcp_claims", "hook", program, *directory))
+    # The same store, or the hooks would look at other claims than the server.
+    words = launch.arguments
+    store = [
+        word
+        for option in ("--dir", "--layout", "--provider")
+        if option in words
+        for word in (option, words[words.index(option) + 1])
+    ]
 
-    wanted = [SESSION_END, GUARD] if guard else [SESSION_END]
-    return install_hooks(where, [(hook, told(hook.program)) for hook in wanted])
+    def told(*program: str) -> Launch:
+        return Launch(launch.command, ("-P", "-m", "mcp_claims", "hook", *program, *store))
+
+    wanted = [(SESSION_END, told(SESSION_END.program))]
+    if guard is not None:
+        wanted.append((GUARD, told(GUARD.program, *(["--strict"] if guard == "strict" else []))))
+    return install_hooks(where, wanted)
 
 
 def _carry_out(changes: list[Change], dry_run: bool) -> bool:
@@ -174,7 +192,7 @@ def _served_with(options: argparse.Namespace, environment: Mapping[str, str]) ->
     arguments: list[str] = []
     theirs = (options.layout or environment.get(LAYOUT_VARIABLE)) == AGENT_AWARENESS
     if options.dir is not None or DIRECTORY_VARIABLE in environment or ("XDG_STATE_HOME" in environment and not theirs):
-        arguments += ["--dir", str(located(options.dir, environment)[0])]
+        arguments += ["--dir", located(options.dir, environment)[0]]
     for option, variable in _PASSED_ON.items():
         value = getattr(options, option)
         if value is None and variable is not None:
@@ -186,7 +204,7 @@ def _served_with(options: argparse.Namespace, environment: Mapping[str, str]) ->
 
 def _check(options: argparse.Namespace) -> None:
     """Raise what `serve` would raise for these options, so that no host is given what cannot start."""
-    store = open_store(options.dir, layout=options.layout, provider=options.provider)
+    store = chosen_store(options)
     if options.session is not None:
         fixed_session(store, options.session)
     if options.keep_alive_hours is not None:

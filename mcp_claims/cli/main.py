@@ -1,50 +1,69 @@
-"""The command `mcp-claims`: arguments, and which command runs."""
+"""The command `mcp-claims`: which command runs, and what its errors mean for the exit code."""
 
 from __future__ import annotations
 
 import argparse
-import logging
+import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from mcp_claims import __version__
-from mcp_claims.cli.doctor import add_doctor
-from mcp_claims.cli.install import add_install
-from mcp_claims.cli.serve import add_serve
-from mcp_claims.errors import ClaimsError
+from mcp_claims.errors import ClaimsError, InvalidInputError
 
-USAGE_ERROR = 2
+# Where each command is.  Only the one that is asked for is imported: a check in a hook is to take no longer than the
+# interpreter itself.
+_COMMANDS = {
+    "serve": "serve",
+    "list": "listing",
+    "show": "listing",
+    "try": "acting",
+    "check": "acting",
+    "release": "acting",
+    "prune": "acting",
+    "run": "run",
+    "hook": "hook",
+    "install": "install",
+    "uninstall": "install",
+    "doctor": "doctor",
+    "demo": "demo",
+    "completion": "completion",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 all is well, 1 it is not, 2 wrong usage."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mcp-claims: %(levelname)s: %(message)s")
+    """Run the command line; return the exit code: 0 yes or well, 1 no, 2 wrong usage, 3 the store cannot answer."""
+    asked = sys.argv[1:] if arguments is None else list(arguments)
+    completing = "_ARGCOMPLETE" in os.environ
+    only = asked[0] if asked and asked[0] in _COMMANDS and not completing else None
+    parser = build_parser(only)
+    if completing:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    # Parsed by us: to argparse, what comes behind a key would be the command's, its options too.
+    dashes = asked.index("--") if only == "run" and "--" in asked else len(asked)
+    options = parser.parse_args(asked[:dashes])
+    options.after_dashes = asked[dashes + 1 :]
     try:
         return int(options.run(options))
+    except InvalidInputError as error:
+        print(f"mcp-claims: {error}", file=sys.stderr)
+        return 2
     except ClaimsError as error:
         print(f"mcp-claims: {error}", file=sys.stderr)
-        return USAGE_ERROR
+        return 3
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of all commands, or of *only* one."""
     parser = argparse.ArgumentParser(
         prog="mcp-claims",
         description="Claims for agents that run side by side: of all that see an event, exactly one acts.",
     )
     parser.add_argument("--version", action="version", version=f"mcp-claims {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    add_serve(commands)
-    add_doctor(commands)
-    add_install(commands)
-
-    demo = commands.add_parser("demo", help="watch three agents meet one event, and one of them die")
-    demo.set_defaults(run=_demo)
+    for name, module in _COMMANDS.items():
+        if only in (None, name):
+            getattr(importlib.import_module(f"mcp_claims.cli.{module}"), f"add_{name}")(commands)
     return parser
-
-
-def _demo(options: argparse.Namespace) -> int:  # noqa: ARG001 (every command takes its options)
-    from mcp_claims.cli.demo import demo
-
-    return demo()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import signal
+import sys
 
 from mcp_claims import rules
+from mcp_claims.cli.options import SESSION_VARIABLE, add_store_options, chosen_store
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, LAYOUTS, PROVIDER_VARIABLE, open_store
 from mcp_claims.sessions import Sessions, fixed_session, process_session
 from mcp_claims.sessions.keeping import DEFAULT_LONGEST_KEEPING
 from mcp_claims.sessions.registry import DEFAULT_IDLE, DEFAULT_RETENTION_HOURS
 from mcp_claims.stores.base import Store
-from mcp_claims.stores.location import DIRECTORY_VARIABLE
 
-SESSION_VARIABLE = "MCP_CLAIMS_SESSION"
 _HTTP_OPTIONS = ("host", "port", "path", "token_file", "idle_minutes")
 
 
@@ -27,17 +27,7 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="serve MCP clients: one over stdin and stdout, or many over HTTP",
         description="Serve one MCP client over stdin and stdout, or many over Streamable HTTP.",
     )
-    serve.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
-    serve.add_argument(
-        "--layout",
-        metavar="NAME",
-        help=f"{' or '.join(LAYOUTS)}: whose sessions to share the claims with (else {LAYOUT_VARIABLE}, else ours)",
-    )
-    serve.add_argument(
-        "--provider",
-        metavar="NAME",
-        help=f"in the layout {AGENT_AWARENESS}, whose directory (else {PROVIDER_VARIABLE}, else the common one)",
-    )
+    add_store_options(serve)
     serve.add_argument(
         "--session",
         metavar="NAME",
@@ -68,9 +58,10 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _serve(options: argparse.Namespace) -> int:
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mcp-claims: %(levelname)s: %(message)s")
     longest = hours("--keep-alive-hours", options.keep_alive_hours)
     rules.retention(options.retention_hours)
-    store = open_store(options.dir, layout=options.layout, provider=options.provider)
+    store = chosen_store(options)
     if options.http:
         if options.session is not None:
             raise InvalidInputError("--session", "is for stdin and stdout; over HTTP each session has a handle")

@@ -194,16 +194,16 @@ class _Blanked:
         comma = self._trailing_comma(members, close) if last else self.plain.index(",", member.end)
         end = member.end if comma is None else comma + 1
         follows = re.split(r"[\r\n]", text[end:], maxsplit=1)[0].strip() != ""
-        # What follows in the same line must not slide into a comment before it.
+        rest = text[end:]
         if follows and (not last or any(first < cut <= end for first, end in self.remarks)):
-            return text[: member.start] + text[end:].lstrip(" \t")
+            # What follows in the same line must not slide into a comment before it.
+            cut, rest = member.start, rest.lstrip(" \t")
         head = text[:cut]
         if last and index and comma is None:
             between = self.plain.index(",", members[index - 1].end)
             head = text[:between] + text[between + 1 : cut]
-        rest = text[end:]
         if len(members) == 1 and not text[start + 1 : cut].strip() and not text[end:close].strip():
-            rest = text[close:]
+            head, rest = text[: start + 1], text[close:]
         return head + rest
 
     def indentation(self, position: int) -> str:

@@ -11,6 +11,11 @@ from typing import Protocol
 
 from mcp_claims.record import Holder, Moment, Proof
 
+SHELLS = frozenset(
+    {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox", "cmd.exe", "powershell.exe", "pwsh.exe"}
+)
+"""Names of programs by which others are started."""
+
 
 class Machine(Protocol):
     """Clocks and processes of one machine."""
@@ -27,8 +32,12 @@ class Machine(Protocol):
         """Return the PID of the calling process; another one after a fork."""
         ...
 
-    def proof(self) -> Proof:
-        """Return what others need in order to prove one day that the calling process is dead."""
+    def proof(self, pid: int | None = None) -> Proof:
+        """Return what others need in order to prove one day that *pid*, else the calling process, is dead."""
+        ...
+
+    def program_above(self, pid: int) -> int | None:
+        """Return which process had *pid* started: the nearest above it that is no shell; `None` where it cannot be known."""
         ...
 
     def provably_dead(self, holder: Holder) -> bool:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
+from mcp_claims.machine import SHELLS
 from mcp_claims.record import Holder, Moment, OriginalHolder, Proof, whole_milliseconds
 
 assert sys.platform == "linux"
@@ -39,6 +38,8 @@ class _Status(NamedTuple):
     ended: bool
     dying: bool
     start: int
+    parent: int
+    name: str
 
 
 class Pidfd:
@@ -71,14 +72,23 @@ class LinuxMachine:
         return Moment(whole_milliseconds(datetime.now(UTC)), time.clock_gettime(time.CLOCK_BOOTTIME), self._epoch)
 
     def host(self) -> str:
-        return socket.gethostname()
+        return os.uname().nodename
 
     def pid(self) -> int:
         return os.getpid()
 
-    def proof(self) -> Proof:
-        status = self._status(os.getpid())
+    def proof(self, pid: int | None = None) -> Proof:
+        status = self._status(os.getpid() if pid is None else pid)
         return Proof(self._boot, self._pid_namespace, self._time_namespace, status.start if status else None)
+
+    def program_above(self, pid: int) -> int | None:
+        status = self._status(pid)
+        while status is not None and status.parent > 1:
+            above = status.parent
+            status = self._status(above)
+            if status is not None and status.name not in SHELLS:
+                return above
+        return None
 
     def provably_dead(self, holder: Holder) -> bool:
         if isinstance(holder, OriginalHolder):
@@ -144,12 +154,13 @@ def _status(pid: int) -> _Status | None:
     except OSError:
         return None
     # The name, field 2, may hold spaces and brackets, so fields are counted from the last bracket: `state` (3) comes
-    # first; of interest are `flags` (9), `num_threads` (20), `starttime` (22) and `signal` (31).
-    fields = stat.rpartition(b")")[2].split()
+    # first; of interest are `ppid` (4), `flags` (9), `num_threads` (20), `starttime` (22) and `signal` (31).
+    before, _, after = stat.rpartition(b")")
+    name, fields = before.partition(b"(")[2].decode(errors="replace"), after.split()
     # A leader that is a zombie while other threads run belongs to a process that is still alive.
     ended = fields[0] in _ENDED_STATES and int(fields[17]) <= 1
     dying = bool(int(fields[6]) & _SIGNALED or int(fields[28]) & _SIGKILL_PENDING)
-    return _Status(ended, dying, int(fields[19]))
+    return _Status(ended, dying, int(fields[19]), int(fields[1]), name)
 
 
 def _wait_for_end(pid: int) -> None:
@@ -174,8 +185,8 @@ def _proc_shows_our_namespace() -> bool:
     In a PID namespace made without mounting `/proc` anew, `/proc/PID` is another process than the one that
     `kill(PID)` reaches; its start time would "prove" a living holder dead.
     """
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+    with suppress(OSError), open("/proc/self/status") as status:
+        for line in status:
             if line.startswith("NSpid:"):
                 return line.split()[1:] == [str(os.getpid())]
     return False
@@ -190,6 +201,7 @@ def _namespace(kind: str) -> str | None:
 
 def _content(path: str) -> str | None:
     try:
-        return Path(path).read_text().strip() or None
+        with open(path) as file:
+            return file.read().strip() or None
     except OSError:
         return None

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 import psutil
 
+from mcp_claims.machine import SHELLS
 from mcp_claims.record import Holder, Moment, OriginalHolder, Proof, whole_milliseconds
 
 
@@ -34,9 +35,18 @@ class PortableMachine:
     def pid(self) -> int:
         return os.getpid()
 
-    def proof(self) -> Proof:
+    def proof(self, pid: int | None = None) -> Proof:
         # Neither system has PID namespaces: one boot has one space of PIDs.
-        return Proof(self._boot, self._boot, None, _start(os.getpid()))
+        return Proof(self._boot, self._boot, None, _start(os.getpid() if pid is None else pid))
+
+    def program_above(self, pid: int) -> int | None:
+        try:
+            for above in psutil.Process(pid).parents():
+                if above.name().lower() not in SHELLS:
+                    return above.pid if above.pid > 1 else None
+        except psutil.Error:
+            return None
+        return None
 
     def provably_dead(self, holder: Holder) -> bool:
         if isinstance(holder, OriginalHolder):

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mcp_claims import rules
-from mcp_claims.answers import Attempt, Listed, Listing, Look, Pruned, Release
-from mcp_claims.record import Claim, Found, Moment, ScopedKey, Unreadable, timestamp
-from mcp_claims.server import wording
+from mcp_claims import wording
+from mcp_claims.answers import Attempt, Listing, Look, Pruned, Release
+from mcp_claims.facts import claim_facts, listed_facts
+from mcp_claims.record import ScopedKey
 
 
 class Result(BaseModel):
@@ -51,7 +51,7 @@ class TryClaimResult(Facts, Result):
             status=attempt.status.value,
             taken_over_from=wording.taken_over(attempt.taken_over) if attempt.taken_over else None,
             advice=wording.attempt_advice(scoped, attempt, kept),
-            **_facts(attempt.found, attempt.now),
+            **claim_facts(attempt.found, attempt.now),
         )
 
 
@@ -69,7 +69,7 @@ class LookResult(Facts, Result):
             held_by_you=look.held_by_you,
             in_force=look.in_force,
             advice=wording.look_advice(scoped, look),
-            **_facts(look.found, look.now),
+            **claim_facts(look.found, look.now),
         )
 
 
@@ -83,7 +83,7 @@ class ReleaseResult(Result):
 
     @classmethod
     def of(cls, scoped: ScopedKey, release: Release) -> ReleaseResult:
-        facts = {} if release.released else _facts(release.found, release.now)
+        facts = {} if release.released else claim_facts(release.found, release.now)
         return cls(
             released=release.released,
             advice=wording.release_advice(scoped, release),
@@ -135,35 +135,3 @@ class PruneResult(Result):
             problems=wording.problems(pruned),
             advice=wording.prune_advice(pruned),
         )
-
-
-def listed_facts(listed: Listed, now: Moment) -> dict[str, Any]:
-    """Return what there is to know of one thing that is stored; what does not apply is left out."""
-    found = listed.found
-    if isinstance(found, Unreadable):
-        facts: dict[str, Any] = {"status": "unreadable", "problem": wording.unreadable(found)}
-    else:
-        facts = {
-            "key": wording.shown(found.scoped.key),
-            "namespace": wording.shown(found.scoped.namespace),
-            "status": listed.standing.value,
-        }
-    return {name: value for name, value in {**facts, **_facts(found, now)}.items() if value is not None}
-
-
-def _facts(found: Found, now: Moment) -> dict[str, Any]:
-    if isinstance(found, Claim):
-        left = rules.remaining(found.expires, now)
-        return {
-            "holder": wording.shown(found.holder.name),
-            "client": wording.client(found),
-            # What the original wrote has none.
-            "generation": found.generation or None,
-            "claimed_at": timestamp(found.claimed.wall),
-            "expires_at": timestamp(rules.wall_expiry(found.expires, now)),
-            "expires_in_seconds": round(left.total_seconds(), 1),
-            "note": wording.shown(found.note),
-            "outcome": found.ended and found.ended.outcome.value,
-            "ended_at": found.ended and timestamp(found.ended.at.wall),
-        }
-    return {"expires_at": wording.free_at(found)} if isinstance(found, Unreadable) else {}

@@ -11,11 +11,10 @@ import anyio
 import anyio.to_thread
 from mcp_types import CallToolResult, TextContent, Tool, ToolAnnotations
 
-from mcp_claims import rules
+from mcp_claims import rules, wording
 from mcp_claims.answers import Attempt
 from mcp_claims.patience import Report, claim_patiently
 from mcp_claims.record import Claim, Outcome
-from mcp_claims.server import wording
 from mcp_claims.server.arguments import (
     Arguments,
     ListArguments,

@@ -7,9 +7,7 @@ claims end by release or TTL.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 
 from mcp_claims.claims import Claims
 from mcp_claims.errors import InvalidInputError
@@ -30,8 +28,23 @@ def process_session(store: Store, machine: Machine | None = None) -> Claims:
     """
     machine = machine or local_machine()
     pid = machine.pid()
-    name = holder_name(machine, str(pid), secrets.token_hex(_NONCE_BYTES))
+    name = holder_name(machine, str(pid), os.urandom(_NONCE_BYTES).hex())
     return Claims(store, Holder(name, pid, machine.proof()), machine)
+
+
+def session_for_process(store: Store, pid: int, machine: Machine | None = None) -> Claims:
+    """Open the session of process *pid* of this machine, the same for all who act on its behalf.
+
+    Its claims die with that process, whatever becomes of ours.  Raises `InvalidInputError` where it is not there, or
+    nothing tells it from a later process with its PID.
+    """
+    machine = machine or local_machine()
+    proof = machine.proof(pid) if pid > 0 else Proof()
+    # No nonce of `process_session` is spelt like this, so nobody is ever called the same as that process calls itself.
+    holder = Holder(holder_name(machine, str(pid), f"for-{proof.start}"), pid, proof)
+    if proof.boot is None or proof.start is None or machine.provably_dead(holder):
+        raise InvalidInputError("--for-pid", f"must be a process of this machine that is running, not {pid}")
+    return Claims(store, holder, machine)
 
 
 def fixed_session(store: Store, name: str, machine: Machine | None = None) -> Claims:
@@ -52,6 +65,8 @@ def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bo
 
     If it is *bound*, its claims die with this process.
     """
+    import hashlib  # Few need it, and it takes longer than all else here.
+
     public = hashlib.sha256(nonce).hexdigest()[: 2 * _NONCE_BYTES]
     proof = machine.proof() if bound else Proof()
     return Claims(store, Holder(holder_name(machine, str(pid), public), machine.pid(), proof), machine)

@@ -7,7 +7,6 @@ take no lock, since a record appears by rename and so is seen whole or not at al
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -63,7 +62,7 @@ class FileStore:
                 return Swap(True, None)
             if not new.generation:
                 after = old.generation if old is not None else 0
-                new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))
+                new = replace(new, generation=mark.next_generation(after, new.claimed.epoch))
             self._write(path, to_json(new), mark)
             return Swap(True, new)
 
@@ -88,7 +87,7 @@ class FileStore:
         with self._changing(directory, wait) as mark:
             found = read_secret(self._kernel, path)
             if found is None:
-                found = secrets.token_bytes(SECRET_BYTES)
+                found = os.urandom(SECRET_BYTES)
                 self._write(path, spell_secret(found), mark)
             return found
 

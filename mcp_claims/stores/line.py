@@ -11,7 +11,6 @@ Elsewhere there are no lines.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import sys
@@ -52,6 +51,8 @@ if sys.platform == "linux":
         def __init__(self, path: str, key: str, tell: Callable[[], None]) -> None:
             self._tell = tell
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            import hashlib  # Few need it, and it takes longer than all else here.
+
             start = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
             # struct flock: type, whence, start, length, PID; the last has to be 0 here.
             self._range = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcp_claims.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DIRECTORY_VARIABLE = "MCP_CLAIMS_DIR"
 
@@ -20,21 +23,22 @@ def claims_directory(option: str | None = None, environment: Mapping[str, str] =
     Raises `InvalidInputError` for an empty or relative path: hosts start servers in directories of their choosing,
     and two rigs that each used their own would never see each other's claims.
     """
-    return located(option, environment)[0]
+    # Imported here, like `platformdirs` below: each costs a tenth of a short command's time and more.
+    from pathlib import Path
+
+    return Path(located(option, environment)[0])
 
 
-def located(option: str | None = None, environment: Mapping[str, str] = os.environ) -> tuple[Path, str]:
+def located(option: str | None = None, environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
     """Return the claims directory, as `claims_directory` does, and who chose it, for people."""
     for name, path in (("--dir", option), (DIRECTORY_VARIABLE, environment.get(DIRECTORY_VARIABLE))):
         if path is not None:
-            try:
-                expanded = Path(path).expanduser()
-            except RuntimeError as error:
-                raise InvalidInputError(name, f"names the home of nobody known here: {path!r}") from error
-            if not expanded.is_absolute():
+            expanded = os.path.expanduser(path)
+            if expanded.startswith("~"):
+                raise InvalidInputError(name, f"names the home of nobody known here: {path!r}")
+            if not os.path.isabs(expanded):
                 raise InvalidInputError(name, f"must be an absolute path, not {path!r}")
             return expanded, name
-    # Imported here: it costs a third of a short command's time, and most rigs that use one set the variable.
-    from platformdirs import user_state_path
+    from platformdirs import user_state_dir
 
-    return user_state_path("mcp-claims", appauthor=False) / "claims", "the default of this user"
+    return os.path.join(user_state_dir("mcp-claims", appauthor=False), "claims"), "the default of this user"

@@ -8,7 +8,6 @@ escaped everywhere else.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import lru_cache
 
@@ -36,6 +35,8 @@ def file_name(text: str) -> str:
     if _DEVICE.match(name):
         name = _escape(ord(name[0])) + name[1:]
     if len(name) > MAX_NAME:
+        import hashlib  # Few need it, and it takes longer than all else here.
+
         return _CUT_ESCAPE.sub("", name[:_PREFIX]) + "~" + hashlib.sha256(data).hexdigest()
     return name
 

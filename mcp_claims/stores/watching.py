@@ -7,7 +7,6 @@ has to look by itself now and then, which it does anyway, as a notice can be los
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent, FileSystemEventHandler
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
-logger = logging.getLogger(__name__)
-# It says so whenever a watch ends while the system tells of something; nobody can do anything about that.
-logging.getLogger("watchdog.observers.inotify").addFilter(lambda record: "thread is inactive" not in str(record.msg))
 
 _RECORD = ".json"
 
@@ -58,7 +54,17 @@ class Watching:
             if watch is not None:
                 self._unwatch(handler, watch)
 
+    def stop(self) -> None:
+        """End the threads; whoever watches still is told of nothing any more."""
+        with self._lock:
+            if self._observer is not None:
+                self._observer.stop()
+                self._observer.join()
+                self._observer = None
+
     def _watch(self, handler: FileSystemEventHandler, directory: str, recursive: bool) -> ObservedWatch | None:
+        import logging
+
         from watchdog import events
         from watchdog.observers import Observer
 
@@ -75,6 +81,9 @@ class Watching:
         with self._lock:
             try:
                 if self._observer is None:
+                    # It says so whenever a watch ends while the system tells of something; nothing can be done about it.
+                    inotify = logging.getLogger("watchdog.observers.inotify")
+                    inotify.addFilter(lambda record: "thread is inactive" not in str(record.msg))
                     self._observer = Observer()
                     self._observer.daemon = True
                     self._observer.start()
@@ -82,15 +91,18 @@ class Watching:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                logger.warning("changes cannot be watched (%s); looking now and then instead", error.strerror)
+                logging.getLogger(__name__).warning(
+                    "changes cannot be watched (%s); looking now and then instead", error.strerror
+                )
                 return None
             self._handlers[watch] += 1
             return watch
 
     def _unwatch(self, handler: FileSystemEventHandler, watch: ObservedWatch) -> None:
         with self._lock:
-            assert self._observer is not None
             self._handlers[watch] -= 1
+            if self._observer is None:
+                return
             if self._handlers[watch]:
                 self._observer.remove_handler_for_watch(handler, watch)
             else:

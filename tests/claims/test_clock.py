@@ -161,7 +161,7 @@ class LaterMachine:
         self._now = machine.now
         self.host, self.pid = machine.host, machine.pid
         self.proof, self.provably_dead = machine.proof, machine.provably_dead
-        self.death_of = machine.death_of
+        self.death_of, self.program_above = machine.death_of, machine.program_above
 
     def now(self) -> Moment:
         now = self._now()

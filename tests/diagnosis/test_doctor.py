@@ -334,13 +334,13 @@ class Secretive:
     def __init__(self, machine: Machine, **hidden: None) -> None:
         self._machine, self._hidden = machine, hidden
         self.host, self.pid, self.provably_dead = machine.host, machine.pid, machine.provably_dead
-        self.death_of = machine.death_of
+        self.death_of, self.program_above = machine.death_of, machine.program_above
 
     def now(self) -> Moment:
         return replace(self._machine.now(), epoch=None)
 
-    def proof(self) -> Proof:
-        return replace(self._machine.proof(), **self._hidden)
+    def proof(self, pid: int | None = None) -> Proof:
+        return replace(self._machine.proof(pid), **self._hidden)
 
 
 def test_where_death_cannot_be_proved_it_is_said_what_is_missing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mcp_claims.hosts.entries import Launch
 from mcp_claims.hosts.table import Surroundings
 from tests.hosts.conftest import Run
 from tests.hosts.texts import is_within
+from tests.support.servers import PYTHON_ENVIRONMENT
 
 PYTHON = os.path.abspath(sys.executable)
 THEIRS = """{
@@ -97,6 +99,26 @@ def test_one_of_another_interpreter_is_replaced(run: Run, settings: Path) -> Non
     assert command.startswith(PYTHON)
 
 
+def test_the_guard_is_strict_only_if_asked(run: Run, settings: Path) -> None:
+    for options, expected in ((["--guard"], []), (["--guard", "strict"], ["--strict"])):
+        run("install", "claude-code", *options)
+        (command,) = commands(settings, "PreToolUse")
+        assert shlex.split(command)[1:] == ["-P", "-m", "mcp_claims", "hook", "guard", *expected]
+
+
+@pytest.mark.parametrize("hook", ["session-end", "guard"])
+def test_what_they_run_is_there_and_says_nothing_where_nothing_is_claimed(
+    hook: str, run: Run, settings: Path, tmp_path: Path
+) -> None:
+    run("install", "claude-code", "--guard", "--dir", str(tmp_path / "claims"))
+    (command,) = commands(settings, "SessionEnd" if hook == "session-end" else "PreToolUse")
+    told = json.dumps({"reason": "clear", "cwd": str(tmp_path), "tool_input": {"file_path": "a.py"}})
+    done = subprocess.run(
+        ["sh", "-c", command], input=told, env=PYTHON_ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_they_look_at_the_same_directory_as_the_server(run: Run, settings: Path, tmp_path: Path) -> None:
     run("install", "claude-code", "--guard", "--dir", str(tmp_path / "my claims"))
     for event in ("SessionEnd", "PreToolUse"):
@@ -116,7 +138,7 @@ def test_they_look_at_the_same_directory_as_the_server(run: Run, settings: Path,
 def test_settings_of_another_form_are_refused_before_anything_is_written(text: str, run: Run, settings: Path) -> None:
     settings.write_text(text)
     code, said = run("install", "claude-code", "--hooks")
-    assert code == 2 and str(settings) in said and "Nothing was changed" in said
+    assert code == 3 and str(settings) in said and "Nothing was changed" in said
     assert settings.read_text() == text
     assert [path.name for path in settings.parent.parent.iterdir()] == [".claude"]
 

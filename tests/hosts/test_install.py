@@ -74,7 +74,7 @@ def test_what_serve_would_refuse_is_refused_before_a_host_is_told(wrong: list[st
 @pytest.mark.parametrize("host", ["zed", "vscode"])
 def test_a_host_without_a_command_of_its_own_that_can_be_trusted_is_told_so(host: str, home: Path, run: Run) -> None:
     code, said = run("install", host, "--use-cli")
-    assert code == 2 and "install without --use-cli" in said
+    assert code == 3 and "install without --use-cli" in said
     assert list(home.iterdir()) == []
 
 
@@ -95,7 +95,7 @@ def test_a_command_of_the_host_that_does_something_else_is_noticed(
         (tmp_path / "claude").chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     code, said = run("install", "claude-code", "--use-cli")
-    assert code == 2 and why in said
+    assert code == 3 and why in said
     assert home.is_dir()
 
 

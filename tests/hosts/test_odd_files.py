@@ -159,7 +159,7 @@ def test_what_the_host_cannot_read_is_refused_and_untouched(
     file.write_bytes(BAD[state](host))
     before = contents(home)
     code, said = run(command, host.name)
-    assert code == 2
+    assert code == 3
     assert str(file) in said
     assert "Nothing was changed" in said
     assert "--print" in said
@@ -171,7 +171,7 @@ def test_a_file_that_somebody_made_read_only_is_left_alone(host: Host, file: Pat
     file.chmod(0o400)
     before = contents(home)
     code, said = run("install", host.name)
-    assert code == 2
+    assert code == 3
     assert f"{file} cannot be written" in said
     assert contents(home) == before
 
@@ -199,13 +199,13 @@ def test_a_link_that_leads_nowhere_yet_is_followed_and_one_in_a_circle_is_refuse
     file.unlink()
     file.symlink_to(file)
     code, said = run("install", host.name)
-    assert code == 2 and "Nothing was changed" in said
+    assert code == 3 and "Nothing was changed" in said
 
 
 def test_a_directory_in_its_place_is_refused(host: Host, file: Path, run: Run) -> None:
     file.mkdir()
     code, said = run("install", host.name)
-    assert code == 2 and "is no file" in said
+    assert code == 3 and "is no file" in said
 
 
 def test_what_others_added_to_the_entry_stays_and_the_interpreter_is_renewed(host: Host, file: Path, run: Run) -> None:
@@ -296,7 +296,7 @@ def test_a_directory_that_is_read_only_is_an_error_that_says_so(home: Path) -> N
     done = in_a_process(
         home, f"mount --bind {where} {where}; mount -o remount,ro,bind {where}", "install", "claude-code"
     )
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert f"{home / '.claude.json'} cannot be written: Read-only file system. Nothing was changed." in done.stderr
 
 
@@ -311,7 +311,7 @@ def test_a_disk_that_is_full_leaves_the_file_and_no_litter(home: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert "cannot be written" in done.stderr
     assert [path.name for path in home.iterdir()] == [".claude.json"]
     assert (home / ".claude.json").read_text() == "{}"

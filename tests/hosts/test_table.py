@@ -102,7 +102,7 @@ def test_each_host_starts_what_it_is_given() -> None:
 
 def test_the_command_line_knows_all_hosts_without_importing_what_edits_files() -> None:
     assert tuple(HOSTS) == HOST_NAMES
-    code = "import sys, mcp_claims.cli.main as main; main._parser(); print(*sys.modules)"
+    code = "import sys, mcp_claims.cli.main as main; main.build_parser(); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=PYTHON_ENVIRONMENT, capture_output=True, text=True, check=True
     )

@@ -13,7 +13,13 @@ LOCK, STORE, CHANGE, NAMES, OPENING = (
 )
 
 LAYOUT = [
-    Plant("all providers share one directory", "A1", OPENING, 'state / provider / "claims"', 'state / "claims"'),
+    Plant(
+        "all providers share one directory",
+        "A1",
+        OPENING,
+        'os.path.join(state, provider, "claims")',
+        'os.path.join(state, "claims")',
+    ),
     Plant(
         "a look at all plugins ends at one that others can write",
         "A1",
@@ -132,7 +138,7 @@ LAYOUT = [
         "generations begin anew after the original's",
         "A12",
         STORE,
-        "after = old.generation if isinstance(old, Claim) else 0\n                    new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))",
+        "after = old.generation if isinstance(old, Claim) else 0\n                    new = replace(new, generation=mark.next_generation(after, new.claimed.epoch))",
         "new = replace(new, generation=1 + (old.generation if isinstance(old, Claim) else 0))",
     ),
     Plant(

@@ -18,7 +18,7 @@ POLICY = [
         "no nonce in the name",
         "P1",
         "mcp_claims/sessions/identity.py",
-        "name = holder_name(machine, str(pid), secrets.token_hex(_NONCE_BYTES))",
+        "name = holder_name(machine, str(pid), os.urandom(_NONCE_BYTES).hex())",
         'name = holder_name(machine, str(pid), "0")',
     ),
     Plant(

@@ -43,14 +43,14 @@ SESSIONS = [
     Plant(
         "the text is the advice alone",
         "V4",
-        SERVER + "wording.py",
-        '    return f"{lead} {attempt_advice(scoped, attempt, kept)}"',
+        "mcp_claims/wording.py",
+        '    return f"{attempt_lead(scoped, attempt)} {attempt_advice(scoped, attempt, kept)}"',
         "    return attempt_advice(scoped, attempt, kept)",
     ),
     Plant(
         "a note is not quoted",
         "V4 15",
-        SERVER + "wording.py",
+        "mcp_claims/wording.py",
         'f" Its note, quoted: {_quoted(claim.note)}."',
         'f" Its note, quoted: {claim.note}."',
     ),

@@ -73,8 +73,12 @@ class FakeMachine:
     def pid(self) -> int:
         return self._pid
 
-    def proof(self) -> Proof:
-        return Proof(self._world.boot, "pid:[1]", "time:[1]", self._pid)
+    def proof(self, pid: int | None = None) -> Proof:
+        of = self._pid if pid is None else pid
+        return Proof(self._world.boot, "pid:[1]", "time:[1]", self._world.starts.get(of))
+
+    def program_above(self, pid: int) -> int | None:  # noqa: ARG002
+        return None
 
     def death_of(self, holder: Holder) -> None:  # noqa: ARG002
         return None

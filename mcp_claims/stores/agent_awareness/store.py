@@ -151,7 +151,7 @@ class AgentAwarenessStore:
             if new is not None:
                 if not new.generation:
                     after = old.generation if isinstance(old, Claim) else 0
-                    new = replace(new, generation=mark.next_generation(after, new.holder.proof.boot))
+                    new = replace(new, generation=mark.next_generation(after, new.claimed.epoch))
                 write_new(self._kernel, fresh, to_json(new))
             lock = make_lock(self._kernel, lock_path)
             if lock is None:

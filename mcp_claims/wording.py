@@ -19,22 +19,26 @@ _PLAIN_NAME = re.compile(r"[\w.:-]{1,300}")
 
 
 def attempt_text(scoped: ScopedKey, attempt: Attempt, kept: bool) -> str:
-    """Say what `try_claim` did, and whether the claim is *kept* alive."""
+    """Say what `try_claim` did, and whether the claim is *kept* alive, and what to do."""
+    return f"{attempt_lead(scoped, attempt)} {attempt_advice(scoped, attempt, kept)}"
+
+
+def attempt_lead(scoped: ScopedKey, attempt: Attempt) -> str:
+    """Say what `try_claim` did."""
     found, now = attempt.found, attempt.now
     if not isinstance(found, Claim):
-        lead = f"NOT CLAIMED: {_named(scoped)} counts as held."
-    elif attempt.status is Status.ACQUIRED:
+        return f"NOT CLAIMED: {_named(scoped)} counts as held."
+    if attempt.status is Status.ACQUIRED:
         lead = f"CLAIMED: you hold {_named(scoped)} {_until(found, now)}, generation {found.generation}."
         if attempt.taken_over:
             lead += f" {_before(attempt.taken_over)}"
-    elif attempt.status is Status.RENEWED:
+        return lead
+    if attempt.status is Status.RENEWED:
         since = f"since {_time(found.claimed.wall)}, now {_until(found, now)}, generation {found.generation}"
-        lead = f"RENEWED: you have held {_named(scoped)} {since}."
-    elif attempt.status is Status.DONE:
-        lead = f"DONE: {_named(scoped)} {_ended(found)}"
-    else:
-        lead = f"NOT CLAIMED: {_named(scoped)} is {_held(found, now)}"
-    return f"{lead} {attempt_advice(scoped, attempt, kept)}"
+        return f"RENEWED: you have held {_named(scoped)} {since}."
+    if attempt.status is Status.DONE:
+        return f"DONE: {_named(scoped)} {_ended(found)}"
+    return f"NOT CLAIMED: {_named(scoped)} is {_held(found, now)}"
 
 
 def attempt_advice(scoped: ScopedKey, attempt: Attempt, kept: bool) -> str:
@@ -62,6 +66,11 @@ def attempt_advice(scoped: ScopedKey, attempt: Attempt, kept: bool) -> str:
 
 
 def look_text(scoped: ScopedKey, look: Look) -> str:
+    """Say what `is_claimed_by_other` saw, and what to do."""
+    return f"{look_lead(scoped, look)} {look_advice(scoped, look)}"
+
+
+def look_lead(scoped: ScopedKey, look: Look) -> str:
     """Say what `is_claimed_by_other` saw."""
     found = look.found
     if isinstance(found, Unreadable):
@@ -76,7 +85,7 @@ def look_text(scoped: ScopedKey, look: Look) -> str:
         lead = f"YES: {_named(scoped)} is {_held(found, look.now)}"
     if look.in_force is not None:
         lead += f" The grant that you asked about {'is' if look.in_force else 'is NOT'} in force."
-    return f"{lead} {look_advice(scoped, look)}"
+    return lead
 
 
 def look_advice(scoped: ScopedKey, look: Look) -> str:
@@ -97,22 +106,25 @@ def look_advice(scoped: ScopedKey, look: Look) -> str:
 
 
 def release_text(scoped: ScopedKey, release: Release) -> str:
+    """Say what `release` did, and what to do."""
+    return f"{release_lead(scoped, release)} {release_advice(scoped, release)}"
+
+
+def release_lead(scoped: ScopedKey, release: Release) -> str:
     """Say what `release` did."""
     found = release.found
     marker = found if isinstance(found, Claim) and found.ended is not None else None
     if release.released and marker is not None:
-        lead = f"RELEASED: {_named(scoped)} {_ended(marker)}"
-    elif release.released:
-        lead = f"RELEASED: {_named(scoped)} is free."
-    elif marker is not None:
-        lead = f"NOT RELEASED: nobody holds {_named(scoped)}; it {_ended(marker)}"
-    elif found is None:
-        lead = f"NOT RELEASED: nobody holds {_named(scoped)}."
-    elif isinstance(found, Claim):
-        lead = f"NOT RELEASED: {_named(scoped)} is not yours but {_held(found, release.now)}"
-    else:
-        lead = f"NOT RELEASED: {_named(scoped)} counts as held."
-    return f"{lead} {release_advice(scoped, release)}"
+        return f"RELEASED: {_named(scoped)} {_ended(marker)}"
+    if release.released:
+        return f"RELEASED: {_named(scoped)} is free."
+    if marker is not None:
+        return f"NOT RELEASED: nobody holds {_named(scoped)}; it {_ended(marker)}"
+    if found is None:
+        return f"NOT RELEASED: nobody holds {_named(scoped)}."
+    if isinstance(found, Claim):
+        return f"NOT RELEASED: {_named(scoped)} is not yours but {_held(found, release.now)}"
+    return f"NOT RELEASED: {_named(scoped)} counts as held."
 
 
 def release_advice(scoped: ScopedKey, release: Release) -> str:
@@ -196,7 +208,12 @@ def _before(what: TakenOver) -> str:
 def _ended(marker: Claim) -> str:
     """Say what became of the work."""
     assert marker.ended is not None
-    said = {Outcome.DONE: "was done", Outcome.FAILED: "was tried and failed", Outcome.ABANDONED: "was given up"}
+    said = {
+        Outcome.DONE: "was done",
+        Outcome.FAILED: "was tried and failed",
+        Outcome.ABANDONED: "was given up",
+        Outcome.REVOKED: "was taken away",
+    }
     note = f" Its note, quoted: {_quoted(marker.note)}." if marker.note else ""
     when = f"at {_time(marker.ended.at.wall)}, generation {marker.generation}"
     return f"{said[marker.ended.outcome]} by {_who(marker)} {when}.{note}"
@@ -255,9 +272,11 @@ def _warned(lost: Claim | None, found: Found, now: Moment, advice: str) -> str:
         return advice
     left = rules.remaining(lost.expires, now)
     if left <= timedelta(0):
-        how = f"it expired {_span(-left)} ago"
+        how = f"it expired {span(-left)} ago"
     elif isinstance(found, Unreadable):
         how = "what is stored can no longer be read"
+    elif isinstance(found, Claim) and found.ended is not None and found.ended.outcome is Outcome.REVOKED:
+        how = f"it {_ended(found).rstrip('.')}"
     else:
         how = "it was removed before it expired"
     return f"You lost your claim of generation {lost.generation}: {how}; stop what you did under it. {advice}"
@@ -298,7 +317,7 @@ def _who(claim: Claim) -> str:
 
 def _until(claim: Claim, now: Moment) -> str:
     return (
-        f"until {_time(rules.wall_expiry(claim.expires, now))} ({_span(rules.remaining(claim.expires, now))} from now)"
+        f"until {_time(rules.wall_expiry(claim.expires, now))} ({span(rules.remaining(claim.expires, now))} from now)"
     )
 
 
@@ -310,8 +329,9 @@ def _quoted(text: str) -> str:
     return json.dumps(shown(text), ensure_ascii=False)
 
 
-def _span(span: timedelta) -> str:
-    seconds = round(span.total_seconds())
+def span(time: timedelta) -> str:
+    """Say how long *time* is, as people say it."""
+    seconds = round(time.total_seconds())
     if seconds < 120:
         return f"{seconds} s"
     minutes = round(seconds / 60)

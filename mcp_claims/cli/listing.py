@@ -1,0 +1,190 @@
+"""`mcp-claims list` and `show`: who is on what, as a table, as JSON, or redrawn as it changes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from threading import Event
+from typing import TYPE_CHECKING
+
+from mcp_claims import rules
+from mcp_claims.answers import Listed, Listing
+from mcp_claims.claims import Claims
+from mcp_claims.cli.options import (
+    NO,
+    YES,
+    add_command,
+    add_identity,
+    add_json,
+    add_key,
+    chosen_session,
+    chosen_store,
+    say,
+)
+from mcp_claims.record import Claim, Moment
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_AT_MOST = 1_000
+_WIDE = 1_000
+_REDRAW_EVERY = 1.0  # s, as time passes
+_TOGETHER = 0.05  # s, in which changes are gathered
+
+
+def add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `list`."""
+    command = add_command(
+        commands,
+        "list",
+        "list what is claimed, done or dead",
+        "  mcp-claims list --watch\n  mcp-claims list -n ci --json | jq '.claims[].key'",
+    )
+    command.add_argument("-n", "--namespace", metavar="NAME", help="only this one")
+    command.add_argument("--mine", action="store_true", help="only those of --for-pid or --session")
+    add_identity(command)
+    command.add_argument("--watch", action="store_true", help="go on, and show each change as it comes")
+    add_json(command)
+    command.set_defaults(run=_list)
+
+
+def add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `show`."""
+    command = add_command(commands, "show", "show all there is to know of one key", "  mcp-claims show nightly --json")
+    add_key(command)
+    add_json(command)
+    command.set_defaults(run=_show)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from mcp_claims.errors import InvalidInputError
+    from mcp_claims.sessions.identity import process_session
+
+    store = chosen_store(options)
+    session = chosen_session(options, store)
+    if options.mine and session is None:
+        raise InvalidInputError("--mine", "needs --for-pid or --session")
+    session = session or process_session(store)
+
+    def read() -> Listing:
+        return session.listing(options.namespace, mine=options.mine, at_most=_AT_MOST)
+
+    if options.watch:
+        _watch(session, options, read)
+    elif options.json:
+        say("", _as_json(read()), as_json=True)
+    else:
+        from rich.console import Console
+
+        # Nothing is cut to a width where it goes into a file or a pipe.
+        Console(width=None if sys.stdout.isatty() else _WIDE).print(_table(read()))
+    return YES
+
+
+def _watch(session: Claims, options: argparse.Namespace, read: Callable[[], Listing]) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    try:
+        if options.json:
+            for listing in _changes(session, options.namespace, read, as_time_passes=False):
+                print(json.dumps(_as_json(listing), ensure_ascii=False), flush=True)
+        else:
+            with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+                for listing in _changes(session, options.namespace, read, as_time_passes=console.is_terminal):
+                    live.update(_table(listing), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _changes(
+    session: Claims, namespace: str | None, read: Callable[[], Listing], *, as_time_passes: bool
+) -> Iterator[Listing]:
+    """Yield what is stored whenever that has changed, for ever."""
+    changed = Event()
+    last: list[object] | None = None
+    while True:
+        with session.watch(namespace, changed.set) as watched:
+            while True:
+                changed.clear()
+                listing = read()
+                seen: list[object] = list(listing.page)
+                if as_time_passes or seen != last:
+                    last = seen
+                    yield listing
+                changed.wait(_REDRAW_EVERY)
+                if changed.is_set():
+                    time.sleep(_TOGETHER)
+                if not watched:
+                    break  # Perhaps it can be watched by now.
+
+
+def _show(options: argparse.Namespace) -> int:
+    from mcp_claims import wording
+    from mcp_claims.facts import listed_facts
+    from mcp_claims.sessions.identity import process_session
+
+    scoped = rules.scoped_key(options.key, options.namespace)
+    stored = process_session(chosen_store(options)).stored(scoped.key, scoped.namespace)
+    if not stored.page:
+        say(
+            "Nobody holds it.",
+            {"key": scoped.key, "namespace": scoped.namespace, "status": "free"},
+            as_json=options.json,
+        )
+        return NO
+    facts = listed_facts(stored.page[0], stored.now)
+    lines = [wording.listed_text(stored.page[0], stored.now), ""]
+    width = max(map(len, facts))
+    lines += [f"{name:{width}}  {value}" for name, value in facts.items()]
+    say("\n".join(lines), facts, as_json=options.json)
+    return YES
+
+
+def _as_json(listing: Listing) -> dict[str, object]:
+    from mcp_claims.facts import listed_facts
+
+    claims = [listed_facts(listed, listing.now) for listed in listing.page]
+    return {"claims": claims, **({"more": True} if listing.after is not None else {})}
+
+
+def _table(listing: Listing) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("NAMESPACE", "KEY", "STATUS", "LEFT", "GEN", "HOLDER", "NOTE"):
+        table.add_column(title, overflow="fold", no_wrap=title in ("STATUS", "LEFT", "GEN"))
+    for listed in listing.page:
+        cells = _cells(listed, listing.now)
+        style = {"held": "green", "done": "blue", "unreadable": "red"}.get(cells[2], "dim")
+        # Never as markup: these are other people's words.
+        table.add_row(*(Text(cell, style=style if index == 2 else "") for index, cell in enumerate(cells)))
+    if not listing.page:
+        table.caption = "Nothing is claimed."
+    if listing.after is not None:
+        table.caption = f"The first {_AT_MOST:,}; -n NAME shows one namespace."
+    return table
+
+
+def _cells(listed: Listed, now: Moment) -> tuple[str, ...]:
+    from mcp_claims import wording
+
+    found = listed.found
+    if not isinstance(found, Claim):
+        return "", wording.shown(found.where) or "", "unreadable", "", "", "", wording.shown(found.problem) or ""
+    left = rules.remaining(found.expires, now)
+    return (
+        wording.shown(found.scoped.namespace) or "",
+        wording.shown(found.scoped.key) or "",
+        found.ended.outcome.value if found.ended else listed.standing.value,
+        wording.span(left) if left > timedelta(0) else "",
+        str(found.generation or ""),
+        wording.client(found) or wording.shown(found.holder.name) or "",
+        wording.shown(found.note) or "",
+    )

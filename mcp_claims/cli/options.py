@@ -1,0 +1,115 @@
+"""Options that commands have in common: which store, on whose behalf, how to print; and the exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from mcp_claims.claims import Claims
+from mcp_claims.errors import InvalidInputError
+from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, LAYOUTS, PROVIDER_VARIABLE, open_store
+from mcp_claims.rules import DEFAULT_NAMESPACE
+from mcp_claims.stores.base import Store
+from mcp_claims.stores.location import DIRECTORY_VARIABLE
+
+YES, NO, USAGE_ERROR, STORE_TROUBLE = 0, 1, 2, 3
+EXIT_CODES = "exit codes: 0 yes, 1 no, 2 wrong usage, 3 the store cannot answer"
+SESSION_VARIABLE = "MCP_CLAIMS_SESSION"
+
+
+def add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, examples: str
+) -> argparse.ArgumentParser:
+    """Add the command *name* with its options for the store; return its parser."""
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"examples:\n{examples}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_store_options(command)
+    return command
+
+
+def add_store_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that say which store."""
+    parser.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
+    parser.add_argument(
+        "--layout",
+        metavar="NAME",
+        help=f"{' or '.join(LAYOUTS)}: whose sessions to share the claims with (else {LAYOUT_VARIABLE}, else ours)",
+    )
+    parser.add_argument(
+        "--provider",
+        metavar="NAME",
+        help=f"in the layout {AGENT_AWARENESS}, whose directory (else {PROVIDER_VARIABLE}, else the common one)",
+    )
+
+
+def chosen_store(options: argparse.Namespace) -> Store:
+    """Open the store that *options* and the environment ask for; raise `InvalidInputError` for what none has."""
+    return open_store(options.dir, layout=options.layout, provider=options.provider)
+
+
+def add_key(parser: argparse.ArgumentParser) -> None:
+    """Add a key and its namespace."""
+    parser.add_argument(
+        "key", metavar="KEY", help="the event, spelt alike by all, e.g. vercel/next.js#4521:checks_failed"
+    )
+    parser.add_argument(
+        "-n", "--namespace", default=DEFAULT_NAMESPACE, metavar="NAME", help="scope of the key (%(default)s)"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of JSON."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def add_identity(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say on whose behalf a command acts that does not live on itself."""
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument(
+        "--for-pid",
+        type=int,
+        metavar="PID",
+        help="on behalf of a process that lives on, such as a shell's $$: its claims end with it",
+    )
+    who.add_argument(
+        "--session",
+        metavar="NAME",
+        help=f"on behalf of a name: its claims end by release or when their time is up (else {SESSION_VARIABLE})",
+    )
+
+
+def chosen_session(options: argparse.Namespace, store: Store) -> Claims | None:
+    """Return the session on whose behalf *options* and the environment say to act, if they do."""
+    from mcp_claims.sessions.identity import fixed_session, session_for_process
+
+    if options.for_pid is not None:
+        return session_for_process(store, options.for_pid)
+    name = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
+    return None if name is None else fixed_session(store, name)
+
+
+def needed_session(options: argparse.Namespace, store: Store) -> Claims:
+    """Return the session on whose behalf to act; raise `InvalidInputError` where nothing says so."""
+    session = chosen_session(options, store)
+    if session is None:
+        raise InvalidInputError(
+            "--for-pid",
+            "or --session has to say on whose behalf, since this command ends at once and its claims would with it; "
+            "for the time of one command there is `mcp-claims run`",
+        )
+    return session
+
+
+def say(text: str, facts: object, *, as_json: bool) -> None:
+    """Print *facts* as JSON, or else *text*."""
+    shown = json.dumps(facts, ensure_ascii=False, indent=2) if as_json else text
+    # A path may hold what the terminal's encoding has no characters for.
+    encoding = sys.stdout.encoding or "utf-8"
+    print(shown.encode(encoding, "backslashreplace").decode(encoding), flush=True)

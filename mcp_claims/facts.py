@@ -1,0 +1,42 @@
+"""What there is to know of a claim, as it is told in JSON: to clients, in resources and on the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp_claims import rules, wording
+from mcp_claims.answers import Listed
+from mcp_claims.record import Claim, Found, Moment, Unreadable, timestamp
+
+
+def listed_facts(listed: Listed, now: Moment) -> dict[str, Any]:
+    """Return what there is to know of one thing that is stored; what does not apply is left out."""
+    found = listed.found
+    if isinstance(found, Unreadable):
+        facts: dict[str, Any] = {"status": "unreadable", "problem": wording.unreadable(found)}
+    else:
+        facts = {
+            "key": wording.shown(found.scoped.key),
+            "namespace": wording.shown(found.scoped.namespace),
+            "status": listed.standing.value,
+        }
+    return {name: value for name, value in {**facts, **claim_facts(found, now)}.items() if value is not None}
+
+
+def claim_facts(found: Found, now: Moment) -> dict[str, Any]:
+    """Return what there is to know of what was found for a key, `None` for what does not apply."""
+    if isinstance(found, Claim):
+        left = rules.remaining(found.expires, now)
+        return {
+            "holder": wording.shown(found.holder.name),
+            "client": wording.client(found),
+            # What the original wrote has none.
+            "generation": found.generation or None,
+            "claimed_at": timestamp(found.claimed.wall),
+            "expires_at": timestamp(rules.wall_expiry(found.expires, now)),
+            "expires_in_seconds": round(left.total_seconds(), 1),
+            "note": wording.shown(found.note),
+            "outcome": found.ended and found.ended.outcome.value,
+            "ended_at": found.ended and timestamp(found.ended.at.wall),
+        }
+    return {"expires_at": wording.free_at(found)} if isinstance(found, Unreadable) else {}

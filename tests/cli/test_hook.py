@@ -1,0 +1,184 @@
+"""`mcp-claims hook`: a real server and a real hook, both started by one host or by two."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.files import FileStore
+from tests.cli.commands import COMMAND, Commands
+from tests.support.servers import ENVELOPE
+
+# Starts a claims server and claims with it; runs hooks as told, each through a shell as hosts do.
+HOST = """
+import json, subprocess, sys
+command, envelope = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+server = subprocess.Popen([*command, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+for line in sys.stdin:
+    order = json.loads(line)
+    if "hook" in order:
+        run = ["sh", "-c", '"$@"; exit $?', "sh", *command, "hook", *order["hook"]] if order["shell"] else [*command, "hook", *order["hook"]]
+        done = subprocess.run(run, input=json.dumps(order["event"]), capture_output=True, text=True)
+        print(json.dumps([done.returncode, done.stdout, done.stderr]), flush=True)
+    else:
+        call = {"name": order["tool"], "arguments": order["arguments"], "_meta": envelope}
+        server.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}) + "\\n")
+        server.stdin.flush()
+        print(json.dumps(json.loads(server.stdout.readline())["result"]["structuredContent"]), flush=True)
+"""
+
+
+class Host:
+    """A program such as Claude Code, with one claims server."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        told: dict[str, Any] = self._ask({"tool": tool, "arguments": arguments})
+        return told
+
+    def hook(self, *hook: str, shell: bool = True, **event: Any) -> tuple[int, str, str]:
+        code, said, complained = self._ask({"hook": hook, "event": event, "shell": shell})
+        return code, said, complained
+
+    def guard(self, *options: str, shell: bool = True, cwd: str = "/repo", **asked: Any) -> str | None:
+        """Return why the guard denies a tool with the input *asked*, if it does."""
+        code, said, complained = self.hook("guard", *options, shell=shell, cwd=cwd, tool_name="Edit", tool_input=asked)
+        assert (code, complained) == (0, "")
+        if not said:
+            return None
+        decision = json.loads(said)["hookSpecificOutput"]
+        assert (decision["hookEventName"], decision["permissionDecision"]) == ("PreToolUse", "deny")
+        return str(decision["permissionDecisionReason"])
+
+    def _ask(self, order: dict[str, Any]) -> Any:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+@contextmanager
+def started(commands: Commands) -> Iterator[Host]:
+    command = [sys.executable, "-c", HOST, json.dumps(COMMAND), json.dumps(ENVELOPE)]
+    with subprocess.Popen(
+        command, env=commands.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Host(process)
+
+
+@pytest.fixture
+def host(commands: Commands) -> Iterator[Host]:
+    with started(commands) as host:
+        yield host
+
+
+@pytest.mark.parametrize("shell", [True, False], ids=["through a shell", "directly"])
+def test_the_end_of_a_session_frees_what_its_server_holds_for_it_and_its_sub_agents_and_nothing_else(
+    commands: Commands, host: Host, claims_dir: Path, shell: bool
+) -> None:
+    other = process_session(FileStore(claims_dir))
+    other.try_claim("theirs")
+    host.call("try_claim", key="ours")
+    handle = host.call("open_session")["session"]
+    host.call("try_claim", key="our sub-agent's", session=handle)
+    with started(commands) as another:
+        another.call("try_claim", key="another host's")
+        assert host.hook("session-end", shell=shell, reason="clear", session_id="x") == (0, "", "")
+        assert another.call("is_claimed_by_other", key="another host's")["held_by_you"]
+    assert other.is_claimed_by_other("theirs").held_by_you
+    assert not other.is_claimed_by_other("our sub-agent's").claimed_by_other
+    assert other.try_claim("ours").claimed
+    told = host.call("is_claimed_by_other", key="ours")
+    assert "You lost your claim" in told["advice"]
+
+
+def test_who_is_freed_by_the_end_of_a_session_is_told_why(host: Host) -> None:
+    host.call("try_claim", key="ours")
+    host.hook("session-end", reason="clear")
+    told = host.call("is_claimed_by_other", key="ours")
+    assert "its session has ended (clear)" in told["advice"] and "mcp-claims hook session-end" in told["advice"]
+
+
+@pytest.mark.parametrize(
+    ("key", "asked"),
+    [
+        ("/repo/src/app.py", {"file_path": "/repo/src/app.py"}),
+        ("src/app.py", {"file_path": "/repo/src/app.py"}),
+        ("src", {"file_path": "/repo/src/app.py"}),
+        ("src/", {"file_path": "src/../src/app.py"}),
+        ("src/notes.ipynb", {"notebook_path": "/repo/src/notes.ipynb"}),
+        ("src/app.py", {"command": "sed -i s/a/b/ src/app.py && make"}),
+        ("acme/web#12", {"command": "gh pr merge 'acme/web#12'"}),
+    ],
+)
+def test_what_touches_a_key_or_path_of_another_session_is_denied_with_who_holds_it(
+    host: Host, claims_dir: Path, key: str, asked: dict[str, Any]
+) -> None:
+    other = process_session(FileStore(claims_dir))
+    other.try_claim(key, "any namespace", note="refactoring")
+    reason = host.guard(**asked)
+    assert reason is not None
+    assert other.holder.name in reason and "refactoring" in reason and json.dumps(key) in reason
+    other.release(key, "any namespace")
+    assert host.guard(**asked) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "asked"),
+    [
+        ("src/app.py", {"file_path": "/repo/src/app.pyc"}),
+        ("src/app.py", {"file_path": "/elsewhere/src/app.py"}),
+        ("src/app", {"file_path": "/repo/src/app.py"}),
+        ("app.py", {"command": "cat src/app.py"}),
+        ("src", {"command": "ls src"}),
+        ("deploy", {"command": "deployment status"}),
+        ("/", {"file_path": "/repo/src/app.py"}),
+        ("src/app.py", {"pattern": "src/app.py"}),
+        ("src/app.py", {"file_path": 5}),
+    ],
+)
+def test_what_touches_something_else_is_not(host: Host, claims_dir: Path, key: str, asked: dict[str, Any]) -> None:
+    process_session(FileStore(claims_dir)).try_claim(key)
+    assert host.guard(**asked) is None
+
+
+@pytest.mark.parametrize("shell", [True, False], ids=["through a shell", "directly"])
+def test_what_our_own_session_claimed_is_ours_to_touch(host: Host, shell: bool) -> None:
+    host.call("try_claim", key="src/app.py")
+    assert host.guard(shell=shell, file_path="/repo/src/app.py") is None
+
+
+def test_dead_claims_guard_nothing(host: Host, commands: Commands) -> None:
+    with started(commands) as another:
+        another.call("try_claim", key="src/app.py")
+        assert host.guard(file_path="/repo/src/app.py") is not None
+    assert host.guard(file_path="/repo/src/app.py") is None
+
+
+def test_trouble_with_the_store_blocks_nobody_unless_asked_to(commands: Commands, claims_dir: Path) -> None:
+    claims_dir.write_text("no directory")
+    event = json.dumps({"tool_input": {"file_path": "/repo/a"}})
+    lax, strict = commands("hook", "guard", said=event), commands("hook", "guard", "--strict", said=event)
+    assert (lax.returncode, lax.stdout) == (0, "") and str(claims_dir) in lax.stderr
+    assert (
+        strict.returncode == 0
+        and "strict" in json.loads(strict.stdout)["hookSpecificOutput"]["permissionDecisionReason"]
+    )
+
+
+@pytest.mark.parametrize("said", ["", "{", "[]", "null", '{"tool_input": 5}', "{}"])
+@pytest.mark.parametrize("hook", ["guard", "session-end"])
+def test_what_is_no_event_blocks_nobody(commands: Commands, hook: str, said: str) -> None:
+    done = commands("hook", hook, said=said)
+    assert done.returncode in (0, 1) and done.stdout == "" and "Traceback" not in done.stderr
+    assert (done.returncode == 1) == bool(done.stderr)
