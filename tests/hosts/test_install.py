@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.hosts.conftest import Run
+from tests.support.servers import PYTHON_ENVIRONMENT
 
 
 def served(home: Path) -> list[str]:
@@ -49,6 +52,26 @@ def test_one_identity_is_not_given_to_all_hosts_by_a_variable(
     monkeypatch.setenv("MCP_CLAIMS_SESSION", "one")
     run("install", "claude-code")
     assert served(home) == []
+
+
+def test_a_project_with_a_folder_of_our_name_is_not_run(home: Path, run: Run, tmp_path: Path) -> None:
+    run("install", "claude-code", "--guard")
+    (tmp_path / "mcp_claims").mkdir()
+    (tmp_path / "mcp_claims" / "__main__.py").write_text("print('run by whoever wrote the project')")
+    entry = json.loads((home / ".claude.json").read_text())["mcpServers"]["claims"]
+    hooks = json.loads((home / ".claude" / "settings.json").read_text())["hooks"]
+    hooked = [group["hooks"][0]["command"] for groups in hooks.values() for group in groups]
+    for command in (shlex.join([entry["command"], *entry["args"]]), *hooked):
+        done = subprocess.run(
+            ["sh", "-c", command],
+            cwd=tmp_path,
+            env=PYTHON_ENVIRONMENT,
+            input="{}",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "whoever" not in done.stdout
 
 
 @pytest.mark.parametrize(
