@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Look whether everything is as claims need it. Changes no claim. Exit code 1 if something fails.",
     )
     doctor.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
+    doctor.add_argument("--hosts", action="store_true", help="also look at the hosts, and start what they would start")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
 
@@ -28,6 +30,12 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _doctor(options: argparse.Namespace) -> int:
     directory, chosen_by = located(options.dir)
     findings = list(diagnose(Path(directory), chosen_by))
+    if options.hosts:
+        # Imported here: it brings what edits files, which nothing else of this needs.
+        from mcp_claims.diagnosis.hosts import examine_hosts
+        from mcp_claims.hosts import Surroundings
+
+        findings += examine_hosts(Surroundings(Path.home(), sys.platform, os.environ))
     worst = max((finding.level for finding in findings), key=_ORDER.index)
     text = _as_json(findings, worst) if options.json else _as_lines(findings)
     # A path may hold what the terminal's encoding has no characters for.
