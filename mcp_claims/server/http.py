@@ -122,23 +122,20 @@ class ConnectionEnds:
         if connection is None:
             await self._app(scope, receive, send)
             return
-        status = 0
+        sessions, ending = self._sessions(), scope["method"] == "DELETE"
 
         async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            # The SDK has checked that the session exists and is this caller's.  Before the client is told: what it held
+            # has to be free for whoever hears of the end from it.
+            if ending and message["type"] == "http.response.start" and 200 <= message["status"] < 300:
+                sessions.end_connection(connection)
             await send(message)
 
-        sessions = self._sessions()
         sessions.entered(connection)
         try:
             await self._app(scope, receive, watch)
         finally:
             sessions.left(connection)
-            # The SDK has checked that the session exists and is this caller's.
-            if scope["method"] == "DELETE" and 200 <= status < 300:
-                sessions.end_connection(connection)
 
 
 class LoopbackOnly:

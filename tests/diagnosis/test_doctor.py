@@ -26,6 +26,7 @@ from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel
 from tests.claims.bench import granted
 from tests.support.servers import PYTHON_ENVIRONMENT
+from tests.support.users import open_to_all
 
 if sys.platform == "win32":
     pytest.skip("modes and owners are those of POSIX", allow_module_level=True)
@@ -134,11 +135,7 @@ def test_what_this_user_may_not_enter_or_write_is_a_finding(
         "    (here / closed).chmod(0o700)\n"
         "print(*(finding.what for finding in findings if finding.level is Level.FAILURE), sep='\\n')\n"
     )
-    # It has to be reached by whoever that is.
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents:
-        if parent.name.startswith("pytest-"):
-            parent.chmod(0o711)
+    open_to_all(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path), closed, str(mode), examine],
         env=PYTHON_ENVIRONMENT,
