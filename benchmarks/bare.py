@@ -21,6 +21,10 @@ class Bare:
         self._directory, self._record = str(directory), record
         self._lock, self._new = f"{directory}/.lock", f"{directory}/.new"
 
+    def look(self, key: str) -> None:
+        """Read, without the lock."""
+        _content(f"{self._directory}/{key}.json")
+
     def try_once(self, key: str) -> bool:
         """Lock, read, and write if nobody has *key*; tell whether."""
         path = f"{self._directory}/{key}.json"
