@@ -182,6 +182,9 @@ def serve_http(open_sessions: Callable[[], Sessions], settings: HttpSettings) ->
         )
     except OSError as error:
         raise InvalidInputError("--host", f"and --port cannot be listened on ({error}); choose others") from error
+    # Inherited by each connection.  asyncio sets it only where a socket names its protocol, which this one does not; an
+    # answer, sent as head and body, would wait 40 ms for the client's delayed acknowledgement of the first.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_STOP_WAIT, ws="none"
     )
