@@ -7,6 +7,7 @@ a handle where its signature fits, a caller where a token does.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import socket
 import sys
@@ -68,6 +69,7 @@ def build_app(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> 
         )
     names = (*_LOOPBACK_NAMES, _in_url(settings.host))
     opened: list[Sessions] = []
+    logging.getLogger(StreamableHTTPSessionManager.__module__).addFilter(_without_session_ids)
 
     def open_once() -> Sessions:
         opened[:] = [open_sessions()]
@@ -108,6 +110,13 @@ def build_app(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> 
 
     routes = [Route(settings.path, endpoint=endpoint), Route("/healthz", healthz, methods=["GET"])]
     return Starlette(routes=routes, middleware=middleware, lifespan=lifespan)
+
+
+def _without_session_ids(record: logging.LogRecord) -> bool:
+    """Take ids of sessions out of the SDK's log: whoever has one, and a token for it, is that session."""
+    if isinstance(record.args, tuple):
+        record.args = tuple("…" if isinstance(argument, str) else argument for argument in record.args)
+    return True
 
 
 class ConnectionEnds:
