@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Self
 
@@ -251,8 +251,10 @@ class Claims:
         kept: list[Unreadable] = []
         failed: list[StoreUnavailableError | StoreBusyError] = []
         deadline = time.monotonic() + wait
+        # Most of what is stored belongs to few sessions, and one that was alive a moment ago keeps its claims either way.
+        dead = cache(self._machine.provably_dead)
         for found in self._store.scan(namespace):
-            verdict = self._judge(found, self._machine.now())
+            verdict = self._judge(found, self._machine.now(), dead)
             if verdict in (Standing.DONE, Standing.GIVEN_BACK):
                 markers += 1
                 continue
@@ -290,6 +292,7 @@ class Claims:
             rules.scoped_key("any", namespace)
         self._check_usable()
         now = self._machine.now()
+        dead = cache(self._machine.provably_dead)
         page: list[Listed] = []
         for found in self._store.scan(namespace):
             if mine and not (isinstance(found, Claim) and found.holder.name == self._holder.name):
@@ -298,7 +301,7 @@ class Claims:
                 continue
             if len(page) == at_most:
                 return Listing(tuple(page), now, self._store.position(page[-1].found))
-            page.append(Listed(found, self._judge(found, now)))
+            page.append(Listed(found, self._judge(found, now, dead)))
         return Listing(tuple(page), now, None)
 
     def stored(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> Listing:
@@ -371,9 +374,9 @@ class Claims:
             expires = replace(found.expires, wall=rules.wall_expiry(found.expires, now))
         return replace(found, holder=self._holder, expires=expires, note=note or found.note)
 
-    def _judge(self, found: Claim | Unreadable, now: Moment) -> Standing:
+    def _judge(self, found: Claim | Unreadable, now: Moment, dead: Callable[[Holder], bool] | None = None) -> Standing:
         if isinstance(found, Claim):
-            return rules.standing(found, now, self._machine.provably_dead)
+            return rules.standing(found, now, dead or self._machine.provably_dead)
         return Standing.EXPIRED if rules.nobodys(found, now) else Standing.HELD
 
     def _is_ours(self, claim: Claim, scoped: ScopedKey) -> bool:
