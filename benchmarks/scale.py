@@ -144,7 +144,7 @@ def _worst_waits(dead: Path, prune: Callable[[], None], space: str, effort: Effo
     worst: list[float] = []
     quiet: list[float] = []
     claims = process_session(FileStore(dead))
-    for _ in range(effort.of(5)):
+    for _ in range(effort.of(3)):
         with process_session(FileStore(dead)) as holder:
             fill(dead, holder, 1, effort.of(_DEAD, 50), age=timedelta(days=1))
             pruning = threading.Thread(target=prune)

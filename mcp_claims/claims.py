@@ -329,7 +329,7 @@ class Claims:
         return replace(found, holder=self._holder, expires=expires, note=note or found.note)
 
     def _judge(self, found: Claim | Unreadable, now: Moment) -> Standing:
-        return overview.judge(found, now, self._machine)
+        return overview.judge(found, now, self._machine.provably_dead)
 
     def _is_ours(self, claim: Claim, scoped: ScopedKey) -> bool:
         """Tell whether *claim* is ours and holds *scoped*, as a marker does not.

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
 
 from mcp_claims import rules
 from mcp_claims.answers import Listed, Listing, Pruned
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.machine import Machine
-from mcp_claims.record import Claim, Moment, ScopedKey, Unreadable
+from mcp_claims.record import Claim, Holder, Moment, ScopedKey, Unreadable
 from mcp_claims.rules import Standing
 from mcp_claims.stores.base import Store
 
 
-def judge(found: Claim | Unreadable, now: Moment, machine: Machine) -> Standing:
+def judge(found: Claim | Unreadable, now: Moment, provably_dead: Callable[[Holder], bool]) -> Standing:
     """Tell how *found* stands at *now*; what cannot be read is held until it is nobody's."""
     if isinstance(found, Claim):
-        return rules.standing(found, now, machine.provably_dead)
+        return rules.standing(found, now, provably_dead)
     return Standing.EXPIRED if rules.nobodys(found, now) else Standing.HELD
 
 
@@ -28,8 +30,10 @@ def prune(store: Store, machine: Machine, namespace: str | None, wait: float) ->
     kept: list[Unreadable] = []
     failed: list[StoreUnavailableError | StoreBusyError] = []
     deadline = time.monotonic() + wait
+    # Most of what is stored belongs to few sessions, and one that was alive a moment ago keeps its claims either way.
+    dead = cache(machine.provably_dead)
     for found in store.scan(namespace):
-        verdict = judge(found, machine.now(), machine)
+        verdict = judge(found, machine.now(), dead)
         if verdict in (Standing.DONE, Standing.GIVEN_BACK):
             markers += 1
             continue
@@ -61,7 +65,7 @@ def listing(
     store: Store, machine: Machine, namespace: str | None, *, of: str | None, after: str, at_most: int
 ) -> Listing:
     """Return *at_most* of what is stored behind the position *after*; with *of* only what that holder has."""
-    now = machine.now()
+    now, dead = machine.now(), cache(machine.provably_dead)
     page: list[Listed] = []
     for found in store.scan(namespace):
         if of is not None and not (isinstance(found, Claim) and found.holder.name == of):
@@ -70,11 +74,11 @@ def listing(
             continue
         if len(page) == at_most:
             return Listing(tuple(page), now, store.position(page[-1].found))
-        page.append(Listed(found, judge(found, now, machine)))
+        page.append(Listed(found, judge(found, now, dead)))
     return Listing(tuple(page), now, None)
 
 
 def stored(store: Store, machine: Machine, scoped: ScopedKey) -> Listing:
     """Return what is stored for *scoped*: a page of one, or of none."""
     found, now = store.read(scoped), machine.now()
-    return Listing(() if found is None else (Listed(found, judge(found, now, machine)),), now, None)
+    return Listing(() if found is None else (Listed(found, judge(found, now, machine.provably_dead)),), now, None)

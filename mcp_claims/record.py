@@ -291,6 +291,10 @@ def _text(record: dict[str, Any], name: str, *, optional: bool = False) -> str |
 
 
 def _required(record: dict[str, Any], name: str) -> str:
+    value = record.get(name)
+    # What nearly every text is; the rest is looked at in turn.
+    if isinstance(value, str) and value and value.isascii():
+        return value
     value = _text(record, name)
     if not value:
         raise RecordError(f"{name} is empty")
@@ -316,6 +320,8 @@ def _time(record: dict[str, Any], name: str) -> datetime:
     text = _required(record, name)
     try:
         moment = datetime.fromisoformat(text)
+        if moment.tzinfo is UTC:
+            return moment
         if moment.tzinfo is None:
             raise RecordError(f"{name} has no time zone")
         # The first and the last hours of the calendar may have no UTC.

@@ -6,8 +6,11 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import IO
 
+import psutil
 import pytest
 
 from mcp_claims.record import ScopedKey
@@ -18,6 +21,7 @@ if sys.platform == "win32":
     pytest.skip("the SDK's threads serve there", allow_module_level=True)
 
 import fcntl
+import termios
 
 CALLS = 40
 LEAST_PIPE = 4096
@@ -46,10 +50,18 @@ def call_line(number: int, tool: str, **arguments: object) -> bytes:
 
 
 def unread(server: RawServer) -> None:
-    """Send more calls than the pipe has room for the answers of, and read none."""
+    """Send more calls than the pipe has room for the answers of, and read none, until the server waits for us."""
     fcntl.fcntl(server.stdout, fcntl.F_SETPIPE_SZ, LEAST_PIPE)
     for number in range(CALLS):
         server.send_line(call_line(1_000 + number, "is_claimed_by_other", key="red").decode())
+    process = psutil.Process(server.process.pid)
+    while waiting_in(server.stdin) or not waiting_in(server.stdout) or process.status() != psutil.STATUS_SLEEPING:
+        time.sleep(0.001)
+
+
+def waiting_in(pipe: IO[str]) -> int:
+    """Return how many bytes nobody has read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_client_that_stops_reading_gets_every_answer_whole_when_it_reads_again(claims_dir: Path) -> None:
