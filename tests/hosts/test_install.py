@@ -39,6 +39,9 @@ def test_what_hosts_do_not_pass_on_of_the_environment_is_written_down(
     monkeypatch.setenv("MCP_CLAIMS_DIR", str(home / "shared"))
     run("install", "claude-code")
     assert served(home) == ["--dir", str(home / "shared")]
+    monkeypatch.delenv("XDG_STATE_HOME")
+    run("install", "claude-code")
+    assert served(home) == ["--dir", str(home / "shared")]
     monkeypatch.delenv("MCP_CLAIMS_DIR")
     monkeypatch.setenv("MCP_CLAIMS_LAYOUT", "agent-awareness")
     monkeypatch.setenv("MCP_CLAIMS_PROVIDER", "claude")
