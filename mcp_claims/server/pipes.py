@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 if sys.platform != "win32":
     import fcntl
 
+    # A pipe that has room at all has room for so much (pipe(7)), so writing it does not block.
+    _ROOM = select.PIPE_BUF
+
 _READ = 64 * 1024
-# A pipe that has room at all has room for so much (pipe(7)), so writing it does not block.
-_ROOM = select.PIPE_BUF if sys.platform != "win32" else 0
 
 
 def host_pipes() -> tuple[Text, Text] | tuple[None, None]:
@@ -80,20 +81,22 @@ class _Lines:
         return self._ready.pop().decode(errors="replace")
 
 
-class _Output:
-    """What is written to *fd*; it waits while the host does not read, and nothing else does."""
+if sys.platform != "win32":
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._room = select.poll()
-        self._room.register(fd, select.POLLOUT)
+    class _Output:
+        """What is written to *fd*; it waits while the host does not read, and nothing else does."""
 
-    async def write(self, text: str) -> None:
-        data = memoryview(text.encode())
-        while data:
-            if not self._room.poll(0):
-                await anyio.wait_writable(self._fd)
-            data = data[os.write(self._fd, data[:_ROOM]) :]
+        def __init__(self, fd: int) -> None:
+            self._fd = fd
+            self._room = select.poll()
+            self._room.register(fd, select.POLLOUT)
 
-    async def flush(self) -> None:
-        """Everything is with the kernel already."""
+        async def write(self, text: str) -> None:
+            data = memoryview(text.encode())
+            while data:
+                if not self._room.poll(0):
+                    await anyio.wait_writable(self._fd)
+                data = data[os.write(self._fd, data[:_ROOM]) :]
+
+        async def flush(self) -> None:
+            """Everything is with the kernel already."""
