@@ -34,7 +34,9 @@ def host_pipes() -> tuple[Text, Text] | tuple[None, None]:
     From then on stdin is empty and stdout is stderr, for handlers and child processes: what they print by mistake must
     not end up between messages.
     """
-    if sys.platform == "win32" or not (_is_pipe(0) and _is_pipe(1)):
+    if sys.platform == "win32":
+        return None, None
+    if not (_is_pipe(0) and _is_pipe(1)):
         return None, None
     reading, writing = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (0, 1))
     nowhere = os.open(os.devnull, os.O_RDWR)
