@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from benchmarks.measure import Effort, Figure
 from benchmarks.report import as_json, as_table, write
 
-SUBJECTS = ("start", "memory", "call", "cycle", "contention", "scale", "waiting", "http")
+SUBJECTS = ("start", "memory", "call", "cycle", "contention", "scale", "waiting", "crowd", "watching", "http")
 _QUICK = 0.1
 
 

@@ -65,6 +65,17 @@ class Peer:
             raise RuntimeError(f"the server answered {answer!r}")
         return answer
 
+    def request(self, method: str, params: dict[str, Any]) -> bytes:
+        """Send any request and return the answer as it is on the wire."""
+        self._last += 1
+        self._to.write(line(method, params, self._last))
+        self._to.flush()
+        return self.receive()
+
+    def receive_any(self) -> bytes:
+        """Read what the server says next, be it an answer or a notice."""
+        return self._from.readline()
+
     def call(self, tool: str, **arguments: Any) -> bytes:
         """Call *tool* and return the answer as it is on the wire."""
         self.send(tool, arguments)

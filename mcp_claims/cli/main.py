@@ -23,6 +23,8 @@ _COMMANDS = {
     "prune": "acting",
     "run": "run",
     "hook": "hook",
+    "install": "install",
+    "uninstall": "install",
     "doctor": "doctor",
     "demo": "demo",
     "completion": "completion",

@@ -34,7 +34,7 @@ def add_command(
     return command
 
 
-def add_store_options(parser: argparse.ArgumentParser) -> None:
+def add_store_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that say which store."""
     parser.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
     parser.add_argument(

@@ -59,20 +59,20 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _serve(options: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mcp-claims: %(levelname)s: %(message)s")
-    hours = _hours("--keep-alive-hours", options.keep_alive_hours)
+    longest = hours("--keep-alive-hours", options.keep_alive_hours)
     rules.retention(options.retention_hours)
     store = chosen_store(options)
     if options.http:
         if options.session is not None:
             raise InvalidInputError("--session", "is for stdin and stdout; over HTTP each session has a handle")
-        return _serve_http(options, store, hours)
+        return _serve_http(options, store, longest)
     for name in _HTTP_OPTIONS:
         if getattr(options, name) is not None:
             raise InvalidInputError(f"--{name.replace('_', '-')}", "needs --http")
-    return _serve_stdio(options, store, hours)
+    return _serve_stdio(options, store, longest)
 
 
-def _serve_stdio(options: argparse.Namespace, store: Store, hours: float) -> int:
+def _serve_stdio(options: argparse.Namespace, store: Store, longest: float) -> int:
     fixed = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
     own = process_session(store) if fixed is None else fixed_session(store, fixed)
     # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
@@ -89,14 +89,14 @@ def _serve_stdio(options: argparse.Namespace, store: Store, hours: float) -> int
             store,
             own=own,
             lasting=fixed is not None,
-            longest_keeping=hours * 3600,
+            longest_keeping=longest * 3600,
             retention_hours=options.retention_hours,
         )
     )
 
 
-def _serve_http(options: argparse.Namespace, store: Store, hours: float) -> int:
-    idle = DEFAULT_IDLE / 60 if options.idle_minutes is None else _hours("--idle-minutes", options.idle_minutes)
+def _serve_http(options: argparse.Namespace, store: Store, longest: float) -> int:
+    idle = DEFAULT_IDLE / 60 if options.idle_minutes is None else hours("--idle-minutes", options.idle_minutes)
     from mcp_claims.server.http import HttpSettings, serve_http
     from mcp_claims.server.tokens import read_tokens
 
@@ -109,13 +109,14 @@ def _serve_http(options: argparse.Namespace, store: Store, hours: float) -> int:
     )
     return serve_http(
         lambda: Sessions(
-            store, own=None, idle=idle * 60, longest_keeping=hours * 3600, retention_hours=options.retention_hours
+            store, own=None, idle=idle * 60, longest_keeping=longest * 3600, retention_hours=options.retention_hours
         ),
         settings,
     )
 
 
-def _hours(option: str, value: float) -> float:
+def hours(option: str, value: float) -> float:
+    """Return *value* if it is a time that can be asked for; raises `InvalidInputError` if not."""
     if not 0 < value <= 10_000:
         raise InvalidInputError(option, "must be a number above 0, 10,000 at most")
     return value

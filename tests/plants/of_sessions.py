@@ -147,7 +147,13 @@ SESSIONS = [
         "        else:\n            return None\n        assert isinstance(found, Claim)",
         "        else:\n            found = self.try_claim(*reversed(scoped), wait=0).found\n        assert isinstance(found, Claim)",
     ),
-    Plant("DELETE is passed over", "I8", SERVER + "http.py", 'if scope["method"] == "DELETE" and', "if False and"),
+    Plant(
+        "DELETE is passed over",
+        "I8",
+        SERVER + "http.py",
+        'if ending and message["type"]',
+        'if False and message["type"]',
+    ),
     Plant("idle sessions stay", "I8", REGISTRY, "if connection not in self._requests and now", "if False and now"),
     Plant(
         "a session with an open request ends as idle",

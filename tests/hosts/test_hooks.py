@@ -1,0 +1,157 @@
+"""The hooks in Claude Code's settings: beside the user's own, once, and out again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_claims.hosts.claude_hooks import GUARD, install_hooks
+from mcp_claims.hosts.entries import Launch
+from mcp_claims.hosts.table import Surroundings
+from tests.hosts.conftest import Run
+from tests.hosts.texts import is_within
+from tests.support.servers import PYTHON_ENVIRONMENT
+
+PYTHON = os.path.abspath(sys.executable)
+THEIRS = """{
+  "model": "opus",
+  "hooks": {
+    "SessionEnd": [{"hooks": [{"type": "command", "command": "say bye"}]}],
+    "PreToolUse": [
+      {
+        "matcher": "Bash",
+        "hooks": [{"type": "command", "command": "check"}]
+      }
+    ]
+  }
+}
+"""
+
+
+@pytest.fixture
+def settings(home: Path) -> Path:
+    path = home / ".claude" / "settings.json"
+    path.parent.mkdir()
+    return path
+
+
+def commands(settings: Path, event: str) -> list[str]:
+    groups = json.loads(settings.read_text()).get("hooks", {}).get(event, [])
+    return [hook["command"] for group in groups for hook in group["hooks"]]
+
+
+def test_only_the_end_of_a_session_is_hooked_unless_the_guard_is_asked_for(run: Run, settings: Path) -> None:
+    assert run("install", "claude-code")[0] == 0
+    assert not settings.exists()
+    run("install", "claude-code", "--hooks")
+    assert [shlex.split(each) for each in commands(settings, "SessionEnd")] == [
+        [PYTHON, "-P", "-m", "mcp_claims", "hook", "session-end"]
+    ]
+    assert commands(settings, "PreToolUse") == []
+    run("install", "claude-code", "--guard")
+    (group,) = json.loads(settings.read_text())["hooks"]["PreToolUse"]
+    assert shlex.split(group["hooks"][0]["command"]) == [PYTHON, "-P", "-m", "mcp_claims", "hook", "guard"]
+    assert set(group["matcher"].split("|")) == {"Edit", "MultiEdit", "Write", "NotebookEdit", "Bash"}
+    assert len(commands(settings, "SessionEnd")) == 1
+
+
+@pytest.mark.parametrize("before", [None, "", "{}", '{"hooks": {}}', '{"model": "opus"}', THEIRS])
+def test_they_stand_beside_the_user_s_own_and_go_out_again_to_the_byte(
+    before: str | None, run: Run, settings: Path
+) -> None:
+    if before is not None:
+        settings.write_text(before)
+    run("install", "claude-code", "--guard")
+    after = settings.read_text()
+    assert is_within(before or "", after)
+    assert run("install", "claude-code", "--guard")[1].count("nothing to do") == 2
+    assert settings.read_text() == after
+    run("uninstall", "claude-code")
+    assert (settings.read_text() if settings.exists() else None) == before
+
+
+def test_they_go_out_without_the_copy_too(run: Run, settings: Path) -> None:
+    settings.write_text(THEIRS)
+    run("install", "claude-code", "--guard")
+    settings.with_name("settings.json.mcp-claims.bak").unlink()
+    settings.write_text(settings.read_text().replace("opus", "sonnet"))
+    run("uninstall", "claude-code")
+    assert settings.read_text() == THEIRS.replace("opus", "sonnet")
+    settings.write_text('{"model": "opus"}')
+    run("install", "claude-code", "--guard")
+    settings.with_name("settings.json.mcp-claims.bak").unlink()
+    run("uninstall", "claude-code")
+    assert json.loads(settings.read_text()) == {"model": "opus"}
+
+
+def test_one_of_another_interpreter_is_replaced(run: Run, settings: Path) -> None:
+    run("install", "claude-code", "--hooks")
+    settings.write_text(settings.read_text().replace(PYTHON, "/gone/python"))
+    run("install", "claude-code", "--hooks")
+    (command,) = commands(settings, "SessionEnd")
+    assert command.startswith(PYTHON)
+
+
+def test_the_guard_is_strict_only_if_asked(run: Run, settings: Path) -> None:
+    for options, expected in ((["--guard"], []), (["--guard", "strict"], ["--strict"])):
+        run("install", "claude-code", *options)
+        (command,) = commands(settings, "PreToolUse")
+        assert shlex.split(command)[1:] == ["-P", "-m", "mcp_claims", "hook", "guard", *expected]
+
+
+@pytest.mark.parametrize("hook", ["session-end", "guard"])
+def test_what_they_run_is_there_and_says_nothing_where_nothing_is_claimed(
+    hook: str, run: Run, settings: Path, tmp_path: Path
+) -> None:
+    run("install", "claude-code", "--guard", "--dir", str(tmp_path / "claims"))
+    (command,) = commands(settings, "SessionEnd" if hook == "session-end" else "PreToolUse")
+    told = json.dumps({"reason": "clear", "cwd": str(tmp_path), "tool_input": {"file_path": "a.py"}})
+    done = subprocess.run(
+        ["sh", "-c", command], input=told, env=PYTHON_ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_they_look_at_the_same_directory_as_the_server(run: Run, settings: Path, tmp_path: Path) -> None:
+    run("install", "claude-code", "--guard", "--dir", str(tmp_path / "my claims"))
+    for event in ("SessionEnd", "PreToolUse"):
+        (command,) = commands(settings, event)
+        assert shlex.split(command)[-2:] == ["--dir", str(tmp_path / "my claims")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"hooks": []}',
+        '{"hooks": {"SessionEnd": {}}}',
+        '{"hooks"',
+        '{"hooks": {"SessionEnd": [{"hooks": [{"command": "x -m mcp_claims hook session-end"}, {"command": "y"}]}]}}',
+    ],
+)
+def test_settings_of_another_form_are_refused_before_anything_is_written(text: str, run: Run, settings: Path) -> None:
+    settings.write_text(text)
+    code, said = run("install", "claude-code", "--hooks")
+    assert code == 3 and str(settings) in said and "Nothing was changed" in said
+    assert settings.read_text() == text
+    assert [path.name for path in settings.parent.parent.iterdir()] == [".claude"]
+
+
+def test_no_other_host_has_hooks(run: Run) -> None:
+    code, said = run("install", "codex", "--hooks")
+    assert code == 2 and "is for claude-code" in said
+
+
+def test_on_windows_the_shell_gets_a_path_that_it_understands(tmp_path: Path) -> None:
+    launch = Launch(r"C:\Program Files\Python\python.exe", ("-m", "mcp_claims", "hook", "guard"))
+    change = install_hooks(Surroundings(tmp_path, "win32", {}), [(GUARD, launch)])
+    tree: Any = json.loads(change.after or b"")
+    hook = tree["hooks"]["PreToolUse"][0]["hooks"][0]
+    assert hook["command"] == "'C:/Program Files/Python/python.exe' -m mcp_claims hook guard"
+    assert hook["timeout"] == GUARD.seconds

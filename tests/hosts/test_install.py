@@ -1,0 +1,135 @@
+"""What `install` tells a host to start, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hosts.conftest import Run
+from tests.support.servers import PYTHON_ENVIRONMENT
+
+
+def served(home: Path) -> list[str]:
+    entry = json.loads((home / ".claude.json").read_text())["mcpServers"]["claims"]
+    assert entry["command"] == os.path.abspath(sys.executable)
+    assert entry["args"][:4] == ["-P", "-m", "mcp_claims", "serve"]
+    return list(entry["args"][4:])
+
+
+def test_options_of_serve_are_passed_on(home: Path, run: Run) -> None:
+    options = ["--dir", str(home / "c"), "--session", "one", "--keep-alive-hours", "2.5", "--retention-hours", "48"]
+    assert run("install", "claude-code", *options)[0] == 0
+    assert served(home) == options
+
+
+def test_what_hosts_do_not_pass_on_of_the_environment_is_written_down(
+    home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("install", "claude-code")
+    assert served(home) == []
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    run("install", "claude-code")
+    assert served(home) == ["--dir", str(home / "state" / "mcp-claims" / "claims")]
+    monkeypatch.setenv("MCP_CLAIMS_DIR", str(home / "shared"))
+    run("install", "claude-code")
+    assert served(home) == ["--dir", str(home / "shared")]
+    monkeypatch.delenv("XDG_STATE_HOME")
+    run("install", "claude-code")
+    assert served(home) == ["--dir", str(home / "shared")]
+    monkeypatch.delenv("MCP_CLAIMS_DIR")
+    monkeypatch.setenv("MCP_CLAIMS_LAYOUT", "agent-awareness")
+    monkeypatch.setenv("MCP_CLAIMS_PROVIDER", "claude")
+    run("install", "claude-code")
+    assert served(home) == ["--layout", "agent-awareness", "--provider", "claude"]
+
+
+def test_one_identity_is_not_given_to_all_hosts_by_a_variable(
+    home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MCP_CLAIMS_SESSION", "one")
+    run("install", "claude-code")
+    assert served(home) == []
+
+
+def test_a_project_with_a_folder_of_our_name_is_not_run(home: Path, run: Run, tmp_path: Path) -> None:
+    run("install", "claude-code", "--guard")
+    (tmp_path / "mcp_claims").mkdir()
+    (tmp_path / "mcp_claims" / "__main__.py").write_text("print('run by whoever wrote the project')")
+    entry = json.loads((home / ".claude.json").read_text())["mcpServers"]["claims"]
+    hooks = json.loads((home / ".claude" / "settings.json").read_text())["hooks"]
+    hooked = [group["hooks"][0]["command"] for groups in hooks.values() for group in groups]
+    for command in (shlex.join([entry["command"], *entry["args"]]), *hooked):
+        done = subprocess.run(
+            ["sh", "-c", command],
+            cwd=tmp_path,
+            env=PYTHON_ENVIRONMENT,
+            input="{}",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "whoever" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--dir", "relative"],
+        ["--layout", "nonsense"],
+        ["--provider", "x"],
+        ["--session", ""],
+        ["--keep-alive-hours", "0"],
+        ["--retention-hours", "-1"],
+        ["--name", "a b"],
+        ["--name", ""],
+        ["--name", "x" * 65],
+    ],
+)
+def test_what_serve_would_refuse_is_refused_before_a_host_is_told(wrong: list[str], home: Path, run: Run) -> None:
+    code, said = run("install", "claude-code", *wrong)
+    assert code == 2 and "Nothing was changed" in said
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["zed", "vscode"])
+def test_a_host_without_a_command_of_its_own_that_can_be_trusted_is_told_so(host: str, home: Path, run: Run) -> None:
+    code, said = run("install", host, "--use-cli")
+    assert code == 3 and "install without --use-cli" in said
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        (None, "no `claude` on the PATH"),
+        ("echo it broke >&2; exit 3", "refused with `claude mcp add-json`: it broke"),
+        ("exit 0", "did not add what it was told"),
+        ('echo \'{"mcpServers": {"claims": {"command": "other"}}}\' > "$HOME/.claude.json"', "did not add"),
+    ],
+)
+def test_a_command_of_the_host_that_does_something_else_is_noticed(
+    script: str | None, why: str, home: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if script is not None:
+        (tmp_path / "claude").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "claude").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    code, said = run("install", "claude-code", "--use-cli")
+    assert code == 3 and why in said
+    assert home.is_dir()
+
+
+def test_a_server_of_another_kind_under_the_name_is_not_overwritten_by_the_host_s_command(
+    home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / ".claude.json").write_text('{"mcpServers": {"claims": {"command": "old", "env": {"A": "b"}}}}')
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert run("install", "claude-code", "--use-cli")[0] == 0
+    entry = json.loads((home / ".claude.json").read_text())["mcpServers"]["claims"]
+    assert entry["env"] == {"A": "b"} and entry["command"] == os.path.abspath(sys.executable)
