@@ -33,7 +33,9 @@ SESSIONS = [
         "    asked = parse(PruneArguments, arguments)\n    print('pruning')\n",
         survives="what is printed is diverted to stderr, so stdout stays clean all the same",
     ),
-    Plant("stdout is not diverted", "V11", SERVER + "pipes.py", "    os.dup2(2 if sys.stderr else nowhere, 1)\n", ""),
+    Plant(
+        "stdout is not diverted", "V11", SERVER + "pipes.py", "        os.dup2(2 if sys.stderr else nowhere, 1)\n", ""
+    ),
     Plant("who does not read blocks the loop", "V11", SERVER + "pipes.py", "if not self._room.poll(0):", "if False:"),
     Plant(
         "keys are logged",
