@@ -90,8 +90,8 @@ SESSIONS = [
         "handles are passed over",
         "I2",
         REGISTRY,
-        "        if handle is not None:\n            opened",
-        "        if handle is not None and self._own is None and not caller.connection:\n            opened",
+        "        if handle is not None:\n            # First",
+        "        if handle is not None and self._own is None and not caller.connection:\n            # First",
     ),
     Plant(
         "a signature is not checked",
@@ -102,7 +102,11 @@ SESSIONS = [
     ),
     Plant("the caller is not signed", "I3", HANDLES, 'b"" if caller is None else b"caller " + caller.encode()', 'b""'),
     Plant(
-        "another spelling of the last character passes", "I3", HANDLES, "return data if canonical and", "return data if"
+        "another spelling of the last character passes",
+        "I3",
+        HANDLES,
+        'if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != handle or len',
+        "if len",
     ),
     Plant(
         "each process signs with a secret of its own",
