@@ -91,7 +91,7 @@ def unexplained(run: Run) -> list[tuple[Period, Period]]:
 
     One that removes a lock by force or because its `stat` fails, or a record without a lock, says so before it does.
     What it can spoil is a change that is under way then or one that comes next.  With one of ours it takes more: somebody
-    must have pruned, or have written its claim although its lock was no longer its own.
+    must have pruned, or have written or removed its claim although its lock was no longer its own.
     """
     return [pair for pair in history.overlaps(run.seen) if not any(_explains(fault, *pair) for fault in run.faults)]
 
