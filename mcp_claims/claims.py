@@ -29,9 +29,9 @@ from mcp_claims.errors import (
 )
 from mcp_claims.machine import Death, Machine
 from mcp_claims.machine.forks import forks
-from mcp_claims.record import Claim, Ended, Holder, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.record import Claim, Ended, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import DEFAULT_NAMESPACE, Standing
-from mcp_claims.stores.base import LOCK_WAIT, Store
+from mcp_claims.stores.base import LOCK_WAIT, RemoteStore, Store
 
 END_WAIT = 0.2
 """Seconds that the end of a session may wait for other processes in all."""
@@ -52,6 +52,7 @@ class Claims:
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
         self._store = store
+        self._remote = isinstance(store, RemoteStore)
         self._holder = holder
         self._machine = machine
         self._beliefs = Beliefs(holder.name)
@@ -61,6 +62,11 @@ class Claims:
     @property
     def holder(self) -> Holder:
         return self._holder
+
+    @property
+    def remote(self) -> bool:
+        """Tell whether the store is asked over a network, so that each method may take seconds."""
+        return self._remote
 
     @property
     def holds_anything(self) -> bool:
@@ -108,7 +114,7 @@ class Claims:
         taken_over: TakenOver | None = None
         lost: Claim | None = None
         acquired = False
-        found = self._store.read(scoped)
+        found = self._look_or_guess(scoped, believed)
         # Each further round means that the key changed between our read and our write, so somebody made progress.
         for _ in range(_MOST_ROUNDS):
             now = self._machine.now()
@@ -266,6 +272,19 @@ class Claims:
         self._check_usable()
         return overview.stored(self._store, self._machine, scoped)
 
+    def give_back(self, granted: Claim) -> None:
+        """Release *granted*, which its caller has not been told of, unless somebody else has built on it since."""
+        try:
+            if self._store.swap(granted.scoped, granted, None).won:
+                self._beliefs.forget(granted.scoped, granted.generation)
+        except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
+            # Nobody is left to be told.  It is ours, and the end of the session or of its time frees it.
+            return
+
+    def refuse(self) -> None:
+        """Take no more calls: the session ends, and `end` is called later, from where it may take its time."""
+        self._ended = True
+
     def end(self, *, within: float = END_WAIT, dying: bool = False) -> int:
         """End the session: release what it holds; return how many claims went.
 
@@ -284,8 +303,10 @@ class Claims:
             try:
                 released += self._release(scoped, max(0.0, left)).released
             except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-                # The other claims are to be freed all the same, and nobody is left to be told.
-                continue
+                # The other claims are to be freed all the same, and nobody is left to be told.  A store that does not
+                # answer will not for the next one either, after seconds; it frees them when it no longer hears from us.
+                if self._remote:
+                    break
         return released
 
     def __enter__(self) -> Self:
@@ -307,7 +328,7 @@ class Claims:
 
     def _release(self, scoped: ScopedKey, wait: float, marker: Callable[[Claim], Claim] | None = None) -> Release:
         believed = self._beliefs.of(scoped)
-        found = first = self._store.read(scoped)
+        found = first = self._store.read(scoped) if believed is None else self._look_or_guess(scoped, believed)
         # A claim of ours that a parallel call took anew has a new generation: it is not the one to give back.
         while isinstance(found, Claim) and isinstance(first, Claim) and self._is_ours(found, scoped):
             if found.generation != first.generation:
@@ -318,6 +339,13 @@ class Claims:
                 return Release(True, swap.found or found, self._machine.now())
             found = swap.found
         return Release(False, found, self._machine.now(), self._beliefs.lost(believed, found))
+
+    def _look_or_guess(self, scoped: ScopedKey, believed: Claim | None) -> Found:
+        """Return what to compare with first: what is stored, or where looking takes as long as a swap, what probably is.
+
+        A guess is nobody's claim or ours.  On either only a swap follows, which finds out if it was wrong; never a refusal.
+        """
+        return believed if self._remote else self._store.read(scoped)
 
     def _next(self, scoped: ScopedKey, found: Claim | None, now: Moment, ttl: timedelta, note: str | None) -> Claim:
         """Return the claim to put in the place of *found*: ours renewed, or a new one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from mcp_claims import rules, wording
@@ -27,6 +28,8 @@ def claim_facts(found: Found, now: Moment) -> dict[str, Any]:
     """Return what there is to know of what was found for a key, `None` for what does not apply."""
     if isinstance(found, Claim):
         left = rules.remaining(found.expires, now)
+        if rules.expires_in(found, now) is None:
+            left = max(left, timedelta(0))  # It is there, so its time is not up, whatever the clock here says.
         return {
             "holder": wording.shown(found.holder.name),
             "client": wording.client(found),

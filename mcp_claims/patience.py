@@ -20,7 +20,7 @@ from mcp_claims.claims import Claims
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.rules import Standing
 from mcp_claims.stores.base import LOCK_WAIT
-from mcp_claims.waiting import without_blocking
+from mcp_claims.waiting import looking, without_blocking
 
 Report = Callable[[float, float, str], Awaitable[None]]
 """Tells the client how long has been waited, of how long, and for what."""
@@ -40,8 +40,8 @@ async def claim_patiently(
 ) -> Attempt:
     """Claim by *attempt_once*, again and again for *patience* seconds while somebody else holds *scoped*."""
     if patience <= 0:
-        return await without_blocking(attempt_once)
-    wait = _Wait(attempt_once, patience, report)
+        return await _attempt(claims, attempt_once)
+    wait = _Wait(partial(_attempt, claims, attempt_once), patience, report)
     first, changed = _Signal(), _Signal()
     with claims.line(scoped, first.send) as lined:
         await anyio.lowlevel.checkpoint()  # Where nobody is in line, we are first by now.
@@ -77,16 +77,26 @@ def claim_now_or_later(
     return anyio.run(claim_patiently, claims, scoped, attempt_once, patience, unheard)
 
 
+async def _attempt(claims: Claims, attempt_once: Callable[[float], Attempt]) -> Attempt:
+    """Try once; what is granted to a call that was cancelled meanwhile is given back."""
+
+    def give_back(attempt: Attempt) -> None:
+        if attempt.status is Status.ACQUIRED and isinstance(attempt.found, Claim):
+            claims.give_back(attempt.found)
+
+    return await without_blocking(claims, attempt_once, give_back)
+
+
 async def _is_for_the_first(claims: Claims, scoped: ScopedKey, first: _Signal) -> bool:
     """Tell whether *scoped* is free, and the first in line about to take it.
 
     If nobody takes it, the first is stopped or slow, and whoever looks next may have it.
     """
-    if not _is_free(claims, scoped):
+    if not await looking(claims, partial(_is_free, claims, scoped)):
         return False
     with anyio.move_on_after(_FOR_THE_FIRST):
         await first.wait()
-    return first.sent or not _is_free(claims, scoped)
+    return first.sent or not await looking(claims, partial(_is_free, claims, scoped))
 
 
 def _is_free(claims: Claims, scoped: ScopedKey) -> bool:
@@ -97,7 +107,7 @@ def _is_free(claims: Claims, scoped: ScopedKey) -> bool:
 class _Wait:
     """One call that waits: since when, for how long, and what its last attempt came to."""
 
-    def __init__(self, attempt_once: Callable[[float], Attempt], patience: float, report: Report) -> None:
+    def __init__(self, attempt_once: Callable[[], Awaitable[Attempt]], patience: float, report: Report) -> None:
         self._attempt_once, self._patience, self._report = attempt_once, patience, report
         self._began = self._reported = anyio.current_time()
         self._attempt: Attempt | None = None
@@ -112,7 +122,7 @@ class _Wait:
     async def is_over(self) -> bool:
         """Try once; tell whether it was granted, refused for good or the time is up."""
         waited = anyio.current_time() - self._began
-        attempt = await without_blocking(self._attempt_once)
+        attempt = await self._attempt_once()
         # That a claim was lost is told only once, so it has to be kept for the answer.
         self._lost = attempt.lost or self._lost
         self._attempt = replace(attempt, lost=self._lost)
@@ -123,8 +133,9 @@ class _Wait:
         left = min(self._left(), _LOOK_AGAIN)
         if self._attempt is not None and isinstance(self._attempt.found, Claim):
             # Nobody tells when it expires.
-            expires = rules.remaining(self._attempt.found.expires, self._attempt.now).total_seconds()
-            left = min(left, max(0.0, expires))
+            expires = rules.expires_in(self._attempt.found, self._attempt.now)
+            if expires is not None:
+                left = min(left, max(0.0, expires.total_seconds()))
         with anyio.move_on_after(left):
             await something()
         if anyio.current_time() - self._reported >= _REPORT_EVERY:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -102,6 +103,17 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Leased:
+    """How a store that ends claims by itself, on a clock of its own, keeps one: under which lease, and since when.
+
+    `revision` is that of its last change; it belongs to exactly the claim that the store returned.
+    """
+
+    lease: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class OriginalHolder(Holder):
     """A holder that the agent-awareness project wrote: `host:pid`, and nothing else to prove its death by.
 
@@ -119,7 +131,8 @@ class Claim:
 
     `generation` grows with every new holder of the key and is never reused; 0 marks a claim that no store has
     numbered yet, and one of an `OriginalHolder`, which nobody numbers.  With `ended` it holds nothing any more: it is the marker of what became of the work, kept until
-    `expires`.  `stored` is when its file was last changed, where a store can tell; no part of what it says.
+    `expires`.  `stored` is when its file was last changed, where a store can tell, and `leased` is there where the store
+    ends it by itself; neither is part of what it says.
     """
 
     scoped: ScopedKey
@@ -130,6 +143,7 @@ class Claim:
     generation: int = 0
     ended: Ended | None = None
     stored: datetime | None = field(default=None, compare=False, repr=False)
+    leased: Leased | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +163,8 @@ class Unreadable:
 Found = Claim | Unreadable | None
 
 
-def to_json(claim: Claim) -> bytes:
-    """Write *claim* as UTF-8 JSON, the fields of the original first."""
+def to_json(claim: Claim, beside: Mapping[str, object] | None = None) -> bytes:
+    """Write *claim* as UTF-8 JSON, the fields of the original first, those that only the store minds (*beside*) last."""
     holder, proof = claim.holder, claim.holder.proof
     record: dict[str, object] = {
         "holder": holder.name,
@@ -176,13 +190,16 @@ def to_json(claim: Claim) -> bytes:
             "endedAt": timestamp(claim.ended.at.wall),
             "endedTicks": claim.ended.at.ticks,
         }
+    if beside is not None:
+        record |= beside
     # A field a line, for people; the encoder's own indentation is Python code, ten times as slow.
     return f"{{\n  {_ENCODER.encode(record)[1:-1]}\n}}\n".encode()
 
 
-def from_json(data: bytes, stored: datetime | None = None) -> Claim:
+def from_json(data: bytes, stored: datetime | None = None, *, number: int | None = None) -> Claim:
     """Read a claim; *stored* is when its file was last changed, if that is known.
 
+    *number* is its generation if it says 0, for a store that knows the number of a grant only when it is written.
     Raises `RecordError` for anything that is not exactly one: half a file, other JSON, a missing field, a wrong
     type, a time without zone, a negative or fractional number where a count belongs.
     """
@@ -204,7 +221,7 @@ def from_json(data: bytes, stored: datetime | None = None) -> Claim:
         claimed=Moment(_time(record, "claimedAt"), _seconds(record, "claimedTicks"), epoch),
         expires=Moment(_time(record, "expiresAt"), _seconds(record, "expiresTicks"), epoch),
         note=_text(record, "note", optional=True),
-        generation=_count(record, "generation", lowest=1),
+        generation=_count(record, "generation", lowest=1 if number is None else 0) or number or 0,
         ended=None if record.get("outcome") is None else _ended(record, epoch),
         stored=stored,
     )

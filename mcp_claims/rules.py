@@ -49,12 +49,29 @@ def standing(claim: Claim, now: Moment, provably_dead: Callable[[Holder], bool])
 
     *provably_dead* is asked only about a claim that has not expired, since asking costs system calls.
     """
-    if passed(claim.expires, now) or _outlives_any_ttl(claim, now):
+    if expired(claim, now) or _outlives_any_ttl(claim, now):
         return Standing.EXPIRED
     if claim.ended is not None:
         # A marker outlives its writer.
         return Standing.DONE if claim.ended.outcome is Outcome.DONE else Standing.GIVEN_BACK
     return Standing.ORPHANED if provably_dead(claim.holder) else Standing.HELD
+
+
+def expired(claim: Claim, now: Moment) -> bool:
+    """Tell whether the time of *claim* is up, as far as that can be told here."""
+    left = expires_in(claim, now)
+    return left is not None and left <= timedelta(0)
+
+
+def expires_in(claim: Claim, now: Moment) -> timedelta | None:
+    """Return how long *claim* has to live, negative when it is over; `None` where the clock of *now* has no say in that.
+
+    For whoever is on another machine, what the store ends by itself is there until the store has ended it: were that
+    one's wall clock ahead, it would take the claim from a holder that is within its time.
+    """
+    if claim.leased is not None and (claim.expires.epoch is None or claim.expires.epoch != now.epoch):
+        return None
+    return remaining(claim.expires, now)
 
 
 def _outlives_any_ttl(claim: Claim, now: Moment) -> bool:

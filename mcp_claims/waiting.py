@@ -1,28 +1,43 @@
-"""Waiting for another process without keeping the event loop, and so every other call, waiting too."""
+"""Waiting for another process, or for a store over a network, without keeping the event loop and every other call waiting."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 
-from mcp_claims.errors import StoreBusyError
+from mcp_claims.claims import Claims
+from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.stores.base import LOCK_WAIT
 
 T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_5, 0.02, 1.5
+_THREADS = 64
+_ASKING = anyio.CapacityLimiter(_THREADS)
 
 
-async def without_blocking(operation: Callable[[float], T]) -> T:
-    """Run *operation*, given that it may wait 0 seconds, again and again until nobody is in its way.
+async def without_blocking(
+    claims: Claims, operation: Callable[[float], T], undo: Callable[[T], object] = lambda _: None
+) -> T:
+    """Run *operation* of *claims*, given how many seconds it may wait, while other calls go on.
 
-    *operation* must change nothing when it raises `StoreBusyError`, which is raised here after `LOCK_WAIT` seconds.
+    On a store of this machine it may wait 0 seconds, and is run again and again until nobody is in its way; so it must
+    change nothing when it raises `StoreBusyError`, which is raised here after `LOCK_WAIT` seconds.  Not in threads: calls
+    that wait for a stopped process would take all that the SDK reads stdin with, and a thread whose call was cancelled
+    would claim after its caller has given up.
 
-    Not in threads: calls that wait for a stopped process would take all that the SDK reads stdin with, and a thread
-    whose call was cancelled would claim after its caller has given up.
+    Over a network each answer is waited for, so there it is a thread.  It is one of our own `_THREADS`, none of those that
+    the SDK reads with; the store answers or fails within `LOCK_WAIT` seconds; and what it did for a call that was
+    cancelled meanwhile is undone, by *undo* with what it returned.
     """
+    if claims.remote:
+        return await _in_a_thread(partial(operation, LOCK_WAIT), undo)
     deadline = anyio.current_time() + LOCK_WAIT
     pause = _FIRST_PAUSE
     while True:
@@ -34,3 +49,25 @@ async def without_blocking(operation: Callable[[float], T]) -> T:
                 raise type(busy)(busy.where, LOCK_WAIT) from busy
         await anyio.sleep(min(pause, left))
         pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
+
+
+async def looking(claims: Claims, look: Callable[[], T]) -> T:
+    """Run *look*, which waits for nobody on this machine but maybe for a network, while other calls go on."""
+    return await _in_a_thread(look, lambda _: None) if claims.remote else look()
+
+
+async def _in_a_thread(ask: Callable[[], T], undo: Callable[[T], object]) -> T:
+    try:
+        # Of no consequence once the thread has begun: it is waited for to its end.
+        with anyio.fail_after(LOCK_WAIT):
+            result = await anyio.to_thread.run_sync(ask, limiter=_ASKING)
+    except TimeoutError as error:
+        cause = OSError(errno.ETIMEDOUT, f"{_THREADS} questions to it are under way, and none has been answered")
+        raise StoreUnavailableError("the store", cause) from error
+    try:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(undo, result, limiter=_ASKING)
+        raise
+    return result

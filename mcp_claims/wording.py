@@ -316,9 +316,10 @@ def _who(claim: Claim) -> str:
 
 
 def _until(claim: Claim, now: Moment) -> str:
-    return (
-        f"until {_time(rules.wall_expiry(claim.expires, now))} ({span(rules.remaining(claim.expires, now))} from now)"
-    )
+    left = rules.remaining(claim.expires, now)
+    if left <= timedelta(0) and rules.expires_in(claim, now) is None:
+        return f"until the store ends it ({_time(claim.expires.wall)} by the clock of its holder's machine)"
+    return f"until {_time(rules.wall_expiry(claim.expires, now))} ({span(left)} from now)"
 
 
 def _time(moment: datetime) -> str:

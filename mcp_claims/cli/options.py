@@ -9,7 +9,7 @@ import sys
 
 from mcp_claims.claims import Claims
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, LAYOUTS, PROVIDER_VARIABLE, open_store
+from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, LAYOUTS, PROVIDER_VARIABLE, STORE_VARIABLE, open_store
 from mcp_claims.rules import DEFAULT_NAMESPACE
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.location import DIRECTORY_VARIABLE
@@ -47,11 +47,16 @@ def add_store_options(parser: argparse._ActionsContainer) -> None:
         metavar="NAME",
         help=f"in the layout {AGENT_AWARENESS}, whose directory (else {PROVIDER_VARIABLE}, else the common one)",
     )
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        help=f"claims on etcd: etcd://host1:2379,host2:2379/prefix, etcds:// for TLS (else {STORE_VARIABLE})",
+    )
 
 
 def chosen_store(options: argparse.Namespace) -> Store:
     """Open the store that *options* and the environment ask for; raise `InvalidInputError` for what none has."""
-    return open_store(options.dir, layout=options.layout, provider=options.provider)
+    return open_store(options.dir, layout=options.layout, provider=options.provider, url=options.store)
 
 
 def add_key(parser: argparse.ArgumentParser) -> None:

@@ -35,6 +35,7 @@ from mcp_claims.server.app import build_server
 from mcp_claims.server.tokens import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE, Tokens, read_tokens
 from mcp_claims.sessions import Sessions
 from mcp_claims.sessions.registry import DEFAULT_IDLE
+from mcp_claims.waiting import looking
 
 MAX_BODY_BYTES = 256 * 1024
 """A call with the longest key, namespace, note and handle has under 16 kB."""
@@ -97,7 +98,7 @@ def build_app(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> 
 
     async def healthz(_: Request) -> Response:
         try:
-            opened[0].check_store()
+            await looking(opened[0].onlooker, opened[0].check_store)
         except ClaimsError as error:
             # Anybody may ask, so no paths here; the log of this server has them with the calls that fail.
             return JSONResponse({"status": "failing", "problem": type(error).__name__}, status_code=503)
@@ -138,6 +139,7 @@ class ConnectionEnds:
             # has to be free for whoever hears of the end from it.
             if ending and message["type"] == "http.response.start" and 200 <= message["status"] < 300:
                 sessions.end_connection(connection)
+                await looking(sessions.onlooker, sessions.release_ended)
             await send(message)
 
         sessions.entered(connection)

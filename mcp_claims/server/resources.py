@@ -31,6 +31,7 @@ from mcp_claims.errors import InvalidInputError
 from mcp_claims.facts import listed_facts
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.server.cursor import read_cursor, spell_cursor
+from mcp_claims.waiting import looking
 
 ALL = "claims://all"
 MAX_SHOWN = 500
@@ -94,7 +95,7 @@ async def read_resource(claims: Claims, uri: str) -> ReadResourceResult:
     of = read_uri(uri)
     content: dict[str, Any]
     if isinstance(of, ScopedKey):
-        stored = claims.stored(of.key, of.namespace)
+        stored = await looking(claims, partial(claims.stored, of.key, of.namespace))
         content = {"key": of.key, "namespace": of.namespace, "status": "free"}
         for listed in stored.page:
             content = listed_facts(listed, stored.now)

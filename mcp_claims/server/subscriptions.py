@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import anyio
@@ -29,6 +30,7 @@ from mcp_claims.claims import Claims
 from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.record import Claim
 from mcp_claims.server.resources import MAX_SHOWN, list_in_thread, read_uri
+from mcp_claims.waiting import looking
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +214,7 @@ class Subscriptions:
         if of is None or isinstance(of, str):
             listing = await list_in_thread(self._claims, of, at_most=MAX_SHOWN)
         else:
-            listing = self._claims.stored(of.key, of.namespace)
+            listing = await looking(self._claims, partial(self._claims.stored, of.key, of.namespace))
         return [
             (each.found.scoped, each.found.generation, each.found.expires, each.found.ended)
             if isinstance(each.found, Claim)

@@ -13,6 +13,7 @@ from mcp_types import CallToolResult, TextContent, Tool, ToolAnnotations
 
 from mcp_claims import rules, wording
 from mcp_claims.answers import Attempt
+from mcp_claims.claims import Claims
 from mcp_claims.patience import Report, claim_patiently
 from mcp_claims.record import Claim, Outcome
 from mcp_claims.server.arguments import (
@@ -37,7 +38,8 @@ from mcp_claims.server.results import (
 )
 from mcp_claims.server.schema import compact_schema
 from mcp_claims.sessions import Caller, Sessions
-from mcp_claims.waiting import without_blocking
+from mcp_claims.sessions.registry import Session
+from mcp_claims.waiting import looking, without_blocking
 
 INSTRUCTIONS = (
     "Several agents see the same event; exactly one may act. Before you act on an event (red CI, review comment, "
@@ -66,7 +68,7 @@ async def _try_claim(
     sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None, report: Report
 ) -> CallToolResult:
     asked = parse(TryClaimArguments, arguments)
-    session = sessions.acting(caller, asked.session)
+    session = await _acting(sessions, caller, asked.session)
     scoped, patience = rules.scoped_key(asked.key, asked.namespace), rules.patience(asked.wait_seconds)
 
     def attempt_once(wait: float) -> Attempt:
@@ -94,8 +96,10 @@ async def _is_claimed_by_other(
     report: Report,  # noqa: ARG001
 ) -> CallToolResult:
     asked = parse(LookArguments, arguments)
-    claims = sessions.looking(caller, asked.session)
-    look = claims.is_claimed_by_other(asked.key, asked.namespace, generation=asked.generation)
+    claims = await _looking(sessions, caller, asked.session)
+    look = await looking(
+        claims, partial(claims.is_claimed_by_other, asked.key, asked.namespace, generation=asked.generation)
+    )
     scoped = rules.scoped_key(asked.key, asked.namespace)
     return _answer(LookResult.of(scoped, look), wording.look_text(scoped, look))
 
@@ -107,9 +111,10 @@ async def _release(
     report: Report,  # noqa: ARG001
 ) -> CallToolResult:
     asked = parse(ReleaseArguments, arguments)
-    session = sessions.acting(caller, asked.session)
+    session = await _acting(sessions, caller, asked.session)
     scoped = rules.scoped_key(asked.key, asked.namespace)
     release = await without_blocking(
+        session.claims,
         lambda wait: session.claims.release(
             asked.key,
             asked.namespace,
@@ -117,7 +122,7 @@ async def _release(
             note=asked.note,
             retention_hours=sessions.retention_hours if asked.retention_hours is None else asked.retention_hours,
             wait=wait,
-        )
+        ),
     )
     session.keeping.stop(scoped)
     return _answer(ReleaseResult.of(scoped, release), wording.release_text(scoped, release))
@@ -131,7 +136,7 @@ async def _list_claims(
 ) -> CallToolResult:
     asked = parse(ListArguments, arguments)
     after = read_cursor(asked.cursor)
-    claims = sessions.looking(caller, asked.session)
+    claims = await _looking(sessions, caller, asked.session)
     list_page = partial(claims.listing, asked.namespace, mine=asked.mine, after=after)
     # In a thread, as there may be many to read before the first that is asked for.
     listing = await anyio.to_thread.run_sync(list_page, abandon_on_cancel=True, limiter=_PRUNING)
@@ -146,6 +151,7 @@ async def _open_session(
     report: Report,  # noqa: ARG001
 ) -> CallToolResult:
     asked = parse(OpenSessionArguments, arguments)
+    await looking(sessions.onlooker, sessions.know_handles)
     handle, session = sessions.open(asked.label, caller)
     holder = session.claims.holder.name
     return _answer(OpenSessionResult.of(handle, holder), wording.opened_text(handle, holder))
@@ -162,6 +168,18 @@ async def _prune(
     # Always in a thread: there may be 100,000 claims to read.
     pruned = await anyio.to_thread.run_sync(claims.prune, asked.namespace, abandon_on_cancel=True, limiter=_PRUNING)
     return _answer(PruneResult.of(pruned), wording.prune_text(pruned))
+
+
+async def _acting(sessions: Sessions, caller: Caller, handle: str | None) -> Session:
+    if handle is not None:
+        await looking(sessions.onlooker, sessions.know_handles)
+    return sessions.acting(caller, handle)
+
+
+async def _looking(sessions: Sessions, caller: Caller, handle: str | None) -> Claims:
+    if handle is not None:
+        await looking(sessions.onlooker, sessions.know_handles)
+    return sessions.looking(caller, handle)
 
 
 def _answer(result: Result, text: str) -> CallToolResult:

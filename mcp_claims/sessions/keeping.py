@@ -26,7 +26,7 @@ class _Kept:
 
 
 class Keeping:
-    """What is kept alive for one session."""
+    """What is kept alive for one session.  `renew` may run in a thread of its own, beside the other methods."""
 
     def __init__(self, claims: Claims, longest: float = DEFAULT_LONGEST_KEEPING) -> None:
         self._claims, self._longest = claims, longest
@@ -45,10 +45,10 @@ class Keeping:
         """Renew what is due at *now*; return the seconds until something is due again, infinite if nothing is kept."""
         for scoped, kept in list(self._kept.items()):
             if now > kept.until:
-                del self._kept[scoped]
+                self._forget(scoped, kept)
             elif now >= kept.due:
                 self._renew(scoped, kept, now)
-        return min((kept.due - now for kept in self._kept.values()), default=_NEVER)
+        return min((kept.due - now for kept in list(self._kept.values())), default=_NEVER)
 
     def _renew(self, scoped: ScopedKey, kept: _Kept, now: float) -> None:
         try:
@@ -59,6 +59,11 @@ class Keeping:
             return
         if renewed is None:
             # Lost: the session is told so when it next asks about the key.
-            del self._kept[scoped]
+            self._forget(scoped, kept)
         else:
             kept.due = now + kept.ttl_minutes * 60 / _SHARE
+
+    def _forget(self, scoped: ScopedKey, kept: _Kept) -> None:
+        # It may have been claimed anew, or stopped, while the store was asked.
+        if self._kept.get(scoped) is kept:
+            self._kept.pop(scoped, None)

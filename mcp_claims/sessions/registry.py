@@ -23,7 +23,7 @@ from mcp_claims.record import Claim
 from mcp_claims.sessions.handles import Handles, decoded
 from mcp_claims.sessions.identity import handle_session, process_session
 from mcp_claims.sessions.keeping import DEFAULT_LONGEST_KEEPING, Keeping
-from mcp_claims.stores.base import Store
+from mcp_claims.stores.base import RemoteStore, Store
 
 DEFAULT_IDLE = 30 * 60.0
 """Seconds without a request after which a session over HTTP has ended, or is no longer kept alive."""
@@ -63,7 +63,9 @@ class Sessions:
 
     With *own*, calls without a handle belong to that session, and everything ends with the process (stdio).  Without
     it there are as many sessions as connections and handles (HTTP).  What belongs to a handle outlives the process then,
-    and so does all if *own* is *lasting*, a session of which the process is not the end.  *clock* is in seconds.  For use by one thread; `end` may come from a signal handler in it.
+    and so does all if *own* is *lasting*, a session of which the process is not the end.  *clock* is in seconds.  For use by one
+    thread; `end` may come from a signal handler in it, and `know_handles`, `release_ended` and what `tidy` returns may run in
+    others.
     """
 
     def __init__(
@@ -107,6 +109,10 @@ class Sessions:
     def check_store(self) -> None:
         """Raise what a call would raise if the store cannot answer."""
         self._nobody.is_claimed_by_other("is the store there?")
+
+    def know_handles(self) -> None:
+        """Ask the store for what handles are checked with, unless that is known."""
+        self._checker()
 
     def open(self, label: str | None, caller: Caller) -> tuple[str, Session]:
         """Open a session for *caller*; return its handle, which is a secret, and the session."""
@@ -160,14 +166,27 @@ class Sessions:
     def _let_go(self, connection: str) -> None:
         self.ended(connection)
         if session := self._connections.pop(connection, None):
-            # Never waiting: other calls would wait too.  What somebody else keeps locked is released later.
-            session.claims.end(within=0)
+            # Never waiting: other calls would wait too.  What somebody else keeps locked is released later, as is all that
+            # takes a network to release.
+            if session.claims.remote:
+                session.claims.refuse()
+            else:
+                session.claims.end(within=0)
             if session.claims.holds_anything:
                 self._ending.append(session.claims)
                 self.changed()
 
+    def release_ended(self) -> None:
+        """Release what sessions hold that have ended, as far as that can be done now; `tend` does the rest."""
+        for claims in list(self._ending):
+            claims.end(within=0)
+
     def tend(self) -> float:
         """Do what is due: end idle connections, renew what is kept alive.  Return in how many seconds to call again."""
+        return self.tidy()()
+
+    def tidy(self) -> Callable[[], float]:
+        """Do what is due and asks no store; return what does the rest, and returns in how many seconds to call again."""
         now = self._clock()
         for connection, session in list(self._connections.items()):
             if connection not in self._requests and now - session.used > self._idle:
@@ -180,20 +199,28 @@ class Sessions:
         for nonce, session in list(self._opened.items()):
             if now - session.used > forgotten and not session.claims.holds_anything:
                 del self._opened[nonce]
-        for claims in self._ending:
-            claims.end(within=0)
         self._ending = [claims for claims in self._ending if claims.holds_anything]
-        due = min(self._idle / 2, _AGAIN) if self._ending else self._idle / 2
+        ending = list(self._ending)
         # Over stdio whoever has a handle is there as long as the process.  Elsewhere a connection that is left is not idle,
         # and a handle has nothing but its use to show that somebody is there.
         stays = self._own is not None
         active = [session for session in self._opened.values() if stays or now - session.used <= self._idle]
-        for session in [*self._always_there(), *active]:
-            due = min(due, session.keeping.renew(now))
-        return max(0.0, due)
+        keeping = [session.keeping for session in [*self._always_there(), *active]]
+
+        def ask() -> float:
+            self.release_ended()
+            left = any(claims.holds_anything for claims in ending)
+            due = min(self._idle / 2, _AGAIN) if left else self._idle / 2
+            return max(0.0, min([due, *(kept.renew(now) for kept in keeping)]))
+
+        return ask
 
     def end(self, *, dying: bool = False) -> None:
         """End all that is bound to this process: release what it holds, as `Claims.end` does."""
+        if dying and isinstance(self._store, RemoteStore):
+            # In one step, as there is no time to wait for an answer about each; what is bound to nothing stays.
+            self._store.leave(within=END_WAIT)
+            return
         bound = list(self._connections.values())
         if self._own is not None and self._bound:
             bound += [self._own, *self._opened.values()]

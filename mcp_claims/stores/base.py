@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
 
@@ -77,4 +77,19 @@ class Store(Protocol):
 
     def position(self, found: Claim | Unreadable) -> str:
         """Return where `scan` has *found*: a text that is greater than that of all that it yields before."""
+        ...
+
+
+@runtime_checkable
+class RemoteStore(Store, Protocol):
+    """A store that is asked over a network: an answer takes milliseconds, or seconds when it is in trouble.
+
+    It holds what a process has claimed for as long as it hears from that process, and ends claims by a clock of its own.
+    """
+
+    def leave(self, *, within: float) -> None:
+        """Free at once all that this process holds by being alive, in *within* seconds; for one that is about to end.
+
+        Never raises: what is not freed by then goes when the store has not heard from the process for long enough.
+        """
         ...

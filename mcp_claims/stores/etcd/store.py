@@ -1,0 +1,331 @@
+"""The store: a register per key, on etcd."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from mcp_claims import rules
+from mcp_claims.errors import StoreUnavailableError
+from mcp_claims.record import Claim, Found, Holder, Leased, Moment, Proof, ScopedKey, Unreadable
+from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, RemoteStore, Swap
+from mcp_claims.stores.etcd import leases, questions
+from mcp_claims.stores.etcd.address import Address
+from mcp_claims.stores.etcd.leases import Lease, ProcessLease, soon
+from mcp_claims.stores.etcd.names import Names, after_all, unspell
+from mcp_claims.stores.etcd.questions import Change, Stored
+from mcp_claims.stores.etcd.tender import Tender
+from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, NOT_FOUND, RefusedError, Transport, UnansweredError
+from mcp_claims.stores.etcd.watching import Watching
+
+_PAGE = 500
+
+
+class Here(Protocol):
+    """What the store has to know of the machine that it runs on."""
+
+    def now(self) -> Moment:
+        """Return the time on both clocks."""
+        ...
+
+    def host(self) -> str:
+        """Return the name of the machine, for people."""
+        ...
+
+    def pid(self) -> int:
+        """Return the PID of the calling process."""
+        ...
+
+    def proof(self) -> Proof:
+        """Return by what the death of the calling process can be proved."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """What belongs to one process; a forked child needs its own connections, threads and lease."""
+
+    pid: int  #: By the system, whatever the machine says.
+    holder_pid: int
+    proof: Proof
+    transport: Transport
+    lease: ProcessLease
+    tender: Tender
+    watching: Watching
+
+
+class EtcdStore(RemoteStore):
+    """Claims below the prefix of *address*, shared by all machines that reach the cluster."""
+
+    def __init__(self, address: Address, here: Here) -> None:
+        self.address = address
+        self._here = here
+        self._names = Names(address.prefix)
+        self._known: _Process | None = None
+        self._seen = 0
+
+    def read(self, scoped: ScopedKey) -> Found:
+        key = self._names.claim(scoped)
+        with self._answering():
+            stored = self._stored(key, soon(ANSWER_WITHIN))
+        return None if stored is None else questions.claim_in(stored, key)
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:  # noqa: ARG002 (there is no lock)
+        key = self._names.claim(scoped)
+        with self._answering():
+            if old is not None and old.leased is None:
+                # Not as we returned it, so its revision has to be found out.
+                found = self.read(scoped)
+                if found != old or not isinstance(found, Claim):
+                    return Swap(False, found)
+                old = found
+            return self._swap(key, old, new, soon(ANSWER_WITHIN))
+
+    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+        if isinstance(found, Claim):
+            return self.swap(found.scoped, found, None, wait=wait).won
+        (revision,) = found.fingerprint
+        assert isinstance(revision, int)
+        with self._answering():
+            change = Change(unspell(found.where), revision, None)
+            return self._change(change, soon(ANSWER_WITHIN))[0] is not None
+
+    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:  # noqa: ARG002 (there is no lock)
+        fresh = secrets.token_bytes(SECRET_BYTES)
+        with self._answering():
+            transport, until = self._process().transport, soon(ANSWER_WITHIN)
+            # Asked twice, it answers with what the first asking has made.
+            answer = transport.ask("/kv/txn", questions.creation(self._names.secret, fresh), until)
+        if answer.get("succeeded"):
+            return fresh
+        (stored,) = questions.seen_by_loser(answer)
+        if stored is None or len(stored.value) != SECRET_BYTES:
+            damaged = "the secret of the session handles is damaged (delete it: all handles given so far are void then)"
+            raise StoreUnavailableError(f"{self.address}/secrets/handles", OSError(errno.EIO, damaged))
+        return stored.value
+
+    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+        beginning = self._names.namespace(namespace)
+        start, end = beginning, after_all(beginning)
+        while True:
+            with self._answering():
+                wanted = questions.many(start, end, _PAGE)
+                answer = self._process().transport.ask("/kv/range", wanted, soon(ANSWER_WITHIN))
+            self._saw(answer)
+            page = questions.stored_in(answer)
+            for stored in page:
+                found = questions.claim_in(stored)
+                if isinstance(found, Claim):
+                    found = questions.claim_in(stored, self._names.claim(found.scoped))
+                yield found
+            if not answer.get("more"):
+                return
+            start = page[-1].key + b"\0"
+
+    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        if isinstance(of, ScopedKey):
+            return self._process().watching.of(self._names.claim(of).__eq__, tell)
+        beginning = self._names.namespace(of)
+        return self._process().watching.of(lambda key: key.startswith(beginning), tell)
+
+    def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:  # noqa: ARG002
+        return nullcontext(False)
+
+    def position(self, found: Claim | Unreadable) -> str:
+        key = self._names.claim(found.scoped) if isinstance(found, Claim) else unspell(found.where)
+        return self._names.position(key)
+
+    def leave(self, *, within: float) -> None:
+        process = self._process()
+        process.tender.end()
+        try:
+            process.lease.revoke(soon(within))
+        except (UnansweredError, RefusedError):
+            # It has been given up, and nobody renews it any more.
+            return
+
+    def trusted(self, claim: Claim) -> bool:
+        """Tell whether *claim*, which was granted here, is certain to be there still, without asking anybody.
+
+        By the holder's own clock alone: neither is its time up, nor has the lease gone without an answer for too long.
+        """
+        if claim.leased is None or rules.passed(claim.expires, self._here.now()):
+            return False
+        process = self._process()
+        lease = process.lease.current
+        if not self._lives_here(claim.holder, process):
+            return True  # Under a lease of its own, which is longer than its time.
+        return lease is not None and lease.id == claim.leased.lease and process.lease.is_trusted(lease)
+
+    def _swap(self, key: bytes, old: Claim | None, new: Claim | None, until: float) -> Swap:
+        process = self._process()
+        before = 0 if old is None or old.leased is None else old.leased.revision
+        while True:
+            shared = self._shared_lease(new, process, until)
+            lease = shared.id if shared else self._own_lease(new, process, until)
+            fence = (shared.fence, shared.fenced_at) if shared and new is not None and not new.generation else None
+            change = Change.to(new, key, before, lease, fence) if new is not None else Change(key, before, None)
+            if shared and new is not None:
+                process.tender.expect(key, new.expires.ticks)
+            try:
+                revision, seen = self._change(change, until, process, shared)
+            except RefusedError as error:
+                if error.code != NOT_FOUND or new is None:
+                    raise
+                if shared is not None:
+                    process.lease.lost(shared)
+                continue
+            if revision is None:
+                fenced_at = _fence_in(seen, fence)
+                stored = seen[0]
+                if shared is not None and fence is not None and fenced_at != fence[1]:
+                    # Something else than the key has changed: the lease is gone, or another thread's grant was made void.
+                    if fenced_at is None:
+                        process.lease.lost(shared)
+                    else:
+                        process.lease.noticed(shared, fenced_at)
+                    if (stored.revision if stored else 0) == before:
+                        continue
+                return Swap(False, None if stored is None else questions.claim_in(stored, key))
+            if new is None:
+                process.tender.forget(key)
+                return Swap(True, None)
+            if not shared:
+                process.tender.forget(key)
+            elif not process.lease.is_trusted(shared) and not process.lease.renew(shared, until):
+                # We were stopped for so long that it may have been somebody else's by now.
+                stored = self._stored(key, until)
+                return Swap(False, None if stored is None else questions.claim_in(stored, key))
+            won = replace(new, generation=new.generation or revision, leased=Leased(lease, revision))
+            return Swap(True, won)
+
+    def _change(
+        self, change: Change, until: float, process: _Process | None = None, shared: Lease | None = None
+    ) -> tuple[int | None, list[Stored | None]]:
+        """Make *change*; return the revision that it made, or `None` and what was found instead.
+
+        Whether it was made is known when this returns, and when it raises `RefusedError`.
+        """
+        process = process or self._process()
+        while True:
+            try:
+                answer = process.transport.ask("/kv/txn", change.question(), until, again=False)
+            except UnansweredError as error:
+                if not error.maybe_done:
+                    raise
+            else:
+                revision = self._saw(answer)
+                return (revision, []) if answer.get("succeeded") else (None, questions.seen_by_loser(answer))
+            try:
+                stored = self._find_out(change, process, shared, until)
+            except UnansweredError:
+                if shared is not None and change.fence is not None:
+                    process.tender.doubt(change.key, change.mark)
+                raise
+            if change.made(stored):
+                assert stored is not None
+                return stored.revision, []
+            if stored is None and change.value is None:
+                return self._seen, []  # Gone, as was wanted.
+            if (stored.revision if stored else 0) != change.before:
+                return None, [stored]
+            # It was not made, and never will be, so it can be asked for anew; a grant, under the fence of now.
+            if change.fence is not None:
+                return None, [stored, None] if shared is None else [stored, self._stored(change.fence[0], until)]
+
+    def _find_out(self, change: Change, process: _Process, shared: Lease | None, until: float) -> Stored | None:
+        """Return what is at the key after *change* had no answer, once it can no longer be made later than this."""
+        if change.fence is not None and shared is not None:
+            process.lease.void(shared, until)
+        stored = self._stored(change.key, until)
+        if change.is_grant and shared is None and not change.made(stored):
+            # A lease of its own: without it, the claim cannot come any more, and goes if it came just now.
+            leases.revoke(process.transport, change.lease, until)
+        return stored
+
+    def _stored(self, key: bytes, until: float) -> Stored | None:
+        answer = self._process().transport.ask("/kv/range", questions.one(key), until)
+        self._saw(answer)
+        return next(iter(questions.stored_in(answer)), None)
+
+    def _saw(self, answer: dict[str, Any]) -> int:
+        revision = questions.revision_of(answer)
+        self._seen = max(self._seen, revision)
+        return revision
+
+    def _shared_lease(self, new: Claim | None, process: _Process, until: float) -> Lease | None:
+        """Return the lease of this process if *new* is to be under it."""
+        if new is None or new.ended is not None or not self._lives_here(new.holder, process):
+            return None
+        return process.lease.get(until)
+
+    def _own_lease(self, new: Claim | None, process: _Process, until: float) -> int:
+        """Have a lease made for *new* alone: a marker, or the claim of a session that outlives this process."""
+        if new is None:
+            return 0
+        left = rules.remaining(new.expires, self._here.now()).total_seconds()
+        return leases.grant(process.transport, leases.own_ttl(left), until)
+
+    def _lives_here(self, holder: Holder, process: _Process) -> bool:
+        """Tell whether the session of *holder* ends with this process."""
+        return holder.pid == process.holder_pid and holder.proof == process.proof and process.proof.boot is not None
+
+    def _process(self) -> _Process:
+        known = self._known
+        if known is not None and known.pid == os.getpid():
+            return known
+        return self._begin()
+
+    def _begin(self) -> _Process:
+        pid = os.getpid()
+        transport = Transport(self.address)
+        about = f"{self._here.host()}:{pid}"
+        lease = ProcessLease(transport, self._names, self._ticks, about)
+        tender = Tender(lease, self._ticks, self._expire, self._settle)
+        watching = Watching(transport, self._names.claims, lambda: self._seen)
+        self._known = _Process(pid, self._here.pid(), self._here.proof(), transport, lease, tender, watching)
+        return self._known
+
+    def _ticks(self) -> float:
+        return self._here.now().ticks
+
+    def _expire(self, key: bytes) -> None:
+        """Take the claim at *key* away if it is under our lease and its time is up."""
+        process, until = self._process(), soon(ANSWER_WITHIN)
+        stored, lease = self._stored(key, until), process.lease.current
+        if stored is None or lease is None or stored.lease != lease.id:
+            return
+        found = questions.claim_in(stored, key)
+        if isinstance(found, Claim) and rules.expired(found, self._here.now()):
+            self._change(Change(key, stored.revision, None), until)
+
+    def _settle(self, key: bytes, mark: str) -> None:
+        """Take the grant with *mark* away from *key*, if it was made although its caller was told that it failed."""
+        process, until = self._process(), soon(ANSWER_WITHIN)
+        if (lease := process.lease.current) is not None:
+            process.lease.void(lease, until)
+        stored = self._stored(key, until)
+        if stored is not None and mark.encode() in stored.value:
+            self._change(Change(key, stored.revision, None), until)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turn what the cluster does not do into errors of the store."""
+        try:
+            yield
+        except UnansweredError as error:
+            unanswered = OSError(errno.ETIMEDOUT, f"no endpoint of etcd has answered in time: {error}")
+            raise StoreUnavailableError(str(self.address), unanswered) from error
+        except RefusedError as error:
+            raise StoreUnavailableError(str(self.address), OSError(errno.EPROTO, f"etcd refuses: {error}")) from error
+
+
+def _fence_in(seen: list[Stored | None], fence: tuple[bytes, int] | None) -> int | None:
+    """Return the revision of the fence in what a change that was lost has seen."""
+    stored = seen[1] if fence is not None and len(seen) > 1 else None
+    return None if stored is None else stored.revision

@@ -1,0 +1,100 @@
+"""Being told of changes: one stream for all who ask in this process, taken up again where it broke.
+
+The client's own watcher has no say when its stream ends, so that a dead one looks like silence; hence this one.  Silence is
+cut short, too: a stream that says nothing for some seconds is asked for anew, from the revision up to which it was heard.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock, Thread
+from typing import Any
+
+from mcp_claims.stores.etcd import questions
+from mcp_claims.stores.etcd.names import after_all
+from mcp_claims.stores.etcd.transport import Transport
+
+_SILENCE = 5.0  # s
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Watcher:
+    concerns: Callable[[bytes], bool]
+    tell: Callable[[], None]
+    since: int  #: What changed up to this revision was seen before.
+
+
+class Watching:
+    """Tells of changes of keys that begin with *beginning*.  *seen* returns the latest revision that is known, 0 if none is."""
+
+    def __init__(self, transport: Transport, beginning: bytes, seen: Callable[[], int]) -> None:
+        self._transport, self._beginning, self._seen = transport, beginning, seen
+        self._watchers: list[_Watcher] = []
+        self._lock = Lock()
+        self._running = False
+
+    @contextmanager
+    def of(self, concerns: Callable[[bytes], bool], tell: Callable[[], None]) -> Iterator[bool]:
+        """Call *tell*, in another thread, when something *concerns* those who ask.  Yields whether it can be watched."""
+        watcher = _Watcher(concerns, tell, self._seen())
+        with self._lock:
+            self._watchers.append(watcher)
+            if not self._running:
+                self._running = True
+                Thread(target=self._run, name="mcp-claims etcd watch", daemon=True).start()
+        try:
+            yield True
+        finally:
+            with self._lock:
+                self._watchers.remove(watcher)
+
+    def _run(self) -> None:
+        # From where it is known, so that nothing is missed between the last look and the beginning of the stream.
+        revision = self._seen() + 1 if self._seen() else None
+        pause = _FIRST_PAUSE
+        while True:
+            with self._lock:
+                if not self._watchers:
+                    self._running = False
+                    return
+            wish = questions.watch(self._beginning, after_all(self._beginning), revision)
+            try:
+                with self._transport.stream("/watch", wish, _SILENCE) as lines:
+                    for line in lines:
+                        if line.strip():
+                            revision = self._hear(json.loads(line), revision)
+                            pause = _FIRST_PAUSE
+            except (OSError, ValueError, KeyError):
+                # Broken, silent, or somebody else's words.
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _hear(self, said: dict[str, Any], revision: int | None) -> int | None:
+        """Tell of what was *said*; return from where to go on."""
+        result = said["result"]
+        now = questions.revision_of(result)
+        if result.get("canceled"):
+            # What changed up to there has been compacted away, so anything may have.
+            self._tell(None, now)
+            return int(result.get("compact_revision", now + 1))
+        if revision is None:
+            self._tell(None, now)
+        for event in result.get("events", []):
+            changed = event["kv"]
+            self._tell(b64decode(changed["key"]), int(changed["mod_revision"]))
+        if revision is None or result.get("events"):
+            return now + 1
+        return revision
+
+    def _tell(self, key: bytes | None, revision: int) -> None:
+        with self._lock:
+            watchers = list(self._watchers)
+        for watcher in watchers:
+            if key is None or (revision > watcher.since and watcher.concerns(key)):
+                watcher.tell()

@@ -1,0 +1,27 @@
+"""The store on etcd keeps the contract."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcp_claims.record import ScopedKey, Unreadable
+from mcp_claims.stores.base import Store
+from mcp_claims.stores.etcd.store import EtcdStore
+from tests.stores.contract import StoreContract
+from tests.support.etcd import fresh_store
+from tests.support.etcd_keys import write_raw
+
+
+class TestEtcdStore(StoreContract):
+    rounds = 40  # Each takes a majority's word, and so some milliseconds.
+
+    @pytest.fixture
+    def store(self) -> EtcdStore:
+        return fresh_store()
+
+    def spoil(self, store: Store, scoped: ScopedKey) -> Unreadable:
+        assert isinstance(store, EtcdStore)
+        write_raw(store, scoped, b"{")
+        found = store.read(scoped)
+        assert isinstance(found, Unreadable)
+        return found

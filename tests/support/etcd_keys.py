@@ -1,0 +1,29 @@
+"""What is in etcd behind a store's back."""
+
+from __future__ import annotations
+
+from mcp_claims.record import ScopedKey
+from mcp_claims.stores.etcd import questions
+from mcp_claims.stores.etcd.leases import soon
+from mcp_claims.stores.etcd.names import Names
+from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.stores.etcd.transport import Transport
+
+
+def write_raw(store: EtcdStore, scoped: ScopedKey, value: bytes, lease: int = 0) -> None:
+    """Write *value* where the claim on *scoped* belongs."""
+    key = Names(store.address.prefix).claim(scoped)
+    Transport(store.address).ask("/kv/put", questions.put(key, value, lease), soon(5))
+
+
+def delete_raw(store: EtcdStore, scoped: ScopedKey) -> None:
+    """Remove what is stored for *scoped*, as the end of its lease does."""
+    key = Names(store.address.prefix).claim(scoped)
+    Transport(store.address).ask("/kv/deleterange", questions.one(key), soon(5))
+
+
+def lease_of(store: EtcdStore, scoped: ScopedKey) -> int:
+    """Return under which lease the claim on *scoped* is."""
+    key = Names(store.address.prefix).claim(scoped)
+    (stored,) = questions.stored_in(Transport(store.address).ask("/kv/range", questions.one(key), soon(5)))
+    return stored.lease
