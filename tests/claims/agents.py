@@ -51,6 +51,10 @@ class Agent:
         self._told(key, namespace, None)
         return self.session.release(key, namespace, outcome=outcome, retention_hours=retention_hours)
 
+    def stop(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> None:
+        """No longer act on the key, without a call."""
+        self._told(key, namespace, None)
+
     def end(self) -> int:
         self._until.clear()
         return self.session.end()

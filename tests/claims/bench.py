@@ -12,10 +12,14 @@ from mcp_claims.rules import DEFAULT_NAMESPACE
 from mcp_claims.stores.agent_awareness import names
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
 from mcp_claims.stores.base import Store
+from mcp_claims.stores.etcd.names import Names, spell
+from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.memory import MemoryStore
 from mcp_claims.stores.names import file_name
 from tests.stores.agent_awareness.samples import store_in
+from tests.support.etcd import fresh_address
+from tests.support.etcd_keys import delete_raw, write_raw
 from tests.support.machines import World
 
 KEY = "vercel/next.js#4521:checks_failed"
@@ -114,6 +118,34 @@ class LayoutBench(FileBench):
 
     def place(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> str:
         return names.place(str(self.directory), ScopedKey(namespace, key))[1]
+
+
+class EtcdBench(Bench):
+    """On a real node; the time of its leases is nobody's to command, so they are made too long to end by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        here = self.world.process()
+        self.store: EtcdStore = LongLeases(fresh_address(), here)
+
+    def damage(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, content: bytes = b"{") -> None:
+        write_raw(self.store, ScopedKey(namespace, key), content)
+
+    def end_lease(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> None:
+        """Take away what is stored for *key*, as etcd does when its lease is over."""
+        delete_raw(self.store, ScopedKey(namespace, key))
+
+    def place(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> str:
+        return spell(Names(self.store.address.prefix).claim(ScopedKey(namespace, key)))
+
+    def contents(self) -> object:
+        return list(self.store.scan())
+
+
+class LongLeases(EtcdStore):
+    """Gives each claim a lease of a day at least, for worlds in which days pass in a moment."""
+
+    shortest_lease = 24 * 60 * 60
 
 
 class _DatingKernel(LayoutKernel):

@@ -16,7 +16,7 @@ from mcp_claims.claims import Claims
 from mcp_claims.record import Claim, Found, Holder, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import Standing
 from tests.claims.agents import Agent
-from tests.claims.bench import DAY, Bench, FileBench, MemoryBench
+from tests.claims.bench import DAY, Bench, EtcdBench, FileBench, MemoryBench
 
 HOUR = 3_600.0
 KEPT = ("held", "unreadable", "done", "given back")
@@ -249,14 +249,21 @@ class AnyOrder(RuleBasedStateMachine):
         if entry is None:
             return "free"
         if isinstance(entry, Rubbish):
-            return "nobody's" if world.wall > entry.since + timedelta(days=1) else "unreadable"
-        if world.wall >= entry.until_wall if entry.boot != world.boot else world.ticks >= entry.until_ticks:
+            return "nobody's" if self.is_nobodys(entry) else "unreadable"
+        if self.has_expired(entry):
             return "expired"
         if entry.outcome is not None:
             return "done" if entry.outcome is Outcome.DONE else "given back"
         if entry.boot != world.boot:
             return "held"
         return "orphaned" if entry.owner.session.holder.pid in self.killed else "held"
+
+    def has_expired(self, entry: Entry) -> bool:
+        world = self.bench.world
+        return world.wall >= entry.until_wall if entry.boot != world.boot else world.ticks >= entry.until_ticks
+
+    def is_nobodys(self, rubbish: Rubbish) -> bool:
+        return self.bench.world.wall > rubbish.since + timedelta(days=1)
 
     def agrees(self, found: Found, entry: Entry | Rubbish | None) -> None:
         if isinstance(entry, Entry):
@@ -290,6 +297,33 @@ class AnyOrderInFiles(AnyOrder):
         self._directory.cleanup()
 
 
+class AnyOrderOnEtcd(AnyOrder):
+    """Where the machine that a claim was made on is not ours, in this boot, etcd alone ends it."""
+
+    bench: EtcdBench
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = EtcdBench()
+
+    @precondition(lambda self: self.stored)
+    @rule(which=st.integers(0, 3))
+    def its_lease_ends(self, which: int) -> None:
+        at = sorted(self.stored)[which % len(self.stored)]
+        self.bench.end_lease(at.key, at.namespace)
+        entry = self.stored.pop(at)
+        if isinstance(entry, Entry):
+            # Its holder knows by its own clock when it could no longer renew (E2).
+            entry.owner.stop(at.key, at.namespace)
+
+    def has_expired(self, entry: Entry) -> bool:
+        return entry.boot == self.bench.world.boot and super().has_expired(entry)
+
+    def is_nobodys(self, rubbish: Rubbish) -> bool:
+        del rubbish
+        return False
+
+
 # The same examples in every run, as a test that fails now and then is one that nobody believes.
 _SETTINGS = settings(
     max_examples=200,
@@ -302,3 +336,5 @@ _SETTINGS = settings(
 TestInMemory = AnyOrderInMemory.TestCase
 TestInFiles = AnyOrderInFiles.TestCase
 TestInMemory.settings = TestInFiles.settings = _SETTINGS
+TestOnEtcd = AnyOrderOnEtcd.TestCase
+TestOnEtcd.settings = settings(_SETTINGS, max_examples=60, stateful_step_count=40)

@@ -30,8 +30,9 @@ Less, as a leader that was cut off does not know for up to two elections, of a s
 may renew what that one does not.
 """
 
-_SLACK, _SHORTEST = 2, 5
-"""A claim's own lease is longer than the claim by so many seconds, and so many long at least."""
+SHORTEST = 5
+_SLACK = 2
+"""A claim's own lease is so many seconds longer than the claim."""
 
 _MOST = 40 * 24 * 60 * 60
 
@@ -149,9 +150,9 @@ def revoke(transport: Transport, lease: int, until: float) -> None:
             raise
 
 
-def own_ttl(seconds: float) -> int:
+def own_ttl(seconds: float, shortest: int = SHORTEST) -> int:
     """Return for how many seconds to lease a claim that has *seconds* to live."""
-    return min(max(int(seconds) + 1 + _SLACK, _SHORTEST), _MOST)
+    return min(max(int(seconds) + 1 + _SLACK, shortest), _MOST)
 
 
 def soon(seconds: float) -> float:

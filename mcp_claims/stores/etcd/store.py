@@ -62,6 +62,9 @@ class _Process:
 class EtcdStore(RemoteStore):
     """Claims below the prefix of *address*, shared by all machines that reach the cluster."""
 
+    shortest_lease = leases.SHORTEST
+    """Seconds that the lease of a single claim has at least."""
+
     def __init__(self, address: Address, here: Here) -> None:
         self.address = address
         self._here = here
@@ -269,7 +272,7 @@ class EtcdStore(RemoteStore):
         if new is None:
             return 0
         left = rules.remaining(new.expires, self._here.now()).total_seconds()
-        return leases.grant(process.transport, leases.own_ttl(left), until)
+        return leases.grant(process.transport, leases.own_ttl(left, self.shortest_lease), until)
 
     def _lives_here(self, holder: Holder, process: _Process) -> bool:
         """Tell whether the session of *holder* ends with this process."""
