@@ -1,5 +1,7 @@
 """Processes that contend for few keys, some killed or stopped at random: `contenders.py CLAIMS LOGS SECONDS KEYS SEED [FAULT]`.
 
+CLAIMS is a directory, or the URL of a store on which all takes ten times as long.
+
 Each writes what it did to a log of its own, one JSON object a line, by one appending write each, so that a killed
 process leaves at most one half a line, its last.  Times are CLOCK_MONOTONIC in nanoseconds, one clock for all processes of a machine.
 
@@ -26,14 +28,15 @@ from random import Random
 from mcp_claims import rules
 from mcp_claims.answers import Release, Status
 from mcp_claims.claims import Claims
-from mcp_claims.errors import ClaimsError, StoreBusyError
+from mcp_claims.errors import ClaimsError, StoreBusyError, StoreUnavailableError
+from mcp_claims.opening import open_store
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel
 
-WORKERS = 32
+WORKERS = int(os.environ.get("MCP_CLAIMS_CONTENDERS", "32"))
 # In milliseconds.  The last one nobody outlives: only a release or a death frees such a claim.
 TTLS = (20, 40, 80, 600_000)
 LONG = TTLS[-1]
@@ -123,6 +126,8 @@ class Worker:
                 released = self._session.release(key, wait=WAIT)
             except tolerated:
                 self._write("busy", key)
+                # It may have been done, and is no loss then.
+                self._deadlines.pop(key, None)
                 continue
             if not released.released:
                 self._tell_of_loss(key, released.lost)
@@ -150,7 +155,7 @@ class Nursery:
     """Starts the workers, kills some of them and starts others in their place, and stops others for a while."""
 
     def __init__(self, claims: str, logs: str, seconds: str, keys: str, seed: str) -> None:
-        self._store, self._logs, self._seed = FileStore(claims), Path(logs), seed
+        self._store, self._logs, self._seed = opened(claims), Path(logs), seed
         self._keys = [f"key {number}" for number in range(int(keys))]
         self._until = clock() + int(float(seconds) * SECOND)
         self._rng = Random(seed)
@@ -227,6 +232,16 @@ class Nursery:
         self._stopped.pop(pid, None)
         self._counts["kills"] += 1
         self._start(Worker.run)
+
+
+def opened(claims: str) -> Store:
+    """Open the store at *claims*; adapt the times of this run to it."""
+    global TTLS, tolerated
+    if "://" not in claims:
+        return FileStore(claims)
+    TTLS = (*(10 * ttl for ttl in TTLS[:-1]), LONG)
+    tolerated = StoreUnavailableError
+    return open_store(url=claims)
 
 
 def plant(fault: str) -> None:

@@ -17,18 +17,21 @@ import pytest
 from tests.processes import history
 from tests.processes.conftest import Spawn
 from tests.processes.history import History
+from tests.support.etcd import fresh_address
 
 SECONDS = float(os.environ.get("MCP_CLAIMS_STRESS_SECONDS", "3"))
 
 
 @pytest.mark.timeout(120 + 3 * SECONDS)
+@pytest.mark.parametrize("where", ["files", "etcd"])
 @pytest.mark.parametrize("keys", [1, 100])
 def test_32_processes_with_deaths_stalls_and_expiries_never_hold_one_key_at_once_nor_lose_one(
-    spawn: Spawn, tmp_path: Path, keys: int
+    spawn: Spawn, tmp_path: Path, keys: int, where: str
 ) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
-    counted = spawn("contenders.py", tmp_path / "claims", logs, SECONDS, keys, f"seed {keys}").hear()
+    claims = tmp_path / "claims" if where == "files" else fresh_address()
+    counted = spawn("contenders.py", claims, logs, SECONDS, keys, f"seed {keys}").hear()
     seen = history.read(logs.iterdir())
 
     assert history.overlaps(seen) == []
@@ -48,9 +51,10 @@ def test_32_processes_with_deaths_stalls_and_expiries_never_hold_one_key_at_once
     assert counted["stalls"] >= 5
     assert statuses["held"] > (100 if keys == 1 else 0)
     assert contested > (50 if keys == 1 else 0)
-    assert hand_overs > 20
+    assert hand_overs > (20 if where == "files" else 5)
     assert causes["orphaned"] > 0
-    assert causes["expired"] > 0
+    # On etcd the process of the holder takes away what has expired, mostly before anybody else can.
+    assert causes["expired"] > 0 or where == "etcd"
 
 
 @pytest.mark.parametrize("fault", ["no lock", "release by path"])
