@@ -1,0 +1,115 @@
+"""What was sent and not answered: found out by reading, never guessed, and never done late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from threading import Event
+
+import pytest
+
+from mcp_claims.answers import Status
+from mcp_claims.claims import Claims
+from mcp_claims.errors import StoreUnavailableError
+from mcp_claims.machine import local_machine
+from mcp_claims.record import Claim, Outcome, ScopedKey
+from mcp_claims.sessions import process_session
+from mcp_claims.sessions.identity import fixed_session
+from mcp_claims.stores.etcd import store as etcd_store
+from mcp_claims.stores.etcd.address import Address
+from mcp_claims.stores.etcd.store import EtcdStore
+from tests.support.etcd import fresh_address, one_node
+from tests.support.proxy import Proxy
+
+TRANSACTION = b"POST /v3/kv/txn "
+KEY = ScopedKey("default", "red")
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    made = Proxy(one_node().clients[0])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def address() -> Address:
+    return fresh_address()
+
+
+@pytest.fixture
+def store(proxy: Proxy, address: Address) -> EtcdStore:
+    """A store whose only way to the cluster is the proxy."""
+    return EtcdStore(Address((("127.0.0.1", proxy.port),), address.prefix), local_machine())
+
+
+@pytest.fixture
+def onlooker(address: Address) -> EtcdStore:
+    """A store that sees what is stored."""
+    return EtcdStore(address, local_machine())
+
+
+@pytest.fixture(params=["bound to its process", "outliving it"])
+def session(request: pytest.FixtureRequest, store: EtcdStore) -> Claims:
+    opened = process_session(store) if request.param == "bound to its process" else fixed_session(store, "ci")
+    assert opened.try_claim("warm").claimed
+    return opened
+
+
+def test_a_grant_whose_answer_was_lost_is_found_to_be_ours(session: Claims, proxy: Proxy, onlooker: EtcdStore) -> None:
+    proxy.lose_answer_to(TRANSACTION)
+    attempt = session.try_claim(KEY.key)
+    assert proxy.happened.is_set()
+    assert (attempt.status, attempt.found) == (Status.ACQUIRED, onlooker.read(KEY))
+
+
+def test_a_renewal_whose_answer_was_lost_keeps_its_generation(
+    session: Claims, proxy: Proxy, onlooker: EtcdStore
+) -> None:
+    granted = session.try_claim(KEY.key).found
+    proxy.lose_answer_to(TRANSACTION)
+    attempt = session.try_claim(KEY.key, note="still on it")
+    assert proxy.happened.is_set()
+    assert isinstance(granted, Claim) and isinstance(attempt.found, Claim)
+    assert (attempt.status, attempt.found.generation) == (Status.RENEWED, granted.generation)
+    assert onlooker.read(KEY) == attempt.found
+
+
+@pytest.mark.parametrize("outcome", [None, Outcome.DONE])
+def test_a_release_whose_answer_was_lost_is_a_release(
+    session: Claims, proxy: Proxy, onlooker: EtcdStore, outcome: Outcome | None
+) -> None:
+    session.try_claim(KEY.key)
+    proxy.lose_answer_to(TRANSACTION)
+    assert session.release(KEY.key, outcome=outcome).released
+    assert proxy.happened.is_set()
+    assert isinstance(onlooker.read(KEY), Claim) is (outcome is Outcome.DONE)
+
+
+def test_a_grant_that_never_arrived_is_asked_for_again_and_its_late_arrival_does_nothing(
+    session: Claims, proxy: Proxy, onlooker: EtcdStore
+) -> None:
+    proxy.hold(TRANSACTION)
+    assert session.try_claim(KEY.key).status is Status.ACQUIRED
+    assert proxy.happened.is_set()
+    assert session.release(KEY.key).released
+    # The key is as it was when the first question was sent.  Made now, its grant would be one that nobody knows of.
+    answer = proxy.deliver()
+    assert answer.startswith(b"HTTP/1.1"), answer
+    assert onlooker.read(KEY) is None
+
+
+def test_a_grant_whose_outcome_cannot_be_found_out_is_an_error_and_goes_as_soon_as_it_can(
+    store: EtcdStore, proxy: Proxy, onlooker: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = process_session(store)
+    assert session.try_claim("warm").claimed
+    monkeypatch.setattr(etcd_store, "ANSWER_WITHIN", 0.5)
+    proxy.lose_answer_to(TRANSACTION, and_cut=True)
+    with pytest.raises(StoreUnavailableError, match="no endpoint of etcd has answered in time"):
+        session.try_claim(KEY.key)
+    assert isinstance(onlooker.read(KEY), Claim), "it has been granted"
+    freed = Event()
+    with onlooker.watch(KEY, freed.set):
+        proxy.mend()
+        assert freed.wait(20)
+    assert onlooker.read(KEY) is None
