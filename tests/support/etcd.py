@@ -48,10 +48,10 @@ class Cluster:
         self._program = program()
         self._directory = tempfile.TemporaryDirectory(prefix="mcp-claims-etcd-")
         ports = free_ports(2 * nodes)
-        self.clients, self._peers = ports[:nodes], ports[nodes:]
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self.clients, self.peers = ports[:nodes], ports[nodes:]
+        self.processes: list[subprocess.Popen[bytes]] = []
         for number in range(nodes):
-            self._processes.append(self._start(number))
+            self.processes.append(self._start(number))
         self.await_health(range(nodes))
 
     @property
@@ -73,21 +73,21 @@ class Cluster:
             time.sleep(0.05)
 
     def kill(self, number: int) -> None:
-        self._processes[number].kill()
-        self._processes[number].wait()
+        self.processes[number].kill()
+        self.processes[number].wait()
 
     def restart(self, number: int) -> None:
         """Start a node again that was killed, with what it had on its disk."""
-        self._processes[number] = self._start(number)
+        self.processes[number] = self._start(number)
 
     def freeze(self, number: int) -> None:
-        self._processes[number].send_signal(signal.SIGSTOP)
+        self.processes[number].send_signal(signal.SIGSTOP)
 
     def thaw(self, number: int) -> None:
-        self._processes[number].send_signal(signal.SIGCONT)
+        self.processes[number].send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        for process in self._processes:
+        for process in self.processes:
             process.kill()
             process.wait()
         self._directory.cleanup()
@@ -130,7 +130,7 @@ class Cluster:
 
     def peer_url(self, number: int) -> str:
         """Return where a node listens for the others."""
-        return f"http://127.0.0.1:{self._peers[number]}"
+        return f"http://127.0.0.1:{self.peers[number]}"
 
     def advertised(self, number: int) -> str:
         """Return where the others reach a node."""

@@ -184,16 +184,15 @@ class EtcdStore(RemoteStore):
                     process.lease.lost(shared)
                 continue
             if revision is None:
-                fenced_at = _fence_in(seen, fence)
                 stored = seen[0]
-                if shared is not None and fence is not None and fenced_at != fence[1]:
-                    # Something else than the key has changed: the lease is gone, or another thread's grant was made void.
-                    if fenced_at is None:
+                if shared is not None and fence is not None and (stored.revision if stored else 0) == before:
+                    # Not the key has changed but the fence: the lease is gone, or another grant was made void.
+                    fenced = seen[1]
+                    if fenced is None:
                         process.lease.lost(shared)
                     else:
-                        process.lease.noticed(shared, fenced_at)
-                    if (stored.revision if stored else 0) == before:
-                        continue
+                        process.lease.noticed(shared, fenced.revision)
+                    continue
                 return Swap(False, None if stored is None else questions.claim_in(stored, key))
             if new is None:
                 process.tender.forget(key)
@@ -210,7 +209,7 @@ class EtcdStore(RemoteStore):
     def _change(
         self, change: Change, until: float, process: _Process | None = None, shared: Lease | None = None
     ) -> tuple[int | None, list[Stored | None]]:
-        """Make *change*; return the revision that it made, or `None` and what was found instead.
+        """Make *change*; return the revision that it made, or `None` and what was found instead, at the key and the fence.
 
         Whether it was made is known when this returns, and when it raises `RefusedError`.
         """
@@ -239,7 +238,7 @@ class EtcdStore(RemoteStore):
                 return None, [stored]
             # It was not made, and never will be, so it can be asked for anew; a grant, under the fence of now.
             if change.fence is not None:
-                return None, [stored, None] if shared is None else [stored, self._stored(change.fence[0], until)]
+                return None, [stored, self._stored(change.fence[0], until)]
 
     def _find_out(self, change: Change, process: _Process, shared: Lease | None, until: float) -> Stored | None:
         """Return what is at the key after *change* had no answer, once it can no longer be made later than this."""
@@ -326,9 +325,3 @@ class EtcdStore(RemoteStore):
             raise StoreUnavailableError(str(self.address), unanswered) from error
         except RefusedError as error:
             raise StoreUnavailableError(str(self.address), OSError(errno.EPROTO, f"etcd refuses: {error}")) from error
-
-
-def _fence_in(seen: list[Stored | None], fence: tuple[bytes, int] | None) -> int | None:
-    """Return the revision of the fence in what a change that was lost has seen."""
-    stored = seen[1] if fence is not None and len(seen) > 1 else None
-    return None if stored is None else stored.revision
