@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 from mcp_claims.cli.options import add_store_options, chosen_store
-from mcp_claims.diagnosis import Finding, Level, diagnose
+from mcp_claims.diagnosis import Finding, Level, diagnose, diagnose_cluster
+from mcp_claims.opening import STORE_VARIABLE
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
+from mcp_claims.stores.base import RemoteStore
 from mcp_claims.stores.location import located
 
 _ORDER = (Level.OK, Level.WARNING, Level.FAILURE)
@@ -33,6 +35,11 @@ def _doctor(options: argparse.Namespace) -> int:
     store = chosen_store(options)
     if isinstance(store, AgentAwarenessStore):
         findings = list(diagnose(Path(store.directory), "in the layout of agent-awareness", store))
+    elif isinstance(store, RemoteStore):
+        from mcp_claims.stores.etcd.store import EtcdStore
+
+        assert isinstance(store, EtcdStore)
+        findings = list(diagnose_cluster(store, "--store" if options.store is not None else STORE_VARIABLE))
     else:
         directory, chosen_by = located(options.dir)
         findings = list(diagnose(Path(directory), chosen_by))

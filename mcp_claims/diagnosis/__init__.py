@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mcp_claims.diagnosis.cluster import examine_cluster
 from mcp_claims.diagnosis.directory import examine_directory
 from mcp_claims.diagnosis.file_system import examine_file_system
 from mcp_claims.diagnosis.findings import Finding, Level
 from mcp_claims.diagnosis.identity import examine_identity
-from mcp_claims.diagnosis.stored import examine_stored
+from mcp_claims.diagnosis.stored import examine_claims, examine_stored
 from mcp_claims.machine import local_machine
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files import FileStore
 
-__all__ = ["Finding", "Level", "diagnose"]
+if TYPE_CHECKING:
+    from mcp_claims.stores.etcd.store import EtcdStore
+
+__all__ = ["Finding", "Level", "diagnose", "diagnose_cluster"]
 
 
 def diagnose(directory: Path, chosen_by: str, store: Store | None = None) -> Iterator[Finding]:
@@ -26,4 +31,15 @@ def diagnose(directory: Path, chosen_by: str, store: Store | None = None) -> Ite
     yield from examine_directory(directory, chosen_by)
     yield from examine_file_system(directory)
     yield from examine_stored(directory, store or FileStore(directory), machine)
+    yield from examine_identity(machine)
+
+
+def diagnose_cluster(store: EtcdStore, chosen_by: str) -> Iterator[Finding]:
+    """Examine the cluster of *store*, which *chosen_by* chose, and this machine; changes no claim.
+
+    Never raises for what it finds: that is a finding.
+    """
+    machine = local_machine()
+    yield from examine_cluster(store.address, chosen_by)
+    yield from examine_claims(store, machine)
     yield from examine_identity(machine)

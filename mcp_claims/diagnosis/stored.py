@@ -32,12 +32,13 @@ def examine_stored(directory: Path, store: Store, machine: Machine) -> Iterator[
     """Examine the claims that *store* has in *directory*, and what else is there if the names in it are ours alone."""
     if not os.path.isdir(directory):  # Not `Path.is_dir`, which raises where this user may not look.
         return
-    yield from _claims(store, machine)
+    yield from examine_claims(store, machine)
     if isinstance(store, FileStore):
         yield from _entries(directory)
 
 
-def _claims(store: Store, machine: Machine) -> Iterator[Finding]:
+def examine_claims(store: Store, machine: Machine) -> Iterator[Finding]:
+    """Examine the claims that *store* has."""
     standings: Counter[Standing] = Counter()
     unreadable: list[Unreadable] = []
     odd: list[str] = []

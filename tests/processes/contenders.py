@@ -38,7 +38,7 @@ from mcp_claims.stores.kernel import Kernel
 
 WORKERS = int(os.environ.get("MCP_CLAIMS_CONTENDERS", "32"))
 # In milliseconds.  The last one nobody outlives: only a release or a death frees such a claim.
-TTLS = (20, 40, 80, 600_000)
+TTLS: tuple[int, ...] = (20, 40, 80, 600_000)
 LONG = TTLS[-1]
 WAIT = 0.2  # s, for the lock of the namespace; some are stopped for longer than that, inside too
 STALL = (0.01, 2.5 * WAIT)  # s
