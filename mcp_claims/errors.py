@@ -22,6 +22,8 @@ _REMEDIES = {
     errno.ENOTDIR: _CLEAR,
     errno.EISDIR: _CLEAR,
     errno.ENOTEMPTY: _CLEAR,
+    errno.ETIMEDOUT: "Let `mcp-claims doctor` tell which of its nodes serve",
+    errno.EPROTO: "Let `mcp-claims doctor` tell what it refuses",
     errno.EEXIST: _CLEAR,
 }
 

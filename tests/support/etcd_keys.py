@@ -24,6 +24,15 @@ def delete_raw(store: EtcdStore, scoped: ScopedKey) -> None:
 
 def lease_of(store: EtcdStore, scoped: ScopedKey) -> int:
     """Return under which lease the claim on *scoped* is."""
+    return _stored(store, scoped).lease
+
+
+def read_raw(store: EtcdStore, scoped: ScopedKey) -> bytes:
+    """Return what is stored for *scoped*, as it is."""
+    return _stored(store, scoped).value
+
+
+def _stored(store: EtcdStore, scoped: ScopedKey) -> questions.Stored:
     key = Names(store.address.prefix).claim(scoped)
     (stored,) = questions.stored_in(Transport(store.address).ask("/kv/range", questions.one(key), soon(5)))
-    return stored.lease
+    return stored

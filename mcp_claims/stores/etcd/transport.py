@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 
 from mcp_claims.stores.etcd.address import Address, spell_endpoint
 
-ANSWER_WITHIN = 4.5
+ANSWER_WITHIN = 4.0
 """Seconds after which a question that nobody has answered has failed."""
 
 # Of one attempt.  A follower passes on what it cannot answer, and hangs for 7 s on a leader that is stopped.

@@ -125,7 +125,7 @@ def test_a_minority_grants_nothing_says_so_in_time_and_recovers(mended: Partitio
         began = time.monotonic()
         with pytest.raises(StoreUnavailableError, match="no endpoint of etcd has answered in time"):
             ask()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10, "4 s, on a machine that is not busy with other things"
     # The majority goes on, with a leader of its own.
     assert rival.try_claim(KEY.key).claimed
     assert not rival.try_claim("held").claimed

@@ -1,0 +1,108 @@
+"""Which cluster: `--store`, the environment, credentials."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.errors import InvalidInputError
+from mcp_claims.opening import open_store
+from mcp_claims.stores.etcd.address import Address, read_address
+from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.stores.files import FileStore
+from tests.support.etcd import fresh_address
+
+URL = "etcd://n1:2379,n2,[::1]:23790/fleet/"
+
+
+def test_a_url_names_endpoints_and_a_prefix() -> None:
+    address = read_address(URL, {})
+    assert address == Address((("n1", 2379), ("n2", 2379), ("::1", 23790)), "/fleet")
+    assert str(address) == "etcd://n1:2379,n2:2379,[::1]:23790/fleet"
+    assert read_address("etcd://n1", {}).prefix == "/mcp-claims"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://n1",
+        "etcd://",
+        "etcd://n1:x/p",
+        "etcd://n1,/p",
+        "etcd://me:word@n1/p",
+        "etcd://n1/p?q",
+        "etcd://n1//p",
+        "/d",
+    ],
+)
+def test_what_is_no_such_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="--store"):
+        read_address(url, {})
+
+
+def test_the_option_counts_for_more_than_the_environment_and_two_stores_at_once_are_refused(tmp_path: Path) -> None:
+    environment = {"MCP_CLAIMS_STORE": URL}
+    assert isinstance(open_store(environment=environment), EtcdStore)
+    assert isinstance(open_store(str(tmp_path), environment=environment), FileStore)
+    assert isinstance(open_store(url=URL, environment={"MCP_CLAIMS_DIR": str(tmp_path)}), EtcdStore)
+    with pytest.raises(InvalidInputError, match="ask for two stores"):
+        open_store(environment=environment | {"MCP_CLAIMS_DIR": str(tmp_path)})
+    with pytest.raises(InvalidInputError, match="ask for two stores"):
+        open_store(str(tmp_path), url=URL, environment={})
+
+
+def test_secrets_come_from_the_environment_or_a_file_and_are_shown_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("pass phrase\n")
+    (tmp_path / "ca").write_text("")
+    environment = {
+        "MCP_CLAIMS_ETCD_USER": "claims",
+        "MCP_CLAIMS_ETCD_PASSWORD_FILE": str(tmp_path / "password"),
+        "MCP_CLAIMS_ETCD_CA": str(tmp_path / "ca"),
+    }
+    address = read_address("etcds://n1/p", environment)
+    assert (address.tls, address.user, address.password) == (True, "claims", "pass phrase")
+    assert "phrase" not in f"{address} {address!r}"
+    with pytest.raises(InvalidInputError, match="must begin with etcds"):
+        read_address("etcd://n1/p", environment)
+    with pytest.raises(InvalidInputError, match="goes with"):
+        read_address("etcd://n1/p", {"MCP_CLAIMS_ETCD_USER": "claims"})
+    with pytest.raises(InvalidInputError, match="must be a file"):
+        read_address("etcds://n1/p", {"MCP_CLAIMS_ETCD_CA": str(tmp_path / "none")})
+
+
+def test_who_has_claims_in_files_does_not_import_the_client(tmp_path: Path) -> None:
+    code = f"from mcp_claims.cli.main import main; main(['check', 'red', '--dir', {str(tmp_path)!r}])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert not {"etcd3gw", "requests", "mcp_claims.stores.etcd.store"} & set(done.stdout.split())
+
+
+def test_the_command_line_works_on_a_cluster(tmp_path: Path) -> None:
+    url = str(fresh_address())
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "mcp_claims", *arguments, "--store", url]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    assert run("try", "red", "--session", "ci").returncode == 0
+    assert run("check", "red").returncode == 1
+    assert "red" in run("list").stdout
+    assert run("release", "red", "--session", "ci", "--outcome", "done").returncode == 0
+    assert "was done by" in run("show", "red").stdout + run("try", "red", "--session", "other").stdout
+    found = run("doctor")
+    assert (found.returncode, "FAIL" in found.stdout) == (0, False), found.stdout
+    assert "serves: etcd 3." in found.stdout and "the cluster writes and gives leases" in found.stdout
+
+
+def test_doctor_tells_which_endpoint_does_not_serve() -> None:
+    address = fresh_address()
+    url = str(Address((*address.endpoints, ("127.0.0.1", 1)), address.prefix))
+    command = [sys.executable, "-m", "mcp_claims", "doctor", "--store", url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "FAIL  endpoint  127.0.0.1:1 does not serve" in done.stdout
+    assert "the cluster writes and gives leases" in done.stdout
