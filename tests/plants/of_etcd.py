@@ -1,0 +1,156 @@
+"""Faults of the store on etcd."""
+
+from __future__ import annotations
+
+from tests.plants.plant import Plant
+
+STORE, LEASES, TENDER, QUESTIONS, WATCHING, TRANSPORT, ADDRESS = (
+    f"mcp_claims/stores/etcd/{name}.py"
+    for name in ("store", "leases", "tender", "questions", "watching", "transport", "address")
+)
+RULES, WAITING = "mcp_claims/rules.py", "mcp_claims/waiting.py"
+
+ETCD = [
+    Plant(
+        "the wall clock of another machine ends a claim",
+        "E1",
+        RULES,
+        "if claim.leased is not None and (claim.expires.epoch is None or claim.expires.epoch != now.epoch):",
+        "if claim.leased is not None and claim.expires.epoch is None:",
+    ),
+    Plant(
+        "the claims of a process are under leases as long as they",
+        "E2",
+        STORE,
+        "if new is None or new.ended is not None or not self._lives_here(new.holder, process):",
+        "if True:",
+    ),
+    Plant("nobody renews the lease", "E2", TENDER, "self._lease.renew(lease, soon(ANSWER_WITHIN))", "pass"),
+    Plant("the end of a process revokes nothing", "E2", STORE, "process.lease.revoke(soon(within))", "pass"),
+    Plant(
+        "a lease that is gone is used for ever",
+        "E3",
+        STORE,
+        "if shared is not None:\n                    process.lease.lost(shared)",
+        "if shared is None:\n                    raise",
+    ),
+    Plant(
+        "nobody takes away what has expired",
+        "E4",
+        STORE,
+        "if isinstance(found, Claim) and rules.expired(found, self._here.now()):",
+        "if False:",
+    ),
+    Plant(
+        "markers and what outlives its process are under the lease of whoever writes",
+        "E5",
+        STORE,
+        "if new is None or new.ended is not None or not self._lives_here(new.holder, process):",
+        "if new is None:",
+    ),
+    Plant(
+        "the lease of a single claim is not as long as the claim",
+        "E5",
+        LEASES,
+        "return min(max(int(seconds) + 1 + _SLACK, shortest), _MOST)",
+        "return shortest",
+    ),
+    Plant(
+        "a grant over another one keeps its number",
+        "E6",
+        STORE,
+        "won = replace(new, generation=new.generation or revision,",
+        "won = replace(new, generation=new.generation or (old.generation if old else revision),",
+    ),
+    Plant(
+        "what was not answered counts as not done",
+        "E7",
+        STORE,
+        "if change.made(stored):",
+        "if False:",
+    ),
+    Plant(
+        "a removal that was not answered counts as lost",
+        "E7",
+        STORE,
+        "return self._seen, []  # Gone, as was wanted.",
+        "return None, [stored]",
+    ),
+    Plant(
+        "a grant compares no fence",
+        "E7",
+        QUESTIONS,
+        "compare.append(_is_at(*self.fence))",
+        "pass",
+    ),
+    Plant(
+        "the lease of a grant that was not answered stays",
+        "E7",
+        STORE,
+        "leases.revoke(process.transport, change.lease, until)",
+        "pass",
+    ),
+    Plant(
+        "nobody takes back a grant that was told as failed",
+        "E7",
+        STORE,
+        "if stored is not None and mark.encode() in stored.value:",
+        "if False:",
+    ),
+    Plant(
+        "a question that nobody answers is asked for ever",
+        "E8",
+        TRANSPORT,
+        "ANSWER_WITHIN = 4.0",
+        "ANSWER_WITHIN = 60.0",
+    ),
+    Plant(
+        "reads are answered by one node alone",
+        "E8",
+        QUESTIONS,
+        'return {"key": _coded(key)}',
+        'return {"key": _coded(key), "serializable": True}',
+    ),
+    Plant(
+        "the event loop waits for the cluster",
+        "E9",
+        WAITING,
+        "return await _in_a_thread(partial(operation, LOCK_WAIT), undo)",
+        "return operation(LOCK_WAIT)",
+    ),
+    Plant(
+        "what a cancelled call was granted stays",
+        "E9",
+        WAITING,
+        "await anyio.to_thread.run_sync(undo, result, limiter=_ASKING)",
+        "pass",
+    ),
+    Plant(
+        "what is under no lease is a claim like others",
+        "E10",
+        QUESTIONS,
+        "if not stored.lease:",
+        "if False:",
+    ),
+    Plant(
+        "a stream that broke begins anew from now",
+        "E11",
+        WATCHING,
+        "                time.sleep(pause)\n",
+        "                time.sleep(pause)\n                revision = questions.revision_of(self._transport.ask('/kv/range', questions.one(b'x'), time.monotonic() + 9)) + 1\n",
+    ),
+    Plant(
+        "looks are told as changes",
+        "E11",
+        WATCHING,
+        "if key is None or (revision > watcher.since and watcher.concerns(key)):",
+        "if key is None or watcher.since >= 0:",
+    ),
+    Plant(
+        "the password is part of what is shown",
+        "E12",
+        ADDRESS,
+        "password: str | None = field(default=None, repr=False)",
+        "password: str | None = field(default=None)",
+    ),
+]
