@@ -1,0 +1,150 @@
+"""Two machines share a cluster of three nodes, until the cable of one is pulled.  Run: sudo python examples/two_machines.py
+
+The machines are network, PID and time namespaces of Linux, each with a cable (veth) of its own to where the cluster is; all of
+it goes with this process.  It takes a minute, most of which is the time after which a machine that is not heard of has lost
+its claims.  Needs etcd, and unshare and ip of util-linux and iproute2.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from mcp_claims import ClaimsError, ScopedKey, open_store, process_session, wording
+
+EVENT = "vercel/next.js#4521:checks_failed"
+CLUSTER = "10.209.0.1"
+PORTS = {"n0": (2379, 2380), "n1": (2479, 2480), "n2": (2579, 2580)}
+STORE = f"etcd://{','.join(f'{CLUSTER}:{client}' for client, _ in PORTS.values())}/example"
+APART = ["unshare", "--net", "--pid", "--mount-proc", "--fork", "--kill-child"]
+SCOPED = ScopedKey("default", EVENT)
+
+
+def main() -> None:
+    if sys.argv[1:] == ["agent"]:
+        agent()
+    elif sys.argv[1:] == ["inside"]:
+        between_two_machines()
+    else:
+        missing = [name for name in ("etcd", "unshare", "ip") if shutil.which(name) is None]
+        if missing or os.geteuid():
+            sys.exit(f"needs root, and etcd, unshare and ip; missing: {', '.join(missing) or 'root'}")
+        os.execvp(APART[0], [*APART, sys.executable, __file__, "inside"])
+
+
+def agent() -> None:
+    """Do what each line of standard input says, as a session on this machine."""
+    with process_session(open_store(url=STORE)) as claims:
+        for line in sys.stdin:
+            try:
+                if line == "try\n":
+                    attempt = claims.try_claim(EVENT)
+                    said = wording.attempt_lead(SCOPED, attempt)
+                else:
+                    look = claims.is_claimed_by_other(EVENT)
+                    said = wording.look_lead(SCOPED, look)
+            except ClaimsError as error:
+                said = f"ERROR: {error}"
+            print(said, flush=True)
+
+
+def between_two_machines() -> None:
+    run("ip", "link", "set", "lo", "up")
+    run("ip", "address", "add", f"{CLUSTER}/32", "dev", "lo")
+    with ExitStack() as stack:
+        stack.enter_context(cluster())
+        ada, ben = (stack.enter_context(machine(name, number)) for number, name in enumerate(("ada", "ben"), 1))
+        print("ada:", ask(ada, "try"))
+        print("ben:", ask(ben, "try"))
+        print("-- ada's cable is pulled")
+        run("ip", "link", "set", "ada", "down")
+        print("ada:", ask(ada, "check"))
+        pulled = time.monotonic()
+        while "NOT CLAIMED" in (said := ask(ben, "try")):
+            time.sleep(1)
+        print(f"ben: {said} ({time.monotonic() - pulled:.0f} s later)")
+        print("-- ada's cable is back")
+        run("ip", "link", "set", "ada", "up")
+        run("ip", "address", "replace", "10.209.1.1/24", "dev", "ada")
+        print("ada:", ask(ada, "check"))
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Run three nodes."""
+    members = ",".join(f"{name}=http://{CLUSTER}:{peer}" for name, (_, peer) in PORTS.items())
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD")}
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        for name, (client, peer) in PORTS.items():
+            options = {
+                "--name": name,
+                "--data-dir": f"{directory}/{name}",
+                "--listen-client-urls": f"http://{CLUSTER}:{client}",
+                "--advertise-client-urls": f"http://{CLUSTER}:{client}",
+                "--listen-peer-urls": f"http://{CLUSTER}:{peer}",
+                "--initial-advertise-peer-urls": f"http://{CLUSTER}:{peer}",
+                "--initial-cluster": members,
+                "--log-level": "error",
+            }
+            command = ["etcd", *(part for option in options.items() for part in option)]
+            log = stack.enter_context(Path(directory, f"{name}.log").open("w"))
+            node = stack.enter_context(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+            stack.callback(node.kill)
+        for client, _ in PORTS.values():
+            await_health(f"http://{CLUSTER}:{client}/health")
+        yield
+
+
+@contextmanager
+def machine(name: str, number: int) -> Iterator[subprocess.Popen[str]]:
+    """Start a machine with an agent on it and a cable, called like it, to here."""
+    command = [*APART, "--uts", "--time", sys.executable, __file__, "agent"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+        while not (inside := children.read_text().split()):
+            time.sleep(0.01)
+        within = ["nsenter", "--net", "--uts", "--target", inside[0]]
+        run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", inside[0])
+        run("ip", "address", "add", f"10.209.{number}.1/24", "dev", name)
+        run("ip", "link", "set", name, "up")
+        run(*within, "hostname", name)
+        run(*within, "ip", "address", "add", f"10.209.{number}.2/24", "dev", "eth0")
+        run(*within, "ip", "link", "set", "eth0", "up")
+        run(*within, "ip", "route", "add", "default", "via", f"10.209.{number}.1")
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def ask(started: subprocess.Popen[str], what: str) -> str:
+    """Have the agent of a machine do *what*; return what it says."""
+    assert started.stdin is not None and started.stdout is not None
+    started.stdin.write(f"{what}\n")
+    started.stdin.flush()
+    return started.stdout.readline().strip()
+
+
+def await_health(url: str) -> None:
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
