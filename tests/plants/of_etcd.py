@@ -146,6 +146,7 @@ ETCD = [
         "if key is None or (revision > watcher.since and watcher.concerns(key)):",
         "if key is None or watcher.since >= 0:",
     ),
+    Plant("the system's CA counts for more", "E12", TRANSPORT, "self._session.trust_env = False", "pass"),
     Plant(
         "the password is part of what is shown",
         "E12",

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import requests
@@ -41,11 +42,28 @@ def program() -> str:
     return found
 
 
-class Cluster:
-    """So many *nodes* of etcd, each a process of its own."""
+class Certificates(NamedTuple):
+    """Files: a CA, and a certificate of 127.0.0.1 for servers and clients, with its key."""
 
-    def __init__(self, nodes: int = 1) -> None:
+    ca: str
+    certificate: str
+    key: str
+
+
+class Cluster:
+    """So many *nodes* of etcd, each a process of its own; with *certificates*, clients need one of those, too."""
+
+    def __init__(self, nodes: int = 1, certificates: Certificates | None = None) -> None:
         self._program = program()
+        self._scheme, self._more = "http", []
+        self._session = requests.Session()
+        self._session.trust_env = False
+        if certificates is not None:
+            self._scheme = "https"
+            self._more = ["--cert-file", certificates.certificate, "--key-file", certificates.key]
+            self._more += ["--client-cert-auth", "--trusted-ca-file", certificates.ca]
+            self._session.verify = certificates.ca
+            self._session.cert = (certificates.certificate, certificates.key)
         self._directory = tempfile.TemporaryDirectory(prefix="mcp-claims-etcd-")
         ports = free_ports(2 * nodes)
         self.clients, self.peers = ports[:nodes], ports[nodes:]
@@ -66,8 +84,8 @@ class Cluster:
         while True:
             for number, port in enumerate(self.clients):
                 with suppress(requests.RequestException, KeyError):
-                    url = f"http://127.0.0.1:{port}/v3/maintenance/status"
-                    status = requests.post(url, json={}, timeout=1).json()
+                    url = f"{self._scheme}://127.0.0.1:{port}/v3/maintenance/status"
+                    status = self._session.post(url, json={}, timeout=1).json()
                     if status["leader"] == status["header"]["member_id"]:
                         return number
             time.sleep(0.05)
@@ -90,6 +108,7 @@ class Cluster:
         for process in self.processes:
             process.kill()
             process.wait()
+        self._session.close()
         self._directory.cleanup()
 
     def await_health(self, numbers: Sequence[int]) -> None:
@@ -98,13 +117,13 @@ class Cluster:
         for number in numbers:
             while True:
                 with suppress(requests.RequestException):
-                    if requests.get(f"http://127.0.0.1:{self.clients[number]}/health", timeout=1).ok:
+                    if self._session.get(f"{self._client_url(number)}/health", timeout=1).ok:
                         break
                 assert time.monotonic() < deadline, self._log(number)
                 time.sleep(0.05)
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
-        client, peer = f"http://127.0.0.1:{self.clients[number]}", self.peer_url(number)
+        client, peer = self._client_url(number), self.peer_url(number)
         members = ",".join(f"n{each}={self.advertised(each)}" for each in range(len(self.clients)))
         # What a package or a person has set for their own etcd is not for this one.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD")}
@@ -122,7 +141,7 @@ class Cluster:
         }
         with open(Path(self._directory.name) / f"n{number}.log", "ab") as log:
             return subprocess.Popen(
-                [self._program, *itertools.chain.from_iterable(options.items())],
+                [self._program, *itertools.chain.from_iterable(options.items()), *self._more],
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -135,6 +154,9 @@ class Cluster:
     def advertised(self, number: int) -> str:
         """Return where the others reach a node."""
         return self.peer_url(number)
+
+    def _client_url(self, number: int) -> str:
+        return f"{self._scheme}://127.0.0.1:{self.clients[number]}"
 
     def _log(self, number: int) -> str:
         return (Path(self._directory.name) / f"n{number}.log").read_text()[-2_000:]
