@@ -14,6 +14,7 @@ import pytest
 from benchmarks import report
 from benchmarks.__main__ import SUBJECTS
 from benchmarks.measure import Bar, Figure, p99
+from tests.support.etcd import program
 
 ROOT = Path(__file__).parents[2]
 TINY = "0.001"
@@ -69,3 +70,13 @@ def test_writing_replaces_the_figures_and_nothing_else(tmp_path: Path, monkeypat
     assert "a figure" in once and "| 1.5 ms | 3 ms (a floor) | 0.50" in once.replace("  ", "")
     before, after = report.RESULTS.read_text().split("<!-- figures")[0], once.split("<!-- end of figures -->")[1]
     assert once.startswith(before) and report.RESULTS.read_text().endswith(after)
+
+
+def test_the_one_of_etcd_has_figures_beside_the_bare_client_and_the_file_store() -> None:
+    program()
+    command = [sys.executable, "-m", "benchmarks.etcd", "--share", "0.01", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    figures = json.loads(done.stdout)["figures"]
+    assert [figure["what"] for figure in figures] == ["claim + release", "16 processes, own keys: cycles"]
+    assert all(figure["ours"] > 0 and figure["floor"] > 0 for figure in figures)

@@ -31,8 +31,8 @@ ETCD = [
         "a lease that is gone is used for ever",
         "E3",
         STORE,
-        "if shared is not None:\n                    process.lease.lost(shared)",
-        "if shared is None:\n                    raise",
+        "if fenced is None:\n                        process.lease.lost(shared)",
+        "if fenced is None:\n                        return Swap(False, None)",
     ),
     Plant(
         "nobody takes away what has expired",
@@ -140,11 +140,11 @@ ETCD = [
         "                time.sleep(pause)\n                revision = questions.revision_of(self._transport.ask('/kv/range', questions.one(b'x'), time.monotonic() + 9)) + 1\n",
     ),
     Plant(
-        "looks are told as changes",
+        "all are told of all changes",
         "E11",
         WATCHING,
         "if key is None or (revision > watcher.since and watcher.concerns(key)):",
-        "if key is None or watcher.since >= 0:",
+        "if key is None or revision > watcher.since:",
     ),
     Plant("the system's CA counts for more", "E12", TRANSPORT, "self._session.trust_env = False", "pass"),
     Plant(

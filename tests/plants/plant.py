@@ -78,9 +78,8 @@ def _tested(plant: Plant | None, tests: list[str], copy: Path) -> Outcome:
     inherited = [test.removeprefix("-k ") for test in tests if test.startswith("-k ")]
     runs = [files] if files else []
     if inherited:
-        runs.append(
-            ["tests/stores/test_file_store.py", "tests/stores/test_memory_store.py", "-k", " or ".join(inherited)]
-        )
+        keepers = ("test_file_store.py", "test_memory_store.py", "etcd/test_contract.py")
+        runs.append([*(f"tests/stores/{keeper}" for keeper in keepers), "-k", " or ".join(inherited)])
     # Only a fault can make tests wait for ever; all tests together take minutes without one.
     timeout = None if plant is None else _TIMEOUT
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from threading import Event
@@ -9,19 +12,19 @@ from threading import Event
 import anyio
 import anyio.to_thread
 import pytest
-from mcp import Client
+from mcp import Client, StdioServerParameters
 
 from mcp_claims.answers import Attempt
 from mcp_claims.machine import local_machine
 from mcp_claims.patience import claim_patiently
-from mcp_claims.record import ScopedKey
+from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.server.app import build_server
 from mcp_claims.sessions import Sessions, process_session
 from mcp_claims.stores.etcd.address import Address
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.support.etcd import fresh_address, fresh_store, one_node
 from tests.support.proxy import Proxy
-from tests.support.servers import facts, words
+from tests.support.servers import PYTHON_ENVIRONMENT, facts, words
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +61,23 @@ async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_serve
         assert facts(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
         handle = facts(await client.call_tool("open_session", {}))["session"]
         assert not facts(await client.call_tool("try_claim", {"key": "red", "session": handle}))["claimed"]
+
+
+@pytest.mark.parametrize("end", ["EOF", "SIGTERM"])
+async def test_the_end_of_a_server_frees_what_it_held_at_once(end: str) -> None:
+    store = fresh_store()
+    serve = ["-m", "mcp_claims", "serve", "--store", str(store.address)]
+    async with Client(StdioServerParameters(command=sys.executable, args=serve, env=PYTHON_ENVIRONMENT)) as client:
+        for number in range(30):
+            assert facts(await client.call_tool("try_claim", {"key": f"key {number}"}))["claimed"]
+        (holder, *_) = {found.holder for found in store.scan() if isinstance(found, Claim)}
+        if end == "SIGTERM":
+            died = os.pidfd_open(holder.pid)
+            os.kill(holder.pid, signal.SIGTERM)
+            await anyio.wait_readable(died)
+            os.close(died)
+            assert list(store.scan()) == []
+    assert list(store.scan()) == []
 
 
 async def test_whoever_waits_is_woken_by_a_release_of_another_process() -> None:
