@@ -7,8 +7,9 @@ The core, without MCP:
             ...
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from mcp_claims.lazily import lazily
 
 if TYPE_CHECKING:
     from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each name is.  Imported when it is asked for: a check on the command line needs the tenth of it.
 _WHERE = {
     "AgentAwarenessStore": "stores.agent_awareness.store",
     "Attempt": "answers",
@@ -71,13 +71,7 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-    globals()[name] = value
-    return value
-
+__getattr__ = lazily(__name__, _WHERE)
 
 __all__ = [
     "AgentAwarenessStore",

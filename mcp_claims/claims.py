@@ -7,7 +7,6 @@ refuses the decision if the key has changed since.  Nothing is decided by a file
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,8 +15,8 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from mcp_claims import rules
-from mcp_claims.answers import Attempt, Listed, Listing, Look, Pruned, Release, Status, TakenOver
+from mcp_claims import overview, rules
+from mcp_claims.answers import Attempt, Listing, Look, Pruned, Release, Status, TakenOver
 from mcp_claims.beliefs import Beliefs
 from mcp_claims.errors import (
     ContendedError,
@@ -246,38 +245,7 @@ class Claims:
             rules.scoped_key("any", namespace)
         wait = rules.wait(wait)
         self._check_usable()
-        removed: Counter[Standing | type[Unreadable]] = Counter()
-        live = markers = 0
-        kept: list[Unreadable] = []
-        failed: list[StoreUnavailableError | StoreBusyError] = []
-        deadline = time.monotonic() + wait
-        for found in self._store.scan(namespace):
-            verdict = self._judge(found, self._machine.now())
-            if verdict in (Standing.DONE, Standing.GIVEN_BACK):
-                markers += 1
-                continue
-            if verdict is Standing.HELD:
-                if isinstance(found, Unreadable):
-                    kept.append(found)
-                else:
-                    live += 1
-                continue
-            try:
-                # Compared under the lock: what was taken again since we read it stays.
-                if self._store.discard(found, wait=max(0.0, deadline - time.monotonic())):
-                    removed[Unreadable if isinstance(found, Unreadable) else verdict] += 1
-            except (StoreUnavailableError, StoreBusyError) as error:
-                # One claim that cannot be removed must not keep the others; the caller is told of it.
-                failed.append(error)
-        return Pruned(
-            removed[Standing.EXPIRED],
-            removed[Standing.ORPHANED],
-            removed[Unreadable],
-            live,
-            tuple(kept),
-            tuple(failed),
-            markers,
-        )
+        return overview.prune(self._store, self._machine, namespace, wait)
 
     def listing(
         self, namespace: str | None = None, *, mine: bool = False, after: str = "", at_most: int = 50
@@ -289,25 +257,14 @@ class Claims:
         if namespace is not None:
             rules.scoped_key("any", namespace)
         self._check_usable()
-        now = self._machine.now()
-        page: list[Listed] = []
-        for found in self._store.scan(namespace):
-            if mine and not (isinstance(found, Claim) and found.holder.name == self._holder.name):
-                continue
-            if after and self._store.position(found) <= after:
-                continue
-            if len(page) == at_most:
-                return Listing(tuple(page), now, self._store.position(page[-1].found))
-            page.append(Listed(found, self._judge(found, now)))
-        return Listing(tuple(page), now, None)
+        of = self._holder.name if mine else None
+        return overview.listing(self._store, self._machine, namespace, of=of, after=after, at_most=at_most)
 
     def stored(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> Listing:
         """Return what is stored for *key*, if anything is, as `listing` does; removes nothing, not even a dead claim."""
         scoped = rules.scoped_key(key, namespace)
         self._check_usable()
-        found, now = self._store.read(scoped), self._machine.now()
-        page = () if found is None else (Listed(found, self._judge(found, now)),)
-        return Listing(page, now, None)
+        return overview.stored(self._store, self._machine, scoped)
 
     def end(self, *, within: float = END_WAIT, dying: bool = False) -> int:
         """End the session: release what it holds; return how many claims went.
@@ -372,9 +329,7 @@ class Claims:
         return replace(found, holder=self._holder, expires=expires, note=note or found.note)
 
     def _judge(self, found: Claim | Unreadable, now: Moment) -> Standing:
-        if isinstance(found, Claim):
-            return rules.standing(found, now, self._machine.provably_dead)
-        return Standing.EXPIRED if rules.nobodys(found, now) else Standing.HELD
+        return overview.judge(found, now, self._machine.provably_dead)
 
     def _is_ours(self, claim: Claim, scoped: ScopedKey) -> bool:
         """Tell whether *claim* is ours and holds *scoped*, as a marker does not.

@@ -8,8 +8,10 @@ import os
 import sys
 from pathlib import Path
 
+from mcp_claims.cli.options import add_store_options, chosen_store
 from mcp_claims.diagnosis import Finding, Level, diagnose
-from mcp_claims.stores.location import DIRECTORY_VARIABLE, located
+from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
+from mcp_claims.stores.location import located
 
 _ORDER = (Level.OK, Level.WARNING, Level.FAILURE)
 
@@ -21,15 +23,19 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="look whether everything is as claims need it",
         description="Look whether everything is as claims need it. Changes no claim. Exit code 1 if something fails.",
     )
-    doctor.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
+    add_store_options(doctor)
     doctor.add_argument("--hosts", action="store_true", help="also look at the hosts, and start what they would start")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    directory, chosen_by = located(options.dir)
-    findings = list(diagnose(Path(directory), chosen_by))
+    store = chosen_store(options)
+    if isinstance(store, AgentAwarenessStore):
+        findings = list(diagnose(Path(store.directory), "in the layout of agent-awareness", store))
+    else:
+        directory, chosen_by = located(options.dir)
+        findings = list(diagnose(Path(directory), chosen_by))
     if options.hosts:
         # Imported here: it brings what edits files, which nothing else of this needs.
         from mcp_claims.diagnosis.hosts import examine_hosts

@@ -28,6 +28,7 @@ from mcp_claims.cli.options import (
 from mcp_claims.record import Claim, Moment
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 _AT_MOST = 1_000
@@ -78,28 +79,35 @@ def _list(options: argparse.Namespace) -> int:
     elif options.json:
         say("", _as_json(read()), as_json=True)
     else:
-        from rich.console import Console
-
-        # Nothing is cut to a width where it goes into a file or a pipe.
-        Console(width=None if sys.stdout.isatty() else _WIDE).print(_table(read()))
+        _console().print(_table(read()))
     return YES
 
 
 def _watch(session: Claims, options: argparse.Namespace, read: Callable[[], Listing]) -> None:
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console()
+    console = _console()
     try:
         if options.json:
             for listing in _changes(session, options.namespace, read, as_time_passes=False):
                 print(json.dumps(_as_json(listing), ensure_ascii=False), flush=True)
+        elif not console.is_terminal:
+            for listing in _changes(session, options.namespace, read, as_time_passes=False):
+                console.print(_table(listing))
+                sys.stdout.flush()
         else:
             with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-                for listing in _changes(session, options.namespace, read, as_time_passes=console.is_terminal):
+                for listing in _changes(session, options.namespace, read, as_time_passes=True):
                     live.update(_table(listing), refresh=True)
     except KeyboardInterrupt:
         return
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Nothing is cut to a width where it goes into a file or a pipe.
+    return Console(width=None if sys.stdout.isatty() else _WIDE)
 
 
 def _changes(

@@ -139,8 +139,9 @@ def _end(server: subprocess.Popen[bytes], readers: list[Thread]) -> None:
     assert server.stdin is not None
     with contextlib.suppress(OSError):
         server.stdin.close()
+    deadline = time.monotonic() + _ENDING
     for reader in readers:
-        reader.join(_ENDING)
+        reader.join(max(0.0, deadline - time.monotonic()))
     # Not waited for before: its PID, and so its group, would be free for others then.
     if sys.platform == "win32":
         server.kill()

@@ -17,6 +17,7 @@ from mcp_claims.errors import ClaimsError
 from mcp_claims.machine import Machine
 from mcp_claims.record import Claim, Moment, Unreadable
 from mcp_claims.rules import Standing
+from mcp_claims.stores.base import Store
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import LOCK, READ, Kernel
 from mcp_claims.stores.names import may_be_file_name
@@ -27,20 +28,21 @@ _PATIENCE = 0.5  # s
 _SLACK = timedelta(minutes=1)
 
 
-def examine_stored(directory: Path, machine: Machine) -> Iterator[Finding]:
-    """Examine the claims in *directory*."""
+def examine_stored(directory: Path, store: Store, machine: Machine) -> Iterator[Finding]:
+    """Examine the claims that *store* has in *directory*, and what else is there if the names in it are ours alone."""
     if not os.path.isdir(directory):  # Not `Path.is_dir`, which raises where this user may not look.
         return
-    yield from _claims(directory, machine)
-    yield from _entries(directory)
+    yield from _claims(store, machine)
+    if isinstance(store, FileStore):
+        yield from _entries(directory)
 
 
-def _claims(directory: Path, machine: Machine) -> Iterator[Finding]:
+def _claims(store: Store, machine: Machine) -> Iterator[Finding]:
     standings: Counter[Standing] = Counter()
     unreadable: list[Unreadable] = []
     odd: list[str] = []
     try:
-        for found in FileStore(directory).scan():
+        for found in store.scan():
             now = machine.now()
             if isinstance(found, Unreadable):
                 unreadable.append(found)

@@ -7,6 +7,7 @@ a handle where its signature fits, a caller where a token does.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import socket
 import sys
@@ -68,6 +69,7 @@ def build_app(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> 
         )
     names = (*_LOOPBACK_NAMES, _in_url(settings.host))
     opened: list[Sessions] = []
+    logging.getLogger(StreamableHTTPSessionManager.__module__).addFilter(_without_session_ids)
 
     def open_once() -> Sessions:
         opened[:] = [open_sessions()]
@@ -110,6 +112,13 @@ def build_app(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> 
     return Starlette(routes=routes, middleware=middleware, lifespan=lifespan)
 
 
+def _without_session_ids(record: logging.LogRecord) -> bool:
+    """Take ids of sessions out of the SDK's log: whoever has one, and a token for it, is that session."""
+    if isinstance(record.args, tuple):
+        record.args = tuple("…" if isinstance(argument, str) else argument for argument in record.args)
+    return True
+
+
 class ConnectionEnds:
     """Tells the sessions which of their connections are busy, and which have been ended by their clients."""
 
@@ -122,23 +131,20 @@ class ConnectionEnds:
         if connection is None:
             await self._app(scope, receive, send)
             return
-        status = 0
+        sessions, ending = self._sessions(), scope["method"] == "DELETE"
 
         async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            # The SDK has checked that the session exists and is this caller's.  Before the client is told: what it held
+            # has to be free for whoever hears of the end from it.
+            if ending and message["type"] == "http.response.start" and 200 <= message["status"] < 300:
+                sessions.end_connection(connection)
             await send(message)
 
-        sessions = self._sessions()
         sessions.entered(connection)
         try:
             await self._app(scope, receive, watch)
         finally:
             sessions.left(connection)
-            # The SDK has checked that the session exists and is this caller's.
-            if scope["method"] == "DELETE" and 200 <= status < 300:
-                sessions.end_connection(connection)
 
 
 class LoopbackOnly:
@@ -185,6 +191,9 @@ def serve_http(open_sessions: Callable[[], Sessions], settings: HttpSettings) ->
         )
     except OSError as error:
         raise InvalidInputError("--host", f"and --port cannot be listened on ({error}); choose others") from error
+    # Inherited by each connection.  asyncio sets it only where a socket names its protocol, which this one does not; an
+    # answer, sent as head and body, would wait 40 ms for the client's delayed acknowledgement of the first.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_STOP_WAIT, ws="none"
     )

@@ -13,6 +13,7 @@ import anyio
 from mcp.server.stdio import stdio_server
 
 from mcp_claims.server.app import build_server
+from mcp_claims.server.pipes import host_pipes
 from mcp_claims.sessions import Sessions
 
 _STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 def serve_stdio(sessions: Sessions) -> NoReturn:
     """Serve until the client goes or a signal asks to stop; then release what *sessions* hold and exit.
 
-    The process ends by `os._exit`.  A worker thread of the SDK may be blocked in reading stdin, which hosts leave
-    open when they send SIGINT, and an orderly exit of the interpreter would wait for that thread until the host's
+    The process ends by `os._exit`.  Where stdin is no pipe, a worker thread of the SDK may be blocked in reading it, which
+    hosts leave open when they send SIGINT, and an orderly exit of the interpreter would wait for that thread until the host's
     SIGKILL.
     """
     try:
@@ -38,7 +39,7 @@ def serve_stdio(sessions: Sessions) -> NoReturn:
 async def _serve(sessions: Sessions) -> None:
     _stop_on_signals(sessions)
     server = build_server(lambda: sessions)
-    async with stdio_server() as (reading, writing):
+    async with stdio_server(*host_pipes()) as (reading, writing):
         try:
             await server.run(reading, writing, server.create_initialization_options())
         except anyio.get_cancelled_exc_class():

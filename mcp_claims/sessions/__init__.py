@@ -1,14 +1,14 @@
 """Sessions: who is calling, how that is known and when it ends."""
 
-import importlib
 from typing import TYPE_CHECKING
+
+from mcp_claims.lazily import lazily
 
 if TYPE_CHECKING:
     from mcp_claims.sessions.handles import OpenedSession
     from mcp_claims.sessions.identity import fixed_session, process_session
     from mcp_claims.sessions.registry import Caller, Session, Sessions
 
-# Where each name is; imported when it is asked for, as in the package above.
 _WHERE = {
     "Caller": "registry",
     "OpenedSession": "handles",
@@ -19,12 +19,6 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-    globals()[name] = value
-    return value
-
+__getattr__ = lazily(__name__, _WHERE)
 
 __all__ = ["Caller", "OpenedSession", "Session", "Sessions", "fixed_session", "process_session"]

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import lru_cache
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
@@ -30,6 +31,11 @@ MAX_RECORD_BYTES = 64 * 1024
 _SUFFIX = ".json"
 _NEW = ".new"
 _SECRETS, _HANDLES = ".secrets", "handles"
+
+
+# The same bytes are the same claim.  Each change reads twice, before its lock and under it, and who polls reads what was
+# there before.
+_parsed = lru_cache(maxsize=64)(from_json)
 
 
 class FileStore:
@@ -58,7 +64,8 @@ class FileStore:
                 return Swap(False, found)
             if new is None:
                 if old is not None:
-                    self._remove(path, mark)
+                    mark.still_locked()
+                    self._kernel.remove(path)
                 return Swap(True, None)
             if not new.generation:
                 after = old.generation if old is not None else 0
@@ -180,22 +187,27 @@ class FileStore:
             status = self._kernel.status(fd)
             if not stat.S_ISREG(status.st_mode):
                 return unreadable(path, status, "not a file")
-            data = self._read_all(fd)
+            data = self._read_all(fd, status.st_size)
         finally:
             self._kernel.close(fd)
         if len(data) > MAX_RECORD_BYTES:
             return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
         try:
-            claim = from_json(data, changed_at(status))
+            claim = _parsed(data, changed_at(status))
         except RecordError as error:
             return unreadable(path, status, str(error))
         if claim.scoped != scoped and (scoped is not None or self._places(claim.scoped)[1] != path):
             return unreadable(path, status, "about another key than its file name says")
         return claim
 
-    def _read_all(self, fd: int) -> bytes:
-        data = b""
-        while len(data) <= MAX_RECORD_BYTES and (part := self._kernel.read(fd, MAX_RECORD_BYTES + 1)):
+    def _read_all(self, fd: int, size: int) -> bytes:
+        """Read the file *fd*, of *size* bytes, as far as a record can be long."""
+        data = self._kernel.read(fd, MAX_RECORD_BYTES + 1)
+        # A record is never changed in place, so there is nothing behind its end to ask for.
+        while 0 < len(data) <= MAX_RECORD_BYTES and len(data) < size:
+            part = self._kernel.read(fd, MAX_RECORD_BYTES + 1)
+            if not part:
+                break
             data += part
         return data
 

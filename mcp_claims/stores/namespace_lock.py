@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from types import TracebackType
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.record import MAX_GENERATION
@@ -20,7 +20,7 @@ LEAP = 1_000_000
 
 MARK_BYTES = 128
 _NO_BOOT, _UNKNOWN_BOOT, _DAMAGED = "none", "unknown", "damaged"
-_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_1, 0.005, 1.5
+_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_02, 0.005, 1.5
 
 
 class Mark:
@@ -32,7 +32,8 @@ class Mark:
 
     def __init__(self, kernel: Kernel, fd: int, directory: str) -> None:
         self._kernel, self._fd, self._directory = kernel, fd, directory
-        self._value, self._boot = self._read()
+        # Parsed only for a grant, but read at once: what cannot be read is no lock file, and lets nobody in.
+        self._data = kernel.read(fd, MARK_BYTES)
 
     def still_locked(self) -> None:
         """Raise `OSError` (ESTALE) if the lock file that we hold is no longer the one that others would lock.
@@ -50,33 +51,34 @@ class Mark:
         The mark is written before the claim: a crash between the two wastes a number instead of giving it twice.
         """
         boot = boot or _UNKNOWN_BOOT
-        if self._boot != boot:
+        given, written_in = self._last()
+        if written_in != boot:
             # Nothing else is synced to disk, so the last marks of the last boot may be forgotten.  The leap is synced:
             # it must not be forgotten itself, or two boots would leap to the same number.
-            self._store(self._value + LEAP if self._value or self._boot else 0, self._boot)
+            given = given + LEAP if given or written_in else 0
+            self._store(given, written_in)
             self._kernel.sync(self._fd)
             self._kernel.sync_directory(self._directory)
             self._kernel.sync_directory(os.path.dirname(self._directory))
-        value = max(self._value, after) + 1
+        value = max(given, after) + 1
         if value > MAX_GENERATION:
             used_up = OSError(errno.EOVERFLOW, "the generations are used up; a damaged record or mark says so")
             raise StoreUnavailableError(self._directory, used_up)
         # The boot is noted only now: were it noted before the sync, a sync that fails would never be made up for.
         self._store(value, boot)
-        return self._value
+        return value
 
-    def _read(self) -> tuple[int, str]:
-        data = self._kernel.read(self._fd, MARK_BYTES)
-        if data:
-            return _parse(data)
+    def _last(self) -> tuple[int, str]:
+        if self._data:
+            return _parse(self._data)
         # Nothing was ever granted here; unless there are claims, whose mark somebody has removed.
         lost = any(not name.startswith(".") for name in self._kernel.names(self._directory))
         return _above_all() if lost else (0, "")
 
     def _store(self, value: int, boot: str) -> None:
         self._kernel.seek(self._fd, 0)
-        write_all(self._kernel, self._fd, f"{value:016d} {boot or _NO_BOOT}\n".ljust(MARK_BYTES).encode())
-        self._value, self._boot = value, boot
+        self._data = f"{value:016d} {boot or _NO_BOOT}\n".ljust(MARK_BYTES).encode()
+        write_all(self._kernel, self._fd, self._data)
 
 
 def is_mark(data: bytes) -> bool:
@@ -97,8 +99,7 @@ def _above_all() -> tuple[int, str]:
     return time.time_ns() // 1_000, _DAMAGED
 
 
-@contextmanager
-def namespace_lock(kernel: Kernel, directory: str, wait: float) -> Iterator[Mark]:
+class namespace_lock:  # noqa: N801 (used like a function)
     """Hold the lock of the namespace in *directory*, made if missing; others may be waited for up to *wait* seconds.
 
     The kernel frees the lock when its owner dies, so there is never a stale lock to break, and an owner that is
@@ -110,24 +111,41 @@ def namespace_lock(kernel: Kernel, directory: str, wait: float) -> Iterator[Mark
 
     Raises `StoreBusyError` when the wait is over, `OSError` as the system does.
     """
-    path = f"{directory}/{LOCK_FILE}"
-    deadline = kernel.monotonic() + wait
-    while True:
-        fd = _open(kernel, directory, path)
-        try:
-            _acquire(kernel, fd, path, deadline, wait)
+
+    __slots__ = ("_directory", "_fd", "_kernel", "_wait")
+
+    def __init__(self, kernel: Kernel, directory: str, wait: float) -> None:
+        self._kernel, self._directory, self._wait = kernel, directory, wait
+
+    def __enter__(self) -> Mark:
+        path = f"{self._directory}/{LOCK_FILE}"
+        deadline = self._kernel.monotonic() + self._wait
+        while True:
+            self._fd = _open(self._kernel, self._directory, path)
             try:
-                if _still_there(kernel, fd, path):
-                    yield Mark(kernel, fd, directory)
-                    return
-            finally:
-                # What was changed is changed, so a failure here must not be told as one of the change.  Closing frees
-                # the lock too, and if even that fails, the end of the process does.
-                with suppress(OSError):
-                    kernel.unlock(fd)
+                _acquire(self._kernel, self._fd, path, deadline, self._wait)
+                if _still_there(self._kernel, self._fd, path):
+                    return Mark(self._kernel, self._fd, self._directory)
+            except BaseException:
+                self._leave()
+                raise
+            self._leave()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        # What was changed is changed, so a failure here must not be told as one of the change.  Closing frees the lock
+        # too, and if even that fails, the end of the process does.
+        try:
+            self._kernel.unlock(self._fd)
+        except OSError:
+            pass
         finally:
             with suppress(OSError):
-                kernel.close(fd)
+                self._kernel.close(self._fd)
 
 
 def make_namespace(kernel: Kernel, directory: str) -> None:

@@ -20,12 +20,14 @@ from mcp_claims.diagnosis import Finding, Level, file_system
 from mcp_claims.diagnosis.file_system import examine_file_system, kind_of
 from mcp_claims.diagnosis.identity import examine_identity
 from mcp_claims.machine import Machine, local_machine
+from mcp_claims.opening import open_store
 from mcp_claims.record import Moment, Proof, to_json
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel
 from tests.claims.bench import granted
 from tests.support.servers import PYTHON_ENVIRONMENT
+from tests.support.users import open_to_all
 
 if sys.platform == "win32":
     pytest.skip("modes and owners are those of POSIX", allow_module_level=True)
@@ -134,11 +136,7 @@ def test_what_this_user_may_not_enter_or_write_is_a_finding(
         "    (here / closed).chmod(0o700)\n"
         "print(*(finding.what for finding in findings if finding.level is Level.FAILURE), sep='\\n')\n"
     )
-    # It has to be reached by whoever that is.
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents:
-        if parent.name.startswith("pytest-"):
-            parent.chmod(0o711)
+    open_to_all(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path), closed, str(mode), examine],
         env=PYTHON_ENVIRONMENT,
@@ -347,6 +345,22 @@ def test_where_death_cannot_be_proved_it_is_said_what_is_missing() -> None:
     clocks, identity = examine_identity(Secretive(local_machine(), boot=None, start=None))
     assert (clocks.level, identity.level) == (Level.WARNING, Level.WARNING)
     assert "the boot, the start time cannot be read" in identity.what
+
+
+def test_in_the_layout_of_agent_awareness_its_directory_is_what_is_examined(tmp_path: Path) -> None:
+    directory = tmp_path / ".cache" / "agent-awareness" / "ada" / "claims"
+    store = open_store(str(directory), layout="agent-awareness")
+    granted(process_session(store), "vercel/next.js#1")
+    done = subprocess.run(
+        [sys.executable, "-m", "mcp_claims", "doctor", "--provider", "ada"],
+        env=PYTHON_ENVIRONMENT | {"HOME": str(tmp_path), "MCP_CLAIMS_LAYOUT": "agent-awareness"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(directory) in done.stdout and "1 live" in done.stdout and "not made by" not in done.stdout
 
 
 def test_a_directory_whose_name_is_no_text_is_examined_all_the_same(tmp_path: Path) -> None:

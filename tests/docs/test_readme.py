@@ -61,19 +61,45 @@ def test_the_first_command_shows_the_demo_on_a_fresh_machine(tmp_path: Path) -> 
 
 
 @pytest.mark.anyio
-async def test_the_third_command_serves_where_the_readme_says(tmp_path: Path) -> None:
+async def test_the_command_for_http_serves_where_the_readme_says(tmp_path: Path) -> None:
     environment = PYTHON_ENVIRONMENT | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MCP_CLAIMS_DIR": str(tmp_path / "claims"),
     }
     (url,) = re.findall(r"at `(http://[^`]+)`", README)
-    with started(shlex.split(snippets("sh")[2]), environment) as said:
+    with started(shlex.split(snippets("sh")[3]), environment) as said:
         assert said == f"mcp-claims: serving {url}\n"
         async with Client(url) as client:
             assert "open_session" in [tool.name for tool in (await client.list_tools()).tools]
 
 
-def test_the_second_command_makes_a_host_start_the_server_and_the_readme_names_all_hosts(tmp_path: Path) -> None:
+def test_the_lines_for_the_command_line_do_what_they_say(tmp_path: Path) -> None:
+    watch, run, claim, force = (line.partition("#")[0].strip() for line in snippets("sh")[2].strip().splitlines())
+    environment = PYTHON_ENVIRONMENT | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MCP_CLAIMS_DIR": str(tmp_path / "claims"),
+    }
+    (tmp_path / "Makefile").write_text("nightly:\n\t@echo made\n")
+
+    def bash(line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    assert bash(run).stdout == "made\n"
+    assert "was done by" in bash(run).stderr
+    assert "you hold" in bash(claim).stdout
+    assert force == "mcp-claims release deploy --force" and bash(force).stdout.startswith("RELEASED: taken from ")
+    with subprocess.Popen(shlex.split(watch), env=environment, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        seen = (line for line in watching.stdout if "nightly" in line)
+        try:
+            assert next(seen).split()[2] == "done"
+        finally:
+            watching.kill()
+
+
+def test_the_command_for_hosts_makes_a_host_start_the_server_and_the_readme_names_all_hosts(tmp_path: Path) -> None:
     command = shlex.split(snippets("sh")[1])
     run_python("-m", "mcp_claims", *command[1:], directory=tmp_path, HOME=str(tmp_path), CLAUDE_CONFIG_DIR="")
     entry = json.loads((tmp_path / ".claude.json").read_text())["mcpServers"]["claims"]
@@ -82,14 +108,14 @@ def test_the_second_command_makes_a_host_start_the_server_and_the_readme_names_a
     assert re.findall(r"`([a-z-]+)`", named.replace("`--hooks`", "")) == list(HOST_NAMES)
 
 
-def test_the_fourth_command_finds_nothing_wrong(tmp_path: Path) -> None:
-    assert snippets("sh")[3] == "mcp-claims doctor\n"
+def test_the_command_for_doubts_finds_nothing_wrong(tmp_path: Path) -> None:
+    assert snippets("sh")[4] == "mcp-claims doctor\n"
     assert "FAIL" not in run_python("-m", "mcp_claims", "doctor", directory=tmp_path)
 
 
 def test_ci_runs_the_last_command() -> None:
-    assert snippets("sh")[4] in (ROOT / ".ci" / "run").read_text()
-    assert len(snippets("sh")) == 5
+    assert snippets("sh")[5] in (ROOT / ".ci" / "run").read_text()
+    assert len(snippets("sh")) == 6
 
 
 def test_the_entry_for_hosts_is_the_file_that_is_shipped() -> None:

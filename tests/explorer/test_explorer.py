@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import pytest
 
@@ -17,23 +16,13 @@ SCHEDULES = int(os.environ.get("MCP_CLAIMS_SCHEDULES", "600"))
 RANDOM_SHARE = 10
 BOUND = 3
 
-explored: dict[str, int] = {}
-
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_at_most_one_holds_and_the_key_stays_claimable_under_every_schedule_tried(scenario: Scenario) -> None:
     found = explore(scenario, bound=BOUND, at_most=SCHEDULES, random_runs=SCHEDULES // RANDOM_SHARE)
     assert found.violation is None, found.violation
-    explored[scenario.name] = found.schedules
-
-
-def test_the_number_of_distinct_schedules_is_what_was_asked_for(record_property: Callable[[str, object], None]) -> None:
-    if set(explored) != {scenario.name for scenario in SCENARIOS}:
-        pytest.skip("only some scenarios were run")
-    total = sum(explored.values())
-    record_property("schedules", total)
-    print(f"{total:,} distinct schedules over {len(explored)} scenarios")
-    assert total >= SCHEDULES * len(SCENARIOS)
+    print(f"{found.schedules:,} distinct schedules")
+    assert found.schedules >= SCHEDULES, "as many as were asked for, in each"
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -36,8 +36,10 @@ def test_what_hosts_do_not_pass_on_of_the_environment_is_written_down(
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     run("install", "claude-code")
     assert served(home) == ["--dir", str(home / "state" / "mcp-claims" / "claims")]
-    monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("MCP_CLAIMS_DIR", str(home / "shared"))
+    run("install", "claude-code")
+    assert served(home) == ["--dir", str(home / "shared")]
+    monkeypatch.delenv("XDG_STATE_HOME")
     run("install", "claude-code")
     assert served(home) == ["--dir", str(home / "shared")]
     monkeypatch.delenv("MCP_CLAIMS_DIR")

@@ -5,16 +5,19 @@ Needs `MCP_CLAIMS_HOSTS`: a directory into which npm has installed what `.ci/run
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from mcp_claims.hosts import HOSTS, Surroundings, configured
 from tests.hosts.conftest import VARIABLES
+from tests.hosts.scripted_model import Block, say, scripted_model, use
 
 INSTALLED = os.environ.get("MCP_CLAIMS_HOSTS")
 
@@ -120,3 +123,57 @@ def test_claude_code_runs_the_hook_at_the_end_of_a_session(surroundings: dict[st
     is_listed(surroundings, "claude-code")
     assert (tmp_path / "told").read_text() == "-P -m mcp_claims hook session-end\n"
     assert settings.read_text() == text
+
+
+def test_of_two_sessions_of_claude_code_that_see_one_event_one_acts_and_the_other_reports(
+    surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    """Everything is real but the model: host, configuration, server, claims."""
+    claims(surroundings, "install", "claude-code", "--dir", str(tmp_path / "claims"))
+    refused, acted = threading.Event(), tmp_path / "acted"
+
+    def script(results: list[Block]) -> Block:
+        # Claude Code shows the model the structured part of an answer.
+        said = json.dumps([result["content"] for result in results]).replace("\\", "")
+        if not results:
+            return use("mcp__claims__try_claim", key="acme/web#12:checks_failed", note="fixing it")
+        if '"claimed":false' in said:
+            refused.set()
+            return say(f"REPORTED: {said}")
+        if len(results) == 1:
+            # Not before the other has asked: otherwise it might ask only when the work is done.
+            assert refused.wait(60)
+            return use("Bash", command=f"echo acted >> {acted}", description="Act on the event")
+        if len(results) == 2:
+            return use("mcp__claims__release", key="acme/web#12:checks_failed", outcome="done", note="fixed")
+        return say("ACTED")
+
+    with scripted_model(script) as url:
+        model = {
+            "ANTHROPIC_BASE_URL": url,
+            "ANTHROPIC_API_KEY": "none",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            # All tools at once, as the script does not look for them.
+            "ENABLE_TOOL_SEARCH": "false",
+        }
+        allowed = "mcp__claims__try_claim,mcp__claims__release,Bash"
+        sessions = [
+            subprocess.Popen(
+                ["claude", "-p", "The checks of acme/web#12 failed.", "--allowedTools", allowed],
+                env=surroundings | model,
+                cwd=tmp_path / "project",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        said = sorted(session.communicate(timeout=100)[0].strip() for session in sessions)
+    assert said[0] == "ACTED"
+    assert said[1].startswith("REPORTED:") and '"note":"fixing it"' in said[1] and '"client":"claude-code' in said[1]
+    assert acted.read_text() == "acted\n"
+    listed = json.loads(claims(surroundings, "list", "--dir", str(tmp_path / "claims"), "--json"))["claims"]
+    assert [(each["key"], each["outcome"], each["note"]) for each in listed] == [
+        ("acme/web#12:checks_failed", "done", "fixed")
+    ]

@@ -107,6 +107,25 @@ async def test_only_who_has_a_token_is_let_in_and_no_token_is_logged(claims_dir:
         assert TOKEN not in server.process.stderr.read()
 
 
+async def test_a_session_of_another_token_is_refused_and_its_id_is_not_logged(claims_dir: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"{TOKEN}\n{TOKEN[::-1]}\n")
+    tokens.chmod(0o600)
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+    accept = {"accept": "application/json, text/event-stream"}
+    with http_server(claims_dir, "--token-file", str(tokens)) as server:
+        async with httpx2.AsyncClient(headers=accept) as plain:
+            opened = await plain.post(server.url, json=message, headers={"authorization": f"Bearer {TOKEN}"})
+            session = opened.headers["mcp-session-id"]
+            stolen = {"authorization": f"Bearer {TOKEN[::-1]}", "mcp-session-id": session}
+            assert (await plain.post(server.url, json=message, headers=stolen)).status_code == 404
+        server.process.terminate()
+        assert server.process.stderr is not None
+        said = server.process.stderr.read()
+        assert "Rejecting request for session …" in said and session not in said
+
+
 async def test_a_page_that_made_its_name_mean_this_machine_is_refused(claims_dir: Path) -> None:
     with http_server(claims_dir) as server:
         async with httpx2.AsyncClient() as plain:

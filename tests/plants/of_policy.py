@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.plants.plant import Plant
 
+OVERVIEW = "mcp_claims/overview.py"
+
 CLAIMS, RULES, LINUX = "mcp_claims/claims.py", "mcp_claims/rules.py", "mcp_claims/machine/linux.py"
 
 POLICY = [
@@ -195,16 +197,16 @@ POLICY = [
     Plant(
         "prune removes without comparing",
         "C6 3",
-        CLAIMS,
-        "if self._store.discard(found, wait=max(0.0, deadline - time.monotonic())):",
-        "if self._store.discard((isinstance(found, Claim) and self._store.read(found.scoped)) or found, wait=1):",
+        OVERVIEW,
+        "if store.discard(found, wait=max(0.0, deadline - time.monotonic())):",
+        "if store.discard((isinstance(found, Claim) and store.read(found.scoped)) or found, wait=1):",
     ),
     Plant(
         "one failing removal ends prune",
         "C6",
-        CLAIMS,
-        "                failed.append(error)\n",
-        "                failed.append(error)\n                break\n",
+        OVERVIEW,
+        "            failed.append(error)\n",
+        "            failed.append(error)\n            break\n",
     ),
     Plant(
         "a loss is not told",
@@ -274,8 +276,8 @@ POLICY = [
     Plant(
         "a page begins with the last of the one before",
         "C12",
-        CLAIMS,
-        "if after and self._store.position(found) <= after:",
-        "if after and self._store.position(found) < after:",
+        OVERVIEW,
+        "if after and store.position(found) <= after:",
+        "if after and store.position(found) < after:",
     ),
 ]

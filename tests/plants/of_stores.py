@@ -52,15 +52,15 @@ STORES = [
         "the lock file is removed after use",
         "S2 2",
         LOCK,
-        "                    kernel.unlock(fd)\n",
-        "                    kernel.unlock(fd)\n                    os.unlink(path)\n",
+        "            self._kernel.unlock(self._fd)\n",
+        '            self._kernel.unlock(self._fd)\n            os.unlink(f"{self._directory}/{LOCK_FILE}")\n',
     ),
     Plant(
         "who waited does not look whether the file is still there",
         "S2",
         LOCK,
-        "                if _still_there(kernel, fd, path):\n                    yield",
-        "                if True:\n                    yield",
+        "                if _still_there(self._kernel, self._fd, path):\n                    return",
+        "                if True:\n                    return",
     ),
     Plant(
         "nobody looks again before a change",
@@ -139,15 +139,15 @@ STORES = [
         "errors of the system come as they are",
         "S7 12",
         "mcp_claims/stores/trust.py",
-        "raise StoreUnavailableError(error.filename or where, error) from error",
-        "raise",
+        "raise StoreUnavailableError(error.filename or self._where, error) from error",
+        "return",
     ),
     Plant(
         "a descriptor is left open",
         "S7 12",
         FILES,
-        "            data = self._read_all(fd)\n        finally:\n            self._kernel.close(fd)",
-        "            data = self._read_all(fd)\n        finally:\n            pass",
+        "            data = self._read_all(fd, status.st_size)\n        finally:\n            self._kernel.close(fd)",
+        "            data = self._read_all(fd, status.st_size)\n        finally:\n            pass",
     ),
     Plant(
         "group and others may write", "S8", KERNEL, "if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):", "if False:"
@@ -176,10 +176,10 @@ STORES = [
         "G1",
         FILES,
         "new = replace(new, generation=mark.next_generation(after, new.claimed.epoch))\n            self._write(path, to_json(new), mark)",
-        "self._write(path, to_json(replace(new, generation=max(mark._value, after) + 1)), mark)\n                new = replace(new, generation=mark.next_generation(after, new.claimed.epoch))",
+        "self._write(path, to_json(replace(new, generation=max(mark._last()[0], after) + 1)), mark)\n                new = replace(new, generation=mark.next_generation(after, new.claimed.epoch))",
     ),
-    Plant("counted per claim only", "G1", LOCK, "value = max(self._value, after) + 1", "value = after + 1"),
-    Plant("no leap in a new boot", "G2", LOCK, "self._value + LEAP if self._value or self._boot else 0", "self._value"),
+    Plant("counted per claim only", "G1", LOCK, "value = max(given, after) + 1", "value = after + 1"),
+    Plant("no leap in a new boot", "G2", LOCK, "given = given + LEAP if given or written_in else 0", "given = given"),
     Plant("the leap is not synced", "G2", LOCK, "            self._kernel.sync(self._fd)\n", ""),
     Plant(
         "a damaged mark counts from zero", "G2", LOCK, "return time.time_ns() // 1_000, _DAMAGED", "return 0, _DAMAGED"

@@ -56,7 +56,7 @@ def test_32_processes_with_deaths_stalls_and_expiries_never_hold_one_key_at_once
 @pytest.mark.parametrize("fault", ["no lock", "release by path"])
 def test_the_same_run_with_a_planted_fault_is_found_out(spawn: Spawn, tmp_path: Path, fault: str) -> None:
     # How soon it shows depends on the machine; some may stumble over what it leaves, which ends a run early.
-    for attempt in range(8):
+    for attempt in range(20):
         logs = tmp_path / f"logs {attempt}"
         logs.mkdir()
         spawn("contenders.py", tmp_path / f"claims {attempt}", logs, 3, 1, f"seed {attempt}", fault).hear_all()

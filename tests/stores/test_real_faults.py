@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import PYTHON_ENVIRONMENT
+from tests.support.users import open_to_all
 
 UNSHARE = [
     "unshare",
@@ -170,11 +171,7 @@ def test_a_directory_that_this_user_may_not_write_is_refused_with_the_remedy(tmp
         "os.chmod(sys.argv[1], 0o700)\n"
         "print(session.try_claim('red').claimed)\n"
     )
-    # It has to be reached by whoever that is.
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents:
-        if parent.name.startswith("pytest-"):
-            parent.chmod(0o711)
+    open_to_all(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", program, str(claims)],
         env=PYTHON_ENVIRONMENT,

@@ -1,0 +1,85 @@
+"""The system calls that a claim needs, and nothing else: no judgement, no parsing, no errors explained.
+
+What each is needed for is in DESIGN.md: S1 (the lock), S2 (is it still the file at the path), S3 (compare), S4 (rename),
+S8 (modes), G1 (the mark).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+_MARK = b"0000000000000001 boot".ljust(127) + b"\n"
+_MOST = 1 << 16
+
+
+class Bare:
+    """Claims in *directory*, which has to exist; *record* is what is written for each."""
+
+    def __init__(self, directory: Path, record: bytes) -> None:
+        self._directory, self._record = str(directory), record
+        self._lock, self._new = f"{directory}/.lock", f"{directory}/.new"
+
+    def look(self, key: str) -> None:
+        """Read, without the lock."""
+        _content(f"{self._directory}/{key}.json")
+
+    def try_once(self, key: str) -> bool:
+        """Lock, read, and write if nobody has *key*; tell whether."""
+        path = f"{self._directory}/{key}.json"
+        lock = self._enter()
+        try:
+            os.read(lock, len(_MARK))
+            if _content(path) is not None:
+                return False
+            os.lseek(lock, 0, os.SEEK_SET)
+            os.write(lock, _MARK)
+            self._write(path, lock)
+            return True
+        finally:
+            self._leave(lock)
+
+    def release(self, key: str) -> None:
+        """Lock, read and remove."""
+        path = f"{self._directory}/{key}.json"
+        lock = self._enter()
+        try:
+            _content(path)
+            self._check(lock)
+            os.unlink(path)
+        finally:
+            self._leave(lock)
+
+    def _enter(self) -> int:
+        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self._check(lock)
+        return lock
+
+    def _leave(self, lock: int) -> None:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
+
+    def _check(self, lock: int) -> None:
+        if os.lstat(self._lock).st_ino != os.fstat(lock).st_ino:
+            raise RuntimeError("the lock file was replaced")
+
+    def _write(self, path: str, lock: int) -> None:
+        fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.fchmod(fd, 0o600)
+        os.write(fd, self._record)
+        os.close(fd)
+        self._check(lock)
+        os.replace(self._new, path)
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    os.fstat(fd)
+    data = os.read(fd, _MOST)
+    os.close(fd)
+    return data

@@ -1,0 +1,46 @@
+"""Whatever an editor of a format does wrong, it is found out before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from mcp_claims.hosts.formats import Unfit, drop_checked, put_checked
+from mcp_claims.hosts.json_text import JsonText
+
+PLACE, TEXT = ("mcpServers",), '{"a": 1, "mcpServers": {"docs": {}, "claims": {"command": "x"}}}'
+WRONG = {
+    "a setting is lost": '{"mcpServers": {"docs": {}, "claims": {"command": "y"}}}',
+    "another server is lost": '{"a": 1, "mcpServers": {"claims": {"command": "y"}}}',
+    "ours is another": '{"a": 1, "mcpServers": {"docs": {}, "claims": {"command": "z"}}}',
+    "it does not parse": '{"a": 1, "mcpServers": {"docs": {}, "claims": {"command": "y"}}',
+    "nothing is changed": TEXT,
+}
+
+
+class Careless(JsonText):
+    """Makes of any text what it was told to."""
+
+    made = ""
+
+    def put(self, text: str, place: Sequence[str], name: str, value: object) -> str:  # noqa: ARG002
+        return self.made
+
+    def drop(self, text: str, place: Sequence[str], name: str) -> str:  # noqa: ARG002
+        return self.made
+
+
+@pytest.mark.parametrize("made", WRONG.values(), ids=WRONG)
+def test_an_edit_that_does_something_else_is_refused(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Careless, "made", made)
+    with pytest.raises(Unfit, match="cannot be edited safely"):
+        put_checked(Careless(), TEXT, PLACE, "claims", {"command": "y"})
+    with pytest.raises(Unfit, match="cannot be edited safely"):
+        drop_checked(Careless(), TEXT, PLACE, "claims")
+
+
+def test_an_edit_that_does_what_it_should_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = '{"a": 1, "mcpServers": {"docs": {}, "claims": {"command": "y"}}}'
+    monkeypatch.setattr(Careless, "made", right)
+    assert put_checked(Careless(), TEXT, PLACE, "claims", {"command": "y"}) == right

@@ -1,0 +1,88 @@
+"""Faults in what commands, hooks and `run` do."""
+
+from __future__ import annotations
+
+from tests.plants.plant import Plant
+
+CLI = "mcp_claims/cli/"
+
+COMMAND_LINE = [
+    Plant(
+        "trouble with the store looks like wrong usage",
+        "L1",
+        CLI + "main.py",
+        "        return 3",
+        "        return 2",
+    ),
+    Plant(
+        "a command claims for itself",
+        "L2",
+        CLI + "options.py",
+        "    if session is None:\n        raise InvalidInputError(",
+        "    if session is None:\n        from mcp_claims.sessions.identity import process_session\n\n"
+        "        return process_session(store)\n        raise InvalidInputError(",
+    ),
+    Plant(
+        "a process that is not there may hold",
+        "L2",
+        "mcp_claims/sessions/identity.py",
+        "    if proof.boot is None or proof.start is None or machine.provably_dead(holder):",
+        "    if proof.boot is None:",
+    ),
+    Plant(
+        "force keeps the generation",
+        "L3",
+        "mcp_claims/claims.py",
+        "            ended=Ended(Outcome.REVOKED, now),\n",
+        "            ended=Ended(Outcome.REVOKED, now),\n            generation=found.generation,\n",
+    ),
+    Plant(
+        "force asks nobody",
+        "L3",
+        CLI + "acting.py",
+        "    if listed.standing is Standing.HELD and not options.yes:",
+        "    if False:",
+    ),
+    Plant(
+        "the command outlives us",
+        "L4",
+        CLI + "child.py",
+        "                libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)\n",
+        "",
+    ),
+    Plant(
+        "the claim is ours, not the command's",
+        "L4",
+        CLI + "run.py",
+        "process_session(store) if child.pid is None else session_for_process(store, child.pid)",
+        "process_session(store) if child.pid is not None else session_for_process(store, child.pid)",
+    ),
+    Plant(
+        "a command goes on without its claim",
+        "L4",
+        CLI + "run.py",
+        "            child.stop(_PATIENCE_AFTER_LOSS)\n",
+        "            child.wait(1e6)\n",
+    ),
+    Plant(
+        "what the terminal sends comes twice",
+        "L4",
+        CLI + "child.py",
+        "        return found.si_signo, found.si_code > 0 and",
+        "        return found.si_signo, False and",
+    ),
+    Plant(
+        "the end of a session frees what everybody holds",
+        "L5",
+        CLI + "hook.py",
+        "        if _is_of_our_host(claim, machine):\n            session.revoke",
+        "        if claim:\n            session.revoke",
+    ),
+    Plant(
+        "the guard denies us what is ours",
+        "L5",
+        CLI + "hook.py",
+        "        if (by_path or by_command) and not _is_of_our_host(claim, machine):",
+        "        if by_path or by_command:",
+    ),
+]
