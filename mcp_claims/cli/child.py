@@ -48,10 +48,16 @@ if sys.platform != "win32":
             parent = os.getpid()
             self._failure, failure = os.pipe()
             gate, self._gate = os.pipe()
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:  # Nothing is there for one that was closed before we started.
+                    stream.flush()
+            # Who started us may ignore it: the kernel would reap the command and never tell us that it has ended.
+            ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.pid: int | None = os.fork()
             if self.pid == 0:
+                if ignored:  # The command inherits what it would have without us.
+                    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
                 _wait_and_run(self._command, gate, self._gate, failure, libc, parent)
             os.close(gate)
             os.close(failure)

@@ -128,6 +128,11 @@ class Session {
     await fs.writeFile(file, `${JSON.stringify({ holder: me, pid: process.pid, claimedAt, expiresAt }, null, 2)}\n`);
   }
 
+  // For the log alone; the original does not look whether the lock, under which it has changed the record, is still its own.
+  async confess(file) {
+    if (watching && (await parsed(`${file}.lock/meta.json`))?.pid !== process.pid) noticed('robbed', file);
+  }
+
   async tryClaim(plugin, key, minutes = 30) {
     const file = this.file(plugin, key);
     return new Lock(file, this.repaired).around(async () => {
@@ -135,8 +140,7 @@ class Session {
       await reached('read');
       if (found && !mine(found) && !late(found) && !dead(found)) return { claimed: false, holder: found.holder };
       await this.write(file, minutes);
-      // For the log alone; the original does not look.
-      if (watching && (await parsed(`${file}.lock/meta.json`))?.pid !== process.pid) noticed('robbed', file);
+      await this.confess(file);
       return { claimed: true };
     });
   }
@@ -148,6 +152,7 @@ class Session {
       if (!found || mine(found)) return false;
       if (!late(found) && !dead(found)) return true;
       await fs.rm(file, { force: true });
+      await this.confess(file);
       return false;
     });
   }
@@ -156,7 +161,9 @@ class Session {
     const file = this.file(plugin, key);
     await new Lock(file, this.repaired).around(async () => {
       const found = await parsed(file);
-      if (found && mine(found)) await fs.rm(file, { force: true });
+      if (!found || !mine(found)) return;
+      await fs.rm(file, { force: true });
+      await this.confess(file);
     });
   }
 

@@ -202,6 +202,25 @@ def test_the_command_inherits_what_it_would_have_without_us(commands: Commands) 
     assert commands("run", "red", "--", sys.executable, "-c", script, said="in").stdout == plain.stdout
 
 
+def test_whoever_ignores_the_end_of_children_does_not_hide_the_commands_end(commands: Commands) -> None:
+    script = "import signal; raise SystemExit(7 if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN else 8)"
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    command = [*COMMAND, "run", "red", "--", sys.executable, "-c", script]
+    ran = subprocess.run(
+        [sys.executable, "-c", ignoring, *command], env=commands.environment, timeout=PATIENCE, check=False
+    )
+    assert ran.returncode == 7
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_command_runs_where_an_output_is_closed(commands: Commands, closed: str) -> None:
+    command = [*COMMAND, "run", "red", "--", sys.executable, "-c", "raise SystemExit(7)"]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+    assert subprocess.run(shell, env=commands.environment, timeout=PATIENCE, check=False).returncode == 7
+
+
 def test_when_we_are_killed_the_command_is_too_and_the_key_is_free(commands: Commands, claims_dir: Path) -> None:
     with running(commands) as run:
         claim = holder(claims_dir)
