@@ -48,7 +48,8 @@ def measure(effort: Effort) -> Iterator[Figure]:
         stop.set()
         session.try_claim("the last one")
         thread.join()
-        busy = (now.user + now.system - used.user - used.system) / took * 100
+        # Each by itself: a difference of sums may come out below zero by rounding.
+        busy = ((now.user - used.user) + (now.system - used.system)) / took * 100
         resident = process.memory_info().rss
     what = f"{claims:,} claims, {changes / took:.0f} changes a second"
     yield Figure("watching", f"CPU of the server, {what}", "% of a core", busy)
