@@ -48,7 +48,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
         stop.set()
         session.try_claim("the last one")
         thread.join()
-        # Each by itself: a difference of sums may come out below zero by rounding.
+        # Each by itself: the sum of all four can be a rounding error below nothing.
         busy = ((now.user - used.user) + (now.system - used.system)) / took * 100
         resident = process.memory_info().rss
     what = f"{claims:,} claims, {changes / took:.0f} changes a second"

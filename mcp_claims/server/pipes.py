@@ -34,15 +34,15 @@ def host_pipes() -> tuple[Text, Text] | tuple[None, None]:
     From then on stdin is empty and stdout is stderr, for handlers and child processes: what they print by mistake must
     not end up between messages.
     """
-    if sys.platform == "win32" or not (_is_pipe(0) and _is_pipe(1)):
-        return None, None
-    reading, writing = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (0, 1))
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    # Where the host has closed stderr, 2 may be some file of ours by now.
-    os.dup2(2 if sys.stderr else nowhere, 1)
-    os.close(nowhere)
-    return cast("Text", _Lines(reading)), cast("Text", _Output(writing))
+    if sys.platform != "win32" and _is_pipe(0) and _is_pipe(1):
+        reading, writing = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (0, 1))
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 0)
+        # Where the host has closed stderr, 2 may be some file of ours by now.
+        os.dup2(2 if sys.stderr else nowhere, 1)
+        os.close(nowhere)
+        return cast("Text", _Lines(reading)), cast("Text", _Output(writing))
+    return None, None
 
 
 def _is_pipe(fd: int) -> bool:

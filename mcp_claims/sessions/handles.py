@@ -54,7 +54,7 @@ class Handles:
 
     def check(self, handle: str, caller: str | None) -> OpenedSession:
         """Return what *handle* stands for; raise `InvalidSessionError`, always the same, if it is not *caller*'s."""
-        data = _decoded(handle)
+        data = decoded(handle)
         body, mac, text = (
             data[: _FIXED_BYTES - _MAC_BYTES],
             data[_FIXED_BYTES - _MAC_BYTES : _FIXED_BYTES],
@@ -70,15 +70,15 @@ class Handles:
         return hmac.new(self._secret, _PURPOSE + who + body + label, hashlib.sha256).digest()[:_MAC_BYTES]
 
 
-def _decoded(handle: str) -> bytes:
-    """Decode *handle*; what is none comes back as bytes that no MAC fits."""
-    nothing = bytes(_FIXED_BYTES)
+def decoded(handle: str) -> bytes:
+    """Decode *handle*; raise `InvalidSessionError` for what cannot be one, for which nobody needs the secret."""
     if len(handle) > _LONGEST or not handle.isascii():
-        return nothing
+        raise InvalidSessionError
     try:
         data = base64.b64decode(handle + "=" * (-len(handle) % 4), altchars=b"-_", validate=True)
-    except binascii.Error:
-        return nothing
+    except binascii.Error as error:
+        raise InvalidSessionError from error
     # The last character has bits to spare: another spelling of the same bytes is a typing error too.
-    canonical = base64.urlsafe_b64encode(data).rstrip(b"=").decode() == handle
-    return data if canonical and len(data) >= _FIXED_BYTES else nothing
+    if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != handle or len(data) < _FIXED_BYTES:
+        raise InvalidSessionError
+    return data

@@ -20,7 +20,7 @@ from mcp_claims.claims import END_WAIT, Claims
 from mcp_claims.errors import SessionEndedError, SessionNeededError
 from mcp_claims.machine import Machine, local_machine
 from mcp_claims.record import Claim
-from mcp_claims.sessions.handles import Handles
+from mcp_claims.sessions.handles import Handles, decoded
 from mcp_claims.sessions.identity import handle_session, process_session
 from mcp_claims.sessions.keeping import DEFAULT_LONGEST_KEEPING, Keeping
 from mcp_claims.stores.base import Store
@@ -205,6 +205,8 @@ class Sessions:
 
     def _find(self, caller: Caller, handle: str | None) -> Session | None:
         if handle is not None:
+            # First of all: the secret is made when it is first asked for, and a mistake is to change nothing.
+            decoded(handle)
             opened = self._checker().check(handle, caller.principal)
             session = self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
         elif self._own is not None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mcp_claims.answers import Release
 from mcp_claims.claims import Claims
-from mcp_claims.record import Claim, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.record import Claim, Found, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import Standing
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.files import FileStore
@@ -172,8 +172,8 @@ class ReleasesByPath(Claims):
 class JudgesByTheWallClock(Claims):
     """Expiry is compared with a clock that steps."""
 
-    def _judge(self, found: Claim | Unreadable, now: Moment, dead: Callable[[Holder], bool] | None = None) -> Standing:
-        return super()._judge(found, Moment(now.wall), dead)
+    def _judge(self, found: Claim | Unreadable, now: Moment) -> Standing:
+        return super()._judge(found, Moment(now.wall))
 
 
 def plant(

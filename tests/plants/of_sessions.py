@@ -33,7 +33,9 @@ SESSIONS = [
         "    asked = parse(PruneArguments, arguments)\n    print('pruning')\n",
         survives="what is printed is diverted to stderr, so stdout stays clean all the same",
     ),
-    Plant("stdout is not diverted", "V11", SERVER + "pipes.py", "    os.dup2(2 if sys.stderr else nowhere, 1)\n", ""),
+    Plant(
+        "stdout is not diverted", "V11", SERVER + "pipes.py", "        os.dup2(2 if sys.stderr else nowhere, 1)\n", ""
+    ),
     Plant("who does not read blocks the loop", "V11", SERVER + "pipes.py", "if not self._room.poll(0):", "if False:"),
     Plant(
         "keys are logged",
@@ -88,8 +90,8 @@ SESSIONS = [
         "handles are passed over",
         "I2",
         REGISTRY,
-        "        if handle is not None:\n            opened",
-        "        if handle is not None and self._own is None and not caller.connection:\n            opened",
+        "        if handle is not None:\n            # First",
+        "        if handle is not None and self._own is None and not caller.connection:\n            # First",
     ),
     Plant(
         "a signature is not checked",
@@ -100,7 +102,11 @@ SESSIONS = [
     ),
     Plant("the caller is not signed", "I3", HANDLES, 'b"" if caller is None else b"caller " + caller.encode()', 'b""'),
     Plant(
-        "another spelling of the last character passes", "I3", HANDLES, "return data if canonical and", "return data if"
+        "another spelling of the last character passes",
+        "I3",
+        HANDLES,
+        'if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != handle or len',
+        "if len",
     ),
     Plant(
         "each process signs with a secret of its own",

@@ -116,6 +116,16 @@ def test_a_handle_over_stdio_is_the_same_session_after_the_host_restarted_the_se
     assert claim(rig.stdio().acting(NOBODY, handle)).holder.name == session.claims.holder.name
 
 
+@pytest.mark.parametrize("handle", ["", "x", "é" * 60, "A" * 500, "A" * 47, "AB=="])
+def test_what_cannot_be_a_handle_is_refused_before_a_secret_is_made(
+    rig: Rig, handle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rig.store, "secret", pytest.fail)
+    for sessions in (rig.http(), rig.stdio()):
+        with pytest.raises(InvalidSessionError):
+            sessions.acting(ADA, handle)
+
+
 def test_a_stolen_handle_is_refused_with_another_token_as_a_forged_one_is(rig: Rig) -> None:
     sessions = rig.http()
     handle, _ = sessions.open(None, Caller(principal="token a"))
