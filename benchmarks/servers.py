@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ OURS = ("-m", "mcp_claims", "serve", "--dir")
 WITH_NOOP = ("-m", "benchmarks.noop", "serve", "--dir")
 MINIMAL = ("-m", "benchmarks.minimal")
 ROOT = Path(__file__).parents[1]
+# An installed package has its byte code.  Where none may be written, ours would be compiled anew at each start, and
+# that of the SDK, which was installed, would not.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 _HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
 
@@ -86,7 +90,11 @@ class Peer:
 def peer(*arguments: str | Path) -> Iterator[Peer]:
     """Start Python with *arguments*, a server on stdio; it has ended when this has."""
     with subprocess.Popen(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as process:
         try:
             yield Peer(process)

@@ -1,4 +1,4 @@
-"""What a host waits for: from starting the server to the answer to its first tool call."""
+"""What a host waits for, from starting the server to the answer to its first call; and what a hook does, for `check`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measure import Bar, Effort, Figure, beside, interleaved
-from benchmarks.servers import MINIMAL, OURS, peer
+from benchmarks.servers import ENVIRONMENT, MINIMAL, OURS, ROOT, peer
+from mcp_claims import FileStore, process_session
 
 
 def measure(effort: Effort) -> Iterator[Figure]:
-    """Start servers, ours and the minimal one of the SDK, until each has answered a call."""
+    """Start servers, ours and the minimal one of the SDK, until each has answered a call, and commands until they end."""
     with tempfile.TemporaryDirectory() as directory:
 
         def ours() -> None:
@@ -27,10 +28,20 @@ def measure(effort: Effort) -> Iterator[Figure]:
                 server.call("add", a=1, b=2)
 
         def nothing() -> None:
-            subprocess.run([sys.executable, "-c", "pass"], check=True)
+            subprocess.run([sys.executable, "-c", "pass"], env=ENVIRONMENT, check=True)
 
-        interleaved(1, ours, minimal, nothing)  # Byte code is there from now on.
-        took = interleaved(effort.of(40), ours, minimal, nothing)
+        def check() -> None:
+            command = [sys.executable, "-m", "mcp_claims", "check", "nightly", "--dir", directory]
+            done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=False)
+            if done.returncode != 1:
+                raise RuntimeError(f"check answered {done.returncode} for a key that somebody else holds")
+
+        other = process_session(FileStore(directory))
+        other.try_claim("nightly")
+        interleaved(1, ours, minimal, nothing, check)  # Byte code is there from now on.
+        took = interleaved(effort.of(40), ours, minimal, nothing, check)
     floor = "minimal server of the SDK"
     yield beside("start", "to the first answered call on stdio", "ms", took[0], took[1], floor, Bar(0.95))
-    yield beside("start", "the minimal server itself", "ms", took[1], took[2], "Python that does nothing", None)
+    nothing_is = "Python that does nothing"
+    yield beside("start", "the minimal server itself", "ms", took[1], took[2], nothing_is, None)
+    yield beside("start", "`mcp-claims check` of a held key", "ms", took[3], took[2], nothing_is, None)

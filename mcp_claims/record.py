@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 # JavaScript, which reads these records too, has no larger exact integer.
@@ -207,17 +208,7 @@ def from_json(data: bytes, stored: datetime | None = None, *, number: int | None
     epoch = _text(record, "clockEpoch", optional=True)
     return Claim(
         scoped=ScopedKey(_required(record, "namespace"), _required(record, "key")),
-        holder=Holder(
-            name=_required(record, "holder"),
-            pid=_count(record, "pid", lowest=1),
-            proof=Proof(
-                boot=_text(record, "boot", optional=True),
-                pid_namespace=_text(record, "pidNamespace", optional=True),
-                time_namespace=_text(record, "timeNamespace", optional=True),
-                start=None if record.get("processStart") is None else _count(record, "processStart"),
-            ),
-            client=_text(record, "client", optional=True),
-        ),
+        holder=_holder(record),
         claimed=Moment(_time(record, "claimedAt"), _seconds(record, "claimedTicks"), epoch),
         expires=Moment(_time(record, "expiresAt"), _seconds(record, "expiresTicks"), epoch),
         note=_text(record, "note", optional=True),
@@ -225,6 +216,35 @@ def from_json(data: bytes, stored: datetime | None = None, *, number: int | None
         ended=None if record.get("outcome") is None else _ended(record, epoch),
         stored=stored,
     )
+
+
+def _holder(record: dict[str, Any]) -> Holder:
+    fields = tuple(map(record.get, _OF_HOLDER))
+    try:
+        return _known_holder(*fields)
+    except TypeError:
+        # A list or an object where neither belongs cannot be looked up; the check says which field it is.
+        return _checked_holder(*fields)
+
+
+def _checked_holder(*fields: object) -> Holder:
+    record = dict(zip(_OF_HOLDER, fields, strict=True))
+    return Holder(
+        name=_required(record, "holder"),
+        pid=_count(record, "pid", lowest=1),
+        proof=Proof(
+            boot=_text(record, "boot", optional=True),
+            pid_namespace=_text(record, "pidNamespace", optional=True),
+            time_namespace=_text(record, "timeNamespace", optional=True),
+            start=None if record.get("processStart") is None else _count(record, "processStart"),
+        ),
+        client=_text(record, "client", optional=True),
+    )
+
+
+_OF_HOLDER = ("holder", "pid", "boot", "pidNamespace", "timeNamespace", "processStart", "client")
+# Most records belong to few sessions.  By type as well: `True` and 1.0 are no PIDs, although they equal 1.
+_known_holder = lru_cache(maxsize=64, typed=True)(_checked_holder)
 
 
 def _ended(record: dict[str, Any], epoch: str | None) -> Ended:

@@ -127,28 +127,30 @@ def _asked(started: Started, environment: Mapping[str, str], patience: float) ->
     try:
         answer = _conversation(server, lines, begun, patience)
     finally:
-        _end(server)
-        for reader in readers:
-            reader.join(_ENDING)
+        _end(server, readers)
     said = b"".join(errors).decode(errors="replace").strip().splitlines()
     if answer.problem is not None and said:
         return _Answer(problem=f"{answer.problem}: {said[-1][:300]}")
     return answer
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
+def _end(server: subprocess.Popen[bytes], readers: list[Thread]) -> None:
     """End *server*: at the end of its input it goes by itself; one that hangs is killed, with what it has started."""
     assert server.stdin is not None
     with contextlib.suppress(OSError):
         server.stdin.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        server.wait(_ENDING)
+    deadline = time.monotonic() + _ENDING
+    for reader in readers:
+        reader.join(max(0.0, deadline - time.monotonic()))
+    # Not waited for before: its PID, and so its group, would be free for others then.
     if sys.platform == "win32":
         server.kill()
     else:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
     server.wait()
+    for reader in readers:
+        reader.join(_ENDING)
 
 
 def _conversation(server: subprocess.Popen[bytes], lines: SimpleQueue[bytes], begun: float, patience: float) -> _Answer:

@@ -193,7 +193,8 @@ class FileStore:
         if len(data) > MAX_RECORD_BYTES:
             return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
         try:
-            claim = _parsed(data, changed_at(status))
+            # A scan meets each record once, and would only push out those that are read again.
+            claim = (from_json if scoped is None else _parsed)(data, changed_at(status))
         except RecordError as error:
             return unreadable(path, status, str(error))
         if claim.scoped != scoped and (scoped is not None or self._places(claim.scoped)[1] != path):

@@ -14,7 +14,13 @@ from functools import lru_cache
 MAX_NAME = 120
 """Characters of a name; with `.json` it fits the 143 bytes of encrypted home directories, the least in use."""
 
+
+def _escape(byte: int) -> str:
+    return f"%{byte:02x}"
+
+
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
+_SPELT = [chr(byte) if byte in _PLAIN else _escape(byte) for byte in range(256)]
 _PREFIX = 50
 # Windows opens a device for these names, whatever comes after the first dot.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|conin\$|conout\$)(\.|$)")
@@ -26,7 +32,7 @@ _CUT_ESCAPE = re.compile(r"%.?$")
 def file_name(text: str) -> str:
     """Return the file name, without suffix, for a key or a namespace (valid UTF-8, not empty)."""
     data = text.encode()
-    name = "".join(chr(byte) if byte in _PLAIN else _escape(byte) for byte in data)
+    name = "".join([_SPELT[byte] for byte in data])
     # A leading dot would be hidden, or `..`; Windows strips a trailing one.
     if name[0] == ".":
         name = _escape(ord(".")) + name[1:]
@@ -44,7 +50,3 @@ def file_name(text: str) -> str:
 def may_be_file_name(name: str) -> bool:
     """Tell whether *name* can be one of ours; whatever else lies in the claims directory is none of our business."""
     return _MADE.fullmatch(name) is not None
-
-
-def _escape(byte: int) -> str:
-    return f"%{byte:02x}"

@@ -203,6 +203,16 @@ def test_a_count_that_is_no_whole_number_from_one_up_is_unreadable(field: str, v
         from_json(changed(**{field: value}))
 
 
+@pytest.mark.parametrize("field", ["pid", "processStart"])
+@pytest.mark.parametrize("value", [True, 1.0])
+def test_what_equals_a_count_that_was_read_before_and_is_none_is_unreadable_all_the_same(
+    field: str, value: object
+) -> None:
+    from_json(changed(**{field: 1}))
+    with pytest.raises(RecordError, match=f"{field} is not a whole number"):
+        from_json(changed(**{field: value}))
+
+
 @pytest.mark.parametrize("value", [True, -1, 1.5, "7"], ids=repr)
 def test_a_start_time_that_is_no_count_is_unreadable(value: object) -> None:
     with pytest.raises(RecordError, match="processStart"):

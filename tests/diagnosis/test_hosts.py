@@ -80,7 +80,7 @@ def test_what_starts_but_is_no_server_is_found(program: str, why: str, where: Su
 
 def test_one_that_hangs_is_killed_with_what_it_has_started(where: Surroundings, tmp_path: Path) -> None:
     hang = (
-        f"import os, time; os.fork(); open({str(tmp_path / 'pid')!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(1000)"
+        f"import os, time; os.fork(); open({str(tmp_path / 'pid')!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(60)"
     )
     told(where, "-c", hang)
     finding = found(where, patience=1)["host cursor"]

@@ -148,6 +148,7 @@ BAD: dict[str, Callable[[Host], bytes]] = {
     "with comments that the host refuses": lambda host: (
         b"// c\n{}" if host.name in {"claude-code", "claude-desktop", "cline"} else b"\0"
     ),
+    "with a trailing comma that the host refuses": lambda host: b'{"a": 1,}' if host.name == "gemini-cli" else b"\0",
 }
 
 

@@ -104,3 +104,12 @@ def test_a_new_file_has_what_the_host_wants_in_each() -> None:
 def test_what_cannot_be_edited_safely_is_refused(text: str, why: str) -> None:
     with pytest.raises(Unfit, match=why):
         put_checked(FORM, text, PLACE, "claims", ENTRY)
+
+
+def test_an_edit_that_would_change_something_else_is_refused() -> None:
+    # Without the list, the comment below it would be part of the text above it.
+    with pytest.raises(Unfit, match="cannot be edited safely"):
+        drop_checked(FORM, "p: |\n    say\nmcpServers:\n    - name: a\n    # theirs\n", PLACE, "a")
+    # With something after it, the last line of the text would get a line break.
+    with pytest.raises(Unfit, match="cannot be edited safely"):
+        put_checked(FORM, "mcpServers:\n- name: a\n  command: |\n    long", PLACE, "claims", ENTRY)
