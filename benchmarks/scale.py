@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -47,17 +46,17 @@ def fill(directory: Path, holder: Claims, namespaces: int, claims: int, *, age: 
     for space in range(namespaces):
         granted = holder.try_claim("key-0", f"space-{space}").found
         assert isinstance(granted, Claim)
-        granted = replace(granted, claimed=_earlier(granted.claimed, age), expires=_earlier(granted.expires, age))
+        granted = granted._replace(claimed=_earlier(granted.claimed, age), expires=_earlier(granted.expires, age))
         folder = directory / file_name(f"space-{space}")
         for number in range(each):
             key = f"key-{number}"
-            record = to_json(replace(granted, scoped=ScopedKey(f"space-{space}", key)))
+            record = to_json(granted._replace(scoped=ScopedKey(f"space-{space}", key)))
             (folder / f"{file_name(key)}.json").write_bytes(record)
 
 
 def _earlier(moment: Moment, age: timedelta) -> Moment:
     # A machine that has just booted has no such time; then it is the time of its boot.
-    return replace(moment, wall=moment.wall - age, ticks=max(0.0, moment.ticks - age.total_seconds()))
+    return moment._replace(wall=moment.wall - age, ticks=max(0.0, moment.ticks - age.total_seconds()))
 
 
 def _one_key(many: Path, few: Path, effort: Effort) -> Iterator[Figure]:

@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measure import Bar, Effort, Figure, beside, interleaved
-from benchmarks.servers import ENVIRONMENT, MINIMAL, OURS, ROOT, peer
+from benchmarks.servers import ENVIRONMENT, MINIMAL, OURS, peer
 from mcp_claims import FileStore, process_session
+from mcp_claims.stores.location import DIRECTORY_VARIABLE
+
+COMMAND = Path(sys.executable).with_name("mcp-claims")
+_EVENT = b'{"tool_name": "Bash", "tool_input": {"command": "make nightly"}}'
 
 
 def measure(effort: Effort) -> Iterator[Figure]:
@@ -30,18 +34,25 @@ def measure(effort: Effort) -> Iterator[Figure]:
         def nothing() -> None:
             subprocess.run([sys.executable, "-c", "pass"], env=ENVIRONMENT, check=True)
 
+        claims = ENVIRONMENT | {DIRECTORY_VARIABLE: directory}
+
         def check() -> None:
-            command = [sys.executable, "-m", "mcp_claims", "check", "nightly", "--dir", directory]
-            done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=False)
+            done = subprocess.run([COMMAND, "check", "nightly"], env=claims, capture_output=True, check=False)
             if done.returncode != 1:
                 raise RuntimeError(f"check answered {done.returncode} for a key that somebody else holds")
 
+        def guard() -> None:
+            done = subprocess.run([COMMAND, "hook", "guard"], env=claims, input=_EVENT, capture_output=True, check=True)
+            if b"deny" not in done.stdout:
+                raise RuntimeError("the guard lets a command through that is about what somebody else holds")
+
         other = process_session(FileStore(directory))
         other.try_claim("nightly")
-        interleaved(1, ours, minimal, nothing, check)  # Byte code is there from now on.
-        took = interleaved(effort.of(40), ours, minimal, nothing, check)
+        interleaved(1, ours, minimal, nothing, check, guard)  # Byte code is there from now on.
+        took = interleaved(effort.of(40), ours, minimal, nothing, check, guard)
     floor = "minimal server of the SDK"
     yield beside("start", "to the first answered call on stdio", "ms", took[0], took[1], floor, Bar(0.95))
     nothing_is = "Python that does nothing"
     yield beside("start", "the minimal server itself", "ms", took[1], took[2], nothing_is, None)
-    yield beside("start", "`mcp-claims check` of a held key", "ms", took[3], took[2], nothing_is, None)
+    yield beside("start", "`mcp-claims check` of a held key", "ms", took[3], took[2], nothing_is, Bar(2.5))
+    yield beside("start", "`mcp-claims hook guard` of one", "ms", took[4], took[2], nothing_is, Bar(2.5))

@@ -7,12 +7,11 @@ The core, without MCP:
             ...
 """
 
-from typing import TYPE_CHECKING
-
 from mcp_claims.lazily import lazily
+from mcp_claims.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mcp_claims.answers import Attempt, Look, Pruned, Release, Status, TakenOver
+    from mcp_claims.answers import Attempt, Look, Release, Status, TakenOver
     from mcp_claims.claims import Claims
     from mcp_claims.errors import (
         ClaimsError,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
         UnsafeDirectoryError,
     )
     from mcp_claims.opening import open_store
+    from mcp_claims.overview import Pruned
     from mcp_claims.record import Claim, Ended, Holder, Moment, OriginalHolder, Outcome, Proof, ScopedKey, Unreadable
     from mcp_claims.sessions import process_session
     from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
@@ -53,7 +53,7 @@ _WHERE = {
     "OriginalHolder": "record",
     "Outcome": "record",
     "Proof": "record",
-    "Pruned": "answers",
+    "Pruned": "overview",
     "Release": "answers",
     "ScopedKey": "record",
     "SessionEndedError": "errors",

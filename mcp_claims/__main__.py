@@ -2,6 +2,6 @@
 
 import sys
 
-from mcp_claims.cli.main import main
+from mcp_claims.cli.main import command
 
-sys.exit(main())
+sys.exit(command())

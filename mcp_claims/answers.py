@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
-from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.record import Claim, Found, Moment, Unreadable
 from mcp_claims.rules import Standing
+from mcp_claims.typed import NamedTuple
 
 
 class Status(Enum):
@@ -19,8 +18,7 @@ class Status(Enum):
     DONE = "done"
 
 
-@dataclass(frozen=True, slots=True)
-class TakenOver:
+class TakenOver(NamedTuple):
     """What a new claim replaced, and why it could: a dead claim, the marker of work that ended, or what was unreadable and
     nobody's.
     """
@@ -29,8 +27,7 @@ class TakenOver:
     why: Standing
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What `try_claim` did.
 
     `found` is the claim in force now: ours if `claimed`, else somebody else's, the marker of work that is done, or the
@@ -48,8 +45,7 @@ class Attempt:
         return self.status in (Status.ACQUIRED, Status.RENEWED)
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """What `is_claimed_by_other` saw; `found` is `None` where there is nothing, and may be a marker, which holds nothing.
 
     `in_force` tells, if a generation was asked about, whether that grant still holds the key.
@@ -71,44 +67,10 @@ class Look:
         return self.found if isinstance(self.found, Claim) and self.found.ended is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """What `release` did; `found` is the claim that went, its marker if one stays, or what is there instead of ours."""
 
     released: bool
     found: Found
     now: Moment
     lost: Claim | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One thing that is stored, and how it stands."""
-
-    found: Claim | Unreadable
-    standing: Standing
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A page of what is stored, in the order of the store; `after` is where the next one begins, if there is one."""
-
-    page: tuple[Listed, ...]
-    now: Moment
-    after: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What `prune` removed and what it kept: live claims, markers of work that ended, and what cannot be read.
-
-    `failed` are dead claims that the system would not let us remove.
-    """
-
-    expired: int
-    orphaned: int
-    unreadable: int
-    live: int
-    kept_unreadable: tuple[Unreadable, ...]
-    failed: tuple[StoreUnavailableError | StoreBusyError, ...]
-    markers: int = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from threading import Lock
+# As `threading.Lock`; importing all of `threading` is a fortieth of a check's time.
+from _thread import allocate_lock
 
 from mcp_claims.record import Claim, Found, ScopedKey
 
@@ -13,7 +14,7 @@ class Beliefs:
     def __init__(self, name: str) -> None:
         self._name = name
         self._believed: dict[ScopedKey, Claim] = {}
-        self._lock = Lock()
+        self._lock = allocate_lock()
 
     def __bool__(self) -> bool:
         return bool(self._believed)

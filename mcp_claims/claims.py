@@ -9,14 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Self
 
-from mcp_claims import overview, rules
-from mcp_claims.answers import Attempt, Listing, Look, Pruned, Release, Status, TakenOver
+from mcp_claims import rules
+from mcp_claims.answers import Attempt, Look, Release, Status, TakenOver
 from mcp_claims.beliefs import Beliefs
 from mcp_claims.errors import (
     ContendedError,
@@ -32,6 +30,12 @@ from mcp_claims.machine.forks import forks
 from mcp_claims.record import Claim, Ended, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import DEFAULT_NAMESPACE, Standing
 from mcp_claims.stores.base import LOCK_WAIT, RemoteStore, Store
+from mcp_claims.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from mcp_claims.overview import Listing, Pruned
 
 END_WAIT = 0.2
 """Seconds that the end of a session may wait for other processes in all."""
@@ -90,7 +94,7 @@ class Claims:
 
     def describe_client(self, client: str) -> None:
         """Say which program the session belongs to (name and version), for people who read claims."""
-        self._holder = replace(self._holder, client=rules.one_line(client[:_MAX_CLIENT])[:_MAX_CLIENT])
+        self._holder = self._holder._replace(client=rules.one_line(client[:_MAX_CLIENT])[:_MAX_CLIENT])
 
     def try_claim(
         self,
@@ -251,6 +255,8 @@ class Claims:
             rules.scoped_key("any", namespace)
         wait = rules.wait(wait)
         self._check_usable()
+        from mcp_claims import overview  # Here, and below: a check looks at one key only.
+
         return overview.prune(self._store, self._machine, namespace, wait)
 
     def listing(
@@ -264,12 +270,16 @@ class Claims:
             rules.scoped_key("any", namespace)
         self._check_usable()
         of = self._holder.name if mine else None
+        from mcp_claims import overview
+
         return overview.listing(self._store, self._machine, namespace, of=of, after=after, at_most=at_most)
 
     def stored(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> Listing:
         """Return what is stored for *key*, if anything is, as `listing` does; removes nothing, not even a dead claim."""
         scoped = rules.scoped_key(key, namespace)
         self._check_usable()
+        from mcp_claims import overview
+
         return overview.stored(self._store, self._machine, scoped)
 
     def give_back(self, granted: Claim) -> None:
@@ -353,11 +363,11 @@ class Claims:
         if found is None or not self._is_ours(found, scoped):
             return Claim(scoped, self._holder, claimed=now, expires=expires, note=note)
         if rules.remaining(found.expires, now) > ttl:
-            expires = replace(found.expires, wall=rules.wall_expiry(found.expires, now))
-        return replace(found, holder=self._holder, expires=expires, note=note or found.note)
+            expires = found.expires._replace(wall=rules.wall_expiry(found.expires, now))
+        return found._replace(holder=self._holder, expires=expires, note=note or found.note)
 
     def _judge(self, found: Claim | Unreadable, now: Moment) -> Standing:
-        return overview.judge(found, now, self._machine.provably_dead)
+        return rules.judge(found, now, self._machine.provably_dead)
 
     def _is_ours(self, claim: Claim, scoped: ScopedKey) -> bool:
         """Tell whether *claim* is ours and holds *scoped*, as a marker does not.

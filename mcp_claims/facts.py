@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 from mcp_claims import rules, wording
-from mcp_claims.answers import Listed
 from mcp_claims.record import Claim, Found, Moment, Unreadable, timestamp
+from mcp_claims.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mcp_claims.overview import Listed
 
 
 def listed_facts(listed: Listed, now: Moment) -> dict[str, Any]:

@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import cache
 
 from mcp_claims import rules
-from mcp_claims.answers import Listed, Listing, Pruned
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.machine import Machine
-from mcp_claims.record import Claim, Holder, Moment, ScopedKey, Unreadable
+from mcp_claims.record import Claim, Moment, ScopedKey, Unreadable
 from mcp_claims.rules import Standing
 from mcp_claims.stores.base import Store
+from mcp_claims.typed import NamedTuple
 
 
-def judge(found: Claim | Unreadable, now: Moment, provably_dead: Callable[[Holder], bool]) -> Standing:
-    """Tell how *found* stands at *now*; what cannot be read is held until it is nobody's."""
-    if isinstance(found, Claim):
-        return rules.standing(found, now, provably_dead)
-    return Standing.EXPIRED if rules.nobodys(found, now) else Standing.HELD
+class Listed(NamedTuple):
+    """One thing that is stored, and how it stands."""
+
+    found: Claim | Unreadable
+    standing: Standing
+
+
+class Listing(NamedTuple):
+    """A page of what is stored, in the order of the store; `after` is where the next one begins, if there is one."""
+
+    page: tuple[Listed, ...]
+    now: Moment
+    after: str | None
+
+
+class Pruned(NamedTuple):
+    """What `prune` removed and what it kept: live claims, markers of work that ended, and what cannot be read.
+
+    `failed` are dead claims that the system would not let us remove.
+    """
+
+    expired: int
+    orphaned: int
+    unreadable: int
+    live: int
+    kept_unreadable: tuple[Unreadable, ...]
+    failed: tuple[StoreUnavailableError | StoreBusyError, ...]
+    markers: int = 0
 
 
 def prune(store: Store, machine: Machine, namespace: str | None, wait: float) -> Pruned:
@@ -33,7 +55,7 @@ def prune(store: Store, machine: Machine, namespace: str | None, wait: float) ->
     # Most of what is stored belongs to few sessions, and one that was alive a moment ago keeps its claims either way.
     dead = cache(machine.provably_dead)
     for found in store.scan(namespace):
-        verdict = judge(found, machine.now(), dead)
+        verdict = rules.judge(found, machine.now(), dead)
         if verdict in (Standing.DONE, Standing.GIVEN_BACK):
             markers += 1
             continue
@@ -74,11 +96,11 @@ def listing(
             continue
         if len(page) == at_most:
             return Listing(tuple(page), now, store.position(page[-1].found))
-        page.append(Listed(found, judge(found, now, dead)))
+        page.append(Listed(found, rules.judge(found, now, dead)))
     return Listing(tuple(page), now, None)
 
 
 def stored(store: Store, machine: Machine, scoped: ScopedKey) -> Listing:
     """Return what is stored for *scoped*: a page of one, or of none."""
     found, now = store.read(scoped), machine.now()
-    return Listing(() if found is None else (Listed(found, judge(found, now, machine.provably_dead)),), now, None)
+    return Listing(() if found is None else (Listed(found, rules.judge(found, now, machine.provably_dead)),), now, None)

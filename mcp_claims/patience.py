@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 
 import anyio
@@ -125,7 +124,7 @@ class _Wait:
         attempt = await self._attempt_once()
         # That a claim was lost is told only once, so it has to be kept for the answer.
         self._lost = attempt.lost or self._lost
-        self._attempt = replace(attempt, lost=self._lost)
+        self._attempt = attempt._replace(lost=self._lost)
         return attempt.status is not Status.HELD or waited >= self._patience
 
     async def at_most(self, something: Callable[[], Awaitable[None]]) -> None:

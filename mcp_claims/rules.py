@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -55,6 +53,13 @@ def standing(claim: Claim, now: Moment, provably_dead: Callable[[Holder], bool])
         # A marker outlives its writer.
         return Standing.DONE if claim.ended.outcome is Outcome.DONE else Standing.GIVEN_BACK
     return Standing.ORPHANED if provably_dead(claim.holder) else Standing.HELD
+
+
+def judge(found: Claim | Unreadable, now: Moment, provably_dead: Callable[[Holder], bool]) -> Standing:
+    """Tell how *found* stands at *now*; what cannot be read is held until it is nobody's."""
+    if isinstance(found, Claim):
+        return standing(found, now, provably_dead)
+    return Standing.EXPIRED if nobodys(found, now) else Standing.HELD
 
 
 def expired(claim: Claim, now: Moment) -> bool:
@@ -115,7 +120,7 @@ def later(moment: Moment, span: timedelta) -> Moment:
 def marker(held: Claim, outcome: Outcome, now: Moment, retention: timedelta, note: str | None) -> Claim:
     """Return what stays of *held* when it is given back at *now*; without a *note* it keeps that of the claim."""
     ended = Ended(outcome, now)
-    return replace(held, expires=later(now, retention), note=note or held.note, ended=ended)
+    return held._replace(expires=later(now, retention), note=note or held.note, ended=ended)
 
 
 def nobodys(found: Unreadable, now: Moment) -> bool:
@@ -156,6 +161,8 @@ def _has_forbidden(text: str) -> bool:
 
 
 def _forbidden(character: str) -> bool:
+    import unicodedata  # Few keys and notes need it.
+
     category = unicodedata.category(character)
     return category in _FORBIDDEN_CATEGORIES or (category == _FORMAT_CATEGORY and character not in _JOINERS)
 

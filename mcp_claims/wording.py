@@ -10,12 +10,16 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from mcp_claims import rules
-from mcp_claims.answers import Attempt, Listed, Listing, Look, Pruned, Release, Status, TakenOver
+from mcp_claims.answers import Attempt, Look, Release, Status, TakenOver
 from mcp_claims.record import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable, timestamp
 from mcp_claims.rules import Standing
+from mcp_claims.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcp_claims.overview import Listed, Listing, Pruned
 
 _SHOWN_PROBLEMS = 3
-_PLAIN_NAME = re.compile(r"[\w.:-]{1,300}")
+_PLAIN_NAME = r"[\w.:-]{1,300}"
 
 
 def attempt_text(scoped: ScopedKey, attempt: Attempt, kept: bool) -> str:
@@ -311,7 +315,7 @@ def client(claim: Claim) -> str | None:
 def _who(claim: Claim) -> str:
     name, program = claim.holder.name, client(claim)
     # Our names are plain; another one is whatever somebody wrote into the file.
-    shown_name = name if _PLAIN_NAME.fullmatch(name) else _quoted(name)
+    shown_name = name if re.fullmatch(_PLAIN_NAME, name) else _quoted(name)
     return f"{shown_name} ({_quoted(program)})" if program else shown_name
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import getpass
 import sys
-from typing import Any
+from types import SimpleNamespace
 
 from mcp_claims import rules
 from mcp_claims.cli.options import (
@@ -22,6 +20,11 @@ from mcp_claims.cli.options import (
 )
 from mcp_claims.record import Claim, Outcome, Unreadable
 from mcp_claims.rules import Standing
+from mcp_claims.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
 
 _OUTCOMES = tuple(outcome.value for outcome in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED))
 
@@ -44,7 +47,7 @@ def add_try(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     command.set_defaults(run=_try)
 
 
-def _try(options: argparse.Namespace) -> int:
+def _try(options: SimpleNamespace) -> int:
     from mcp_claims import wording
     from mcp_claims.facts import claim_facts
     from mcp_claims.patience import claim_now_or_later
@@ -82,10 +85,11 @@ def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--generation", type=int, metavar="N", help="ask instead whether the grant of this generation is in force"
     )
     add_json(command)
-    command.set_defaults(run=_check)
+    command.set_defaults(run=check)
 
 
-def _check(options: argparse.Namespace) -> int:
+def check(options: SimpleNamespace) -> int:
+    """Run `check`."""
     from mcp_claims import wording
     from mcp_claims.facts import claim_facts
     from mcp_claims.sessions.identity import process_session
@@ -128,7 +132,7 @@ def add_release(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.set_defaults(run=_release)
 
 
-def _release(options: argparse.Namespace) -> int:
+def _release(options: SimpleNamespace) -> int:
     from mcp_claims import wording
     from mcp_claims.facts import claim_facts
 
@@ -148,7 +152,7 @@ def _release(options: argparse.Namespace) -> int:
     return YES if release.released else NO
 
 
-def _revoke(options: argparse.Namespace) -> int:
+def _revoke(options: SimpleNamespace) -> int:
     from mcp_claims import wording
     from mcp_claims.sessions.identity import process_session
 
@@ -191,7 +195,7 @@ def add_prune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command.set_defaults(run=_prune)
 
 
-def _prune(options: argparse.Namespace) -> int:
+def _prune(options: SimpleNamespace) -> int:
     from mcp_claims import wording
     from mcp_claims.sessions.identity import process_session
 
@@ -217,6 +221,8 @@ def _agreed(question: str) -> bool:
 
 
 def _user() -> str:
+    import getpass
+
     try:
         return getpass.getuser()
     except (OSError, KeyError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from types import SimpleNamespace
 
 _SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 
@@ -21,7 +22,7 @@ def add_completion(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     command.set_defaults(run=_completion)
 
 
-def _completion(options: argparse.Namespace) -> int:
+def _completion(options: SimpleNamespace) -> int:
     from argcomplete.shell_integration import shellcode
 
     print(shellcode(["mcp-claims"], shell=options.shell))

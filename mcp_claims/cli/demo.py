@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from types import SimpleNamespace
 
 
 def add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -11,7 +12,7 @@ def add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.set_defaults(run=_demo)
 
 
-def _demo(options: argparse.Namespace) -> int:  # noqa: ARG001 (every command takes its options)
+def _demo(options: SimpleNamespace) -> int:  # noqa: ARG001 (every command takes its options)
     from mcp_claims.cli.demo_agents import demo
 
     return demo()

@@ -7,13 +7,12 @@ host also tells, is not enough: a host that is started inside another one may in
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
 
 from mcp_claims.claims import Claims
 from mcp_claims.cli.options import add_command, chosen_store
@@ -21,6 +20,11 @@ from mcp_claims.errors import ClaimsError
 from mcp_claims.machine import Machine, local_machine
 from mcp_claims.record import Claim
 from mcp_claims.rules import Standing
+from mcp_claims.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
 
 _MOST_LOOKED_AT = 5_000
 _LEAST_IN_COMMAND = 4
@@ -44,10 +48,11 @@ def add_hook(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="session-end frees what the session holds; guard denies what touches a key or path that others hold",
     )
     command.add_argument("--strict", action="store_true", help="guard: deny, too, where the store cannot answer")
-    command.set_defaults(run=_hook)
+    command.set_defaults(run=hook)
 
 
-def _hook(options: argparse.Namespace) -> int:
+def hook(options: SimpleNamespace) -> int:
+    """Run `hook`."""
     from mcp_claims.sessions.identity import process_session
 
     try:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from mcp_claims import rules
@@ -89,7 +90,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
 
-def _install(options: argparse.Namespace) -> int:
+def _install(options: SimpleNamespace) -> int:
     from mcp_claims.hosts import HOSTS, Launch, install
 
     host, where = HOSTS[options.host], _surroundings()
@@ -115,7 +116,7 @@ def _install(options: argparse.Namespace) -> int:
     return 0
 
 
-def _uninstall(options: argparse.Namespace) -> int:
+def _uninstall(options: SimpleNamespace) -> int:
     from mcp_claims.hosts import HOSTS, uninstall
 
     host, where = HOSTS[options.host], _surroundings()
@@ -183,7 +184,7 @@ def _interpreter() -> str:
     return os.path.abspath(sys.executable)
 
 
-def _served_with(options: argparse.Namespace, environment: Mapping[str, str]) -> list[str]:
+def _served_with(options: SimpleNamespace, environment: Mapping[str, str]) -> list[str]:
     """Return the options of `serve` to write into the entry.
 
     Hosts give servers an environment of their own choosing: what chooses the directory here is written down, or two
@@ -202,7 +203,7 @@ def _served_with(options: argparse.Namespace, environment: Mapping[str, str]) ->
     return arguments
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: SimpleNamespace) -> None:
     """Raise what `serve` would raise for these options, so that no host is given what cannot start."""
     store = chosen_store(options)
     if options.session is not None:

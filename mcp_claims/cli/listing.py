@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from threading import Event
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from mcp_claims import rules
-from mcp_claims.answers import Listed, Listing
 from mcp_claims.claims import Claims
 from mcp_claims.cli.options import (
     NO,
@@ -25,6 +25,7 @@ from mcp_claims.cli.options import (
     chosen_store,
     say,
 )
+from mcp_claims.overview import Listed, Listing
 from mcp_claims.record import Claim, Moment
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.set_defaults(run=_show)
 
 
-def _list(options: argparse.Namespace) -> int:
+def _list(options: SimpleNamespace) -> int:
     from mcp_claims.errors import InvalidInputError
     from mcp_claims.sessions.identity import process_session
 
@@ -83,7 +84,7 @@ def _list(options: argparse.Namespace) -> int:
     return YES
 
 
-def _watch(session: Claims, options: argparse.Namespace, read: Callable[[], Listing]) -> None:
+def _watch(session: Claims, options: SimpleNamespace, read: Callable[[], Listing]) -> None:
     from rich.live import Live
 
     console = _console()
@@ -132,7 +133,7 @@ def _changes(
                     break  # Perhaps it can be watched by now.
 
 
-def _show(options: argparse.Namespace) -> int:
+def _show(options: SimpleNamespace) -> int:
     from mcp_claims import wording
     from mcp_claims.facts import listed_facts
     from mcp_claims.sessions.identity import process_session

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 from mcp_claims.claims import Claims
 from mcp_claims.errors import InvalidInputError
@@ -13,6 +13,10 @@ from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, LAYOUTS, PROVID
 from mcp_claims.rules import DEFAULT_NAMESPACE
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.location import DIRECTORY_VARIABLE
+from mcp_claims.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
 
 YES, NO, USAGE_ERROR, STORE_TROUBLE = 0, 1, 2, 3
 EXIT_CODES = "exit codes: 0 yes, 1 no, 2 wrong usage, 3 the store cannot answer"
@@ -23,6 +27,8 @@ def add_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, examples: str
 ) -> argparse.ArgumentParser:
     """Add the command *name* with its options for the store; return its parser."""
+    import argparse
+
     command = commands.add_parser(
         name,
         help=summary,
@@ -54,7 +60,7 @@ def add_store_options(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def chosen_store(options: argparse.Namespace) -> Store:
+def chosen_store(options: SimpleNamespace) -> Store:
     """Open the store that *options* and the environment ask for; raise `InvalidInputError` for what none has."""
     return open_store(options.dir, layout=options.layout, provider=options.provider, url=options.store)
 
@@ -90,7 +96,7 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen_session(options: argparse.Namespace, store: Store) -> Claims | None:
+def chosen_session(options: SimpleNamespace, store: Store) -> Claims | None:
     """Return the session on whose behalf *options* and the environment say to act, if they do."""
     from mcp_claims.sessions.identity import fixed_session, session_for_process
 
@@ -100,7 +106,7 @@ def chosen_session(options: argparse.Namespace, store: Store) -> Claims | None:
     return None if name is None else fixed_session(store, name)
 
 
-def needed_session(options: argparse.Namespace, store: Store) -> Claims:
+def needed_session(options: SimpleNamespace, store: Store) -> Claims:
     """Return the session on whose behalf to act; raise `InvalidInputError` where nothing says so."""
     session = chosen_session(options, store)
     if session is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from mcp_claims import rules
@@ -53,7 +54,7 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     command.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: SimpleNamespace) -> int:
     from mcp_claims import wording
     from mcp_claims.cli.child import CannotStartError, Child
     from mcp_claims.patience import claim_now_or_later

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 from mcp_claims import rules
 from mcp_claims.cli.options import SESSION_VARIABLE, add_store_options, chosen_store
@@ -57,7 +58,7 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     serve.set_defaults(run=_serve)
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: SimpleNamespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mcp-claims: %(levelname)s: %(message)s")
     longest = hours("--keep-alive-hours", options.keep_alive_hours)
     rules.retention(options.retention_hours)
@@ -72,7 +73,7 @@ def _serve(options: argparse.Namespace) -> int:
     return _serve_stdio(options, store, longest)
 
 
-def _serve_stdio(options: argparse.Namespace, store: Store, longest: float) -> int:
+def _serve_stdio(options: SimpleNamespace, store: Store, longest: float) -> int:
     fixed = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
     own = process_session(store) if fixed is None else fixed_session(store, fixed)
     # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
@@ -95,7 +96,7 @@ def _serve_stdio(options: argparse.Namespace, store: Store, longest: float) -> i
     )
 
 
-def _serve_http(options: argparse.Namespace, store: Store, longest: float) -> int:
+def _serve_http(options: SimpleNamespace, store: Store, longest: float) -> int:
     idle = DEFAULT_IDLE / 60 if options.idle_minutes is None else hours("--idle-minutes", options.idle_minutes)
     from mcp_claims.server.http import HttpSettings, serve_http
     from mcp_claims.server.tokens import read_tokens

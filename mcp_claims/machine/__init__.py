@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol
 
 from mcp_claims.record import Holder, Moment, Proof
+from mcp_claims.typed import Protocol
 
 SHELLS = frozenset(
     {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox", "cmd.exe", "powershell.exe", "pwsh.exe"}
@@ -22,31 +22,24 @@ class Machine(Protocol):
 
     def now(self) -> Moment:
         """Return the time on both clocks."""
-        ...
 
     def host(self) -> str:
         """Return the name by which people know this machine."""
-        ...
 
     def pid(self) -> int:
         """Return the PID of the calling process; another one after a fork."""
-        ...
 
     def proof(self, pid: int | None = None) -> Proof:
         """Return what others need in order to prove one day that *pid*, else the calling process, is dead."""
-        ...
 
     def program_above(self, pid: int) -> int | None:
         """Return which process had *pid* started: the nearest above it that is no shell; `None` where it cannot be known."""
-        ...
 
     def provably_dead(self, holder: Holder) -> bool:
         """Tell whether *holder*'s process is dead for certain; any doubt is a no."""
-        ...
 
     def death_of(self, holder: Holder) -> Death | None:
         """Return what becomes readable when *holder*'s process ends; `None` where that cannot be watched."""
-        ...
 
 
 class Death(Protocol):
@@ -54,11 +47,9 @@ class Death(Protocol):
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable."""
-        ...
 
     def close(self) -> None:
         """Stop watching."""
-        ...
 
 
 def local_machine() -> Machine:

@@ -9,16 +9,14 @@ shifts both the start time and `CLOCK_BOOTTIME`, time_namespaces(7)).
 from __future__ import annotations
 
 import os
-import select
-import signal
 import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from mcp_claims.machine import SHELLS
 from mcp_claims.record import Holder, Moment, OriginalHolder, Proof, whole_milliseconds
+from mcp_claims.typed import NamedTuple
 
 assert sys.platform == "linux"
 
@@ -27,7 +25,8 @@ _STAT_BYTES = 4_096
 _ENDED_STATES = frozenset({b"Z", b"X", b"x"})
 # A process that is being killed: SIGKILL is pending, or has been taken (PF_SIGNALED).  Flags may change with the
 # kernel (proc(5)), so this is a reason to look twice, never a proof.
-_SIGKILL_PENDING = 1 << (signal.SIGKILL - 1)
+_SIGKILL = 9  # signal(7); the module `signal` makes enumerations of all of them first, as long as a look takes.
+_SIGKILL_PENDING = 1 << (_SIGKILL - 1)
 _SIGNALED = 0x400
 _DYING_TAKES = 50  # ms
 
@@ -169,6 +168,8 @@ def _wait_for_end(pid: int) -> None:
     For some 5 ms after a SIGKILL the kernel is still taking the process apart.  Who asks just then would be told that
     the dead session is alive, and might never ask again.
     """
+    import select  # Few need it.
+
     with suppress(OSError, AttributeError):
         fd = os.pidfd_open(pid)
         try:

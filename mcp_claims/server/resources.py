@@ -25,10 +25,10 @@ from mcp_types import (
 )
 
 from mcp_claims import rules, wording
-from mcp_claims.answers import Listing
 from mcp_claims.claims import Claims
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.facts import listed_facts
+from mcp_claims.overview import Listing
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.server.cursor import read_cursor, spell_cursor
 from mcp_claims.waiting import looking

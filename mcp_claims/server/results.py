@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_claims import wording
-from mcp_claims.answers import Attempt, Listing, Look, Pruned, Release
+from mcp_claims.answers import Attempt, Look, Release
 from mcp_claims.facts import claim_facts, listed_facts
+from mcp_claims.overview import Listing, Pruned
 from mcp_claims.record import ScopedKey
 
 

@@ -1,8 +1,7 @@
 """Sessions: who is calling, how that is known and when it ends."""
 
-from typing import TYPE_CHECKING
-
 from mcp_claims.lazily import lazily
+from mcp_claims.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mcp_claims.sessions.handles import OpenedSession

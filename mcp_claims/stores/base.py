@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol, runtime_checkable
 
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.typed import NamedTuple, Protocol
 
 LOCK_WAIT = 5.0
 """Seconds that a change waits, unless told otherwise, for another one in the same namespace."""
@@ -36,7 +36,6 @@ class Store(Protocol):
 
     def read(self, scoped: ScopedKey) -> Found:
         """Return what is stored, without waiting for anybody."""
-        ...
 
     def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
         """Store *new* (`None` removes) if and only if *old* is what is stored.
@@ -44,44 +43,36 @@ class Store(Protocol):
         A *new* claim of generation 0 is a new grant: the store numbers it, higher than any grant of this key
         before it, removed ones included.
         """
-        ...
 
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         """Remove *found* if and only if it is still what is stored there; tell whether it was."""
-        ...
 
     def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
         """Return 32 bytes that all who share the store have and nobody else has, made when they are first asked for.
 
         Raises `StoreBusyError` after *wait* seconds in which somebody else has been about to make them.
         """
-        ...
 
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         """Yield what is stored, in one namespace or in all; what changes meanwhile may be seen or not."""
-        ...
 
     def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
         """Call *tell*, from any thread, whenever what is stored of a key, a namespace or all (`None`) may have changed.
 
         Yields whether changes can be watched now.  A notice can be lost, so whoever asks has to look now and then.
         """
-        ...
 
     def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:
         """Stand in line for *scoped*, and call *tell*, from any thread, when nobody is before us any more.
 
         Yields whether there is a line; where there is none, all are first.
         """
-        ...
 
     def position(self, found: Claim | Unreadable) -> str:
         """Return where `scan` has *found*: a text that is greater than that of all that it yields before."""
-        ...
 
 
-@runtime_checkable
-class RemoteStore(Store, Protocol):
+class RemoteStore(Store):
     """A store that is asked over a network: an answer takes milliseconds, or seconds when it is in trouble.
 
     It holds what a process has claimed for as long as it hears from that process, and ends claims by a clock of its own.
@@ -92,4 +83,3 @@ class RemoteStore(Store, Protocol):
 
         Never raises: what is not freed by then goes when the store has not heard from the process for long enough.
         """
-        ...

@@ -10,20 +10,17 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import replace
 from functools import lru_cache
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
 from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, Swap
 from mcp_claims.stores.kernel import CREATE, READ, Kernel, write_all
-from mcp_claims.stores.line import place_in_line
 from mcp_claims.stores.names import file_name, may_be_file_name
 from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, make_namespace, namespace_lock
 from mcp_claims.stores.secret_file import read_secret, spell_secret
 from mcp_claims.stores.trust import Trust, answering, of_one_namespace
 from mcp_claims.stores.unreadable import NEVER, THE_FILES_OWN_FAULT, changed_at, unreadable
-from mcp_claims.stores.watching import watch_record, watch_records
 
 MAX_RECORD_BYTES = 64 * 1024
 """A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
@@ -69,7 +66,7 @@ class FileStore:
                 return Swap(True, None)
             if not new.generation:
                 after = old.generation if old is not None else 0
-                new = replace(new, generation=mark.next_generation(after, new.claimed.epoch))
+                new = new._replace(generation=mark.next_generation(after, new.claimed.epoch))
             self._write(path, to_json(new), mark)
             return Swap(True, new)
 
@@ -123,6 +120,9 @@ class FileStore:
                         yield found
 
     def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        # Imported here, like the line below: a check needs neither, nor the threads that come with them.
+        from mcp_claims.stores.watching import watch_record, watch_records
+
         if isinstance(of, ScopedKey):
             return watch_record(self.directory, self._places(of)[1], tell)
         return watch_records(
@@ -130,6 +130,8 @@ class FileStore:
         )
 
     def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+        from mcp_claims.stores.line import place_in_line
+
         directory, path = self._places(scoped)
         with answering(path):
             if not self._trust.has(directory):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from mcp_claims.errors import InvalidInputError
+from mcp_claims.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +24,7 @@ def claims_directory(option: str | None = None, environment: Mapping[str, str] =
     Raises `InvalidInputError` for an empty or relative path: hosts start servers in directories of their choosing,
     and two rigs that each used their own would never see each other's claims.
     """
-    # Imported here, like `platformdirs` below: each costs a tenth of a short command's time and more.
+    # Imported here, like `platformdirs` below: each takes half as long as a whole check.
     from pathlib import Path
 
     return Path(located(option, environment)[0])
@@ -39,6 +40,22 @@ def located(option: str | None = None, environment: Mapping[str, str] = os.envir
             if not os.path.isabs(expanded):
                 raise InvalidInputError(name, f"must be an absolute path, not {path!r}")
             return expanded, name
-    from platformdirs import user_state_dir
+    state = _plain_state_directory(environment)
+    if state is None:
+        from platformdirs import user_state_dir
 
-    return os.path.join(user_state_dir("mcp-claims", appauthor=False), "claims"), "the default of this user"
+        state = user_state_dir(appauthor=False)
+    return os.path.join(state, "mcp-claims", "claims"), "the default of this user"
+
+
+def _plain_state_directory(environment: Mapping[str, str]) -> str | None:
+    """Return what `platformdirs` answers where that is plain: on Linux, with absolute paths in the environment.
+
+    https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    home, state = environment.get("HOME", ""), environment.get("XDG_STATE_HOME")
+    if sys.platform != "linux" or "ANDROID_DATA" in environment or not home.startswith("/"):
+        return None
+    if state is None:
+        return f"{home.rstrip('/')}/.local/state"
+    return state if state.startswith("/") and state == state.strip() else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from threading import Lock
 
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
@@ -34,7 +33,7 @@ class MemoryStore:
                 self._stored.pop(scoped, None)
             else:
                 if not new.generation:
-                    new = replace(new, generation=self._generations.get(scoped, 0) + 1)
+                    new = new._replace(generation=self._generations.get(scoped, 0) + 1)
                 self._generations[scoped] = new.generation
                 self._stored[scoped] = new
         self._tell(scoped)

@@ -23,9 +23,10 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
 _SPELT = [chr(byte) if byte in _PLAIN else _escape(byte) for byte in range(256)]
 _PREFIX = 50
 # Windows opens a device for these names, whatever comes after the first dot.
-_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|conin\$|conout\$)(\.|$)")
-_MADE = re.compile(r"[a-z0-9%_~-][a-z0-9%_~.-]*")
-_CUT_ESCAPE = re.compile(r"%.?$")
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul"} | {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
+)
+_MADE = r"[a-z0-9%_~-][a-z0-9%_~.-]*"
 
 
 @lru_cache(maxsize=1_024)
@@ -38,15 +39,15 @@ def file_name(text: str) -> str:
         name = _escape(ord(".")) + name[1:]
     if name[-1] == ".":
         name = name[:-1] + _escape(ord("."))
-    if _DEVICE.match(name):
+    if name.partition(".")[0] in _DEVICES:
         name = _escape(ord(name[0])) + name[1:]
     if len(name) > MAX_NAME:
         import hashlib  # Few need it, and it takes longer than all else here.
 
-        return _CUT_ESCAPE.sub("", name[:_PREFIX]) + "~" + hashlib.sha256(data).hexdigest()
+        return re.sub(r"%.?$", "", name[:_PREFIX]) + "~" + hashlib.sha256(data).hexdigest()
     return name
 
 
 def may_be_file_name(name: str) -> bool:
     """Tell whether *name* can be one of ours; whatever else lies in the claims directory is none of our business."""
-    return _MADE.fullmatch(name) is not None
+    return re.fullmatch(_MADE, name) is not None

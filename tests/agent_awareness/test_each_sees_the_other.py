@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -271,7 +270,7 @@ def test_a_key_whose_file_another_key_of_ours_holds_is_refused_and_says_so(
 
 
 def test_a_dead_claim_on_a_key_with_the_same_file_is_taken_over(session: Claims, store: AgentAwarenessStore) -> None:
-    grant(store, replace(of_the_past(), scoped=ScopedKey("ci", "a/b")))
+    grant(store, of_the_past()._replace(scoped=ScopedKey("ci", "a/b")))
     attempt = session.try_claim("a:b", "ci")
     assert attempt.claimed and attempt.taken_over
     assert session.is_claimed_by_other("a:b", "ci").held_by_you
@@ -281,7 +280,7 @@ def test_a_dead_claim_on_a_key_with_the_same_file_is_taken_over(session: Claims,
 def test_a_dead_claim_on_a_key_with_the_same_file_is_swept_by_a_look(
     session: Claims, store: AgentAwarenessStore
 ) -> None:
-    grant(store, replace(of_the_past(), scoped=ScopedKey("ci", "a/b")))
+    grant(store, of_the_past()._replace(scoped=ScopedKey("ci", "a/b")))
     assert not session.is_claimed_by_other("a:b", "ci").claimed_by_other
     assert store.read(ScopedKey("ci", "a/b")) is None
 

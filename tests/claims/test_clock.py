@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from mcp_claims import rules
-from mcp_claims.answers import Pruned, Status, TakenOver
+from mcp_claims.answers import Status, TakenOver
 from mcp_claims.claims import Claims
 from mcp_claims.machine import Machine, local_machine
+from mcp_claims.overview import Pruned
 from mcp_claims.record import Claim, Moment, Unreadable
 from mcp_claims.rules import Standing
 from mcp_claims.sessions import process_session

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -87,8 +86,8 @@ def test_a_claim_said_to_live_longer_than_any_can_is_held_for_the_longest_ttl_fr
     bench = FileBench(tmp_path / "claims")
     holder = bench.session()
     claim = granted(holder)
-    far = replace(claim.expires, wall=claim.expires.wall + 400 * MAX_TTL, ticks=claim.expires.ticks + 400 * DAY)
-    bench.damage(content=to_json(replace(claim, expires=far)))
+    far = claim.expires._replace(wall=claim.expires.wall + 400 * MAX_TTL, ticks=claim.expires.ticks + 400 * DAY)
+    bench.damage(content=to_json(claim._replace(expires=far)))
     other = bench.session()
     bench.world.pass_time(DAY - 1)
     attempt = other.try_claim(KEY)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mcp_claims.answers import Pruned
 from mcp_claims.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
+from mcp_claims.overview import Pruned
 from mcp_claims.record import Claim, Unreadable
 from mcp_claims.stores.base import Store
 from tests.claims.bench import DAY, HALF_AN_HOUR, KEY, Bench, granted

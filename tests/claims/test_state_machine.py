@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mcp_claims.answers import Pruned, Status
+from mcp_claims.answers import Status
 from mcp_claims.claims import Claims
+from mcp_claims.overview import Pruned
 from mcp_claims.record import Claim, Found, Holder, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import Standing
 from tests.claims.agents import Agent

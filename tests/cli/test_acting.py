@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -222,24 +221,3 @@ def test_a_store_that_cannot_answer_is_told_with_3(commands: Commands, command: 
     done = commands(*command.split())
     assert done.returncode == 3, done.stderr
     assert str(commands.directory) in done.stderr and "Traceback" not in done.stderr
-
-
-def test_check_imports_neither_the_sdk_nor_what_only_other_commands_need(commands: Commands) -> None:
-    code = "import sys; from mcp_claims.cli.main import main; main(['check', 'red']); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=commands.environment, capture_output=True, text=True, check=True
-    )
-    loaded = set(done.stdout.splitlines()[-1].split())
-    needless = {
-        "mcp",
-        "mcp_types",
-        "pydantic",
-        "anyio",
-        "asyncio",
-        "rich",
-        "watchdog",
-        "uvicorn",
-        "starlette",
-        "logging",
-    }
-    assert loaded & needless == set()

@@ -18,7 +18,6 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict
 from threading import Thread
 from typing import Any
 
@@ -32,7 +31,7 @@ _EXIT_CALLS = {"x86_64": 60, "aarch64": 93}
 
 
 def holder_to_json(holder: Holder) -> str:
-    return json.dumps(asdict(holder))
+    return json.dumps({**holder._asdict(), "proof": holder.proof._asdict()})
 
 
 def holder_from_json(line: str) -> Holder:

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def start_of(pid: int) -> int:
 
 
 def holder_of(pid: int) -> Holder:
-    return Holder("rig", pid, replace(MACHINE.proof(), start=start_of(pid)))
+    return Holder("rig", pid, MACHINE.proof()._replace(start=start_of(pid)))
 
 
 def test_a_process_is_not_dead_to_itself() -> None:
@@ -118,31 +117,31 @@ def test_a_later_process_with_the_same_pid_does_not_keep_the_first_one_alive() -
     with sleeper() as pid:
         holder = holder_of(pid)
         assert not MACHINE.provably_dead(holder)
-        earlier = replace(holder.proof, start=start_of(pid) - 1)
-        assert MACHINE.provably_dead(replace(holder, proof=earlier))
+        earlier = holder.proof._replace(start=start_of(pid) - 1)
+        assert MACHINE.provably_dead(holder._replace(proof=earlier))
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        pytest.param(lambda proof: replace(proof, boot="another"), id="another-boot"),
-        pytest.param(lambda proof: replace(proof, boot=None), id="no-boot"),
-        pytest.param(lambda proof: replace(proof, pid_namespace="pid:[1]"), id="another-pid-namespace"),
-        pytest.param(lambda proof: replace(proof, pid_namespace=None), id="no-pid-namespace"),
+        pytest.param(lambda proof: proof._replace(boot="another"), id="another-boot"),
+        pytest.param(lambda proof: proof._replace(boot=None), id="no-boot"),
+        pytest.param(lambda proof: proof._replace(pid_namespace="pid:[1]"), id="another-pid-namespace"),
+        pytest.param(lambda proof: proof._replace(pid_namespace=None), id="no-pid-namespace"),
         pytest.param(lambda _: Proof(), id="nothing"),
     ],
 )
 def test_a_pid_from_elsewhere_proves_nothing(reaped: Holder, spoil: Callable[[Proof], Proof]) -> None:
     assert MACHINE.provably_dead(reaped)
-    assert not MACHINE.provably_dead(replace(reaped, proof=spoil(reaped.proof)))
+    assert not MACHINE.provably_dead(reaped._replace(proof=spoil(reaped.proof)))
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        pytest.param(lambda proof: replace(proof, start=None), id="no-start"),
-        pytest.param(lambda proof: replace(proof, start=1, time_namespace="time:[1]"), id="another-time-namespace"),
-        pytest.param(lambda proof: replace(proof, start=1, time_namespace=None), id="no-time-namespace"),
+        pytest.param(lambda proof: proof._replace(start=None), id="no-start"),
+        pytest.param(lambda proof: proof._replace(start=1, time_namespace="time:[1]"), id="another-time-namespace"),
+        pytest.param(lambda proof: proof._replace(start=1, time_namespace=None), id="no-time-namespace"),
     ],
 )
 def test_a_start_time_that_cannot_be_compared_proves_nothing(spoil: Callable[[Proof], Proof]) -> None:
@@ -151,7 +150,7 @@ def test_a_start_time_that_cannot_be_compared_proves_nothing(spoil: Callable[[Pr
 
 
 def test_a_pid_that_is_free_proves_death_without_a_start_time(reaped: Holder) -> None:
-    assert MACHINE.provably_dead(replace(reaped, proof=replace(reaped.proof, start=None)))
+    assert MACHINE.provably_dead(reaped._replace(proof=reaped.proof._replace(start=None)))
 
 
 @pytest.mark.parametrize("pid", [0, 2**31, 2**63, MAX_GENERATION])
@@ -192,7 +191,7 @@ def test_nobody_is_proved_dead_across_pid_namespaces(reaped: Holder) -> None:
         assert inside.judge(reaped) == "not dead"
         spawned = holder_from_json(inside.ask("spawn"))
         assert inside.ask("kill") == "killed"
-        assert not MACHINE.provably_dead(replace(spawned, pid=reaped.pid))
+        assert not MACHINE.provably_dead(spawned._replace(pid=reaped.pid))
     assert not MACHINE.provably_dead(inside.holder)
 
 
@@ -201,7 +200,7 @@ def test_a_pid_namespace_of_its_own_proves_its_own_dead() -> None:
         spawned = holder_from_json(inside.ask("spawn"))
         assert spawned.proof.start is not None
         assert inside.judge(spawned) == "not dead"
-        assert inside.judge(replace(spawned, proof=replace(spawned.proof, start=1))) == "dead"
+        assert inside.judge(spawned._replace(proof=spawned.proof._replace(start=1))) == "dead"
         assert inside.ask("kill") == "killed"
         assert inside.judge(spawned) == "dead"
 

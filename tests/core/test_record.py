@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -17,6 +16,7 @@ from mcp_claims.record import (
     MAX_GENERATION,
     Claim,
     Holder,
+    Leased,
     Moment,
     Proof,
     RecordError,
@@ -101,7 +101,7 @@ def test_a_time_cut_to_whole_milliseconds_is_what_the_record_holds(wall: datetim
 
 def test_the_fields_of_the_original_come_first_and_in_its_form() -> None:
     india = timezone(timedelta(hours=5, minutes=30))
-    claim = replace(CLAIM, claimed=Moment(datetime(2026, 11, 23, 17, 30, 0, 7_000, india), 1.0, "boot-1"))
+    claim = CLAIM._replace(claimed=Moment(datetime(2026, 11, 23, 17, 30, 0, 7_000, india), 1.0, "boot-1"))
     record = json.loads(to_json(claim))
     assert list(record.items())[:4] == [
         ("holder", "rig:101:00f1"),
@@ -132,8 +132,8 @@ def test_the_largest_claim_that_the_rules_allow_stays_under_16_kb() -> None:
     # Both take the most bytes in JSON: a backslash is escaped, and a note counts characters, not bytes.
     key = "\\" * rules.MAX_KEY_BYTES
     note = rules.note("🦀" * rules.MAX_NOTE_CHARACTERS)
-    holder = replace(CLAIM.holder, client=note)
-    largest = replace(CLAIM, scoped=rules.scoped_key(key, key), holder=holder, note=note, generation=MAX_GENERATION)
+    holder = CLAIM.holder._replace(client=note)
+    largest = CLAIM._replace(scoped=rules.scoped_key(key, key), holder=holder, note=note, generation=MAX_GENERATION)
     assert len(to_json(largest)) < 16_000
 
 
@@ -282,7 +282,19 @@ def test_a_claim_with_one_field_changed_is_unreadable_or_can_be_judged_and_writt
         claim = from_json(changed(**{field: value}))
     except RecordError:
         return
-    for now in (CLAIM.claimed, replace(CLAIM.claimed, epoch="boot-2")):
+    for now in (CLAIM.claimed, CLAIM.claimed._replace(epoch="boot-2")):
         rules.remaining(claim.expires, now)
         rules.remaining(claim.claimed, now)
     from_json(to_json(claim))
+
+
+def test_what_a_claim_says_tells_it_from_others_and_what_its_store_knows_of_it_does_not() -> None:
+    stored = CLAIM._replace(stored=CLAIM.claimed.wall, leased=Leased(1, 2))
+    assert stored == CLAIM and not stored.__ne__(CLAIM) and hash(stored) == hash(CLAIM)
+    for changed in ({"generation": 9}, {"note": "another"}, {"holder": CLAIM.holder._replace(pid=1)}):
+        another = CLAIM._replace(**changed)
+        assert another != CLAIM and not another.__eq__(CLAIM)
+
+
+def test_a_claim_equals_nothing_that_is_no_claim() -> None:
+    assert tuple(CLAIM) != CLAIM and tuple(CLAIM) != CLAIM

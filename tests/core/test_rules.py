@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -64,7 +63,7 @@ def test_after_a_reboot_the_wall_clock_decides() -> None:
 
 def test_where_no_boot_is_known_the_wall_clock_decides() -> None:
     now = Moment(datetime(2026, 11, 23, tzinfo=UTC), ticks=5.0, epoch=None)
-    deadline = replace(rules.later(now, timedelta(minutes=1)), ticks=0.0)
+    deadline = rules.later(now, timedelta(minutes=1))._replace(ticks=0.0)
     assert rules.remaining(deadline, now) == timedelta(minutes=1)
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -231,8 +230,8 @@ def test_a_file_in_the_place_of_the_directory_is_a_failure(tmp_path: Path) -> No
 def test_an_expiry_that_nobody_can_have_asked_for_is_found(claims: Path) -> None:
     session = process_session(FileStore(claims))
     claim = granted(session, "green")
-    far = replace(claim.expires, wall=claim.expires.wall + timedelta(days=9), ticks=claim.expires.ticks + 9 * 86_400)
-    (claims / "default" / "green.json").write_bytes(to_json(replace(claim, expires=far)))
+    far = claim.expires._replace(wall=claim.expires.wall + timedelta(days=9), ticks=claim.expires.ticks + 9 * 86_400)
+    (claims / "default" / "green.json").write_bytes(to_json(claim._replace(expires=far)))
     assert "later than anybody can have asked for" in examined(claims)[1][0]["what"]
 
 
@@ -240,7 +239,7 @@ def test_a_claim_from_the_future_is_found(claims: Path) -> None:
     claim = granted(process_session(FileStore(claims)), "green")
     late = timedelta(hours=2)
     moments = [Moment(moment.wall + late, 1.0, "another boot") for moment in (claim.claimed, claim.expires)]
-    (claims / "default" / "green.json").write_bytes(to_json(replace(claim, claimed=moments[0], expires=moments[1])))
+    (claims / "default" / "green.json").write_bytes(to_json(claim._replace(claimed=moments[0], expires=moments[1])))
     assert "was made in the future" in examined(claims)[1][0]["what"]
 
 
@@ -335,10 +334,10 @@ class Secretive:
         self.death_of, self.program_above = machine.death_of, machine.program_above
 
     def now(self) -> Moment:
-        return replace(self._machine.now(), epoch=None)
+        return self._machine.now()._replace(epoch=None)
 
     def proof(self, pid: int | None = None) -> Proof:
-        return replace(self._machine.proof(pid), **self._hidden)
+        return self._machine.proof(pid)._replace(**self._hidden)
 
 
 def test_where_death_cannot_be_proved_it_is_said_what_is_missing() -> None:

@@ -85,4 +85,32 @@ COMMAND_LINE = [
         "        if (by_path or by_command) and not _is_of_our_host(claim, machine):",
         "        if by_path or by_command:",
     ),
+    Plant(
+        "a check imports what reading options takes",
+        "L6",
+        CLI + "main.py",
+        "    plain = None if _COMPLETING in os.environ else plain_options(asked)",
+        "    plain = plain_options(asked) if _COMPLETING in os.environ else None",
+    ),
+    Plant(
+        "a plain command line means something else than a long one",
+        "L6",
+        CLI + "plain.py",
+        '"namespace": DEFAULT_NAMESPACE',
+        '"namespace": "defaults"',
+    ),
+    Plant(
+        "the directory is not that of all other programs",
+        "L6",
+        "mcp_claims/stores/location.py",
+        "    return state if state.startswith",
+        "    return state.strip() if state.strip().startswith",
+    ),
+    Plant(
+        "a named tuple has another field's default",
+        "L6",
+        "mcp_claims/typed.py",
+        "if field in body]\n",
+        "if field in body][::-1]\n",
+    ),
 ]

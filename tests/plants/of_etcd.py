@@ -59,8 +59,8 @@ ETCD = [
         "a grant over another one keeps its number",
         "E6",
         STORE,
-        "won = replace(new, generation=new.generation or revision,",
-        "won = replace(new, generation=new.generation or (old.generation if old else revision),",
+        "won = new._replace(generation=new.generation or revision,",
+        "won = new._replace(generation=new.generation or (old.generation if old else revision),",
     ),
     Plant(
         "what was not answered counts as not done",

@@ -52,7 +52,7 @@ LAYOUT = [
         "a year beyond the calendar is unreadable",
         "A4",
         "mcp_claims/record.py",
-        'if _FAR_YEAR.match(_required(record, "expiresAt")):',
+        'if re.match(_FAR_YEAR, _required(record, "expiresAt")):',
         "if False:",
     ),
     Plant(
@@ -138,8 +138,8 @@ LAYOUT = [
         "generations begin anew after the original's",
         "A12",
         STORE,
-        "after = old.generation if isinstance(old, Claim) else 0\n                    new = replace(new, generation=mark.next_generation(after, new.claimed.epoch))",
-        "new = replace(new, generation=1 + (old.generation if isinstance(old, Claim) else 0))",
+        "after = old.generation if isinstance(old, Claim) else 0\n                    new = new._replace(generation=mark.next_generation(after, new.claimed.epoch))",
+        "new = new._replace(generation=1 + (old.generation if isinstance(old, Claim) else 0))",
     ),
     Plant(
         "any directory's files are shown",

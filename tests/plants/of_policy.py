@@ -163,8 +163,8 @@ POLICY = [
         "a renewal gets a new generation",
         "C3",
         CLAIMS,
-        "return replace(found, holder=self._holder,",
-        "return replace(found, generation=0, holder=self._holder,",
+        "return found._replace(holder=self._holder,",
+        "return found._replace(generation=0, holder=self._holder,",
     ),
     Plant(
         "anybody's claim is released",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,8 @@ def test_a_process_that_got_the_pid_of_a_dead_one_neither_keeps_nor_owns_its_cla
     start = claim.holder.proof.start
     assert start
     # As if the claim were from an earlier process with the PID that our child has now.
-    earlier = replace(claim.holder, name="earlier", proof=replace(claim.holder.proof, start=start - 1))
-    assert store.swap(claim.scoped, claim, replace(claim, holder=earlier)).won
+    earlier = claim.holder._replace(name="earlier", proof=claim.holder.proof._replace(start=start - 1))
+    assert store.swap(claim.scoped, claim, claim._replace(holder=earlier)).won
     assert not alive.ask(call="release", key=KEY)["released"]
     attempt = process_session(store).try_claim(KEY)
     assert attempt.taken_over

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from threading import Barrier, Event
 
 import pytest
@@ -54,16 +53,16 @@ class StoreContract:
         assert swap.won
         assert isinstance(swap.found, Claim)
         assert swap.found.generation >= 1
-        assert swap.found == replace(claim(), generation=swap.found.generation)
+        assert swap.found == claim()._replace(generation=swap.found.generation)
 
     @pytest.mark.parametrize(
         "wanted",
         [
             pytest.param(claim(), id="plain"),
-            pytest.param(replace(claim(), note="“quoted”, 👩‍💻, \\ and \u00e9 or e\u0301"), id="note"),
+            pytest.param(claim()._replace(note="“quoted”, 👩‍💻, \\ and \u00e9 or e\u0301"), id="note"),
             pytest.param(claim(ScopedKey("vercel/next.js", "PR #4521: checks\\failed 👀 ..")), id="awkward-key"),
             pytest.param(claim(ScopedKey("n" * 1_024, "k" * 1_024)), id="longest-key"),
-            pytest.param(replace(claim(boot=None), holder=replace(claim().holder, proof=Proof())), id="no-proof"),
+            pytest.param(claim(boot=None)._replace(holder=claim().holder._replace(proof=Proof())), id="no-proof"),
         ],
     )
     def test_a_read_gives_back_exactly_what_the_swap_returned(self, store: Store, wanted: Claim) -> None:

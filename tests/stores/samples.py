@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def claim(scoped: ScopedKey = KEY, *, session: int = 1, boot: str | None = "boot
 
 def renewed(granted: Claim) -> Claim:
     """Return *granted* with an hour more to live."""
-    return replace(granted, expires=rules.later(granted.expires, timedelta(hours=1)))
+    return granted._replace(expires=rules.later(granted.expires, timedelta(hours=1)))
 
 
 def grant(store: Store, new: Claim, over: Claim | None = None) -> Claim:

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from mcp_claims.stores.base import Swap
 from mcp_claims.stores.files import FileStore
 from tests.stores.hooked import HookedKernel
 from tests.stores.samples import KEY, claim, grant, place, renewed
+from tests.support.descriptors import open_files
 
 ERRORS = [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EIO, errno.EINTR]
 REMEDIES = {
@@ -83,7 +84,7 @@ def spoiled(store: FileStore) -> Found:
 def store_claim(new: Claim | None) -> Callable[[FileStore, Found], Swap]:
     def run(store: FileStore, before: Found) -> Swap:
         assert not isinstance(before, Unreadable)
-        numbered = replace(new, generation=before.generation) if new and before and new.holder == before.holder else new
+        numbered = new._replace(generation=before.generation) if new and before and new.holder == before.holder else new
         return store.swap(KEY, before, numbered, wait=0)
 
     return run
@@ -110,11 +111,7 @@ OPERATIONS = [
 
 
 def unnumbered(found: Found) -> Found:
-    return replace(found, generation=0) if isinstance(found, Claim) else found
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/dev/fd"))
+    return found._replace(generation=0) if isinstance(found, Claim) else found
 
 
 def check_error(error: StoreUnavailableError, number: int, store: FileStore) -> None:
@@ -138,13 +135,13 @@ def test_a_change_that_fails_at_any_call_leaves_old_or_new(
         before = operation.prepare(clean)
         kernel = Faulty(error, at, lasting=lasting)
         store = FileStore(clean.directory, kernel=kernel)
-        descriptors = open_descriptors()
+        descriptors = open_files()
         done: Swap | bool | None = None
         try:
             done = operation.run(store, before)
         except StoreUnavailableError as unavailable:
             check_error(unavailable, error, store)
-        assert open_descriptors() == descriptors, kernel.failed
+        assert open_files() == descriptors, kernel.failed
         won = done.won if isinstance(done, Swap) else done
         after = clean.read(KEY)
         if won:

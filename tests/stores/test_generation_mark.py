@@ -7,7 +7,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -274,7 +273,7 @@ def test_a_mark_removed_by_hand_brings_no_generation_back_while_there_are_claims
 
 def test_when_the_generations_are_used_up_nothing_is_granted_and_the_caller_is_told_why(store: FileStore) -> None:
     granted = grant(store, claim())
-    forged = replace(granted, generation=MAX_GENERATION)
+    forged = granted._replace(generation=MAX_GENERATION)
     place(store).write_bytes(to_json(forged))
     with pytest.raises(StoreUnavailableError, match="the generations are used up"):
         store.swap(KEY, forged, claim(session=2), wait=0)

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ if sys.platform == "win32":
 
 pytestmark = pytest.mark.timeout(20)
 
-VALID = to_json(replace(claim(), generation=1))
+VALID = to_json(claim()._replace(generation=1))
 ROOT = Path(__file__).parents[2]
 Maker = Callable[[Path], None]
 
@@ -137,7 +136,7 @@ def test_it_is_reported_as_unreadable_and_is_never_free(store: FileStore, make: 
     assert problem in found.problem
     assert found.where == str(place(store))
     assert abs(found.changed - datetime.now(UTC)) < timedelta(minutes=1)
-    seen = replace(claim(), generation=1)
+    seen = claim()._replace(generation=1)
     for old, new in ((None, claim(session=2)), (seen, renewed(seen)), (seen, None), (None, None)):
         assert store.swap(KEY, old, new, wait=0) == Swap(False, found)
     assert not store.discard(seen)

@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.record import Found, RecordError, ScopedKey, from_json, is_original, original_from_json
@@ -15,10 +14,10 @@ from mcp_claims.stores.agent_awareness.names import place
 from mcp_claims.stores.files import MAX_RECORD_BYTES
 from mcp_claims.stores.kernel import READ
 from mcp_claims.stores.unreadable import THE_FILES_OWN_FAULT, changed_at, unreadable
+from mcp_claims.typed import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """What was found at a path; the open file, where there is one, tells later what has become of it."""
 
     found: Found

@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable, to_json
@@ -151,7 +150,7 @@ class AgentAwarenessStore:
             if new is not None:
                 if not new.generation:
                     after = old.generation if isinstance(old, Claim) else 0
-                    new = replace(new, generation=mark.next_generation(after, new.claimed.epoch))
+                    new = new._replace(generation=mark.next_generation(after, new.claimed.epoch))
                 write_new(self._kernel, fresh, to_json(new))
             lock = make_lock(self._kernel, lock_path)
             if lock is None:

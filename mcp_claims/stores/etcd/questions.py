@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from base64 import b64decode, b64encode
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from mcp_claims.record import Claim, Leased, RecordError, Unreadable, from_json, to_json
@@ -130,7 +130,7 @@ def claim_in(stored: Stored, key: bytes | None = None) -> Claim | Unreadable:
         return _unreadable(stored, "under no lease")
     if key is not None and stored.key != key:
         return _unreadable(stored, "about another key than its name says")
-    return replace(claim, leased=Leased(stored.lease, stored.revision))
+    return claim._replace(leased=Leased(stored.lease, stored.revision))
 
 
 def _unreadable(stored: Stored, problem: str) -> Unreadable:

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mcp_claims import rules
@@ -203,7 +203,7 @@ class EtcdStore(RemoteStore):
                 # We were stopped for so long that it may have been somebody else's by now.
                 stored = self._stored(key, until)
                 return Swap(False, None if stored is None else questions.claim_in(stored, key))
-            won = replace(new, generation=new.generation or revision, leased=Leased(lease, revision))
+            won = new._replace(generation=new.generation or revision, leased=Leased(lease, revision))
             return Swap(True, won)
 
     def _change(

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -143,7 +143,7 @@ def nothing(store: AgentAwarenessStore) -> Found:
 def expiring(hours: int) -> Claim:
     """Return a claim of another session that expires so many hours from now."""
     expires = rules.later(Moment(datetime.now(UTC).replace(microsecond=0), 10_000.0, "boot-1"), timedelta(hours=hours))
-    return replace(claim(session=1), expires=expires)
+    return claim(session=1)._replace(expires=expires)
 
 
 def of_another(store: AgentAwarenessStore) -> Found:

@@ -18,6 +18,7 @@ from mcp_claims.stores.base import Swap
 from tests.stores.agent_awareness.hooked import HookedLayoutKernel
 from tests.stores.agent_awareness.samples import lock, record, store_in
 from tests.stores.samples import KEY, claim, grant, renewed
+from tests.support.descriptors import open_files
 
 if sys.platform == "win32":
     pytest.skip("has no fork", allow_module_level=True)
@@ -142,10 +143,6 @@ def test_a_crash_at_any_call_leaves_old_or_new_and_a_lock_that_goes(tmp_path: Pa
         pytest.fail("the crash never came too late")
 
 
-def open_descriptors() -> int:
-    return len(os.listdir("/dev/fd"))
-
-
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EMFILE, errno.EIO], ids=errno.errorcode.get)
 @pytest.mark.parametrize(("held", "change"), CHANGES)
 def test_a_change_that_fails_at_any_call_leaves_old_or_new_and_no_descriptor_open(
@@ -154,13 +151,13 @@ def test_a_change_that_fails_at_any_call_leaves_old_or_new_and_no_descriptor_ope
     for at in range(1, MORE_CALLS_THAN_ANY_CHANGE_MAKES):
         store, earlier, before = prepared(tmp_path / str(at), held)
         kernel = Faulty(error, at)
-        descriptors = open_descriptors()
+        descriptors = open_files()
         won = None
         try:
             won = change(store_in(store.directory, kernel), before).won
         except StoreUnavailableError:
             assert kernel.failed
-        assert open_descriptors() == descriptors, kernel.failed
+        assert open_files() == descriptors, kernel.failed
         after = store.read(KEY)
         check_old_or_new(after, before, earlier)
         if won:

@@ -7,7 +7,6 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -151,7 +150,7 @@ def test_a_file_store_never_takes_a_record_without_our_proof_for_a_claim(tmp_pat
 def test_a_record_of_another_place_is_unreadable(store: AgentAwarenessStore) -> None:
     granted = grant(store, claim())
     for elsewhere in (ScopedKey("ci", "review"), ScopedKey("..", "x"), ScopedKey("deploy", "red-check")):
-        record(store).write_bytes(to_json(replace(granted, scoped=elsewhere)))
+        record(store).write_bytes(to_json(granted._replace(scoped=elsewhere)))
         assert isinstance(store.read(KEY), Unreadable)
         assert isinstance(next(store.scan()), Unreadable)
 
@@ -177,7 +176,7 @@ def test_a_scan_shows_the_claims_of_both(store: AgentAwarenessStore) -> None:
     ours, found = store.scan()
     assert ours == granted
     # By its file alone nobody knows whether the key was `red/check`; the claim is the same.
-    assert isinstance(theirs, Claim) and found == replace(theirs, scoped=ScopedKey("other-plugin", "red_check"))
+    assert isinstance(theirs, Claim) and found == theirs._replace(scoped=ScopedKey("other-plugin", "red_check"))
     assert store.discard(found)
     assert list(store.scan()) == [granted]
 

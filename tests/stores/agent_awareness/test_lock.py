@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -232,7 +231,7 @@ def test_a_new_lock_without_meta_is_not_taken_for_the_old_one_that_was_judged(st
 def half_written(store: AgentAwarenessStore) -> Callable[[int], None]:
     """Begin to write as the original does; return what ends it after two pauses."""
     put_lock(store, pid=os.getppid())
-    whole = to_json(replace(claim(session=2), generation=7))
+    whole = to_json(claim(session=2)._replace(generation=7))
     record(store).write_bytes(whole[:50])
 
     def write_the_rest_and_leave(slept: int) -> None:
@@ -329,8 +328,8 @@ def test_a_claim_written_under_a_broken_lock_whose_breaker_stays_inside_is_nobod
                 shutil.rmtree(lock(store))
                 put_lock(store, pid=os.getppid())
 
-    mine = replace(
-        claim(), expires=Moment(datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1), 2_000.0, "boot-1")
+    mine = claim()._replace(
+        expires=Moment(datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1), 2_000.0, "boot-1")
     )
     ours = store_in(store.directory, kernel := Breaking())
     with pytest.raises(StoreUnavailableError, match="broken by a session of agent-awareness"):
