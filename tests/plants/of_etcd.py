@@ -146,6 +146,13 @@ ETCD = [
         "if key is None or (revision > watcher.since and watcher.concerns(key)):",
         "if key is None or revision > watcher.since:",
     ),
+    Plant(
+        "who was too slow leaves a lease behind",
+        "E5",
+        STORE,
+        "                    self._give_up(lease, process, until)\n",
+        "                    pass\n",
+    ),
     Plant("the system's CA counts for more", "E12", TRANSPORT, "self._session.trust_env = False", "pass"),
     Plant(
         "the password is part of what is shown",

@@ -170,6 +170,11 @@ class EtcdStore(RemoteStore):
         before = 0 if old is None or old.leased is None else old.leased.revision
         while True:
             shared = self._shared_lease(new, process, until)
+            if shared is None and new is not None:
+                # Looked at first: who is refused again and again would leave a lease behind each time.
+                stored = self._stored(key, until)
+                if (stored.revision if stored else 0) != before:
+                    return Swap(False, None if stored is None else questions.claim_in(stored, key))
             lease = shared.id if shared else self._own_lease(new, process, until)
             fence = (shared.fence, shared.fenced_at) if shared and new is not None and not new.generation else None
             change = Change.to(new, key, before, lease, fence) if new is not None else Change(key, before, None)
@@ -193,6 +198,8 @@ class EtcdStore(RemoteStore):
                     else:
                         process.lease.noticed(shared, fenced.revision)
                     continue
+                if shared is None and new is not None:
+                    self._give_up(lease, process, until)
                 return Swap(False, None if stored is None else questions.claim_in(stored, key))
             if new is None:
                 process.tender.forget(key)
@@ -272,6 +279,14 @@ class EtcdStore(RemoteStore):
             return 0
         left = rules.remaining(new.expires, self._here.now()).total_seconds()
         return leases.grant(process.transport, leases.own_ttl(left, self.shortest_lease), until)
+
+    def _give_up(self, lease: int, process: _Process, until: float) -> None:
+        """Revoke *lease*, which was made for a claim that somebody else got."""
+        try:
+            leases.revoke(process.transport, lease, until)
+        except (UnansweredError, RefusedError):
+            # It ends with its time, and there is nothing under it.
+            return
 
     def _lives_here(self, holder: Holder, process: _Process) -> bool:
         """Tell whether the session of *holder* ends with this process."""
