@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 import anyio
@@ -162,7 +163,9 @@ class _Signal:
         return self._event.is_set()
 
     def send(self) -> None:
-        self._loop.call_soon_threadsafe(self._event.set)
+        # Another thread may have begun to tell when the wait and its loop ended.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self) -> None:
         await self._event.wait()

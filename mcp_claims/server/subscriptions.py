@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -138,12 +138,16 @@ class Subscriptions:
             for uri, watch in list(self._watches.items()):
                 if watch.entered is not None:
                     continue
-                self._enter(uri, watch)
                 try:
+                    self._enter(uri, watch)
                     seen = await self._fingerprint(uri)
                 except ClaimsError:
                     # Whoever reads it is told what is wrong; that the store cannot answer is no change.
                     continue
+                except Exception:
+                    # Were it raised, it would end the server: no more threads to read in, or a defect of ours.
+                    logger.exception("looking at what is subscribed failed")
+                    break
                 if seen != watch.seen:
                     watch.seen = seen
                     self._note(uri)
@@ -165,7 +169,13 @@ class Subscriptions:
                 listener.due = anyio.Event()
                 pending, listener.pending = listener.pending, set()
                 for uri in pending:
-                    await listener.session.send_resource_updated(uri)
+                    if uri not in listener.uris:
+                        continue  # It has been unsubscribed since.
+                    try:
+                        await listener.session.send_resource_updated(uri)
+                    except Exception:
+                        # Were it raised, it would end the server, for everybody.
+                        logger.exception("a client could not be told of a change")
 
     @contextmanager
     def _using(self, uris: Iterable[str]) -> Iterator[None]:
@@ -195,7 +205,9 @@ class Subscriptions:
         """Have the store watch *uri*; if it cannot, `watch.entered` stays empty."""
 
         def tell() -> None:
-            self._loop.call_soon_threadsafe(self._note, uri)
+            # Another thread may have begun to tell when the server ended.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._note, uri)
 
         with ExitStack() as entered:
             try:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _RECORD = ".json"
 
+MOST_DIRECTORIES = 64
+"""Directories watched each by itself, which costs a thread and two descriptors; more of them are watched as one."""
+
 
 class Watching:
     """Tells those who ask of changes of files; threads for all of them, started by the first."""
@@ -54,6 +57,11 @@ class Watching:
             if watch is not None:
                 self._unwatch(handler, watch)
 
+    @property
+    def crowded(self) -> bool:
+        """Tell whether so many directories are watched that others should be watched by way of the one they are in."""
+        return len(self._handlers) >= MOST_DIRECTORIES
+
     def stop(self) -> None:
         """End the threads; whoever watches still is told of nothing any more."""
         with self._lock:
@@ -84,16 +92,16 @@ class Watching:
                     # It says so whenever a watch ends while the system tells of something; nothing can be done about it.
                     inotify = logging.getLogger("watchdog.observers.inotify")
                     inotify.addFilter(lambda record: "thread is inactive" not in str(record.msg))
-                    self._observer = Observer()
-                    self._observer.daemon = True
-                    self._observer.start()
+                    observer = Observer()
+                    observer.daemon = True
+                    observer.start()
+                    self._observer = observer
                 watch = self._observer.schedule(handler, directory, recursive=recursive, event_filter=kinds)
             except FileNotFoundError:
                 return None
-            except OSError as error:
-                logging.getLogger(__name__).warning(
-                    "changes cannot be watched (%s); looking now and then instead", error.strerror
-                )
+            except (OSError, RuntimeError) as error:  # RuntimeError: no more threads can be started.
+                why = error.strerror if isinstance(error, OSError) else error
+                logging.getLogger(__name__).warning("changes cannot be watched (%s); looking now and then instead", why)
                 return None
             self._handlers[watch] += 1
             return watch
@@ -116,7 +124,7 @@ WATCHING = Watching()
 def watch_record(root: str, path: str, tell: Callable[[], None]) -> AbstractContextManager[bool]:
     """Call *tell* when the record at *path*, somewhere in the claims directory *root*, appears, changes or goes."""
     directory = os.path.dirname(path)
-    if os.path.isdir(directory):
+    if os.path.isdir(directory) and not WATCHING.crowded:
         return WATCHING.of(directory, path.__eq__, tell)
     return WATCHING.of(root, path.__eq__, tell, recursive=True)
 

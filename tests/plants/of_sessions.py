@@ -224,4 +224,32 @@ SESSIONS = [
         "            if watch := self._watches.pop(uri, None):\n                _end(watch)",
         "            pass",
     ),
+    Plant(
+        "who gives up and comes again takes a second place",
+        "V9",
+        "mcp_claims/stores/line.py",
+        "                if place := next(left, None):",
+        "                if place := None and next(left, None):",
+    ),
+    Plant(
+        "as many places as are asked for",
+        "V9",
+        "mcp_claims/stores/line.py",
+        "                elif len(self._places) < MOST_PLACES:",
+        "                elif waiter:",
+    ),
+    Plant(
+        "who cannot be told ends the others' notices",
+        "V10",
+        SERVER + "subscriptions.py",
+        "                    except Exception:\n                        # Were it raised",
+        "                    except ZeroDivisionError:\n                        # Were it raised",
+    ),
+    Plant(
+        "each directory is watched by itself",
+        "V10",
+        "mcp_claims/stores/watching.py",
+        " and not WATCHING.crowded:",
+        ":",
+    ),
 ]

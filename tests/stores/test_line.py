@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 
@@ -14,7 +16,9 @@ import pytest
 from mcp_claims.errors import UnsafeDirectoryError
 from mcp_claims.record import ScopedKey
 from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.line import MOST_PLACES
 from tests.stores.samples import KEY, claim, grant, place
+from tests.support.descriptors import open_files
 
 WITHIN = 20.0  # s, on a machine that is busy with other things
 
@@ -63,21 +67,67 @@ def test_who_leaves_early_keeps_nobody_waiting(store: FileStore) -> None:
 
 
 def test_a_process_that_dies_leaves_the_line(store: FileStore) -> None:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        with store.line(KEY, lambda: None):
-            os.write(writing, b"!")
-            signal.pause()
-    os.read(reading, 1)
-    with ExitStack() as ada:
+    with somebody_before_us(store) as kill, ExitStack() as ada:
         first = come(ada, store)
         assert not first.wait(0.1)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        kill()
         assert first.wait(WITHIN)
-    os.close(reading)
-    os.close(writing)
+
+
+def test_who_gives_up_and_comes_again_takes_no_second_place(store: FileStore) -> None:
+    with somebody_before_us(store) as kill:
+        threads, files = threading.active_count(), open_files()
+        for _ in range(200):
+            with ExitStack() as ada:
+                assert not come(ada, store).is_set()
+        with ExitStack() as ben:
+            first = come(ben, store)
+            assert (threading.active_count(), open_files()) == (threads + 1, files + 1)
+            kill()
+            assert first.wait(WITHIN)
+    wait_until_blocked(store, 0)
+
+
+def test_a_process_has_so_many_places_and_no_more_and_everybody_has_a_turn(store: FileStore) -> None:
+    with somebody_before_us(store) as kill, ExitStack() as crowd:
+        threads, files = threading.active_count(), open_files()
+        waiting = [ExitStack() for _ in range(MOST_PLACES + 20)]
+        turns = [come(crowd.enter_context(each), store) for each in waiting]
+        assert (threading.active_count(), open_files()) == (threads + MOST_PLACES, files + MOST_PLACES)
+        # Who gives up makes room for who has found none.
+        waiting.pop(3).close()
+        turns.pop(3)
+        kill()
+        served = 0
+        while waiting:
+            deadline = time.monotonic() + WITHIN
+            while not (first := [number for number, turn in enumerate(turns) if turn.is_set()]):
+                assert time.monotonic() < deadline, f"nobody is first after {served} were"
+                time.sleep(0.001)
+            assert len(first) == 1
+            turns.pop(first[0])
+            waiting.pop(first[0]).close()
+            served += 1
+    wait_until_blocked(store, 0)
+    with ExitStack() as ada:
+        assert come(ada, store).is_set()
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_child_keeps_no_place_of_its_parent(store: FileStore) -> None:
+    with ExitStack() as ada, ExitStack() as ben:
+        come(ada, store)
+        second = come(ben, store)
+        wait_until_blocked(store, 1)
+        child = os.fork()
+        if not child:
+            signal.pause()
+        try:
+            ada.close()
+            assert second.wait(WITHIN)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def test_lines_of_other_keys_are_others(store: FileStore) -> None:
@@ -111,6 +161,32 @@ def test_a_namespace_that_others_can_write_to_has_no_line(store: FileStore) -> N
     with pytest.raises(UnsafeDirectoryError), FileStore(store.directory).line(KEY, pytest.fail):
         pytest.fail("it is not safe")
     assert not (place(store).parent / ".line").exists()
+
+
+@contextmanager
+def somebody_before_us(store: FileStore) -> Iterator[Callable[[], None]]:
+    """Have another process first in line; yields what kills it."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        with store.line(KEY, lambda: None):
+            os.write(writing, b"!")
+            signal.pause()
+    os.read(reading, 1)
+    os.close(reading)
+    os.close(writing)
+
+    alive = [child]
+
+    def kill() -> None:
+        while alive:
+            os.kill(alive[0], signal.SIGKILL)
+            os.waitpid(alive.pop(), 0)
+
+    try:
+        yield kill
+    finally:
+        kill()
 
 
 def wait_until_blocked(store: FileStore, number: int) -> None:
