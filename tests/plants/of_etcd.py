@@ -199,7 +199,7 @@ ETCD = [
         "who was too slow leaves a lease behind",
         "E5",
         STORE,
-        "                    self._give_up(lease, process, until)\n",
+        "                    self._give_up(lease, process)\n",
         "                    pass\n",
     ),
     Plant("the system's CA counts for more", "E12", TRANSPORT, "self._session.trust_env = False", "pass"),

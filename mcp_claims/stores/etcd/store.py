@@ -204,8 +204,6 @@ class EtcdStore(RemoteStore):
                     else:
                         process.lease.noticed(shared, fenced.revision)
                     continue
-                if shared is None and new is not None:
-                    self._give_up(lease, process, until)
                 return Swap(False, None if stored is None else questions.claim_in(stored, key))
             if old is not None:
                 process.tender.forget(key, old.expires.ticks)
@@ -314,14 +312,6 @@ class EtcdStore(RemoteStore):
             return 0
         left = rules.remaining(new.expires, self._here.now()).total_seconds()
         return leases.grant(process.transport, leases.own_ttl(left, self.shortest_lease), until)
-
-    def _give_up(self, lease: int, process: _Process, until: float) -> None:
-        """Revoke *lease*, which was made for a claim that somebody else got."""
-        try:
-            leases.revoke(process.transport, lease, until)
-        except (UnansweredError, RefusedError):
-            # It ends with its time, and there is nothing under it.
-            return
 
     def _lives_here(self, holder: Holder, process: _Process) -> bool:
         """Tell whether the session of *holder* ends with this process."""
