@@ -73,6 +73,29 @@ def test_secrets_come_from_the_environment_or_a_file_and_are_shown_nowhere(tmp_p
         read_address("etcds://n1/p", {"MCP_CLAIMS_ETCD_CA": str(tmp_path / "none")})
 
 
+@pytest.mark.parametrize(
+    "url", ["etcd://me:pa/ss@n1/p", "etcd://me:pass@n1", "etcd://n1,me:pa?ss@n2", "etcd://me:pa#ss@n1"]
+)
+def test_a_password_in_the_url_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="must have no user in it") as raised:
+        read_address(url, {})
+    assert "pa" not in str(raised.value).replace("MCP_CLAIMS", "")
+
+
+@pytest.mark.parametrize("url", ["etcd://[::1", "etcd://[x]:1/p", "etcd://n1,[::1/p", "etcd://n\u2100/p"])
+def test_a_url_that_cannot_be_read_is_wrong_usage(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="host:port"):
+        read_address(url, {})
+
+
+def test_a_password_file_that_is_no_text_is_wrong_usage_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes(b"pass\xff")
+    environment = {"MCP_CLAIMS_ETCD_USER": "me", "MCP_CLAIMS_ETCD_PASSWORD_FILE": str(tmp_path / "password")}
+    with pytest.raises(InvalidInputError, match="must be a file of UTF-8") as raised:
+        read_address("etcd://n1", environment)
+    assert raised.value.__cause__ is None and raised.value.__suppress_context__
+
+
 def test_who_has_claims_in_files_does_not_import_the_client(tmp_path: Path) -> None:
     code = f"from mcp_claims.cli.main import main; main(['check', 'red', '--dir', {str(tmp_path)!r}])"
     done = subprocess.run(
