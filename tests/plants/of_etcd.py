@@ -175,6 +175,13 @@ ETCD = [
         "if False:",
     ),
     Plant(
+        "pages are in the order of texts",
+        "E10",
+        "mcp_claims/stores/etcd/names.py",
+        'return key[len(self.claims) - 1 :].decode("latin-1")',
+        "return spell(key[len(self.claims) - 1 :])",
+    ),
+    Plant(
         "a stream that broke begins anew from now",
         "E11",
         WATCHING,
@@ -195,13 +202,6 @@ ETCD = [
         ADDRESS,
         "password: str | None = field(default=None, repr=False)",
         "password: str | None = field(default=None)",
-    ),
-    Plant(
-        "whoever has to say who we are waits for all before them",
-        "E8",
-        TRANSPORT,
-        "if not self._logging_in.acquire(timeout=max(0.0, until - time.monotonic())):",
-        "if not self._logging_in.acquire():",
     ),
     Plant(
         "any failure of TLS tells that nothing was sent",

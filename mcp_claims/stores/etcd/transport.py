@@ -29,9 +29,9 @@ _CONNECTIONS = 64
 _API = "/v3/"
 
 # Status codes of gRPC that say that nothing was done; others may be told of what is done all the same.
-NOT_FOUND = 5
+NOT_FOUND, EXHAUSTED = 5, 8
 _UNAUTHENTICATED = 16
-_DEFINITE = frozenset({3, NOT_FOUND, 6, 7, 8, 9, 11, 12, _UNAUTHENTICATED})
+_DEFINITE = frozenset({3, NOT_FOUND, 6, 7, EXHAUSTED, 9, 11, 12, _UNAUTHENTICATED})
 
 
 class UnansweredError(Exception):
