@@ -63,12 +63,12 @@ def hook(options: SimpleNamespace) -> int:
         print("mcp-claims: a host has to tell a hook on standard input what happens, as JSON", file=sys.stderr)
         return 1
     machine = local_machine()
-    session = process_session(chosen_store(options), machine)
     if options.hook == "session-end":
-        _end_session(session, machine, told)
+        _end_session(process_session(chosen_store(options), machine), machine, told)
         return 0
     try:
-        reason = _objection(session, machine, told)
+        # Also what is wrong with the choice of the store: to the host, exit code 2 would be a refusal.
+        reason = _objection(process_session(chosen_store(options), machine), machine, told)
     except ClaimsError as error:
         print(f"mcp-claims: {error}", file=sys.stderr)
         reason = f"The claims cannot be looked at, and this guard is strict: {error}" if options.strict else None

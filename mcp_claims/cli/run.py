@@ -100,22 +100,27 @@ def _run(options: SimpleNamespace) -> int:
 def _keep(session: Claims, granted: Claim, ttl_minutes: float, child: Child) -> bool:
     """Renew *granted* until *child* has ended; end it if the claim is lost.  Tell whether it was kept."""
     import time
+    from concurrent.futures import ThreadPoolExecutor
 
     from mcp_claims.errors import ClaimsError
 
     ttl = rules.ttl(ttl_minutes) / timedelta(seconds=1)
     valid_until = time.monotonic() + ttl
     due = ttl / _SHARE
+    # In a thread: over a network an answer takes seconds at worst, and the command has to end when the claim runs out.
+    asking = ThreadPoolExecutor(1)
     while not child.wait(due):
         asked = time.monotonic()
         try:
-            renewed = session.prolong(granted, ttl_minutes)
-        except ClaimsError as error:
-            # There is time for more tries before it runs out.
-            if asked < valid_until:
-                due = min(ttl / _SHARE / 10, max(0.05, valid_until - asked))
+            renewal = asking.submit(session.prolong, granted, ttl_minutes)
+            renewed = renewal.result(max(0.0, valid_until - asked))
+        except (ClaimsError, TimeoutError) as error:
+            # There may be time for more tries before it runs out.
+            if (left := valid_until - time.monotonic()) > 0:
+                due = min(ttl / _SHARE / 10, left)
                 continue
-            print(f"mcp-claims: the claim could not be renewed in time: {error}", file=sys.stderr)
+            problem = str(error) or "the store has not answered"
+            print(f"mcp-claims: the claim could not be renewed in time: {problem}", file=sys.stderr)
             renewed = None
         if renewed is None:
             print("mcp-claims: the claim is lost, so the command is stopped", file=sys.stderr)

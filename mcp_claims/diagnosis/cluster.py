@@ -119,7 +119,7 @@ def _history(transport: Transport, address: Address, statuses: list[dict[str, An
 def _write(transport: Transport, address: Address) -> Iterator[Finding]:
     from mcp_claims.stores.etcd import leases, questions
     from mcp_claims.stores.etcd.leases import soon
-    from mcp_claims.stores.etcd.transport import RefusedError, UnansweredError
+    from mcp_claims.stores.etcd.transport import EXHAUSTED, RefusedError, UnansweredError
 
     key = f"{address.prefix}/doctor/{secrets.token_hex(8)}".encode()
     try:
@@ -132,8 +132,13 @@ def _write(transport: Transport, address: Address) -> Iterator[Finding]:
         remedy = "Bring up a majority of its nodes; until then nothing is claimed, and what is held stays held."
         yield failure("majority", f"the cluster writes nothing: {one_line(str(error))}", remedy)
     except RefusedError as error:
-        remedy = f"Let this user read and write what begins with {address.prefix}/, and have leases."
-        yield failure("permission", f"the cluster refuses: {one_line(str(error))}", remedy)
+        refused = f"the cluster refuses: {one_line(str(error))}"
+        if error.code == EXHAUSTED:
+            remedy = "Compact and defragment it, then disarm its alarm (etcdctl alarm disarm); claims can be released."
+            yield failure("storage", refused, remedy)
+        else:
+            remedy = f"Let this user read and write what begins with {address.prefix}/, and have leases."
+            yield failure("permission", refused, remedy)
     else:
         yield ok("majority", f"the cluster writes and gives leases (a write took {took * 1000:.1f} ms)")
 

@@ -30,6 +30,7 @@ DEFAULT_IDLE = 30 * 60.0
 
 _MOST_REMEMBERED = 10_000
 _AGAIN = 0.5  # s
+_LEAVING = 1.0  # s
 _STRAGGLING = 60.0
 """Seconds for which calls of a connection that its client has ended are turned away."""
 
@@ -217,13 +218,16 @@ class Sessions:
 
     def end(self, *, dying: bool = False) -> None:
         """End all that is bound to this process: release what it holds, as `Claims.end` does."""
-        if dying and isinstance(self._store, RemoteStore):
-            # In one step, as there is no time to wait for an answer about each; what is bound to nothing stays.
-            self._store.leave(within=END_WAIT)
-            return
         bound = list(self._connections.values())
         if self._own is not None and self._bound:
             bound += [self._own, *self._opened.values()]
+        if isinstance(self._store, RemoteStore):
+            # In one step: where nobody answers, one after the other would take seconds each, in which no signal is heard.
+            # What is bound to nothing stays.
+            for session in bound:
+                session.claims.refuse()
+            self._store.leave(within=END_WAIT if dying else _LEAVING)
+            return
         deadline = time.monotonic() + END_WAIT
         for claims in [*self._ending, *(session.claims for session in bound)]:
             claims.end(within=max(0.0, deadline - time.monotonic()), dying=dying)

@@ -176,6 +176,16 @@ def test_trouble_with_the_store_blocks_nobody_unless_asked_to(commands: Commands
     )
 
 
+def test_a_store_that_is_chosen_wrongly_blocks_nobody_unless_asked_to(commands: Commands) -> None:
+    del commands.environment["MCP_CLAIMS_DIR"]
+    commands.environment["MCP_CLAIMS_STORE"] = "etcd://n1:port/p"
+    event = json.dumps({"tool_input": {"file_path": "/repo/a"}})
+    lax, strict = commands("hook", "guard", said=event), commands("hook", "guard", "--strict", said=event)
+    # With 2 the host would deny every call, and say so to the model.
+    assert (lax.returncode, lax.stdout) == (0, "") and "MCP_CLAIMS_STORE" in lax.stderr
+    assert strict.returncode == 0 and '"deny"' in strict.stdout
+
+
 @pytest.mark.parametrize("said", ["", "{", "[]", "null", '{"tool_input": 5}', "{}"])
 @pytest.mark.parametrize("hook", ["guard", "session-end"])
 def test_what_is_no_event_blocks_nobody(commands: Commands, hook: str, said: str) -> None:

@@ -54,13 +54,6 @@ ETCD = [
         "            del times[expires]\n",
         "            times.clear()\n",
     ),
-    Plant(
-        "each attempt of a session that outlives its process makes a lease",
-        "E5",
-        STORE,
-        "if new is not None and shared is None and old is None:",
-        "if False:",
-    ),
     Plant("the end of a process revokes nothing", "E2", STORE, "process.lease.revoke(soon(within))", "pass"),
     Plant(
         "a lease that is gone is used for ever",
@@ -182,11 +175,18 @@ ETCD = [
         "if False:",
     ),
     Plant(
+        "pages are in the order of texts",
+        "E10",
+        "mcp_claims/stores/etcd/names.py",
+        'return key[len(self.claims) - 1 :].decode("latin-1")',
+        "return spell(key[len(self.claims) - 1 :])",
+    ),
+    Plant(
         "a stream that broke begins anew from now",
         "E11",
         WATCHING,
-        "                time.sleep(pause)\n",
-        "                time.sleep(pause)\n                revision = questions.revision_of(self._transport.ask('/kv/range', questions.one(b'x'), time.monotonic() + 9)) + 1\n",
+        "            time.sleep(pause)\n",
+        "            time.sleep(pause)\n            revision = questions.revision_of(self._transport.ask('/kv/range', questions.one(b'x'), time.monotonic() + 9)) + 1\n",
     ),
     Plant(
         "all are told of all changes",
@@ -209,5 +209,52 @@ ETCD = [
         ADDRESS,
         "password: str | None = field(default=None, repr=False)",
         "password: str | None = field(default=None)",
+    ),
+    Plant(
+        "any failure of TLS tells that nothing was sent",
+        "E8",
+        TRANSPORT,
+        "return bool(reason and reason.args and isinstance(reason.args[0], ssl.SSLCertVerificationError))",
+        "return True",
+    ),
+    Plant(
+        "a change of rights makes who we are unknown for ever",
+        "E12",
+        TRANSPORT,
+        'return code == _UNAUTHENTICATED or "revision of auth store is old" in problem',
+        "return code == _UNAUTHENTICATED",
+    ),
+    Plant(
+        "a user is looked for in the host alone", "E12", ADDRESS, 'if "@" in url:', "if '@' in urlsplit(url).netloc:"
+    ),
+    Plant(
+        "sessions end one after the other",
+        "E9",
+        "mcp_claims/sessions/registry.py",
+        "if isinstance(self._store, RemoteStore):",
+        "if dying and isinstance(self._store, RemoteStore):",
+    ),
+    Plant(
+        "threads take signals", "E9", "mcp_claims/stores/etcd/threads.py", 'if sys.platform != "win32":', "if False:"
+    ),
+    Plant(
+        "a command goes on while its claim is asked about",
+        "E9",
+        "mcp_claims/cli/run.py",
+        "renewed = renewal.result(max(0.0, valid_until - asked))",
+        "renewed = renewal.result()",
+    ),
+    Plant("an emptied cluster is waited for", "E11", WATCHING, "+ 1 < revision:", "+ 1 < 0:"),
+    Plant(
+        "what was seen before the cluster was emptied counts after it", "E11", WATCHING, "        self._forget()\n", ""
+    ),
+    Plant(
+        "who cannot be told ends the notices of all",
+        "E11",
+        WATCHING,
+        """                except Exception:
+                    # Whoever""",
+        """                except OSError:
+                    # Whoever""",
     ),
 ]

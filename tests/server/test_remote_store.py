@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from mcp_claims.stores.etcd.address import Address
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.support.etcd import fresh_address, fresh_store, one_node
 from tests.support.proxy import Proxy
-from tests.support.servers import PYTHON_ENVIRONMENT, facts, words
+from tests.support.servers import PYTHON_ENVIRONMENT, RawServer, facts, words
 
 pytestmark = pytest.mark.anyio
 
@@ -81,6 +82,27 @@ async def test_the_end_of_a_server_frees_what_it_held_at_once(end: str) -> None:
             os.close(died)
             assert list(store.scan()) == []
     assert list(store.scan()) == []
+
+
+@pytest.mark.parametrize("end", ["EOF", "SIGTERM"])
+def test_a_server_whose_cluster_is_gone_ends_in_time_however_many_sessions_hold_something(
+    proxy: Proxy, end: str
+) -> None:
+    url = str(Address((("127.0.0.1", proxy.port),), fresh_address().prefix))
+    command = [sys.executable, "-m", "mcp_claims", "serve", "--store", url]
+    with subprocess.Popen(
+        command, text=True, env=PYTHON_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        server = RawServer(process)
+        for number in range(5):
+            handle = server.call("open_session")["session"]
+            assert server.call("try_claim", key=f"key {number}", session=handle)["claimed"]
+        proxy.cut()
+        server.stdin.close()
+        if end == "SIGTERM":
+            process.terminate()
+        # One after the other they would take 20 s.
+        assert process.wait(10) == 0
 
 
 async def test_whoever_waits_is_woken_by_a_release_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,10 @@ class Cluster:
         """Start a node again that was killed, with what it had on its disk."""
         self.processes[number] = self._start(number)
 
+    def empty(self, number: int) -> None:
+        """Wipe the disk of a node that was killed."""
+        shutil.rmtree(f"{self._directory.name}/n{number}")
+
     def freeze(self, number: int) -> None:
         self.processes[number].send_signal(signal.SIGSTOP)
 

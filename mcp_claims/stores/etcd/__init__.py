@@ -12,6 +12,7 @@ holder that does not notice: who acts on something that can check generations sh
 | `questions` | what is asked, and how answers read |
 | `leases` | the lease of this process, and leases of single claims |
 | `tender` | the thread that keeps the lease and ends claims whose time is up |
+| `threads` | its threads, which take no signals |
 | `watching` | being told of changes |
 | `store` | the store itself |
 """

@@ -50,11 +50,15 @@ def read_address(url: str, environment: Mapping[str, str], name: str = "--store"
     *url* is `etcd://host1:2379,host2:2379/prefix`; with `etcds` it is spoken to over TLS.  Raises `InvalidInputError`,
     about *name*, for what is no such URL, and about a variable whose value cannot be used.
     """
-    parts = urlsplit(url)
+    if "@" in url:
+        # Looked for first: what is said of other mistakes may show a part of the URL.
+        raise InvalidInputError(name, f"must have no user in it, as others can see it; set {USER_VARIABLE} instead")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidInputError(name, f"has an endpoint that is not host:port ({error})") from error
     if parts.scheme not in SCHEMES:
         raise InvalidInputError(name, "must be like etcd://host1:2379,host2:2379/prefix, or etcds:// for TLS")
-    if "@" in parts.netloc:
-        raise InvalidInputError(name, f"must have no user in it, as others can see it; set {USER_VARIABLE} instead")
     if parts.query or parts.fragment:
         raise InvalidInputError(name, "must end with the prefix")
     tls = parts.scheme == "etcds"
@@ -77,8 +81,8 @@ def read_address(url: str, environment: Mapping[str, str], name: str = "--store"
 
 
 def _endpoint(text: str, name: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
     try:
+        parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise InvalidInputError(name, f"has an endpoint that is not host:port: {text!r}") from error
@@ -108,8 +112,12 @@ def _file(environment: Mapping[str, str], variable: str) -> str | None:
 def _password(environment: Mapping[str, str], user: str | None) -> str | None:
     password, path = environment.get(PASSWORD_VARIABLE), _file(environment, PASSWORD_FILE_VARIABLE)
     if path is not None:
-        with open(path, encoding="utf-8") as file:
-            password = file.read().rstrip("\r\n")
+        try:
+            with open(path, encoding="utf-8") as file:
+                password = file.read().rstrip("\r\n")
+        except UnicodeDecodeError:
+            # Without what led to it, in which the password is.
+            raise InvalidInputError(PASSWORD_FILE_VARIABLE, "must be a file of UTF-8 text") from None
     if bool(password) != bool(user):
         raise InvalidInputError(USER_VARIABLE, f"goes with {PASSWORD_VARIABLE} or {PASSWORD_FILE_VARIABLE}")
     return password or None

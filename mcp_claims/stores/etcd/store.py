@@ -300,6 +300,9 @@ class EtcdStore(RemoteStore):
         self._seen = max(self._seen, revision)
         return revision
 
+    def _forget_seen(self) -> None:
+        self._seen = 0
+
     def _shared_lease(self, new: Claim | None, process: _Process, until: float) -> Lease | None:
         """Return the lease of this process if *new* is to be under it."""
         if new is None or new.ended is not None or not self._lives_here(new.holder, process):
@@ -328,7 +331,7 @@ class EtcdStore(RemoteStore):
         about = f"{self._here.host()}:{pid}"
         lease = ProcessLease(transport, self._names, self._ticks, about)
         tender = Tender(lease, self._ticks, self._expire, self._settle)
-        watching = Watching(transport, self._names.claims, lambda: self._seen)
+        watching = Watching(transport, self._names.claims, lambda: self._seen, self._forget_seen)
         made = _Process(self._here.pid(), self._here.proof(), transport, lease, tender, watching)
         # Threads that begin at once have to have one lease and one tender.  No lock: a forked child could find it locked.
         return self._processes.setdefault(pid, made)

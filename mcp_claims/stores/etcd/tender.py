@@ -13,6 +13,7 @@ from threading import Condition, Thread
 
 from mcp_claims.stores.etcd.leases import TTL, Lease, ProcessLease, soon
 from mcp_claims.stores.etcd.questions import Change
+from mcp_claims.stores.etcd.threads import start_thread
 from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, RefusedError, UnansweredError
 
 _SHARE = 3
@@ -78,9 +79,7 @@ class Tender:
 
     def _go(self) -> None:
         if self._thread is None:
-            # A daemon: it must not keep the process from ending, whatever it waits for.
-            self._thread = Thread(target=self._run, name="mcp-claims etcd", daemon=True)
-            self._thread.start()
+            self._thread = start_thread("mcp-claims etcd", self._run)
         else:
             self._condition.notify()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,9 +29,9 @@ _CONNECTIONS = 64
 _API = "/v3/"
 
 # Status codes of gRPC that say that nothing was done; others may be told of what is done all the same.
-NOT_FOUND = 5
+NOT_FOUND, EXHAUSTED = 5, 8
 _UNAUTHENTICATED = 16
-_DEFINITE = frozenset({3, NOT_FOUND, 6, 7, 8, 9, 11, 12, _UNAUTHENTICATED})
+_DEFINITE = frozenset({3, NOT_FOUND, 6, 7, EXHAUSTED, 9, 11, 12, _UNAUTHENTICATED})
 
 
 class UnansweredError(Exception):
@@ -77,10 +78,10 @@ class Transport:
         problems: dict[str, str] = {}
         maybe_done = False
         tried = 0
-        while (left := until - time.monotonic()) > _LEAST:
+        while until - time.monotonic() > _LEAST:
             chosen = self._preferred
             try:
-                return self._ask(chosen, path, body, left)
+                return self._ask(chosen, path, body, until)
             except (Etcd3Exception, requests.RequestException) as error:
                 code, problem, heard = _understood(error)
                 if code in _DEFINITE:
@@ -98,7 +99,7 @@ class Transport:
     def ask_at(self, endpoint: tuple[str, int], path: str, body: Mapping[str, Any], within: float) -> dict[str, Any]:
         """Return the answer of one *endpoint*.  Raises as `ask` does."""
         try:
-            return self._ask(self._address.endpoints.index(endpoint), path, body, within)
+            return self._ask(self._address.endpoints.index(endpoint), path, body, time.monotonic() + within)
         except (Etcd3Exception, requests.RequestException) as error:
             code, problem, heard = _understood(error)
             if code in _DEFINITE:
@@ -118,11 +119,11 @@ class Transport:
                 json=body,
                 stream=True,
                 timeout=(_CONNECT_WITHIN, silence),
-                headers=self._credentials(chosen, _READ_WITHIN),
+                headers=self._credentials(chosen, time.monotonic() + _CONNECT_WITHIN + _READ_WITHIN),
             )
             answer.raise_for_status()
         except requests.RequestException:
-            self._token = None
+            self.forget_token()
             self.pass_over(chosen)
             raise
         except Etcd3Exception as error:
@@ -141,33 +142,49 @@ class Transport:
         if self._preferred == endpoint:
             self._preferred = (endpoint + 1) % len(self._address.endpoints)
 
+    def forget_token(self) -> None:
+        """Say anew who we are with the next question."""
+        self._token = None
+
     def close(self) -> None:
         """Close all connections that nobody is using."""
         self._session.close()
 
-    def _ask(self, chosen: int, path: str, body: Mapping[str, Any], left: float) -> dict[str, Any]:
-        # Both may take their time, one after the other.
-        client = self._client(chosen, (min(_CONNECT_WITHIN, left / 2), min(_READ_WITHIN, left / 2)))
+    def _ask(self, chosen: int, path: str, body: Mapping[str, Any], until: float) -> dict[str, Any]:
         try:
-            answer = client.post(client.get_url(path), json=body, headers=self._credentials(chosen, left))
+            return self._post(chosen, path, body, until, self._credentials(chosen, until))
         except Etcd3Exception as error:
-            if self._address.user is None or _understood(error)[0] != _UNAUTHENTICATED:
+            if self._address.user is None or not _asks_who(error):
                 raise
-            self._token = None  # It was good for some minutes only.
-            answer = client.post(client.get_url(path), json=body, headers=self._credentials(chosen, left))
-        assert isinstance(answer, dict)
-        return answer
+            self.forget_token()  # It was good for some minutes only, or until somebody's rights were changed.
+            return self._post(chosen, path, body, until, self._credentials(chosen, until))
 
-    def _credentials(self, chosen: int, left: float) -> dict[str, str]:
+    def _credentials(self, chosen: int, until: float) -> dict[str, str]:
         """Return the headers that say who we are: a certificate alone does not, through the gateway."""
         if self._address.user is None:
             return {}
-        with self._logging_in:
+        # No longer than all may take: those before us may each be waiting for an endpoint that does not answer.
+        if not self._logging_in.acquire(timeout=max(0.0, until - time.monotonic())):
+            raise requests.ConnectTimeout
+        try:
             if self._token is None:
-                client = self._client(chosen, (min(_CONNECT_WITHIN, left / 2), min(_READ_WITHIN, left / 2)))
                 who = {"name": self._address.user, "password": self._address.password}
-                self._token = client.post(client.get_url("/auth/authenticate"), json=who)["token"]
+                self._token = self._post(chosen, "/auth/authenticate", who, until, {})["token"]
             return {"Authorization": self._token}
+        finally:
+            self._logging_in.release()
+
+    def _post(
+        self, chosen: int, path: str, body: Mapping[str, Any], until: float, headers: dict[str, str]
+    ) -> dict[str, Any]:
+        left = until - time.monotonic()
+        if left <= _LEAST:
+            raise requests.ConnectTimeout
+        # Connecting and answering may each take their time, one after the other.
+        client = self._client(chosen, (min(_CONNECT_WITHIN, left / 2), min(_READ_WITHIN, left / 2)))
+        answer = client.post(client.get_url(path), json=body, headers=headers)
+        assert isinstance(answer, dict)
+        return answer
 
     def _client(self, chosen: int, timeouts: tuple[float, float]) -> Etcd3Client:
         host, port = self._address.endpoints[chosen]
@@ -180,6 +197,13 @@ class Transport:
             api_path=_API,
             session=self._session,
         )
+
+
+def _asks_who(error: Etcd3Exception) -> bool:
+    """Tell whether what we were is not known any more; nothing was done then."""
+    code, problem, _ = _understood(error)
+    # The latter for tokens that any change of users and roles makes old (JWT).
+    return code == _UNAUTHENTICATED or "revision of auth store is old" in problem
 
 
 def _understood(error: Etcd3Exception | requests.RequestException) -> tuple[int, str, bool]:
@@ -197,10 +221,13 @@ def _understood(error: Etcd3Exception | requests.RequestException) -> tuple[int,
 
 def _never_sent(cause: BaseException) -> bool:
     """Tell whether *cause* is that there was no connection to send anything over."""
-    if isinstance(cause, requests.ConnectTimeout | requests.exceptions.SSLError):
+    if isinstance(cause, requests.ConnectTimeout):
         return True
-    reason = cause.args[0] if cause.args else None
-    return isinstance(getattr(reason, "reason", None), urllib3.exceptions.NewConnectionError)
+    reason = getattr(cause.args[0] if cause.args else None, "reason", None)
+    if isinstance(cause, requests.exceptions.SSLError):
+        # Any other failure of TLS may come after the question.
+        return bool(reason and reason.args and isinstance(reason.args[0], ssl.SSLCertVerificationError))
+    return isinstance(reason, urllib3.exceptions.NewConnectionError)
 
 
 def _short(error: BaseException) -> str:

@@ -7,23 +7,27 @@ cut short, too: a stream that says nothing for some seconds is asked for anew, f
 from __future__ import annotations
 
 import json
+import logging
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 
 from mcp_claims.stores.etcd import questions
 from mcp_claims.stores.etcd.names import after_all
+from mcp_claims.stores.etcd.threads import start_thread
 from mcp_claims.stores.etcd.transport import Transport
+
+logger = logging.getLogger(__name__)
 
 _SILENCE = 5.0  # s
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class _Watcher:
     concerns: Callable[[bytes], bool]
     tell: Callable[[], None]
@@ -31,10 +35,14 @@ class _Watcher:
 
 
 class Watching:
-    """Tells of changes of keys that begin with *beginning*.  *seen* returns the latest revision that is known, 0 if none is."""
+    """Tells of changes of keys that begin with *beginning*.  *seen* returns the latest revision that is known, 0 if none is;
+    *forget* is called when it is none of the cluster as it is now.
+    """
 
-    def __init__(self, transport: Transport, beginning: bytes, seen: Callable[[], int]) -> None:
-        self._transport, self._beginning, self._seen = transport, beginning, seen
+    def __init__(
+        self, transport: Transport, beginning: bytes, seen: Callable[[], int], forget: Callable[[], None]
+    ) -> None:
+        self._transport, self._beginning, self._seen, self._forget = transport, beginning, seen, forget
         self._watchers: list[_Watcher] = []
         self._lock = Lock()
         self._running = False
@@ -47,7 +55,7 @@ class Watching:
             self._watchers.append(watcher)
             if not self._running:
                 self._running = True
-                Thread(target=self._run, name="mcp-claims etcd watch", daemon=True).start()
+                start_thread("mcp-claims etcd watch", self._run)
         try:
             yield True
         finally:
@@ -67,21 +75,35 @@ class Watching:
             try:
                 with self._transport.stream("/watch", wish, _SILENCE) as lines:
                     for line in lines:
-                        if line.strip():
-                            revision = self._hear(json.loads(line), revision)
-                            pause = _FIRST_PAUSE
+                        if not line.strip():
+                            continue
+                        said = json.loads(line)
+                        pause = _FIRST_PAUSE
+                        if revision is not None and questions.revision_of(said["result"]) + 1 < revision:
+                            # Emptied, or restored from a backup: there would be silence until it has counted that far again.
+                            self._begin_anew()
+                            revision = None
+                            break
+                        revision = self._hear(said, revision)
             except (OSError, ValueError, KeyError):
                 # Broken, silent, or somebody else's words.
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                pass
+            except Exception:
+                # A defect of ours must not be the end of all notices.
+                logger.exception("watching etcd failed")
+            # Also where it has just ended: it would be asked for again and again without one.
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _hear(self, said: dict[str, Any], revision: int | None) -> int | None:
         """Tell of what was *said*; return from where to go on."""
         result = said["result"]
         now = questions.revision_of(result)
         if result.get("canceled"):
-            # What changed up to there has been compacted away, so anything may have.
+            # What changed up to there has been compacted away, so anything may have; or we may not watch, or not any more.
             self._tell(None, now)
+            if "compact_revision" not in result:
+                self._transport.forget_token()
             return int(result.get("compact_revision", now + 1))
         if revision is None:
             self._tell(None, now)
@@ -92,9 +114,20 @@ class Watching:
             return now + 1
         return revision
 
+    def _begin_anew(self) -> None:
+        """Forget up to which revision anybody has seen anything."""
+        self._forget()
+        with self._lock:
+            for watcher in self._watchers:
+                watcher.since = 0
+
     def _tell(self, key: bytes | None, revision: int) -> None:
         with self._lock:
             watchers = list(self._watchers)
         for watcher in watchers:
             if key is None or (revision > watcher.since and watcher.concerns(key)):
-                watcher.tell()
+                try:
+                    watcher.tell()
+                except Exception:
+                    # Whoever it is has maybe just gone; the others are to be told all the same.
+                    logger.exception("telling of a change failed")

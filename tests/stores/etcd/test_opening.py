@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from mcp_claims.errors import InvalidInputError
+from mcp_claims.errors import InvalidInputError, StoreUnavailableError
+from mcp_claims.machine import local_machine
 from mcp_claims.opening import open_store
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.etcd import questions
 from mcp_claims.stores.etcd.address import Address, read_address
+from mcp_claims.stores.etcd.leases import soon
+from mcp_claims.stores.etcd.names import Names
 from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.stores.etcd.transport import Transport
 from mcp_claims.stores.files import FileStore
-from tests.support.etcd import fresh_address
+from tests.support.etcd import Cluster, fresh_address, fresh_store
 
 URL = "etcd://n1:2379,n2,[::1]:23790/fleet/"
 
@@ -73,6 +79,29 @@ def test_secrets_come_from_the_environment_or_a_file_and_are_shown_nowhere(tmp_p
         read_address("etcds://n1/p", {"MCP_CLAIMS_ETCD_CA": str(tmp_path / "none")})
 
 
+@pytest.mark.parametrize(
+    "url", ["etcd://me:pa/ss@n1/p", "etcd://me:pass@n1", "etcd://n1,me:pa?ss@n2", "etcd://me:pa#ss@n1"]
+)
+def test_a_password_in_the_url_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="must have no user in it") as raised:
+        read_address(url, {})
+    assert "pa" not in str(raised.value).replace("MCP_CLAIMS", "")
+
+
+@pytest.mark.parametrize("url", ["etcd://[::1", "etcd://[x]:1/p", "etcd://n1,[::1/p", "etcd://n\u2100/p"])
+def test_a_url_that_cannot_be_read_is_wrong_usage(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="host:port"):
+        read_address(url, {})
+
+
+def test_a_password_file_that_is_no_text_is_wrong_usage_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes(b"pass\xff")
+    environment = {"MCP_CLAIMS_ETCD_USER": "me", "MCP_CLAIMS_ETCD_PASSWORD_FILE": str(tmp_path / "password")}
+    with pytest.raises(InvalidInputError, match="must be a file of UTF-8") as raised:
+        read_address("etcd://n1", environment)
+    assert raised.value.__cause__ is None and raised.value.__suppress_context__
+
+
 def test_who_has_claims_in_files_does_not_import_the_client(tmp_path: Path) -> None:
     code = f"from mcp_claims.cli.main import main; main(['check', 'red', '--dir', {str(tmp_path)!r}])"
     done = subprocess.run(
@@ -106,3 +135,40 @@ def test_doctor_tells_which_endpoint_does_not_serve() -> None:
     assert done.returncode == 1
     assert "FAIL  endpoint  127.0.0.1:1 does not serve" in done.stdout
     assert "the cluster writes and gives leases" in done.stdout
+
+
+def test_doctor_tells_of_a_cluster_that_is_full_and_claims_are_released_on_it() -> None:
+    cluster = Cluster()
+    try:
+        store = EtcdStore(fresh_address(cluster), local_machine())
+        session, transport = process_session(store), Transport(store.address)
+        assert session.try_claim("red").claimed
+        member = transport.ask("/maintenance/status", {}, soon(5))["header"]["member_id"]
+        alarm = {"action": "ACTIVATE", "memberID": member, "alarm": "NOSPACE"}
+        transport.ask("/maintenance/alarm", alarm, soon(5))
+        with pytest.raises(StoreUnavailableError, match="database space exceeded"):
+            session.try_claim("blue")
+        command = [sys.executable, "-m", "mcp_claims", "doctor", "--store", str(store.address)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "etcdctl alarm disarm" in done.stdout, done.stdout
+        assert session.release("red").released
+    finally:
+        cluster.close()
+
+
+def test_a_list_in_pages_has_everything_also_what_somebody_else_has_put_there() -> None:
+    store = fresh_store()
+    transport, beginning = Transport(store.address), Names(store.address.prefix).claims
+    session = process_session(store)
+    for key in ("a", "\N{SNOWMAN}", "\N{GRINNING FACE}"):
+        assert session.try_claim(key).claimed
+    for junk in (b"", b"default/\xff\xfe", b"default/\n", b"\x80"):
+        transport.ask("/kv/put", questions.put(beginning + junk, b"\xff"), soon(5))
+    seen, after = [], ""
+    while True:
+        listing = session.listing(after=after, at_most=1)
+        seen += [each.found for each in listing.page]
+        if listing.after is None:
+            break
+        after = listing.after
+    assert seen == list(store.scan()) and len(seen) == 7

@@ -33,7 +33,7 @@ def test_a_claim_goes_at_its_own_time_not_at_that_of_one_before_it_which_was_tak
     held = onlooker.read(KEY)
     assert isinstance(held, Claim) and admin.revoke(held)
     freed = Event()
-    assert session.try_claim(KEY.key, ttl_minutes=SHORT).claimed
+    assert process_session(store).try_claim(KEY.key, ttl_minutes=SHORT).claimed
     assert isinstance(onlooker.read(KEY), Claim)
     with onlooker.watch(KEY, freed.set):
         assert freed.wait(SOON)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mcp_claims.machine import local_machine
+from mcp_claims.record import Claim
 from mcp_claims.stores.etcd.address import Address
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.stores.contract import WATCHED_WITHIN, Told
 from tests.stores.samples import KEY, claim, grant
-from tests.support.etcd import fresh_address, one_node
+from tests.support.etcd import Cluster, fresh_address, one_node
 from tests.support.proxy import Proxy
 
 
@@ -27,3 +30,49 @@ def test_what_changes_while_the_stream_is_broken_is_told_when_it_is_back() -> No
         proxy.mend()
         assert told.wait(WATCHED_WITHIN)
     proxy.close()
+
+
+def test_whoever_watches_a_cluster_that_was_emptied_is_told_of_what_changes_in_it() -> None:
+    cluster = Cluster()
+    try:
+        store, others = (EtcdStore(address, local_machine()) for address in [fresh_address(cluster)] * 2)
+        granted = None
+        for session in range(5):
+            granted = grant(others, claim(session=session), over=granted)
+        told = Told()
+        assert store.read(KEY) is not None
+        with store.watch(KEY, told):
+            cluster.kill(0)
+            cluster.empty(0)
+            cluster.restart(0)
+            cluster.await_health([0])
+            assert told.wait(WATCHED_WITHIN), "all is gone"
+            told.clear()
+            grant(others, claim())
+            assert told.wait(WATCHED_WITHIN)
+        told.clear()
+        with store.watch(KEY, told):
+            told.wait(0.5)
+            told.clear()
+            assert others.swap(KEY, None, claim(session=9)).won is False
+            found = others.read(KEY)
+            assert isinstance(found, Claim) and others.swap(KEY, found, None).won
+            assert told.wait(WATCHED_WITHIN)
+    finally:
+        cluster.close()
+
+
+def test_one_who_cannot_be_told_keeps_the_others_from_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    store, others = (EtcdStore(address, local_machine()) for address in [fresh_address()] * 2)
+    told = Told()
+
+    def gone() -> None:
+        raise RuntimeError("Event loop is closed")
+
+    assert store.read(KEY) is None
+    with store.watch(KEY, gone), store.watch(KEY, told):
+        granted = grant(others, claim())
+        told.clear()
+        others.swap(KEY, granted, None)
+        assert told.wait(WATCHED_WITHIN)
+    assert "Event loop is closed" in caplog.text

@@ -1,0 +1,77 @@
+"""`mcp-claims run` where the store is asked over a network, by threads, and may be slow to answer."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from mcp_claims.cli.run import _keep
+from mcp_claims.record import Claim, ScopedKey
+from mcp_claims.sessions import process_session
+from tests.cli.commands import COMMAND
+from tests.cli.test_run import eventually
+from tests.stores.samples import claim
+from tests.support.etcd import fresh_store
+from tests.support.servers import PYTHON_ENVIRONMENT
+
+
+def test_no_thread_takes_the_signals_that_are_the_command_s() -> None:
+    store, red = fresh_store(), ScopedKey("default", "red")
+    holder = process_session(store)
+    held = holder.try_claim(red.key).found
+    command = [*COMMAND, "run", red.key, "--wait", "60", "--store", str(store.address), "--", "sleep", "60"]
+    with subprocess.Popen(command, env=PYTHON_ENVIRONMENT) as running:
+        try:
+            threads = Path(f"/proc/{running.pid}/task")
+            # Who waits has one that is told of changes, and others that ask; the latter end with the wait.
+            eventually(lambda: len(list(threads.iterdir())) > 2)
+            holder.release(red.key)
+            eventually(lambda: isinstance(found := store.read(red), Claim) and found != held)
+            # That which is told of changes is there for some seconds more.
+            eventually(lambda: (blocking := [*map(blocks_signals, others_of(threads))]) and all(blocking))
+        finally:
+            running.terminate()
+    assert running.returncode == 128 + signal.SIGTERM, "the command got it, and ended by it"
+
+
+def others_of(threads: Path) -> list[Path]:
+    """Return all of *threads* but the first."""
+    return [each for each in threads.iterdir() if each.name != threads.parent.name]
+
+
+def blocks_signals(thread: Path) -> bool:
+    """Tell whether *thread* cannot be given the end of the command, or has ended."""
+    try:
+        status = (thread / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    blocked = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")), 16)
+    return all(blocked & 1 << number - 1 for number in (signal.SIGCHLD, signal.SIGTERM))
+
+
+def test_the_command_is_stopped_when_its_claim_runs_out_though_the_store_has_not_answered_yet(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stopped = Event()
+
+    class Session:
+        def prolong(self, *_: object) -> Claim:
+            assert stopped.wait(20), "the command goes on as long as the store does not answer"
+            return claim()
+
+    class Child:
+        def wait(self, seconds: float) -> bool:
+            return not Event().wait(seconds) and stopped.is_set()
+
+        def stop(self, patience: float) -> None:  # noqa: ARG002 (the interface of a child)
+            stopped.set()
+
+    session: Any = Session()
+    child: Any = Child()
+    assert not _keep(session, claim(), 1 / 60, child)
+    assert "could not be renewed in time: the store has not answered" in capsys.readouterr().err
