@@ -7,14 +7,15 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from mcp_claims.record import Claim
+from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
 from tests.cli.commands import COMMAND, Commands
@@ -173,6 +174,25 @@ def test_a_signal_is_passed_on_once_and_the_command_decides(commands: Commands, 
         assert run.process.wait(PATIENCE) == 7
 
 
+def test_a_signal_is_passed_on_also_after_a_turn_that_never_came(commands: Commands, claims_dir: Path) -> None:
+    other, store = process_session(FileStore(claims_dir)), FileStore(claims_dir)
+    other.try_claim("red")
+    with store.line(ScopedKey("default", "red"), lambda: None):
+        # It is the second in line, and gets what the first one does not take.
+        inode = (claims_dir / "default" / ".line").stat().st_ino
+        threading.Timer(0, wait_and, args=(f":{inode} ", lambda: other.release("red"))).start()
+        with running(commands, "--wait", "60") as run:
+            run.process.send_signal(signal.SIGTERM)
+            assert run.hear() == "SIGTERM"
+            assert run.process.wait(PATIENCE) == 7
+
+
+def wait_and(waits: str, then: Callable[[], object]) -> None:
+    """Do *then* when a thread waits for a lock that the kernel shows with *waits*."""
+    eventually(lambda: any("->" in lock and waits in lock for lock in Path("/proc/locks").read_text().splitlines()))
+    then()
+
+
 def test_at_a_terminal_ctrl_c_reaches_the_command_once(commands: Commands) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -260,7 +280,8 @@ def test_it_is_renewed_while_the_command_runs(commands: Commands, claims_dir: Pa
 
 
 def test_a_command_whose_claim_is_taken_away_is_stopped(commands: Commands) -> None:
-    with running(commands, "--ttl", "0.05", stderr=subprocess.PIPE) as run:
+    # Long before it has to be renewed.
+    with running(commands, "--ttl", "600", stderr=subprocess.PIPE) as run:
         assert commands("release", "red", "--force", "--yes").returncode == 0
         assert run.hear() == "SIGTERM"
         assert run.process.wait(PATIENCE) == 7

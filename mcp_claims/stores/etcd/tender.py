@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Condition
 
+from mcp_claims.background import start_in_background
 from mcp_claims.stores.etcd.leases import TTL, Lease, ProcessLease, soon
 from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, RefusedError, UnansweredError
 
@@ -39,7 +40,7 @@ class Tender:
         self._expiries: dict[bytes, float] = {}
         self._doubts: dict[bytes, str] = {}
         self._condition = Condition()
-        self._thread: Thread | None = None
+        self._running = False
         self._ended = False
 
     def expect(self, key: bytes, expires: float) -> None:
@@ -66,10 +67,9 @@ class Tender:
             self._condition.notify()
 
     def _go(self) -> None:
-        if self._thread is None:
-            # A daemon: it must not keep the process from ending, whatever it waits for.
-            self._thread = Thread(target=self._run, name="mcp-claims etcd", daemon=True)
-            self._thread.start()
+        if not self._running:
+            start_in_background(self._run, "mcp-claims etcd")
+            self._running = True
         else:
             self._condition.notify()
 

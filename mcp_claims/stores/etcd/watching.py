@@ -12,9 +12,10 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 
+from mcp_claims.background import start_in_background
 from mcp_claims.stores.etcd import questions
 from mcp_claims.stores.etcd.names import after_all
 from mcp_claims.stores.etcd.transport import Transport
@@ -47,7 +48,7 @@ class Watching:
             self._watchers.append(watcher)
             if not self._running:
                 self._running = True
-                Thread(target=self._run, name="mcp-claims etcd watch", daemon=True).start()
+                start_in_background(self._run, "mcp-claims etcd watch")
         try:
             yield True
         finally:
