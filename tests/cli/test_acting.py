@@ -61,6 +61,12 @@ def test_a_process_that_is_not_there_can_hold_nothing(commands: Commands, pid: s
     assert not commands.directory.exists()
 
 
+def test_whoever_has_lost_its_parent_does_not_share_a_holder_with_all_the_others(commands: Commands) -> None:
+    done = commands("try", "red", "--for-pid", 1)
+    assert done.returncode == 2 and "--for-pid must not be 1" in done.stderr and "--session" in done.stderr
+    assert not commands.directory.exists()
+
+
 def test_a_process_that_has_ended_and_is_not_reaped_can_hold_nothing(commands: Commands, somebody: Process) -> None:
     somebody.kill()
     os.waitid(os.P_PID, somebody.pid, os.WEXITED | os.WNOWAIT)

@@ -162,4 +162,25 @@ COMMAND_LINE = [
         "        return os.path.realpath(path)",
         "        return os.path.normpath(path)",
     ),
+    Plant(
+        "all who lost their parents are one holder",
+        "L2",
+        "mcp_claims/sessions/identity.py",
+        "    if pid == _ADOPTER:",
+        "    if pid == -_ADOPTER:",
+    ),
+    Plant(
+        "what is renewed cannot be taken away",
+        "L3",
+        "mcp_claims/claims.py",
+        "if not isinstance(swap.found, Claim) or not _same_grant(swap.found, found):",
+        "if swap:",
+    ),
+    Plant(
+        "who claimed anew loses it to who took the old claim away",
+        "L3",
+        "mcp_claims/claims.py",
+        "if not isinstance(swap.found, Claim) or not _same_grant(swap.found, found):",
+        "if not isinstance(swap.found, Claim):",
+    ),
 ]
