@@ -7,15 +7,14 @@ import pty
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from mcp_claims.record import Claim, ScopedKey
+from mcp_claims.record import Claim
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
 from tests.cli.commands import COMMAND, Commands
@@ -172,25 +171,6 @@ def test_a_signal_is_passed_on_once_and_the_command_decides(commands: Commands, 
             run.process.send_signal(signal.SIGTERM)
             assert run.hear() == "SIGTERM", "and nothing came twice"
         assert run.process.wait(PATIENCE) == 7
-
-
-def test_a_signal_is_passed_on_also_after_a_turn_that_never_came(commands: Commands, claims_dir: Path) -> None:
-    other, store = process_session(FileStore(claims_dir)), FileStore(claims_dir)
-    other.try_claim("red")
-    with store.line(ScopedKey("default", "red"), lambda: None):
-        # It is the second in line, and gets what the first one does not take.
-        inode = (claims_dir / "default" / ".line").stat().st_ino
-        threading.Timer(0, wait_and, args=(f":{inode} ", lambda: other.release("red"))).start()
-        with running(commands, "--wait", "60") as run:
-            run.process.send_signal(signal.SIGTERM)
-            assert run.hear() == "SIGTERM"
-            assert run.process.wait(PATIENCE) == 7
-
-
-def wait_and(waits: str, then: Callable[[], object]) -> None:
-    """Do *then* when a thread waits for a lock that the kernel shows with *waits*."""
-    eventually(lambda: any("->" in lock and waits in lock for lock in Path("/proc/locks").read_text().splitlines()))
-    then()
 
 
 def test_at_a_terminal_ctrl_c_reaches_the_command_once(commands: Commands) -> None:
