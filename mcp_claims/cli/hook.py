@@ -164,7 +164,7 @@ def _names_path(key: str, spelt: set[str]) -> bool:
 
 def _is_in_command(key: str, command: str) -> bool:
     """Tell whether *command* has *key* in it as a word of its own."""
-    if len(key) < _LEAST_IN_COMMAND:
+    if len(key) < _LEAST_IN_COMMAND or key not in command:  # The latter takes no time, the pattern below some.
         return False
     return re.search(rf"(?<![\w./-]){re.escape(key)}(?![\w.-])", command) is not None
 

@@ -32,7 +32,7 @@ _COMMANDS = {
     "completion": "completion",
 }
 _COMPLETING = "_ARGCOMPLETE"
-_UNREAD = 128 + 13  # As of any command whose output is no longer read: by SIGPIPE, to a shell.
+_INTERRUPTED, _UNREAD = 128 + 2, 128 + 13  # What a shell makes of the end by SIGINT and SIGPIPE.
 
 
 def command() -> int:
@@ -81,6 +81,8 @@ def _run(options: SimpleNamespace) -> int:
     except ClaimsError as error:
         complain(str(error))
         return 3
+    except KeyboardInterrupt:
+        return _INTERRUPTED  # A person who presses Ctrl-C while a command waits needs no traceback.
     except BrokenPipeError:
         # Whoever reads the list has seen enough of it.
         discard(sys.stdout)

@@ -75,12 +75,9 @@ def _run(options: SimpleNamespace) -> int:
         # The claim is the child's: whatever happens to this process, it stays as long as the command runs.
         session = process_session(store) if child.pid is None else session_for_process(store, child.pid)
         session.describe_client(f"mcp-claims run {command[0]}")
-        try:
-            attempt = claim_now_or_later(
-                session, scoped, patience, ttl_minutes=options.ttl, note=options.note, redo=options.redo
-            )
-        except KeyboardInterrupt:
-            return 130
+        attempt = claim_now_or_later(
+            session, scoped, patience, ttl_minutes=options.ttl, note=options.note, redo=options.redo
+        )
         if not attempt.claimed or not isinstance(attempt.found, Claim):
             complain(wording.attempt_lead(scoped, attempt))
             return int(options.held_exit_code)
