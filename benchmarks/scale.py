@@ -16,6 +16,7 @@ from statistics import median
 
 from benchmarks.measure import Bar, Effort, Figure, beside, in_unit, interleaved
 from mcp_claims import Claim, Claims, FileStore, Moment, ScopedKey, process_session
+from mcp_claims.cli.serve import SWITCH_EVERY
 from mcp_claims.record import to_json
 from mcp_claims.stores.names import file_name
 
@@ -124,6 +125,7 @@ def _blocking(dead: Path, effort: Effort) -> Iterator[Figure]:
     def in_a_thread() -> None:
         process_session(FileStore(dead)).prune("space-0")
 
+    sys.setswitchinterval(SWITCH_EVERY)  # As in the server, whose `prune` runs in a thread.
     for where, prune in (("another process", in_a_process), ("a thread", in_a_thread)):
         for space, limit in (("another", 5), ("the same", 20)):
             worst, quiet = _worst_waits(dead, prune, "elsewhere" if space == "another" else "space-0", effort)

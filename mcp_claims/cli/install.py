@@ -15,8 +15,9 @@ from mcp_claims import rules
 from mcp_claims.cli.options import add_store_options, chosen_store
 from mcp_claims.cli.serve import hours
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, PROVIDER_VARIABLE
+from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, PROVIDER_VARIABLE, chosen_cluster
 from mcp_claims.sessions import fixed_session
+from mcp_claims.stores.etcd.address import CREDENTIALS
 from mcp_claims.stores.location import DIRECTORY_VARIABLE, located
 
 if TYPE_CHECKING:
@@ -111,6 +112,10 @@ def _install(options: SimpleNamespace) -> int:
         changes.append(_hooks(where, launch, options.guard))
     if _carry_out(changes, options.dry_run):
         print(f"{host.title} starts it as {name!r}. {host.after}")
+        if unwritten := sorted(each for each in where.environment if each.startswith(CREDENTIALS)):
+            print(
+                f"Not written down, as others may read it: the host itself has to be started with {', '.join(unwritten)}."
+            )
         if host.official:
             print(f"Its own command for that is `{host.official}`.")
     return 0
@@ -137,7 +142,7 @@ def _hooks(where: Surroundings, launch: Launch, guard: str | None) -> Change:
     words = launch.arguments
     store = [
         word
-        for option in ("--dir", "--layout", "--provider")
+        for option in ("--dir", "--layout", "--provider", "--store")
         if option in words
         for word in (option, words[words.index(option) + 1])
     ]
@@ -190,10 +195,19 @@ def _served_with(options: SimpleNamespace, environment: Mapping[str, str]) -> li
     Hosts give servers an environment of their own choosing: what chooses the directory here is written down, or two
     hosts would keep their claims in different places, and a key would have two holders.
     """
+    if (
+        cluster := chosen_cluster(options.dir, options.layout, options.provider, options.store, environment)
+    ) is not None:
+        return ["--store", cluster[0], *_passed_on(options, {})]
     arguments: list[str] = []
     theirs = (options.layout or environment.get(LAYOUT_VARIABLE)) == AGENT_AWARENESS
     if options.dir is not None or DIRECTORY_VARIABLE in environment or ("XDG_STATE_HOME" in environment and not theirs):
         arguments += ["--dir", located(options.dir, environment)[0]]
+    return arguments + _passed_on(options, environment)
+
+
+def _passed_on(options: SimpleNamespace, environment: Mapping[str, str]) -> list[str]:
+    arguments: list[str] = []
     for option, variable in _PASSED_ON.items():
         value = getattr(options, option)
         if value is None and variable is not None:

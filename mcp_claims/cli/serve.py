@@ -20,6 +20,10 @@ from mcp_claims.stores.base import Store
 
 logger = logging.getLogger(__name__)
 
+SWITCH_EVERY = 0.000_5
+"""Seconds after which a thread lets another one run.  With Python's 5 ms, a call that makes some ten system calls while
+`prune` reads thousands of records in a thread may wait for that long after each of them."""
+
 _HTTP_OPTIONS = ("host", "port", "path", "token_file", "idle_minutes")
 
 
@@ -61,6 +65,7 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _serve(options: SimpleNamespace) -> int:
+    sys.setswitchinterval(SWITCH_EVERY)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mcp-claims: %(levelname)s: %(message)s")
     longest = hours("--keep-alive-hours", options.keep_alive_hours)
     rules.retention(options.retention_hours)

@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import lru_cache
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
@@ -30,9 +29,7 @@ _NEW = ".new"
 _SECRETS, _HANDLES = ".secrets", "handles"
 
 
-# The same bytes are the same claim.  Each change reads twice, before its lock and under it, and who polls reads what was
-# there before.
-_parsed = lru_cache(maxsize=64)(from_json)
+_MOST_KNOWN = 64
 
 
 class FileStore:
@@ -47,6 +44,9 @@ class FileStore:
             raise InvalidInputError("directory", "must be a path, without NUL characters")
         self._kernel = kernel or Kernel()
         self._trust = Trust(self._kernel, self.directory)
+        # The same bytes are the same claim.  Each change reads twice, before its lock and under it; what is released was
+        # written here; and who polls reads what was there before.
+        self._known: dict[bytes, Claim] = {}
 
     def read(self, scoped: ScopedKey) -> Found:
         directory, path = self._places(scoped)
@@ -67,7 +67,9 @@ class FileStore:
             if not new.generation:
                 after = old.generation if old is not None else 0
                 new = new._replace(generation=mark.next_generation(after, new.claimed.epoch))
-            self._write(path, to_json(new), mark)
+            data = to_json(new)
+            self._write(path, data, mark)
+            self._know(data, new)
             return Swap(True, new)
 
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
@@ -195,13 +197,27 @@ class FileStore:
         if len(data) > MAX_RECORD_BYTES:
             return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
         try:
-            # A scan meets each record once, and would only push out those that are read again.
-            claim = (from_json if scoped is None else _parsed)(data, changed_at(status))
+            claim = self._claim_in(data, status, again=scoped is not None)
         except RecordError as error:
             return unreadable(path, status, str(error))
         if claim.scoped != scoped and (scoped is not None or self._places(claim.scoped)[1] != path):
             return unreadable(path, status, "about another key than its file name says")
         return claim
+
+    def _claim_in(self, data: bytes, status: os.stat_result, *, again: bool) -> Claim:
+        """Return what *data* says, remembered if it may be read *again*, as what a scan meets is not."""
+        if not again:
+            return from_json(data, changed_at(status))
+        claim = self._known.get(data)
+        if claim is None:
+            claim = from_json(data)
+            self._know(data, claim)
+        return claim._replace(stored=changed_at(status))
+
+    def _know(self, data: bytes, claim: Claim) -> None:
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[data] = claim
 
     def _read_all(self, fd: int, size: int) -> bytes:
         """Read the file *fd*, of *size* bytes, as far as a record can be long."""

@@ -22,6 +22,11 @@ PLAIN = [
     ["hook", "guard"],
     ["hook", "guard", "--strict"],
     ["hook", "session-end"],
+    ["check", "red", "--dir", "/tmp/claims"],
+    ["check", "red", "--store", "etcd://one:2379/claims"],
+    ["check", "red", "--dir", ""],
+    ["hook", "guard", "--strict", "--layout", "agent-awareness", "--provider", "claude"],
+    ["hook", "session-end", "--dir", "/tmp/claims"],
 ]
 LEFT_TO_ARGPARSE = [
     [],
@@ -35,6 +40,15 @@ LEFT_TO_ARGPARSE = [
     ["hook", "nonsense"],
     ["hook", "guard", "--nonsense"],
     ["hook", "guard", "--strict", "--strict"],
+    ["check", "red", "--dir"],
+    ["check", "red", "--dir", "-x"],
+    ["check", "red", "dir", "x"],
+    ["check", "red", "--dir=x"],
+    ["check", "red", "--di", "x"],
+    ["check", "red", "--key", "x"],
+    ["check", "red", "--dir", "x", "--dir", "y"],
+    ["check", "red", "green"],
+    ["hook", "guard", "--dir", "x", "--strict"],
     ["release", "red"],
 ]
 

@@ -49,6 +49,24 @@ def test_what_hosts_do_not_pass_on_of_the_environment_is_written_down(
     assert served(home) == ["--layout", "agent-awareness", "--provider", "claude"]
 
 
+def test_a_cluster_is_written_down_for_server_and_hooks_and_its_credentials_are_not(
+    home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "etcd://one:2379,two:2379/fleet"
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    monkeypatch.setenv("MCP_CLAIMS_STORE", url)
+    monkeypatch.setenv("MCP_CLAIMS_ETCD_USER", "rig")
+    monkeypatch.setenv("MCP_CLAIMS_ETCD_PASSWORD", "hush")
+    done = run("install", "claude-code", "--guard")
+    assert served(home) == ["--store", url]
+    written = (home / ".claude.json").read_text() + (home / ".claude" / "settings.json").read_text()
+    assert written.count(url) == 3 and "hush" not in written
+    assert "has to be started with MCP_CLAIMS_ETCD_PASSWORD, MCP_CLAIMS_ETCD_USER" in done[1]
+    monkeypatch.delenv("MCP_CLAIMS_STORE")
+    run("install", "claude-code", "--store", url)
+    assert served(home) == ["--store", url]
+
+
 def test_one_identity_is_not_given_to_all_hosts_by_a_variable(
     home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,8 +103,8 @@ COMMAND_LINE = [
         "the directory is not that of all other programs",
         "L6",
         "mcp_claims/stores/location.py",
-        "    return state if state.startswith",
-        "    return state.strip() if state.strip().startswith",
+        '    return state if state.startswith("/") and state == state.strip() else None',
+        "    return state",
     ),
     Plant(
         "a named tuple has another field's default",

@@ -7,13 +7,16 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 from mcp import Client, StdioServerParameters
 
+from mcp_claims import patience
 from mcp_claims.answers import Attempt
 from mcp_claims.machine import local_machine
 from mcp_claims.patience import claim_patiently
@@ -80,8 +83,19 @@ async def test_the_end_of_a_server_frees_what_it_held_at_once(end: str) -> None:
     assert list(store.scan()) == []
 
 
-async def test_whoever_waits_is_woken_by_a_release_of_another_process() -> None:
+async def test_whoever_waits_is_woken_by_a_release_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_LOOK_AGAIN", 60.0)  # Not by looking again.
     store = fresh_store()
+    watched = Event()
+    watch = EtcdStore.watch
+
+    @contextmanager
+    def noticed(*arguments: Any) -> Iterator[bool]:
+        with watch(*arguments) as can_be:
+            watched.set()
+            yield can_be
+
+    monkeypatch.setattr(EtcdStore, "watch", noticed)
     holder, waiter = process_session(EtcdStore(store.address, local_machine())), process_session(store)
     server = build_server(lambda: Sessions(store, own=waiter))
     assert holder.try_claim("red").claimed
@@ -92,7 +106,7 @@ async def test_whoever_waits_is_woken_by_a_release_of_another_process() -> None:
             assert facts(answer)["claimed"]
 
         calls.start_soon(wait)
-        await anyio.sleep(0.3)
+        assert await anyio.to_thread.run_sync(watched.wait, 20)
         await anyio.to_thread.run_sync(holder.release, "red")
 
 

@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 from mcp_claims.errors import InvalidInputError
 
 SCHEMES = ("etcd", "etcds")
+CREDENTIALS = "MCP_CLAIMS_ETCD_"
+"""How the names of the variables begin."""
+
 CA_VARIABLE = "MCP_CLAIMS_ETCD_CA"
 CERT_VARIABLE, KEY_VARIABLE = "MCP_CLAIMS_ETCD_CERT", "MCP_CLAIMS_ETCD_KEY"
 USER_VARIABLE = "MCP_CLAIMS_ETCD_USER"

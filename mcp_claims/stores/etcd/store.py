@@ -50,7 +50,6 @@ class Here(Protocol):
 class _Process:
     """What belongs to one process; a forked child needs its own connections, threads and lease."""
 
-    pid: int  #: By the system, whatever the machine says.
     holder_pid: int
     proof: Proof
     transport: Transport
@@ -69,7 +68,7 @@ class EtcdStore(RemoteStore):
         self.address = address
         self._here = here
         self._names = Names(address.prefix)
-        self._known: _Process | None = None
+        self._processes: dict[int, _Process] = {}
         self._seen = 0
 
     def read(self, scoped: ScopedKey) -> Found:
@@ -144,7 +143,9 @@ class EtcdStore(RemoteStore):
         return self._names.position(key)
 
     def leave(self, *, within: float) -> None:
-        process = self._process()
+        process = self._processes.pop(os.getpid(), None)
+        if process is None:
+            return
         process.tender.end()
         try:
             process.lease.revoke(soon(within))
@@ -170,6 +171,11 @@ class EtcdStore(RemoteStore):
         before = 0 if old is None or old.leased is None else old.leased.revision
         while True:
             shared = self._shared_lease(new, process, until)
+            if new is not None and shared is None and old is None:
+                # Making a lease is a write, which whoever waits would make in vain again and again.
+                stored = self._stored(key, until)
+                if stored is not None:
+                    return Swap(False, questions.claim_in(stored, key))
             lease = shared.id if shared else self._own_lease(new, process, until)
             fence = (shared.fence, shared.fenced_at) if shared and new is not None and not new.generation else None
             change = Change.to(new, key, before, lease, fence) if new is not None else Change(key, before, None)
@@ -181,10 +187,15 @@ class EtcdStore(RemoteStore):
                 if error.code != NOT_FOUND or new is None:
                     raise
                 if shared is not None:
+                    process.tender.forget(key, new.expires.ticks)
                     process.lease.lost(shared)
                 continue
             if revision is None:
                 stored = seen[0]
+                if shared is not None and new is not None:
+                    process.tender.forget(key, new.expires.ticks)
+                elif lease:
+                    self._give_up(lease, process)
                 if shared is not None and fence is not None and (stored.revision if stored else 0) == before:
                     # Not the key has changed but the fence: the lease is gone, or another grant was made void.
                     fenced = seen[1]
@@ -193,13 +204,14 @@ class EtcdStore(RemoteStore):
                     else:
                         process.lease.noticed(shared, fenced.revision)
                     continue
+                if shared is None and new is not None:
+                    self._give_up(lease, process, until)
                 return Swap(False, None if stored is None else questions.claim_in(stored, key))
+            if old is not None:
+                process.tender.forget(key, old.expires.ticks)
             if new is None:
-                process.tender.forget(key)
                 return Swap(True, None)
-            if not shared:
-                process.tender.forget(key)
-            elif not process.lease.is_trusted(shared) and not process.lease.renew(shared, until):
+            if shared and not self._is_there(shared, change, process, until):
                 # We were stopped for so long that it may have been somebody else's by now.
                 stored = self._stored(key, until)
                 return Swap(False, None if stored is None else questions.claim_in(stored, key))
@@ -214,6 +226,7 @@ class EtcdStore(RemoteStore):
         Whether it was made is known when this returns, and when it raises `RefusedError`.
         """
         process = process or self._process()
+        asked_before = False
         while True:
             try:
                 answer = process.transport.ask("/kv/txn", change.question(), until, again=False)
@@ -222,23 +235,52 @@ class EtcdStore(RemoteStore):
                     raise
             else:
                 revision = self._saw(answer)
-                return (revision, []) if answer.get("succeeded") else (None, questions.seen_by_loser(answer))
+                if answer.get("succeeded"):
+                    return revision, []
+                seen = questions.seen_by_loser(answer)
+                # What was not answered before may have come just before this, and be what this has lost to.
+                return (self._made_at(change, seen[0]) if asked_before else None), seen
+            asked_before = True
             try:
                 stored = self._find_out(change, process, shared, until)
-            except UnansweredError:
-                if shared is not None and change.fence is not None:
-                    process.tender.doubt(change.key, change.mark)
+            except (UnansweredError, RefusedError):
+                if change.is_grant:
+                    process.tender.doubt(change)
                 raise
-            if change.made(stored):
-                assert stored is not None
-                return stored.revision, []
-            if stored is None and change.value is None:
-                return self._seen, []  # Gone, as was wanted.
+            if (revision_made := self._made_at(change, stored)) is not None:
+                return revision_made, []
             if (stored.revision if stored else 0) != change.before:
                 return None, [stored]
             # It was not made, and never will be, so it can be asked for anew; a grant, under the fence of now.
             if change.fence is not None:
                 return None, [stored, self._stored(change.fence[0], until)]
+
+    def _made_at(self, change: Change, stored: Stored | None) -> int | None:
+        """Return the revision by which *change* was made, if *stored* is what it has left."""
+        if change.made(stored):
+            assert stored is not None
+            return stored.revision
+        if stored is None and change.value is None:
+            return self._seen  # Gone, as was wanted.
+        return None
+
+    def _is_there(self, shared: Lease, change: Change, process: _Process, until: float) -> bool:
+        """Tell whether *shared*, under which *change* was made, is there still; asks only where our clock does not tell."""
+        if process.lease.is_trusted(shared):
+            return True
+        try:
+            return process.lease.renew(shared, until)
+        except (UnansweredError, RefusedError):
+            if change.is_grant:
+                process.tender.doubt(change)
+            raise
+
+    def _give_up(self, lease: int, process: _Process) -> None:
+        """End *lease*, under which nothing is."""
+        try:
+            leases.revoke(process.transport, lease, soon(ANSWER_WITHIN))
+        except (UnansweredError, RefusedError):
+            return  # It ends by itself.
 
     def _find_out(self, change: Change, process: _Process, shared: Lease | None, until: float) -> Stored | None:
         """Return what is at the key after *change* had no answer, once it can no longer be made later than this."""
@@ -273,25 +315,33 @@ class EtcdStore(RemoteStore):
         left = rules.remaining(new.expires, self._here.now()).total_seconds()
         return leases.grant(process.transport, leases.own_ttl(left, self.shortest_lease), until)
 
+    def _give_up(self, lease: int, process: _Process, until: float) -> None:
+        """Revoke *lease*, which was made for a claim that somebody else got."""
+        try:
+            leases.revoke(process.transport, lease, until)
+        except (UnansweredError, RefusedError):
+            # It ends with its time, and there is nothing under it.
+            return
+
     def _lives_here(self, holder: Holder, process: _Process) -> bool:
         """Tell whether the session of *holder* ends with this process."""
         return holder.pid == process.holder_pid and holder.proof == process.proof and process.proof.boot is not None
 
     def _process(self) -> _Process:
-        known = self._known
-        if known is not None and known.pid == os.getpid():
-            return known
-        return self._begin()
+        return self._processes.get(pid := os.getpid()) or self._begin(pid)
 
-    def _begin(self) -> _Process:
-        pid = os.getpid()
+    def _begin(self, pid: int) -> _Process:
+        # Of an ancestor, whose PID one of its descendants may have one day.
+        for other in [other for other in list(self._processes) if other != pid]:
+            self._processes.pop(other, None)
         transport = Transport(self.address)
         about = f"{self._here.host()}:{pid}"
         lease = ProcessLease(transport, self._names, self._ticks, about)
         tender = Tender(lease, self._ticks, self._expire, self._settle)
         watching = Watching(transport, self._names.claims, lambda: self._seen)
-        self._known = _Process(pid, self._here.pid(), self._here.proof(), transport, lease, tender, watching)
-        return self._known
+        made = _Process(self._here.pid(), self._here.proof(), transport, lease, tender, watching)
+        # Threads that begin at once have to have one lease and one tender.  No lock: a forked child could find it locked.
+        return self._processes.setdefault(pid, made)
 
     def _ticks(self) -> float:
         return self._here.now().ticks
@@ -306,14 +356,16 @@ class EtcdStore(RemoteStore):
         if isinstance(found, Claim) and rules.expired(found, self._here.now()):
             self._change(Change(key, stored.revision, None), until)
 
-    def _settle(self, key: bytes, mark: str) -> None:
-        """Take the grant with *mark* away from *key*, if it was made although its caller was told that it failed."""
+    def _settle(self, grant: Change) -> None:
+        """Take away what *grant* has put, if it was made although its caller was told that it failed."""
         process, until = self._process(), soon(ANSWER_WITHIN)
-        if (lease := process.lease.current) is not None:
+        if grant.fence is None:
+            leases.revoke(process.transport, grant.lease, until)
+        elif (lease := process.lease.current) is not None:
             process.lease.void(lease, until)
-        stored = self._stored(key, until)
-        if stored is not None and mark.encode() in stored.value:
-            self._change(Change(key, stored.revision, None), until)
+        stored = self._stored(grant.key, until)
+        if stored is not None and grant.mark.encode() in stored.value:
+            self._change(Change(grant.key, stored.revision, None), until)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

@@ -7,11 +7,13 @@ of grants of which nobody knows.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from threading import Condition
 
 from mcp_claims.background import start_in_background
 from mcp_claims.stores.etcd.leases import TTL, Lease, ProcessLease, soon
+from mcp_claims.stores.etcd.questions import Change
 from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, RefusedError, UnansweredError
 
 _SHARE = 3
@@ -33,31 +35,40 @@ class Tender:
         lease: ProcessLease,
         ticks: Callable[[], float],
         expire: Callable[[bytes], None],
-        settle: Callable[[bytes, str], None],
+        settle: Callable[[Change], None],
     ) -> None:
         self._lease, self._ticks = lease, ticks
         self._expire, self._settle = expire, settle
-        self._expiries: dict[bytes, float] = {}
-        self._doubts: dict[bytes, str] = {}
+        self._expiries: dict[bytes, Counter[float]] = {}
+        self._doubts: set[Change] = set()
         self._condition = Condition()
         self._running = False
         self._ended = False
 
     def expect(self, key: bytes, expires: float) -> None:
-        """Take the claim at *key* away when its time, *expires*, is up; said again before then, the later time counts."""
+        """See at *expires* whether the time of the claim at *key* is up, and take it away then.
+
+        Each time counts for itself: were it one for each key, the claim that follows another would have that one's.
+        """
         with self._condition:
-            self._expiries[key] = max(expires, self._expiries.get(key, expires))
+            self._expiries.setdefault(key, Counter())[expires] += 1
             self._go()
 
-    def forget(self, key: bytes) -> None:
-        """Leave *key* alone: its claim was given back."""
+    def forget(self, key: bytes, expires: float) -> None:
+        """Take back what was said once by `expect`, if it was: that claim is not there, or has another time by now."""
         with self._condition:
-            self._expiries.pop(key, None)
+            times = self._expiries.get(key, Counter())
+            if times[expires] > 1:
+                times[expires] -= 1
+                return
+            del times[expires]
+            if not times:
+                self._expiries.pop(key, None)
 
-    def doubt(self, key: bytes, mark: str) -> None:
-        """Find out what became of a grant of *key* by the change with *mark*, and take it away if it was made."""
+    def doubt(self, grant: Change) -> None:
+        """Find out what became of *grant*, and take it away if it was made."""
         with self._condition:
-            self._doubts[key] = mark
+            self._doubts.add(grant)
             self._go()
 
     def end(self) -> None:
@@ -83,7 +94,8 @@ class Tender:
             with self._condition:
                 if self._ended:
                     return
-                times = [*self._expiries.values(), *([due] if lease else []), *([0.0] if self._doubts else [])]
+                expiries = (time for times in self._expiries.values() for time in times)
+                times = [*expiries, *([due] if lease else []), *([0.0] if self._doubts else [])]
                 left = min(times, default=self._ticks() + _IDLE) - self._ticks()
                 if left > 0:
                     self._condition.wait(left)
@@ -93,7 +105,7 @@ class Tender:
                     began = self._ticks()
                     self._lease.renew(lease, soon(ANSWER_WITHIN))
                     due = began + TTL / _SHARE
-                self._do_what_is_due()
+                self._do_some_of_what_is_due()
             except (UnansweredError, RefusedError):
                 # Whoever calls is told; here there is nothing but to try again, from endpoint to endpoint.
                 self._wait(_PAUSE)
@@ -102,21 +114,25 @@ class Tender:
                 logger.exception("tending the lease failed")
                 self._wait(1.0)
 
-    def _do_what_is_due(self) -> None:
+    def _do_some_of_what_is_due(self) -> None:
+        """Do one thing of each kind: however much there is, it must not keep the lease from being renewed."""
+        now = self._ticks()
         with self._condition:
-            now = self._ticks()
-            expired = [key for key, expires in self._expiries.items() if expires <= now]
-            doubts = list(self._doubts.items())
-        for key in expired:
-            self._expire(key)
+            expired = next((key for key, times in self._expiries.items() if min(times) <= now), None)
+            if expired is not None:
+                # To the end of the queue: if it fails, the others come first.
+                self._expiries[expired] = self._expiries.pop(expired)
+            doubt = next(iter(self._doubts), None)
+        if expired is not None:
+            self._expire(expired)
             with self._condition:
-                if self._expiries.get(key, now + 1) <= now:
-                    del self._expiries[key]
-        for key, mark in doubts:
-            self._settle(key, mark)
+                times = self._expiries.pop(expired, Counter())
+                if left := Counter({time: count for time, count in times.items() if time > now}):
+                    self._expiries[expired] = left
+        if doubt is not None:
+            self._settle(doubt)
             with self._condition:
-                if self._doubts.get(key) == mark:
-                    del self._doubts[key]
+                self._doubts.discard(doubt)
 
     def _wait(self, seconds: float) -> None:
         with self._condition:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -217,3 +217,29 @@ def test_what_is_under_no_lease_is_held_until_a_person_frees_it() -> None:
     assert "under no lease" in attempt.found.problem
     assert session.revoke(attempt.found)
     assert store.read(KEY) is None
+
+
+def test_who_is_refused_leaves_no_lease_behind_however_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fresh_store()
+    session, other = fixed_session(store, "ci"), process_session(EtcdStore(store.address, local_machine()))
+    other.try_claim("warm")
+    before = all_leases(store)
+    assert other.try_claim(KEY.key).claimed
+    assert session.try_claim(KEY.key).status is Status.HELD
+    assert all_leases(store) == before
+    other.release(KEY.key)
+    grant = leases.grant
+
+    def then_the_other_is_faster(*arguments: Any) -> int:
+        made = grant(*arguments)
+        monkeypatch.undo()
+        assert other.try_claim(KEY.key).claimed
+        return made
+
+    monkeypatch.setattr(leases, "grant", then_the_other_is_faster)
+    assert session.try_claim(KEY.key).status is Status.HELD
+    assert all_leases(store) == before
+
+
+def all_leases(store: EtcdStore) -> set[str]:
+    return {each["ID"] for each in Transport(store.address).ask("/lease/leases", {}, soon(5)).get("leases", [])}

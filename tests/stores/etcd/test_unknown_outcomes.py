@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from mcp_claims.sessions import process_session
 from mcp_claims.sessions.identity import fixed_session
 from mcp_claims.stores.etcd import store as etcd_store
 from mcp_claims.stores.etcd.address import Address
+from mcp_claims.stores.etcd.leases import ProcessLease
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.support.etcd import fresh_address, one_node
 from tests.support.proxy import Proxy
@@ -99,14 +101,73 @@ def test_a_grant_that_never_arrived_is_asked_for_again_and_its_late_arrival_does
 
 
 def test_a_grant_whose_outcome_cannot_be_found_out_is_an_error_and_goes_as_soon_as_it_can(
+    session: Claims, proxy: Proxy, onlooker: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_store, "ANSWER_WITHIN", 0.5)
+    proxy.lose_answer_to(TRANSACTION, and_cut=True)
+    with pytest.raises(StoreUnavailableError, match="no endpoint of etcd has answered in time"):
+        session.try_claim(KEY.key)
+    await_freed(onlooker, proxy)
+
+
+def test_of_two_sessions_of_a_process_that_are_in_doubt_about_one_key_neither_keeps_it(
+    store: EtcdStore, proxy: Proxy, onlooker: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = process_session(store), process_session(store)
+    assert first.try_claim("warm").claimed
+    monkeypatch.setattr(etcd_store, "ANSWER_WITHIN", 0.5)
+    # The first is granted it; what the second asks for never arrives.
+    proxy.lose_answer_to(TRANSACTION, and_cut=True)
+    for session in (first, second):
+        with pytest.raises(StoreUnavailableError):
+            session.try_claim(KEY.key)
+        proxy.cut()
+    await_freed(onlooker, proxy)
+
+
+def test_a_grant_that_is_answered_too_late_to_be_relied_on_goes_if_its_lease_cannot_be_asked_about(
     store: EtcdStore, proxy: Proxy, onlooker: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = process_session(store)
     assert session.try_claim("warm").claimed
     monkeypatch.setattr(etcd_store, "ANSWER_WITHIN", 0.5)
-    proxy.lose_answer_to(TRANSACTION, and_cut=True)
-    with pytest.raises(StoreUnavailableError, match="no endpoint of etcd has answered in time"):
+    change = EtcdStore._change
+
+    def stopped_meanwhile(*arguments: Any) -> Any:
+        made = change(*arguments)
+        monkeypatch.undo()
+        monkeypatch.setattr(ProcessLease, "is_trusted", lambda *_: False)
+        proxy.cut()
+        return made
+
+    monkeypatch.setattr(EtcdStore, "_change", stopped_meanwhile)
+    with pytest.raises(StoreUnavailableError):
         session.try_claim(KEY.key)
+    await_freed(onlooker, proxy)
+
+
+@pytest.mark.parametrize("outcome", [None, Outcome.DONE])
+def test_a_release_that_arrives_late_just_before_it_is_asked_for_again_is_a_release(
+    session: Claims, proxy: Proxy, onlooker: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.try_claim(KEY.key)
+    find_out = EtcdStore._find_out
+
+    def then_it_arrives(*arguments: Any) -> Any:
+        found = find_out(*arguments)
+        proxy.deliver()
+        return found
+
+    monkeypatch.setattr(EtcdStore, "_find_out", then_it_arrives)
+    proxy.hold(TRANSACTION)
+    release = session.release(KEY.key, outcome=outcome)
+    assert proxy.happened.is_set()
+    assert (release.released, release.lost) == (True, None)
+    assert isinstance(onlooker.read(KEY), Claim) is (outcome is Outcome.DONE)
+
+
+def await_freed(onlooker: EtcdStore, proxy: Proxy) -> None:
+    """Mend the way to the cluster, and wait until the key is free."""
     assert isinstance(onlooker.read(KEY), Claim), "it has been granted"
     freed = Event()
     with onlooker.watch(KEY, freed.set):
