@@ -208,7 +208,7 @@ class Claims:
         return self._release(scoped, wait, marked)
 
     def revoke(self, found: Claim | Unreadable, reason: str | None = None, *, wait: float = LOCK_WAIT) -> bool:
-        """Take *found*, anybody's claim or what cannot be read, away; tell whether it was still what is stored.
+        """Take *found*, anybody's claim or what cannot be read, away; tell whether it was still there, renewed or not.
 
         A marker of a new generation stays for a day, which says to whom it belonged, who took it and why: its holder is
         told so, and what checks generations no longer takes the old one.  For people, who know that the holder hangs.
@@ -217,17 +217,26 @@ class Claims:
         self._check_usable()
         if isinstance(found, Unreadable):
             return self._store.discard(found, wait=wait)
-        now = self._machine.now()
         note = f"taken from {found.holder.name} by force" + (f": {reason}" if reason else "")
-        marker = Claim(
-            found.scoped,
-            self._holder,
-            claimed=found.claimed,
-            expires=rules.later(now, rules.DEFAULT_RETENTION),
-            note=note[: rules.MAX_NOTE_CHARACTERS],
-            ended=Ended(Outcome.REVOKED, now),
-        )
-        return self._store.swap(found.scoped, found, marker, wait=wait).won
+        taken = found
+        for _ in range(_MOST_ROUNDS):
+            now = self._machine.now()
+            marker = Claim(
+                found.scoped,
+                self._holder,
+                claimed=found.claimed,
+                expires=rules.later(now, rules.DEFAULT_RETENTION),
+                note=note[: rules.MAX_NOTE_CHARACTERS],
+                ended=Ended(Outcome.REVOKED, now),
+            )
+            swap = self._store.swap(found.scoped, taken, marker, wait=wait)
+            if swap.won:
+                return True
+            # A program renews what it holds however it hangs, perhaps while a person thinks about the question.
+            if not isinstance(swap.found, Claim) or not _same_grant(swap.found, found):
+                return False
+            taken = swap.found
+        raise ContendedError(found.scoped.key, _MOST_ROUNDS)
 
     def prolong(self, granted: Claim, ttl_minutes: float) -> Claim | None:
         """Renew *granted*, an earlier grant of ours, without waiting for anybody; return it as it is now.
@@ -382,3 +391,13 @@ class Claims:
         if self._ended:
             self._release(claim.scoped, END_WAIT)
             raise SessionEndedError
+
+
+def _same_grant(one: Claim, other: Claim) -> bool:
+    return (one.scoped, one.holder.name, one.generation, one.claimed, one.ended) == (
+        other.scoped,
+        other.holder.name,
+        other.generation,
+        other.claimed,
+        other.ended,
+    )

@@ -18,6 +18,7 @@ from mcp_claims.cli.options import (
     needed_session,
     say,
 )
+from mcp_claims.cli.streams import complain
 from mcp_claims.record import Claim, Outcome, Unreadable
 from mcp_claims.rules import Standing
 from mcp_claims.typed import TYPE_CHECKING
@@ -164,7 +165,7 @@ def _revoke(options: SimpleNamespace) -> int:
         say("Nobody holds it.", {"released": False}, as_json=options.json)
         return NO
     if listed.standing is Standing.HELD and not options.yes:
-        print(wording.listed_text(listed, stored.now), file=sys.stderr)
+        complain(wording.listed_text(listed, stored.now))
         if not _agreed("Take it away? Its holder may still be acting on it. [y/N] "):
             say("Left alone.", {"released": False}, as_json=options.json)
             return NO
@@ -214,7 +215,7 @@ def _prune(options: SimpleNamespace) -> int:
 
 def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
-        print("mcp-claims: nobody can be asked here; --yes takes it away without", file=sys.stderr)
+        complain("nobody can be asked here; --yes takes it away without")
         return False
     print(question, end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().casefold() in ("y", "yes")

@@ -49,8 +49,7 @@ if sys.platform != "win32":
             self._failure, failure = os.pipe()
             gate, self._gate = os.pipe()
             for stream in (sys.stdout, sys.stderr):
-                if stream is not None:  # Nothing is there for one that was closed before we started.
-                    stream.flush()
+                stream.flush()
             # Who started us may ignore it: the kernel would reap the command and never tell us that it has ended.
             ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

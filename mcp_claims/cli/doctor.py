@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mcp_claims.cli.options import add_store_options, chosen_store
+from mcp_claims.cli.streams import tell
 from mcp_claims.diagnosis import Finding, Level, diagnose, diagnose_cluster
 from mcp_claims.opening import STORE_VARIABLE
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
@@ -52,9 +53,7 @@ def _doctor(options: SimpleNamespace) -> int:
         findings += examine_hosts(Surroundings(Path.home(), sys.platform, os.environ))
     worst = max((finding.level for finding in findings), key=_ORDER.index)
     text = _as_json(findings, worst) if options.json else _as_lines(findings)
-    # A path may hold what the terminal's encoding has no characters for.
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    tell(text)
     return 1 if worst is Level.FAILURE else 0
 
 

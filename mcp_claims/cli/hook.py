@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 from mcp_claims.claims import Claims
-from mcp_claims.cli.options import add_command, chosen_store
+from mcp_claims.cli.options import STORE_TROUBLE, add_command, chosen_store
+from mcp_claims.cli.streams import complain, tell
 from mcp_claims.errors import ClaimsError
 from mcp_claims.machine import Machine, local_machine
 from mcp_claims.record import Claim
@@ -55,25 +56,39 @@ def hook(options: SimpleNamespace) -> int:
     """Run `hook`."""
     from mcp_claims.sessions.identity import process_session
 
+    ending = options.hook == "session-end"
+    strict = options.strict and not ending
+    told = _event()
+    if told is None:
+        # Not 2: that a hook ends with 2 means to a host that it forbids what is about to happen.
+        return _in_trouble("a host has to tell a hook on standard input what happens, as JSON", strict, 1)
+    try:
+        machine = local_machine()
+        session = process_session(chosen_store(options), machine)
+        if ending:
+            _end_session(session, machine, told)
+        elif (reason := _objection(session, machine, told)) is not None:
+            _deny(reason)
+    except ClaimsError as error:
+        return _in_trouble(str(error), strict, STORE_TROUBLE if ending else 0)
+    return 0
+
+
+def _event() -> dict[str, Any] | None:
+    """Return what the host tells, `None` if that is no event."""
     try:
         told = json.loads(sys.stdin.buffer.read(_INPUT_BYTES))
-    except ValueError:
-        told = None
-    if not isinstance(told, dict):
-        print("mcp-claims: a host has to tell a hook on standard input what happens, as JSON", file=sys.stderr)
-        return 1
-    machine = local_machine()
-    if options.hook == "session-end":
-        _end_session(process_session(chosen_store(options), machine), machine, told)
-        return 0
-    try:
-        # Also what is wrong with the choice of the store: to the host, exit code 2 would be a refusal.
-        reason = _objection(process_session(chosen_store(options), machine), machine, told)
-    except ClaimsError as error:
-        print(f"mcp-claims: {error}", file=sys.stderr)
-        reason = f"The claims cannot be looked at, and this guard is strict: {error}" if options.strict else None
-    if reason is not None:
-        _deny(reason)
+    except (ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _in_trouble(what: str, strict: bool, code: int) -> int:
+    """Say *what* keeps this hook from doing its work, and deny if it is *strict*; return the exit code, *code* if not."""
+    complain(what)
+    if not strict:
+        return code
+    _deny(f"The claims cannot be looked at, and this guard is strict: {what}")
     return 0
 
 
@@ -93,13 +108,13 @@ def _objection(session: Claims, machine: Machine, told: dict[str, Any]) -> str |
     asked = told.get("tool_input")
     if not isinstance(asked, dict):
         return None
-    cwd = told.get("cwd")
-    here = cwd if isinstance(cwd, str) else os.getcwd()
-    paths = [os.path.normpath(os.path.join(here, asked[name])) for name in _PATHS if isinstance(asked.get(name), str)]
+    here = _directory(told.get("cwd"))
+    paths = [os.path.join(here, asked[name]) for name in _PATHS if isinstance(asked.get(name), str)]
+    spelt = {spelling for path in paths for spelling in _spellings(path, here)}
     command = asked.get("command")
     for claim in _held(session):
         key = claim.scoped.key
-        by_path = any(_names_path(key, path, here) for path in paths)
+        by_path = _names_path(key, spelt)
         by_command = isinstance(command, str) and _is_in_command(key, command)
         if (by_path or by_command) and not _is_of_our_host(claim, machine):
             listed = session.stored(key, claim.scoped.namespace)
@@ -117,18 +132,39 @@ def _held(session: Claims) -> Iterator[Claim]:
             yield listed.found
 
 
-def _names_path(key: str, path: str, here: str) -> bool:
-    """Tell whether *key* is *path*, absolute or from *here*, or a directory that it is in."""
-    return any(
-        spelt == key.rstrip("/") or spelt.startswith(f"{key.rstrip('/')}/")
-        for spelt in (path, os.path.relpath(path, here))
-        if key.rstrip("/")
-    )
+def _directory(cwd: object) -> str:
+    """Return the directory from which paths are meant."""
+    try:
+        return os.path.join(os.getcwd(), cwd if isinstance(cwd, str) else "")
+    except FileNotFoundError:  # Ours has been removed.
+        return os.path.join("/", cwd if isinstance(cwd, str) else "")
+
+
+def _spellings(path: str, here: str) -> Iterator[str]:
+    """Yield how *path* can be called: absolute or from *here*, by the links that it is spelt with or without."""
+    for absolute, start in ((os.path.normpath(path), here), (_resolved(path), _resolved(here))):
+        yield absolute
+        yield os.path.relpath(absolute, start)
+
+
+def _resolved(path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # ValueError: it has a NUL in it, so there is no such file.
+        return os.path.normpath(path)
+
+
+def _names_path(key: str, spelt: set[str]) -> bool:
+    """Tell whether *key* is the path *spelt* so, or a directory that it is in."""
+    if not (plain := key.rstrip("/")) or not spelt:
+        return False
+    keys = {plain, _resolved(plain)} if os.path.isabs(plain) else {plain}
+    return any(path == each or path.startswith(f"{each}/") for path in spelt for each in keys)
 
 
 def _is_in_command(key: str, command: str) -> bool:
     """Tell whether *command* has *key* in it as a word of its own."""
-    if len(key) < _LEAST_IN_COMMAND:
+    if len(key) < _LEAST_IN_COMMAND or key not in command:  # The latter takes no time, the pattern below some.
         return False
     return re.search(rf"(?<![\w./-]){re.escape(key)}(?![\w.-])", command) is not None
 
@@ -145,4 +181,4 @@ def _is_of_our_host(claim: Claim, machine: Machine) -> bool:
 
 def _deny(reason: str) -> None:
     decision = {"hookEventName": "PreToolUse", "permissionDecision": "deny", "permissionDecisionReason": reason}
-    print(json.dumps({"hookSpecificOutput": decision}), flush=True)
+    tell(json.dumps({"hookSpecificOutput": decision}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from mcp_claims.cli.options import (
     chosen_store,
     say,
 )
+from mcp_claims.cli.streams import spell_json
 from mcp_claims.overview import Listed, Listing
 from mcp_claims.record import Claim, Moment
 
@@ -91,7 +91,7 @@ def _watch(session: Claims, options: SimpleNamespace, read: Callable[[], Listing
     try:
         if options.json:
             for listing in _changes(session, options.namespace, read, as_time_passes=False):
-                print(json.dumps(_as_json(listing), ensure_ascii=False), flush=True)
+                print(spell_json(_as_json(listing)), flush=True)
         elif not console.is_terminal:
             for listing in _changes(session, options.namespace, read, as_time_passes=False):
                 console.print(_table(listing))
@@ -107,8 +107,13 @@ def _watch(session: Claims, options: SimpleNamespace, read: Callable[[], Listing
 def _console() -> Console:
     from rich.console import Console
 
+    class Honest(Console):
+        def on_broken_pipe(self) -> None:
+            # As from any other command; rich would end with 1, which is an answer here.
+            raise BrokenPipeError
+
     # Nothing is cut to a width where it goes into a file or a pipe.
-    return Console(width=None if sys.stdout.isatty() else _WIDE)
+    return Honest(width=None if sys.stdout.isatty() else _WIDE)
 
 
 def _changes(

@@ -32,6 +32,7 @@ _COMMANDS = {
     "completion": "completion",
 }
 _COMPLETING = "_ARGCOMPLETE"
+_INTERRUPTED, _UNREAD = 128 + 2, 128 + 13  # What a shell makes of the end by SIGINT and SIGPIPE.
 
 
 def command() -> int:
@@ -39,16 +40,15 @@ def command() -> int:
     # A process that lives for so short a time leaves no garbage worth looking for.
     gc.disable()
     from mcp_claims.cli.plain import plain_options
+    from mcp_claims.cli.streams import open_closed_streams
 
+    open_closed_streams()
     asked = sys.argv[1:]
     plain = None if _COMPLETING in os.environ else plain_options(asked)
     if plain is None:
         gc.enable()
         return main(asked)
     code = _run(plain)
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
     # There are no threads to wait for and no files to close; to take all modules apart would be a tenth of the time.
     os._exit(code)
 
@@ -69,16 +69,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: SimpleNamespace) -> int:
+    from mcp_claims.cli.streams import complain, discard
     from mcp_claims.errors import ClaimsError, InvalidInputError
 
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()
     except InvalidInputError as error:
-        print(f"mcp-claims: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     except ClaimsError as error:
-        print(f"mcp-claims: {error}", file=sys.stderr)
+        complain(str(error))
         return 3
+    except KeyboardInterrupt:
+        return _INTERRUPTED  # A person who presses Ctrl-C while a command waits needs no traceback.
+    except BrokenPipeError:
+        # Whoever reads the list has seen enough of it.
+        discard(sys.stdout)
+        return _UNREAD
+    return code
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from types import SimpleNamespace
 
 from mcp_claims.claims import Claims
+from mcp_claims.cli.streams import spell_json, tell
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, LAYOUTS, PROVIDER_VARIABLE, STORE_VARIABLE, open_store
 from mcp_claims.rules import DEFAULT_NAMESPACE
@@ -120,7 +119,4 @@ def needed_session(options: SimpleNamespace, store: Store) -> Claims:
 
 def say(text: str, facts: object, *, as_json: bool) -> None:
     """Print *facts* as JSON, or else *text*."""
-    shown = json.dumps(facts, ensure_ascii=False, indent=2) if as_json else text
-    # A path may hold what the terminal's encoding has no characters for.
-    encoding = sys.stdout.encoding or "utf-8"
-    print(shown.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    tell(spell_json(facts, indent=2) if as_json else text)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from mcp_claims import rules
 from mcp_claims.cli.options import NO, USAGE_ERROR, add_command, add_key, chosen_store
+from mcp_claims.cli.streams import complain
 from mcp_claims.record import Claim, Outcome
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _SHARE = 3
 """The claim is renewed when a third of its TTL has passed, so that two renewals may fail before it runs out."""
+
+_LOOK_EVERY, _LOOK_FAR_EVERY = 2.0, 15.0
+"""Seconds after which it is looked whether the claim was taken away; the longer ones over a network."""
 
 _PATIENCE_AFTER_LOSS = 10.0
 """Seconds that a command has to end in when its claim was lost, before it is killed."""
@@ -62,7 +65,7 @@ def _run(options: SimpleNamespace) -> int:
 
     command = options.after_dashes
     if not command:
-        print("mcp-claims: there has to be a command: mcp-claims run KEY -- COMMAND", file=sys.stderr)
+        complain("there has to be a command: mcp-claims run KEY -- COMMAND")
         return USAGE_ERROR
     scoped = rules.scoped_key(options.key, options.namespace)
     patience = rules.patience(options.wait, "--wait")
@@ -72,20 +75,17 @@ def _run(options: SimpleNamespace) -> int:
         # The claim is the child's: whatever happens to this process, it stays as long as the command runs.
         session = process_session(store) if child.pid is None else session_for_process(store, child.pid)
         session.describe_client(f"mcp-claims run {command[0]}")
-        try:
-            attempt = claim_now_or_later(
-                session, scoped, patience, ttl_minutes=options.ttl, note=options.note, redo=options.redo
-            )
-        except KeyboardInterrupt:
-            return 130
+        attempt = claim_now_or_later(
+            session, scoped, patience, ttl_minutes=options.ttl, note=options.note, redo=options.redo
+        )
         if not attempt.claimed or not isinstance(attempt.found, Claim):
-            print(f"mcp-claims: {wording.attempt_lead(scoped, attempt)}", file=sys.stderr)
+            complain(wording.attempt_lead(scoped, attempt))
             return int(options.held_exit_code)
         try:
             child.start()
         except CannotStartError as error:
             session.release(scoped.key, scoped.namespace)
-            print(f"mcp-claims: {error}", file=sys.stderr)
+            complain(str(error))
             return error.exit_code
         kept = _keep(session, attempt.found, options.ttl, child)
         if kept and not options.forget:
@@ -105,26 +105,32 @@ def _keep(session: Claims, granted: Claim, ttl_minutes: float, child: Child) -> 
     from mcp_claims.errors import ClaimsError
 
     ttl = rules.ttl(ttl_minutes) / timedelta(seconds=1)
-    valid_until = time.monotonic() + ttl
-    due = ttl / _SHARE
+    valid_until, due = time.monotonic() + ttl, time.monotonic() + ttl / _SHARE
+    look_every = _LOOK_FAR_EVERY if session.remote else _LOOK_EVERY
     # In a thread: over a network an answer takes seconds at worst, and the command has to end when the claim runs out.
     asking = ThreadPoolExecutor(1)
-    while not child.wait(due):
+    # Where all of us were stopped meanwhile, the timer has run out, so that this is looked at first of all.
+    while not child.wait(min(max(0.0, due - time.monotonic()), look_every)):
         asked = time.monotonic()
+        left = max(0.0, valid_until - asked)
         try:
-            renewal = asking.submit(session.prolong, granted, ttl_minutes)
-            renewed = renewal.result(max(0.0, valid_until - asked))
+            if asked < due:
+                kept = asking.submit(_is_in_force, session, granted).result(left)
+            elif kept := asking.submit(session.prolong, granted, ttl_minutes).result(left) is not None:
+                valid_until, due = asked + ttl, asked + ttl / _SHARE
         except (ClaimsError, TimeoutError) as error:
             # There may be time for more tries before it runs out.
-            if (left := valid_until - time.monotonic()) > 0:
-                due = min(ttl / _SHARE / 10, left)
-                continue
-            problem = str(error) or "the store has not answered"
-            print(f"mcp-claims: the claim could not be renewed in time: {problem}", file=sys.stderr)
-            renewed = None
-        if renewed is None:
-            print("mcp-claims: the claim is lost, so the command is stopped", file=sys.stderr)
+            kept = time.monotonic() < valid_until
+            due = max(due, asked + min(ttl / _SHARE / 10, max(0.05, left)))
+            if not kept:
+                complain(f"the claim could not be renewed in time: {str(error) or 'the store has not answered'}")
+        if not kept:
+            complain("the claim is lost, so the command is stopped")
             child.stop(_PATIENCE_AFTER_LOSS)
             return False
-        valid_until, due = asked + ttl, ttl / _SHARE
     return True
+
+
+def _is_in_force(session: Claims, granted: Claim) -> bool:
+    scoped = granted.scoped
+    return bool(session.is_claimed_by_other(scoped.key, scoped.namespace, generation=granted.generation).in_force)

@@ -18,6 +18,8 @@ from mcp_claims.sessions.keeping import DEFAULT_LONGEST_KEEPING
 from mcp_claims.sessions.registry import DEFAULT_IDLE, DEFAULT_RETENTION_HOURS
 from mcp_claims.stores.base import Store
 
+logger = logging.getLogger(__name__)
+
 SWITCH_EVERY = 0.000_5
 """Seconds after which a thread lets another one run.  With Python's 5 ms, a call that makes some ten system calls while
 `prune` reads thousands of records in a thread may wait for that long after each of them."""
@@ -71,6 +73,8 @@ def _serve(options: SimpleNamespace) -> int:
     if options.http:
         if options.session is not None:
             raise InvalidInputError("--session", "is for stdin and stdout; over HTTP each session has a handle")
+        if SESSION_VARIABLE in os.environ:
+            logger.warning("%s is for stdin and stdout, and changes nothing over HTTP", SESSION_VARIABLE)
         return _serve_http(options, store, longest)
     for name in _HTTP_OPTIONS:
         if getattr(options, name) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import stat
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from mcp.server.auth.provider import AccessToken
 
 from mcp_claims.errors import InvalidInputError
+
+logger = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "MCP_CLAIMS_TOKEN"
 TOKEN_FILE_VARIABLE = "MCP_CLAIMS_TOKEN_FILE"
@@ -40,7 +43,7 @@ def read_tokens(file: str | None, environment: Mapping[str, str] = os.environ) -
     """Read the tokens in *file* or in what MCP_CLAIMS_TOKEN_FILE names, one a line, and the one in MCP_CLAIMS_TOKEN.
 
     `None` if there is none of them.  Raises `InvalidInputError` for a file that cannot be read or that others can write,
-    and for a token of fewer than 16 characters; the message never shows a token.
+    and for a token of fewer than 16 characters; the message never shows a token.  One that every user can read is warned of.
     """
     tokens = []
     path = file or environment.get(TOKEN_FILE_VARIABLE)
@@ -60,6 +63,9 @@ def _in_file(name: str, path: Path) -> list[str]:
         raise InvalidInputError(name, f"cannot be read: {error}") from error
     if sys.platform != "win32" and mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise InvalidInputError(name, "must not be a file that others can write (chmod 600 it)")
+    if sys.platform != "win32" and mode & stat.S_IROTH:
+        # Not refused: so do containers mount secrets, where nobody else is.
+        logger.warning("the file that %s names can be read by every user of this machine (chmod 600 it)", name)
     lines = [line.strip() for line in text.splitlines()]
     tokens = [_checked(name, line) for line in lines if line and not line.startswith("#")]
     if not tokens:

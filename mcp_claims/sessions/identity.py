@@ -19,6 +19,7 @@ from mcp_claims.stores.base import Store
 MAX_NAME_CHARACTERS = 64
 _NONCE_BYTES = 6
 _FIXED = "session"
+_ADOPTER = 1
 
 
 def process_session(store: Store, machine: Machine | None = None) -> Claims:
@@ -35,10 +36,17 @@ def process_session(store: Store, machine: Machine | None = None) -> Claims:
 def session_for_process(store: Store, pid: int, machine: Machine | None = None) -> Claims:
     """Open the session of process *pid* of this machine, the same for all who act on its behalf.
 
-    Its claims die with that process, whatever becomes of ours.  Raises `InvalidInputError` where it is not there, or
-    nothing tells it from a later process with its PID.
+    Its claims die with that process, whatever becomes of ours; whose process it is does not matter, as it may be one that
+    was started with `sudo`.  Raises `InvalidInputError` where it is not there, or nothing tells it from a later process
+    with its PID, and for 1.
     """
     machine = machine or local_machine()
+    if pid == _ADOPTER:
+        raise InvalidInputError(
+            "--for-pid",
+            "must not be 1, since every script whose parent has ended finds that in $PPID, and all of them would be one "
+            "holder; use --session, or run",
+        )
     proof = machine.proof(pid) if pid > 0 else Proof()
     # No nonce of `process_session` is spelt like this, so nobody is ever called the same as that process calls itself.
     holder = Holder(holder_name(machine, str(pid), f"for-{proof.start}"), pid, proof)

@@ -16,7 +16,10 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Lock, Thread
+from functools import partial
+from threading import Lock
+
+from mcp_claims.background import start_in_background
 
 if sys.platform == "linux":
     import fcntl
@@ -46,7 +49,7 @@ def place_in_line(directory: str, key: str, tell: Callable[[], None]) -> Iterato
     try:
         yield waiter is not None
     finally:
-        if waiter is not None:
+        if sys.platform == "linux" and waiter is not None:
             _LINES.leave(waiter)
 
 
@@ -139,11 +142,9 @@ if sys.platform == "linux":
         def _ask(self, waiter: _Waiter) -> None:
             place = _Place(waiter)
             if not place.first:
-                # A thread of its own for each, as nothing else can wait for a lock.  A daemon: one that waits for
-                # somebody who never leaves must not keep the process from ending.
-                thread = Thread(target=self._advance, args=(place,), name="mcp-claims line", daemon=True)
+                # A thread of its own for each, as nothing else can wait for a lock.
                 try:
-                    thread.start()
+                    start_in_background(partial(self._advance, place), "mcp-claims line")
                 except RuntimeError as error:
                     os.close(place.fd)
                     raise OSError(str(error)) from error

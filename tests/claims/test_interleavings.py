@@ -6,12 +6,13 @@ Whatever the two did, at most one agent may believe that it holds the key; the o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from mcp_claims import rules
 from mcp_claims.answers import Status
-from mcp_claims.record import Claim, Found
+from mcp_claims.record import Claim, Found, Outcome
 from tests.claims.agents import Agent
 from tests.claims.bench import DAY, HALF_AN_HOUR, KEY, Bench, granted
 from tests.claims.faulty import Slow
@@ -263,3 +264,31 @@ def test_a_loss_is_told_once_even_if_the_new_claim_is_lost_too_while_waiting_for
     assert (race.gap.ran, attempt.status, attempt.lost) == (2, Status.HELD, mine)
     # The caller never heard of the claim that was granted and lost within the call, so that is no news to it.
     assert session.is_claimed_by_other(KEY).lost is None
+
+
+def test_what_is_renewed_while_it_is_taken_away_by_force_is_taken_away(race: Race) -> None:
+    claim = granted(race.fast.session)
+    race.gap.interrupt_with(*(partial(race.fast.session.try_claim, KEY, ttl_minutes=each) for each in (90, 120, 150)))
+    assert race.slow.session.revoke(claim)
+    assert race.gap.ran == 3
+    look = race.fast.session.is_claimed_by_other(KEY, generation=claim.generation)
+    assert look.lost is not None and look.in_force is False
+    assert race.fast.session.is_claimed_by_other(KEY).lost is None, "that is told once"
+
+
+@pytest.mark.parametrize("outcome", [None, Outcome.DONE])
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_is_given_back_or_claimed_anew_while_it_is_taken_away_by_force_stays(
+    race: Race, outcome: Outcome | None, anew: bool
+) -> None:
+    claim = granted(race.fast.session)
+
+    def release() -> None:
+        race.fast.session.release(KEY, outcome=outcome)
+        if anew:
+            assert race.fast.session.try_claim(KEY, redo=True).claimed
+
+    race.gap.interrupt_with(release)
+    assert not race.slow.session.revoke(claim)
+    look = race.slow.session.is_claimed_by_other(KEY, generation=claim.generation + 1)
+    assert look.in_force is anew

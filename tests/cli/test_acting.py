@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,12 @@ def test_nothing_is_claimed_for_the_command_itself_which_is_gone_at_once(command
 def test_a_process_that_is_not_there_can_hold_nothing(commands: Commands, pid: str) -> None:
     done = commands("try", "red", f"--for-pid={pid}")
     assert done.returncode == 2 and "--for-pid must be a process of this machine that is running" in done.stderr
+    assert not commands.directory.exists()
+
+
+def test_whoever_has_lost_its_parent_does_not_share_a_holder_with_all_the_others(commands: Commands) -> None:
+    done = commands("try", "red", "--for-pid", 1)
+    assert done.returncode == 2 and "--for-pid must not be 1" in done.stderr and "--session" in done.stderr
     assert not commands.directory.exists()
 
 
@@ -140,6 +148,31 @@ def test_force_asks_first_and_says_whose_claim_it_takes(commands: Commands, clai
     assert holder.is_claimed_by_other("red").held_by_you
     code, said = in_terminal(commands, "y", "release", "red", "--force")
     assert code == 0 and f"taken from {holder.holder.name}" in said
+
+
+@pytest.mark.parametrize("command", [["try", "red", "--session", "ci", "--wait", "60"], ["list", "--watch", "--json"]])
+def test_ctrl_c_ends_what_waits_quietly_and_claims_nothing(
+    commands: Commands, claims_dir: Path, command: list[str]
+) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    with commands.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None and process.stdout is not None
+        fds, deadline = Path(f"/proc/{process.pid}/fd"), time.monotonic() + 20
+        while not any("inotify" in _target(fd) for fd in fds.iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == (130 if "try" in command else 0)
+        assert process.stderr.read() == ""
+    assert holder.is_claimed_by_other("red").held_by_you
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:
+        return ""
 
 
 def test_force_asks_nobody_where_there_is_nobody(commands: Commands, claims_dir: Path) -> None:

@@ -192,3 +192,60 @@ def test_what_is_no_event_blocks_nobody(commands: Commands, hook: str, said: str
     done = commands("hook", hook, said=said)
     assert done.returncode in (0, 1) and done.stdout == "" and "Traceback" not in done.stderr
     assert (done.returncode == 1) == bool(done.stderr)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"MCP_CLAIMS_DIR": "relative"}, {"MCP_CLAIMS_LAYOUT": "nonsense"}, {"MCP_CLAIMS_STORE": "etcd://one"}],
+    ids=str,
+)
+def test_settings_that_are_wrong_block_nobody_unless_asked_to(commands: Commands, environment: dict[str, str]) -> None:
+    """To a host the exit code 2, that of wrong usage, means that a hook forbids what is about to happen."""
+    commands.environment |= environment
+    event = json.dumps({"tool_input": {"file_path": "/repo/a"}})
+    lax, strict = commands("hook", "guard", said=event), commands("hook", "guard", "--strict", said=event)
+    assert (lax.returncode, lax.stdout) == (0, "") and "MCP_CLAIMS" in lax.stderr
+    assert strict.returncode == 0 and "MCP_CLAIMS" in reason_in(strict.stdout)
+    assert commands("hook", "session-end", said=event).returncode == 3
+
+
+@pytest.mark.parametrize("said", ["[" * 100_000, '{"a":' * 100_000, "1" * 100_000], ids=["lists", "objects", "digits"])
+def test_what_is_too_deep_to_read_is_no_event_and_only_a_strict_guard_denies_it(commands: Commands, said: str) -> None:
+    lax, strict = commands("hook", "guard", said=said), commands("hook", "guard", "--strict", said=said)
+    assert (lax.returncode, lax.stdout) == (1, "") and "Traceback" not in lax.stderr
+    assert strict.returncode == 0 and "strict" in reason_in(strict.stdout)
+
+
+def test_a_path_is_the_same_by_whatever_link_it_is_spelt(commands: Commands, claims_dir: Path, tmp_path: Path) -> None:
+    tmp_path.joinpath("real/src").mkdir(parents=True)
+    tmp_path.joinpath("link").symlink_to("real")
+    other = process_session(FileStore(claims_dir))
+    real, link = str(tmp_path / "real/src/app.py"), str(tmp_path / "link/src/app.py")
+    for key in (real, link, "src/app.py"):
+        other.try_claim(key)
+        for path, cwd in [(real, "real"), (link, "link"), (real, "link"), (link, "real"), ("src/app.py", "link")]:
+            event = {"cwd": str(tmp_path / cwd), "tool_input": {"file_path": path}}
+            assert key in reason_in(commands("hook", "guard", said=json.dumps(event)).stdout)
+        other.release(key)
+
+
+@pytest.mark.parametrize("cwd", [None, "", "relative", "nul\0", "half \ud800", 5])
+def test_a_directory_that_is_none_is_no_trouble(
+    commands: Commands, claims_dir: Path, tmp_path: Path, cwd: object
+) -> None:
+    process_session(FileStore(claims_dir)).try_claim("/repo/a")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    for path in ("/repo/a", "nul\0", "../half \ud800"):
+        event = json.dumps({"cwd": cwd, "tool_input": {"file_path": path}})
+        shell = ["sh", "-c", 'cd "$0"; rmdir "$0"; mkdir "$0"; exec "$@"', str(gone), *COMMAND, "hook", "guard"]
+        done = subprocess.run(
+            shell, env=commands.environment, input=event, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert bool(done.stdout) == (path == "/repo/a")
+
+
+def reason_in(said: str) -> str:
+    """Return why a guard denies."""
+    return str(json.loads(said)["hookSpecificOutput"]["permissionDecisionReason"])

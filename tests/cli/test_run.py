@@ -188,6 +188,10 @@ def test_at_a_terminal_ctrl_c_reaches_the_command_once(commands: Commands) -> No
     child = int(process.stdout.readline())
     os.write(ours, b"\x03")
     assert process.stdout.readline() == "SIGINT\n"
+    # It takes signals one after the other, so that a second SIGINT would have been passed on before this one.
+    run = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(run, signal.SIGUSR1)
+    assert process.stdout.readline() == "SIGUSR1\n"
     os.kill(child, signal.SIGTERM)
     assert process.stdout.read() == "SIGTERM\n"
     process.wait(PATIENCE)
@@ -260,7 +264,8 @@ def test_it_is_renewed_while_the_command_runs(commands: Commands, claims_dir: Pa
 
 
 def test_a_command_whose_claim_is_taken_away_is_stopped(commands: Commands) -> None:
-    with running(commands, "--ttl", "0.05", stderr=subprocess.PIPE) as run:
+    # Long before it has to be renewed.
+    with running(commands, "--ttl", "600", stderr=subprocess.PIPE) as run:
         assert commands("release", "red", "--force", "--yes").returncode == 0
         assert run.hear() == "SIGTERM"
         assert run.process.wait(PATIENCE) == 7

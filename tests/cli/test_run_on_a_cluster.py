@@ -60,6 +60,8 @@ def test_the_command_is_stopped_when_its_claim_runs_out_though_the_store_has_not
     stopped = Event()
 
     class Session:
+        remote = True
+
         def prolong(self, *_: object) -> Claim:
             assert stopped.wait(20), "the command goes on as long as the store does not answer"
             return claim()

@@ -91,6 +91,33 @@ def test_a_port_that_is_taken_is_refused() -> None:
         assert "cannot be listened on" in refused("--http", "--port", str(taken.getsockname()[1]))
 
 
+def test_what_is_likely_a_mistake_is_warned_of_and_served(claims_dir: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"{TOKEN}\n")
+    for mode, environment, warning in [
+        (0o644, {}, "can be read by every user"),
+        (0o600, {"MCP_CLAIMS_SESSION": "ci"}, "MCP_CLAIMS_SESSION is for stdin and stdout"),
+        (0o600, {}, ""),
+    ]:
+        tokens.chmod(mode)
+        command = [sys.executable, "-m", "mcp_claims", "serve", "--http", "--port", "0", "--dir", str(claims_dir)]
+        with subprocess.Popen(
+            [*command, "--token-file", str(tokens)],
+            env=PYTHON_ENVIRONMENT | environment,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            said: list[str] = []
+            while not said or "serving http" not in said[-1]:
+                said.append(process.stderr.readline())
+                assert said[-1]
+            process.terminate()
+        assert warning in said[0] and TOKEN not in "".join(said)
+        assert len(said) == (2 if warning else 1)
+
+
 async def test_only_who_has_a_token_is_let_in_and_no_token_is_logged(claims_dir: Path) -> None:
     with http_server(claims_dir, "--host", "0.0.0.0", env={"MCP_CLAIMS_TOKEN": TOKEN}) as server:
         url = server.url.replace("0.0.0.0", "127.0.0.1")

@@ -235,14 +235,11 @@ ETCD = [
         "if dying and isinstance(self._store, RemoteStore):",
     ),
     Plant(
-        "threads take signals", "E9", "mcp_claims/stores/etcd/threads.py", 'if sys.platform != "win32":', "if False:"
-    ),
-    Plant(
         "a command goes on while its claim is asked about",
         "E9",
         "mcp_claims/cli/run.py",
-        "renewed = renewal.result(max(0.0, valid_until - asked))",
-        "renewed = renewal.result()",
+        "session.prolong, granted, ttl_minutes).result(left)",
+        "session.prolong, granted, ttl_minutes).result()",
     ),
     Plant("an emptied cluster is waited for", "E11", WATCHING, "+ 1 < revision:", "+ 1 < 0:"),
     Plant(

@@ -148,4 +148,11 @@ LAYOUT = [
         "if name.endswith(RECORD) and is_record_name(name.removesuffix(RECORD)):",
         'if not name.startswith("."):',
     ),
+    Plant(
+        "directories are entered as deep as they go",
+        "A2",
+        "mcp_claims/stores/agent_awareness/store.py",
+        "                if len(namespace.encode()) > MAX_KEY_BYTES:",
+        "                if not namespace:",
+    ),
 ]

@@ -252,4 +252,11 @@ SESSIONS = [
         " and not WATCHING.crowded:",
         ":",
     ),
+    Plant(
+        "nobody is told that all can read the tokens",
+        "I9",
+        SERVER + "tokens.py",
+        "mode & stat.S_IROTH:",
+        "False:",
+    ),
 ]

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable, to_json
+from mcp_claims.rules import MAX_KEY_BYTES
 from mcp_claims.stores.agent_awareness.change import NEW, LockedChange
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
 from mcp_claims.stores.agent_awareness.lock import IsGone, is_free, make_lock
@@ -94,7 +95,7 @@ class AgentAwarenessStore:
         if namespace is not None:
             directories: Iterator[str] = iter([namespace_directory(self.directory, namespace)])
         else:
-            directories = self._namespaces(self.directory, top=True)
+            directories = self._namespaces(self.directory)
         for directory in directories:
             try:
                 with answering(directory):
@@ -201,12 +202,22 @@ class AgentAwarenessStore:
             inside = f"{inside}/{part}"
             self._kernel.make_directory(inside)
 
-    def _namespaces(self, directory: str, *, top: bool) -> Iterator[str]:
+    def _namespaces(self, whole: str) -> Iterator[str]:
         """Yield what can be a plugin's directory: at the top any, as for the original, and below it any that we made."""
-        for name in self._names(directory):
+        # Not by calling itself: somebody's tree may be deeper than calls can be.
+        entered = [(whole, iter(self._names(whole)))]
+        while entered:
+            directory, names = entered[-1]
+            name = next(names, None)
+            if name is None:
+                entered.pop()
+                continue
             path = f"{directory}/{name}"
             try:
-                namespace_directory(self.directory, self._by_name(f"{path}/x").namespace)
+                namespace = self._by_name(f"{path}/x").namespace
+                if len(namespace.encode()) > MAX_KEY_BYTES:
+                    continue  # Nor has anything below it.
+                namespace_directory(self.directory, namespace)
                 with answering(path):
                     is_directory = self._is_directory(path)
             except (InvalidInputError, UnicodeEncodeError):
@@ -214,13 +225,13 @@ class AgentAwarenessStore:
             if not is_directory:
                 continue
             try:
-                made_by_us = LOCK_FILE in self._names(path)
+                inside = self._names(path)
             except StoreUnavailableError:
                 yield path  # Who looks into it tells why that cannot be done.
                 continue
-            if top or made_by_us:
+            if directory == whole or LOCK_FILE in inside:
                 yield path
-            yield from self._namespaces(path, top=False)
+            entered.append((path, iter(inside)))
 
     def _is_directory(self, path: str) -> bool:
         try:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Condition
 
+from mcp_claims.background import start_in_background
 from mcp_claims.stores.etcd.leases import TTL, Lease, ProcessLease, soon
 from mcp_claims.stores.etcd.questions import Change
-from mcp_claims.stores.etcd.threads import start_thread
 from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, RefusedError, UnansweredError
 
 _SHARE = 3
@@ -42,7 +42,7 @@ class Tender:
         self._expiries: dict[bytes, Counter[float]] = {}
         self._doubts: set[Change] = set()
         self._condition = Condition()
-        self._thread: Thread | None = None
+        self._running = False
         self._ended = False
 
     def expect(self, key: bytes, expires: float) -> None:
@@ -78,8 +78,9 @@ class Tender:
             self._condition.notify()
 
     def _go(self) -> None:
-        if self._thread is None:
-            self._thread = start_thread("mcp-claims etcd", self._run)
+        if not self._running:
+            start_in_background(self._run, "mcp-claims etcd")
+            self._running = True
         else:
             self._condition.notify()
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+from mcp_claims.background import start_in_background
 from mcp_claims.stores.etcd import questions
 from mcp_claims.stores.etcd.names import after_all
-from mcp_claims.stores.etcd.threads import start_thread
 from mcp_claims.stores.etcd.transport import Transport
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Watching:
             self._watchers.append(watcher)
             if not self._running:
                 self._running = True
-                start_thread("mcp-claims etcd watch", self._run)
+                start_in_background(self._run, "mcp-claims etcd watch")
         try:
             yield True
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -201,6 +202,21 @@ def test_what_is_no_claim_is_neither_shown_nor_touched(store: AgentAwarenessStor
     assert list(store.scan()) == [granted]
     assert store.swap(KEY, granted, None).won
     assert all(thing.read_text() == "mine" for thing in things)
+
+
+def test_directories_in_one_another_without_end_keep_no_claim_from_being_seen(
+    store: AgentAwarenessStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = ScopedKey("/".join("d" * 500), "red-check")
+    granted = [grant(store, claim()), grant(store, claim()._replace(scoped=deep))]
+    monkeypatch.chdir(store.directory)
+    for _ in range(1_200):
+        os.mkdir("without-end")
+        os.chdir("without-end")
+    os.chdir(store.directory)
+    assert sorted(store.scan(), key=str) == sorted(granted, key=str)
+    # What pytest removes temporary directories with goes no deeper than calls can.
+    subprocess.run(["rm", "-rf", "without-end", "d"], check=True)
 
 
 def test_what_we_keep_there_is_nothing_that_the_original_looks_at(store: AgentAwarenessStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -163,7 +164,7 @@ def test_what_ends_with_its_process_is_under_one_lease_and_what_outlives_it_unde
     outliving = [
         fixed_session(store, "ci"),
         handle_session(store, machine, 7, b"m" * 16, bound=False),
-        session_for_process(store, 1),
+        session_for_process(store, os.getppid()),
     ]
     shared = {claim_lease(store, each, str(number)) for number, each in enumerate((first, second))}
     own = [claim_lease(store, each, f"own {number}") for number, each in enumerate(outliving)]
