@@ -28,14 +28,14 @@ class Bare:
     def try_once(self, key: str) -> bool:
         """Lock, read, and write if nobody has *key*; tell whether."""
         path = f"{self._directory}/{key}.json"
-        lock = self._enter()
+        lock, ours = self._enter()
         try:
             os.read(lock, len(_MARK))
             if _content(path) is not None:
                 return False
             os.lseek(lock, 0, os.SEEK_SET)
             os.write(lock, _MARK)
-            self._write(path, lock)
+            self._write(path, ours)
             return True
         finally:
             self._leave(lock)
@@ -43,34 +43,35 @@ class Bare:
     def release(self, key: str) -> None:
         """Lock, read and remove."""
         path = f"{self._directory}/{key}.json"
-        lock = self._enter()
+        lock, ours = self._enter()
         try:
             _content(path)
-            self._check(lock)
+            self._check(ours)
             os.unlink(path)
         finally:
             self._leave(lock)
 
-    def _enter(self) -> int:
+    def _enter(self) -> tuple[int, int]:
         lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        self._check(lock)
-        return lock
+        ours = os.fstat(lock).st_ino
+        self._check(ours)
+        return lock, ours
 
     def _leave(self, lock: int) -> None:
         fcntl.flock(lock, fcntl.LOCK_UN)
         os.close(lock)
 
-    def _check(self, lock: int) -> None:
-        if os.lstat(self._lock).st_ino != os.fstat(lock).st_ino:
+    def _check(self, ours: int) -> None:
+        if os.lstat(self._lock).st_ino != ours:
             raise RuntimeError("the lock file was replaced")
 
-    def _write(self, path: str, lock: int) -> None:
+    def _write(self, path: str, ours: int) -> None:
         fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.fchmod(fd, 0o600)
         os.write(fd, self._record)
         os.close(fd)
-        self._check(lock)
+        self._check(ours)
         os.replace(self._new, path)
 
 

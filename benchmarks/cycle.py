@@ -37,7 +37,6 @@ def measure(effort: Effort) -> Iterator[Figure]:
             # Looked at before it is locked, as by everybody: most who ask are refused, and that takes no lock.
             bare.look("red")
             bare.try_once("red")
-            bare.look("red")
             bare.release("red")
 
         def filelock_cycle() -> None:

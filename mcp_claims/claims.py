@@ -118,7 +118,9 @@ class Claims:
         taken_over: TakenOver | None = None
         lost: Claim | None = None
         acquired = False
-        found = self._look_or_guess(scoped, believed)
+        # Over a network a look takes as long as a swap, so it begins with what probably is: nobody's claim or ours, on which
+        # only a swap follows, which finds out if that was wrong.  Never a refusal.
+        found: Found = believed if self._remote else self._store.read(scoped)
         # Each further round means that the key changed between our read and our write, so somebody made progress.
         for _ in range(_MOST_ROUNDS):
             now = self._machine.now()
@@ -347,7 +349,7 @@ class Claims:
 
     def _release(self, scoped: ScopedKey, wait: float, marker: Callable[[Claim], Claim] | None = None) -> Release:
         believed = self._beliefs.of(scoped)
-        found = first = self._store.read(scoped) if believed is None else self._look_or_guess(scoped, believed)
+        found = first = self._store.read(scoped) if believed is None else believed
         # A claim of ours that a parallel call took anew has a new generation: it is not the one to give back.
         while isinstance(found, Claim) and isinstance(first, Claim) and self._is_ours(found, scoped):
             if found.generation != first.generation:
@@ -358,13 +360,6 @@ class Claims:
                 return Release(True, swap.found or found, self._machine.now())
             found = swap.found
         return Release(False, found, self._machine.now(), self._beliefs.lost(believed, found))
-
-    def _look_or_guess(self, scoped: ScopedKey, believed: Claim | None) -> Found:
-        """Return what to compare with first: what is stored, or where looking takes as long as a swap, what probably is.
-
-        A guess is nobody's claim or ours.  On either only a swap follows, which finds out if it was wrong; never a refusal.
-        """
-        return believed if self._remote else self._store.read(scoped)
 
     def _next(self, scoped: ScopedKey, found: Claim | None, now: Moment, ttl: timedelta, note: str | None) -> Claim:
         """Return the claim to put in the place of *found*: ours renewed, or a new one."""

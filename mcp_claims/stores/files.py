@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
@@ -55,7 +55,7 @@ class FileStore:
 
     def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
         directory, path = self._places(scoped)
-        with self._changing(directory, wait) as mark:
+        with answering(directory), self._lock(directory, wait) as mark:
             found = self._read(path, scoped)
             if found != old:
                 return Swap(False, found)
@@ -76,7 +76,7 @@ class FileStore:
         if isinstance(found, Claim):
             return self.swap(found.scoped, found, None, wait=wait).won
         directory = os.path.dirname(found.where)
-        with self._changing(directory, wait) as mark:
+        with answering(directory), self._lock(directory, wait) as mark:
             if self._read(found.where, None) != found:
                 return False
             self._remove(found.where, mark)
@@ -90,7 +90,7 @@ class FileStore:
             found = read_secret(self._kernel, path) if self._trust.has(directory) else None
         if found is not None:
             return found
-        with self._changing(directory, wait) as mark:
+        with answering(directory), self._lock(directory, wait) as mark:
             found = read_secret(self._kernel, path)
             if found is None:
                 found = os.urandom(SECRET_BYTES)
@@ -149,15 +149,12 @@ class FileStore:
         directory = f"{self.directory}/{file_name(scoped.namespace)}"
         return directory, f"{directory}/{file_name(scoped.key)}{_SUFFIX}"
 
-    @contextmanager
-    def _changing(self, directory: str, wait: float) -> Iterator[Mark]:
-        """Hold the lock of the namespace in *directory*, made if missing, once it is known to be ours alone."""
-        with answering(directory):
-            if not self._trust.has(directory):
-                make_namespace(self._kernel, directory)
-                self._trust.has(directory)
-            with namespace_lock(self._kernel, directory, wait) as mark:
-                yield mark
+    def _lock(self, directory: str, wait: float) -> namespace_lock:
+        """Return the lock of the namespace in *directory*, made if missing, once it is known to be ours alone."""
+        if not self._trust.has(directory):
+            make_namespace(self._kernel, directory)
+            self._trust.has(directory)
+        return namespace_lock(self._kernel, directory, wait)
 
     def _is_namespace(self, path: str) -> bool:
         """Tell whether *path* is a namespace of ours, which has a lock file; prune must not touch other directories."""

@@ -30,8 +30,8 @@ class Mark:
     and although people remove claims by hand.  Only the holder of the namespace's lock may use a `Mark`.
     """
 
-    def __init__(self, kernel: Kernel, fd: int, directory: str) -> None:
-        self._kernel, self._fd, self._directory = kernel, fd, directory
+    def __init__(self, kernel: Kernel, fd: int, file: tuple[int, int], directory: str) -> None:
+        self._kernel, self._fd, self._file, self._directory = kernel, fd, file, directory
         # Parsed only for a grant, but read at once: what cannot be read is no lock file, and lets nobody in.
         self._data = kernel.read(fd, MARK_BYTES)
 
@@ -42,7 +42,7 @@ class Mark:
         others make it anew, and what we would write then is no longer compared with what is there.
         """
         path = f"{self._directory}/{LOCK_FILE}"
-        if not _still_there(self._kernel, self._fd, path):
+        if _file_at(self._kernel, path) != self._file:
             raise OSError(errno.ESTALE, "it was removed or replaced while we changed it", path)
 
     def next_generation(self, after: int, boot: str | None) -> int:
@@ -124,8 +124,9 @@ class namespace_lock:  # noqa: N801 (used like a function)
             self._fd = _open(self._kernel, self._directory, path)
             try:
                 _acquire(self._kernel, self._fd, path, deadline, self._wait)
-                if _still_there(self._kernel, self._fd, path):
-                    return Mark(self._kernel, self._fd, self._directory)
+                ours = _identity(self._kernel.status(self._fd))
+                if _file_at(self._kernel, path) == ours:
+                    return Mark(self._kernel, self._fd, ours, self._directory)
             except BaseException:
                 self._leave()
                 raise
@@ -174,10 +175,12 @@ def _acquire(kernel: Kernel, fd: int, path: str, deadline: float, wait: float) -
         pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
 
 
-def _still_there(kernel: Kernel, fd: int, path: str) -> bool:
+def _file_at(kernel: Kernel, path: str) -> tuple[int, int] | None:
     try:
-        there = kernel.status_of(path)
+        return _identity(kernel.status_of(path))
     except FileNotFoundError:
-        return False
-    ours = kernel.status(fd)
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+        return None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -131,7 +131,7 @@ class Slow(PassingOn):
 
 
 class Overtaken(PassingOn):
-    """Lets *rival* act once, right after the first thing is read: it is out of date before it is looked at."""
+    """Lets *rival* act once, right after what is first read, in a look or by a swap that is lost: it is out of date then."""
 
     def __init__(self, store: Store, rival: Callable[[], object] | None = None) -> None:
         super().__init__(store)
@@ -142,6 +142,12 @@ class Overtaken(PassingOn):
         found = super().read(scoped)
         self._let_act()
         return found
+
+    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+        swap = super().swap(scoped, old, new, wait=wait)
+        if not swap.won:
+            self._let_act()
+        return swap
 
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         for found in super().scan(namespace):

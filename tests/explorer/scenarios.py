@@ -141,7 +141,7 @@ class RemovesWithoutComparing(FileStore):
 
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         if isinstance(found, Claim):
-            with self._changing("/claims/default", wait):
+            with self._lock("/claims/default", wait):
                 self._kernel.remove(self._places(found.scoped)[1])
             return True
         return super().discard(found, wait=wait)

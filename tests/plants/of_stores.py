@@ -59,14 +59,14 @@ STORES = [
         "who waited does not look whether the file is still there",
         "S2",
         LOCK,
-        "                if _still_there(self._kernel, self._fd, path):\n                    return",
+        "                if _file_at(self._kernel, path) == ours:\n                    return",
         "                if True:\n                    return",
     ),
     Plant(
         "nobody looks again before a change",
         "S2",
         LOCK,
-        "if not _still_there(self._kernel, self._fd, path):",
+        "if _file_at(self._kernel, path) != self._file:",
         "if False:",
     ),
     Plant(
