@@ -22,8 +22,10 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 from mcp_claims import rules
 from mcp_claims.answers import Release, Status
@@ -44,6 +46,8 @@ WAIT = 0.2  # s, for the lock of the namespace; some are stopped for longer than
 STALL = (0.01, 2.5 * WAIT)  # s
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
+
+Answer = TypeVar("Answer")
 
 clock = time.monotonic_ns
 tolerated: type[ClaimsError] = StoreBusyError
@@ -185,7 +189,7 @@ class Nursery:
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             assert code == 0, f"a worker ended with {code}"
         # All are gone, with claims that have minutes to live: each key has to be free at once.
-        stuck = [key for key in self._keys if not looker.try_claim(key).claimed]
+        stuck = [key for key in self._keys if not answered(partial(looker.try_claim, key)).claimed]
         return {**self._counts, "lives": self._lives, "stuck": stuck, "longest stuck": self._longest_stuck / SECOND}
 
     def _start(self, life: Callable[[Worker], None]) -> None:
@@ -217,14 +221,16 @@ class Nursery:
     def _kill(self, looker: Claims) -> None:
         """Kill one; every second victim holds a key, as far as one can tell from outside.  Its key has to be free soon."""
         key = self._rng.choice(self._keys)
-        found = self._store.read(ScopedKey("default", key))
+        found = answered(lambda: self._store.read(ScopedKey("default", key)))
         held = found.holder if isinstance(found, Claim) and found.holder.pid in self._alive else None
         pid = held.pid if held and self._counts["kills"] % 2 else self._rng.choice(sorted(self._alive - {self._pruner}))
         os.kill(pid, signal.SIGKILL)
         killed = clock()
         if held and held.pid == pid:
             # Looked at as the others see it, before anybody has waited for the corpse.
-            while (seen := looker.is_claimed_by_other(key).found) and isinstance(seen, Claim) and seen.holder == held:
+            while isinstance(seen := answered(lambda: looker.is_claimed_by_other(key)).found, Claim):
+                if seen.holder != held:
+                    break
                 time.sleep(0.001)
             self._longest_stuck = max(self._longest_stuck, clock() - killed)
         os.waitpid(pid, 0)
@@ -232,6 +238,13 @@ class Nursery:
         self._stopped.pop(pid, None)
         self._counts["kills"] += 1
         self._start(Worker.run)
+
+
+def answered(ask: Callable[[], Answer]) -> Answer:
+    """Return what *ask* returns, asked again as long as the store is in trouble, which is part of some runs."""
+    while True:
+        with suppress(tolerated):
+            return ask()
 
 
 def opened(claims: str) -> Store:

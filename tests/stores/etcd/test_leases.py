@@ -226,7 +226,7 @@ def test_who_is_refused_leaves_no_lease_behind_however_closely(monkeypatch: pyte
     before = all_leases(store)
     assert other.try_claim(KEY.key).claimed
     assert session.try_claim(KEY.key).status is Status.HELD
-    assert all_leases(store) == before
+    assert all_leases(store) <= before, "those of other tests may end meanwhile"
     other.release(KEY.key)
     grant = leases.grant
 
@@ -238,7 +238,7 @@ def test_who_is_refused_leaves_no_lease_behind_however_closely(monkeypatch: pyte
 
     monkeypatch.setattr(leases, "grant", then_the_other_is_faster)
     assert session.try_claim(KEY.key).status is Status.HELD
-    assert all_leases(store) == before
+    assert all_leases(store) <= before, "those of other tests may end meanwhile"
 
 
 def all_leases(store: EtcdStore) -> set[str]:
