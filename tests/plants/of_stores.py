@@ -134,6 +134,13 @@ STORES = [
         "if stat.S_ISDIR(status.st_mode):\n            # It",
         "if False:\n            # It",
     ),
+    Plant(
+        "asks once, then sleeps",
+        "S6",
+        KERNEL,
+        "for _ in range(_ASKED):",
+        "for _ in range(1):",
+    ),
     Plant("waits without end", "S6 16", LOCK, "left = deadline - kernel.monotonic()", "left = 1.0"),
     Plant(
         "errors of the system come as they are",

@@ -52,8 +52,8 @@ def test_32_processes_with_deaths_stalls_and_expiries_never_hold_one_key_at_once
     assert statuses["held"] > (100 if keys == 1 else 0)
     assert contested > (50 if keys == 1 else 0)
     assert hand_overs > (20 if where == "files" else 5)
-    # With 100 keys and the few tries that a cluster takes in 3 s, it may be that nobody asks for what the dead have held.
-    assert causes["orphaned"] > 0 or (where == "etcd" and keys == 100)
+    # Of 100 keys, who looks on may be the first to ask for each that the dead have held, and frees it by that.
+    assert causes["orphaned"] > 0 or keys == 100
     # On etcd the process of the holder takes away what has expired, mostly before anybody else can.
     assert causes["expired"] > 0 or where == "etcd"
 

@@ -16,6 +16,7 @@ import pytest
 
 from mcp_claims.errors import StoreBusyError
 from mcp_claims.record import Claim, ScopedKey
+from mcp_claims.stores import kernel
 from mcp_claims.stores.base import LOCK_WAIT
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel
@@ -117,6 +118,21 @@ def test_pauses_begin_short_and_stay_short(store: FileStore) -> None:
         FileStore(store.directory, kernel=patient).swap(KEY, None, claim())
     assert patient.sleeps[0] <= 0.001
     assert max(patient.sleeps) <= 0.01
+
+
+def test_what_is_locked_for_a_moment_is_waited_for_without_a_pause(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient, inside, given_way = Patient(), locked(store), []
+
+    def leave_at_the_tenth_time() -> None:
+        given_way.append(True)
+        if len(given_way) == 10:
+            inside.close()
+
+    monkeypatch.setattr(kernel, "_let_others_run", leave_at_the_tenth_time)
+    assert FileStore(store.directory, kernel=patient).swap(KEY, None, claim(), wait=0).won
+    assert (len(given_way), patient.sleeps) == (10, [])
 
 
 @pytest.mark.parametrize("readable", [True, False], ids=["claim", "unreadable"])
