@@ -23,15 +23,27 @@ def measure(effort: Effort) -> Iterator[Figure]:
         for one in (server, other, minimal):
             one.greet()
         other.call("try_claim", key="held")
+        # Among themselves: whichever is called right after another server finds the processor cold, half as slow again.
         sides = (
             lambda: server.call("noop"),
+            lambda: server.call("noop_at_length"),
             lambda: server.call("try_claim", key="red"),
             lambda: server.call("release", key="red"),
             lambda: server.call("try_claim", key="held"),
-            lambda: minimal.call("add", a=1, b=2),
         )
         interleaved(effort.of(_WARM_UP), *sides)
-        noop, claim, release, refusal, add = interleaved(effort.of(3_000), *sides)
+        noop, at_length, claim, release, refusal = interleaved(effort.of(3_000), *sides)
+        # Beside another server, each after the other one.
+        turns = (
+            lambda: server.call("try_claim", key="red"),
+            lambda: minimal.call("add", a=1, b=2),
+            lambda: server.call("release", key="red"),
+            lambda: minimal.call("add", a=1, b=2),
+            lambda: server.call("noop"),
+            lambda: minimal.call("add", a=1, b=2),
+        )
+        interleaved(effort.of(_WARM_UP), *turns)
+        claim_in_turn, _, _, _, noop_in_turn, add = interleaved(effort.of(1_000), *turns)
     floor = "no-op tool, same server"
     yield beside("call", "try_claim, granted", "ms", claim, noop, floor, Bar(1.10))
     yield tails("call", "try_claim, granted", "ms", claim, noop, floor, Bar(1.3))
@@ -39,5 +51,6 @@ def measure(effort: Effort) -> Iterator[Figure]:
     yield tails("call", "release", "ms", release, noop, floor, Bar(1.3))
     yield beside("call", "try_claim, refused", "ms", refusal, noop, floor, Bar(1.10))
     yield tails("call", "try_claim, refused", "ms", refusal, noop, floor, Bar(1.3))
-    yield beside("call", "try_claim, granted", "ms", claim, add, "`add` of the minimal server", None)
-    yield beside("call", "no-op tool", "ms", noop, add, "`add` of the minimal server", None)
+    yield beside("call", "try_claim, granted", "ms", claim, at_length, "no-op tool that answers as much", None)
+    yield beside("call", "try_claim, granted", "ms", claim_in_turn, add, "`add` of the minimal server", None)
+    yield beside("call", "no-op tool", "ms", noop_in_turn, add, "`add` of the minimal server", None)
