@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from types import SimpleNamespace
 
+from mcp_claims.cli.streams import tell
+
 _SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 
 
@@ -25,5 +27,5 @@ def add_completion(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 def _completion(options: SimpleNamespace) -> int:
     from argcomplete.shell_integration import shellcode
 
-    print(shellcode(["mcp-claims"], shell=options.shell))
+    tell(shellcode(["mcp-claims"], shell=options.shell))
     return 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mcp_claims import rules
 from mcp_claims.cli.options import add_store_options, chosen_store
 from mcp_claims.cli.serve import hours
+from mcp_claims.cli.streams import tell
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, PROVIDER_VARIABLE, chosen_cluster
 from mcp_claims.sessions import fixed_session
@@ -101,7 +102,7 @@ def _install(options: SimpleNamespace) -> int:
     _check(options)
     launch = Launch(_interpreter(), ("-P", "-m", "mcp_claims", "serve", *_served_with(options, where.environment)))
     if options.print:
-        print(host.format.show(host.place, name, host.entry(launch).merged(None)), end="")
+        tell(host.format.show(host.place, name, host.entry(launch).merged(None)).removesuffix("\n"))
         return 0
     if options.use_cli and not options.dry_run:
         from mcp_claims.hosts.official import add_by_command
@@ -111,13 +112,13 @@ def _install(options: SimpleNamespace) -> int:
     if options.hooks or options.guard:
         changes.append(_hooks(where, launch, options.guard))
     if _carry_out(changes, options.dry_run):
-        print(f"{host.title} starts it as {name!r}. {host.after}")
+        tell(f"{host.title} starts it as {name!r}. {host.after}")
         if unwritten := sorted(each for each in where.environment if each.startswith(CREDENTIALS)):
-            print(
+            tell(
                 f"Not written down, as others may read it: the host itself has to be started with {', '.join(unwritten)}."
             )
         if host.official:
-            print(f"Its own command for that is `{host.official}`.")
+            tell(f"Its own command for that is `{host.official}`.")
     return 0
 
 
@@ -160,13 +161,13 @@ def _carry_out(changes: list[Change], dry_run: bool) -> bool:
     """Write, or show, what *changes* say; return whether something was written."""
     for change in changes:
         if not change:
-            print(f"{change.path}: nothing to do")
+            tell(f"{change.path}: nothing to do")
         elif dry_run:
-            print(change.diff(), end="")
+            tell(change.diff().removesuffix("\n"))
         else:
             change.write()
             kept = f" (what was there: {change.backup.name})" if change.before.data is not None else ""
-            print(f"{change.path}: {'removed' if change.after is None else 'written'}{kept}")
+            tell(f"{change.path}: {'removed' if change.after is None else 'written'}{kept}")
     return not dry_run and any(changes)
 
 

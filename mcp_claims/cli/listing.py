@@ -24,7 +24,7 @@ from mcp_claims.cli.options import (
     chosen_store,
     say,
 )
-from mcp_claims.cli.streams import spell_json
+from mcp_claims.cli.streams import spell_json, tell
 from mcp_claims.overview import Listed, Listing
 from mcp_claims.record import Claim, Moment
 
@@ -80,7 +80,10 @@ def _list(options: SimpleNamespace) -> int:
     elif options.json:
         say("", _as_json(read()), as_json=True)
     else:
-        _console().print(_table(read()))
+        console = _console()
+        with console.capture() as shown:
+            console.print(_table(read()))
+        tell(shown.get().removesuffix("\n"))
     return YES
 
 

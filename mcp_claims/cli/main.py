@@ -32,6 +32,7 @@ _COMMANDS = {
     "completion": "completion",
 }
 _COMPLETING = "_ARGCOMPLETE"
+_USAGE = 2
 _INTERRUPTED, _UNREAD = 128 + 2, 128 + 13  # What a shell makes of the end by SIGINT and SIGPIPE.
 
 
@@ -65,7 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argcomplete.autocomplete(parser)
     # Parsed by us: to argparse, what comes behind a key would be the command's, its options too.
     dashes = asked.index("--") if only == "run" and "--" in asked else len(asked)
-    return _run(parser.parse_args(asked[:dashes], SimpleNamespace(after_dashes=asked[dashes + 1 :])))
+    try:
+        options = parser.parse_args(asked[:dashes], SimpleNamespace(after_dashes=asked[dashes + 1 :]))
+    except SystemExit as end:
+        # From a hook 2 would mean to a host that what is about to happen is forbidden.
+        sys.exit(1 if only == "hook" and end.code == _USAGE else end.code)
+    return _run(options)
 
 
 def _run(options: SimpleNamespace) -> int:
@@ -77,7 +83,7 @@ def _run(options: SimpleNamespace) -> int:
         sys.stdout.flush()
     except InvalidInputError as error:
         complain(str(error))
-        return 2
+        return _USAGE
     except ClaimsError as error:
         complain(str(error))
         return 3

@@ -186,6 +186,17 @@ def test_a_store_that_is_chosen_wrongly_blocks_nobody_unless_asked_to(commands: 
     assert strict.returncode == 0 and '"deny"' in strict.stdout
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [[], ["nonsense"], ["--bogus"], ["guard", "--bogus"], ["guard", "--dir"], ["session-end", "x"]],
+    ids=" ".join,
+)
+def test_a_hook_that_is_spelt_wrongly_blocks_nobody(commands: Commands, wrong: list[str]) -> None:
+    done = commands("hook", *wrong, said=json.dumps({"tool_input": {"file_path": "/repo/a"}}))
+    # With 2 the host would deny every call, and say so to the model.
+    assert (done.returncode, done.stdout) == (1, "") and "error:" in done.stderr
+
+
 @pytest.mark.parametrize("said", ["", "{", "[]", "null", '{"tool_input": 5}', "{}"])
 @pytest.mark.parametrize("hook", ["guard", "session-end"])
 def test_what_is_no_event_blocks_nobody(commands: Commands, hook: str, said: str) -> None:

@@ -42,6 +42,8 @@ ANSWERS = [
     pytest.param(["run", "green", "--", "true"], 0, id="run"),
     pytest.param(["run", "red", "--", "true"], 1, id="run, refused"),
     pytest.param(["doctor"], 0, id="doctor"),
+    pytest.param(["completion", "bash"], 0, id="completion"),
+    pytest.param(["install", "codex", "--print"], 0, id="install, printed"),
 ]
 
 
@@ -81,15 +83,15 @@ def test_the_command_that_is_run_gets_the_streams_as_they_were(commands: Command
     assert shell(commands, '"$@"', "run", "green", "--", "bash", "-c", f"code=10; {seen}").returncode == 13
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["list"], 141), (["list", "--json"], 0)], ids=["table", "json"])
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"]], ids=["table", "json"])
 def test_whoever_has_read_enough_ends_a_list_quietly(
-    commands: Commands, claims_dir: Path, arguments: list[str], code: int
+    commands: Commands, claims_dir: Path, arguments: list[str]
 ) -> None:
     session = process_session(FileStore(claims_dir))
     for number in range(200):
         session.try_claim(f"red {number}", note="n" * 400)
     done = shell(commands, '"$@" | head -c 1; exit ${PIPESTATUS[0]}', *arguments, PYTHONUNBUFFERED="")
-    assert (done.returncode, done.stderr) == (code, "")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["show", "é→ключ"], ["doctor"]], ids=" ".join)

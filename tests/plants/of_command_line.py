@@ -135,6 +135,13 @@ COMMAND_LINE = [
         "False",
     ),
     Plant(
+        "a hook that is spelt wrongly ends with 2",
+        "L5",
+        CLI + "main.py",
+        'sys.exit(1 if only == "hook" and end.code == _USAGE else end.code)',
+        "sys.exit(end.code)",
+    ),
+    Plant(
         "threads take the signals of the command",
         "L4",
         "mcp_claims/background.py",

@@ -202,6 +202,7 @@ ETCD = [
         "                    self._give_up(lease, process)\n",
         "                    pass\n",
     ),
+    Plant("whatever answers is etcd", "E8", TRANSPORT, "if not _is_etcds(answer):", "if not isinstance(answer, dict):"),
     Plant("the system's CA counts for more", "E12", TRANSPORT, "self._session.trust_env = False", "pass"),
     Plant(
         "the password is part of what is shown",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import Any, TypeGuard
 
 import requests
 import urllib3.exceptions
@@ -27,6 +27,7 @@ _PAUSE = 0.1
 _LEAST = 0.02
 _CONNECTIONS = 64
 _API = "/v3/"
+_FOREIGN = "an answer that is none of etcd's"
 
 # Status codes of gRPC that say that nothing was done; others may be told of what is done all the same.
 NOT_FOUND, EXHAUSTED = 5, 8
@@ -182,8 +183,9 @@ class Transport:
             raise requests.ConnectTimeout
         # Connecting and answering may each take their time, one after the other.
         client = self._client(chosen, (min(_CONNECT_WITHIN, left / 2), min(_READ_WITHIN, left / 2)))
-        answer = client.post(client.get_url(path), json=body, headers=headers)
-        assert isinstance(answer, dict)
+        answer: object = client.post(client.get_url(path), json=body, headers=headers)
+        if not _is_etcds(answer):
+            raise requests.exceptions.InvalidJSONError
         return answer
 
     def _client(self, chosen: int, timeouts: tuple[float, float]) -> Etcd3Client:
@@ -197,6 +199,15 @@ class Transport:
             api_path=_API,
             session=self._session,
         )
+
+
+def _is_etcds(answer: object) -> TypeGuard[dict[str, Any]]:
+    """Tell whether *answer* has the header of all that etcd answers, in a stream's result too; others may be at its port."""
+    if not isinstance(answer, dict):
+        return False
+    result = answer.get("result", answer)
+    header = result.get("header") if isinstance(result, dict) else None
+    return isinstance(header, dict) and str(header.get("cluster_id", "")).isdecimal()
 
 
 def _asks_who(error: Etcd3Exception) -> bool:
@@ -216,7 +227,7 @@ def _understood(error: Etcd3Exception | requests.RequestException) -> tuple[int,
         said = json.loads(text)
         return int(said["code"]), str(said.get("message") or said.get("error")), True
     except (ValueError, KeyError, TypeError):
-        return 2, text[:200].strip() or "an answer that is none of etcd's", True
+        return 2, text[:200].strip() or _FOREIGN, True
 
 
 def _never_sent(cause: BaseException) -> bool:
@@ -239,4 +250,6 @@ def _short(error: BaseException) -> str:
         return f"TLS failed ({error.args[0] if error.args else error})"[:200]
     if _never_sent(error):
         return "no connection"
+    if isinstance(error, requests.exceptions.InvalidJSONError):
+        return _FOREIGN
     return "the connection broke"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import requests
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError
 from mcp_claims.machine import local_machine
@@ -145,7 +146,8 @@ def test_doctor_tells_of_a_cluster_that_is_full_and_claims_are_released_on_it() 
         assert session.try_claim("red").claimed
         member = transport.ask("/maintenance/status", {}, soon(5))["header"]["member_id"]
         alarm = {"action": "ACTIVATE", "memberID": member, "alarm": "NOSPACE"}
-        transport.ask("/maintenance/alarm", alarm, soon(5))
+        url = f"http://127.0.0.1:{cluster.clients[0]}/v3/maintenance/alarm"
+        requests.post(url, json=alarm, timeout=5).raise_for_status()
         with pytest.raises(StoreUnavailableError, match="database space exceeded"):
             session.try_claim("blue")
         command = [sys.executable, "-m", "mcp_claims", "doctor", "--store", str(store.address)]

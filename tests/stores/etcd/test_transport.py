@@ -20,7 +20,7 @@ from mcp_claims.stores.etcd.address import Address
 from mcp_claims.stores.etcd.leases import soon
 from mcp_claims.stores.etcd.transport import Transport, UnansweredError, _never_sent
 
-ANSWER = {"header": {"revision": "1"}}
+ANSWER = {"header": {"cluster_id": "14841639068965178418", "revision": "1"}}
 
 
 @pytest.fixture
@@ -56,14 +56,30 @@ def test_who_we_are_is_said_again_where_that_is_not_known_any_more(status: int, 
 
     def answer(path: str, token: str | None) -> tuple[int, dict[str, Any]]:
         if path.endswith("authenticate"):
-            return 200, {"token": next(tokens)}
+            return 200, ANSWER | {"token": next(tokens)}
         return (200, ANSWER) if token == "new" else (status, refusal)
 
     with_server(answer, lambda transport: transport.ask("/kv/range", {}, soon(4)))
 
 
+@pytest.mark.parametrize(
+    "said",
+    [{}, [], None, "hello", {"header": None}, {"header": {}}, {"header": {"cluster_id": "x"}}, {"result": 1}],
+    ids=repr,
+)
+def test_what_answers_at_the_port_of_a_cluster_and_is_none_is_said_to_be_none(said: object) -> None:
+    def ask(transport: Transport) -> dict[str, Any]:
+        for again in (True, False):
+            with pytest.raises(UnansweredError, match="an answer that is none of etcd's") as failure:
+                transport.ask("/kv/txn", {}, soon(0.3), again=again)
+            assert failure.value.maybe_done
+        return ANSWER
+
+    with_server(lambda *_: (200, said), ask)
+
+
 def with_server(
-    answer: Callable[[str, str | None], tuple[int, dict[str, Any]]], act: Callable[[Transport], dict[str, Any]]
+    answer: Callable[[str, str | None], tuple[int, object]], act: Callable[[Transport], dict[str, Any]]
 ) -> None:
     """Have *act* ask a server that answers as *answer* says, given a path and a token."""
 
