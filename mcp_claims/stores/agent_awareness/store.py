@@ -84,14 +84,16 @@ class AgentAwarenessStore:
         return nullcontext(False)
 
     def position(self, found: Claim | Unreadable) -> str:
+        return self._position(place(self.directory, found.scoped)[1] if isinstance(found, Claim) else found.where)
+
+    def _position(self, path: str) -> str:
         # The files of a plugin come before the plugins in it.
-        path = place(self.directory, found.scoped)[1] if isinstance(found, Claim) else found.where
         place_inside = path.removeprefix(f"{self.directory}/")
         # What is no record is a namespace that cannot be entered.
         inside, _, name = place_inside.rpartition("/") if path.endswith(RECORD) else (place_inside, "", "")
         return f"{inside.replace('/', chr(0))}\0\0{name}"
 
-    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         if namespace is not None:
             directories: Iterator[str] = iter([namespace_directory(self.directory, namespace)])
         else:
@@ -106,11 +108,14 @@ class AgentAwarenessStore:
                 if namespace is not None or problem is None:
                     raise
                 # One namespace that must not or cannot be entered must not keep the others from being seen.
-                yield Unreadable(directory, problem, NEVER, ())
+                if self._position(directory) > after:
+                    yield Unreadable(directory, problem, NEVER, ())
                 continue
             for name in names:
                 if name.endswith(RECORD) and is_record_name(name.removesuffix(RECORD)):
                     path = f"{directory}/{name}"
+                    if self._position(path) <= after:
+                        continue
                     with answering(path):
                         found = self._look(path, self._by_name(path))
                     if found is not None:

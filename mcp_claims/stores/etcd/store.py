@@ -111,10 +111,10 @@ class EtcdStore(RemoteStore):
             raise StoreUnavailableError(f"{self.address}/secrets/handles", OSError(errno.EIO, damaged))
         return stored.value
 
-    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         beginning = self._names.namespace(namespace)
-        start, end = beginning, after_all(beginning)
-        while True:
+        start, end = max(beginning, self._names.behind(after)) if after else beginning, after_all(beginning)
+        while start < end:
             with self._answering():
                 wanted = questions.many(start, end, _PAGE)
                 answer = self._process().transport.ask("/kv/range", wanted, soon(ANSWER_WITHIN))
