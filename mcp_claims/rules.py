@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.record import Claim, Ended, Holder, Moment, Outcome, ScopedKey, Unreadable, whole_milliseconds
+from mcp_claims.record import Claim, Ended, Holder, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.record_json import whole_milliseconds
 
 MAX_KEY_BYTES = 1_024
 MAX_NOTE_CHARACTERS = 500

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
-from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
+from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.record_json import RecordError, from_json, to_json
 from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, Swap
 from mcp_claims.stores.kernel import CREATE, READ, Kernel, write_all
 from mcp_claims.stores.names import file_name, may_be_file_name

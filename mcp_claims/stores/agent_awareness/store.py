@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
-from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable, to_json
+from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable
+from mcp_claims.record_json import to_json
 from mcp_claims.rules import MAX_KEY_BYTES
 from mcp_claims.stores.agent_awareness.change import NEW, LockedChange
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
