@@ -73,7 +73,8 @@ def _run(options: SimpleNamespace) -> int:
         return USAGE_ERROR
     scoped = rules.scoped_key(options.key, options.namespace)
     patience = rules.patience(options.wait, "--wait")
-    rules.retention(options.retention)
+    rules.ttl(options.ttl, "--ttl")
+    rules.retention(options.retention, "--retention")
     store = chosen_store(options)
     with Child(command) as child:
         # The claim is the child's: whatever happens to this process, it stays as long as the command runs.
