@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.plants.plant import Plant
 
-STORE, LEASES, TENDER, QUESTIONS, WATCHING, TRANSPORT, ADDRESS = (
+STORE, CHANGES, LEASES, TENDER, QUESTIONS, WATCHING, TRANSPORT, ADDRESS = (
     f"mcp_claims/stores/etcd/{name}.py"
-    for name in ("store", "leases", "tender", "questions", "watching", "transport", "address")
+    for name in ("store", "changes", "leases", "tender", "questions", "watching", "transport", "address")
 )
 RULES, WAITING = "mcp_claims/rules.py", "mcp_claims/waiting.py"
 
@@ -93,15 +93,15 @@ ETCD = [
     Plant(
         "what was not answered counts as not done",
         "E7",
-        STORE,
+        CHANGES,
         "if change.made(stored):",
         "if False:",
     ),
     Plant(
         "a removal that was not answered counts as lost",
         "E7",
-        STORE,
-        "return self._seen  # Gone, as was wanted.",
+        CHANGES,
+        "return self.seen  # Gone, as was wanted.",
         "return None",
     ),
     Plant(
@@ -114,28 +114,28 @@ ETCD = [
     Plant(
         "the lease of a grant that was not answered stays",
         "E7",
-        STORE,
-        "leases.revoke(process.transport, change.lease, until)",
+        CHANGES,
+        "leases.revoke(self._transport, change.lease, until)",
         "pass",
     ),
     Plant(
         "nobody takes back a grant that was told as failed",
         "E7",
-        STORE,
+        CHANGES,
         "if stored is not None and grant.mark.encode() in stored.value:",
         "if False:",
     ),
     Plant(
         "of a grant under a lease of its own nobody finds out what became",
         "E7",
-        STORE,
-        "if change.is_grant:\n                    process.tender.doubt(change)\n                raise\n            if (revision",
-        "if change.fence is not None:\n                    process.tender.doubt(change)\n                raise\n            if (revision",
+        CHANGES,
+        "if change.is_grant:\n                    self._doubt(change)\n                raise\n            if (revision",
+        "if change.fence is not None:\n                    self._doubt(change)\n                raise\n            if (revision",
     ),
     Plant(
         "what has lost to itself counts as lost",
         "E7",
-        STORE,
+        CHANGES,
         "return (self._made_at(change, seen[0]) if asked_before else None), seen",
         "return None, seen",
     ),
