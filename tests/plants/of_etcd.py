@@ -242,6 +242,13 @@ ETCD = [
         "session.prolong, granted, ttl_minutes).result(left)",
         "session.prolong, granted, ttl_minutes).result()",
     ),
+    Plant(
+        "what was compacted away is asked for again and again",
+        "E11",
+        WATCHING,
+        'if said["result"].get("canceled"):',
+        'if said["result"].get("canceled") and questions.revision_of(said["result"]):',
+    ),
     Plant("an emptied cluster is waited for", "E11", WATCHING, "+ 1 < revision:", "+ 1 < 0:"),
     Plant(
         "what was seen before the cluster was emptied counts after it", "E11", WATCHING, "        self._forget()\n", ""

@@ -79,6 +79,10 @@ class Watching:
                             continue
                         said = json.loads(line)
                         pause = _FIRST_PAUSE
+                        if said["result"].get("canceled"):
+                            compacted = self._hear_of_the_end(said["result"])
+                            revision, pause = compacted or revision, _FIRST_PAUSE if compacted else _LONGEST_PAUSE
+                            break
                         if revision is not None and questions.revision_of(said["result"]) + 1 < revision:
                             # Emptied, or restored from a backup: there would be silence until it has counted that far again.
                             self._begin_anew()
@@ -99,12 +103,6 @@ class Watching:
         """Tell of what was *said*; return from where to go on."""
         result = said["result"]
         now = questions.revision_of(result)
-        if result.get("canceled"):
-            # What changed up to there has been compacted away, so anything may have; or we may not watch, or not any more.
-            self._tell(None, now)
-            if "compact_revision" not in result:
-                self._transport.forget_token()
-            return int(result.get("compact_revision", now + 1))
         if revision is None:
             self._tell(None, now)
         for event in result.get("events", []):
@@ -113,6 +111,17 @@ class Watching:
         if revision is None or result.get("events"):
             return now + 1
         return revision
+
+    def _hear_of_the_end(self, result: dict[str, Any]) -> int | None:
+        """Tell that anything may have changed; return from where to go on if what was before that was compacted away.
+
+        Else we may not watch, or not any more.  There is no revision of the cluster in a *result* of this kind.
+        """
+        self._tell(None, 0)
+        if "compact_revision" in result:
+            return int(result["compact_revision"])
+        self._transport.forget_token()
+        return None
 
     def _begin_anew(self) -> None:
         """Forget up to which revision anybody has seen anything."""

@@ -6,8 +6,12 @@ import pytest
 
 from mcp_claims.machine import local_machine
 from mcp_claims.record import Claim
+from mcp_claims.sessions import process_session
+from mcp_claims.stores.etcd import questions
 from mcp_claims.stores.etcd.address import Address
+from mcp_claims.stores.etcd.leases import soon
 from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.stores.etcd.transport import Transport
 from tests.stores.contract import WATCHED_WITHIN, Told
 from tests.stores.samples import KEY, claim, grant
 from tests.support.etcd import Cluster, fresh_address, one_node
@@ -28,6 +32,29 @@ def test_what_changes_while_the_stream_is_broken_is_told_when_it_is_back() -> No
         assert others.swap(KEY, again, None).won
         assert not told.wait(0.5)
         proxy.mend()
+        assert told.wait(WATCHED_WITHIN)
+    proxy.close()
+
+
+def test_whoever_was_behind_when_history_was_compacted_is_told_so_and_of_what_changes_later() -> None:
+    proxy, address = Proxy(one_node().clients[0]), fresh_address()
+    store = EtcdStore(Address((("127.0.0.1", proxy.port),), address.prefix), local_machine())
+    session = process_session(EtcdStore(address, local_machine()))
+    transport, told = Transport(address), Told()
+    store.read(KEY)
+    with store.watch(KEY, told):
+        assert session.try_claim(KEY.key, KEY.namespace).claimed
+        assert told.wait(WATCHED_WITHIN)
+        proxy.cut()
+        for _ in range(3):
+            assert session.try_claim(KEY.key, KEY.namespace).claimed
+        now = questions.revision_of(transport.ask("/kv/range", questions.one(b"any"), soon(4)))
+        transport.ask("/kv/compaction", {"revision": str(now)}, soon(4))
+        told.clear()
+        proxy.mend()
+        assert told.wait(WATCHED_WITHIN), "anything may have changed"
+        told.clear()
+        assert session.release(KEY.key, KEY.namespace).released
         assert told.wait(WATCHED_WITHIN)
     proxy.close()
 
