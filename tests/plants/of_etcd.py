@@ -202,6 +202,28 @@ ETCD = [
         "                    self._give_up(lease, process)\n",
         "                    pass\n",
     ),
+    Plant(
+        "who waited for a thread has all the time once more",
+        "E8",
+        WAITING,
+        "in_time = partial(_answered, ask, time.monotonic() + _ANSWERED_WITHIN)",
+        "in_time = ask",
+    ),
+    Plant("lists wait for each other", "E8", WAITING, "abandon_on_cancel=True, limiter=_READING)", "limiter=limiter)"),
+    Plant(
+        "to prune goes on where nobody answers",
+        "E8",
+        "mcp_claims/overview.py",
+        "if isinstance(store, RemoteStore) and _is_silence(error):",
+        "if False:",
+    ),
+    Plant(
+        "each session that has ended waits for the cluster by itself",
+        "E8",
+        "mcp_claims/sessions/registry.py",
+        "with answered_by(time.monotonic() + _RELEASING):",
+        "if True:",
+    ),
     Plant("whatever answers is etcd", "E8", TRANSPORT, "if not _is_etcds(answer):", "if not isinstance(answer, dict):"),
     Plant("the system's CA counts for more", "E12", TRANSPORT, "self._session.trust_env = False", "pass"),
     Plant(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd import leases, questions
-from mcp_claims.stores.etcd.leases import Lease, ProcessLease, soon
+from mcp_claims.stores.etcd.leases import Lease, ProcessLease
 from mcp_claims.stores.etcd.questions import Change, Stored
 from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, RefusedError, Transport, UnansweredError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from mcp_claims import rules
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.record import Claim, Found, Holder, Leased, Moment, Proof, ScopedKey, Unreadable
 from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, RemoteStore, Swap
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd import leases, questions
 from mcp_claims.stores.etcd.address import Address
 from mcp_claims.stores.etcd.changes import Changes
-from mcp_claims.stores.etcd.leases import Lease, ProcessLease, soon
+from mcp_claims.stores.etcd.leases import Lease, ProcessLease
 from mcp_claims.stores.etcd.names import Names, after_all, unspell
 from mcp_claims.stores.etcd.questions import Change
 from mcp_claims.stores.etcd.tender import Tender
@@ -115,11 +117,12 @@ class EtcdStore(RemoteStore):
     def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
         beginning = self._names.namespace(namespace)
         start, end = beginning, after_all(beginning)
+        until = soon(ANSWER_WITHIN)
         while True:
             with self._answering():
                 wanted = questions.many(start, end, _PAGE)
                 process = self._process()
-                answer = process.transport.ask("/kv/range", wanted, soon(ANSWER_WITHIN))
+                answer = process.transport.ask("/kv/range", wanted, until)
             process.changes.saw(answer)
             page = questions.stored_in(answer)
             for stored in page:
@@ -129,7 +132,8 @@ class EtcdStore(RemoteStore):
                 yield found
             if not answer.get("more"):
                 return
-            start = page[-1].key + b"\0"
+            # However many there are: a cluster that has answered once is asked on.
+            start, until = page[-1].key + b"\0", time.monotonic() + ANSWER_WITHIN
 
     def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
         if isinstance(of, ScopedKey):

@@ -16,8 +16,8 @@ from mcp_claims.record import Claim, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import Standing
 from mcp_claims.sessions import Sessions, process_session
 from mcp_claims.sessions.identity import fixed_session, handle_session, session_for_process
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd import leases
-from mcp_claims.stores.etcd.leases import soon
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.transport import Transport
 from tests.support.etcd import fresh_address, fresh_store

@@ -12,8 +12,9 @@ from mcp_claims.machine import local_machine
 from mcp_claims.record import Claim, Proof, ScopedKey
 from mcp_claims.sessions import process_session
 from mcp_claims.sessions.identity import fixed_session
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd.changes import Changes
-from mcp_claims.stores.etcd.leases import TTL, Lease, soon
+from mcp_claims.stores.etcd.leases import TTL, Lease
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.tender import Tender
 from mcp_claims.stores.etcd.transport import Transport

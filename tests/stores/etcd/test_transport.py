@@ -16,8 +16,8 @@ import pytest
 import requests
 import urllib3.exceptions
 
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd.address import Address
-from mcp_claims.stores.etcd.leases import soon
 from mcp_claims.stores.etcd.transport import Transport, UnansweredError, _never_sent
 
 ANSWER = {"header": {"cluster_id": "14841639068965178418", "revision": "1"}}
