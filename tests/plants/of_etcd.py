@@ -224,6 +224,7 @@ ETCD = [
         "with answered_by(time.monotonic() + _RELEASING):",
         "if True:",
     ),
+    Plant("who sends us elsewhere is followed", "E8", TRANSPORT, "        self._session.max_redirects = 0\n", ""),
     Plant("whatever answers is etcd", "E8", TRANSPORT, "if not _is_etcds(answer):", "if not isinstance(answer, dict):"),
     Plant("the system's CA counts for more", "E12", TRANSPORT, "self._session.trust_env = False", "pass"),
     Plant(
