@@ -225,6 +225,13 @@ ETCD = [
         "if True:",
     ),
     Plant("who sends us elsewhere is followed", "E8", TRANSPORT, "        self._session.max_redirects = 0\n", ""),
+    Plant(
+        "who watches a list ends with the first outage",
+        "E11",
+        "mcp_claims/cli/listing.py",
+        "if last is None or not session.remote:",
+        "if True:",
+    ),
     Plant("whatever answers is etcd", "E8", TRANSPORT, "if not _is_etcds(answer):", "if not isinstance(answer, dict):"),
     Plant("the system's CA counts for more", "E12", TRANSPORT, "self._session.trust_env = False", "pass"),
     Plant(
