@@ -232,6 +232,13 @@ ETCD = [
         "if last is None or not session.remote:",
         "if True:",
     ),
+    Plant(
+        "each question of a change has its own time",
+        "E8",
+        STORE,
+        "with self._answering(), answered_by(soon(ANSWER_WITHIN)):",
+        "with self._answering():",
+    ),
     Plant("whatever answers is etcd", "E8", TRANSPORT, "if not _is_etcds(answer):", "if not isinstance(answer, dict):"),
     Plant("the system's CA counts for more", "E12", TRANSPORT, "self._session.trust_env = False", "pass"),
     Plant(

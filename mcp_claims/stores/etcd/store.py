@@ -15,7 +15,7 @@ from mcp_claims import rules
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.record import Claim, Found, Holder, Leased, Moment, Proof, ScopedKey, Unreadable
 from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, RemoteStore, Swap
-from mcp_claims.stores.deadline import soon
+from mcp_claims.stores.deadline import answered_by, soon
 from mcp_claims.stores.etcd import leases, questions
 from mcp_claims.stores.etcd.address import Address
 from mcp_claims.stores.etcd.changes import Changes
@@ -82,7 +82,8 @@ class EtcdStore(RemoteStore):
 
     def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:  # noqa: ARG002 (there is no lock)
         key = self._names.claim(scoped)
-        with self._answering():
+        # All that it takes, giving up a lease included, has one time together.
+        with self._answering(), answered_by(soon(ANSWER_WITHIN)):
             if old is not None and old.leased is None:
                 # Not as we returned it, so its revision has to be found out.
                 found = self.read(scoped)
