@@ -21,7 +21,8 @@ from benchmarks.measure import Bar, Effort, Figure, beside, interleaved
 from benchmarks.report import as_json, as_table
 from mcp_claims import FileStore, process_session
 from mcp_claims.opening import open_store
-from mcp_claims.record import Claim, to_json
+from mcp_claims.record import Claim
+from mcp_claims.record_json import to_json
 from mcp_claims.stores.base import Store
 from tests.support.etcd import Cluster
 

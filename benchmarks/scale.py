@@ -18,7 +18,7 @@ from benchmarks.bare import Bare
 from benchmarks.measure import Bar, Effort, Figure, beside, in_unit, interleaved
 from mcp_claims import Claim, Claims, FileStore, Moment, ScopedKey, process_session
 from mcp_claims.cli.serve import SWITCH_EVERY
-from mcp_claims.record import to_json
+from mcp_claims.record_json import to_json
 from mcp_claims.stores.names import file_name
 
 _NAMESPACES = 100

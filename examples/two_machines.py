@@ -2,7 +2,7 @@
 
 The machines are network, PID and time namespaces of Linux, each with a cable (veth) of its own to where the cluster is; all of
 it goes with this process.  It takes a minute, most of which is the time after which a machine that is not heard of has lost
-its claims.  Needs etcd, and unshare and ip of util-linux and iproute2.
+its claims.  Needs mcp-claims[etcd], etcd, and unshare and ip of util-linux and iproute2.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from mcp_claims import ClaimsError, ScopedKey, open_store, process_session, wording
@@ -35,8 +36,10 @@ def main() -> None:
         between_two_machines()
     else:
         missing = [name for name in ("etcd", "unshare", "ip") if shutil.which(name) is None]
-        if missing or os.geteuid():
-            sys.exit(f"needs root, and etcd, unshare and ip; missing: {', '.join(missing) or 'root'}")
+        missing += ["pip install 'mcp-claims[etcd]'"] * (find_spec("etcd3gw") is None or find_spec("requests") is None)
+        missing += ["root"] * (os.geteuid() != 0)
+        if missing:
+            sys.exit(f"needs root, etcd, unshare, ip and the extra mcp-claims[etcd]; missing: {', '.join(missing)}")
         os.execvp(APART[0], [*APART, sys.executable, __file__, "inside"])
 
 

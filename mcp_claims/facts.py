@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from mcp_claims import rules, wording
-from mcp_claims.record import Claim, Found, Moment, Unreadable, timestamp
+from mcp_claims.record import Claim, Found, Moment, Unreadable
+from mcp_claims.record_json import timestamp
 from mcp_claims.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -100,10 +100,8 @@ def listing(
     """Return *at_most* of what is stored behind the position *after*; with *of* only what that holder has."""
     now, dead = machine.now(), cache(machine.provably_dead)
     page: list[Listed] = []
-    for found in store.scan(namespace):
+    for found in store.scan(namespace, after):
         if of is not None and not (isinstance(found, Claim) and found.holder.name == of):
-            continue
-        if after and store.position(found) <= after:
             continue
         if len(page) == at_most:
             return Listing(tuple(page), now, store.position(page[-1].found))

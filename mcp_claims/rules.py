@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.record import Claim, Ended, Holder, Moment, Outcome, ScopedKey, Unreadable, whole_milliseconds
+from mcp_claims.record import Claim, Ended, Holder, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.record_json import whole_milliseconds
 
 MAX_KEY_BYTES = 1_024
 MAX_NOTE_CHARACTERS = 500
@@ -167,12 +168,12 @@ def _forbidden(character: str) -> bool:
     return category in _FORBIDDEN_CATEGORIES or (category == _FORMAT_CATEGORY and character not in _JOINERS)
 
 
-def ttl(minutes: float) -> timedelta:
+def ttl(minutes: float, field: str = "ttl_minutes") -> timedelta:
     """Check a time to live in minutes: one second (1/60) to 24 hours (1,440).  Raises `InvalidInputError`."""
     low, high = MIN_TTL.total_seconds() / 60, MAX_TTL.total_seconds() / 60
     # NaN and the infinities fail this too; written the other way round, as two refusals, NaN would pass.
     if not (_is_number(minutes) and low <= minutes <= high):
-        raise InvalidInputError("ttl_minutes", f"must be a number from 1/60 (one second) to {high:,.0f} (24 hours)")
+        raise InvalidInputError(field, f"must be a number from 1/60 (one second) to {high:,.0f} (24 hours)")
     return timedelta(milliseconds=round(minutes * 60_000))
 
 
@@ -183,14 +184,14 @@ def generation(number: int | None) -> int | None:
     raise InvalidInputError("generation", "must be a whole number from 1 up, as try_claim returned it")
 
 
-def retention(hours: float) -> timedelta:
+def retention(hours: float, field: str = "retention_hours") -> timedelta:
     """Check how long what became of a claim is kept, in hours: a minute (1/60) to 30 days (720).
 
     Raises `InvalidInputError`.
     """
     low, high = MIN_RETENTION.total_seconds() / 3600, MAX_RETENTION.total_seconds() / 3600
     if not (_is_number(hours) and low <= hours <= high):
-        raise InvalidInputError("retention_hours", f"must be a number from 1/60 (one minute) to {high:,.0f} (30 days)")
+        raise InvalidInputError(field, f"must be a number from 1/60 (one minute) to {high:,.0f} (30 days)")
     return timedelta(milliseconds=round(hours * 3_600_000))
 
 

@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 from mcp_claims import rules
 from mcp_claims.answers import Attempt, Look, Release, Status, TakenOver
-from mcp_claims.record import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable, timestamp
+from mcp_claims.record import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
+from mcp_claims.record_json import timestamp
 from mcp_claims.rules import Standing
 from mcp_claims.typed import TYPE_CHECKING
 

@@ -55,6 +55,7 @@ def _try(options: SimpleNamespace) -> int:
 
     session = needed_session(options, chosen_store(options))
     scoped = rules.scoped_key(options.key, options.namespace)
+    rules.ttl(options.ttl, "--ttl")
     attempt = claim_now_or_later(
         session,
         scoped,
@@ -140,6 +141,7 @@ def _release(options: SimpleNamespace) -> int:
     if options.force:
         return _revoke(options)
     session = needed_session(options, chosen_store(options))
+    rules.retention(options.retention, "--retention")
     release = session.release(
         options.key,
         options.namespace,

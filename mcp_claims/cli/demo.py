@@ -8,7 +8,11 @@ from types import SimpleNamespace
 
 def add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    command = commands.add_parser("demo", help="watch three agents meet one event, and one of them die")
+    command = commands.add_parser(
+        "demo",
+        help="watch three agents meet one event, and one of them die",
+        description="Watch three agents meet one event, and one of them die, in a directory that is removed afterwards.",
+    )
     command.set_defaults(run=_demo)
 
 

@@ -26,6 +26,7 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "doctor",
         help="look whether everything is as claims need it",
         description="Look whether everything is as claims need it. Changes no claim. Exit code 1 if something fails.",
+        epilog="example: mcp-claims doctor --hosts",
     )
     add_store_options(doctor)
     doctor.add_argument("--hosts", action="store_true", help="also look at the hosts, and start what they would start")

@@ -7,11 +7,13 @@ host also tells, is not enough: a host that is started inside another one may in
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 
 from mcp_claims.claims import Claims
@@ -31,6 +33,11 @@ _MOST_LOOKED_AT = 5_000
 _LEAST_IN_COMMAND = 4
 """Characters of a key that is looked for in commands: a shorter one is in many of them by chance."""
 
+_MOST_WORDS = 500
+_LONGEST_PATH = 4_096
+"""Characters: no system opens a longer one, and to look for links in it takes seconds."""
+
+_PROJECT = "CLAUDE_PROJECT_DIR"
 _PATHS = ("file_path", "notebook_path", "path")
 _INPUT_BYTES = 64 * 1024 * 1024
 
@@ -108,10 +115,13 @@ def _objection(session: Claims, machine: Machine, told: dict[str, Any]) -> str |
     asked = told.get("tool_input")
     if not isinstance(asked, dict):
         return None
-    here = _directory(told.get("cwd"))
-    paths = [os.path.join(here, asked[name]) for name in _PATHS if isinstance(asked.get(name), str)]
-    spelt = {spelling for path in paths for spelling in _spellings(path, here)}
-    command = asked.get("command")
+    here, command = _directory(told.get("cwd")), asked.get("command")
+    paths = [asked[name] for name in _PATHS if isinstance(asked.get(name), str)]
+    if isinstance(command, str):
+        paths += _paths_in(command)
+    # The host may have gone to another directory than that from which its agents name files.
+    starts = {here, _directory(project) if (project := os.environ.get(_PROJECT)) else here}
+    spelt = {spelling for path in paths for spelling in _spellings(os.path.join(here, path), starts)}
     for claim in _held(session):
         key = claim.scoped.key
         by_path = _names_path(key, spelt)
@@ -140,11 +150,23 @@ def _directory(cwd: object) -> str:
         return os.path.join("/", cwd if isinstance(cwd, str) else "")
 
 
-def _spellings(path: str, here: str) -> Iterator[str]:
-    """Yield how *path* can be called: absolute or from *here*, by the links that it is spelt with or without."""
-    for absolute, start in ((os.path.normpath(path), here), (_resolved(path), _resolved(here))):
-        yield absolute
-        yield os.path.relpath(absolute, start)
+def _paths_in(command: str) -> list[str]:
+    """Return the words of *command* that can be paths, the first ones where there are very many."""
+    words = (found[0] for found in re.finditer(r"[^\s'\"`;|&<>()=,:]+", command))
+    return list(itertools.islice((word for word in words if "/" in word), _MOST_WORDS))
+
+
+def _spellings(path: str, starts: set[str]) -> Iterator[str]:
+    """Yield how *path* can be called: absolute or from one of *starts*, by the links that it is spelt with or without."""
+    path = os.path.normpath(path)
+    if len(path) > _LONGEST_PATH:
+        return
+    for spell in (os.path.normpath, _resolved):
+        yield (absolute := spell(path))
+        for start in starts:
+            # On Windows no way leads from one drive to another.
+            with suppress(ValueError):
+                yield os.path.relpath(absolute, spell(start))
 
 
 def _resolved(path: str) -> str:
@@ -158,7 +180,7 @@ def _names_path(key: str, spelt: set[str]) -> bool:
     """Tell whether *key* is the path *spelt* so, or a directory that it is in."""
     if not (plain := key.rstrip("/")) or not spelt:
         return False
-    keys = {plain, _resolved(plain)} if os.path.isabs(plain) else {plain}
+    keys = {plain, os.path.normpath(plain)} | ({_resolved(plain)} if os.path.isabs(plain) else set())
     return any(path == each or path.startswith(f"{each}/") for path in spelt for each in keys)
 
 

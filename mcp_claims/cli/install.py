@@ -81,6 +81,7 @@ def add_uninstall(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "uninstall",
         help="take the server out of a host again",
         description="Take the server, and its hooks, out of the host's file; all else stays as it is.",
+        epilog="example: mcp-claims uninstall claude-code; exit codes as for install",
     )
     _add_common(uninstall)
     uninstall.set_defaults(run=_uninstall)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mcp_claims import rules
 from mcp_claims.cli.options import NO, USAGE_ERROR, add_command, add_key, chosen_store
 from mcp_claims.cli.streams import complain
+from mcp_claims.machine import local_machine
 from mcp_claims.record import Claim, Outcome
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ _LOOK_EVERY, _LOOK_FAR_EVERY = 2.0, 15.0
 """Seconds after which it is looked whether the claim was taken away; the longer ones over a network."""
 
 _PATIENCE_AFTER_LOSS = 10.0
-"""Seconds that a command has to end in when its claim was lost, before it is killed."""
+"""Seconds at most that a command has to end in when its claim was lost, before it is killed."""
+
+_LEAST_ASKED = 0.5  # s, however late it is: who was stopped for long may still have its claim.
+_KILLED_BEFORE = 0.1  # s before the time of the claim is up.
 
 
 def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -69,7 +73,8 @@ def _run(options: SimpleNamespace) -> int:
         return USAGE_ERROR
     scoped = rules.scoped_key(options.key, options.namespace)
     patience = rules.patience(options.wait, "--wait")
-    rules.retention(options.retention)
+    rules.ttl(options.ttl, "--ttl")
+    rules.retention(options.retention, "--retention")
     store = chosen_store(options)
     with Child(command) as child:
         # The claim is the child's: whatever happens to this process, it stays as long as the command runs.
@@ -99,34 +104,39 @@ def _run(options: SimpleNamespace) -> int:
 
 def _keep(session: Claims, granted: Claim, ttl_minutes: float, child: Child) -> bool:
     """Renew *granted* until *child* has ended; end it if the claim is lost.  Tell whether it was kept."""
-    import time
     from concurrent.futures import ThreadPoolExecutor
 
     from mcp_claims.errors import ClaimsError
 
+    machine = local_machine()
     ttl = rules.ttl(ttl_minutes) / timedelta(seconds=1)
-    valid_until, due = time.monotonic() + ttl, time.monotonic() + ttl / _SHARE
+    # Ended before the time of its claim is up, as from then on somebody else may hold the key and act.
+    grace = min(_PATIENCE_AFTER_LOSS, ttl / _SHARE)
+    ends, due = granted.expires.ticks, machine.now().ticks + ttl / _SHARE
     look_every = _LOOK_FAR_EVERY if session.remote else _LOOK_EVERY
     # In a thread: over a network an answer takes seconds at worst, and the command has to end when the claim runs out.
     asking = ThreadPoolExecutor(1)
     # Where all of us were stopped meanwhile, the timer has run out, so that this is looked at first of all.
-    while not child.wait(min(max(0.0, due - time.monotonic()), look_every)):
-        asked = time.monotonic()
-        left = max(0.0, valid_until - asked)
+    while not child.wait(min(max(0.0, due - machine.now().ticks), look_every)):
+        asked = machine.now().ticks
+        left = max(_LEAST_ASKED, ends - grace - asked)
         try:
             if asked < due:
                 kept = asking.submit(_is_in_force, session, granted).result(left)
-            elif kept := asking.submit(session.prolong, granted, ttl_minutes).result(left) is not None:
-                valid_until, due = asked + ttl, asked + ttl / _SHARE
+            else:
+                renewed = asking.submit(session.prolong, granted, ttl_minutes).result(left)
+                kept = renewed is not None
+                if renewed is not None:
+                    ends, due = renewed.expires.ticks, asked + ttl / _SHARE
         except (ClaimsError, TimeoutError) as error:
-            # There may be time for more tries before it runs out.
-            kept = time.monotonic() < valid_until
-            due = max(due, asked + min(ttl / _SHARE / 10, max(0.05, left)))
+            # There may be time for more tries.
+            kept = machine.now().ticks < ends - grace
+            due = max(due, asked + min(ttl / _SHARE / 10, max(0.05, ends - grace - asked)))
             if not kept:
                 complain(f"the claim could not be renewed in time: {str(error) or 'the store has not answered'}")
         if not kept:
             complain("the claim is lost, so the command is stopped")
-            child.stop(_PATIENCE_AFTER_LOSS)
+            child.stop(min(_PATIENCE_AFTER_LOSS, max(0.0, ends - _KILLED_BEFORE - machine.now().ticks)))
             return False
     return True
 

@@ -108,6 +108,9 @@ def backup_of(path: Path) -> Path:
 def read(path: Path) -> Content:
     """Read what is at *path*, behind any links.  Raises `HostFileUnfitError` if that is no file or cannot be read."""
     real = path
+    if not path.is_absolute():
+        # Hosts start in other directories than we do.
+        raise HostFileUnfitError(path, "is a relative path, so HOME or a variable of the host has to be corrected")
     try:
         real = path.resolve()
         if real.exists() and not real.is_file():

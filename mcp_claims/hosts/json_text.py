@@ -39,6 +39,8 @@ class JsonText:
             tree = json.loads(plain, object_pairs_hook=_no_doubles, parse_constant=_no_constants)
         except json.JSONDecodeError as error:
             raise Unfit(f"is no valid JSON: {error.msg} in line {error.lineno}, column {error.colno}") from error
+        except ValueError as error:  # A number with thousands of digits.
+            raise Unfit(f"cannot be read ({error})") from error
         except RecursionError as error:
             raise Unfit("is nested too deeply") from error
         if not isinstance(tree, dict):

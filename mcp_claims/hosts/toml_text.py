@@ -25,6 +25,10 @@ class TomlText:
             return tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise Unfit(f"is no valid TOML: {error}") from error
+        except ValueError as error:  # A number with thousands of digits.
+            raise Unfit(f"cannot be read ({error})") from error
+        except RecursionError as error:
+            raise Unfit("is nested too deeply") from error
 
     def entries(self, tree: Any, place: Sequence[str]) -> dict[str, Any]:
         """Return the servers in *tree* by name."""

@@ -30,6 +30,8 @@ class YamlText:
             mark = getattr(error, "problem_mark", None)
             where = f" in line {mark.line + 1}" if mark else ""
             raise Unfit(f"is no valid YAML: {getattr(error, 'problem', None) or 'it cannot be read'}{where}") from error
+        except ValueError as error:  # A number with thousands of digits.
+            raise Unfit(f"cannot be read ({error})") from error
         except RecursionError as error:
             raise Unfit("is nested too deeply") from error
         if tree is None:

@@ -15,7 +15,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from mcp_claims.machine import SHELLS
-from mcp_claims.record import Holder, Moment, OriginalHolder, Proof, whole_milliseconds
+from mcp_claims.record import Holder, Moment, OriginalHolder, Proof
+from mcp_claims.record_json import whole_milliseconds
 from mcp_claims.typed import NamedTuple
 
 assert sys.platform == "linux"

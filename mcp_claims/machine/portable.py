@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 import psutil
 
 from mcp_claims.machine import SHELLS
-from mcp_claims.record import Holder, Moment, OriginalHolder, Proof, whole_milliseconds
+from mcp_claims.record import Holder, Moment, OriginalHolder, Proof
+from mcp_claims.record_json import whole_milliseconds
 
 
 class PortableMachine:

@@ -53,8 +53,11 @@ class Store(Protocol):
         Raises `StoreBusyError` after *wait* seconds in which somebody else has been about to make them.
         """
 
-    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
-        """Yield what is stored, in one namespace or in all; what changes meanwhile may be seen or not."""
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+        """Yield what is stored, in one namespace or in all, in the order of `position`; with *after* from behind that one.
+
+        What changes meanwhile may be seen or not, and what comes before *after* is not read.
+        """
 
     def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
         """Call *tell*, from any thread, whenever what is stored of a key, a namespace or all (`None`) may have changed.

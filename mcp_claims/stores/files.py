@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
-from mcp_claims.record import Claim, Found, RecordError, ScopedKey, Unreadable, from_json, to_json
+from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.record_json import RecordError, from_json, to_json
 from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, Swap
 from mcp_claims.stores.kernel import CREATE, READ, Kernel, write_all
 from mcp_claims.stores.names import file_name, may_be_file_name
@@ -26,6 +27,9 @@ MAX_RECORD_BYTES = 64 * 1024
 
 _SUFFIX = ".json"
 _NEW = ".new"
+_BETWEEN = "\0"
+"""Between the names in a position: it comes before any character of a name, as the end of a name does."""
+
 _SECRETS, _HANDLES = ".secrets", "handles"
 
 
@@ -97,8 +101,11 @@ class FileStore:
                 self._write(path, spell_secret(found), mark)
             return found
 
-    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+        last_name, _, last_entry = after.partition(_BETWEEN)
         for name in self._names(self.directory) if namespace is None else [file_name(namespace)]:
+            if name < last_name:
+                continue
             directory = f"{self.directory}/{name}"
             try:
                 with answering(directory):
@@ -111,9 +118,12 @@ class FileStore:
                 if namespace is not None or problem is None:
                     raise
                 # One namespace that must not or cannot be entered must not keep the others from being seen.
-                yield Unreadable(directory, problem, NEVER, ())
+                if name > last_name:
+                    yield Unreadable(directory, problem, NEVER, ())
                 continue
             for entry in entries:
+                if name == last_name and entry <= last_entry:
+                    continue
                 if entry.endswith(_SUFFIX) and may_be_file_name(entry):
                     path = f"{directory}/{entry}"
                     with answering(path):
@@ -141,9 +151,8 @@ class FileStore:
         return place_in_line(directory, scoped.key, tell)
 
     def position(self, found: Claim | Unreadable) -> str:
-        # NUL comes before any character of a name, as the end of a name does.
         path = self._places(found.scoped)[1] if isinstance(found, Claim) else found.where
-        return os.path.relpath(path, self.directory).replace(os.sep, "\0")
+        return os.path.relpath(path, self.directory).replace(os.sep, _BETWEEN)
 
     def _places(self, scoped: ScopedKey) -> tuple[str, str]:
         directory = f"{self.directory}/{file_name(scoped.namespace)}"

@@ -48,9 +48,9 @@ class MemoryStore:
         self._tell(scoped)
         return True
 
-    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         for scoped, stored in sorted(self._stored.items(), key=lambda item: item[0]):
-            if namespace in (None, scoped.namespace):
+            if namespace in (None, scoped.namespace) and f"{scoped.namespace}\0{scoped.key}" > after:
                 yield stored
 
     @contextmanager

@@ -39,8 +39,8 @@ class PassingOn:
     def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
         return self._store.secret(wait=wait)
 
-    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
-        return self._store.scan(namespace)
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+        return self._store.scan(namespace, after)
 
 
 class Busy(PassingOn):
@@ -149,8 +149,8 @@ class Overtaken(PassingOn):
             self._let_act()
         return swap
 
-    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
-        for found in super().scan(namespace):
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+        for found in super().scan(namespace, after):
             self._let_act()
             yield found
 

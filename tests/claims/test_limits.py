@@ -15,7 +15,8 @@ from mcp_claims.answers import Status, TakenOver
 from mcp_claims.claims import Claims
 from mcp_claims.errors import ContendedError, ForkedError, InvalidInputError
 from mcp_claims.machine import forks as forks_module
-from mcp_claims.record import Claim, to_json
+from mcp_claims.record import Claim
+from mcp_claims.record_json import to_json
 from mcp_claims.rules import MAX_TTL, Standing
 from mcp_claims.stores.files import FileStore
 from tests.claims.bench import DAY, KEY, Bench, FileBench, granted

@@ -6,7 +6,8 @@ import pytest
 
 from mcp_claims.answers import Status, TakenOver
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.record import Claim, Outcome, from_json, to_json
+from mcp_claims.record import Claim, Outcome
+from mcp_claims.record_json import from_json, to_json
 from mcp_claims.rules import Standing
 from tests.claims.bench import DAY, KEY, Bench, LayoutBench, granted
 from tests.support.interrupting import Interrupting

@@ -247,6 +247,20 @@ def test_wrong_usage_is_told_with_2_and_claims_nothing(commands: Commands, argum
 
 
 @pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--ttl", ["try", "red", "--session", "ci", "--ttl", "0"]),
+        ("--ttl", ["run", "red", "--ttl", "nan", "--", "true"]),
+        ("--retention", ["run", "red", "--retention", "0", "--", "true"]),
+        ("--retention", ["release", "red", "--session", "ci", "--outcome", "done", "--retention", "0"]),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_told_by_the_option_s_own_name(commands: Commands, option: str, words: list[str]) -> None:
+    assert commands(*words).stderr.startswith(f"mcp-claims: {option} must be")
+
+
+@pytest.mark.parametrize(
     "command", ["check red", "show red", "try red --session ci", "release red --session ci", "list", "prune"]
 )
 def test_a_store_that_cannot_answer_is_told_with_3(commands: Commands, command: str) -> None:

@@ -119,6 +119,10 @@ def test_who_is_freed_by_the_end_of_a_session_is_told_why(host: Host) -> None:
         ("src/notes.ipynb", {"notebook_path": "/repo/src/notes.ipynb"}),
         ("src/app.py", {"command": "sed -i s/a/b/ src/app.py && make"}),
         ("acme/web#12", {"command": "gh pr merge 'acme/web#12'"}),
+        ("./src//app.py", {"file_path": "/repo/src/app.py"}),
+        ("src/app.py", {"command": "cat ./src/app.py"}),
+        ("src/app.py", {"command": "rm -f '/repo/src/app.py'"}),
+        ("src/", {"command": "tee log </dev/null >src/lib/app.py"}),
     ],
 )
 def test_what_touches_a_key_or_path_of_another_session_is_denied_with_who_holds_it(
@@ -156,6 +160,21 @@ def test_what_touches_something_else_is_not(host: Host, claims_dir: Path, key: s
 def test_what_our_own_session_claimed_is_ours_to_touch(host: Host, shell: bool) -> None:
     host.call("try_claim", key="src/app.py")
     assert host.guard(shell=shell, file_path="/repo/src/app.py") is None
+
+
+def test_a_path_is_meant_from_the_project_too_wherever_the_host_has_gone(commands: Commands, claims_dir: Path) -> None:
+    process_session(FileStore(claims_dir)).try_claim("src/app.py")
+    event = json.dumps({"cwd": "/repo/src", "tool_input": {"file_path": "/repo/src/app.py"}})
+    assert commands("hook", "guard", said=event).stdout == ""
+    commands.environment["CLAUDE_PROJECT_DIR"] = "/repo"
+    assert "src/app.py" in reason_in(commands("hook", "guard", said=event).stdout)
+
+
+def test_what_is_too_long_for_a_path_takes_no_time(commands: Commands, claims_dir: Path) -> None:
+    process_session(FileStore(claims_dir)).try_claim("src/app.py")
+    long = "a/" * 1_000_000
+    event = {"cwd": "/repo", "tool_input": {"file_path": long, "command": f"cat {long} src/app.py"}}
+    assert "src/app.py" in reason_in(commands("hook", "guard", said=json.dumps(event)).stdout)
 
 
 def test_dead_claims_guard_nothing(host: Host, commands: Commands) -> None:

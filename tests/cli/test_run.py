@@ -55,10 +55,12 @@ def running(commands: Commands, *options: str, script: str = WITNESS, **popen: i
         "run", "red", *options, "--", sys.executable, "-u", "-c", script, stdout=subprocess.PIPE, **popen
     ) as process:
         started = Running(process)
-        yield started
-        for pid in (process.pid, started.child):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        try:
+            yield started
+        finally:
+            for pid in (process.pid, started.child):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def holder(claims_dir: Path) -> Claim | None:
@@ -186,18 +188,22 @@ def test_at_a_terminal_ctrl_c_reaches_the_command_once(commands: Commands) -> No
     os.close(theirs)
     assert process.stdout is not None
     child = int(process.stdout.readline())
-    os.write(ours, b"\x03")
-    assert process.stdout.readline() == "SIGINT\n"
-    # It takes signals one after the other, so that a second SIGINT would have been passed on before this one.
-    run = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(run, signal.SIGUSR1)
-    assert process.stdout.readline() == "SIGUSR1\n"
-    os.kill(child, signal.SIGTERM)
-    assert process.stdout.read() == "SIGTERM\n"
-    process.wait(PATIENCE)
-    process.stdout.close()
-    os.close(ours)
-    assert process.returncode == 7
+    try:
+        os.write(ours, b"\x03")
+        assert process.stdout.readline() == "SIGINT\n"
+        # It takes signals one after the other, so that a second SIGINT would have been passed on before this one.
+        run = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(run, signal.SIGUSR1)
+        assert process.stdout.readline() == "SIGUSR1\n"
+        os.kill(child, signal.SIGTERM)
+        assert process.stdout.read() == "SIGTERM\n"
+        process.wait(PATIENCE)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+        os.close(ours)
+    assert process.wait(PATIENCE) == 7
 
 
 def test_the_command_inherits_what_it_would_have_without_us(commands: Commands) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
 
+from mcp_claims import rules
 from mcp_claims.cli.run import _keep
+from mcp_claims.machine import local_machine
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.sessions import process_session
 from tests.cli.commands import COMMAND
@@ -54,26 +57,31 @@ def blocks_signals(thread: Path) -> bool:
     return all(blocked & 1 << number - 1 for number in (signal.SIGCHLD, signal.SIGTERM))
 
 
-def test_the_command_is_stopped_when_its_claim_runs_out_though_the_store_has_not_answered_yet(
+def test_a_command_is_stopped_before_its_time_is_up_though_the_store_has_not_answered_yet(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    stopped = Event()
+    machine, stopped = local_machine(), Event()
+    granted = claim()._replace(expires=rules.later(machine.now(), timedelta(seconds=6)))
+    asked_to_end: list[tuple[float, float]] = []
 
     class Session:
         remote = True
 
         def prolong(self, *_: object) -> Claim:
             assert stopped.wait(20), "the command goes on as long as the store does not answer"
-            return claim()
+            return granted
 
     class Child:
         def wait(self, seconds: float) -> bool:
             return not Event().wait(seconds) and stopped.is_set()
 
-        def stop(self, patience: float) -> None:  # noqa: ARG002 (the interface of a child)
+        def stop(self, patience: float) -> None:
+            asked_to_end.append((machine.now().ticks, patience))
             stopped.set()
 
     session: Any = Session()
     child: Any = Child()
-    assert not _keep(session, claim(), 1 / 60, child)
+    assert not _keep(session, granted, 6 / 60, child)
     assert "could not be renewed in time: the store has not answered" in capsys.readouterr().err
+    ((when, patience),) = asked_to_end
+    assert patience > 0 and when + patience < granted.expires.ticks

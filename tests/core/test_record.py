@@ -12,20 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcp_claims import rules
-from mcp_claims.record import (
-    MAX_GENERATION,
-    Claim,
-    Holder,
-    Leased,
-    Moment,
-    Proof,
-    RecordError,
-    ScopedKey,
-    from_json,
-    timestamp,
-    to_json,
-    whole_milliseconds,
-)
+from mcp_claims.record import MAX_GENERATION, Claim, Holder, Leased, Moment, Proof, ScopedKey
+from mcp_claims.record_json import RecordError, from_json, timestamp, to_json, whole_milliseconds
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 CLAIM = Claim(

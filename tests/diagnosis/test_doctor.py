@@ -20,7 +20,8 @@ from mcp_claims.diagnosis.file_system import examine_file_system, kind_of
 from mcp_claims.diagnosis.identity import examine_identity
 from mcp_claims.machine import Machine, local_machine
 from mcp_claims.opening import open_store
-from mcp_claims.record import Moment, Proof, to_json
+from mcp_claims.record import Moment, Proof
+from mcp_claims.record_json import to_json
 from mcp_claims.sessions import process_session
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel

@@ -34,3 +34,11 @@ def test_each_of_the_sixteen_hazards_has_a_guard_and_a_test() -> None:
 @pytest.mark.parametrize(("file", "test"), NAMED)
 def test_each_named_test_exists(file: str, test: str) -> None:
     assert re.search(rf"^ *(async )?def {test}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE)
+
+
+def test_the_layers_name_each_module_and_nothing_else() -> None:
+    layers = DESIGN.partition("## Layers")[2].split("```")[1]
+    # Names stand left of what is said of them.
+    named = re.findall(r"[a-z_]+", " ".join(line[:21] for line in layers.splitlines()))
+    there = {path.stem for path in (ROOT / "mcp_claims").iterdir() if not path.name.startswith(("_", ".", "py.typed"))}
+    assert sorted(named) == sorted(there)

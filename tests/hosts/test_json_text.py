@@ -103,6 +103,7 @@ def test_it_looks_as_the_rest_of_the_file_does(before: str, after: str) -> None:
         ('{"a": "x\ny"}', "no valid JSON"),
         ("/* open", "no valid JSON"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"a": %s}' % ("9" * 5_000), "digits"),
         ("\0", "no valid JSON"),
     ],
 )

@@ -203,6 +203,18 @@ def test_a_link_that_leads_nowhere_yet_is_followed_and_one_in_a_circle_is_refuse
     assert code == 3 and "Nothing was changed" in said
 
 
+def test_a_home_that_is_no_absolute_path_is_refused(
+    host: Host, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (start := tmp_path / "start").mkdir()
+    monkeypatch.chdir(start)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, "somewhere")
+    code, said = run("install", host.name)
+    assert code == 3 and "relative path" in said
+    assert list(start.iterdir()) == []
+
+
 def test_a_directory_in_its_place_is_refused(host: Host, file: Path, run: Run) -> None:
     file.mkdir()
     code, said = run("install", host.name)

@@ -99,6 +99,8 @@ def test_what_a_person_added_below_it_goes_with_it() -> None:
         ("a = 1\na = 2", "no valid TOML"),
         ("mcp_servers = 1", "else than a table"),
         ("\0", "TOML"),
+        ("a = " + "9" * 5_000, "digits"),
+        ("a = " + "[" * 100_000, "nested too deeply"),
     ],
 )
 def test_what_does_not_parse_is_refused(text: str, why: str) -> None:

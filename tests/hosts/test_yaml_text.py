@@ -99,6 +99,7 @@ def test_a_new_file_has_what_the_host_wants_in_each() -> None:
         ("mcpServers:\n- name: a\n- name: a\n", "two servers"),
         ("a: !!python/object:os.system {}", "no valid YAML"),
         ("\0", "no valid YAML"),
+        ("a: " + "9" * 5_000, "digits"),
     ],
 )
 def test_what_cannot_be_edited_safely_is_refused(text: str, why: str) -> None:

@@ -61,7 +61,7 @@ COMMAND_LINE = [
         "a command goes on without its claim",
         "L4",
         CLI + "run.py",
-        "            child.stop(_PATIENCE_AFTER_LOSS)\n",
+        "            child.stop(min(_PATIENCE_AFTER_LOSS, max(0.0, ends - _KILLED_BEFORE - machine.now().ticks)))\n",
         "            child.wait(1e6)\n",
     ),
     Plant(
@@ -152,8 +152,22 @@ COMMAND_LINE = [
         "nobody looks whether the claim is taken away before it has to be renewed",
         "L4",
         CLI + "run.py",
-        "due - time.monotonic()), look_every)",
-        "due - time.monotonic()), ttl)",
+        "due - machine.now().ticks), look_every)",
+        "due - machine.now().ticks), ttl)",
+    ),
+    Plant(
+        "a command is asked to end when its time is up, not before",
+        "L4",
+        CLI + "run.py",
+        "grace = min(_PATIENCE_AFTER_LOSS, ttl / _SHARE)",
+        "grace = 0.0",
+    ),
+    Plant(
+        "a command outlives its claim by its patience",
+        "L4",
+        CLI + "run.py",
+        "child.stop(min(_PATIENCE_AFTER_LOSS, max(0.0, ends - _KILLED_BEFORE - machine.now().ticks)))",
+        "child.stop(_PATIENCE_AFTER_LOSS)",
     ),
     Plant(
         "wrong settings deny, to a host, what is about to happen",

@@ -51,7 +51,7 @@ LAYOUT = [
     Plant(
         "a year beyond the calendar is unreadable",
         "A4",
-        "mcp_claims/record.py",
+        "mcp_claims/record_json.py",
         'if re.match(_FAR_YEAR, _required(record, "expiresAt")):',
         "if False:",
     ),

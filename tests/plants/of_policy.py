@@ -276,8 +276,8 @@ POLICY = [
     Plant(
         "a page begins with the last of the one before",
         "C12",
-        OVERVIEW,
-        "if after and store.position(found) <= after:",
-        "if after and store.position(found) < after:",
+        "mcp_claims/stores/files.py",
+        "if name == last_name and entry <= last_entry:",
+        "if name == last_name and entry < last_entry:",
     ),
 ]

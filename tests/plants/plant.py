@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,15 +87,26 @@ def _tested(plant: Plant | None, tests: list[str], copy: Path) -> Outcome:
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     for arguments in runs:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *arguments]
-        try:
-            done = subprocess.run(
-                command, cwd=copy, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return Outcome(plant, True, False, "a test that never ended")
+        # A group of their own, all of which ends with them: a fault can make tests leave processes behind.
+        with subprocess.Popen(
+            command,
+            cwd=copy,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as done:
+            try:
+                said, complained = done.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                return Outcome(plant, True, False, "a test that never ended")
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(done.pid, signal.SIGKILL)
         if done.returncode == 1:
-            failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+            failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
             return Outcome(plant, True, False, failed[1] if failed else "a test")
         if done.returncode != 0:
-            return Outcome(plant, False, True, done.stdout[-500:] + done.stderr[-500:])
+            return Outcome(plant, False, True, said[-500:] + complained[-500:])
     return Outcome(plant, False, False, "")

@@ -164,6 +164,22 @@ class StoreContract:
         assert set(store.scan()) == set(granted)
         assert list(store.scan("nobody's")) == []
 
+    def test_a_scan_goes_on_behind_each_position_and_stands_made_up_ones(self, store: Store) -> None:
+        keys = ("a", "a b", "a/b", "ab", "\N{SNOWMAN}", "\N{GRINNING FACE}")
+        for space in ("ci", "ci-2", "deploy"):
+            for key in keys:
+                grant(store, claim(ScopedKey(space, key)))
+        self.spoil(store, ScopedKey("ci-2", "ab"))
+        for namespace in (None, "ci", "ci-2"):
+            everything = list(store.scan(namespace))
+            positions = [store.position(found) for found in everything]
+            assert positions == sorted(set(positions)) and "" not in positions
+            for index, position in enumerate(positions):
+                assert list(store.scan(namespace, position)) == everything[index + 1 :]
+            for made_up in ("\0", "\0\0", "~", "\N{SNOWMAN}", "ci", "ci\0", "x" * 5_000, "\ud800"):
+                behind = [store.position(found) for found in store.scan(namespace, made_up)]
+                assert behind == positions[len(positions) - len(behind) :]
+
     def test_what_a_scan_shows_may_be_removed_meanwhile(self, store: Store) -> None:
         granted = [grant(store, claim(ScopedKey("ci", f"key-{number}"))) for number in range(5)]
         for found in store.scan():

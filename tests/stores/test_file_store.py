@@ -45,8 +45,8 @@ class Alternating:
     def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
         return next(self._turn).secret(wait=wait)
 
-    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
-        return next(self._turn).scan(namespace)
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+        return next(self._turn).scan(namespace, after)
 
 
 class TestFileStore(StoreContract):

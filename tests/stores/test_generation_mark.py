@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.errors import StoreUnavailableError
-from mcp_claims.record import MAX_GENERATION, Claim, ScopedKey, to_json
+from mcp_claims.record import MAX_GENERATION, Claim, ScopedKey
+from mcp_claims.record_json import to_json
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.namespace_lock import LEAP
 from tests.stores.hooked import HookedKernel

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from mcp_claims.errors import StoreUnavailableError
-from mcp_claims.record import Unreadable, to_json
+from mcp_claims.record import Unreadable
+from mcp_claims.record_json import to_json
 from mcp_claims.stores.base import Swap
 from mcp_claims.stores.files import MAX_RECORD_BYTES, FileStore
 from tests.stores.hooked import HookedKernel

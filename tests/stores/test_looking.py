@@ -75,6 +75,22 @@ def test_one_claim_that_cannot_be_read_does_not_hide_the_others(store: FileStore
     assert set(store.scan()) == {granted, store.read(KEY)}
 
 
+def test_what_comes_before_a_page_is_not_read_for_it(store: FileStore) -> None:
+    found = [
+        grant(store, claim(ScopedKey(space, f"key-{number}"))) for space in ("ci", "deploy") for number in range(5)
+    ]
+    opened: list[str] = []
+
+    class Noting(HookedKernel):
+        def before(self, call: str, where: str | int) -> None:
+            if call == "open":
+                opened.append(str(where))
+
+    looker = FileStore(store.directory, kernel=Noting())
+    assert list(looker.scan(after=store.position(found[7]))) == found[8:]
+    assert opened == [str(place(store, each.scoped)) for each in found[8:]]
+
+
 def test_a_file_that_goes_away_between_two_calls_of_a_look_is_gone(store: FileStore) -> None:
     class Vanishing(HookedKernel):
         def before(self, call: str, where: str | int) -> None:

@@ -48,8 +48,8 @@ class Interrupting:
     def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
         return self._store.secret(wait=wait)
 
-    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
-        return self._store.scan(namespace)
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+        return self._store.scan(namespace, after)
 
     def _interrupt(self) -> None:
         if self._rivals:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from mcp_claims.record import timestamp
+from mcp_claims.record_json import timestamp
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
 from mcp_claims.stores.agent_awareness.reading import read_up_to
 from mcp_claims.stores.kernel import READ

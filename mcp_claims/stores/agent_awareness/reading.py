@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.record import Found, RecordError, ScopedKey, from_json, is_original, original_from_json
+from mcp_claims.record import Found, ScopedKey
+from mcp_claims.record_json import RecordError, from_json, is_original, original_from_json
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
 from mcp_claims.stores.agent_awareness.names import place
 from mcp_claims.stores.files import MAX_RECORD_BYTES

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
-from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable, to_json
+from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable
+from mcp_claims.record_json import to_json
 from mcp_claims.rules import MAX_KEY_BYTES
 from mcp_claims.stores.agent_awareness.change import NEW, LockedChange
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
@@ -84,14 +85,16 @@ class AgentAwarenessStore:
         return nullcontext(False)
 
     def position(self, found: Claim | Unreadable) -> str:
+        return self._position(place(self.directory, found.scoped)[1] if isinstance(found, Claim) else found.where)
+
+    def _position(self, path: str) -> str:
         # The files of a plugin come before the plugins in it.
-        path = place(self.directory, found.scoped)[1] if isinstance(found, Claim) else found.where
         place_inside = path.removeprefix(f"{self.directory}/")
         # What is no record is a namespace that cannot be entered.
         inside, _, name = place_inside.rpartition("/") if path.endswith(RECORD) else (place_inside, "", "")
         return f"{inside.replace('/', chr(0))}\0\0{name}"
 
-    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         if namespace is not None:
             directories: Iterator[str] = iter([namespace_directory(self.directory, namespace)])
         else:
@@ -106,11 +109,14 @@ class AgentAwarenessStore:
                 if namespace is not None or problem is None:
                     raise
                 # One namespace that must not or cannot be entered must not keep the others from being seen.
-                yield Unreadable(directory, problem, NEVER, ())
+                if self._position(directory) > after:
+                    yield Unreadable(directory, problem, NEVER, ())
                 continue
             for name in names:
                 if name.endswith(RECORD) and is_record_name(name.removesuffix(RECORD)):
                     path = f"{directory}/{name}"
+                    if self._position(path) <= after:
+                        continue
                     with answering(path):
                         found = self._look(path, self._by_name(path))
                     if found is not None:

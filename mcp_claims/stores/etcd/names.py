@@ -39,6 +39,10 @@ class Names:
         # With the slash, as no position may be empty: that is where a list begins.
         return key[len(self.claims) - 1 :].decode("latin-1")
 
+    def behind(self, position: str) -> bytes:
+        """Return the least key that comes after *position*, which anybody may have made up."""
+        return self.claims[:-1] + position.encode("latin-1", "replace") + b"\0"
+
 
 def after_all(beginning: bytes) -> bytes:
     """Return the least key that is greater than all that begin with *beginning*, which ends with no 0xFF."""

@@ -7,7 +7,8 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_claims.record import Claim, Leased, RecordError, Unreadable, from_json, to_json
+from mcp_claims.record import Claim, Leased, Unreadable
+from mcp_claims.record_json import RecordError, from_json, to_json
 from mcp_claims.stores.etcd.names import spell
 from mcp_claims.stores.unreadable import NEVER
 

@@ -115,11 +115,11 @@ class EtcdStore(RemoteStore):
             raise StoreUnavailableError(f"{self.address}/secrets/handles", OSError(errno.EIO, damaged))
         return stored.value
 
-    def scan(self, namespace: str | None = None) -> Iterator[Claim | Unreadable]:
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         beginning = self._names.namespace(namespace)
-        start, end = beginning, after_all(beginning)
+        start, end = max(beginning, self._names.behind(after)) if after else beginning, after_all(beginning)
         until = soon(ANSWER_WITHIN)
-        while True:
+        while start < end:
             with self._answering():
                 wanted = questions.many(start, end, _PAGE)
                 process = self._process()

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.errors import InvalidInputError, UnsafeDirectoryError
-from mcp_claims.record import Claim, Holder, OriginalHolder, ScopedKey, Unreadable, to_json
+from mcp_claims.record import Claim, Holder, OriginalHolder, ScopedKey, Unreadable
+from mcp_claims.record_json import to_json
 from mcp_claims.stores.agent_awareness.names import is_record_name, record_name
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.files import FileStore

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.errors import LockDirectoryBusyError, StoreUnavailableError
-from mcp_claims.record import Claim, Moment, ScopedKey, Unreadable, to_json
+from mcp_claims.record import Claim, Moment, ScopedKey, Unreadable
+from mcp_claims.record_json import to_json
 from mcp_claims.stores.agent_awareness.change import SETTLE_WAIT
 from mcp_claims.stores.agent_awareness.lock import make_lock
 from mcp_claims.stores.agent_awareness.store import LOCK_PAUSE, AgentAwarenessStore
