@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import Counter
 from functools import cache
@@ -11,7 +12,8 @@ from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.machine import Machine
 from mcp_claims.record import Claim, Moment, ScopedKey, Unreadable
 from mcp_claims.rules import Standing
-from mcp_claims.stores.base import Store
+from mcp_claims.stores.base import LOCK_WAIT, RemoteStore, Store
+from mcp_claims.stores.deadline import answered_by
 from mcp_claims.typed import NamedTuple
 
 
@@ -67,9 +69,14 @@ def prune(store: Store, machine: Machine, namespace: str | None, wait: float) ->
             continue
         try:
             # Compared under the lock: what was taken again since we read it stays.
-            if store.discard(found, wait=max(0.0, deadline - time.monotonic())):
+            # Each has its own time: a network that has just answered is asked on, however much there is.
+            with answered_by(time.monotonic() + LOCK_WAIT):
+                discarded = store.discard(found, wait=max(0.0, deadline - time.monotonic()))
+            if discarded:
                 removed[Unreadable if isinstance(found, Unreadable) else verdict] += 1
         except (StoreUnavailableError, StoreBusyError) as error:
+            if isinstance(store, RemoteStore) and _is_silence(error):
+                raise  # It would not answer for the next one either, each after seconds.
             # One claim that cannot be removed must not keep the others; the caller is told of it.
             failed.append(error)
     return Pruned(
@@ -81,6 +88,10 @@ def prune(store: Store, machine: Machine, namespace: str | None, wait: float) ->
         tuple(failed),
         markers,
     )
+
+
+def _is_silence(error: StoreUnavailableError | StoreBusyError) -> bool:
+    return isinstance(error, StoreUnavailableError) and error.cause.errno == errno.ETIMEDOUT
 
 
 def listing(

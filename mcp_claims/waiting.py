@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -14,12 +15,16 @@ import anyio.to_thread
 from mcp_claims.claims import Claims
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.stores.base import LOCK_WAIT
+from mcp_claims.stores.deadline import answered_by
 
 T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_5, 0.02, 1.5
 _THREADS = 64
-_ASKING = anyio.CapacityLimiter(_THREADS)
+_ASKING, _READING = anyio.CapacityLimiter(_THREADS), anyio.CapacityLimiter(_THREADS)
+
+_ANSWERED_WITHIN = 4.5
+"""Seconds from the call on in which a store over a network has answered or failed, whatever it is asked and waits for."""
 
 
 async def without_blocking(
@@ -33,7 +38,7 @@ async def without_blocking(
     would claim after its caller has given up.
 
     Over a network each answer is waited for, so there it is a thread.  It is one of our own `_THREADS`, none of those that
-    the SDK reads with; the store answers or fails within `LOCK_WAIT` seconds; and what it did for a call that was
+    the SDK reads with; the store answers or fails within `_ANSWERED_WITHIN` seconds, for a thread included; and what it did for a call that was
     cancelled meanwhile is undone, by *undo* with what it returned.
     """
     if claims.remote:
@@ -56,11 +61,31 @@ async def looking(claims: Claims, look: Callable[[], T]) -> T:
     return await _in_a_thread(look, lambda _: None) if claims.remote else look()
 
 
+async def tending(claims: Claims, tend: Callable[[], T]) -> T:
+    """Run *tend*, which asks about so many claims that it may take its time, as `looking` does."""
+    return await anyio.to_thread.run_sync(tend, limiter=_ASKING) if claims.remote else tend()
+
+
+async def reading_many(claims: Claims, read: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
+    """Run *read*, which lists claims, in a thread of *limiter*; over a network, where all may have to wait, in one of ours."""
+    if not claims.remote:
+        return await anyio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=limiter)
+    in_time = partial(_answered, read, time.monotonic() + _ANSWERED_WITHIN)
+    return await anyio.to_thread.run_sync(in_time, abandon_on_cancel=True, limiter=_READING)
+
+
+def _answered(ask: Callable[[], T], until: float) -> T:
+    with answered_by(until):
+        return ask()
+
+
 async def _in_a_thread(ask: Callable[[], T], undo: Callable[[T], object]) -> T:
+    # Whoever gets a thread late has so much less time for what it asks.
+    in_time = partial(_answered, ask, time.monotonic() + _ANSWERED_WITHIN)
     try:
         # Of no consequence once the thread has begun: it is waited for to its end.
-        with anyio.fail_after(LOCK_WAIT):
-            result = await anyio.to_thread.run_sync(ask, limiter=_ASKING)
+        with anyio.fail_after(_ANSWERED_WITHIN):
+            result = await anyio.to_thread.run_sync(in_time, limiter=_ASKING)
     except TimeoutError as error:
         cause = OSError(errno.ETIMEDOUT, f"{_THREADS} questions to it are under way, and none has been answered")
         raise StoreUnavailableError("the store", cause) from error

@@ -24,7 +24,7 @@ from mcp_claims.cli.options import (
     chosen_store,
     say,
 )
-from mcp_claims.cli.streams import spell_json, tell
+from mcp_claims.cli.streams import complain, spell_json, tell
 from mcp_claims.overview import Listed, Listing
 from mcp_claims.record import Claim, Moment
 
@@ -122,14 +122,27 @@ def _console() -> Console:
 def _changes(
     session: Claims, namespace: str | None, read: Callable[[], Listing], *, as_time_passes: bool
 ) -> Iterator[Listing]:
-    """Yield what is stored whenever that has changed, for ever."""
+    """Yield what is stored whenever that has changed, for ever; a cluster that answered once is waited for."""
+    from mcp_claims.errors import StoreUnavailableError
+
     changed = Event()
     last: list[object] | None = None
+    silent = False
     while True:
         with session.watch(namespace, changed.set) as watched:
             while True:
                 changed.clear()
-                listing = read()
+                try:
+                    listing = read()
+                except StoreUnavailableError as error:
+                    if last is None or not session.remote:
+                        raise
+                    if not silent:
+                        complain(f"{error} What is shown is of before; it goes on when the cluster does.")
+                    silent = True
+                    time.sleep(_REDRAW_EVERY)
+                    continue
+                silent = False
                 seen: list[object] = list(listing.page)
                 if as_time_passes or seen != last:
                     last = seen

@@ -86,8 +86,8 @@ def _endpoint(transport: Transport, endpoint: tuple[str, int], name: str, status
 
 
 def _history(transport: Transport, address: Address, statuses: list[dict[str, Any]]) -> Iterator[Finding]:
+    from mcp_claims.stores.deadline import soon
     from mcp_claims.stores.etcd import questions
-    from mcp_claims.stores.etcd.leases import soon
     from mcp_claims.stores.etcd.transport import RefusedError, UnansweredError
 
     size = max(int(status.get("dbSize", 0)) for status in statuses)
@@ -117,8 +117,8 @@ def _history(transport: Transport, address: Address, statuses: list[dict[str, An
 
 
 def _write(transport: Transport, address: Address) -> Iterator[Finding]:
+    from mcp_claims.stores.deadline import soon
     from mcp_claims.stores.etcd import leases, questions
-    from mcp_claims.stores.etcd.leases import soon
     from mcp_claims.stores.etcd.transport import EXHAUSTED, RefusedError, UnansweredError
 
     key = f"{address.prefix}/doctor/{secrets.token_hex(8)}".encode()

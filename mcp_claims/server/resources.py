@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import anyio
-import anyio.to_thread
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
@@ -31,7 +30,7 @@ from mcp_claims.facts import listed_facts
 from mcp_claims.overview import Listing
 from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.server.cursor import read_cursor, spell_cursor
-from mcp_claims.waiting import looking
+from mcp_claims.waiting import looking, reading_many
 
 ALL = "claims://all"
 MAX_SHOWN = 500
@@ -130,7 +129,7 @@ async def list_resources(claims: Claims, cursor: str | None) -> ListResourcesRes
 async def list_in_thread(claims: Claims, namespace: str | None, *, after: str = "", at_most: int) -> Listing:
     """Return `claims.listing` without keeping other calls waiting, as there may be many to read."""
     reading = partial(claims.listing, namespace, after=after, at_most=at_most)
-    return await anyio.to_thread.run_sync(reading, abandon_on_cancel=True, limiter=_READING)
+    return await reading_many(claims, reading, _READING)
 
 
 def _resource(of: ScopedKey | str | None, name: str, description: str) -> Resource:

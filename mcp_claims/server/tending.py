@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from mcp_claims.sessions import Sessions
-from mcp_claims.waiting import looking
+from mcp_claims.waiting import tending
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ async def tended(sessions: Sessions) -> AsyncIterator[None]:
         while True:
             changed = anyio.Event()
             try:
-                due = await looking(sessions.onlooker, sessions.tidy())
+                due = await tending(sessions.onlooker, sessions.tidy())
             except Exception:
                 # A defect of ours in one round must not be the end of all renewals.
                 logger.exception("tending the sessions failed")

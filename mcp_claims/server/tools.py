@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import anyio
-import anyio.to_thread
 from mcp_types import CallToolResult, TextContent, Tool, ToolAnnotations
 
 from mcp_claims import rules, wording
@@ -39,7 +38,7 @@ from mcp_claims.server.results import (
 from mcp_claims.server.schema import compact_schema
 from mcp_claims.sessions import Caller, Sessions
 from mcp_claims.sessions.registry import Session
-from mcp_claims.waiting import looking, without_blocking
+from mcp_claims.waiting import looking, reading_many, without_blocking
 
 INSTRUCTIONS = (
     "Several agents see the same event; exactly one may act. Before you act on an event (red CI, review comment, "
@@ -139,7 +138,7 @@ async def _list_claims(
     claims = await _looking(sessions, caller, asked.session)
     list_page = partial(claims.listing, asked.namespace, mine=asked.mine, after=after)
     # In a thread, as there may be many to read before the first that is asked for.
-    listing = await anyio.to_thread.run_sync(list_page, abandon_on_cancel=True, limiter=_PRUNING)
+    listing = await reading_many(claims, list_page, _PRUNING)
     cursor = None if listing.after is None else spell_cursor(listing.after)
     return _answer(ListResult.of(listing, cursor), wording.list_text(listing, cursor))
 
@@ -166,7 +165,7 @@ async def _prune(
     asked = parse(PruneArguments, arguments)
     claims = sessions.looking(caller, None)
     # Always in a thread: there may be 100,000 claims to read.
-    pruned = await anyio.to_thread.run_sync(claims.prune, asked.namespace, abandon_on_cancel=True, limiter=_PRUNING)
+    pruned = await reading_many(claims, partial(claims.prune, asked.namespace), _PRUNING)
     return _answer(PruneResult.of(pruned), wording.prune_text(pruned))
 
 

@@ -24,6 +24,7 @@ from mcp_claims.sessions.handles import Handles, decoded
 from mcp_claims.sessions.identity import handle_session, process_session
 from mcp_claims.sessions.keeping import DEFAULT_LONGEST_KEEPING, Keeping
 from mcp_claims.stores.base import RemoteStore, Store
+from mcp_claims.stores.deadline import answered_by
 
 DEFAULT_IDLE = 30 * 60.0
 """Seconds without a request after which a session over HTTP has ended, or is no longer kept alive."""
@@ -31,6 +32,7 @@ DEFAULT_IDLE = 30 * 60.0
 _MOST_REMEMBERED = 10_000
 _AGAIN = 0.5  # s
 _LEAVING = 1.0  # s
+_RELEASING = 4.0  # s
 _STRAGGLING = 60.0
 """Seconds for which calls of a connection that its client has ended are turned away."""
 
@@ -179,8 +181,10 @@ class Sessions:
 
     def release_ended(self) -> None:
         """Release what sessions hold that have ended, as far as that can be done now; `tend` does the rest."""
-        for claims in list(self._ending):
-            claims.end(within=0)
+        # For all of them together, however many have ended: each would wait by itself for a cluster that does not answer.
+        with answered_by(time.monotonic() + _RELEASING):
+            for claims in list(self._ending):
+                claims.end(within=0)
 
     def tend(self) -> float:
         """Do what is due: end idle connections, renew what is kept alive.  Return in how many seconds to call again."""

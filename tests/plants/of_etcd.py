@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.plants.plant import Plant
 
-STORE, LEASES, TENDER, QUESTIONS, WATCHING, TRANSPORT, ADDRESS = (
+STORE, CHANGES, LEASES, TENDER, QUESTIONS, WATCHING, TRANSPORT, ADDRESS = (
     f"mcp_claims/stores/etcd/{name}.py"
-    for name in ("store", "leases", "tender", "questions", "watching", "transport", "address")
+    for name in ("store", "changes", "leases", "tender", "questions", "watching", "transport", "address")
 )
 RULES, WAITING = "mcp_claims/rules.py", "mcp_claims/waiting.py"
 
@@ -93,15 +93,15 @@ ETCD = [
     Plant(
         "what was not answered counts as not done",
         "E7",
-        STORE,
+        CHANGES,
         "if change.made(stored):",
         "if False:",
     ),
     Plant(
         "a removal that was not answered counts as lost",
         "E7",
-        STORE,
-        "return self._seen  # Gone, as was wanted.",
+        CHANGES,
+        "return self.seen  # Gone, as was wanted.",
         "return None",
     ),
     Plant(
@@ -114,28 +114,28 @@ ETCD = [
     Plant(
         "the lease of a grant that was not answered stays",
         "E7",
-        STORE,
-        "leases.revoke(process.transport, change.lease, until)",
+        CHANGES,
+        "leases.revoke(self._transport, change.lease, until)",
         "pass",
     ),
     Plant(
         "nobody takes back a grant that was told as failed",
         "E7",
-        STORE,
+        CHANGES,
         "if stored is not None and grant.mark.encode() in stored.value:",
         "if False:",
     ),
     Plant(
         "of a grant under a lease of its own nobody finds out what became",
         "E7",
-        STORE,
-        "if change.is_grant:\n                    process.tender.doubt(change)\n                raise\n            if (revision",
-        "if change.fence is not None:\n                    process.tender.doubt(change)\n                raise\n            if (revision",
+        CHANGES,
+        "if change.is_grant:\n                    self._doubt(change)\n                raise\n            if (revision",
+        "if change.fence is not None:\n                    self._doubt(change)\n                raise\n            if (revision",
     ),
     Plant(
         "what has lost to itself counts as lost",
         "E7",
-        STORE,
+        CHANGES,
         "return (self._made_at(change, seen[0]) if asked_before else None), seen",
         "return None, seen",
     ),
@@ -201,6 +201,43 @@ ETCD = [
         STORE,
         "                    self._give_up(lease, process)\n",
         "                    pass\n",
+    ),
+    Plant(
+        "who waited for a thread has all the time once more",
+        "E8",
+        WAITING,
+        "in_time = partial(_answered, ask, time.monotonic() + _ANSWERED_WITHIN)",
+        "in_time = ask",
+    ),
+    Plant("lists wait for each other", "E8", WAITING, "abandon_on_cancel=True, limiter=_READING)", "limiter=limiter)"),
+    Plant(
+        "to prune goes on where nobody answers",
+        "E8",
+        "mcp_claims/overview.py",
+        "if isinstance(store, RemoteStore) and _is_silence(error):",
+        "if False:",
+    ),
+    Plant(
+        "each session that has ended waits for the cluster by itself",
+        "E8",
+        "mcp_claims/sessions/registry.py",
+        "with answered_by(time.monotonic() + _RELEASING):",
+        "if True:",
+    ),
+    Plant("who sends us elsewhere is followed", "E8", TRANSPORT, "        self._session.max_redirects = 0\n", ""),
+    Plant(
+        "who watches a list ends with the first outage",
+        "E11",
+        "mcp_claims/cli/listing.py",
+        "if last is None or not session.remote:",
+        "if True:",
+    ),
+    Plant(
+        "each question of a change has its own time",
+        "E8",
+        STORE,
+        "with self._answering(), answered_by(soon(ANSWER_WITHIN)):",
+        "with self._answering():",
     ),
     Plant("whatever answers is etcd", "E8", TRANSPORT, "if not _is_etcds(answer):", "if not isinstance(answer, dict):"),
     Plant("the system's CA counts for more", "E12", TRANSPORT, "self._session.trust_env = False", "pass"),

@@ -198,8 +198,8 @@ POLICY = [
         "prune removes without comparing",
         "C6 3",
         OVERVIEW,
-        "if store.discard(found, wait=max(0.0, deadline - time.monotonic())):",
-        "if store.discard((isinstance(found, Claim) and store.read(found.scoped)) or found, wait=1):",
+        "discarded = store.discard(found, wait=max(0.0, deadline - time.monotonic()))",
+        "discarded = store.discard((isinstance(found, Claim) and store.read(found.scoped)) or found, wait=1)",
     ),
     Plant(
         "one failing removal ends prune",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,15 +18,21 @@ import anyio.to_thread
 import pytest
 from mcp import Client, StdioServerParameters
 
-from mcp_claims import patience
+from mcp_claims import patience, waiting
 from mcp_claims.answers import Attempt
+from mcp_claims.claims import Claims
+from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.machine import local_machine
 from mcp_claims.patience import claim_patiently
 from mcp_claims.record import Claim, ScopedKey
+from mcp_claims.rules import Standing
 from mcp_claims.server.app import build_server
-from mcp_claims.sessions import Sessions, process_session
+from mcp_claims.sessions import Caller, Sessions, process_session
+from mcp_claims.sessions.identity import fixed_session
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd.address import Address
 from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.waiting import looking
 from tests.support.etcd import fresh_address, fresh_store, one_node
 from tests.support.proxy import Proxy
 from tests.support.servers import PYTHON_ENVIRONMENT, RawServer, facts, words
@@ -65,6 +72,89 @@ async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_serve
         assert facts(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
         handle = facts(await client.call_tool("open_session", {}))["session"]
         assert not facts(await client.call_tool("try_claim", {"key": "red", "session": handle}))["claimed"]
+
+
+@pytest.mark.parametrize("tool", ["list_claims", "prune"])
+async def test_many_lists_of_a_cluster_that_does_not_answer_fail_together(tool: str) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as silent:
+        store = EtcdStore(Address((silent.getsockname(),), "/p"), local_machine())
+        async with Client(build_server(lambda: Sessions(store, own=process_session(store)))) as client:
+            began = time.monotonic()
+
+            async def ask() -> None:
+                answer = await client.call_tool(tool, {})
+                # Each has asked, instead of waiting for a thread until no time was left to.
+                assert answer.is_error and "no answer in time" in words(answer)
+
+            async with anyio.create_task_group() as calls:
+                for _ in range(10):
+                    calls.start_soon(ask)
+    assert time.monotonic() - began < 15, "4 s; 20 s where they go two by two"
+
+
+async def test_a_call_that_had_to_wait_for_a_thread_has_so_much_less_time_for_its_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = anyio.CapacityLimiter(1)
+    monkeypatch.setattr(waiting, "_ASKING", threads)
+    claims = process_session(fresh_store())
+    under_way, let_go = Event(), Event()
+
+    def be_slow() -> None:
+        under_way.set()
+        assert let_go.wait(10)
+
+    async with anyio.create_task_group() as calls:
+        calls.start_soon(looking, claims, be_slow)
+        await anyio.to_thread.run_sync(under_way.wait)
+        second: list[float] = []
+
+        async def ask() -> None:
+            second.append(await looking(claims, lambda: soon(1_000.0)))
+
+        calls.start_soon(ask)
+        asked = time.monotonic()
+        while not threads.statistics().tasks_waiting:
+            await anyio.sleep(0.01)
+        waited = time.monotonic()
+        let_go.set()
+    assert asked < second[0] <= waited + 5
+
+
+def test_to_prune_ends_with_the_first_question_that_nobody_answers(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EtcdStore(Address((("127.0.0.1", proxy.port),), fresh_address().prefix), local_machine())
+    monkeypatch.setattr(store, "shortest_lease", 60)
+    session = fixed_session(store, "ci")
+    for number in range(3):
+        assert session.try_claim(f"red {number}", ttl_minutes=1 / 60).claimed
+    while any(listed.standing is not Standing.EXPIRED for listed in session.listing().page):
+        time.sleep(0.05)
+    asked: list[object] = []
+    discard = store.discard
+
+    def nobody_answers(found: Claim, *, wait: float) -> bool:
+        asked.append(found)
+        proxy.cut()
+        return discard(found, wait=wait)
+
+    monkeypatch.setattr(store, "discard", nobody_answers)
+    with pytest.raises(StoreUnavailableError):
+        session.prune()
+    assert len(asked) == 1
+
+
+def test_sessions_that_ended_while_the_cluster_is_gone_have_one_time_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions(fresh_store(), own=None)
+    for connection in ("one", "two"):
+        caller = Caller(connection=connection)
+        assert sessions.acting(caller, None).claims.try_claim(connection).claimed
+        sessions.end_connection(connection)
+    wanted: list[float] = []
+    monkeypatch.setattr(Claims, "end", lambda *_, **__: wanted.append(soon(1_000.0)))
+    sessions.release_ended()
+    assert len(wanted) == 2 and wanted[0] == wanted[1]
 
 
 @pytest.mark.parametrize("end", ["EOF", "SIGTERM"])

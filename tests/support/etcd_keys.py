@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mcp_claims.record import ScopedKey
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd import questions
-from mcp_claims.stores.etcd.leases import soon
 from mcp_claims.stores.etcd.names import Names
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.transport import Transport

@@ -10,9 +10,9 @@ holder that does not notice: who acts on something that can check generations sh
 | `transport` | one question to the cluster: endpoints in turn, time limits, credentials |
 | `names` | which key of etcd a claim has |
 | `questions` | what is asked, and how answers read |
+| `changes` | making one change, and finding out whether it was made |
 | `leases` | the lease of this process, and leases of single claims |
 | `tender` | the thread that keeps the lease and ends claims whose time is up |
-| `threads` | its threads, which take no signals |
 | `watching` | being told of changes |
 | `store` | the store itself |
 """

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
@@ -153,8 +152,3 @@ def revoke(transport: Transport, lease: int, until: float) -> None:
 def own_ttl(seconds: float, shortest: int = SHORTEST) -> int:
     """Return for how many seconds to lease a claim that has *seconds* to live."""
     return min(max(int(seconds) + 1 + _SLACK, shortest), _MOST)
-
-
-def soon(seconds: float) -> float:
-    """Return the time, on the clock of `Transport.ask`, that is *seconds* from now."""
-    return time.monotonic() + seconds

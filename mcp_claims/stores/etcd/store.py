@@ -5,20 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from mcp_claims import rules
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.record import Claim, Found, Holder, Leased, Moment, Proof, ScopedKey, Unreadable
 from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, RemoteStore, Swap
+from mcp_claims.stores.deadline import answered_by, soon
 from mcp_claims.stores.etcd import leases, questions
 from mcp_claims.stores.etcd.address import Address
-from mcp_claims.stores.etcd.leases import Lease, ProcessLease, soon
+from mcp_claims.stores.etcd.changes import Changes
+from mcp_claims.stores.etcd.leases import Lease, ProcessLease
 from mcp_claims.stores.etcd.names import Names, after_all, unspell
-from mcp_claims.stores.etcd.questions import Change, Stored
+from mcp_claims.stores.etcd.questions import Change
 from mcp_claims.stores.etcd.tender import Tender
 from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, NOT_FOUND, RefusedError, Transport, UnansweredError
 from mcp_claims.stores.etcd.watching import Watching
@@ -54,6 +57,7 @@ class _Process:
     proof: Proof
     transport: Transport
     lease: ProcessLease
+    changes: Changes
     tender: Tender
     watching: Watching
 
@@ -69,17 +73,17 @@ class EtcdStore(RemoteStore):
         self._here = here
         self._names = Names(address.prefix)
         self._processes: dict[int, _Process] = {}
-        self._seen = 0
 
     def read(self, scoped: ScopedKey) -> Found:
         key = self._names.claim(scoped)
         with self._answering():
-            stored = self._stored(key, soon(ANSWER_WITHIN))
+            stored = self._process().changes.stored(key, soon(ANSWER_WITHIN))
         return None if stored is None else questions.claim_in(stored, key)
 
     def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:  # noqa: ARG002 (there is no lock)
         key = self._names.claim(scoped)
-        with self._answering():
+        # All that it takes, giving up a lease included, has one time together.
+        with self._answering(), answered_by(soon(ANSWER_WITHIN)):
             if old is not None and old.leased is None:
                 # Not as we returned it, so its revision has to be found out.
                 found = self.read(scoped)
@@ -95,7 +99,7 @@ class EtcdStore(RemoteStore):
         assert isinstance(revision, int)
         with self._answering():
             change = Change(unspell(found.where), revision, None)
-            return self._change(change, soon(ANSWER_WITHIN))[0] is not None
+            return self._process().changes.make(change, soon(ANSWER_WITHIN))[0] is not None
 
     def secret(self, *, wait: float = LOCK_WAIT) -> bytes:  # noqa: ARG002 (there is no lock)
         fresh = secrets.token_bytes(SECRET_BYTES)
@@ -114,11 +118,13 @@ class EtcdStore(RemoteStore):
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         beginning = self._names.namespace(namespace)
         start, end = max(beginning, self._names.behind(after)) if after else beginning, after_all(beginning)
+        until = soon(ANSWER_WITHIN)
         while start < end:
             with self._answering():
                 wanted = questions.many(start, end, _PAGE)
-                answer = self._process().transport.ask("/kv/range", wanted, soon(ANSWER_WITHIN))
-            self._saw(answer)
+                process = self._process()
+                answer = process.transport.ask("/kv/range", wanted, until)
+            process.changes.saw(answer)
             page = questions.stored_in(answer)
             for stored in page:
                 found = questions.claim_in(stored)
@@ -127,7 +133,8 @@ class EtcdStore(RemoteStore):
                 yield found
             if not answer.get("more"):
                 return
-            start = page[-1].key + b"\0"
+            # However many there are: a cluster that has answered once is asked on.
+            start, until = page[-1].key + b"\0", time.monotonic() + ANSWER_WITHIN
 
     def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
         if isinstance(of, ScopedKey):
@@ -173,7 +180,7 @@ class EtcdStore(RemoteStore):
             shared = self._shared_lease(new, process, until)
             if new is not None and shared is None and old is None:
                 # Making a lease is a write, which whoever waits would make in vain again and again.
-                stored = self._stored(key, until)
+                stored = process.changes.stored(key, until)
                 if stored is not None:
                     return Swap(False, questions.claim_in(stored, key))
             lease = shared.id if shared else self._own_lease(new, process, until)
@@ -182,7 +189,7 @@ class EtcdStore(RemoteStore):
             if shared and new is not None:
                 process.tender.expect(key, new.expires.ticks)
             try:
-                revision, seen = self._change(change, until, process, shared)
+                revision, seen = process.changes.make(change, until, shared)
             except RefusedError as error:
                 if error.code != NOT_FOUND or new is None:
                     raise
@@ -209,69 +216,12 @@ class EtcdStore(RemoteStore):
                 process.tender.forget(key, old.expires.ticks)
             if new is None:
                 return Swap(True, None)
-            if shared and not self._is_there(shared, change, process, until):
+            if shared and not process.changes.is_there(shared, change, until):
                 # We were stopped for so long that it may have been somebody else's by now.
-                stored = self._stored(key, until)
+                stored = process.changes.stored(key, until)
                 return Swap(False, None if stored is None else questions.claim_in(stored, key))
             won = new._replace(generation=new.generation or revision, leased=Leased(lease, revision))
             return Swap(True, won)
-
-    def _change(
-        self, change: Change, until: float, process: _Process | None = None, shared: Lease | None = None
-    ) -> tuple[int | None, list[Stored | None]]:
-        """Make *change*; return the revision that it made, or `None` and what was found instead, at the key and the fence.
-
-        Whether it was made is known when this returns, and when it raises `RefusedError`.
-        """
-        process = process or self._process()
-        asked_before = False
-        while True:
-            try:
-                answer = process.transport.ask("/kv/txn", change.question(), until, again=False)
-            except UnansweredError as error:
-                if not error.maybe_done:
-                    raise
-            else:
-                revision = self._saw(answer)
-                if answer.get("succeeded"):
-                    return revision, []
-                seen = questions.seen_by_loser(answer)
-                # What was not answered before may have come just before this, and be what this has lost to.
-                return (self._made_at(change, seen[0]) if asked_before else None), seen
-            asked_before = True
-            try:
-                stored = self._find_out(change, process, shared, until)
-            except (UnansweredError, RefusedError):
-                if change.is_grant:
-                    process.tender.doubt(change)
-                raise
-            if (revision_made := self._made_at(change, stored)) is not None:
-                return revision_made, []
-            if (stored.revision if stored else 0) != change.before:
-                return None, [stored]
-            # It was not made, and never will be, so it can be asked for anew; a grant, under the fence of now.
-            if change.fence is not None:
-                return None, [stored, self._stored(change.fence[0], until)]
-
-    def _made_at(self, change: Change, stored: Stored | None) -> int | None:
-        """Return the revision by which *change* was made, if *stored* is what it has left."""
-        if change.made(stored):
-            assert stored is not None
-            return stored.revision
-        if stored is None and change.value is None:
-            return self._seen  # Gone, as was wanted.
-        return None
-
-    def _is_there(self, shared: Lease, change: Change, process: _Process, until: float) -> bool:
-        """Tell whether *shared*, under which *change* was made, is there still; asks only where our clock does not tell."""
-        if process.lease.is_trusted(shared):
-            return True
-        try:
-            return process.lease.renew(shared, until)
-        except (UnansweredError, RefusedError):
-            if change.is_grant:
-                process.tender.doubt(change)
-            raise
 
     def _give_up(self, lease: int, process: _Process) -> None:
         """End *lease*, under which nothing is."""
@@ -279,29 +229,6 @@ class EtcdStore(RemoteStore):
             leases.revoke(process.transport, lease, soon(ANSWER_WITHIN))
         except (UnansweredError, RefusedError):
             return  # It ends by itself.
-
-    def _find_out(self, change: Change, process: _Process, shared: Lease | None, until: float) -> Stored | None:
-        """Return what is at the key after *change* had no answer, once it can no longer be made later than this."""
-        if change.fence is not None and shared is not None:
-            process.lease.void(shared, until)
-        stored = self._stored(change.key, until)
-        if change.is_grant and shared is None and not change.made(stored):
-            # A lease of its own: without it, the claim cannot come any more, and goes if it came just now.
-            leases.revoke(process.transport, change.lease, until)
-        return stored
-
-    def _stored(self, key: bytes, until: float) -> Stored | None:
-        answer = self._process().transport.ask("/kv/range", questions.one(key), until)
-        self._saw(answer)
-        return next(iter(questions.stored_in(answer)), None)
-
-    def _saw(self, answer: dict[str, Any]) -> int:
-        revision = questions.revision_of(answer)
-        self._seen = max(self._seen, revision)
-        return revision
-
-    def _forget_seen(self) -> None:
-        self._seen = 0
 
     def _shared_lease(self, new: Claim | None, process: _Process, until: float) -> Lease | None:
         """Return the lease of this process if *new* is to be under it."""
@@ -330,9 +257,10 @@ class EtcdStore(RemoteStore):
         transport = Transport(self.address)
         about = f"{self._here.host()}:{pid}"
         lease = ProcessLease(transport, self._names, self._ticks, about)
-        tender = Tender(lease, self._ticks, self._expire, self._settle)
-        watching = Watching(transport, self._names.claims, lambda: self._seen, self._forget_seen)
-        made = _Process(self._here.pid(), self._here.proof(), transport, lease, tender, watching)
+        changes = Changes(transport, lease, lambda grant: tender.doubt(grant))
+        tender = Tender(lease, self._ticks, self._expire, changes.settle)
+        watching = Watching(transport, self._names.claims, lambda: changes.seen, changes.forget_seen)
+        made = _Process(self._here.pid(), self._here.proof(), transport, lease, changes, tender, watching)
         # Threads that begin at once have to have one lease and one tender.  No lock: a forked child could find it locked.
         return self._processes.setdefault(pid, made)
 
@@ -342,23 +270,12 @@ class EtcdStore(RemoteStore):
     def _expire(self, key: bytes) -> None:
         """Take the claim at *key* away if it is under our lease and its time is up."""
         process, until = self._process(), soon(ANSWER_WITHIN)
-        stored, lease = self._stored(key, until), process.lease.current
+        stored, lease = process.changes.stored(key, until), process.lease.current
         if stored is None or lease is None or stored.lease != lease.id:
             return
         found = questions.claim_in(stored, key)
         if isinstance(found, Claim) and rules.expired(found, self._here.now()):
-            self._change(Change(key, stored.revision, None), until)
-
-    def _settle(self, grant: Change) -> None:
-        """Take away what *grant* has put, if it was made although its caller was told that it failed."""
-        process, until = self._process(), soon(ANSWER_WITHIN)
-        if grant.fence is None:
-            leases.revoke(process.transport, grant.lease, until)
-        elif (lease := process.lease.current) is not None:
-            process.lease.void(lease, until)
-        stored = self._stored(grant.key, until)
-        if stored is not None and grant.mark.encode() in stored.value:
-            self._change(Change(grant.key, stored.revision, None), until)
+            process.changes.make(Change(key, stored.revision, None), until)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from threading import Condition
 
 from mcp_claims.background import start_in_background
-from mcp_claims.stores.etcd.leases import TTL, Lease, ProcessLease, soon
+from mcp_claims.stores.deadline import soon
+from mcp_claims.stores.etcd.leases import TTL, Lease, ProcessLease
 from mcp_claims.stores.etcd.questions import Change
 from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, RefusedError, UnansweredError
 

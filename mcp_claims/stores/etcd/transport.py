@@ -60,6 +60,8 @@ class Transport:
         self._session = requests.Session()
         # Else REQUESTS_CA_BUNDLE would count for more than the CA that was given, and proxies would be asked.
         self._session.trust_env = False
+        # etcd sends nobody elsewhere; who does would be told the password, and each step has its own time.
+        self._session.max_redirects = 0
         self._session.verify = address.ca or True
         if address.certificate and address.key:
             self._session.cert = (address.certificate, address.key)
@@ -250,6 +252,6 @@ def _short(error: BaseException) -> str:
         return f"TLS failed ({error.args[0] if error.args else error})"[:200]
     if _never_sent(error):
         return "no connection"
-    if isinstance(error, requests.exceptions.InvalidJSONError):
+    if isinstance(error, requests.exceptions.InvalidJSONError | requests.TooManyRedirects):
         return _FOREIGN
     return "the connection broke"

@@ -11,8 +11,8 @@ from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.opening import open_store
 from mcp_claims.record import ScopedKey
 from mcp_claims.sessions import process_session
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd.address import read_address
-from mcp_claims.stores.etcd.leases import soon
 from mcp_claims.stores.etcd.transport import Transport
 from tests.stores.contract import WATCHED_WITHIN, Told
 from tests.support.etcd import Certificates, Cluster

@@ -16,10 +16,10 @@ from mcp_claims.record import Claim, Outcome, ScopedKey, Unreadable
 from mcp_claims.rules import Standing
 from mcp_claims.sessions import Sessions, process_session
 from mcp_claims.sessions.identity import fixed_session, handle_session, session_for_process
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd import leases
-from mcp_claims.stores.etcd.leases import soon
 from mcp_claims.stores.etcd.store import EtcdStore
-from mcp_claims.stores.etcd.transport import Transport
+from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, Transport
 from tests.support.etcd import fresh_address, fresh_store
 from tests.support.etcd_keys import lease_of, read_raw, write_raw
 from tests.support.machines import World
@@ -239,6 +239,19 @@ def test_who_is_refused_leaves_no_lease_behind_however_closely(monkeypatch: pyte
     monkeypatch.setattr(leases, "grant", then_the_other_is_faster)
     assert session.try_claim(KEY.key).status is Status.HELD
     assert all_leases(store) <= before, "those of other tests may end meanwhile"
+
+
+def test_all_questions_of_one_change_have_one_time_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, wanted = fixed_session(fresh_store(), "ci"), list[float]()
+    grant = leases.grant
+
+    def note_the_time(*arguments: Any) -> int:
+        wanted.append(soon(1_000.0))
+        return grant(*arguments)
+
+    monkeypatch.setattr(leases, "grant", note_the_time)
+    assert session.try_claim(KEY.key).claimed
+    assert wanted[0] <= soon(ANSWER_WITHIN)
 
 
 def all_leases(store: EtcdStore) -> set[str]:

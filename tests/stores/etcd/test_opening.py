@@ -13,9 +13,9 @@ from mcp_claims.errors import InvalidInputError, StoreUnavailableError
 from mcp_claims.machine import local_machine
 from mcp_claims.opening import open_store
 from mcp_claims.sessions import process_session
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd import questions
 from mcp_claims.stores.etcd.address import Address, read_address
-from mcp_claims.stores.etcd.leases import soon
 from mcp_claims.stores.etcd.names import Names
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.transport import Transport

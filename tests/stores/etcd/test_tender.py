@@ -12,7 +12,9 @@ from mcp_claims.machine import local_machine
 from mcp_claims.record import Claim, Proof, ScopedKey
 from mcp_claims.sessions import process_session
 from mcp_claims.sessions.identity import fixed_session
-from mcp_claims.stores.etcd.leases import TTL, Lease, soon
+from mcp_claims.stores.deadline import soon
+from mcp_claims.stores.etcd.changes import Changes
+from mcp_claims.stores.etcd.leases import TTL, Lease
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.tender import Tender
 from mcp_claims.stores.etcd.transport import Transport
@@ -47,7 +49,7 @@ def test_a_release_that_is_over_late_takes_no_notice_of_the_claim_of_another_ses
     onlooker = EtcdStore(store.address, elsewhere.process())
     first, second = process_session(store), process_session(store)
     assert first.try_claim(KEY.key, ttl_minutes=SHORT).claimed
-    change = EtcdStore._change
+    change = Changes.make
 
     def then_another_claims(*arguments: Any) -> Any:
         made = change(*arguments)
@@ -55,7 +57,7 @@ def test_a_release_that_is_over_late_takes_no_notice_of_the_claim_of_another_ses
         assert second.try_claim(KEY.key, ttl_minutes=SHORT).claimed
         return made
 
-    monkeypatch.setattr(EtcdStore, "_change", then_another_claims)
+    monkeypatch.setattr(Changes, "make", then_another_claims)
     assert first.release(KEY.key).released
     freed = Event()
     assert isinstance(onlooker.read(KEY), Claim)

@@ -16,8 +16,8 @@ import pytest
 import requests
 import urllib3.exceptions
 
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd.address import Address
-from mcp_claims.stores.etcd.leases import soon
 from mcp_claims.stores.etcd.transport import Transport, UnansweredError, _never_sent
 
 ANSWER = {"header": {"cluster_id": "14841639068965178418", "revision": "1"}}
@@ -76,6 +76,36 @@ def test_what_answers_at_the_port_of_a_cluster_and_is_none_is_said_to_be_none(sa
         return ANSWER
 
     with_server(lambda *_: (200, said), ask)
+
+
+def test_whoever_sends_us_elsewhere_is_none_of_etcd_s_and_is_not_followed() -> None:
+    asked: list[str] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(self.path)
+            self.send_response(307)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        serving = Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            transport = Transport(Address((("127.0.0.1", server.server_port),), "/p", user="me", password="secret"))
+            with pytest.raises(UnansweredError, match="an answer that is none of etcd's"):
+                transport.ask("/kv/txn", {}, soon(2), again=False)
+            with pytest.raises(OSError), transport.stream("/watch", {}, 1.0):  # noqa: PT011 (which of them is the same)
+                pass
+        finally:
+            server.shutdown()
+            serving.join()
+    assert set(asked) == {"/v3/auth/authenticate"}, "the password is for nobody else"
 
 
 def with_server(

@@ -17,6 +17,7 @@ from mcp_claims.sessions import process_session
 from mcp_claims.sessions.identity import fixed_session
 from mcp_claims.stores.etcd import store as etcd_store
 from mcp_claims.stores.etcd.address import Address
+from mcp_claims.stores.etcd.changes import Changes
 from mcp_claims.stores.etcd.leases import ProcessLease
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.support.etcd import fresh_address, one_node
@@ -131,7 +132,7 @@ def test_a_grant_that_is_answered_too_late_to_be_relied_on_goes_if_its_lease_can
     session = process_session(store)
     assert session.try_claim("warm").claimed
     monkeypatch.setattr(etcd_store, "ANSWER_WITHIN", 0.5)
-    change = EtcdStore._change
+    change = Changes.make
 
     def stopped_meanwhile(*arguments: Any) -> Any:
         made = change(*arguments)
@@ -140,7 +141,7 @@ def test_a_grant_that_is_answered_too_late_to_be_relied_on_goes_if_its_lease_can
         proxy.cut()
         return made
 
-    monkeypatch.setattr(EtcdStore, "_change", stopped_meanwhile)
+    monkeypatch.setattr(Changes, "make", stopped_meanwhile)
     with pytest.raises(StoreUnavailableError):
         session.try_claim(KEY.key)
     await_freed(onlooker, proxy)
@@ -151,14 +152,14 @@ def test_a_release_that_arrives_late_just_before_it_is_asked_for_again_is_a_rele
     session: Claims, proxy: Proxy, onlooker: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session.try_claim(KEY.key)
-    find_out = EtcdStore._find_out
+    find_out = Changes._find_out
 
     def then_it_arrives(*arguments: Any) -> Any:
         found = find_out(*arguments)
         proxy.deliver()
         return found
 
-    monkeypatch.setattr(EtcdStore, "_find_out", then_it_arrives)
+    monkeypatch.setattr(Changes, "_find_out", then_it_arrives)
     proxy.hold(TRANSACTION)
     release = session.release(KEY.key, outcome=outcome)
     assert proxy.happened.is_set()

@@ -7,9 +7,9 @@ import pytest
 from mcp_claims.machine import local_machine
 from mcp_claims.record import Claim
 from mcp_claims.sessions import process_session
+from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd import questions
 from mcp_claims.stores.etcd.address import Address
-from mcp_claims.stores.etcd.leases import soon
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.transport import Transport
 from tests.stores.contract import WATCHED_WITHIN, Told
