@@ -54,6 +54,20 @@ ETCD = [
         "            del times[expires]\n",
         "            times.clear()\n",
     ),
+    Plant(
+        "a release that was not answered is a loss if somebody has claimed since",
+        "E7",
+        STORE,
+        "if made.maybe and old is not None and self._ended_by_us(old, new, found):",
+        "if False:",
+    ),
+    Plant(
+        "a release that was not answered is one, whoever took the claim away",
+        "E7",
+        STORE,
+        "return (new is None or new.ended is not None) and self.trusted(old) and not forced",
+        "return True",
+    ),
     Plant("the end of a process revokes nothing", "E2", STORE, "process.lease.revoke(soon(within))", "pass"),
     Plant(
         "a lease that is gone is used for ever",

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcp_claims.stores.deadline import soon
 from mcp_claims.stores.etcd import leases, questions
 from mcp_claims.stores.etcd.leases import Lease, ProcessLease
 from mcp_claims.stores.etcd.questions import Change, Stored
 from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, RefusedError, Transport, UnansweredError
+
+
+class Made(NamedTuple):
+    """What became of a change.
+
+    `revision` is the one that it made.  It is `None` if the change was not found to be made; then `seen` is what was found
+    instead, at the key and the fence, and `maybe` tells that it may have been made all the same, and be gone since.
+    """
+
+    revision: int | None
+    seen: tuple[Stored | None, ...] = ()
+    maybe: bool = False
 
 
 class Changes:
@@ -29,11 +41,11 @@ class Changes:
         self.saw(answer)
         return next(iter(questions.stored_in(answer)), None)
 
-    def make(self, change: Change, until: float, shared: Lease | None = None) -> tuple[int | None, list[Stored | None]]:
-        """Make *change*; return the revision that it made, or `None` and what was found instead, at the key and the fence.
+    def make(self, change: Change, until: float, shared: Lease | None = None) -> Made:
+        """Make *change*; return what became of it.
 
-        *shared* is the lease of this process if a grant is under it.  Whether it was made is known when this returns, and
-        when it raises `RefusedError`.
+        *shared* is the lease of this process if a grant is under it.  Whether a grant was made is known when this returns,
+        and when it raises `RefusedError`.
         """
         asked_before = False
         while True:
@@ -45,10 +57,10 @@ class Changes:
             else:
                 revision = self.saw(answer)
                 if answer.get("succeeded"):
-                    return revision, []
+                    return Made(revision)
                 seen = questions.seen_by_loser(answer)
                 # What was not answered before may have come just before this, and be what this has lost to.
-                return (self._made_at(change, seen[0]) if asked_before else None), seen
+                return Made(self._made_at(change, seen[0]) if asked_before else None, tuple(seen), asked_before)
             asked_before = True
             try:
                 stored = self._find_out(change, shared, until)
@@ -57,12 +69,12 @@ class Changes:
                     self._doubt(change)
                 raise
             if (revision_made := self._made_at(change, stored)) is not None:
-                return revision_made, []
+                return Made(revision_made)
             if (stored.revision if stored else 0) != change.before:
-                return None, [stored]
+                return Made(None, (stored,), maybe=True)
             # It was not made, and never will be, so it can be asked for anew; a grant, under the fence of now.
             if change.fence is not None:
-                return None, [stored, self.stored(change.fence[0], until)]
+                return Made(None, (stored, self.stored(change.fence[0], until)))
 
     def is_there(self, shared: Lease, change: Change, until: float) -> bool:
         """Tell whether *shared*, under which *change* was made, is there still; asks only where our clock does not tell."""

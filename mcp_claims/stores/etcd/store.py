@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mcp_claims import rules
 from mcp_claims.errors import StoreUnavailableError
-from mcp_claims.record import Claim, Found, Holder, Leased, Moment, Proof, ScopedKey, Unreadable
+from mcp_claims.record import Claim, Found, Holder, Leased, Moment, Outcome, Proof, ScopedKey, Unreadable
 from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, RemoteStore, Swap
 from mcp_claims.stores.deadline import answered_by, soon
 from mcp_claims.stores.etcd import leases, questions
@@ -99,7 +99,7 @@ class EtcdStore(RemoteStore):
         assert isinstance(revision, int)
         with self._answering():
             change = Change(unspell(found.where), revision, None)
-            return self._process().changes.make(change, soon(ANSWER_WITHIN))[0] is not None
+            return self._process().changes.make(change, soon(ANSWER_WITHIN)).revision is not None
 
     def secret(self, *, wait: float = LOCK_WAIT) -> bytes:  # noqa: ARG002 (there is no lock)
         fresh = secrets.token_bytes(SECRET_BYTES)
@@ -189,7 +189,7 @@ class EtcdStore(RemoteStore):
             if shared and new is not None:
                 process.tender.expect(key, new.expires.ticks)
             try:
-                revision, seen = process.changes.make(change, until, shared)
+                made = process.changes.make(change, until, shared)
             except RefusedError as error:
                 if error.code != NOT_FOUND or new is None:
                     raise
@@ -197,21 +197,25 @@ class EtcdStore(RemoteStore):
                     process.tender.forget(key, new.expires.ticks)
                     process.lease.lost(shared)
                 continue
-            if revision is None:
-                stored = seen[0]
+            if made.revision is None:
+                stored = made.seen[0]
                 if shared is not None and new is not None:
                     process.tender.forget(key, new.expires.ticks)
                 elif lease:
                     self._give_up(lease, process)
                 if shared is not None and fence is not None and (stored.revision if stored else 0) == before:
                     # Not the key has changed but the fence: the lease is gone, or another grant was made void.
-                    fenced = seen[1]
+                    fenced = made.seen[1]
                     if fenced is None:
                         process.lease.lost(shared)
                     else:
                         process.lease.noticed(shared, fenced.revision)
                     continue
-                return Swap(False, None if stored is None else questions.claim_in(stored, key))
+                found = None if stored is None else questions.claim_in(stored, key)
+                if made.maybe and old is not None and self._ended_by_us(old, new, found):
+                    process.tender.forget(key, old.expires.ticks)
+                    return Swap(True, None)
+                return Swap(False, found)
             if old is not None:
                 process.tender.forget(key, old.expires.ticks)
             if new is None:
@@ -220,8 +224,16 @@ class EtcdStore(RemoteStore):
                 # We were stopped for so long that it may have been somebody else's by now.
                 stored = process.changes.stored(key, until)
                 return Swap(False, None if stored is None else questions.claim_in(stored, key))
-            won = new._replace(generation=new.generation or revision, leased=Leased(lease, revision))
+            won = new._replace(generation=new.generation or made.revision, leased=Leased(lease, made.revision))
             return Swap(True, won)
+
+    def _ended_by_us(self, old: Claim, new: Claim | None, found: Found) -> bool:
+        """Tell whether it was by our asking that *old* has ended, where that had no answer and *found* is there instead.
+
+        Its time was not up and its lease was there, so nobody else could end it but by force, which leaves a marker.
+        """
+        forced = isinstance(found, Claim) and found.ended is not None and found.ended.outcome is Outcome.REVOKED
+        return (new is None or new.ended is not None) and self.trusted(old) and not forced
 
     def _give_up(self, lease: int, process: _Process) -> None:
         """End *lease*, under which nothing is."""

@@ -167,6 +167,64 @@ def test_a_release_that_arrives_late_just_before_it_is_asked_for_again_is_a_rele
     assert isinstance(onlooker.read(KEY), Claim) is (outcome is Outcome.DONE)
 
 
+@pytest.mark.parametrize("arrives", ["at once", "when it is about to be asked for again"])
+@pytest.mark.parametrize("outcome", [None, Outcome.FAILED])
+def test_a_release_whose_answer_was_lost_is_one_although_another_has_claimed_since(
+    session: Claims,
+    proxy: Proxy,
+    onlooker: EtcdStore,
+    outcome: Outcome | None,
+    arrives: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session.try_claim(KEY.key)
+    rival, find_out = process_session(onlooker), Changes._find_out
+    late = arrives != "at once"
+    if late:
+        proxy.hold(TRANSACTION)
+    else:
+        proxy.lose_answer_to(TRANSACTION)
+
+    def meanwhile(*arguments: Any) -> Any:
+        found = find_out(*arguments) if late else None
+        if late:
+            proxy.deliver()
+        assert rival.try_claim(KEY.key, redo=True).status is Status.ACQUIRED
+        return found if late else find_out(*arguments)
+
+    monkeypatch.setattr(Changes, "_find_out", meanwhile)
+    release = session.release(KEY.key, outcome=outcome)
+    assert proxy.happened.is_set()
+    assert (release.released, release.lost) == (True, None)
+    assert rival.release(KEY.key).released
+
+
+@pytest.mark.parametrize("how", ["by force", "when its time was up"])
+def test_a_claim_that_was_lost_while_its_release_was_not_answered_is_told_as_lost(
+    session: Claims, proxy: Proxy, store: EtcdStore, onlooker: EtcdStore, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted = session.try_claim(KEY.key).found
+    rival, find_out = process_session(onlooker), Changes._find_out
+
+    def meanwhile(*arguments: Any) -> Any:
+        found = onlooker.read(KEY)
+        assert isinstance(found, Claim)
+        if how == "by force":
+            assert rival.revoke(found)
+        else:
+            monkeypatch.setattr(store, "trusted", lambda _: False)
+            assert onlooker.discard(found)
+            assert rival.try_claim(KEY.key).claimed
+        return find_out(*arguments)
+
+    monkeypatch.setattr(Changes, "_find_out", meanwhile)
+    proxy.hold(TRANSACTION)
+    release = session.release(KEY.key)
+    assert proxy.happened.is_set()
+    assert not release.released
+    assert release.lost == granted
+
+
 def await_freed(onlooker: EtcdStore, proxy: Proxy) -> None:
     """Mend the way to the cluster, and wait until the key is free."""
     assert isinstance(onlooker.read(KEY), Claim), "it has been granted"
