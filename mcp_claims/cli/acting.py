@@ -156,7 +156,7 @@ def _release(options: SimpleNamespace) -> int:
 
 
 def _revoke(options: SimpleNamespace) -> int:
-    from mcp_claims import wording
+    from mcp_claims import phrases, wording
     from mcp_claims.sessions.identity import process_session
 
     session = process_session(chosen_store(options))
@@ -175,7 +175,7 @@ def _revoke(options: SimpleNamespace) -> int:
     if not revoked:
         say("It has changed meanwhile; look again.", {"released": False}, as_json=options.json)
         return NO
-    whom = None if isinstance(listed.found, Unreadable) else wording.shown(listed.found.holder.name)
+    whom = None if isinstance(listed.found, Unreadable) else phrases.shown(listed.found.holder.name)
     said = (
         f"RELEASED: taken from {whom}, who is told so by its next call."
         if whom

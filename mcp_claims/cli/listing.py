@@ -203,18 +203,18 @@ def _table(listing: Listing) -> Table:
 
 
 def _cells(listed: Listed, now: Moment) -> tuple[str, ...]:
-    from mcp_claims import wording
+    from mcp_claims import phrases
 
     found = listed.found
     if not isinstance(found, Claim):
-        return "", wording.shown(found.where) or "", "unreadable", "", "", "", wording.shown(found.problem) or ""
+        return "", phrases.shown(found.where) or "", "unreadable", "", "", "", phrases.shown(found.problem) or ""
     left = rules.remaining(found.expires, now)
     return (
-        wording.shown(found.scoped.namespace) or "",
-        wording.shown(found.scoped.key) or "",
+        phrases.shown(found.scoped.namespace) or "",
+        phrases.shown(found.scoped.key) or "",
         found.ended.outcome.value if found.ended else listed.standing.value,
-        wording.span(left) if left > timedelta(0) else "",
+        phrases.span(left) if left > timedelta(0) else "",
         str(found.generation or ""),
-        wording.client(found) or wording.shown(found.holder.name) or "",
-        wording.shown(found.note) or "",
+        phrases.client(found) or phrases.shown(found.holder.name) or "",
+        phrases.shown(found.note) or "",
     )

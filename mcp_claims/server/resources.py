@@ -23,7 +23,7 @@ from mcp_types import (
     TextResourceContents,
 )
 
-from mcp_claims import rules, wording
+from mcp_claims import phrases, rules, wording
 from mcp_claims.claims import Claims
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.facts import listed_facts
@@ -133,7 +133,7 @@ async def list_in_thread(claims: Claims, namespace: str | None, *, after: str = 
 
 
 def _resource(of: ScopedKey | str | None, name: str, description: str) -> Resource:
-    shown = wording.shown(name) or name
+    shown = phrases.shown(name) or name
     return Resource(uri=spell_uri(of), name=shown, description=description, mime_type=_JSON)
 
 

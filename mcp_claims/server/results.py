@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mcp_claims import wording
+from mcp_claims import phrases, wording
 from mcp_claims.answers import Attempt, Look, Release
 from mcp_claims.facts import claim_facts, listed_facts
 from mcp_claims.overview import Listing, Pruned
@@ -50,7 +50,7 @@ class TryClaimResult(Facts, Result):
         return cls(
             claimed=attempt.claimed,
             status=attempt.status.value,
-            taken_over_from=wording.taken_over(attempt.taken_over) if attempt.taken_over else None,
+            taken_over_from=phrases.taken_over(attempt.taken_over) if attempt.taken_over else None,
             advice=wording.attempt_advice(scoped, attempt, kept),
             **claim_facts(attempt.found, attempt.now),
         )
@@ -112,7 +112,7 @@ class OpenSessionResult(Result):
 
     @classmethod
     def of(cls, handle: str, holder: str) -> OpenSessionResult:
-        return cls(session=handle, holder=wording.shown(holder) or "", advice=wording.OPENED_ADVICE)
+        return cls(session=handle, holder=phrases.shown(holder) or "", advice=wording.OPENED_ADVICE)
 
 
 class PruneResult(Result):

@@ -54,8 +54,8 @@ SESSIONS = [
     Plant(
         "a note is not quoted",
         "V4 15",
-        "mcp_claims/wording.py",
-        'f" Its note, quoted: {_quoted(claim.note)}."',
+        "mcp_claims/phrases.py",
+        'f" Its note, quoted: {quoted(claim.note)}."',
         'f" Its note, quoted: {claim.note}."',
     ),
     Plant(
