@@ -29,7 +29,6 @@ from mcp_claims.overview import Listed, Listing
 from mcp_claims.record import Claim, Moment
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 _AT_MOST = 1_000
@@ -80,43 +79,40 @@ def _list(options: SimpleNamespace) -> int:
     elif options.json:
         say("", _as_json(read()), as_json=True)
     else:
-        console = _console()
-        with console.capture() as shown:
-            console.print(_table(read()))
-        tell(shown.get().removesuffix("\n"))
+        tell(_drawn(read()))
     return YES
 
 
 def _watch(session: Claims, options: SimpleNamespace, read: Callable[[], Listing]) -> None:
-    from rich.live import Live
-
-    console = _console()
     try:
         if options.json:
             for listing in _changes(session, options.namespace, read, as_time_passes=False):
-                print(spell_json(_as_json(listing)), flush=True)
-        elif not console.is_terminal:
+                if not tell(spell_json(_as_json(listing))):
+                    return  # Nobody can see any more.
+        elif not sys.stdout.isatty():
             for listing in _changes(session, options.namespace, read, as_time_passes=False):
-                console.print(_table(listing))
-                sys.stdout.flush()
+                if not tell(_drawn(listing)):
+                    return
         else:
-            with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+            from rich.live import Live
+
+            with Live(auto_refresh=False, vertical_overflow="crop") as live:
                 for listing in _changes(session, options.namespace, read, as_time_passes=True):
                     live.update(_table(listing), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def _console() -> Console:
+def _drawn(listing: Listing) -> str:
+    """Return the table for what stdout is; nothing is cut to a width where it goes into a file or a pipe."""
+    from io import StringIO
+
     from rich.console import Console
 
-    class Honest(Console):
-        def on_broken_pipe(self) -> None:
-            # As from any other command; rich would end with 1, which is an answer here.
-            raise BrokenPipeError
-
-    # Nothing is cut to a width where it goes into a file or a pipe.
-    return Honest(width=None if sys.stdout.isatty() else _WIDE)
+    on_terminal, drawn = sys.stdout.isatty(), StringIO()
+    # Rich writes to its file even where it captures, which fails where the disk is full.
+    Console(file=drawn, force_terminal=on_terminal, width=None if on_terminal else _WIDE).print(_table(listing))
+    return drawn.getvalue().removesuffix("\n")
 
 
 def _changes(

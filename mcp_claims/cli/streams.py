@@ -25,14 +25,19 @@ def open_closed_streams() -> None:
         _text(stream).reconfigure(errors="backslashreplace")
 
 
-def tell(text: str) -> None:
-    """Print *text*.  What a command has done is done: whether anybody can read of it does not change the exit code."""
+def tell(text: str) -> bool:
+    """Print *text*; tell whether that went well.
+
+    What a command has done is done: whether anybody can read of it does not change the exit code.
+    """
     try:
         print(text, flush=True)
     except OSError as error:
         discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             complain(f"what there is to say cannot be written: {error.strerror}")
+        return False
+    return True
 
 
 def complain(text: str) -> None:

@@ -38,6 +38,8 @@ ANSWERS = [
     pytest.param(["show", "red"], 0, id="show"),
     pytest.param(["release", "red", "--session", "ada"], 1, id="release"),
     pytest.param(["release", "red", "--force"], 1, id="release by force"),
+    pytest.param(["list"], 0, id="list"),
+    pytest.param(["list", "--json"], 0, id="list as JSON"),
     pytest.param(["prune"], 0, id="prune"),
     pytest.param(["run", "green", "--", "true"], 0, id="run"),
     pytest.param(["run", "red", "--", "true"], 1, id="run, refused"),
@@ -83,7 +85,14 @@ def test_the_command_that_is_run_gets_the_streams_as_they_were(commands: Command
     assert shell(commands, '"$@"', "run", "green", "--", "bash", "-c", f"code=10; {seen}").returncode == 13
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"]], ids=["table", "json"])
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("watch", [["list", "--watch"], ["list", "--watch", "--json"]], ids=["table", "json"])
+def test_a_watch_that_cannot_be_written_ends_and_says_so(commands: Commands, watch: list[str], buffered: str) -> None:
+    done = shell(commands, '"$@" >/dev/full', *watch, PYTHONUNBUFFERED=buffered)
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1) and "No space left" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["list", "--watch"]], ids=" ".join)
 def test_whoever_has_read_enough_ends_a_list_quietly(
     commands: Commands, claims_dir: Path, arguments: list[str]
 ) -> None:
