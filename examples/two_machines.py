@@ -53,7 +53,7 @@ def agent() -> None:
                     said = wording.attempt_lead(SCOPED, attempt)
                 else:
                     look = claims.is_claimed_by_other(EVENT)
-                    said = wording.look_text(SCOPED, look)
+                    said = f"{wording.look_lead(SCOPED, look)} {wording.look_advice(SCOPED, look)}"
             except ClaimsError as error:
                 said = f"ERROR: {error}"
             print(said, flush=True)

@@ -106,7 +106,7 @@ def free_at(found: Unreadable) -> str:
 
 def wall_time(moment: datetime) -> str:
     """Return *moment* as people and programs read it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def span(time: timedelta) -> str:

@@ -19,6 +19,7 @@ DEFAULT_TTL = timedelta(minutes=30)
 MAX_WAIT = 3_600.0
 MAX_PATIENCE = 300.0
 _CLOCK_SLACK = timedelta(minutes=1)
+_SECOND, _NOTHING = timedelta(seconds=1), timedelta(0)
 MIN_RETENTION = timedelta(minutes=1)
 MAX_RETENTION = timedelta(days=30)
 DEFAULT_RETENTION = timedelta(hours=24)
@@ -66,7 +67,7 @@ def judge(found: Claim | Unreadable, now: Moment, provably_dead: Callable[[Holde
 def expired(claim: Claim, now: Moment) -> bool:
     """Tell whether the time of *claim* is up, as far as that can be told here."""
     left = expires_in(claim, now)
-    return left is not None and left <= timedelta(0)
+    return left is not None and left <= _NOTHING
 
 
 def expires_in(claim: Claim, now: Moment) -> timedelta | None:
@@ -92,7 +93,7 @@ def _outlives_any_ttl(claim: Claim, now: Moment) -> bool:
 
 def passed(deadline: Moment, now: Moment) -> bool:
     """Tell whether *deadline* has come."""
-    return remaining(deadline, now) <= timedelta(0)
+    return remaining(deadline, now) <= _NOTHING
 
 
 def remaining(deadline: Moment, now: Moment) -> timedelta:
@@ -108,9 +109,9 @@ def remaining(deadline: Moment, now: Moment) -> timedelta:
 
 def wall_expiry(deadline: Moment, now: Moment) -> datetime:
     """Return when *deadline* comes by the wall clock of today, which may have been set since it was written."""
-    by_ticks = whole_milliseconds(now.wall + remaining(deadline, now))
+    by_ticks = now.wall + remaining(deadline, now)
     # Reading two clocks takes time; only a difference that somebody made counts.
-    return deadline.wall if abs(by_ticks - deadline.wall) < timedelta(seconds=1) else by_ticks
+    return deadline.wall if abs(by_ticks - deadline.wall) < _SECOND else whole_milliseconds(by_ticks)
 
 
 def later(moment: Moment, span: timedelta) -> Moment:

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 _SHOWN_PROBLEMS = 3
 
 
-def attempt_text(scoped: ScopedKey, attempt: Attempt, kept: bool) -> str:
-    """Say what `try_claim` did, and whether the claim is *kept* alive, and what to do."""
-    return f"{attempt_lead(scoped, attempt)} {attempt_advice(scoped, attempt, kept)}"
-
-
 def attempt_lead(scoped: ScopedKey, attempt: Attempt) -> str:
     """Say what `try_claim` did."""
     found, now = attempt.found, attempt.now
@@ -66,11 +61,6 @@ def attempt_advice(scoped: ScopedKey, attempt: Attempt, kept: bool) -> str:
     return _warned(attempt.lost, attempt.found, attempt.now, advice)
 
 
-def look_text(scoped: ScopedKey, look: Look) -> str:
-    """Say what `is_claimed_by_other` saw, and what to do."""
-    return f"{look_lead(scoped, look)} {look_advice(scoped, look)}"
-
-
 def look_lead(scoped: ScopedKey, look: Look) -> str:
     """Say what `is_claimed_by_other` saw."""
     found = look.found
@@ -106,11 +96,6 @@ def look_advice(scoped: ScopedKey, look: Look) -> str:
     return _warned(look.lost, look.found, look.now, advice)
 
 
-def release_text(scoped: ScopedKey, release: Release) -> str:
-    """Say what `release` did, and what to do."""
-    return f"{release_lead(scoped, release)} {release_advice(scoped, release)}"
-
-
 def release_lead(scoped: ScopedKey, release: Release) -> str:
     """Say what `release` did."""
     found = release.found
@@ -141,11 +126,11 @@ def release_advice(scoped: ScopedKey, release: Release) -> str:
     return _warned(release.lost, release.found, release.now, advice)
 
 
-def list_text(listing: Listing, cursor: str | None) -> str:
+def list_lead(listing: Listing) -> str:
     """List what is stored, a line each."""
     lines = [f"LISTED: {len(listing.page)} {'claim' if len(listing.page) == 1 else 'claims'}."]
     lines += [f"- {listed_text(listed, listing.now)}" for listed in listing.page]
-    return "\n".join([*lines, list_advice(cursor)])
+    return "\n".join(lines)
 
 
 def listed_text(listed: Listed, now: Moment) -> str:
@@ -171,18 +156,18 @@ OPENED_ADVICE = (
 )
 
 
-def opened_text(handle: str, holder: str) -> str:
+def opened_lead(handle: str, holder: str) -> str:
     """Say what `open_session` gave out."""
-    return f"OPENED: session {handle} (others see you as {holder}). {OPENED_ADVICE}"
+    return f"OPENED: session {handle} (others see you as {holder})."
 
 
-def prune_text(pruned: Pruned) -> str:
+def prune_lead(pruned: Pruned) -> str:
     """Say what `prune` removed and kept."""
     counts = (
         f"PRUNED: removed {pruned.expired} expired, {pruned.orphaned} orphaned and {pruned.unreadable} unreadable; "
         f"kept {pruned.live} live, {pruned.markers} outcomes and {len(pruned.kept_unreadable)} unreadable."
     )
-    return " ".join([counts, *problems(pruned), prune_advice(pruned)])
+    return " ".join([counts, *problems(pruned)])
 
 
 def prune_advice(pruned: Pruned) -> str:

@@ -211,7 +211,7 @@ def _prune(options: SimpleNamespace) -> int:
         "outcomes": pruned.markers,
         "problems": wording.problems(pruned),
     }
-    say(wording.prune_text(pruned), facts, as_json=options.json)
+    say(f"{wording.prune_lead(pruned)} {wording.prune_advice(pruned)}", facts, as_json=options.json)
     return NO if pruned.failed or pruned.kept_unreadable else YES
 
 

@@ -85,7 +85,7 @@ async def _try_claim(
     if asked.keep_alive and attempt.claimed and isinstance(attempt.found, Claim):
         kept = True
         sessions.keep(session, attempt.found, asked.ttl_minutes)
-    return _answer(TryClaimResult.of(scoped, attempt, kept), wording.attempt_text(scoped, attempt, kept))
+    return _answer(TryClaimResult.of(scoped, attempt, kept), wording.attempt_lead(scoped, attempt))
 
 
 async def _is_claimed_by_other(
@@ -100,7 +100,7 @@ async def _is_claimed_by_other(
         claims, partial(claims.is_claimed_by_other, asked.key, asked.namespace, generation=asked.generation)
     )
     scoped = rules.scoped_key(asked.key, asked.namespace)
-    return _answer(LookResult.of(scoped, look), wording.look_text(scoped, look))
+    return _answer(LookResult.of(scoped, look), wording.look_lead(scoped, look))
 
 
 async def _release(
@@ -124,7 +124,7 @@ async def _release(
         ),
     )
     session.keeping.stop(scoped)
-    return _answer(ReleaseResult.of(scoped, release), wording.release_text(scoped, release))
+    return _answer(ReleaseResult.of(scoped, release), wording.release_lead(scoped, release))
 
 
 async def _list_claims(
@@ -140,7 +140,7 @@ async def _list_claims(
     # In a thread, as there may be many to read before the first that is asked for.
     listing = await reading_many(claims, list_page, _PRUNING)
     cursor = None if listing.after is None else spell_cursor(listing.after)
-    return _answer(ListResult.of(listing, cursor), wording.list_text(listing, cursor))
+    return _answer(ListResult.of(listing, cursor), wording.list_lead(listing), between="\n")
 
 
 async def _open_session(
@@ -153,7 +153,7 @@ async def _open_session(
     await looking(sessions.onlooker, sessions.know_handles)
     handle, session = sessions.open(asked.label, caller)
     holder = session.claims.holder.name
-    return _answer(OpenSessionResult.of(handle, holder), wording.opened_text(handle, holder))
+    return _answer(OpenSessionResult.of(handle, holder), wording.opened_lead(handle, holder))
 
 
 async def _prune(
@@ -166,7 +166,7 @@ async def _prune(
     claims = sessions.looking(caller, None)
     # Always in a thread: there may be 100,000 claims to read.
     pruned = await reading_many(claims, partial(claims.prune, asked.namespace), _PRUNING)
-    return _answer(PruneResult.of(pruned), wording.prune_text(pruned))
+    return _answer(PruneResult.of(pruned), wording.prune_lead(pruned))
 
 
 async def _acting(sessions: Sessions, caller: Caller, handle: str | None) -> Session:
@@ -181,7 +181,9 @@ async def _looking(sessions: Sessions, caller: Caller, handle: str | None) -> Cl
     return sessions.looking(caller, handle)
 
 
-def _answer(result: Result, text: str) -> CallToolResult:
+def _answer(result: Result, lead: str, *, between: str = " ") -> CallToolResult:
+    """Answer *result*, and for models without an eye for structure what is the case and what to do."""
+    text = f"{lead}{between}{result.advice}"
     return CallToolResult(
         content=[TextContent(type="text", text=text)], structured_content=result.model_dump(exclude_none=True)
     )

@@ -47,9 +47,9 @@ SESSIONS = [
     Plant(
         "the text is the advice alone",
         "V4",
-        "mcp_claims/wording.py",
-        '    return f"{attempt_lead(scoped, attempt)} {attempt_advice(scoped, attempt, kept)}"',
-        "    return attempt_advice(scoped, attempt, kept)",
+        SERVER + "tools.py",
+        'text = f"{lead}{between}{result.advice}"',
+        "text = result.advice",
     ),
     Plant(
         "a note is not quoted",

@@ -78,7 +78,7 @@ def test_no_other_machine_s_clock_ends_a_claim(places: tuple[Place, Place], step
     assert look.claimed_by_other
     assert there.session.prune().live == 1
     assert there.session.listing().page[0].standing is Standing.HELD
-    said = wording.attempt_text(KEY, attempt, False)
+    said = wording.attempt_lead(KEY, attempt)
     assert ("until the store ends it" in said) is (step > 0), said
     assert here.store.read(KEY) == held
 
