@@ -30,9 +30,12 @@ def measure(effort: Effort) -> Iterator[Figure]:
             lambda: server.call("try_claim", key="red"),
             lambda: server.call("release", key="red"),
             lambda: server.call("try_claim", key="held"),
+            lambda: server.call("bare_claim"),
+            lambda: server.call("bare_release"),
+            lambda: server.call("bare_look"),
         )
         interleaved(effort.of(_WARM_UP), *sides)
-        noop, at_length, claim, release, refusal = interleaved(effort.of(3_000), *sides)
+        noop, at_length, claim, release, refusal, *bare = interleaved(effort.of(3_000), *sides)
         # Beside another server, each after the other one.
         turns = (
             lambda: server.call("try_claim", key="red"),
@@ -52,5 +55,11 @@ def measure(effort: Effort) -> Iterator[Figure]:
     yield beside("call", "try_claim, refused", "ms", refusal, noop, floor, Bar(1.10))
     yield tails("call", "try_claim, refused", "ms", refusal, noop, floor, Bar(1.3))
     yield beside("call", "try_claim, granted", "ms", claim, at_length, "no-op tool that answers as much", None)
+    calls = "no-op tool that makes the bare system calls"
+    for what, ours, least in zip(
+        ("try_claim, granted", "release", "try_claim, refused"), (claim, release, refusal), bare, strict=True
+    ):
+        yield beside("call", what, "ms", ours, least, calls, None)
+        yield beside("call", f"{calls}: {what}", "ms", least, noop, floor, None)
     yield beside("call", "try_claim, granted", "ms", claim_in_turn, add, "`add` of the minimal server", None)
     yield beside("call", "no-op tool", "ms", noop_in_turn, add, "`add` of the minimal server", None)

@@ -1,16 +1,23 @@
-"""The floor of a call: `mcp-claims` with two more tools, which do nothing and answer words and structure.
+"""The floor of a call: `mcp-claims` with more tools, which do nothing and answer words and structure.
 
 `noop` answers two words; `noop_at_length` what `try_claim` answers, for what the SDK takes for the length of it.
+`bare_claim`, `bare_release` and `bare_look` make the system calls of a claim besides, without any judgement: no server that
+keeps claims in files can take less than these, whatever it is written in.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import tempfile
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mcp_types import CallToolResult, TextContent, Tool
 
+from benchmarks.bare import Bare
 from mcp_claims.cli.main import main
 from mcp_claims.patience import Report
 from mcp_claims.server.tools import TOOLS, ClaimsTool
@@ -38,19 +45,35 @@ _ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def _nothing() -> None:
+    """Do what a no-op does."""
+
+
 async def _noop(
     name: str,
+    do: Callable[[], object],
     sessions: Sessions,  # noqa: ARG001
     caller: Caller,  # noqa: ARG001
     arguments: dict[str, Any] | None,  # noqa: ARG001
     report: Report,  # noqa: ARG001
 ) -> CallToolResult:
+    do()
     text, facts = _ANSWERS[name]
     return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=facts)
 
 
+def _add(name: str, answer: str, do: Callable[[], object] = _nothing) -> None:
+    listed = Tool(name=name, input_schema={"type": "object"}, output_schema={"type": "object"})
+    TOOLS[name] = ClaimsTool(listed, partial(_noop, answer, do))
+
+
 if __name__ == "__main__":
-    for name in _ANSWERS:
-        listed = Tool(name=name, input_schema={"type": "object"}, output_schema={"type": "object"})
-        TOOLS[name] = ClaimsTool(listed, partial(_noop, name))
-    sys.exit(main())
+    for each in _ANSWERS:
+        _add(each, each)
+    with tempfile.TemporaryDirectory() as directory:
+        bare = Bare(Path(directory), json.dumps(_AT_LENGTH, indent=2).encode())
+        bare.try_once("held")
+        _add("bare_claim", "noop_at_length", partial(bare.try_once, "red"))
+        _add("bare_release", "noop", partial(bare.release, "red"))
+        _add("bare_look", "noop_at_length", partial(bare.look, "held"))
+        sys.exit(main())
