@@ -101,8 +101,8 @@ ETCD = [
         "a grant over another one keeps its number",
         "E6",
         STORE,
-        "won = new._replace(generation=new.generation or revision,",
-        "won = new._replace(generation=new.generation or (old.generation if old else revision),",
+        "won = new._replace(generation=new.generation or made.revision,",
+        "won = new._replace(generation=new.generation or (old.generation if old else made.revision),",
     ),
     Plant(
         "what was not answered counts as not done",
@@ -150,8 +150,8 @@ ETCD = [
         "what has lost to itself counts as lost",
         "E7",
         CHANGES,
-        "return (self._made_at(change, seen[0]) if asked_before else None), seen",
-        "return None, seen",
+        "return Made(self._made_at(change, seen[0]) if asked_before else None, tuple(seen), asked_before)",
+        "return Made(None, tuple(seen))",
     ),
     Plant(
         "a question that nobody answers is asked for ever",

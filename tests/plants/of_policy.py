@@ -133,8 +133,8 @@ POLICY = [
         "the instant of expiry is still held",
         "T4",
         RULES,
-        "return remaining(deadline, now) <= timedelta(0)",
-        "return remaining(deadline, now) < timedelta(0)",
+        "return remaining(deadline, now) <= _NOTHING",
+        "return remaining(deadline, now) < _NOTHING",
     ),
     Plant(
         "handed over dead",
