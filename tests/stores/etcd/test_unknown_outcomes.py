@@ -225,6 +225,18 @@ def test_a_claim_that_was_lost_while_its_release_was_not_answered_is_told_as_los
     assert release.lost == granted
 
 
+def test_what_is_gone_after_its_removal_was_not_answered_was_removed(
+    session: Claims, proxy: Proxy, store: EtcdStore, onlooker: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of a dead claim nobody's time or lease tells who has removed it.
+    monkeypatch.setattr(store, "trusted", lambda _: False)
+    found = session.try_claim(KEY.key).found
+    proxy.lose_answer_to(TRANSACTION)
+    assert store.discard(found)
+    assert proxy.happened.is_set()
+    assert onlooker.read(KEY) is None
+
+
 def await_freed(onlooker: EtcdStore, proxy: Proxy) -> None:
     """Mend the way to the cluster, and wait until the key is free."""
     assert isinstance(onlooker.read(KEY), Claim), "it has been granted"
