@@ -55,7 +55,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
     yield beside("call", "try_claim, refused", "ms", refusal, noop, floor, Bar(1.10))
     yield tails("call", "try_claim, refused", "ms", refusal, noop, floor, Bar(1.3))
     yield beside("call", "try_claim, granted", "ms", claim, at_length, "no-op tool that answers as much", None)
-    calls = "no-op tool that makes the bare system calls"
+    calls = "no-op tool with the bare system calls"
     for what, ours, least in zip(
         ("try_claim, granted", "release", "try_claim, refused"), (claim, release, refusal), bare, strict=True
     ):
