@@ -38,8 +38,8 @@ async def without_blocking(
     would claim after its caller has given up.
 
     Over a network each answer is waited for, so there it is a thread.  It is one of our own `_THREADS`, none of those that
-    the SDK reads with; the store answers or fails within `_ANSWERED_WITHIN` seconds, for a thread included; and what it did for a call that was
-    cancelled meanwhile is undone, by *undo* with what it returned.
+    the SDK reads with; the store answers or fails within `_ANSWERED_WITHIN` seconds, the wait for a thread included; and what
+    it did for a call that was cancelled meanwhile is undone, by *undo* with what it returned.
     """
     if claims.remote:
         return await _in_a_thread(partial(operation, LOCK_WAIT), undo)

@@ -182,7 +182,7 @@ async def _looking(sessions: Sessions, caller: Caller, handle: str | None) -> Cl
 
 
 def _answer(result: Result, lead: str, *, between: str = " ") -> CallToolResult:
-    """Answer *result*, and for models without an eye for structure what is the case and what to do."""
+    """Answer *result*, and in words what is the case, *lead*, and what to do."""
     text = f"{lead}{between}{result.advice}"
     return CallToolResult(
         content=[TextContent(type="text", text=text)], structured_content=result.model_dump(exclude_none=True)

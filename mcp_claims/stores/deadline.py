@@ -12,7 +12,7 @@ _WANTED: ContextVar[float | None] = ContextVar("wanted", default=None)
 
 @contextmanager
 def answered_by(until: float) -> Iterator[None]:
-    """Let what is asked in this block be answered, or fail, *until* then (`time.monotonic`)."""
+    """Let what is asked in this block be answered, or fail, *until* then (`time.monotonic`), whatever was said outside it."""
     token = _WANTED.set(until)
     try:
         yield

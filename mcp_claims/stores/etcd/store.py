@@ -232,8 +232,11 @@ class EtcdStore(RemoteStore):
 
         Its time was not up and its lease was there, so nobody else could end it but by force, which leaves a marker.
         """
-        forced = isinstance(found, Claim) and found.ended is not None and found.ended.outcome is Outcome.REVOKED
-        return (new is None or new.ended is not None) and self.trusted(old) and not forced
+        if (new is not None and new.ended is None) or not isinstance(found, Claim) or not self.trusted(old):
+            return False
+        # A parallel call may have renewed it: told as released, it would be held until that renewal's time is up.
+        same_grant = found.generation == old.generation
+        return not same_grant and (found.ended is None or found.ended.outcome is not Outcome.REVOKED)
 
     def _give_up(self, lease: int, process: _Process) -> None:
         """End *lease*, under which nothing is."""

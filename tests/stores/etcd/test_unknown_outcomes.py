@@ -199,6 +199,25 @@ def test_a_release_whose_answer_was_lost_is_one_although_another_has_claimed_sin
     assert rival.release(KEY.key).released
 
 
+@pytest.mark.parametrize("outcome", [None, Outcome.FAILED])
+def test_a_claim_that_a_parallel_call_renewed_while_its_release_was_not_answered_is_released(
+    session: Claims, proxy: Proxy, onlooker: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.try_claim(KEY.key)
+    find_out = Changes._find_out
+
+    def meanwhile(*arguments: Any) -> Any:
+        assert session.try_claim(KEY.key, note="still on it").status is Status.RENEWED
+        return find_out(*arguments)
+
+    monkeypatch.setattr(Changes, "_find_out", meanwhile)
+    proxy.hold(TRANSACTION)
+    assert session.release(KEY.key, outcome=outcome).released
+    assert proxy.happened.is_set()
+    left = onlooker.read(KEY)
+    assert left is None if outcome is None else isinstance(left, Claim) and left.ended
+
+
 @pytest.mark.parametrize("how", ["by force", "when its time was up"])
 def test_a_claim_that_was_lost_while_its_release_was_not_answered_is_told_as_lost(
     session: Claims, proxy: Proxy, store: EtcdStore, onlooker: EtcdStore, how: str, monkeypatch: pytest.MonkeyPatch
