@@ -33,6 +33,7 @@ _OURS_ALONE = frozenset({"key", "namespace", "generation"})
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",\n  ", ": "))
+_spell = _ENCODER.encode
 
 
 class RecordError(ValueError):
@@ -41,38 +42,53 @@ class RecordError(ValueError):
 
 def to_json(claim: Claim, beside: Mapping[str, object] | None = None) -> bytes:
     """Write *claim* as UTF-8 JSON, the fields of the original first, those that only the store minds (*beside*) last."""
-    holder, proof = claim.holder, claim.holder.proof
-    record: dict[str, object] = {
-        "holder": holder.name,
-        "pid": holder.pid,
-        "claimedAt": timestamp(claim.claimed.wall),
-        "expiresAt": timestamp(claim.expires.wall),
-        "key": claim.scoped.key,
-        "namespace": claim.scoped.namespace,
-        "generation": claim.generation,
-        "note": claim.note,
+    # Spelt here, not by the encoder, is only what differs from claim to claim of one holder: that takes half as long.
+    (namespace, key), claimed, expires = claim.scoped, claim.claimed, claim.expires
+    original, ours = _spelt_holder(claim.holder, expires.epoch)
+    more = "" if claim.ended is None else f",\n  {_fields(_of_end(claim.ended))}"
+    if beside is not None:
+        more += f",\n  {_fields(beside)}"
+    return (
+        f"{{\n  {original}"
+        f',\n  "claimedAt": "{timestamp(claimed.wall)}"'
+        f',\n  "expiresAt": "{timestamp(expires.wall)}"'
+        f',\n  "key": {_spell(key)}'
+        f',\n  "namespace": {_spell(namespace)}'
+        f',\n  "generation": {claim.generation}'
+        f',\n  "note": {"null" if claim.note is None else _spell(claim.note)}'
+        f",\n  {ours}"
+        f',\n  "claimedTicks": {claimed.ticks}'
+        f',\n  "expiresTicks": {expires.ticks}'
+        f"{more}\n}}\n"
+    ).encode()
+
+
+@lru_cache(maxsize=64)
+def _spelt_holder(holder: Holder, epoch: str | None) -> tuple[str, str]:
+    """Return the fields of *holder* that the original has, and ours, with the *epoch* of its clock."""
+    proof = holder.proof
+    ours = {
         "client": holder.client,
         "boot": proof.boot,
         "pidNamespace": proof.pid_namespace,
         "timeNamespace": proof.time_namespace,
         "processStart": proof.start,
-        "clockEpoch": claim.expires.epoch,
-        "claimedTicks": claim.claimed.ticks,
-        "expiresTicks": claim.expires.ticks,
+        "clockEpoch": epoch,
     }
-    if claim.ended is not None:
-        record |= {
-            "outcome": claim.ended.outcome.value,
-            "endedAt": timestamp(claim.ended.at.wall),
-            "endedTicks": claim.ended.at.ticks,
-        }
-    if beside is not None:
-        record |= beside
-    # A field a line, for people; the encoder's own indentation is Python code, ten times as slow.
-    return f"{{\n  {_ENCODER.encode(record)[1:-1]}\n}}\n".encode()
+    return _fields({"holder": holder.name, "pid": holder.pid}), _fields(ours)
 
 
-def from_json(data: bytes, stored: datetime | None = None, *, number: int | None = None) -> Claim:
+def _of_end(ended: Ended) -> dict[str, object]:
+    return {"outcome": ended.outcome.value, "endedAt": timestamp(ended.at.wall), "endedTicks": ended.at.ticks}
+
+
+def _fields(record: Mapping[str, object]) -> str:
+    """Write what is between the braces of *record*, a field a line, for people."""
+    # Not with the encoder's own indentation, which is Python code, ten times as slow.
+    return _ENCODER.encode(record)[1:-1]
+
+
+def from_json(data: bytes, stored: float | None = None, *, number: int | None = None) -> Claim:
     """Read a claim; *stored* is when its file was last changed, if that is known.
 
     *number* is its generation if it says 0, for a store that knows the number of a grant only when it is written.
@@ -157,7 +173,10 @@ def original_from_json(data: bytes, scoped: ScopedKey) -> Claim:
 
 def timestamp(moment: datetime) -> str:
     """Write *moment* in UTC as ISO 8601 with milliseconds, as JavaScript's `toISOString` does."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    fields = (utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, utc.microsecond // 1_000)
+    # `isoformat` takes half as long again, a format string twice as long, and a record has two of them.
+    return "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ" % fields  # noqa: UP031
 
 
 def whole_milliseconds(moment: datetime) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.record import Claim, Ended, Holder, Moment, Outcome, ScopedKey, Unreadable
@@ -16,13 +17,16 @@ _MAX_RAW_NOTE = 10 * MAX_NOTE_CHARACTERS
 MIN_TTL = timedelta(seconds=1)
 MAX_TTL = timedelta(hours=24)
 DEFAULT_TTL = timedelta(minutes=30)
+TTL_MINUTES = MIN_TTL.total_seconds() / 60, MAX_TTL.total_seconds() / 60
 MAX_WAIT = 3_600.0
 MAX_PATIENCE = 300.0
-_CLOCK_SLACK = timedelta(minutes=1)
-_SECOND, _NOTHING = timedelta(seconds=1), timedelta(0)
+_CLOCK_SLACK = 60.0  # s
+_SECOND = timedelta(seconds=1)
 MIN_RETENTION = timedelta(minutes=1)
 MAX_RETENTION = timedelta(days=30)
 DEFAULT_RETENTION = timedelta(hours=24)
+_LONGEST_TTL, _LONGEST_RETENTION = MAX_TTL.total_seconds(), MAX_RETENTION.total_seconds()
+_RETENTION_HOURS = MIN_RETENTION.total_seconds() / 3600, MAX_RETENTION.total_seconds() / 3600
 DEFAULT_NAMESPACE = "default"
 
 # Line and paragraph separators, control characters, lone surrogates: in a key or a note they could end a line of
@@ -66,19 +70,21 @@ def judge(found: Claim | Unreadable, now: Moment, provably_dead: Callable[[Holde
 
 def expired(claim: Claim, now: Moment) -> bool:
     """Tell whether the time of *claim* is up, as far as that can be told here."""
-    left = expires_in(claim, now)
-    return left is not None and left <= _NOTHING
+    return passed(claim.expires, now) and not _ends_elsewhere(claim, now)
 
 
 def expires_in(claim: Claim, now: Moment) -> timedelta | None:
-    """Return how long *claim* has to live, negative when it is over; `None` where the clock of *now* has no say in that.
+    """Return how long *claim* has to live, negative when it is over; `None` where the clock of *now* has no say in that."""
+    return None if _ends_elsewhere(claim, now) else remaining(claim.expires, now)
+
+
+def _ends_elsewhere(claim: Claim, now: Moment) -> bool:
+    """Tell whether the store alone says when *claim* ends.
 
     For whoever is on another machine, what the store ends by itself is there until the store has ended it: were that
     one's wall clock ahead, it would take the claim from a holder that is within its time.
     """
-    if claim.leased is not None and (claim.expires.epoch is None or claim.expires.epoch != now.epoch):
-        return None
-    return remaining(claim.expires, now)
+    return claim.leased is not None and (claim.expires.epoch is None or claim.expires.epoch != now.epoch)
 
 
 def _outlives_any_ttl(claim: Claim, now: Moment) -> bool:
@@ -86,25 +92,30 @@ def _outlives_any_ttl(claim: Claim, now: Moment) -> bool:
 
     Its expiry is damaged then and would keep the key for ever.  It is judged as what cannot be read is, by `nobodys`.
     """
-    longest = MAX_TTL if claim.ended is None else MAX_RETENTION
-    impossible = remaining(claim.expires, now) > longest + _CLOCK_SLACK
-    return impossible and claim.stored is not None and now.wall - claim.stored > longest
+    longest = _LONGEST_TTL if claim.ended is None else _LONGEST_RETENTION
+    impossible = _seconds_left(claim.expires, now) > longest + _CLOCK_SLACK
+    return impossible and claim.stored is not None and now.wall.timestamp() - claim.stored > longest
 
 
 def passed(deadline: Moment, now: Moment) -> bool:
     """Tell whether *deadline* has come."""
-    return remaining(deadline, now) <= _NOTHING
+    return _seconds_left(deadline, now) <= 0
 
 
 def remaining(deadline: Moment, now: Moment) -> timedelta:
-    """Return how long it is from *now* to *deadline*; negative when it has passed.
+    """Return how long it is from *now* to *deadline*; negative when it has passed."""
+    return timedelta(seconds=_seconds_left(deadline, now))
+
+
+def _seconds_left(deadline: Moment, now: Moment) -> float:
+    """Return the seconds from *now* to *deadline*.
 
     Within one boot only the clock that does not step counts.  The wall clock decides across boots and machines,
     where there is no other.
     """
     if deadline.epoch is not None and deadline.epoch == now.epoch:
-        return timedelta(seconds=deadline.ticks - now.ticks)
-    return deadline.wall - now.wall
+        return deadline.ticks - now.ticks
+    return (deadline.wall - now.wall).total_seconds()
 
 
 def wall_expiry(deadline: Moment, now: Moment) -> datetime:
@@ -140,7 +151,17 @@ def scoped_key(key: str, namespace: str = DEFAULT_NAMESPACE) -> ScopedKey:
     Each is 1 to 1,024 bytes of UTF-8 without control characters, and is taken as it is: case, spaces and the
     composition of accents all count.  Raises `InvalidInputError`.
     """
+    if type(key) is type(namespace) is str:
+        return _known_scoped_key(namespace, key)
+    return _checked_scoped_key(namespace, key)
+
+
+def _checked_scoped_key(namespace: str, key: str) -> ScopedKey:
     return ScopedKey(_name("namespace", namespace), _name("key", key))
+
+
+# Who claims a key asks about it again; what is refused is not remembered.
+_known_scoped_key = lru_cache(maxsize=1_024)(_checked_scoped_key)
 
 
 def _name(field: str, text: str) -> str:
@@ -171,11 +192,17 @@ def _forbidden(character: str) -> bool:
 
 def ttl(minutes: float, field: str = "ttl_minutes") -> timedelta:
     """Check a time to live in minutes: one second (1/60) to 24 hours (1,440).  Raises `InvalidInputError`."""
-    low, high = MIN_TTL.total_seconds() / 60, MAX_TTL.total_seconds() / 60
+    low, high = TTL_MINUTES
     # NaN and the infinities fail this too; written the other way round, as two refusals, NaN would pass.
     if not (_is_number(minutes) and low <= minutes <= high):
         raise InvalidInputError(field, f"must be a number from 1/60 (one second) to {high:,.0f} (24 hours)")
-    return timedelta(milliseconds=round(minutes * 60_000))
+    return _milliseconds(round(minutes * 60_000))
+
+
+# Nearly all ask for the same spans, and making one takes as long as all else about it.
+@lru_cache(maxsize=64)
+def _milliseconds(count: int) -> timedelta:
+    return timedelta(milliseconds=count)
 
 
 def generation(number: int | None) -> int | None:
@@ -190,10 +217,10 @@ def retention(hours: float, field: str = "retention_hours") -> timedelta:
 
     Raises `InvalidInputError`.
     """
-    low, high = MIN_RETENTION.total_seconds() / 3600, MAX_RETENTION.total_seconds() / 3600
+    low, high = _RETENTION_HOURS
     if not (_is_number(hours) and low <= hours <= high):
         raise InvalidInputError(field, f"must be a number from 1/60 (one minute) to {high:,.0f} (30 days)")
-    return timedelta(milliseconds=round(hours * 3_600_000))
+    return _milliseconds(round(hours * 3_600_000))
 
 
 def patience(seconds: float, field: str = "wait_seconds") -> float:
@@ -216,7 +243,7 @@ def _is_whole(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     # `True` would be 1 minute.
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def note(text: str | None) -> str | None:

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 
 from mcp_claims.machine import SHELLS
 from mcp_claims.record import Holder, Moment, OriginalHolder, Proof
-from mcp_claims.record_json import whole_milliseconds
 from mcp_claims.typed import NamedTuple
 
 assert sys.platform == "linux"
@@ -69,7 +68,9 @@ class LinuxMachine:
         self._slow_to_die: set[tuple[int, int]] = set()
 
     def now(self) -> Moment:
-        return Moment(whole_milliseconds(datetime.now(UTC)), time.clock_gettime(time.CLOCK_BOOTTIME), self._epoch)
+        # Whole milliseconds, which is what a record can hold, so that a claim reads back equal to what was written.
+        wall = datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1_000, UTC)
+        return Moment(wall, time.clock_gettime(time.CLOCK_BOOTTIME), self._epoch)
 
     def host(self) -> str:
         return os.uname().nodename

@@ -10,17 +10,18 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import lru_cache
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
 from mcp_claims.record_json import RecordError, from_json, to_json
 from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, Swap
-from mcp_claims.stores.kernel import CREATE, READ, Kernel, write_all
+from mcp_claims.stores.kernel import CREATE, READ, Kernel, last_change, write_all
 from mcp_claims.stores.names import file_name, may_be_file_name
-from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, make_namespace, namespace_lock
+from mcp_claims.stores.namespace_lock import LOCK_FILE, make_namespace, namespace_lock
 from mcp_claims.stores.secret_file import read_secret, spell_secret
-from mcp_claims.stores.trust import Trust, answering, of_one_namespace
-from mcp_claims.stores.unreadable import NEVER, THE_FILES_OWN_FAULT, changed_at, unreadable
+from mcp_claims.stores.trust import Trust, of_one_namespace, unavailable
+from mcp_claims.stores.unreadable import NEVER, THE_FILES_OWN_FAULT, unreadable
 
 MAX_RECORD_BYTES = 64 * 1024
 """A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
@@ -33,7 +34,7 @@ _BETWEEN = "\0"
 _SECRETS, _HANDLES = ".secrets", "handles"
 
 
-_MOST_KNOWN = 64
+_MOST_KNOWN, _MOST_PLACES = 256, 1_024
 
 
 class FileStore:
@@ -48,58 +49,66 @@ class FileStore:
             raise InvalidInputError("directory", "must be a path, without NUL characters")
         self._kernel = kernel or Kernel()
         self._trust = Trust(self._kernel, self.directory)
-        # The same bytes are the same claim.  Each change reads twice, before its lock and under it; what is released was
-        # written here; and who polls reads what was there before.
-        self._known: dict[bytes, Claim] = {}
+        self._places = lru_cache(maxsize=_MOST_PLACES)(self._find_places)
+        # The same bytes at the same path are the same claim.  Each change reads twice, before its lock and under it; what is
+        # released was written here; and who polls reads what was there before.
+        self._known: dict[str, tuple[bytes, Claim]] = {}
 
     def read(self, scoped: ScopedKey) -> Found:
         directory, path = self._places(scoped)
-        with answering(path):
-            return self._read(path, scoped) if self._trust.has(directory) else None
+        return self._read(path, scoped) if self._trust.has(directory) else None
 
     def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
         directory, path = self._places(scoped)
-        with answering(directory), self._lock(directory, wait) as mark:
-            found = self._read(path, scoped)
-            if found != old:
-                return Swap(False, found)
-            if new is None:
-                if old is not None:
-                    mark.still_locked()
-                    self._kernel.remove(path)
-                return Swap(True, None)
-            if not new.generation:
-                after = old.generation if old is not None else 0
-                new = new._replace(generation=mark.next_generation(after, new.claimed.epoch))
-            data = to_json(new)
-            self._write(path, data, mark)
-            self._know(data, new)
-            return Swap(True, new)
+        try:
+            with self._lock(directory, wait) as lock:
+                found = self._read(path, scoped)
+                if found != old:
+                    return Swap(False, found)
+                if new is None:
+                    if old is not None:
+                        lock.still_locked()
+                        self._kernel.remove(path)
+                    return Swap(True, None)
+                if not new.generation:
+                    after = old.generation if old is not None else 0
+                    new = new.numbered(lock.next_generation(after, new.claimed.epoch))
+                data = to_json(new)
+                self._write(path, data, lock)
+        except OSError as error:
+            raise unavailable(directory, error) from error
+        self._know(path, data, new)
+        return Swap(True, new)
 
     def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
         if isinstance(found, Claim):
             return self.swap(found.scoped, found, None, wait=wait).won
         directory = os.path.dirname(found.where)
-        with answering(directory), self._lock(directory, wait) as mark:
-            if self._read(found.where, None) != found:
-                return False
-            self._remove(found.where, mark)
-            return True
+        try:
+            with self._lock(directory, wait) as lock:
+                if self._read(found.where, None) != found:
+                    return False
+                self._remove(found.where, lock)
+        except OSError as error:
+            raise unavailable(directory, error) from error
+        return True
 
     def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
         # In a directory of its own, whose name no namespace has, and under the same lock and rename as claims.
         directory = f"{self.directory}/{_SECRETS}"
         path = f"{directory}/{_HANDLES}"
-        with answering(path):
+        try:
             found = read_secret(self._kernel, path) if self._trust.has(directory) else None
-        if found is not None:
-            return found
-        with answering(directory), self._lock(directory, wait) as mark:
-            found = read_secret(self._kernel, path)
-            if found is None:
-                found = os.urandom(SECRET_BYTES)
-                self._write(path, spell_secret(found), mark)
-            return found
+            if found is not None:
+                return found
+            with self._lock(directory, wait) as lock:
+                found = read_secret(self._kernel, path)
+                if found is None:
+                    found = os.urandom(SECRET_BYTES)
+                    self._write(path, spell_secret(found), lock)
+        except OSError as error:
+            raise unavailable(directory, error) from error
+        return found
 
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         last_name, _, last_entry = after.partition(_BETWEEN)
@@ -108,11 +117,9 @@ class FileStore:
                 continue
             directory = f"{self.directory}/{name}"
             try:
-                with answering(directory):
-                    if namespace is None and not (may_be_file_name(name) and self._is_namespace(directory)):
-                        continue
-                    trusted = self._trust.has(directory)
-                entries = self._names(directory) if trusted else []
+                if namespace is None and not (may_be_file_name(name) and self._is_namespace(directory)):
+                    continue
+                entries = self._names(directory) if self._trust.has(directory) else []
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
                 problem = of_one_namespace(error, self.directory)
                 if namespace is not None or problem is None:
@@ -125,9 +132,7 @@ class FileStore:
                 if name == last_name and entry <= last_entry:
                     continue
                 if entry.endswith(_SUFFIX) and may_be_file_name(entry):
-                    path = f"{directory}/{entry}"
-                    with answering(path):
-                        found = self._read(path, None)
+                    found = self._read(f"{directory}/{entry}", None)
                     if found is not None:
                         yield found
 
@@ -144,17 +149,17 @@ class FileStore:
     def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:
         from mcp_claims.stores.line import place_in_line
 
-        directory, path = self._places(scoped)
-        with answering(path):
-            if not self._trust.has(directory):
-                return nullcontext(False)  # Nobody has claimed anything in this namespace.
+        directory = self._places(scoped)[0]
+        if not self._trust.has(directory):
+            return nullcontext(False)  # Nobody has claimed anything in this namespace.
         return place_in_line(directory, scoped.key, tell)
 
     def position(self, found: Claim | Unreadable) -> str:
         path = self._places(found.scoped)[1] if isinstance(found, Claim) else found.where
         return os.path.relpath(path, self.directory).replace(os.sep, _BETWEEN)
 
-    def _places(self, scoped: ScopedKey) -> tuple[str, str]:
+    def _find_places(self, scoped: ScopedKey) -> tuple[str, str]:
+        """Return the directory of a namespace and the path of a key's record in it; `_places` remembers some."""
         directory = f"{self.directory}/{file_name(scoped.namespace)}"
         return directory, f"{directory}/{file_name(scoped.key)}{_SUFFIX}"
 
@@ -172,89 +177,108 @@ class FileStore:
             return stat.S_ISDIR(self._kernel.status_of(path).st_mode)
         except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            raise unavailable(path, error) from error
 
     def _names(self, directory: str) -> list[str]:
-        with answering(directory):
-            try:
-                return sorted(self._kernel.names(directory))
-            except FileNotFoundError:
-                return []
+        try:
+            return sorted(self._kernel.names(directory))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise unavailable(directory, error) from error
 
     def _read(self, path: str, scoped: ScopedKey | None) -> Found:
         """Read the claim at *path*, which has to be about *scoped*, or about whatever key has that file name."""
+        kernel = self._kernel
         try:
-            fd = self._kernel.open(path, READ)
+            fd = kernel.open(path, READ)
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno not in THE_FILES_OWN_FAULT:
-                raise
-            try:
-                return unreadable(path, self._kernel.status_of(path), error.strerror or "cannot be opened")
-            except FileNotFoundError:
-                return None  # Gone since.
+            return self._not_opened(path, error)
         try:
-            status = self._kernel.status(fd)
-            if not stat.S_ISREG(status.st_mode):
-                return unreadable(path, status, "not a file")
-            data = self._read_all(fd, status.st_size)
-        finally:
-            self._kernel.close(fd)
+            try:
+                status = kernel.status(fd)
+                if not stat.S_ISREG(status.st_mode):
+                    return unreadable(path, status, "not a file")
+                data = self._read_all(fd, status.st_size)
+            finally:
+                kernel.close(fd)
+        except OSError as error:
+            raise unavailable(path, error) from error
         if len(data) > MAX_RECORD_BYTES:
             return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
         try:
-            claim = self._claim_in(data, status, again=scoped is not None)
+            claim = self._claim_in(path, data, status, again=scoped is not None)
         except RecordError as error:
             return unreadable(path, status, str(error))
         if claim.scoped != scoped and (scoped is not None or self._places(claim.scoped)[1] != path):
             return unreadable(path, status, "about another key than its file name says")
         return claim
 
-    def _claim_in(self, data: bytes, status: os.stat_result, *, again: bool) -> Claim:
-        """Return what *data* says, remembered if it may be read *again*, as what a scan meets is not."""
-        if not again:
-            return from_json(data, changed_at(status))
-        claim = self._known.get(data)
-        if claim is None:
-            claim = from_json(data)
-            self._know(data, claim)
-        return claim._replace(stored=changed_at(status))
+    def _not_opened(self, path: str, error: OSError) -> Unreadable | None:
+        """Return what to say of the file at *path*, which *error* kept from being opened, unless that is the store's fault."""
+        try:
+            if error.errno in THE_FILES_OWN_FAULT:
+                return unreadable(path, self._kernel.status_of(path), error.strerror or "cannot be opened")
+        except FileNotFoundError:
+            return None  # Gone since.
+        except OSError as worse:
+            raise unavailable(path, worse) from worse
+        raise unavailable(path, error) from error
 
-    def _know(self, data: bytes, claim: Claim) -> None:
+    def _claim_in(self, path: str, data: bytes, status: os.stat_result, *, again: bool) -> Claim:
+        """Return what *data*, read at *path*, says; remembered if it may be read *again*, as what a scan meets is not."""
+        changed = last_change(status)
+        if not again:
+            return from_json(data, changed)
+        known = self._known.get(path)
+        if known is not None and known[0] == data:
+            claim = known[1]
+            if claim.stored == changed:
+                return claim
+            claim = claim.stored_at(changed)
+        else:
+            claim = from_json(data, changed)
+        self._know(path, data, claim)
+        return claim
+
+    def _know(self, path: str, data: bytes, claim: Claim) -> None:
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
-        self._known[data] = claim
+        self._known[path] = (data, claim)
 
     def _read_all(self, fd: int, size: int) -> bytes:
         """Read the file *fd*, of *size* bytes, as far as a record can be long."""
         data = self._kernel.read(fd, MAX_RECORD_BYTES + 1)
         # A record is never changed in place, so there is nothing behind its end to ask for.
-        while 0 < len(data) <= MAX_RECORD_BYTES and len(data) < size:
+        while len(data) < size and 0 < len(data) <= MAX_RECORD_BYTES:
             part = self._kernel.read(fd, MAX_RECORD_BYTES + 1)
             if not part:
                 break
             data += part
         return data
 
-    def _write(self, path: str, data: bytes, mark: Mark) -> None:
-        """Put *data* at *path* whole or not at all; the caller holds the namespace's lock, with *mark*.
+    def _write(self, path: str, data: bytes, lock: namespace_lock) -> None:
+        """Put *data* at *path* whole or not at all; the caller holds *lock*, that of the namespace.
 
         No fsync: after a power cut every holder on this machine is dead, and a record that is then found torn or
         empty counts as held until it is provably nobody's.
         """
         # One name for all, since only the owner of the lock writes; what is there was left by a crash.
-        new = f"{os.path.dirname(path)}/{_NEW}"
+        new = path[: path.rindex("/") + 1] + _NEW
         try:
             fd = self._kernel.open(new, CREATE)
         except FileExistsError:
-            self._remove(new, mark)
+            self._remove(new, lock)
             fd = self._kernel.open(new, CREATE)
         try:
             try:
                 write_all(self._kernel, fd, data)
             finally:
                 self._kernel.close(fd)
-            mark.still_locked()
+            lock.still_locked()
             self._kernel.replace(new, path)
         except OSError:
             # The next writer removes it if this cannot; the error that matters is the first one.
@@ -262,9 +286,9 @@ class FileStore:
                 self._kernel.remove(new)
             raise
 
-    def _remove(self, path: str, mark: Mark) -> None:
-        """Remove what is at *path*, of whatever kind; the caller holds the namespace's lock, with *mark*."""
-        mark.still_locked()
+    def _remove(self, path: str, lock: namespace_lock) -> None:
+        """Remove what is at *path*, of whatever kind; the caller holds *lock*, that of the namespace."""
+        lock.still_locked()
         status = self._kernel.status_of(path)
         if stat.S_ISDIR(status.st_mode):
             # It may have content, which is not for us to delete.  Hidden, it keeps nobody from anything.

@@ -102,10 +102,16 @@ class Kernel:
         return os.stat(path)
 
     def replace(self, source: str, target: str) -> None:
-        _despite_readers(lambda: os.replace(source, target))
+        if sys.platform == "win32":
+            _despite_readers(lambda: os.replace(source, target))
+        else:
+            os.replace(source, target)
 
     def remove(self, path: str) -> None:
-        _despite_readers(lambda: os.unlink(path))
+        if sys.platform == "win32":
+            _despite_readers(lambda: os.unlink(path))
+        else:
+            os.unlink(path)
 
     def make_directory(self, path: str) -> None:
         """Make a directory that is ours alone; its parents, where missing, get the usual permissions."""
@@ -158,7 +164,7 @@ class Kernel:
 
 
 def _despite_readers(change: Callable[[], None]) -> None:
-    for _ in range(_SHARING_RETRIES if sys.platform == "win32" else 0):
+    for _ in range(_SHARING_RETRIES):
         try:
             change()
         except PermissionError:

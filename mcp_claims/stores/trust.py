@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.stores.kernel import Kernel, unsafe
 from mcp_claims.stores.unreadable import THE_FILES_OWN_FAULT
@@ -27,6 +25,8 @@ class Trust:
                 whole, part = self._kernel.status_behind(self._whole), self._kernel.status_of(directory)
             except FileNotFoundError:
                 return False
+            except OSError as error:
+                raise unavailable(directory, error) from error
             for path, status in ((self._whole, whole), (directory, part)):
                 if problem := unsafe(status):
                     raise UnsafeDirectoryError(path, problem)
@@ -34,23 +34,10 @@ class Trust:
         return True
 
 
-class answering:  # noqa: N801 (used like a function)
-    """Turn an error of the system into one of the store, about *where* unless it names a place itself."""
-
-    # A class, as generators cost three times as much, and each operation goes through several of these.
-    __slots__ = ("_where",)
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError):
-            raise StoreUnavailableError(error.filename or self._where, error) from error
+def unavailable(where: str, error: OSError) -> StoreUnavailableError:
+    """Return *error*, of the system, as one of the store, about *where* unless it names a place itself."""
+    # Not a context manager: each operation would go through several, and pay for them where nothing fails.
+    return StoreUnavailableError(error.filename or where, error)
 
 
 def of_one_namespace(error: UnsafeDirectoryError | StoreUnavailableError, directory: str) -> str | None:

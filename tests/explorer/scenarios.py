@@ -13,7 +13,7 @@ from mcp_claims.rules import Standing
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel
-from mcp_claims.stores.namespace_lock import Mark
+from mcp_claims.stores.namespace_lock import namespace_lock
 from tests.explorer.schedules import TTL, Process, Run, Scenario
 from tests.explorer.simulated import SimulatedKernel
 
@@ -117,12 +117,12 @@ class NoLock(SimulatedKernel):
 
 
 class UnlocksBeforeWriting(FileStore):
-    def _write(self, path: str, data: bytes, mark: Mark) -> None:
+    def _write(self, path: str, data: bytes, lock: namespace_lock) -> None:
         kernel = self._kernel
         assert isinstance(kernel, SimulatedKernel)
         for fd in list(kernel._openings):
             kernel.unlock(fd)
-        super()._write(path, data, mark)
+        super()._write(path, data, lock)
 
 
 class UnlinksTheLockFile(SimulatedKernel):

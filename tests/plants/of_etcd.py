@@ -15,8 +15,8 @@ ETCD = [
         "the wall clock of another machine ends a claim",
         "E1",
         RULES,
-        "if claim.leased is not None and (claim.expires.epoch is None or claim.expires.epoch != now.epoch):",
-        "if claim.leased is not None and claim.expires.epoch is None:",
+        "return claim.leased is not None and (claim.expires.epoch is None or claim.expires.epoch != now.epoch)",
+        "return claim.leased is not None and claim.expires.epoch is None",
     ),
     Plant(
         "the claims of a process are under leases as long as they",

@@ -66,8 +66,8 @@ LAYOUT = [
         "waits with the kernel lock in hand",
         "A5",
         STORE,
-        "                    swap = self._try_change(mark, path, lock_path, scoped, old, new)\n",
-        "                    swap = self._try_change(mark, path, lock_path, scoped, old, new)\n                    self._kernel.sleep(LOCK_PAUSE if swap is None else 0)\n",
+        "                    swap = self._try_change(entered, path, lock_path, scoped, old, new)\n",
+        "                    swap = self._try_change(entered, path, lock_path, scoped, old, new)\n                    self._kernel.sleep(LOCK_PAUSE if swap is None else 0)\n",
     ),
     Plant(
         "a live owner's lock goes after 10 s",
@@ -131,14 +131,14 @@ LAYOUT = [
         "an impossible expiry of ours is believed",
         "A11",
         "mcp_claims/stores/agent_awareness/reading.py",
-        "else from_json(data, changed_at(status))",
+        "else from_json(data, last_change(status))",
         "else from_json(data)",
     ),
     Plant(
         "generations begin anew after the original's",
         "A12",
         STORE,
-        "after = old.generation if isinstance(old, Claim) else 0\n                    new = new._replace(generation=mark.next_generation(after, new.claimed.epoch))",
+        "after = old.generation if isinstance(old, Claim) else 0\n                    new = new.numbered(entered.next_generation(after, new.claimed.epoch))",
         "new = new._replace(generation=1 + (old.generation if isinstance(old, Claim) else 0))",
     ),
     Plant(

@@ -133,8 +133,8 @@ POLICY = [
         "the instant of expiry is still held",
         "T4",
         RULES,
-        "return remaining(deadline, now) <= _NOTHING",
-        "return remaining(deadline, now) < _NOTHING",
+        "return _seconds_left(deadline, now) <= 0",
+        "return _seconds_left(deadline, now) < 0",
     ),
     Plant(
         "handed over dead",

@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -278,7 +277,7 @@ def plant(fault: str) -> None:
 
 if __name__ == "__main__":
     # A second is short for agents and long for this test.
-    rules.MIN_TTL = timedelta(milliseconds=1)
+    rules.TTL_MINUTES = (1 / 60_000, rules.TTL_MINUTES[1])
     *about, planted = [*sys.argv[1:], ""][:6]
     if planted:
         plant(planted)

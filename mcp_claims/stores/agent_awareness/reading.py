@@ -13,8 +13,8 @@ from mcp_claims.record_json import RecordError, from_json, is_original, original
 from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
 from mcp_claims.stores.agent_awareness.names import place
 from mcp_claims.stores.files import MAX_RECORD_BYTES
-from mcp_claims.stores.kernel import READ
-from mcp_claims.stores.unreadable import THE_FILES_OWN_FAULT, changed_at, unreadable
+from mcp_claims.stores.kernel import READ, last_change
+from mcp_claims.stores.unreadable import THE_FILES_OWN_FAULT, unreadable
 from mcp_claims.typed import NamedTuple
 
 
@@ -75,7 +75,7 @@ def _parsed(directory: str, path: str, scoped: ScopedKey, status: os.stat_result
         return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
     try:
         # One that lacks a field of ours is none of the original's: it is a damaged one of ours.
-        claim = original_from_json(data, scoped) if is_original(data) else from_json(data, changed_at(status))
+        claim = original_from_json(data, scoped) if is_original(data) else from_json(data, last_change(status))
         if claim.scoped == scoped or place(directory, claim.scoped)[1] == path:
             return claim
     except RecordError as error:

@@ -24,8 +24,8 @@ from mcp_claims.stores.agent_awareness.names import LOCK, RECORD, is_record_name
 from mcp_claims.stores.agent_awareness.reading import opened
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.namespace_lock import LOCK_FILE, Mark, namespace_lock
-from mcp_claims.stores.trust import Trust, answering, of_one_namespace
+from mcp_claims.stores.namespace_lock import LOCK_FILE, namespace_lock
+from mcp_claims.stores.trust import Trust, of_one_namespace, unavailable
 from mcp_claims.stores.unreadable import NEVER
 from mcp_claims.stores.watching import watch_record, watch_records
 
@@ -52,8 +52,7 @@ class AgentAwarenessStore:
 
     def read(self, scoped: ScopedKey) -> Found:
         directory, path = place(self.directory, scoped)
-        with answering(path):
-            return self._look(path, scoped) if self._trust.has(directory) else None
+        return self._look(path, scoped) if self._trust.has(directory) else None
 
     def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
         directory, path = place(self.directory, scoped)
@@ -101,9 +100,7 @@ class AgentAwarenessStore:
             directories = self._namespaces(self.directory)
         for directory in directories:
             try:
-                with answering(directory):
-                    trusted = self._trust.has(directory)
-                names = self._names(directory) if trusted else []
+                names = self._names(directory) if self._trust.has(directory) else []
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
                 problem = of_one_namespace(error, self.directory)
                 if namespace is not None or problem is None:
@@ -117,22 +114,21 @@ class AgentAwarenessStore:
                     path = f"{directory}/{name}"
                     if self._position(path) <= after:
                         continue
-                    with answering(path):
-                        found = self._look(path, self._by_name(path))
+                    found = self._look(path, self._by_name(path))
                     if found is not None:
                         yield found
 
     def _change(self, directory: str, path: str, scoped: ScopedKey, old: Found, new: Claim | None, wait: float) -> Swap:
         lock_path = path.removesuffix(RECORD) + LOCK
         deadline = self._kernel.monotonic() + wait
-        with answering(directory):
+        try:
             if not self._trust.has(directory):
                 self._make(directory)
                 self._trust.has(directory)
             while True:
                 left = max(0.0, deadline - self._kernel.monotonic())
-                with namespace_lock(self._kernel, directory, left) as mark:
-                    swap = self._try_change(mark, path, lock_path, scoped, old, new)
+                with namespace_lock(self._kernel, directory, left) as entered:
+                    swap = self._try_change(entered, path, lock_path, scoped, old, new)
                 if swap is not None:
                     return swap
                 # Waited for without the kernel lock: the other keys of the namespace can be changed meanwhile.
@@ -140,9 +136,11 @@ class AgentAwarenessStore:
                 if left <= 0:
                     raise LockDirectoryBusyError(lock_path, wait)
                 self._kernel.sleep(min(LOCK_PAUSE, left))
+        except OSError as error:
+            raise unavailable(directory, error) from error
 
     def _try_change(
-        self, mark: Mark, path: str, lock_path: str, scoped: ScopedKey, old: Found, new: Claim | None
+        self, entered: namespace_lock, path: str, lock_path: str, scoped: ScopedKey, old: Found, new: Claim | None
     ) -> Swap | None:
         """Change what is stored if it is *old*; `None` if a session of the original is inside, with nothing changed."""
         with opened(self._kernel, self.directory, path, scoped) as seen:
@@ -157,7 +155,7 @@ class AgentAwarenessStore:
             if new is not None:
                 if not new.generation:
                     after = old.generation if isinstance(old, Claim) else 0
-                    new = new._replace(generation=mark.next_generation(after, new.claimed.epoch))
+                    new = new.numbered(entered.next_generation(after, new.claimed.epoch))
                 write_new(self._kernel, fresh, to_json(new))
             lock = make_lock(self._kernel, lock_path)
             if lock is None:
@@ -174,7 +172,14 @@ class AgentAwarenessStore:
                     self._kernel.remove(fresh)
 
     def _look(self, path: str, scoped: ScopedKey) -> Found:
-        """Read without any lock; what is unreadable while somebody has the record's lock may be half written."""
+        """Read without any lock."""
+        try:
+            return self._look_until_whole(path, scoped)
+        except OSError as error:
+            raise unavailable(path, error) from error
+
+    def _look_until_whole(self, path: str, scoped: ScopedKey) -> Found:
+        """Look again at what is unreadable while somebody has the record's lock: it may be half written."""
         for look in range(_LOOKS):
             with opened(self._kernel, self.directory, path, scoped) as seen:
                 found = seen.found
@@ -224,8 +229,7 @@ class AgentAwarenessStore:
                 if len(namespace.encode()) > MAX_KEY_BYTES:
                     continue  # Nor has anything below it.
                 namespace_directory(self.directory, namespace)
-                with answering(path):
-                    is_directory = self._is_directory(path)
+                is_directory = self._is_directory(path)
             except (InvalidInputError, UnicodeEncodeError):
                 continue  # No namespace has that name.
             if not is_directory:
@@ -244,10 +248,13 @@ class AgentAwarenessStore:
             return stat.S_ISDIR(self._kernel.status_of(path).st_mode)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise unavailable(path, error) from error
 
     def _names(self, directory: str) -> list[str]:
-        with answering(directory):
-            try:
-                return sorted(self._kernel.names(directory))
-            except FileNotFoundError:
-                return []
+        try:
+            return sorted(self._kernel.names(directory))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise unavailable(directory, error) from error
