@@ -53,7 +53,11 @@ class namespace_lock:  # noqa: N801 (used like a function)
         kernel, path = self._kernel, self._path
         deadline = None
         while True:
-            self._fd = _open(kernel, self._directory, path)
+            try:
+                self._fd = kernel.open(path, LOCK)
+            except FileNotFoundError:
+                make_namespace(kernel, self._directory)
+                self._fd = kernel.open(path, CREATE_LOCK)
             try:
                 if not kernel.try_lock(self._fd):
                     if deadline is None:
@@ -175,11 +179,3 @@ def make_namespace(kernel: Kernel, directory: str) -> None:
     """Make the directory of a namespace, and the claims directory above it, ours alone from the start."""
     kernel.make_directory(os.path.dirname(directory))
     kernel.make_directory(directory)
-
-
-def _open(kernel: Kernel, directory: str, path: str) -> int:
-    try:
-        return kernel.open(path, LOCK)
-    except FileNotFoundError:
-        make_namespace(kernel, directory)
-        return kernel.open(path, CREATE_LOCK)
