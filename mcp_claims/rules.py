@@ -18,6 +18,7 @@ MIN_TTL = timedelta(seconds=1)
 MAX_TTL = timedelta(hours=24)
 DEFAULT_TTL = timedelta(minutes=30)
 TTL_MINUTES = MIN_TTL.total_seconds() / 60, MAX_TTL.total_seconds() / 60
+"""The shortest and the longest time to live, as they are asked for."""
 MAX_WAIT = 3_600.0
 MAX_PATIENCE = 300.0
 _CLOCK_SLACK = 60.0  # s

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from random import Random
 
@@ -91,5 +90,5 @@ class Nursery:
 
 if __name__ == "__main__":
     # A second is short for agents and long for this test.
-    rules.MIN_TTL = timedelta(milliseconds=1)
+    rules.TTL_MINUTES = (1 / 60_000, rules.TTL_MINUTES[1])
     print(json.dumps({"kills": Nursery(*sys.argv[1:]).run()}), flush=True)
