@@ -109,10 +109,10 @@ class OriginalHolder(Holder):
 class Claim(NamedTuple):
     """One session's exclusive, expiring hold on a key, exactly as stored.
 
-    `generation` grows with every new holder of the key and is never reused; 0 marks a claim that no store has
-    numbered yet, and one of an `OriginalHolder`, which nobody numbers.  With `ended` it holds nothing any more: it is the marker of what became of the work, kept until
-    `expires`.  `stored` is when its file was last changed, in seconds since 1970, where a store can tell, and `leased` is there where the store
-    ends it by itself; neither is part of what it says.
+    `generation` grows with every new holder of the key and is never reused; 0 marks a claim that no store has numbered
+    yet, and one of an `OriginalHolder`, which nobody numbers.  With `ended` it holds nothing any more: it is the marker
+    of what became of the work, kept until `expires`.  `stored` is when its file was last changed, in seconds since 1970,
+    where a store can tell, and `leased` is there where the store ends it by itself; neither is part of what it says.
     """
 
     scoped: ScopedKey

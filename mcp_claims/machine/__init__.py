@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from datetime import UTC, datetime
 
 from mcp_claims.record import Holder, Moment, Proof
 from mcp_claims.typed import Protocol
@@ -15,6 +17,11 @@ SHELLS = frozenset(
     {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox", "cmd.exe", "powershell.exe", "pwsh.exe"}
 )
 """Names of programs by which others are started."""
+
+
+def wall_clock() -> datetime:
+    """Return the time in UTC, in whole milliseconds: a record holds no more, and a claim is to read back equal to it."""
+    return datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1_000, UTC)
 
 
 class Machine(Protocol):

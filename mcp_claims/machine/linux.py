@@ -12,9 +12,8 @@ import os
 import sys
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 
-from mcp_claims.machine import SHELLS
+from mcp_claims.machine import SHELLS, wall_clock
 from mcp_claims.record import Holder, Moment, OriginalHolder, Proof
 from mcp_claims.typed import NamedTuple
 
@@ -68,9 +67,7 @@ class LinuxMachine:
         self._slow_to_die: set[tuple[int, int]] = set()
 
     def now(self) -> Moment:
-        # Whole milliseconds, which is what a record can hold, so that a claim reads back equal to what was written.
-        wall = datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1_000, UTC)
-        return Moment(wall, time.clock_gettime(time.CLOCK_BOOTTIME), self._epoch)
+        return Moment(wall_clock(), time.clock_gettime(time.CLOCK_BOOTTIME), self._epoch)
 
     def host(self) -> str:
         return os.uname().nodename

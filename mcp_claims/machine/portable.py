@@ -12,13 +12,11 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 
 import psutil
 
-from mcp_claims.machine import SHELLS
+from mcp_claims.machine import SHELLS, wall_clock
 from mcp_claims.record import Holder, Moment, OriginalHolder, Proof
-from mcp_claims.record_json import whole_milliseconds
 
 
 class PortableMachine:
@@ -28,7 +26,7 @@ class PortableMachine:
         self._boot = _boot()
 
     def now(self) -> Moment:
-        return Moment(whole_milliseconds(datetime.now(UTC)), _ticks(), self._boot)
+        return Moment(wall_clock(), _ticks(), self._boot)
 
     def host(self) -> str:
         return socket.gethostname()

@@ -20,8 +20,8 @@ from mcp_claims.stores.kernel import CREATE, READ, Kernel, last_change, write_al
 from mcp_claims.stores.names import file_name, may_be_file_name
 from mcp_claims.stores.namespace_lock import LOCK_FILE, make_namespace, namespace_lock
 from mcp_claims.stores.secret_file import read_secret, spell_secret
-from mcp_claims.stores.trust import Trust, of_one_namespace, unavailable
-from mcp_claims.stores.unreadable import NEVER, THE_FILES_OWN_FAULT, unreadable
+from mcp_claims.stores.trust import Trust, names_in, of_one_namespace, unavailable
+from mcp_claims.stores.unreadable import NEVER, not_opened, unreadable
 
 MAX_RECORD_BYTES = 64 * 1024
 """A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
@@ -112,14 +112,14 @@ class FileStore:
 
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         last_name, _, last_entry = after.partition(_BETWEEN)
-        for name in self._names(self.directory) if namespace is None else [file_name(namespace)]:
+        for name in names_in(self._kernel, self.directory) if namespace is None else [file_name(namespace)]:
             if name < last_name:
                 continue
             directory = f"{self.directory}/{name}"
             try:
                 if namespace is None and not (may_be_file_name(name) and self._is_namespace(directory)):
                     continue
-                entries = self._names(directory) if self._trust.has(directory) else []
+                entries = names_in(self._kernel, directory) if self._trust.has(directory) else []
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
                 problem = of_one_namespace(error, self.directory)
                 if namespace is not None or problem is None:
@@ -180,24 +180,16 @@ class FileStore:
         except OSError as error:
             raise unavailable(path, error) from error
 
-    def _names(self, directory: str) -> list[str]:
-        try:
-            return sorted(self._kernel.names(directory))
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise unavailable(directory, error) from error
-
     def _read(self, path: str, scoped: ScopedKey | None) -> Found:
         """Read the claim at *path*, which has to be about *scoped*, or about whatever key has that file name."""
         kernel = self._kernel
         try:
-            fd = kernel.open(path, READ)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            return self._not_opened(path, error)
-        try:
+            try:
+                fd = kernel.open(path, READ)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                return not_opened(kernel, path, error)
             try:
                 status = kernel.status(fd)
                 if not stat.S_ISREG(status.st_mode):
@@ -216,17 +208,6 @@ class FileStore:
         if claim.scoped != scoped and (scoped is not None or self._places(claim.scoped)[1] != path):
             return unreadable(path, status, "about another key than its file name says")
         return claim
-
-    def _not_opened(self, path: str, error: OSError) -> Unreadable | None:
-        """Return what to say of the file at *path*, which *error* kept from being opened, unless that is the store's fault."""
-        try:
-            if error.errno in THE_FILES_OWN_FAULT:
-                return unreadable(path, self._kernel.status_of(path), error.strerror or "cannot be opened")
-        except FileNotFoundError:
-            return None  # Gone since.
-        except OSError as worse:
-            raise unavailable(path, worse) from worse
-        raise unavailable(path, error) from error
 
     def _claim_in(self, path: str, data: bytes, status: os.stat_result, *, again: bool) -> Claim:
         """Return what *data*, read at *path*, says; remembered if it may be read *again*, as what a scan meets is not."""

@@ -40,6 +40,16 @@ def unavailable(where: str, error: OSError) -> StoreUnavailableError:
     return StoreUnavailableError(error.filename or where, error)
 
 
+def names_in(kernel: Kernel, directory: str) -> list[str]:
+    """Return the names in *directory*, in order; none where it is not there."""
+    try:
+        return sorted(kernel.names(directory))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unavailable(directory, error) from error
+
+
 def of_one_namespace(error: UnsafeDirectoryError | StoreUnavailableError, directory: str) -> str | None:
     """Return what is wrong with one namespace, `None` if it is the claims directory or the system."""
     if isinstance(error, UnsafeDirectoryError):

@@ -101,8 +101,8 @@ STORES = [
     Plant(
         "not permitted means free",
         "S5",
-        FILES,
-        'return unreadable(path, self._kernel.status_of(path), error.strerror or "cannot be opened")',
+        "mcp_claims/stores/unreadable.py",
+        'return unreadable(path, kernel.status_of(path), error.strerror or "cannot be opened")',
         "return None",
     ),
     Plant("about another key means ours", "S5", FILES, "if claim.scoped != scoped and (", "if False and ("),

@@ -14,7 +14,7 @@ from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
 from mcp_claims.stores.agent_awareness.names import place
 from mcp_claims.stores.files import MAX_RECORD_BYTES
 from mcp_claims.stores.kernel import READ, last_change
-from mcp_claims.stores.unreadable import THE_FILES_OWN_FAULT, unreadable
+from mcp_claims.stores.unreadable import not_opened, unreadable
 from mcp_claims.typed import NamedTuple
 
 
@@ -39,7 +39,7 @@ def opened(kernel: LayoutKernel, directory: str, path: str, scoped: ScopedKey) -
         yield Content(None)
         return
     except OSError as error:
-        yield Content(_not_opened(kernel, path, error))
+        yield Content(not_opened(kernel, path, error))
         return
     try:
         status = kernel.status(fd)
@@ -59,15 +59,6 @@ def read_up_to(kernel: LayoutKernel, fd: int, size: int) -> bytes:
     while len(data) < size and (part := kernel.read(fd, size - len(data))):
         data += part
     return data
-
-
-def _not_opened(kernel: LayoutKernel, path: str, error: OSError) -> Found:
-    if error.errno not in THE_FILES_OWN_FAULT:
-        raise error
-    try:
-        return unreadable(path, kernel.status_of(path), error.strerror or "cannot be opened")
-    except FileNotFoundError:
-        return None  # Gone since.
 
 
 def _parsed(directory: str, path: str, scoped: ScopedKey, status: os.stat_result, data: bytes) -> Found:

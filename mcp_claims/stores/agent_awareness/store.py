@@ -25,7 +25,7 @@ from mcp_claims.stores.agent_awareness.reading import opened
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.namespace_lock import LOCK_FILE, namespace_lock
-from mcp_claims.stores.trust import Trust, of_one_namespace, unavailable
+from mcp_claims.stores.trust import Trust, names_in, of_one_namespace, unavailable
 from mcp_claims.stores.unreadable import NEVER
 from mcp_claims.stores.watching import watch_record, watch_records
 
@@ -100,7 +100,7 @@ class AgentAwarenessStore:
             directories = self._namespaces(self.directory)
         for directory in directories:
             try:
-                names = self._names(directory) if self._trust.has(directory) else []
+                names = names_in(self._kernel, directory) if self._trust.has(directory) else []
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
                 problem = of_one_namespace(error, self.directory)
                 if namespace is not None or problem is None:
@@ -216,7 +216,7 @@ class AgentAwarenessStore:
     def _namespaces(self, whole: str) -> Iterator[str]:
         """Yield what can be a plugin's directory: at the top any, as for the original, and below it any that we made."""
         # Not by calling itself: somebody's tree may be deeper than calls can be.
-        entered = [(whole, iter(self._names(whole)))]
+        entered = [(whole, iter(names_in(self._kernel, whole)))]
         while entered:
             directory, names = entered[-1]
             name = next(names, None)
@@ -235,7 +235,7 @@ class AgentAwarenessStore:
             if not is_directory:
                 continue
             try:
-                inside = self._names(path)
+                inside = names_in(self._kernel, path)
             except StoreUnavailableError:
                 yield path  # Who looks into it tells why that cannot be done.
                 continue
@@ -250,11 +250,3 @@ class AgentAwarenessStore:
             return False
         except OSError as error:
             raise unavailable(path, error) from error
-
-    def _names(self, directory: str) -> list[str]:
-        try:
-            return sorted(self._kernel.names(directory))
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise unavailable(directory, error) from error
