@@ -61,6 +61,21 @@ def test_a_claim_is_a_json_file_in_the_directory_of_its_namespace(store: FileSto
     assert entries(store) == [".lock", "red-check.json"]
 
 
+def test_a_claim_is_as_old_as_its_file_is_now_also_for_who_wrote_it_and_who_read_it_before(store: FileStore) -> None:
+    grant(store, claim())
+
+    def stored() -> float | None:
+        found = store.read(KEY)
+        assert isinstance(found, Claim)
+        return found.stored
+
+    assert stored() == place(store).stat().st_ctime
+    before = place(store).stat().st_ctime
+    while place(store).stat().st_ctime == before:  # The clock of a file system ticks in milliseconds.
+        place(store).write_bytes(place(store).read_bytes())
+    assert stored() == place(store).stat().st_ctime > before
+
+
 def test_directories_above_the_claims_directory_are_made_too(tmp_path: Path) -> None:
     grant(FileStore(tmp_path / "state" / "mcp" / "claims"), claim())
     assert mode(tmp_path / "state" / "mcp" / "claims") == 0o700

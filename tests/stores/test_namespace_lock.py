@@ -174,6 +174,28 @@ def test_a_lock_that_becomes_free_meanwhile_is_taken(store: FileStore) -> None:
     assert is_free(store)
 
 
+def test_who_gets_the_lock_again_and_again_of_a_file_that_was_replaced_waits_no_longer_for_it(store: FileStore) -> None:
+    class Replaced(Patient):
+        """Each lock is had after one sleep, and is then found to be of a file that is no longer at its path."""
+
+        asked = 0
+
+        def try_lock(self, fd: int) -> bool:
+            assert self.asked < 1_000_000, "it waits without end"
+            self.asked += 1
+            return self.asked % 2 == 0 and super().try_lock(fd)
+
+        def status_of(self, path: str) -> os.stat_result:
+            if path == str(lock_file(store)):
+                raise FileNotFoundError(path)
+            return super().status_of(path)
+
+    patient = Replaced()
+    with pytest.raises(StoreBusyError):
+        FileStore(store.directory, kernel=patient).swap(KEY, None, claim(), wait=0.01)
+    assert patient.time == pytest.approx(50.01)
+
+
 def test_what_changed_while_waiting_is_compared_with(store: FileStore) -> None:
     other = locked(store)
 
