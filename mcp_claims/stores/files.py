@@ -27,7 +27,10 @@ MAX_RECORD_BYTES = 64 * 1024
 """A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
 
 _SUFFIX = ".json"
-_NEW = ".new"
+_NEW = ".new/record"
+"""Where a record is written, from the directory of its namespace.  In one of its own: each name that comes and goes in a
+directory of 1,000 claims takes 4 µs longer than in one of ten."""
+
 _BETWEEN = "\0"
 """Between the names in a position: it comes before any character of a name, as the end of a name does."""
 
@@ -232,10 +235,11 @@ class FileStore:
 
     def _read_all(self, fd: int, size: int) -> bytes:
         """Read the file *fd*, of *size* bytes, as far as a record can be long."""
-        data = self._kernel.read(fd, MAX_RECORD_BYTES + 1)
+        most = min(size, MAX_RECORD_BYTES) + 1
+        data = self._kernel.read(fd, most)
         # A record is never changed in place, so there is nothing behind its end to ask for.
-        while len(data) < size and 0 < len(data) <= MAX_RECORD_BYTES:
-            part = self._kernel.read(fd, MAX_RECORD_BYTES + 1)
+        while len(data) < size and 0 < len(data) < most:
+            part = self._kernel.read(fd, most - len(data))
             if not part:
                 break
             data += part
@@ -253,6 +257,11 @@ class FileStore:
             fd = self._kernel.open(new, CREATE)
         except FileExistsError:
             self._remove(new, lock)
+            fd = self._kernel.open(new, CREATE)
+        except FileNotFoundError:
+            # Unless the namespace itself has gone, whose lock we would hold in vain.
+            lock.still_locked()
+            self._kernel.make_directory(os.path.dirname(new))
             fd = self._kernel.open(new, CREATE)
         try:
             try:

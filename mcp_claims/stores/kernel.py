@@ -29,8 +29,9 @@ _CREATES = os.O_CREAT
 
 # Windows locks ranges of bytes against reading too, so the locked byte lies far behind the content.
 _LOCKED_BYTE = 1 << 30
-# Whoever is inside is so for 50 µs, which is less than the shortest sleep takes.
-_ASKED = 60
+ASKED = 60
+"""How often who finds a lock taken asks for it at once: whoever is inside is so for 50 µs, less than the shortest sleep."""
+
 _let_others_run: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 # Windows refuses to replace or remove a file while somebody reads it; a reader is done within microseconds.
 _SHARING_RETRIES = 50
@@ -128,13 +129,13 @@ class Kernel:
             for entry in entries:
                 yield entry.name
 
-    def try_lock(self, fd: int) -> bool:
-        """Take the kernel lock on *fd* unless somebody has it, and keeps it while we let others run for some microseconds.
+    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
+        """Take the kernel lock on *fd* unless somebody has it each of the *asked* times, letting others run in between.
 
         The lock belongs to this opening of the file, so it keeps out other threads of this process as well, and the
         kernel drops it when the process dies.
         """
-        for _ in range(_ASKED):
+        for _ in range(asked):
             try:
                 if sys.platform == "win32":
                     os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)

@@ -309,7 +309,7 @@ def findings_with(kernel: type[Kernel], directory: Path, monkeypatch: pytest.Mon
 
 def test_a_lock_that_keeps_nobody_out_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class LetsAllIn(Kernel):
-        def try_lock(self, fd: int) -> bool:  # noqa: ARG002
+        def try_lock(self, fd: int, *, asked: int = 1) -> bool:  # noqa: ARG002
             return True
 
     (found,) = findings_with(LetsAllIn, tmp_path, monkeypatch)

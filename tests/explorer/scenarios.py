@@ -12,7 +12,7 @@ from mcp_claims.record import Claim, Found, Moment, Outcome, ScopedKey, Unreadab
 from mcp_claims.rules import Standing
 from mcp_claims.stores.base import LOCK_WAIT, Swap
 from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.kernel import Kernel
+from mcp_claims.stores.kernel import ASKED, Kernel
 from mcp_claims.stores.namespace_lock import namespace_lock
 from tests.explorer.schedules import TTL, Process, Run, Scenario
 from tests.explorer.simulated import SimulatedKernel
@@ -111,7 +111,7 @@ SCENARIOS = [
 class NoLock(SimulatedKernel):
     """Everybody gets the lock."""
 
-    def try_lock(self, fd: int) -> bool:  # noqa: ARG002 (the kernel's interface)
+    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:  # noqa: ARG002 (the kernel's interface)
         self._give_way("no lock")
         return True
 

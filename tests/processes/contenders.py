@@ -262,7 +262,7 @@ def plant(fault: str) -> None:
     if fault == "no lock":
         # Nor are they to stumble over each other's half-written files before anybody has acted.
         tolerated = ClaimsError
-        Kernel.try_lock = lambda self, fd: True  # type: ignore[method-assign]  # noqa: ARG005
+        Kernel.try_lock = lambda self, fd, *, asked=1: True  # type: ignore[method-assign]  # noqa: ARG005
         return
     assert fault == "release by path"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from mcp_claims.stores.kernel import Kernel
+from mcp_claims.stores.kernel import ASKED, Kernel
 
 
 class HookedKernel(Kernel):
@@ -72,9 +72,9 @@ class HookedKernel(Kernel):
         self.before("names", path)
         return super().names(path)
 
-    def try_lock(self, fd: int) -> bool:
+    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
         self.before("try_lock", fd)
-        return super().try_lock(fd)
+        return super().try_lock(fd, asked=asked)
 
     def unlock(self, fd: int) -> None:
         self.before("unlock", fd)

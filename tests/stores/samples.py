@@ -41,6 +41,12 @@ def place(store: FileStore, scoped: ScopedKey = KEY) -> Path:
     return Path(store.directory, file_name(scoped.namespace), f"{file_name(scoped.key)}.json")
 
 
+def entries(store: FileStore, scoped: ScopedKey = KEY) -> list[str]:
+    """Return all that is in the directory of a namespace, and what is in the directories in that."""
+    directory = place(store, scoped).parent
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
 def lock_file(store: FileStore, scoped: ScopedKey = KEY) -> Path:
     """Return the lock file under which *store* changes *scoped*."""
     return place(store, scoped).with_name(".lock")

@@ -15,7 +15,7 @@ from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.record import MAX_GENERATION, Claim, ScopedKey
 from mcp_claims.record_json import to_json
 from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.namespace_lock import LEAP
+from mcp_claims.stores.namespace_lock import LEAP, namespace_lock
 from tests.stores.hooked import HookedKernel
 from tests.stores.samples import KEY, OTHER_KEY, claim, grant, lock_file, place, renewed
 
@@ -74,6 +74,13 @@ def disk_and_store(tmp_path: Path) -> tuple[Disk, FileStore]:
 def test_a_removed_claim_s_generation_is_remembered(store: FileStore) -> None:
     assert [cycle(store) for _ in range(4)] == [1, 2, 3, 4]
     assert cycle(FileStore(store.directory)) == 5
+
+
+def test_two_grants_under_one_lock_have_numbers_of_their_own(store: FileStore) -> None:
+    last = cycle(store)
+    with namespace_lock(HookedKernel(), str(lock_file(store).parent), 0) as lock:
+        assert [lock.next_generation(0, "boot-1") for _ in range(3)] == [last + 1, last + 2, last + 3]
+    assert cycle(store) == last + 4
 
 
 def test_a_discarded_claim_s_generation_is_remembered(store: FileStore) -> None:

@@ -196,7 +196,7 @@ def test_a_directory_where_a_claim_belongs_is_put_aside_with_all_that_is_in_it(s
 
 def test_a_directory_where_a_claim_is_written_first_is_put_aside(store: FileStore) -> None:
     grant(store, claim())
-    directory(place(store).parent / ".new")
+    directory(place(store).parent / ".new" / "record")
     assert store.swap(OTHER_KEY, None, claim(OTHER_KEY), wait=0).won
 
 

@@ -19,10 +19,10 @@ from mcp_claims.record import Claim, ScopedKey
 from mcp_claims.stores import kernel
 from mcp_claims.stores.base import LOCK_WAIT
 from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.kernel import Kernel
+from mcp_claims.stores.kernel import ASKED, CREATE_LOCK, Kernel
 from mcp_claims.stores.namespace_lock import namespace_lock
 from tests.stores.hooked import HookedKernel
-from tests.stores.samples import KEY, claim, grant, lock_file, place
+from tests.stores.samples import KEY, claim, entries, grant, lock_file, place
 
 ROOT = Path(__file__).parents[2]
 OTHER_NAMESPACE = ScopedKey("deploy", "red-check")
@@ -54,9 +54,13 @@ def store(tmp_path: Path) -> FileStore:
 
 
 def locked(store: FileStore) -> ExitStack:
-    """Enter the namespace of the sample key as somebody else; the result lets go when it is closed."""
-    stack = ExitStack()
-    stack.enter_context(namespace_lock(Kernel(), str(lock_file(store).parent), 0))
+    """Lock the namespace of the sample key as another process does; the result lets go when it is closed."""
+    system, stack = Kernel(), ExitStack()
+    fd = system.open(str(lock_file(store)), CREATE_LOCK)
+    stack.callback(system.close, fd)
+    if not system.try_lock(fd):
+        stack.close()
+        raise StoreBusyError(str(lock_file(store)), 0)
     return stack
 
 
@@ -135,6 +139,71 @@ def test_what_is_locked_for_a_moment_is_waited_for_without_a_pause(
     assert (len(given_way), patient.sleeps) == (10, [])
 
 
+def thread_inside(store: FileStore) -> ExitStack:
+    """Enter the namespace of the sample key as another thread of this process does."""
+    stack = ExitStack()
+    stack.enter_context(namespace_lock(Kernel(), str(lock_file(store).parent), 0))
+    return stack
+
+
+@pytest.mark.parametrize("wait", [0.0, LOCK_WAIT])
+def test_a_thread_of_this_process_that_is_inside_is_waited_for_in_short_pauses_even_by_who_may_not_wait(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, wait: float
+) -> None:
+    inside, given_way = thread_inside(store), []
+    monkeypatch.setattr(kernel, "_let_others_run", lambda: given_way.append(True))
+    patient = Patient(lambda slept: inside.close() if slept == 8 else None)
+    assert FileStore(store.directory, kernel=patient).swap(KEY, None, claim(), wait=wait).won
+    assert len(patient.sleeps) == 8
+    assert sum(patient.sleeps) < 0.002
+    # Once before each pause, and not 60 times: each takes half a millisecond while the other thread has the interpreter.
+    assert len(given_way) == 8
+
+
+def test_a_thread_of_this_process_that_stays_inside_is_no_reason_to_wait_for_long(store: FileStore) -> None:
+    patient = Patient()
+    with thread_inside(store), pytest.raises(StoreBusyError):
+        FileStore(store.directory, kernel=patient).swap(KEY, None, claim(), wait=0)
+    assert patient.time == pytest.approx(50.002)
+    assert store.read(KEY) is None
+
+
+def test_another_process_is_waited_for_as_such_although_a_thread_of_ours_was_inside_before(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread_inside(store).close()
+    given_way = []
+    monkeypatch.setattr(kernel, "_let_others_run", lambda: given_way.append(True))
+    patient = Patient()
+    with locked(store), pytest.raises(StoreBusyError):
+        FileStore(store.directory, kernel=patient).swap(KEY, None, claim(), wait=0)
+    assert (len(given_way), patient.sleeps) == (ASKED, [])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+def test_a_forked_child_takes_its_parent_for_another_process(store: FileStore) -> None:
+    program = (
+        "import os, sys\n"
+        "from mcp_claims.stores import kernel\n"
+        "from mcp_claims.stores.kernel import Kernel\n"
+        "from mcp_claims.stores.namespace_lock import namespace_lock\n"
+        "from mcp_claims.errors import StoreBusyError\n"
+        "with namespace_lock(Kernel(), sys.argv[1], 0):\n"
+        "    if child := os.fork():\n"
+        "        os.waitpid(child, 0)\n"
+        "        os._exit(0)\n"
+        "    kernel._let_others_run = lambda: os.write(1, b'.')\n"
+        "    try:\n"
+        "        namespace_lock(Kernel(), sys.argv[1], 0).__enter__()\n"
+        "    except StoreBusyError:\n"
+        "        os._exit(0)\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", program, str(lock_file(store).parent)], cwd=ROOT, capture_output=True, check=True
+    )
+    assert child.stdout == b"." * ASKED, child.stderr
+
+
 @pytest.mark.parametrize("readable", [True, False], ids=["claim", "unreadable"])
 def test_a_discard_waits_likewise(store: FileStore, readable: bool) -> None:
     grant(store, claim())
@@ -180,10 +249,10 @@ def test_who_gets_the_lock_again_and_again_of_a_file_that_was_replaced_waits_no_
 
         asked = 0
 
-        def try_lock(self, fd: int) -> bool:
+        def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
             assert self.asked < 1_000_000, "it waits without end"
             self.asked += 1
-            return self.asked % 2 == 0 and super().try_lock(fd)
+            return self.asked % 2 == 0 and super().try_lock(fd, asked=asked)
 
         def status_of(self, path: str) -> os.stat_result:
             if path == str(lock_file(store)):
@@ -286,7 +355,7 @@ def test_a_process_killed_inside_is_out_at_once(store: FileStore) -> None:
         assert store.read(KEY) is None
         granted = grant(store, claim())
         assert store.read(KEY) == granted
-        assert sorted(path.name for path in place(store).parent.iterdir()) == [".lock", "red-check.json"]
+        assert entries(store) == [".lock", ".new", "red-check.json"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGSTOP")
