@@ -48,8 +48,8 @@ SESSIONS = [
         "the text is the advice alone",
         "V4",
         SERVER + "tools.py",
-        'text = f"{lead}{between}{result.advice}"',
-        "text = result.advice",
+        """text = f"{lead}{between}{answer['advice']}\"""",
+        "text = answer['advice']",
     ),
     Plant(
         "a note is not quoted",
