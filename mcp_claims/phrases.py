@@ -26,6 +26,7 @@ _REMEMBERED = 64
 _NOTHING = timedelta(0)
 
 
+@lru_cache(_REMEMBERED)
 def shown(text: str | None) -> str | None:
     """Return text that somebody else wrote as far as it may be shown: one line, of bounded length."""
     if text is None:
