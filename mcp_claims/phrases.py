@@ -21,7 +21,7 @@ _spell = json.JSONEncoder(ensure_ascii=False).encode
 
 # How many of each are remembered.  They follow from the arguments alone, and come again: an answer tells each time twice, in
 # words and as a fact, and whoever asks about a key again hears of the same key, holder and times.
-_REMEMBERED = 64
+_REMEMBERED = 256
 
 _NOTHING = timedelta(0)
 
