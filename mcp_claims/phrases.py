@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import lru_cache
 
-from mcp_claims import rules
+from mcp_claims import record_json, rules
 from mcp_claims.answers import TakenOver
 from mcp_claims.record import Claim, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
-from mcp_claims.record_json import timestamp
 from mcp_claims.rules import Standing
 
 _PLAIN_NAME = r"[\w.:-]{1,300}"
+# `json.dumps` would make one for each text.
+_spell = json.JSONEncoder(ensure_ascii=False).encode
+
+# How many of each are remembered.  They follow from the arguments alone, and come again: an answer tells each time twice, in
+# words and as a fact, and whoever asks about a key again hears of the same key, holder and times.
+_REMEMBERED = 256
+
+_NOTHING = timedelta(0)
 
 
+@lru_cache(_REMEMBERED)
 def shown(text: str | None) -> str | None:
     """Return text that somebody else wrote as far as it may be shown: one line, of bounded length."""
     if text is None:
@@ -28,9 +37,10 @@ def shown(text: str | None) -> str | None:
 
 def quoted(text: str) -> str:
     """Return text that somebody else wrote in quotes."""
-    return json.dumps(shown(text), ensure_ascii=False)
+    return _spell(shown(text))
 
 
+@lru_cache(_REMEMBERED)
 def named(scoped: ScopedKey) -> str:
     """Say which key it is about."""
     return f"{quoted(scoped.key)} (namespace {quoted(scoped.namespace)})"
@@ -43,7 +53,11 @@ def client(claim: Claim) -> str | None:
 
 def who(claim: Claim) -> str:
     """Say who holds, or held, *claim*."""
-    name, program = claim.holder.name, client(claim)
+    return _who(claim.holder.name, client(claim))
+
+
+@lru_cache(_REMEMBERED)
+def _who(name: str, program: str | None) -> str:
     # Our names are plain; another one is whatever somebody wrote into the file.
     shown_name = name if re.fullmatch(_PLAIN_NAME, name) else quoted(name)
     return f"{shown_name} ({quoted(program)})" if program else shown_name
@@ -60,7 +74,7 @@ def held(claim: Claim, now: Moment) -> str:
 def until(claim: Claim, now: Moment) -> str:
     """Say until when *claim* is held."""
     left = rules.remaining(claim.expires, now)
-    if left <= timedelta(0) and rules.expires_in(claim, now) is None:
+    if left <= _NOTHING and rules.expires_in(claim, now) is None:
         return f"until the store ends it ({wall_time(claim.expires.wall)} by the clock of its holder's machine)"
     return f"until {wall_time(rules.wall_expiry(claim.expires, now))} ({span(left)} from now)"
 
@@ -104,9 +118,15 @@ def free_at(found: Unreadable) -> str:
         return "somebody removes it"
 
 
+@lru_cache(_REMEMBERED)
+def timestamp(moment: datetime) -> str:
+    """Return *moment* as records have it, to the millisecond."""
+    return record_json.timestamp(moment)
+
+
 def wall_time(moment: datetime) -> str:
-    """Return *moment* as people and programs read it."""
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    """Return *moment* as people and programs read it, to the second."""
+    return timestamp(moment)[: -len(".000Z")] + "Z"
 
 
 def span(time: timedelta) -> str:

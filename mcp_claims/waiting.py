@@ -43,13 +43,16 @@ async def without_blocking(
     """
     if claims.remote:
         return await _in_a_thread(partial(operation, LOCK_WAIT), undo)
-    deadline = anyio.current_time() + LOCK_WAIT
+    deadline: float | None = None
     pause = _FIRST_PAUSE
     while True:
         try:
             return operation(0.0)
         except StoreBusyError as busy:
-            left = deadline - anyio.current_time()
+            # Asked for the time only here, since nearly every call finds nobody in its way.
+            now = anyio.current_time()
+            deadline = deadline or now + LOCK_WAIT
+            left = deadline - now
             if left <= 0:
                 raise type(busy)(busy.where, LOCK_WAIT) from busy
         await anyio.sleep(min(pause, left))

@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import anyio
 import uvicorn
@@ -41,6 +42,7 @@ MAX_BODY_BYTES = 256 * 1024
 """A call with the longest key, namespace, note and handle has under 16 kB."""
 
 _STOP_WAIT = 2  # s, for requests that are being answered when the server is asked to stop
+_SESSION_ID = MCP_SESSION_ID_HEADER.encode()
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -127,24 +129,25 @@ class ConnectionEnds:
         self._app, self._sessions = app, sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = MCP_SESSION_ID_HEADER.encode()
-        connection = next((value.decode("latin-1") for header, value in scope["headers"] if header == name), None)
+        connection = next(
+            (value.decode("latin-1") for header, value in scope["headers"] if header == _SESSION_ID), None
+        )
         if connection is None:
             await self._app(scope, receive, send)
             return
-        sessions, ending = self._sessions(), scope["method"] == "DELETE"
+        sessions = self._sessions()
 
-        async def watch(message: Message) -> None:
+        async def end_first(message: Message) -> None:
             # The SDK has checked that the session exists and is this caller's.  Before the client is told: what it held
             # has to be free for whoever hears of the end from it.
-            if ending and message["type"] == "http.response.start" and 200 <= message["status"] < 300:
+            if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
                 sessions.end_connection(connection)
                 await looking(sessions.onlooker, sessions.release_ended)
             await send(message)
 
         sessions.entered(connection)
         try:
-            await self._app(scope, receive, watch)
+            await self._app(scope, receive, end_first if scope["method"] == "DELETE" else send)
         finally:
             sessions.left(connection)
 
@@ -212,6 +215,8 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+# Asked of each request, about the few addresses of this machine.
+@lru_cache(maxsize=64)
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -1,10 +1,14 @@
-"""What the tools answer, as structured content; `wording` says the same in words."""
+"""What the tools answer, as structured content; `wording` says the same in words.
+
+The models are what the tools' schemas are made of.  Each is answered by the function below it as a dictionary, not as an
+instance: what is ours needs no checking in each call.  `test_results.py` holds every function to its model.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from mcp_claims import phrases, wording
 from mcp_claims.answers import Attempt, Look, Release
@@ -12,11 +16,11 @@ from mcp_claims.facts import claim_facts, listed_facts
 from mcp_claims.overview import Listing, Pruned
 from mcp_claims.record import ScopedKey
 
+Answer = dict[str, Any]
+
 
 class Result(BaseModel):
     """A structured answer; what does not apply is left out."""
-
-    model_config = ConfigDict(frozen=True)
 
     advice: str
 
@@ -45,15 +49,18 @@ class TryClaimResult(Facts, Result):
     status: Literal["acquired", "renewed", "held", "done"]
     taken_over_from: str | None = None
 
-    @classmethod
-    def of(cls, scoped: ScopedKey, attempt: Attempt, kept: bool) -> TryClaimResult:
-        return cls(
-            claimed=attempt.claimed,
-            status=attempt.status.value,
-            taken_over_from=phrases.taken_over(attempt.taken_over) if attempt.taken_over else None,
-            advice=wording.attempt_advice(scoped, attempt, kept),
-            **claim_facts(attempt.found, attempt.now),
-        )
+
+def attempt_result(scoped: ScopedKey, attempt: Attempt, kept: bool) -> Answer:
+    """Answer `try_claim`."""
+    answer = {
+        "advice": wording.attempt_advice(scoped, attempt, kept),
+        **claim_facts(attempt.found, attempt.now),
+        "claimed": attempt.claimed,
+        "status": attempt.status.value,
+    }
+    if attempt.taken_over is not None:
+        answer["taken_over_from"] = phrases.taken_over(attempt.taken_over)
+    return answer
 
 
 class LookResult(Facts, Result):
@@ -63,15 +70,18 @@ class LookResult(Facts, Result):
     held_by_you: bool
     in_force: bool | None = None
 
-    @classmethod
-    def of(cls, scoped: ScopedKey, look: Look) -> LookResult:
-        return cls(
-            claimed_by_other=look.claimed_by_other,
-            held_by_you=look.held_by_you,
-            in_force=look.in_force,
-            advice=wording.look_advice(scoped, look),
-            **claim_facts(look.found, look.now),
-        )
+
+def look_result(scoped: ScopedKey, look: Look) -> Answer:
+    """Answer `is_claimed_by_other`."""
+    answer = {
+        "advice": wording.look_advice(scoped, look),
+        **claim_facts(look.found, look.now),
+        "claimed_by_other": look.claimed_by_other,
+        "held_by_you": look.held_by_you,
+    }
+    if look.in_force is not None:
+        answer["in_force"] = look.in_force
+    return answer
 
 
 class ReleaseResult(Result):
@@ -82,14 +92,14 @@ class ReleaseResult(Result):
     generation: int | None = None
     expires_at: str | None = None
 
-    @classmethod
-    def of(cls, scoped: ScopedKey, release: Release) -> ReleaseResult:
-        facts = {} if release.released else claim_facts(release.found, release.now)
-        return cls(
-            released=release.released,
-            advice=wording.release_advice(scoped, release),
-            **{name: facts.get(name) for name in ("holder", "generation", "expires_at")},
-        )
+
+def release_result(scoped: ScopedKey, release: Release) -> Answer:
+    """Answer `release`."""
+    answer: Answer = {"advice": wording.release_advice(scoped, release), "released": release.released}
+    if not release.released:
+        facts = claim_facts(release.found, release.now)
+        answer |= {name: facts[name] for name in ("holder", "generation", "expires_at") if name in facts}
+    return answer
 
 
 class ListResult(Result):
@@ -98,10 +108,14 @@ class ListResult(Result):
     claims: list[dict[str, Any]]
     cursor: str | None = None
 
-    @classmethod
-    def of(cls, listing: Listing, cursor: str | None) -> ListResult:
-        claims = [listed_facts(listed, listing.now) for listed in listing.page]
-        return cls(claims=claims, cursor=cursor, advice=wording.list_advice(cursor))
+
+def list_result(listing: Listing, cursor: str | None) -> Answer:
+    """Answer `list_claims`."""
+    claims = [listed_facts(listed, listing.now) for listed in listing.page]
+    answer: Answer = {"advice": wording.list_advice(cursor), "claims": claims}
+    if cursor is not None:
+        answer["cursor"] = cursor
+    return answer
 
 
 class OpenSessionResult(Result):
@@ -110,9 +124,10 @@ class OpenSessionResult(Result):
     session: str
     holder: str
 
-    @classmethod
-    def of(cls, handle: str, holder: str) -> OpenSessionResult:
-        return cls(session=handle, holder=phrases.shown(holder) or "", advice=wording.OPENED_ADVICE)
+
+def opened_result(handle: str, holder: str) -> Answer:
+    """Answer `open_session`."""
+    return {"advice": wording.OPENED_ADVICE, "session": handle, "holder": phrases.shown(holder)}
 
 
 class PruneResult(Result):
@@ -125,14 +140,15 @@ class PruneResult(Result):
     outcomes: int
     problems: list[str]
 
-    @classmethod
-    def of(cls, pruned: Pruned) -> PruneResult:
-        return cls(
-            expired=pruned.expired,
-            orphaned=pruned.orphaned,
-            unreadable=pruned.unreadable,
-            live=pruned.live,
-            outcomes=pruned.markers,
-            problems=wording.problems(pruned),
-            advice=wording.prune_advice(pruned),
-        )
+
+def prune_result(pruned: Pruned) -> Answer:
+    """Answer `prune`."""
+    return {
+        "advice": wording.prune_advice(pruned),
+        "expired": pruned.expired,
+        "orphaned": pruned.orphaned,
+        "unreadable": pruned.unreadable,
+        "live": pruned.live,
+        "outcomes": pruned.markers,
+        "problems": wording.problems(pruned),
+    }

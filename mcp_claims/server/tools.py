@@ -27,6 +27,7 @@ from mcp_claims.server.arguments import (
 )
 from mcp_claims.server.cursor import read_cursor, spell_cursor
 from mcp_claims.server.results import (
+    Answer,
     ListResult,
     LookResult,
     OpenSessionResult,
@@ -34,6 +35,12 @@ from mcp_claims.server.results import (
     ReleaseResult,
     Result,
     TryClaimResult,
+    attempt_result,
+    list_result,
+    look_result,
+    opened_result,
+    prune_result,
+    release_result,
 )
 from mcp_claims.server.schema import compact_schema
 from mcp_claims.sessions import Caller, Sessions
@@ -85,7 +92,7 @@ async def _try_claim(
     if asked.keep_alive and attempt.claimed and isinstance(attempt.found, Claim):
         kept = True
         sessions.keep(session, attempt.found, asked.ttl_minutes)
-    return _answer(TryClaimResult.of(scoped, attempt, kept), wording.attempt_lead(scoped, attempt))
+    return _answer(attempt_result(scoped, attempt, kept), wording.attempt_lead(scoped, attempt))
 
 
 async def _is_claimed_by_other(
@@ -100,7 +107,7 @@ async def _is_claimed_by_other(
         claims, partial(claims.is_claimed_by_other, asked.key, asked.namespace, generation=asked.generation)
     )
     scoped = rules.scoped_key(asked.key, asked.namespace)
-    return _answer(LookResult.of(scoped, look), wording.look_lead(scoped, look))
+    return _answer(look_result(scoped, look), wording.look_lead(scoped, look))
 
 
 async def _release(
@@ -124,7 +131,7 @@ async def _release(
         ),
     )
     session.keeping.stop(scoped)
-    return _answer(ReleaseResult.of(scoped, release), wording.release_lead(scoped, release))
+    return _answer(release_result(scoped, release), wording.release_lead(scoped, release))
 
 
 async def _list_claims(
@@ -140,7 +147,7 @@ async def _list_claims(
     # In a thread, as there may be many to read before the first that is asked for.
     listing = await reading_many(claims, list_page, _PRUNING)
     cursor = None if listing.after is None else spell_cursor(listing.after)
-    return _answer(ListResult.of(listing, cursor), wording.list_lead(listing), between="\n")
+    return _answer(list_result(listing, cursor), wording.list_lead(listing), between="\n")
 
 
 async def _open_session(
@@ -153,7 +160,7 @@ async def _open_session(
     await looking(sessions.onlooker, sessions.know_handles)
     handle, session = sessions.open(asked.label, caller)
     holder = session.claims.holder.name
-    return _answer(OpenSessionResult.of(handle, holder), wording.opened_lead(handle, holder))
+    return _answer(opened_result(handle, holder), wording.opened_lead(handle, holder))
 
 
 async def _prune(
@@ -166,7 +173,7 @@ async def _prune(
     claims = sessions.looking(caller, None)
     # Always in a thread: there may be 100,000 claims to read.
     pruned = await reading_many(claims, partial(claims.prune, asked.namespace), _PRUNING)
-    return _answer(PruneResult.of(pruned), wording.prune_lead(pruned))
+    return _answer(prune_result(pruned), wording.prune_lead(pruned))
 
 
 async def _acting(sessions: Sessions, caller: Caller, handle: str | None) -> Session:
@@ -181,12 +188,10 @@ async def _looking(sessions: Sessions, caller: Caller, handle: str | None) -> Cl
     return sessions.looking(caller, handle)
 
 
-def _answer(result: Result, lead: str, *, between: str = " ") -> CallToolResult:
-    """Answer *result*, and in words what is the case, *lead*, and what to do."""
-    text = f"{lead}{between}{result.advice}"
-    return CallToolResult(
-        content=[TextContent(type="text", text=text)], structured_content=result.model_dump(exclude_none=True)
-    )
+def _answer(answer: Answer, lead: str, *, between: str = " ") -> CallToolResult:
+    """Answer *answer*, and in words what is the case, *lead*, and what to do."""
+    text = f"{lead}{between}{answer['advice']}"
+    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=answer)
 
 
 def _tool(

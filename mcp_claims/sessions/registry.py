@@ -44,12 +44,13 @@ class Caller:
     """What a server knows of whoever sent a request.
 
     `connection` is an id that the transport itself has given out and checked; `principal` names the credential that
-    the request was authenticated with; `client` is what the client says of itself, for people.
+    the request was authenticated with; `client` returns what the client says of itself, for people.  It is called only
+    where a session does not know that yet.
     """
 
     connection: str | None = None
     principal: str | None = None
-    client: str | None = None
+    client: Callable[[], str | None] = lambda: None
 
 
 @dataclass(slots=True)
@@ -255,16 +256,17 @@ class Sessions:
         else:
             session = self._session(process_session(self._store, self._machine))
             self._connections[caller.connection] = session
-        session.used = self._clock()
-        if session.claims.holder.client is None and caller.client:
-            session.claims.describe_client(caller.client)
+        if session is not self._own:  # That one is there as long as the process, used or not.
+            session.used = self._clock()
+        if session.claims.holder.client is None and (client := caller.client()):
+            session.claims.describe_client(client)
         return session
 
     def _of_nonce(self, nonce: bytes, pid: int, label: str | None, caller: Caller) -> Session:
         session = self._opened.pop(nonce, None)
         if session is None:
             claims = handle_session(self._store, self._machine, pid, nonce, bound=self._bound)
-            described = ", ".join(part for part in (caller.client, label) if part)
+            described = ", ".join(part for part in (caller.client(), label) if part)
             if described:
                 claims.describe_client(described)
             session = self._session(claims)

@@ -48,8 +48,8 @@ SESSIONS = [
         "the text is the advice alone",
         "V4",
         SERVER + "tools.py",
-        'text = f"{lead}{between}{result.advice}"',
-        "text = result.advice",
+        """text = f"{lead}{between}{answer['advice']}\"""",
+        "text = answer['advice']",
     ),
     Plant(
         "a note is not quoted",
@@ -157,8 +157,8 @@ SESSIONS = [
         "DELETE is passed over",
         "I8",
         SERVER + "http.py",
-        'if ending and message["type"]',
-        'if False and message["type"]',
+        'end_first if scope["method"] == "DELETE" else send',
+        "send",
     ),
     Plant("idle sessions stay", "I8", REGISTRY, "if connection not in self._requests and now", "if False and now"),
     Plant(

@@ -17,7 +17,7 @@ from tests.claims.faulty import Busy
 from tests.support.machines import FakeMachine, World
 
 IDLE = 30 * 60
-ADA, BEN = Caller(connection="a" * 32, client="codex 1"), Caller(connection="b" * 32)
+ADA, BEN = Caller(connection="a" * 32, client=lambda: "codex 1"), Caller(connection="b" * 32)
 NOBODY = Caller()
 
 
