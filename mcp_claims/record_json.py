@@ -62,12 +62,12 @@ def to_json(claim: Claim, beside: Mapping[str, object] | None = None) -> bytes:
     ).encode()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _spelt_key(scoped: ScopedKey) -> str:
     return _fields({"key": scoped.key, "namespace": scoped.namespace})
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _spelt_holder(holder: Holder, epoch: str | None) -> tuple[str, str]:
     """Return the fields of *holder* that the original has, and ours, with the *epoch* of its clock."""
     proof = holder.proof
@@ -139,7 +139,7 @@ def _checked_holder(*fields: object) -> Holder:
 
 _OF_HOLDER = ("holder", "pid", "boot", "pidNamespace", "timeNamespace", "processStart", "client")
 # Most records belong to few sessions.  By type as well: `True` and 1.0 are no PIDs, although they equal 1.
-_known_holder = lru_cache(maxsize=64, typed=True)(_checked_holder)
+_known_holder = lru_cache(maxsize=256, typed=True)(_checked_holder)
 
 
 def _ended(record: dict[str, Any], epoch: str | None) -> Ended:
