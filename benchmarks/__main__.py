@@ -10,7 +10,19 @@ from collections.abc import Callable, Iterable, Sequence
 from benchmarks.measure import Effort, Figure
 from benchmarks.report import as_json, as_table, write
 
-SUBJECTS = ("start", "memory", "call", "cycle", "contention", "scale", "waiting", "crowd", "watching", "http")
+SUBJECTS = (
+    "start",
+    "imports",
+    "memory",
+    "call",
+    "cycle",
+    "contention",
+    "scale",
+    "waiting",
+    "crowd",
+    "watching",
+    "http",
+)
 _QUICK = 0.1
 
 

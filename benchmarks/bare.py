@@ -1,7 +1,8 @@
 """The system calls that a claim needs, and nothing else: no judgement, no parsing, no errors explained.
 
 What each is needed for is in DESIGN.md: S1 (the lock), S2 (is it still the file at the path), S3 (compare), S4 (rename),
-S8 (modes), G1 (the mark), P5 (who calls), T1 (both clocks, before a change and after it).
+S8 (modes), G1 (the mark), P2 (proof of life), P5 (who calls), T1 (both clocks, before a
+change and after it).
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ class Bare:
     def look(self, key: str) -> None:
         """Read, without the lock."""
         _content(f"{self._directory}/{key}.json")
+
+    def refuse(self, key: str, pid: int) -> None:
+        """Read, without the lock, and ask whether *pid* lives and when it was started."""
+        self._tell_time(1)
+        self.look(key)
+        os.kill(pid, 0)
+        _content(f"/proc/{pid}/stat")
 
     def try_once(self, key: str) -> bool:
         """Lock, read, and write if nobody has *key*; tell whether."""
@@ -54,6 +62,17 @@ class Bare:
             os.unlink(path)
         finally:
             self._leave(lock)
+
+    def put(self, key: str) -> None:
+        """Write a file that appears whole, and nothing else: no lock, no comparison."""
+        fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(fd, self._record)
+        os.close(fd)
+        os.replace(self._new, f"{self._directory}/{key}.json")
+
+    def drop(self, key: str) -> None:
+        """Remove what `put` wrote."""
+        os.unlink(f"{self._directory}/{key}.json")
 
     def _tell_time(self, times: int) -> None:
         os.getpid()

@@ -32,10 +32,12 @@ def measure(effort: Effort) -> Iterator[Figure]:
             lambda: server.call("try_claim", key="held"),
             lambda: server.call("bare_claim"),
             lambda: server.call("bare_release"),
-            lambda: server.call("bare_look"),
+            lambda: server.call("bare_refusal"),
+            lambda: server.call("bare_put"),
+            lambda: server.call("bare_drop"),
         )
         interleaved(effort.of(_WARM_UP), *sides)
-        noop, at_length, claim, release, refusal, *bare = interleaved(effort.of(3_000), *sides)
+        noop, at_length, claim, release, refusal, *bare, put, drop = interleaved(effort.of(3_000), *sides)
         # Beside another server, each after the other one.
         turns = (
             lambda: server.call("try_claim", key="red"),
@@ -48,11 +50,11 @@ def measure(effort: Effort) -> Iterator[Figure]:
         interleaved(effort.of(_WARM_UP), *turns)
         claim_in_turn, _, _, _, noop_in_turn, add = interleaved(effort.of(1_000), *turns)
     floor = "no-op tool, same server"
-    yield beside("call", "try_claim, granted", "ms", claim, noop, floor, Bar(1.10))
+    yield beside("call", "try_claim, granted", "ms", claim, noop, floor, Bar(1.20))
     yield tails("call", "try_claim, granted", "ms", claim, noop, floor, Bar(1.3))
-    yield beside("call", "release", "ms", release, noop, floor, Bar(1.05))
+    yield beside("call", "release", "ms", release, noop, floor, Bar(1.10))
     yield tails("call", "release", "ms", release, noop, floor, Bar(1.3))
-    yield beside("call", "try_claim, refused", "ms", refusal, noop, floor, Bar(1.10))
+    yield beside("call", "try_claim, refused", "ms", refusal, noop, floor, Bar(1.20))
     yield tails("call", "try_claim, refused", "ms", refusal, noop, floor, Bar(1.3))
     yield beside("call", "try_claim, granted", "ms", claim, at_length, "no-op tool that answers as much", None)
     calls = "no-op tool with the bare system calls"
@@ -61,5 +63,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
     ):
         yield beside("call", what, "ms", ours, least, calls, None)
         yield beside("call", f"{calls}: {what}", "ms", least, noop, floor, None)
+    yield beside("call", "no-op tool that writes a file and does nothing else", "ms", put, noop, floor, None)
+    yield beside("call", "no-op tool that removes it", "ms", drop, noop, floor, None)
     yield beside("call", "try_claim, granted", "ms", claim_in_turn, add, "`add` of the minimal server", None)
     yield beside("call", "no-op tool", "ms", noop_in_turn, add, "`add` of the minimal server", None)

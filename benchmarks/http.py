@@ -19,8 +19,8 @@ from benchmarks.measure import Bar, Effort, Figure
 from benchmarks.servers import ROOT, WITH_NOOP, call_line, line
 
 _HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
-_SLICE = 1.5  # s
-_SLICES = 7
+_SLICE = 0.5  # s
+_SLICES = 21
 
 
 def measure(effort: Effort) -> Iterator[Figure]:

@@ -1,13 +1,15 @@
 """The floor of a call: `mcp-claims` with more tools, which do nothing and answer words and structure.
 
 `noop` answers two words; `noop_at_length` what `try_claim` answers, for what the SDK takes for the length of it.
-`bare_claim`, `bare_release` and `bare_look` make the system calls of a claim besides, without any judgement: no server that
-keeps claims in files can take less than these, whatever it is written in.
+`bare_claim`, `bare_release` and `bare_refusal` make the system calls of a claim besides, without any judgement: no server that
+keeps claims in files in this way can take less than these, whatever it is written in.  `bare_put` and `bare_drop` write and
+remove one file, without lock or comparison: less than that no way to keep a claim in a file can take.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -76,5 +78,7 @@ if __name__ == "__main__":
     bare.try_once("held")
     _add("bare_claim", "noop_at_length", partial(bare.try_once, "red"))
     _add("bare_release", "noop", partial(bare.release, "red"))
-    _add("bare_look", "noop_at_length", partial(bare.look, "held"))
+    _add("bare_refusal", "noop_at_length", partial(bare.refuse, "held", os.getppid()))
+    _add("bare_put", "noop_at_length", partial(bare.put, "file"))
+    _add("bare_drop", "noop", partial(bare.drop, "file"))
     sys.exit(main())

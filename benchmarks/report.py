@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.measure import Figure
+from mcp_claims.diagnosis.file_system import kind_of
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _BEGIN, _END = "<!-- figures: written by python -m benchmarks --write -->", "<!-- end of figures -->"
@@ -27,6 +29,7 @@ def machine() -> dict[str, object]:
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "system": f"{platform.system()} {platform.release()}",
         "processor": f"{os.cpu_count()} of {_processor()}",
+        "file system": kind_of(Path(tempfile.gettempdir()), Path("/proc/self/mountinfo")),
         "load": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _PACKAGES},

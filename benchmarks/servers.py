@@ -87,14 +87,16 @@ class Peer:
 
 
 @contextmanager
-def peer(*arguments: str | Path) -> Iterator[Peer]:
-    """Start Python with *arguments*, a server on stdio; it has ended when this has."""
+def peer(*arguments: str | Path, program: str | Path = sys.executable) -> Iterator[Peer]:
+    """Start *program* with *arguments*, a server on stdio; it has ended when this has."""
     with subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
+        [str(program), *map(str, arguments)],
         cwd=ROOT,
         env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        # What servers of others say of themselves there; ours say nothing unless something is wrong.
+        stderr=None if program == sys.executable else subprocess.DEVNULL,
     ) as process:
         try:
             yield Peer(process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,9 @@ from mcp_claims import FileStore, process_session
 from mcp_claims.stores.location import DIRECTORY_VARIABLE
 
 COMMAND = Path(sys.executable).with_name("mcp-claims")
+# A reference server of the protocol for Node, in a directory where npm has installed it and a `node` to run it.
+NODE = os.environ.get("MCP_CLAIMS_NODE")
+_MEMORY = "node_modules/@modelcontextprotocol/server-memory/dist/index.js"
 _EVENT = b'{"tool_name": "Bash", "tool_input": {"command": "make nightly"}}'
 
 
@@ -34,6 +38,12 @@ def measure(effort: Effort) -> Iterator[Figure]:
         def nothing() -> None:
             subprocess.run([sys.executable, "-c", "pass"], env=ENVIRONMENT, check=True)
 
+        def node() -> None:
+            assert NODE is not None
+            with peer(Path(NODE, _MEMORY), program=Path(NODE, "node_modules/.bin/node")) as server:
+                server.greet()
+                server.call("read_graph")
+
         claims = ENVIRONMENT | {DIRECTORY_VARIABLE: directory}
 
         def check() -> None:
@@ -48,10 +58,13 @@ def measure(effort: Effort) -> Iterator[Figure]:
 
         other = process_session(FileStore(directory))
         other.try_claim("nightly")
-        interleaved(1, ours, minimal, nothing, check, guard)  # Byte code is there from now on.
-        took = interleaved(effort.of(40), ours, minimal, nothing, check, guard)
+        sides = (ours, minimal, nothing, check, guard, *([node] if NODE else []))
+        interleaved(1, *sides)  # Byte code is there from now on.
+        took = interleaved(effort.of(40), *sides)
     floor = "minimal server of the SDK"
     yield beside("start", "to the first answered call on stdio", "ms", took[0], took[1], floor, Bar(0.95))
+    if NODE:
+        yield beside("start", "the reference server `memory` for Node", "ms", took[5], took[1], floor, None)
     nothing_is = "Python that does nothing"
     yield beside("start", "the minimal server itself", "ms", took[1], took[2], nothing_is, None)
     yield beside("start", "`mcp-claims check` of a held key", "ms", took[3], took[2], nothing_is, Bar(2.5))

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.__main__ import SUBJECTS
+from benchmarks.imports import by_package
 from benchmarks.measure import Bar, Figure, p99
 from tests.support.etcd import program
 
@@ -34,7 +35,7 @@ def measured(*arguments: str) -> dict[str, Any]:
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_each_subject_has_figures_beside_their_floors(subject: str) -> None:
     printed = measured(subject)
-    assert {"date", "system", "processor", "load", "python", "versions"} == printed["machine"].keys()
+    assert {"date", "system", "processor", "file system", "load", "python", "versions"} == printed["machine"].keys()
     assert printed["figures"]
     for figure in printed["figures"]:
         assert figure["subject"] == subject
@@ -44,6 +45,20 @@ def test_each_subject_has_figures_beside_their_floors(subject: str) -> None:
             assert figure["floor"] > 0 and figure["floor_is"]
             assert figure["ratio"] == pytest.approx(figure["ours"] / figure["floor"])
         assert (figure["met"] is None) == (figure["bar"] is None)
+
+
+def test_the_time_of_an_import_goes_to_the_package_of_each_module_itself() -> None:
+    lines = [
+        "import time: self [us] | cumulative | imported package",
+        "import time:       100 |        100 |     mcp_types._v1",
+        "import time:        50 |        150 |   mcp_types",
+        "import time:         7 |        157 | mcp.server",
+        "import time:         3 |          3 | zlib",
+        "import time: words that a module prints",
+    ]
+    assert by_package(lines) == pytest.approx(
+        {"mcp_types": 150e-6, "mcp": 7e-6, "the standard library and others": 3e-6}
+    )
 
 
 def test_a_bar_is_met_on_its_side_of_the_limit() -> None:
