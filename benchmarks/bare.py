@@ -21,8 +21,7 @@ class Bare:
 
     def __init__(self, directory: Path, record: bytes) -> None:
         self._directory, self._record = str(directory), record
-        self._lock, self._new = f"{directory}/.lock", f"{directory}/.new/record"
-        Path(directory, ".new").mkdir(exist_ok=True)
+        self._lock, self._new = f"{directory}/.lock", f"{directory.parent}/.new-{directory.name}"
 
     def look(self, key: str) -> None:
         """Read, without the lock."""

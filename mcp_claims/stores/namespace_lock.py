@@ -29,11 +29,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_02, 0.002, 1.5
 # 20 ms while a thread pruned, since that one gives the interpreter up in its system calls, mostly inside.
 _ASKED_OF_OURS, _LONGEST_FOR_OURS = 1, 0.000_2
 _TURN_OF_OURS = 0.002
-"""Seconds that even who may not wait waits for a thread of this process: unlike another process, it cannot be stopped
-while we go on."""
+"""Seconds that even who may not wait, as the event loop, waits for a thread of this process, which is as good as out."""
 
-# The lock files that threads of this process are inside by.  Only how to wait depends on it, never whether.
-_ours: set[str] = set()
+# The lock files that threads of this process are inside by, and whether that one is still worth a turn's wait.  Were it
+# waited for by each who asks, one that a slow disk keeps inside would keep the event loop for 2 ms times all calls.  Only
+# how long to wait depends on this, never whether the lock is free.
+_ours: dict[str, bool] = {}
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ours.clear)
@@ -73,16 +74,16 @@ class namespace_lock:  # noqa: N801 (used like a function)
                 make_namespace(kernel, self._directory)
                 self._fd = kernel.open(path, CREATE_LOCK)
             try:
-                ours = path in _ours
-                if not (kernel.try_lock(self._fd, asked=_ASKED_OF_OURS) if ours else kernel.try_lock(self._fd)):
+                if not kernel.try_lock(self._fd, asked=_ASKED_OF_OURS if path in _ours else ASKED):
                     if deadline is None:
-                        deadline = kernel.monotonic() + (max(self._wait, _TURN_OF_OURS) if ours else self._wait)
+                        turn = _TURN_OF_OURS if _ours.get(path) else 0.0
+                        deadline = kernel.monotonic() + max(self._wait, turn)
                     self._wait_for_it(deadline)
                 self._file = kernel.status(self._fd)
                 if not stat.S_ISREG(self._file.st_mode):
                     raise OSError(errno.EINVAL, "the lock file is not a file", path)
                 if self._is_at_its_path():
-                    _ours.add(path)
+                    _ours[path] = True
                     return self
             except BaseException:
                 self._leave()
@@ -92,7 +93,7 @@ class namespace_lock:  # noqa: N801 (used like a function)
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _ours.discard(self._path)
+        _ours.pop(self._path, None)
         self._leave()
 
     def still_locked(self) -> None:
@@ -153,6 +154,8 @@ class namespace_lock:  # noqa: N801 (used like a function)
         while True:
             left = deadline - self._kernel.monotonic()
             if left <= 0:
+                if self._path in _ours:
+                    _ours[self._path] = False
                 raise StoreBusyError(self._path, self._wait)
             # Asking again, not a blocking flock: that has no time-out, and a thread left behind in one would take the
             # lock long after its caller was told that the store is busy.

@@ -117,12 +117,12 @@ class NoLock(SimulatedKernel):
 
 
 class UnlocksBeforeWriting(FileStore):
-    def _write(self, path: str, data: bytes, lock: namespace_lock) -> None:
+    def _write(self, path: str, fresh: str, data: bytes, lock: namespace_lock) -> None:
         kernel = self._kernel
         assert isinstance(kernel, SimulatedKernel)
         for fd in list(kernel._openings):
             kernel.unlock(fd)
-        super()._write(path, data, lock)
+        super()._write(path, fresh, data, lock)
 
 
 class UnlinksTheLockFile(SimulatedKernel):

@@ -77,7 +77,7 @@ def claim_after_death(directory: Path, after: int) -> int:
     assert isinstance(attempt.found, Claim)
     assert attempt.found.generation > after
     assert session.release(KEY).released
-    assert sorted(path.name for path in directory.glob("*/**/*")) == [".lock", ".new"], "nothing of the dead is left"
+    assert sorted(path.name for path in directory.glob("*/*")) == [".lock"], "nothing of the dead is left"
     return attempt.found.generation
 
 

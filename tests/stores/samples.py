@@ -41,10 +41,9 @@ def place(store: FileStore, scoped: ScopedKey = KEY) -> Path:
     return Path(store.directory, file_name(scoped.namespace), f"{file_name(scoped.key)}.json")
 
 
-def entries(store: FileStore, scoped: ScopedKey = KEY) -> list[str]:
-    """Return all that is in the directory of a namespace, and what is in the directories in that."""
-    directory = place(store, scoped).parent
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+def fresh(store: FileStore) -> Path:
+    """Return where the records of the sample key's namespace are written, before they appear in their places."""
+    return Path(store.directory, f".new-{file_name(KEY.namespace)}")
 
 
 def lock_file(store: FileStore, scoped: ScopedKey = KEY) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -18,7 +19,7 @@ from mcp_claims.stores.files import FileStore
 from mcp_claims.stores.kernel import Kernel
 from mcp_claims.stores.namespace_lock import namespace_lock
 from tests.stores.hooked import HookedKernel
-from tests.stores.samples import KEY, claim, entries, grant, lock_file, place, renewed
+from tests.stores.samples import KEY, claim, fresh, grant, lock_file, place, renewed
 from tests.support.machines import World
 
 if sys.platform == "win32":
@@ -41,12 +42,16 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def entries(store: FileStore) -> list[str]:
+    return sorted(path.name for path in place(store).parent.iterdir())
+
+
 @pytest.mark.usefixtures("umask")
 def test_directories_and_files_are_ours_alone_whatever_the_umask(store: FileStore) -> None:
     granted = grant(store, claim())
     grant(store, renewed(granted), over=granted)
     assert mode(Path(store.directory)) == 0o700
-    assert mode(place(store).parent) == mode(place(store).parent / ".new") == 0o700
+    assert mode(place(store).parent) == 0o700
     assert mode(place(store)) == 0o600
     assert mode(lock_file(store)) == 0o600
 
@@ -54,7 +59,7 @@ def test_directories_and_files_are_ours_alone_whatever_the_umask(store: FileStor
 def test_a_claim_is_a_json_file_in_the_directory_of_its_namespace(store: FileStore, tmp_path: Path) -> None:
     grant(store, claim(ScopedKey("ci", "red-check")))
     assert (tmp_path / "claims" / "ci" / "red-check.json").is_file()
-    assert entries(store) == [".lock", ".new", "red-check.json"]
+    assert entries(store) == [".lock", "red-check.json"]
 
 
 def test_a_claim_is_as_old_as_its_file_is_now_also_for_who_wrote_it_and_who_read_it_before(store: FileStore) -> None:
@@ -96,7 +101,7 @@ def test_the_lock_file_stays_the_same_file_whatever_happens_to_the_claims(store:
     assert still_the_same(), "after a takeover"
     world.pass_time(3_600)
     assert second.prune().expired == 1
-    assert entries(store) == [".lock", ".new"]
+    assert entries(store) == [".lock"]
     assert still_the_same(), "after a prune"
     place(store).write_bytes(b"{")
     found = store.read(KEY)
@@ -105,14 +110,15 @@ def test_the_lock_file_stays_the_same_file_whatever_happens_to_the_claims(store:
     assert still_the_same(), "after a discard"
 
 
-def test_nothing_but_claims_and_the_lock_stays_and_an_empty_directory(store: FileStore) -> None:
+def test_nothing_but_claims_and_the_lock_stays(store: FileStore) -> None:
     first = grant(store, claim())
-    assert entries(store) == [".lock", ".new", "red-check.json"]
+    assert entries(store) == [".lock", "red-check.json"]
     second = grant(store, renewed(first), over=first)
     assert not store.swap(KEY, None, claim()).won
-    assert entries(store) == [".lock", ".new", "red-check.json"]
+    assert entries(store) == [".lock", "red-check.json"]
     store.swap(KEY, second, None)
-    assert entries(store) == [".lock", ".new"]
+    assert entries(store) == [".lock"]
+    assert os.listdir(store.directory) == [KEY.namespace]
 
 
 @pytest.mark.parametrize("left", ["half", "link"])
@@ -120,7 +126,7 @@ def test_what_a_crash_left_of_a_write_is_replaced(store: FileStore, tmp_path: Pa
     granted = grant(store, claim())
     outside = tmp_path / "outside"
     outside.write_text("untouched")
-    new = place(store).parent / ".new" / "record"
+    new = fresh(store)
     if left == "half":
         new.write_bytes(b'{"holder": "somebo')
     else:
@@ -128,17 +134,24 @@ def test_what_a_crash_left_of_a_write_is_replaced(store: FileStore, tmp_path: Pa
     assert list(store.scan()) == [granted]
     longer = grant(store, renewed(granted), over=granted)
     assert store.read(KEY) == longer
-    assert entries(store) == [".lock", ".new", "red-check.json"]
+    assert entries(store) == [".lock", "red-check.json"]
     assert outside.read_text() == "untouched"
+    assert os.listdir(store.directory) == [KEY.namespace]
 
 
-def test_the_directory_in_which_records_are_written_is_made_again_when_it_was_removed(store: FileStore) -> None:
-    granted = grant(store, claim())
-    place(store).parent.joinpath(".new").rmdir()
-    assert store.read(KEY) == granted
-    longer = grant(store, renewed(granted), over=granted)
+def test_a_namespace_that_is_mounted_from_elsewhere_has_its_records_written_in_itself(store: FileStore) -> None:
+    class Mounted(HookedKernel):
+        def replace(self, source: str, target: str) -> None:
+            if os.path.dirname(source) != os.path.dirname(target):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source)
+            super().replace(source, target)
+
+    mounted = FileStore(store.directory, kernel=Mounted())
+    granted = grant(mounted, claim())
+    longer = grant(mounted, renewed(granted), over=granted)
     assert store.read(KEY) == longer
-    assert mode(place(store).parent / ".new") == 0o700
+    assert entries(store) == [".lock", "red-check.json"]
+    assert os.listdir(store.directory) == [KEY.namespace]
 
 
 def test_a_claims_directory_removed_under_running_stores_is_made_anew_and_still_excludes(store: FileStore) -> None:

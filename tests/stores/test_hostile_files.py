@@ -21,7 +21,7 @@ from mcp_claims.record_json import to_json
 from mcp_claims.stores.base import Swap
 from mcp_claims.stores.files import MAX_RECORD_BYTES, FileStore
 from tests.stores.hooked import HookedKernel
-from tests.stores.samples import KEY, OTHER_KEY, claim, grant, lock_file, place, renewed
+from tests.stores.samples import KEY, OTHER_KEY, claim, fresh, grant, lock_file, place, renewed
 
 if sys.platform == "win32":
     pytest.skip("has no FIFOs, and no links without a privilege", allow_module_level=True)
@@ -196,7 +196,7 @@ def test_a_directory_where_a_claim_belongs_is_put_aside_with_all_that_is_in_it(s
 
 def test_a_directory_where_a_claim_is_written_first_is_put_aside(store: FileStore) -> None:
     grant(store, claim())
-    directory(place(store).parent / ".new" / "record")
+    directory(fresh(store))
     assert store.swap(OTHER_KEY, None, claim(OTHER_KEY), wait=0).won
 
 
@@ -235,7 +235,7 @@ def test_a_file_without_permissions_is_unreadable_to_its_owner() -> None:
 import tempfile
 from mcp_claims.stores.files import FileStore
 from tests.core.process import become_nobody
-from tests.stores.samples import KEY, claim, grant, place
+from tests.stores.samples import KEY, claim, fresh, grant, place
 
 become_nobody()
 with tempfile.TemporaryDirectory() as directory:

@@ -141,7 +141,7 @@ def test_a_line_leaves_one_empty_hidden_file_however_many_keys_are_waited_for(st
         with ExitStack() as ada:
             come(ada, store, ScopedKey("ci", f"event {number}"))
     files = {path.name: path.stat() for path in place(store).parent.iterdir()}
-    assert files.keys() == {".lock", ".new", ".line", place(store).name}
+    assert files.keys() == {".lock", ".line", place(store).name}
     assert (files[".line"].st_size, files[".line"].st_mode & 0o777) == (0, 0o600)
     assert [found.scoped for found in store.scan()] == [KEY]  # type: ignore[union-attr]
 
