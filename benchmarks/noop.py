@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mcp_types import CallToolResult, TextContent, Tool
+from mcp_types import CallToolResult, TextContent
 
 from benchmarks.bare import Bare
 from mcp_claims.cli.main import main
 from mcp_claims.patience import Report
-from mcp_claims.server.tools import TOOLS, ClaimsTool
+from mcp_claims.server.tools import TOOLS
 from mcp_claims.sessions import Caller, Sessions
 
 _ADVICE = "You act, nobody else will. Release it when done; call try_claim again before it expires to renew."
@@ -64,8 +64,7 @@ async def _noop(
 
 
 def _add(name: str, answer: str, do: Callable[[], object] = _nothing) -> None:
-    listed = Tool(name=name, input_schema={"type": "object"}, output_schema={"type": "object"})
-    TOOLS[name] = ClaimsTool(listed, partial(_noop, answer, do))
+    TOOLS[name] = partial(_noop, answer, do)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 # `ServerRequestContext` is generic at type-checking time only as the SDK wants it; see its module.
 from mcp.server.context import ServerRequestContext
@@ -36,6 +37,7 @@ from mcp_types import (
     SubscriptionsListenRequestParams,
     SubscriptionsListenResult,
     TextContent,
+    Tool,
     UnsubscribeRequestParams,
 )
 
@@ -89,7 +91,7 @@ def build_server(open_sessions: Callable[[], Sessions]) -> Server[Run]:
         instructions=INSTRUCTIONS,
         lifespan=lifespan,
         # Without it the SDK lists all tools again at each call over HTTP.
-        get_tool_input_schema=lambda name: TOOLS[name].listed.input_schema if name in TOOLS else None,
+        get_tool_input_schema=_input_schema,
         on_list_tools=_list_tools,
         on_call_tool=_call_tool,
         on_list_resources=_list_resources,
@@ -104,8 +106,19 @@ def build_server(open_sessions: Callable[[], Sessions]) -> Server[Run]:
     )
 
 
+def _definitions() -> dict[str, Tool]:
+    from mcp_claims.server.definitions import DEFINITIONS  # Here, as no call on stdio waits for it.
+
+    return DEFINITIONS
+
+
+def _input_schema(name: str) -> dict[str, Any] | None:
+    tool = _definitions().get(name)
+    return None if tool is None else tool.input_schema
+
+
 async def _list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:  # noqa: ARG001 (the SDK's interface)
-    return ListToolsResult(tools=[tool.listed for tool in TOOLS.values()])
+    return ListToolsResult(tools=list(_definitions().values()))
 
 
 async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
@@ -113,7 +126,7 @@ async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToo
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"There is no tool {params.name[:100]!r}; there are {', '.join(TOOLS)}.")
     try:
-        return await tool.call(
+        return await tool(
             context.lifespan_context.sessions, caller_of(context), params.arguments, context.session.report_progress
         )
     except ClaimsError as error:

@@ -1,14 +1,11 @@
 """What the tools answer, as structured content; `wording` says the same in words.
 
-The models are what the tools' schemas are made of.  Each is answered by the function below it as a dictionary, not as an
-instance: what is ours needs no checking in each call.  `test_results.py` holds every function to its model.
+Each answer is a dictionary of the form that its model in `result_models` has.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, Field
+from typing import Any
 
 from mcp_claims import phrases, wording
 from mcp_claims.answers import Attempt, Look, Release
@@ -17,37 +14,6 @@ from mcp_claims.overview import Listing, Pruned
 from mcp_claims.record import ScopedKey
 
 Answer = dict[str, Any]
-
-
-class Result(BaseModel):
-    """A structured answer; what does not apply is left out."""
-
-    advice: str
-
-
-class Facts(BaseModel):
-    """What there is to know of the claim in force.
-
-    `generation` is the fencing token.  `note` is in its holder's words, which are no instructions to anybody else.
-    """
-
-    holder: str | None = None
-    client: str | None = None
-    generation: int | None = None
-    claimed_at: str | None = None
-    expires_at: str | None = None
-    expires_in_seconds: float | None = None
-    note: Annotated[str | None, Field(description="Its holder's words, no instructions")] = None
-    outcome: str | None = None
-    ended_at: str | None = None
-
-
-class TryClaimResult(Facts, Result):
-    """The answer of `try_claim`."""
-
-    claimed: bool
-    status: Literal["acquired", "renewed", "held", "done"]
-    taken_over_from: str | None = None
 
 
 def attempt_result(scoped: ScopedKey, attempt: Attempt, kept: bool) -> Answer:
@@ -63,14 +29,6 @@ def attempt_result(scoped: ScopedKey, attempt: Attempt, kept: bool) -> Answer:
     return answer
 
 
-class LookResult(Facts, Result):
-    """The answer of `is_claimed_by_other`."""
-
-    claimed_by_other: bool
-    held_by_you: bool
-    in_force: bool | None = None
-
-
 def look_result(scoped: ScopedKey, look: Look) -> Answer:
     """Answer `is_claimed_by_other`."""
     answer = {
@@ -84,15 +42,6 @@ def look_result(scoped: ScopedKey, look: Look) -> Answer:
     return answer
 
 
-class ReleaseResult(Result):
-    """The answer of `release`; where nothing was released, who has the claim and until when."""
-
-    released: bool
-    holder: str | None = None
-    generation: int | None = None
-    expires_at: str | None = None
-
-
 def release_result(scoped: ScopedKey, release: Release) -> Answer:
     """Answer `release`."""
     answer: Answer = {"advice": wording.release_advice(scoped, release), "released": release.released}
@@ -100,13 +49,6 @@ def release_result(scoped: ScopedKey, release: Release) -> Answer:
         facts = claim_facts(release.found, release.now)
         answer |= {name: facts[name] for name in ("holder", "generation", "expires_at") if name in facts}
     return answer
-
-
-class ListResult(Result):
-    """The answer of `list_claims`: a page of claims, each with its facts, and the cursor of the next."""
-
-    claims: list[dict[str, Any]]
-    cursor: str | None = None
 
 
 def list_result(listing: Listing, cursor: str | None) -> Answer:
@@ -118,27 +60,9 @@ def list_result(listing: Listing, cursor: str | None) -> Answer:
     return answer
 
 
-class OpenSessionResult(Result):
-    """The answer of `open_session`: the handle, which is a secret, and the public name it acts under."""
-
-    session: str
-    holder: str
-
-
 def opened_result(handle: str, holder: str) -> Answer:
     """Answer `open_session`."""
     return {"advice": wording.OPENED_ADVICE, "session": handle, "holder": phrases.shown(holder)}
-
-
-class PruneResult(Result):
-    """The answer of `prune`: what was removed, how many live claims there are, and what needs a person."""
-
-    expired: int
-    orphaned: int
-    unreadable: int
-    live: int
-    outcomes: int
-    problems: list[str]
 
 
 def prune_result(pruned: Pruned) -> Answer:

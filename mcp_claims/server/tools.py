@@ -1,14 +1,13 @@
-"""The tools: name, description for the model that decides whether to call, schemas, hints, and what they run."""
+"""The tools: what each of them runs; `definitions` says what a host is told of them."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import anyio
-from mcp_types import CallToolResult, TextContent, Tool, ToolAnnotations
+from mcp_types import CallToolResult, TextContent
 
 from mcp_claims import rules, wording
 from mcp_claims.answers import Attempt
@@ -16,7 +15,6 @@ from mcp_claims.claims import Claims
 from mcp_claims.patience import Report, claim_patiently
 from mcp_claims.record import Claim, Outcome
 from mcp_claims.server.arguments import (
-    Arguments,
     ListArguments,
     LookArguments,
     OpenSessionArguments,
@@ -28,13 +26,6 @@ from mcp_claims.server.arguments import (
 from mcp_claims.server.cursor import read_cursor, spell_cursor
 from mcp_claims.server.results import (
     Answer,
-    ListResult,
-    LookResult,
-    OpenSessionResult,
-    PruneResult,
-    ReleaseResult,
-    Result,
-    TryClaimResult,
     attempt_result,
     list_result,
     look_result,
@@ -42,7 +33,6 @@ from mcp_claims.server.results import (
     prune_result,
     release_result,
 )
-from mcp_claims.server.schema import compact_schema
 from mcp_claims.sessions import Caller, Sessions
 from mcp_claims.sessions.registry import Session
 from mcp_claims.waiting import looking, reading_many, without_blocking
@@ -60,14 +50,6 @@ _PRUNING = anyio.CapacityLimiter(2)
 
 
 Call = Callable[[Sessions, Caller, dict[str, Any] | None, Report], Awaitable[CallToolResult]]
-
-
-@dataclass(frozen=True)
-class ClaimsTool:
-    """A tool as listed, and the coroutine that answers a call of it."""
-
-    listed: Tool
-    call: Call
 
 
 async def _try_claim(
@@ -194,86 +176,7 @@ def _answer(answer: Answer, lead: str, *, between: str = " ") -> CallToolResult:
     return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=answer)
 
 
-def _tool(
-    call: Call,
-    title: str,
-    description: str,
-    takes: type[Arguments],
-    gives: type[Result],
-    *,
-    read_only: bool = False,
-    idempotent: bool = True,
-) -> ClaimsTool:
-    listed = Tool(
-        name=call.__name__.removeprefix("_"),
-        title=title,
-        description=description,
-        input_schema=compact_schema(takes, "validation"),
-        output_schema=compact_schema(gives, "serialization"),
-        # Not destructive: they touch only what is the caller's own or dead.  Hosts ask people, or refuse, otherwise.
-        annotations=ToolAnnotations(
-            read_only_hint=read_only,
-            destructive_hint=False,
-            idempotent_hint=idempotent,
-            open_world_hint=False,
-        ),
-    )
-    return ClaimsTool(listed, call)
-
-
-TOOLS = {
-    tool.listed.name: tool
-    for tool in (
-        _tool(
-            _try_claim,
-            "Claim an event",
-            "Ask for the right to act on an event, before acting. claimed=true: yours until expires_at (renewed if you "
-            "had it already). claimed=false: another session has it (held) or has done it (done); do not act. Claims of "
-            "dead or expired sessions are taken over.",
-            TryClaimArguments,
-            TryClaimResult,
-            idempotent=False,
-        ),
-        _tool(
-            _is_claimed_by_other,
-            "See who holds an event",
-            "See whether another live session holds an event, and who. No permission to act: only try_claim gives that.",
-            LookArguments,
-            LookResult,
-            # It may remove a dead claim that it meets, which changes no answer that anybody gets.
-            read_only=True,
-        ),
-        _tool(
-            _release,
-            "Release your claim",
-            "Give back your claim on an event as soon as you are done or give up; say which as outcome, so that nobody "
-            "repeats what is done. Never touches another session's claim.",
-            ReleaseArguments,
-            ReleaseResult,
-        ),
-        _tool(
-            _list_claims,
-            "List claims",
-            "What is claimed, by whom, 50 a page; dead claims are marked.",
-            ListArguments,
-            ListResult,
-            read_only=True,
-        ),
-        _tool(
-            _open_session,
-            "Get an identity of your own",
-            "Only for a sub-agent that shares a connection, or when a call says that it needs a session. Returns a secret "
-            "to pass as session.",
-            OpenSessionArguments,
-            OpenSessionResult,
-            idempotent=False,
-        ),
-        _tool(
-            _prune,
-            "Remove dead claims",
-            "Remove expired claims and those of dead sessions. Never needed before try_claim, which sees through them.",
-            PruneArguments,
-            PruneResult,
-        ),
-    )
+TOOLS: dict[str, Call] = {
+    call.__name__.removeprefix("_"): call
+    for call in (_try_claim, _is_claimed_by_other, _release, _list_claims, _open_session, _prune)
 }

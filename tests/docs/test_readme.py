@@ -17,7 +17,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from mcp_claims.cli.install import HOST_NAMES
-from mcp_claims.server.tools import TOOLS
+from mcp_claims.server.definitions import DEFINITIONS
 from tests.support.servers import PYTHON_ENVIRONMENT, facts
 
 ROOT = Path(__file__).parents[2]
@@ -31,13 +31,13 @@ def snippets(language: str) -> list[str]:
 
 def tools_table() -> str:
     rows = ["| tool | arguments | what it does |", "|---|---|---|"]
-    for name, tool in TOOLS.items():
-        schema: dict[str, Any] = tool.listed.input_schema
+    for name, tool in DEFINITIONS.items():
+        schema: dict[str, Any] = tool.input_schema
         arguments = [
             f"`{argument}`" if argument in schema.get("required", []) else f"`{argument}={_default(about)}`"
             for argument, about in schema["properties"].items()
         ]
-        rows.append(f"| `{name}` | {', '.join(arguments)} | {tool.listed.description} |")
+        rows.append(f"| `{name}` | {', '.join(arguments)} | {tool.description} |")
     return "\n".join(rows) + "\n"
 
 

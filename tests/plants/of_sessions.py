@@ -41,8 +41,8 @@ SESSIONS = [
         "keys are logged",
         "V3",
         SERVER + "app.py",
-        "    try:\n        return await tool.call(",
-        "    logger.warning('%s', params.arguments)\n    try:\n        return await tool.call(",
+        "    try:\n        return await tool(",
+        "    logger.warning('%s', params.arguments)\n    try:\n        return await tool(",
     ),
     Plant(
         "the text is the advice alone",

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mcp_claims.server.definitions import DEFINITIONS
 from mcp_claims.server.tools import INSTRUCTIONS, TOOLS
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
 
 def listed(name: str) -> dict[str, Any]:
-    return TOOLS[name].listed.model_dump(by_alias=True, exclude_none=True, mode="json")
+    return DEFINITIONS[name].model_dump(by_alias=True, exclude_none=True, mode="json")
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -29,6 +32,16 @@ def test_a_tool_is_listed_as_its_snapshot_says(name: str) -> None:
 
 def test_every_snapshot_belongs_to_a_tool() -> None:
     assert {path.stem for path in SNAPSHOTS.iterdir()} == set(TOOLS)
+
+
+def test_what_is_defined_is_what_can_be_called() -> None:
+    assert list(DEFINITIONS) == list(TOOLS)
+
+
+def test_the_server_answers_calls_before_the_definitions_are_made() -> None:
+    program = "import sys, mcp_claims.server.stdio; print('mcp_claims.server.definitions' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_all_definitions_together_stay_under_6_kb() -> None:

@@ -29,9 +29,9 @@ LEAST_PIPE = 4096
 # A tool that prints in three ways, served as `mcp-claims` serves.
 STRAY = """
 import os, subprocess, sys
-from mcp_types import CallToolResult, Tool
+from mcp_types import CallToolResult
 from mcp_claims.cli.main import main
-from mcp_claims.server.tools import TOOLS, ClaimsTool
+from mcp_claims.server.tools import TOOLS
 
 async def stray(*_):
     print("stray print", flush=True)
@@ -39,7 +39,7 @@ async def stray(*_):
     subprocess.run("cat; echo stray child", shell=True, check=True)
     return CallToolResult(content=[], structured_content={"printed": True})
 
-TOOLS["stray"] = ClaimsTool(Tool(name="stray", input_schema={"type": "object"}), stray)
+TOOLS["stray"] = stray
 sys.exit(main())
 """
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from mcp_claims.record import Outcome, ScopedKey
-from mcp_claims.server import results
+from mcp_claims.server import result_models, results
 from mcp_claims.server.results import Answer
 from tests.claims.bench import Bench, MemoryBench
 
@@ -33,11 +33,13 @@ ENDED = (*HELD, "note", "outcome", "ended_at")
 def test_an_answer_of_try_claim_has_the_facts_of_the_claim_in_force(bench: Bench) -> None:
     ada, ben = bench.session(), bench.session()
     for session in (ada, ben, ada):
-        assert_is(results.TryClaimResult, results.attempt_result(RED, session.try_claim("red"), kept=False), *HELD)
+        assert_is(
+            result_models.TryClaimResult, results.attempt_result(RED, session.try_claim("red"), kept=False), *HELD
+        )
     ada.describe_client("codex 1")
     ada.try_claim("red", note="bisecting")
     refused = results.attempt_result(RED, ben.try_claim("red"), kept=False)
-    assert_is(results.TryClaimResult, refused, *HELD, "client", "note")
+    assert_is(result_models.TryClaimResult, refused, *HELD, "client", "note")
 
 
 def test_an_answer_of_try_claim_says_whose_claim_it_replaced(bench: Bench) -> None:
@@ -45,7 +47,7 @@ def test_an_answer_of_try_claim_says_whose_claim_it_replaced(bench: Bench) -> No
     ada.try_claim("red")
     bench.world.kill(ada)
     answer = results.attempt_result(RED, ben.try_claim("red"), kept=True)
-    assert_is(results.TryClaimResult, answer, *HELD, "taken_over_from")
+    assert_is(result_models.TryClaimResult, answer, *HELD, "taken_over_from")
 
 
 def test_an_answer_of_try_claim_says_what_became_of_work_that_is_done(bench: Bench) -> None:
@@ -53,7 +55,7 @@ def test_an_answer_of_try_claim_says_what_became_of_work_that_is_done(bench: Ben
     ada.try_claim("red")
     ada.release("red", outcome=Outcome.DONE, note="fixed")
     answer = results.attempt_result(RED, ben.try_claim("red"), kept=False)
-    assert_is(results.TryClaimResult, answer, *ENDED)
+    assert_is(result_models.TryClaimResult, answer, *ENDED)
     assert (answer["status"], answer["outcome"]) == ("done", "done")
 
 
@@ -61,30 +63,30 @@ def test_of_what_cannot_be_read_only_its_end_is_known(bench: Bench) -> None:
     bench.damage("red")
     ada = bench.session()
     tried = results.attempt_result(RED, ada.try_claim("red"), kept=False)
-    assert_is(results.TryClaimResult, tried, "expires_at")
+    assert_is(result_models.TryClaimResult, tried, "expires_at")
     looked = results.look_result(RED, ada.is_claimed_by_other("red"))
-    assert_is(results.LookResult, looked, "expires_at")
+    assert_is(result_models.LookResult, looked, "expires_at")
     released = results.release_result(RED, ada.release("red"))
-    assert_is(results.ReleaseResult, released, "expires_at")
+    assert_is(result_models.ReleaseResult, released, "expires_at")
 
 
 def test_an_answer_of_is_claimed_by_other_speaks_of_a_grant_only_if_asked(bench: Bench) -> None:
     ada, ben = bench.session(), bench.session()
-    assert_is(results.LookResult, results.look_result(RED, ben.is_claimed_by_other("red")))
+    assert_is(result_models.LookResult, results.look_result(RED, ben.is_claimed_by_other("red")))
     ada.try_claim("red")
-    assert_is(results.LookResult, results.look_result(RED, ben.is_claimed_by_other("red")), *HELD)
+    assert_is(result_models.LookResult, results.look_result(RED, ben.is_claimed_by_other("red")), *HELD)
     asked = results.look_result(RED, ben.is_claimed_by_other("red", generation=7))
-    assert_is(results.LookResult, asked, *HELD, "in_force")
+    assert_is(result_models.LookResult, asked, *HELD, "in_force")
     assert asked["in_force"] is False
 
 
 def test_an_answer_of_release_says_who_has_the_claim_only_where_it_was_not_released(bench: Bench) -> None:
     ada, ben = bench.session(), bench.session()
-    assert_is(results.ReleaseResult, results.release_result(RED, ben.release("red")))
+    assert_is(result_models.ReleaseResult, results.release_result(RED, ben.release("red")))
     ada.try_claim("red")
     not_his = results.release_result(RED, ben.release("red"))
-    assert_is(results.ReleaseResult, not_his, "holder", "generation", "expires_at")
-    assert_is(results.ReleaseResult, results.release_result(RED, ada.release("red", outcome=Outcome.FAILED)))
+    assert_is(result_models.ReleaseResult, not_his, "holder", "generation", "expires_at")
+    assert_is(result_models.ReleaseResult, results.release_result(RED, ada.release("red", outcome=Outcome.FAILED)))
 
 
 def test_an_answer_of_list_claims_has_a_cursor_only_if_there_is_more(bench: Bench) -> None:
@@ -92,9 +94,9 @@ def test_an_answer_of_list_claims_has_a_cursor_only_if_there_is_more(bench: Benc
     ada.try_claim("red", note="bisecting")
     bench.damage("green")
     listing = ada.listing()
-    assert_is(results.ListResult, results.list_result(listing, None))
+    assert_is(result_models.ListResult, results.list_result(listing, None))
     answer = results.list_result(listing, "more")
-    assert_is(results.ListResult, answer, "cursor")
+    assert_is(result_models.ListResult, answer, "cursor")
     shapes = {tuple(claim) for claim in answer["claims"]}
     assert shapes == {("key", "namespace", "status", *HELD, "note"), ("status", "problem", "expires_at")}
 
@@ -102,5 +104,5 @@ def test_an_answer_of_list_claims_has_a_cursor_only_if_there_is_more(bench: Benc
 def test_an_answer_of_prune_and_one_of_open_session_have_all_fields(bench: Bench) -> None:
     bench.damage("red")
     ada = bench.session()
-    assert_is(results.PruneResult, results.prune_result(ada.prune()))
-    assert_is(results.OpenSessionResult, results.opened_result("secret", ada.holder.name))
+    assert_is(result_models.PruneResult, results.prune_result(ada.prune()))
+    assert_is(result_models.OpenSessionResult, results.opened_result("secret", ada.holder.name))
