@@ -66,9 +66,10 @@ class FileStore:
         directory, path, fresh = self._places(scoped)
         try:
             with self._lock(directory, wait) as lock:
-                found = self._read(path, scoped)
-                if found != old:
-                    return Swap(False, found)
+                found = self._read(path, scoped, dated=False)
+                if found is not old and found != old:
+                    # What is told of it includes since when it is there, which makes no difference to the comparison.
+                    return Swap(False, self._read(path, scoped))
                 if new is None:
                     if old is not None:
                         lock.still_locked()
@@ -192,8 +193,11 @@ class FileStore:
         except OSError as error:
             raise unavailable(path, error) from error
 
-    def _read(self, path: str, scoped: ScopedKey | None) -> Found:
-        """Read the claim at *path*, which has to be about *scoped*, or about whatever key has that file name."""
+    def _read(self, path: str, scoped: ScopedKey | None, *, dated: bool = True) -> Found:
+        """Read the claim at *path*, which has to be about *scoped*, or about whatever key has that file name.
+
+        Unless it is to be *dated*, it may be said to be stored at another time than it is.
+        """
         kernel = self._kernel
         try:
             try:
@@ -214,14 +218,14 @@ class FileStore:
         if len(data) > MAX_RECORD_BYTES:
             return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
         try:
-            claim = self._claim_in(path, data, status, again=scoped is not None)
+            claim = self._claim_in(path, data, status, again=scoped is not None, dated=dated)
         except RecordError as error:
             return unreadable(path, status, str(error))
         if claim.scoped != scoped and (scoped is not None or self._places(claim.scoped)[1] != path):
             return unreadable(path, status, "about another key than its file name says")
         return claim
 
-    def _claim_in(self, path: str, data: bytes, status: os.stat_result, *, again: bool) -> Claim:
+    def _claim_in(self, path: str, data: bytes, status: os.stat_result, *, again: bool, dated: bool) -> Claim:
         """Return what *data*, read at *path*, says; remembered if it may be read *again*, as what a scan meets is not."""
         changed = last_change(status)
         if not again:
@@ -229,7 +233,7 @@ class FileStore:
         known = self._known.get(path)
         if known is not None and known[0] == data:
             claim = known[1]
-            if claim.stored == changed:
+            if claim.stored == changed or not dated:
                 return claim
             claim = claim.stored_at(changed)
         else:

@@ -148,8 +148,8 @@ class RemovesWithoutComparing(FileStore):
 
 
 class TakesUnreadableForFree(FileStore):
-    def _read(self, path: str, scoped: ScopedKey | None) -> Found:
-        found = super()._read(path, scoped)
+    def _read(self, path: str, scoped: ScopedKey | None, *, dated: bool = True) -> Found:
+        found = super()._read(path, scoped, dated=dated)
         return None if isinstance(found, Unreadable) else found
 
 

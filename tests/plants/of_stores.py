@@ -108,8 +108,8 @@ STORES = [
         "no comparison",
         "S3 3 4",
         FILES,
-        "                if found != old:\n                    return Swap(False, found)\n",
-        "",
+        "                if found is not old and found != old:",
+        "                if False:",
     ),
     Plant(
         "written in place, not by rename",
