@@ -79,7 +79,7 @@ def test_it_fails_when_two_win(tmp_path: Path) -> None:
     sabotage.mkdir()
     (sabotage / "sitecustomize.py").write_text(
         "import mcp_claims.stores.files as f\n"
-        "f.FileStore._read = lambda *_: None\n"  # unreadable, held, whatever: it all means free
+        "f.FileStore._read = lambda *_, **__: None\n"  # unreadable, held, whatever: it all means free
     )
     paths = os.pathsep.join([str(sabotage), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
