@@ -241,7 +241,7 @@ class Claims:
         raise ContendedError(found.scoped.key, _MOST_ROUNDS)
 
     def prolong(self, granted: Claim, ttl_minutes: float) -> Claim | None:
-        """Renew *granted*, an earlier grant of ours, without waiting for anybody; return it as it is now.
+        """Renew *granted*, an earlier grant of ours, without waiting for other processes; return it as it is now.
 
         `None` means that it is lost or was given back: this never claims anew.
         """

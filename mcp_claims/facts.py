@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from mcp_claims import phrases, rules
+from mcp_claims import phrases, rules, wording
 from mcp_claims.record import Found, Moment, Unreadable
 from mcp_claims.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from mcp_claims.overview import Listed
+    from mcp_claims.overview import Listed, Pruned
 
 _NOTHING = timedelta(0)
 
@@ -53,3 +53,15 @@ def claim_facts(found: Found, now: Moment) -> dict[str, Any]:
         facts["outcome"] = found.ended.outcome.value
         facts["ended_at"] = phrases.timestamp(found.ended.at.wall)
     return facts
+
+
+def prune_facts(pruned: Pruned) -> dict[str, Any]:
+    """Return what was removed, what is left, and what needs a person."""
+    return {
+        "expired": pruned.expired,
+        "orphaned": pruned.orphaned,
+        "unreadable": pruned.unreadable,
+        "live": pruned.live,
+        "outcomes": pruned.markers,
+        "problems": wording.problems(pruned),
+    }

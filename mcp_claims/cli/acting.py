@@ -200,18 +200,11 @@ def add_prune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _prune(options: SimpleNamespace) -> int:
     from mcp_claims import wording
+    from mcp_claims.facts import prune_facts
     from mcp_claims.sessions.identity import process_session
 
     pruned = process_session(chosen_store(options)).prune(options.namespace)
-    facts = {
-        "expired": pruned.expired,
-        "orphaned": pruned.orphaned,
-        "unreadable": pruned.unreadable,
-        "live": pruned.live,
-        "outcomes": pruned.markers,
-        "problems": wording.problems(pruned),
-    }
-    say(f"{wording.prune_lead(pruned)} {wording.prune_advice(pruned)}", facts, as_json=options.json)
+    say(f"{wording.prune_lead(pruned)} {wording.prune_advice(pruned)}", prune_facts(pruned), as_json=options.json)
     return NO if pruned.failed or pruned.kept_unreadable else YES
 
 

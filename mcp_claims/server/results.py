@@ -9,7 +9,7 @@ from typing import Any
 
 from mcp_claims import phrases, wording
 from mcp_claims.answers import Attempt, Look, Release
-from mcp_claims.facts import claim_facts, listed_facts
+from mcp_claims.facts import claim_facts, listed_facts, prune_facts
 from mcp_claims.overview import Listing, Pruned
 from mcp_claims.record import ScopedKey
 
@@ -67,12 +67,4 @@ def opened_result(handle: str, holder: str) -> Answer:
 
 def prune_result(pruned: Pruned) -> Answer:
     """Answer `prune`."""
-    return {
-        "advice": wording.prune_advice(pruned),
-        "expired": pruned.expired,
-        "orphaned": pruned.orphaned,
-        "unreadable": pruned.unreadable,
-        "live": pruned.live,
-        "outcomes": pruned.markers,
-        "problems": wording.problems(pruned),
-    }
+    return {"advice": wording.prune_advice(pruned), **prune_facts(pruned)}

@@ -170,7 +170,7 @@ class Sessions:
     def _let_go(self, connection: str) -> None:
         self.ended(connection)
         if session := self._connections.pop(connection, None):
-            # Never waiting: other calls would wait too.  What somebody else keeps locked is released later, as is all that
+            # Never waiting for other processes: other calls would wait too.  What somebody else keeps locked is released later, as is all that
             # takes a network to release.
             if session.claims.remote:
                 session.claims.refuse()
