@@ -27,7 +27,7 @@ class Bare:
         """Read, without the lock."""
         _content(f"{self._directory}/{key}.json")
 
-    def refuse(self, key: str, pid: int) -> None:
+    def begin_close(self, key: str, pid: int) -> None:
         """Read, without the lock, and ask whether *pid* lives and when it was started."""
         self._tell_time(1)
         self.look(key)

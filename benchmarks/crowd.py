@@ -14,8 +14,8 @@ import anyio
 import psutil
 
 from benchmarks.measure import Effort, Figure, in_unit
-from mcp_claims import Claims, FileStore, ScopedKey, process_session
-from mcp_claims.patience import claim_patiently
+from mcp_claims import FileStore, ScopedKey, Session, process_session
+from mcp_claims.session.acquire import acquire_async
 
 _IDLE, _CONTENDING, _RELEASES = 100, 50, 400
 _WATCHED = 10.0  # s
@@ -60,13 +60,13 @@ def _fork(directory: str, tell: int | None = None) -> int:
         os._exit(1)
 
 
-async def _take_turns(session: Claims, tell: int | None) -> None:
+async def _take_turns(session: Session, tell: int | None) -> None:
     async def unheard(waited: float, of: float, what: str) -> None:
         """Nobody asked to be told."""
 
     while True:
-        await claim_patiently(
-            session, _KEY, lambda wait: session.try_claim(_KEY.key, _KEY.namespace, wait=wait), 300, unheard
+        await acquire_async(
+            session, _KEY, lambda wait: session.try_claim(_KEY.key, _KEY.namespace, lock_timeout=wait), 300, unheard
         )
         granted = time.perf_counter()
         await anyio.sleep(0.002)

@@ -20,10 +20,10 @@ from etcd3gw import Etcd3Client
 from benchmarks.measure import Bar, Effort, Figure, beside, interleaved
 from benchmarks.report import as_json, as_table
 from mcp_claims import FileStore, process_session
-from mcp_claims.opening import open_store
-from mcp_claims.record import Claim
-from mcp_claims.record_json import to_json
+from mcp_claims.model.codec import to_json
+from mcp_claims.model.records import Claim
 from mcp_claims.stores.base import Store
+from mcp_claims.stores.config import open_store
 from tests.support.etcd import Cluster
 
 KEY = "vercel/next.js#4521:checks_failed"

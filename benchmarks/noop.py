@@ -20,9 +20,9 @@ from mcp_types import CallToolResult, TextContent
 
 from benchmarks.bare import Bare
 from mcp_claims.cli.main import main
-from mcp_claims.patience import Report
+from mcp_claims.server.registry import Caller, SessionRegistry
 from mcp_claims.server.tools import TOOLS
-from mcp_claims.sessions import Caller, Sessions
+from mcp_claims.session.acquire import Report
 
 _ADVICE = "You act, nobody else will. Release it when done; call try_claim again before it expires to renew."
 _AT_LENGTH = {
@@ -53,10 +53,10 @@ def _nothing() -> None:
 async def _noop(
     name: str,
     do: Callable[[], object],
-    sessions: Sessions,  # noqa: ARG001
-    caller: Caller,  # noqa: ARG001
-    arguments: dict[str, Any] | None,  # noqa: ARG001
-    report: Report,  # noqa: ARG001
+    sessions: SessionRegistry,
+    caller: Caller,
+    arguments: dict[str, Any] | None,
+    report: Report,
 ) -> CallToolResult:
     do()
     text, facts = _ANSWERS[name]
@@ -77,7 +77,7 @@ if __name__ == "__main__":
     bare.try_once("held")
     _add("bare_claim", "noop_at_length", partial(bare.try_once, "red"))
     _add("bare_release", "noop", partial(bare.release, "red"))
-    _add("bare_refusal", "noop_at_length", partial(bare.refuse, "held", os.getppid()))
+    _add("bare_refusal", "noop_at_length", partial(bare.begin_close, "held", os.getppid()))
     _add("bare_put", "noop_at_length", partial(bare.put, "file"))
     _add("bare_drop", "noop", partial(bare.drop, "file"))
     sys.exit(main())

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.measure import Figure
-from mcp_claims.diagnosis.file_system import kind_of
+from mcp_claims.doctor.filesystem import kind_of
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _BEGIN, _END = "<!-- figures: written by python -m benchmarks --write -->", "<!-- end of figures -->"

@@ -16,10 +16,10 @@ from statistics import median
 
 from benchmarks.bare import Bare
 from benchmarks.measure import Bar, Effort, Figure, beside, in_unit, interleaved
-from mcp_claims import Claim, Claims, FileStore, Moment, ScopedKey, process_session
+from mcp_claims import Claim, FileStore, Moment, ScopedKey, Session, process_session
 from mcp_claims.cli.serve import SWITCH_EVERY
-from mcp_claims.record_json import to_json
-from mcp_claims.stores.names import file_name
+from mcp_claims.model.codec import to_json
+from mcp_claims.stores.files.filenames import file_name
 
 _NAMESPACES = 100
 _CLAIMS = 100_000
@@ -42,7 +42,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
         yield from _blocking(dead, effort)
 
 
-def fill(directory: Path, holder: Claims, namespaces: int, claims: int, *, age: timedelta = timedelta(0)) -> None:
+def fill(directory: Path, holder: Session, namespaces: int, claims: int, *, age: timedelta = timedelta(0)) -> None:
     """Write *claims* claims of *holder* in *namespaces* namespaces, as if each were *age* old."""
     each = claims // namespaces
     for space in range(namespaces):
@@ -91,16 +91,16 @@ def _one_key(many: Path, few: Path, effort: Effort) -> Iterator[Figure]:
 
 
 def _listing(many: Path, claims: int, effort: Effort) -> Iterator[Figure]:
-    onlooker = process_session(FileStore(many))
-    middle = onlooker.listing("space-0").after or ""
+    read_only = process_session(FileStore(many))
+    middle = read_only.listing("space-0").after or ""
 
     def read_page() -> None:
         _read_some(many / "space-0", 50)
 
     sides: tuple[Callable[[], object], ...] = (
-        onlooker.listing,
-        lambda: onlooker.listing("space-0"),
-        lambda: onlooker.listing(after=middle),
+        read_only.listing,
+        lambda: read_only.listing("space-0"),
+        lambda: read_only.listing(after=middle),
         read_page,
     )
     all_of_it, one, later, floor = interleaved(effort.of(40), *sides)
@@ -177,7 +177,7 @@ def _until(end: float) -> Callable[[], bool]:
     return lambda: time.perf_counter() < end
 
 
-def _longest_try(claims: Claims, space: str, going: Callable[[], bool]) -> float:
+def _longest_try(claims: Session, space: str, going: Callable[[], bool]) -> float:
     longest = 0.0
     while going():
         began = time.perf_counter()

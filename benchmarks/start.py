@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.measure import Bar, Effort, Figure, beside, interleaved
 from benchmarks.servers import ENVIRONMENT, MINIMAL, OURS, peer
 from mcp_claims import FileStore, process_session
-from mcp_claims.stores.location import DIRECTORY_VARIABLE
+from mcp_claims.stores.config import DIRECTORY_VARIABLE
 
 COMMAND = Path(sys.executable).with_name("mcp-claims")
 # A reference server of the protocol for Node, in a directory where npm has installed it and a `node` to run it.

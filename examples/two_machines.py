@@ -19,7 +19,8 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from mcp_claims import ClaimsError, ScopedKey, open_store, process_session, wording
+from mcp_claims import ClaimsError, ScopedKey, open_store, process_session
+from mcp_claims.render import text
 
 EVENT = "vercel/next.js#4521:checks_failed"
 CLUSTER = "10.209.0.1"
@@ -50,10 +51,10 @@ def agent() -> None:
             try:
                 if line == "try\n":
                     attempt = claims.try_claim(EVENT)
-                    said = wording.attempt_lead(SCOPED, attempt)
+                    said = text.attempt_lead(SCOPED, attempt)
                 else:
-                    look = claims.is_claimed_by_other(EVENT)
-                    said = f"{wording.look_lead(SCOPED, look)} {wording.look_advice(SCOPED, look)}"
+                    look = claims.inspect(EVENT)
+                    said = f"{text.look_lead(SCOPED, look)} {text.look_advice(SCOPED, look)}"
             except ClaimsError as error:
                 said = f"ERROR: {error}"
             print(said, flush=True)

@@ -28,7 +28,7 @@ _REMEDIES = {
 }
 
 
-def _shown(path: str) -> str:
+def shown_path(path: str) -> str:
     """Return *path* fit for a message: a name may hold line breaks, or bytes that are no text."""
     return path if path.isprintable() else repr(path)
 
@@ -65,7 +65,7 @@ class StoreUnavailableError(ClaimsError):
         reason = self.cause.strerror or str(self.cause)
         remedy = _REMEDIES.get(self.cause.errno or 0, "Look at that place")
         return (
-            f"the claims store cannot be used: {reason} ({_shown(self.where)}). Nothing was changed and nothing "
+            f"the claims store cannot be used: {reason} ({shown_path(self.where)}). Nothing was changed and nothing "
             f"is claimed, so do not act. {remedy}, then try again."
         )
 
@@ -82,7 +82,7 @@ class StoreBusyError(ClaimsError):
 
     def __str__(self) -> str:
         return (
-            f"another process has kept the lock {_shown(self.where)} for {self.waited:.1f} s; it is probably stopped. "
+            f"another process has kept the lock {shown_path(self.where)} for {self.waited:.1f} s; it is probably stopped. "
             "Nothing was changed and nothing is claimed, so do not act. Other namespaces are not affected. "
             "Try again; if it stays so, `mcp-claims doctor` names the process to end."
         )
@@ -131,8 +131,8 @@ class UnsafeDirectoryError(ClaimsError):
 
     def __str__(self) -> str:
         return (
-            f"the claims directory {_shown(self.where)} {self.problem}. Nothing was changed. "
-            f"Make it yours alone (`chmod 700 {_shown(self.where)}`) or choose another with --dir or MCP_CLAIMS_DIR."
+            f"the claims directory {shown_path(self.where)} {self.problem}. Nothing was changed. "
+            f"Make it yours alone (`chmod 700 {shown_path(self.where)}`) or choose another with --dir or MCP_CLAIMS_DIR."
         )
 
 
@@ -171,69 +171,3 @@ class ForkedError(ClaimsError):
             "this session belongs to the parent process; a forked child that used it would share its claims. "
             "Nothing was changed. Open a session of its own in the child."
         )
-
-
-class HostFileUnfitError(ClaimsError):
-    """The file of a host cannot be edited safely; it was left as it is.
-
-    `where` is the file and `problem` what is wrong with it.
-    """
-
-    def __init__(self, where: str | os.PathLike[str], problem: str) -> None:
-        super().__init__(where, problem)
-        self.where, self.problem = str(where), problem
-
-    def __str__(self) -> str:
-        return (
-            f"{_shown(self.where)} {self.problem}. Nothing was changed. Mend it and try again, or put in by hand what "
-            "`mcp-claims install HOST --print` shows."
-        )
-
-
-class HostFileUnwritableError(ClaimsError):
-    """The file of a host could not be written; it was left as it is.
-
-    `where` is the file and `cause` what the system said.
-    """
-
-    def __init__(self, where: str | os.PathLike[str], cause: OSError) -> None:
-        super().__init__(where, cause)
-        self.where, self.cause = str(where), cause
-
-    def __str__(self) -> str:
-        return (
-            f"{_shown(self.where)} cannot be written: {self.cause.strerror or self.cause}. Nothing was changed. Make the "
-            "file and its directory writable for this user, or put in by hand what `mcp-claims install HOST --print` "
-            "shows."
-        )
-
-
-class HostFileChangedError(ClaimsError):
-    """Somebody else has written the file of a host since it was read; their version is what is there.
-
-    `where` is the file.
-    """
-
-    def __init__(self, where: str | os.PathLike[str]) -> None:
-        super().__init__(where)
-        self.where = str(where)
-
-    def __str__(self) -> str:
-        return (
-            f"{_shown(self.where)} was changed by somebody else just now. Nothing of it was changed here. Try again; if "
-            "it stays so, close the host first."
-        )
-
-
-class HostCommandError(ClaimsError):
-    """A host's own command for adding a server is not there, failed, or did something else.
-
-    `host` is the host and `problem` what went wrong.
-    """
-
-    def __init__(self, host: str, problem: str) -> None:
-        super().__init__(host, problem)
-        self.host, self.problem = host, problem
-
-    def __str__(self) -> str:
-        return f"{self.host} {self.problem}. Look at its file, and install without --use-cli."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from types import SimpleNamespace
 
-from mcp_claims.cli.streams import tell
+from mcp_claims.cli.output import write_line
 
 _SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 
@@ -27,5 +27,5 @@ def add_completion(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 def _completion(options: SimpleNamespace) -> int:
     from argcomplete.shell_integration import shellcode
 
-    tell(shellcode(["mcp-claims"], shell=options.shell))
+    write_line(shellcode(["mcp-claims"], shell=options.shell))
     return 0

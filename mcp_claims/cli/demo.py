@@ -16,7 +16,7 @@ def add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.set_defaults(run=_demo)
 
 
-def _demo(options: SimpleNamespace) -> int:  # noqa: ARG001 (every command takes its options)
+def _demo(options: SimpleNamespace) -> int:
     from mcp_claims.cli.demo_agents import demo
 
     return demo()

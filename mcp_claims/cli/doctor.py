@@ -10,12 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mcp_claims.cli.options import add_store_options, chosen_store
-from mcp_claims.cli.streams import tell
-from mcp_claims.diagnosis import Finding, Level, diagnose, diagnose_cluster
-from mcp_claims.opening import STORE_VARIABLE
+from mcp_claims.cli.output import write_line
+from mcp_claims.doctor import Finding, Level, diagnose, diagnose_cluster
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import RemoteStore
-from mcp_claims.stores.location import located
+from mcp_claims.stores.config import STORE_VARIABLE, located
 
 _ORDER = (Level.OK, Level.WARNING, Level.FAILURE)
 
@@ -48,13 +47,13 @@ def _doctor(options: SimpleNamespace) -> int:
         findings = list(diagnose(Path(directory), chosen_by))
     if options.hosts:
         # Imported here: it brings what edits files, which nothing else of this needs.
-        from mcp_claims.diagnosis.hosts import examine_hosts
+        from mcp_claims.doctor.hosts import examine_hosts
         from mcp_claims.hosts import Surroundings
 
         findings += examine_hosts(Surroundings(Path.home(), sys.platform, os.environ))
     worst = max((finding.level for finding in findings), key=_ORDER.index)
     text = _as_json(findings, worst) if options.json else _as_lines(findings)
-    tell(text)
+    write_line(text)
     return 1 if worst is Level.FAILURE else 0
 
 

@@ -15,15 +15,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
-from mcp_claims.claims import Claims
 from mcp_claims.cli.options import STORE_TROUBLE, add_command, chosen_store
-from mcp_claims.cli.streams import complain, tell
+from mcp_claims.cli.output import write_error, write_line
 from mcp_claims.errors import ClaimsError
-from mcp_claims.machine import Machine, local_machine
-from mcp_claims.record import Claim
-from mcp_claims.rules import Standing
-from mcp_claims.typed import TYPE_CHECKING
+from mcp_claims.liveness import Machine, local_machine
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Claim
+from mcp_claims.session.session import Session
 
 if TYPE_CHECKING:
     import argparse
@@ -61,7 +61,7 @@ def add_hook(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def hook(options: SimpleNamespace) -> int:
     """Run `hook`."""
-    from mcp_claims.sessions.identity import process_session
+    from mcp_claims.session.identity import process_session
 
     ending = options.hook == "session-end"
     strict = options.strict and not ending
@@ -92,14 +92,14 @@ def _event() -> dict[str, Any] | None:
 
 def _in_trouble(what: str, strict: bool, code: int) -> int:
     """Say *what* keeps this hook from doing its work, and deny if it is *strict*; return the exit code, *code* if not."""
-    complain(what)
+    write_error(what)
     if not strict:
         return code
     _deny(f"The claims cannot be looked at, and this guard is strict: {what}")
     return 0
 
 
-def _end_session(session: Claims, machine: Machine, told: dict[str, Any]) -> None:
+def _end_session(session: Session, machine: Machine, told: dict[str, Any]) -> None:
     """Free what the servers of our host hold: the conversation that claimed it is over, though they may go on."""
     why = told.get("reason")
     session.describe_client("mcp-claims hook session-end")
@@ -108,9 +108,9 @@ def _end_session(session: Claims, machine: Machine, told: dict[str, Any]) -> Non
             session.revoke(claim, f"its session has ended ({why})" if isinstance(why, str) else "its session has ended")
 
 
-def _objection(session: Claims, machine: Machine, told: dict[str, Any]) -> str | None:
+def _objection(session: Session, machine: Machine, told: dict[str, Any]) -> str | None:
     """Return why what is about to happen must not, if that is so."""
-    from mcp_claims import wording
+    from mcp_claims.render import text
 
     asked = told.get("tool_input")
     if not isinstance(asked, dict):
@@ -128,17 +128,17 @@ def _objection(session: Claims, machine: Machine, told: dict[str, Any]) -> str |
         by_command = isinstance(command, str) and _is_in_command(key, command)
         if (by_path or by_command) and not _is_of_our_host(claim, machine):
             listed = session.stored(key, claim.scoped.namespace)
-            if not listed.page or listed.page[0].standing is not Standing.HELD:
+            if not listed.page or listed.page[0].state is not ClaimState.HELD:
                 continue
-            said = wording.listed_text(listed.page[0], listed.now)
+            said = text.listed_text(listed.page[0], listed.now)
             return f"Another session has claimed this: {said} Leave it alone; go on with something else, or report it."
     return None
 
 
-def _held(session: Claims) -> Iterator[Claim]:
+def _held(session: Session) -> Iterator[Claim]:
     """Yield live claims, the first ones where there are very many."""
     for listed in session.listing(at_most=_MOST_LOOKED_AT).page:
-        if listed.standing is Standing.HELD and isinstance(listed.found, Claim):
+        if listed.state is ClaimState.HELD and isinstance(listed.found, Claim):
             yield listed.found
 
 
@@ -203,4 +203,4 @@ def _is_of_our_host(claim: Claim, machine: Machine) -> bool:
 
 def _deny(reason: str) -> None:
     decision = {"hookEventName": "PreToolUse", "permissionDecision": "deny", "permissionDecisionReason": reason}
-    tell(json.dumps({"hookSpecificOutput": decision}))
+    write_line(json.dumps({"hookSpecificOutput": decision}))

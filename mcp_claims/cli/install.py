@@ -11,15 +11,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from mcp_claims import rules
 from mcp_claims.cli.options import add_store_options, chosen_store
+from mcp_claims.cli.output import write_line
 from mcp_claims.cli.serve import hours
-from mcp_claims.cli.streams import tell
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, PROVIDER_VARIABLE, chosen_cluster
-from mcp_claims.sessions import fixed_session
-from mcp_claims.stores.etcd.address import CREDENTIALS
-from mcp_claims.stores.location import DIRECTORY_VARIABLE, located
+from mcp_claims.model import validation
+from mcp_claims.session.identity import named_session
+from mcp_claims.stores.config import (
+    AGENT_AWARENESS,
+    DIRECTORY_VARIABLE,
+    LAYOUT_VARIABLE,
+    PROVIDER_VARIABLE,
+    chosen_cluster,
+    located,
+)
+from mcp_claims.stores.etcd.config import CREDENTIALS
 
 if TYPE_CHECKING:
     from mcp_claims.hosts import Change, Launch, Surroundings
@@ -103,23 +109,23 @@ def _install(options: SimpleNamespace) -> int:
     _check(options)
     launch = Launch(_interpreter(), ("-P", "-m", "mcp_claims", "serve", *_served_with(options, where.environment)))
     if options.print:
-        tell(host.format.show(host.place, name, host.entry(launch).merged(None)).removesuffix("\n"))
+        write_line(host.format.show(host.place, name, host.entry(launch).merged(None)).removesuffix("\n"))
         return 0
     if options.use_cli and not options.dry_run:
-        from mcp_claims.hosts.official import add_by_command
+        from mcp_claims.hosts.vendor_cli import add_by_command
 
         add_by_command(host, where, name, launch)
     changes = [install(host, where, name, launch)]
     if options.hooks or options.guard:
         changes.append(_hooks(where, launch, options.guard))
     if _carry_out(changes, options.dry_run):
-        tell(f"{host.title} starts it as {name!r}. {host.after}")
+        write_line(f"{host.title} starts it as {name!r}. {host.after}")
         if unwritten := sorted(each for each in where.environment if each.startswith(CREDENTIALS)):
-            tell(
+            write_line(
                 f"Not written down, as others may read it: the host itself has to be started with {', '.join(unwritten)}."
             )
         if host.official:
-            tell(f"Its own command for that is `{host.official}`.")
+            write_line(f"Its own command for that is `{host.official}`.")
     return 0
 
 
@@ -162,13 +168,13 @@ def _carry_out(changes: list[Change], dry_run: bool) -> bool:
     """Write, or show, what *changes* say; return whether something was written."""
     for change in changes:
         if not change:
-            tell(f"{change.path}: nothing to do")
+            write_line(f"{change.path}: nothing to do")
         elif dry_run:
-            tell(change.diff().removesuffix("\n"))
+            write_line(change.diff().removesuffix("\n"))
         else:
             change.write()
             kept = f" (what was there: {change.backup.name})" if change.before.data is not None else ""
-            tell(f"{change.path}: {'removed' if change.after is None else 'written'}{kept}")
+            write_line(f"{change.path}: {'removed' if change.after is None else 'written'}{kept}")
     return not dry_run and any(changes)
 
 
@@ -223,8 +229,8 @@ def _check(options: SimpleNamespace) -> None:
     """Raise what `serve` would raise for these options, so that no host is given what cannot start."""
     store = chosen_store(options)
     if options.session is not None:
-        fixed_session(store, options.session)
+        named_session(store, options.session)
     if options.keep_alive_hours is not None:
         hours("--keep-alive-hours", options.keep_alive_hours)
     if options.retention_hours is not None:
-        rules.retention(options.retention_hours)
+        validation.retention(options.retention_hours)

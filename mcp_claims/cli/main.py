@@ -7,8 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
-
-from mcp_claims.typed import TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
@@ -17,12 +16,12 @@ if TYPE_CHECKING:
 # interpreter itself.
 _COMMANDS = {
     "serve": "serve",
-    "list": "listing",
-    "show": "listing",
-    "try": "acting",
-    "check": "acting",
-    "release": "acting",
-    "prune": "acting",
+    "list": "list_commands",
+    "show": "list_commands",
+    "try": "claim_commands",
+    "check": "claim_commands",
+    "release": "claim_commands",
+    "prune": "claim_commands",
     "run": "run",
     "hook": "hook",
     "install": "install",
@@ -40,8 +39,8 @@ def command() -> int:
     """Be the command `mcp-claims`: run `main`, and where that was a matter of milliseconds, end as fast."""
     # A process that lives for so short a time leaves no garbage worth looking for.
     gc.disable()
+    from mcp_claims.cli.output import open_closed_streams
     from mcp_claims.cli.plain import plain_options
-    from mcp_claims.cli.streams import open_closed_streams
 
     open_closed_streams()
     asked = sys.argv[1:]
@@ -75,17 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: SimpleNamespace) -> int:
-    from mcp_claims.cli.streams import complain, discard
+    from mcp_claims.cli.output import discard, write_error
     from mcp_claims.errors import ClaimsError, InvalidInputError
 
     try:
         code = int(options.run(options))
         sys.stdout.flush()
     except InvalidInputError as error:
-        complain(str(error))
+        write_error(str(error))
         return _USAGE
     except ClaimsError as error:
-        complain(str(error))
+        write_error(str(error))
         return 3
     except KeyboardInterrupt:
         return _INTERRUPTED  # A person who presses Ctrl-C while a command waits needs no traceback.

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
-from mcp_claims.claims import Claims
-from mcp_claims.cli.streams import spell_json, tell
+from mcp_claims.cli.output import format_json, write_line
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.opening import AGENT_AWARENESS, LAYOUT_VARIABLE, LAYOUTS, PROVIDER_VARIABLE, STORE_VARIABLE, open_store
-from mcp_claims.rules import DEFAULT_NAMESPACE
+from mcp_claims.model.validation import DEFAULT_NAMESPACE
+from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
-from mcp_claims.stores.location import DIRECTORY_VARIABLE
-from mcp_claims.typed import TYPE_CHECKING
+from mcp_claims.stores.config import (
+    AGENT_AWARENESS,
+    DIRECTORY_VARIABLE,
+    LAYOUT_VARIABLE,
+    LAYOUTS,
+    PROVIDER_VARIABLE,
+    STORE_VARIABLE,
+    open_store,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -95,17 +102,17 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen_session(options: SimpleNamespace, store: Store) -> Claims | None:
+def chosen_session(options: SimpleNamespace, store: Store) -> Session | None:
     """Return the session on whose behalf *options* and the environment say to act, if they do."""
-    from mcp_claims.sessions.identity import fixed_session, session_for_process
+    from mcp_claims.session.identity import named_session, session_for_process
 
     if options.for_pid is not None:
         return session_for_process(store, options.for_pid)
     name = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
-    return None if name is None else fixed_session(store, name)
+    return None if name is None else named_session(store, name)
 
 
-def needed_session(options: SimpleNamespace, store: Store) -> Claims:
+def needed_session(options: SimpleNamespace, store: Store) -> Session:
     """Return the session on whose behalf to act; raise `InvalidInputError` where nothing says so."""
     session = chosen_session(options, store)
     if session is None:
@@ -119,4 +126,4 @@ def needed_session(options: SimpleNamespace, store: Store) -> Claims:
 
 def say(text: str, facts: object, *, as_json: bool) -> None:
     """Print *facts* as JSON, or else *text*."""
-    tell(spell_json(facts, indent=2) if as_json else text)
+    write_line(format_json(facts, indent=2) if as_json else text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from mcp_claims.rules import DEFAULT_NAMESPACE
+from mcp_claims.model.validation import DEFAULT_NAMESPACE
 
 _STORE: dict[str, str | None] = {"dir": None, "layout": None, "provider": None, "store": None}
 _CHECK = _STORE | {"namespace": DEFAULT_NAMESPACE, "for_pid": None, "session": None, "generation": None, "json": False}
@@ -19,7 +19,7 @@ def plain_options(asked: Sequence[str]) -> SimpleNamespace | None:
     """Return what `argparse` would make of *asked*, `None` if that is for it to say."""
     match list(asked):
         case ["check", key, *rest] if not key.startswith("-") and (store := _store(rest)) is not None:
-            from mcp_claims.cli.acting import check
+            from mcp_claims.cli.claim_commands import check
 
             return SimpleNamespace(**(_CHECK | store), key=key, run=check, after_dashes=[])
         case ["hook", "guard", "--strict", *rest] if (store := _store(rest)) is not None:

@@ -7,15 +7,15 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from mcp_claims import rules
 from mcp_claims.cli.options import NO, USAGE_ERROR, add_command, add_key, chosen_store
-from mcp_claims.cli.streams import complain
-from mcp_claims.machine import local_machine
-from mcp_claims.record import Claim, Outcome
+from mcp_claims.cli.output import write_error
+from mcp_claims.liveness import local_machine
+from mcp_claims.model import validation
+from mcp_claims.model.records import Claim, Outcome
 
 if TYPE_CHECKING:
-    from mcp_claims.claims import Claims
-    from mcp_claims.cli.child import Child
+    from mcp_claims.cli.supervisor import Child
+    from mcp_claims.session.session import Session
 
 _SHARE = 3
 """The claim is renewed when a third of its TTL has passed, so that two renewals may fail before it runs out."""
@@ -62,35 +62,33 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _run(options: SimpleNamespace) -> int:
-    from mcp_claims import wording
-    from mcp_claims.cli.child import CannotStartError, Child
-    from mcp_claims.patience import claim_now_or_later
-    from mcp_claims.sessions.identity import process_session, session_for_process
+    from mcp_claims.cli.supervisor import CannotStartError, Child
+    from mcp_claims.render import text
+    from mcp_claims.session.acquire import acquire
+    from mcp_claims.session.identity import process_session, session_for_process
 
     command = options.after_dashes
     if not command:
-        complain("there has to be a command: mcp-claims run KEY -- COMMAND")
+        write_error("there has to be a command: mcp-claims run KEY -- COMMAND")
         return USAGE_ERROR
-    scoped = rules.scoped_key(options.key, options.namespace)
-    patience = rules.patience(options.wait, "--wait")
-    rules.ttl(options.ttl, "--ttl")
-    rules.retention(options.retention, "--retention")
+    scoped = validation.scoped_key(options.key, options.namespace)
+    patience = validation.patience(options.wait, "--wait")
+    validation.ttl(options.ttl, "--ttl")
+    validation.retention(options.retention, "--retention")
     store = chosen_store(options)
     with Child(command) as child:
         # The claim is the child's: whatever happens to this process, it stays as long as the command runs.
         session = process_session(store) if child.pid is None else session_for_process(store, child.pid)
         session.describe_client(f"mcp-claims run {command[0]}")
-        attempt = claim_now_or_later(
-            session, scoped, patience, ttl_minutes=options.ttl, note=options.note, redo=options.redo
-        )
+        attempt = acquire(session, scoped, patience, ttl_minutes=options.ttl, note=options.note, redo=options.redo)
         if not attempt.claimed or not isinstance(attempt.found, Claim):
-            complain(wording.attempt_lead(scoped, attempt))
+            write_error(text.attempt_lead(scoped, attempt))
             return int(options.held_exit_code)
         try:
             child.start()
         except CannotStartError as error:
             session.release(scoped.key, scoped.namespace)
-            complain(str(error))
+            write_error(str(error))
             return error.exit_code
         kept = _keep(session, attempt.found, options.ttl, child)
         if kept and not options.forget:
@@ -102,14 +100,14 @@ def _run(options: SimpleNamespace) -> int:
         return child.exit_code
 
 
-def _keep(session: Claims, granted: Claim, ttl_minutes: float, child: Child) -> bool:
+def _keep(session: Session, granted: Claim, ttl_minutes: float, child: Child) -> bool:
     """Renew *granted* until *child* has ended; end it if the claim is lost.  Tell whether it was kept."""
     from concurrent.futures import ThreadPoolExecutor
 
     from mcp_claims.errors import ClaimsError
 
     machine = local_machine()
-    ttl = rules.ttl(ttl_minutes) / timedelta(seconds=1)
+    ttl = validation.ttl(ttl_minutes) / timedelta(seconds=1)
     # Ended before the time of its claim is up, as from then on somebody else may hold the key and act.
     grace = min(_PATIENCE_AFTER_LOSS, ttl / _SHARE)
     ends, due = granted.expires.ticks, machine.now().ticks + ttl / _SHARE
@@ -124,7 +122,7 @@ def _keep(session: Claims, granted: Claim, ttl_minutes: float, child: Child) -> 
             if asked < due:
                 kept = asking.submit(_is_in_force, session, granted).result(left)
             else:
-                renewed = asking.submit(session.prolong, granted, ttl_minutes).result(left)
+                renewed = asking.submit(session.renew, granted, ttl_minutes).result(left)
                 kept = renewed is not None
                 if renewed is not None:
                     ends, due = renewed.expires.ticks, asked + ttl / _SHARE
@@ -133,14 +131,14 @@ def _keep(session: Claims, granted: Claim, ttl_minutes: float, child: Child) -> 
             kept = machine.now().ticks < ends - grace
             due = max(due, asked + min(ttl / _SHARE / 10, max(0.05, ends - grace - asked)))
             if not kept:
-                complain(f"the claim could not be renewed in time: {str(error) or 'the store has not answered'}")
+                write_error(f"the claim could not be renewed in time: {str(error) or 'the store has not answered'}")
         if not kept:
-            complain("the claim is lost, so the command is stopped")
+            write_error("the claim is lost, so the command is stopped")
             child.stop(min(_PATIENCE_AFTER_LOSS, max(0.0, ends - _KILLED_BEFORE - machine.now().ticks)))
             return False
     return True
 
 
-def _is_in_force(session: Claims, granted: Claim) -> bool:
+def _is_in_force(session: Session, granted: Claim) -> bool:
     scoped = granted.scoped
-    return bool(session.is_claimed_by_other(scoped.key, scoped.namespace, generation=granted.generation).in_force)
+    return bool(session.inspect(scoped.key, scoped.namespace, generation=granted.generation).in_force)

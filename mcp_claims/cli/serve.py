@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from mcp_claims import rules
 from mcp_claims.cli.options import SESSION_VARIABLE, add_store_options, chosen_store
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.sessions import Sessions, fixed_session, process_session
-from mcp_claims.sessions.keeping import DEFAULT_LONGEST_KEEPING
-from mcp_claims.sessions.registry import DEFAULT_IDLE, DEFAULT_RETENTION_HOURS
+from mcp_claims.model import validation
+from mcp_claims.server.registry import DEFAULT_IDLE, DEFAULT_RETENTION_HOURS, SessionRegistry
+from mcp_claims.session.identity import named_session, process_session
+from mcp_claims.session.keepalive import DEFAULT_LONGEST_KEEPING
 from mcp_claims.stores.base import Store
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def _serve(options: SimpleNamespace) -> int:
     sys.setswitchinterval(SWITCH_EVERY)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mcp-claims: %(levelname)s: %(message)s")
     longest = hours("--keep-alive-hours", options.keep_alive_hours)
-    rules.retention(options.retention_hours)
+    validation.retention(options.retention_hours)
     store = chosen_store(options)
     if options.http:
         if options.session is not None:
@@ -86,14 +86,14 @@ def _serve(options: SimpleNamespace) -> int:
 
 def _serve_stdio(options: SimpleNamespace, store: Store, longest: float) -> int:
     fixed = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
-    own = process_session(store) if fixed is None else fixed_session(store, fixed)
+    own = process_session(store) if fixed is None else named_session(store, fixed)
     # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with _for_good():
         from mcp_claims.server.stdio import serve_stdio
 
     serve_stdio(
-        Sessions(
+        SessionRegistry(
             store,
             own=own,
             lasting=fixed is not None,
@@ -106,8 +106,8 @@ def _serve_stdio(options: SimpleNamespace, store: Store, longest: float) -> int:
 def _serve_http(options: SimpleNamespace, store: Store, longest: float) -> int:
     idle = DEFAULT_IDLE / 60 if options.idle_minutes is None else hours("--idle-minutes", options.idle_minutes)
     with _for_good():
+        from mcp_claims.server.auth import read_tokens
         from mcp_claims.server.http import HttpSettings, serve_http
-        from mcp_claims.server.tokens import read_tokens
 
     settings = HttpSettings(
         host=options.host or "127.0.0.1",
@@ -117,7 +117,7 @@ def _serve_http(options: SimpleNamespace, store: Store, longest: float) -> int:
         idle=idle * 60,
     )
     return serve_http(
-        lambda: Sessions(
+        lambda: SessionRegistry(
             store, own=None, idle=idle * 60, longest_keeping=longest * 3600, retention_hours=options.retention_hours
         ),
         settings,

@@ -3,10 +3,10 @@
 Nothing here runs when a server or a short command does: `install`, `uninstall` and `doctor --hosts` import it.
 """
 
+from mcp_claims.hosts.atomic_file import Change
+from mcp_claims.hosts.catalog import HOSTS, Host, Surroundings
 from mcp_claims.hosts.entries import Launch, Started, started_by
-from mcp_claims.hosts.files import Change
-from mcp_claims.hosts.installing import configured, install, uninstall
-from mcp_claims.hosts.table import HOSTS, Host, Surroundings
+from mcp_claims.hosts.install import configured, install, uninstall
 
 __all__ = [
     "HOSTS",

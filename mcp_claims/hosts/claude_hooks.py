@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_claims.errors import HostFileUnfitError
+from mcp_claims.hosts.atomic_file import Change, Content, backup_of, read
+from mcp_claims.hosts.catalog import Surroundings, claude_directory
 from mcp_claims.hosts.entries import Launch
-from mcp_claims.hosts.files import Change, Content, backup_of, read
-from mcp_claims.hosts.formats import Unfit
-from mcp_claims.hosts.json_text import JsonText
-from mcp_claims.hosts.table import Surroundings, claude_directory
+from mcp_claims.hosts.errors import HostFileUnfitError
+from mcp_claims.hosts.format import Unfit
+from mcp_claims.hosts.jsonc import JsonText
 
 _FORMAT = JsonText()
 _EDITS = "Edit|MultiEdit|Write|NotebookEdit|Bash"

@@ -42,17 +42,17 @@ from mcp_types import (
 )
 
 from mcp_claims import __version__
-from mcp_claims.claims import Claims
 from mcp_claims.errors import ClaimsError, InvalidInputError
-from mcp_claims.rules import one_line
-from mcp_claims.server.caller import caller_of
+from mcp_claims.model.validation import one_line
 from mcp_claims.server.completion import complete
+from mcp_claims.server.maintenance import tended
 from mcp_claims.server.prompts import PROMPTS, get_prompt
+from mcp_claims.server.registry import SessionRegistry
+from mcp_claims.server.request_identity import caller_of
 from mcp_claims.server.resources import TEMPLATES, list_resources, read_resource
 from mcp_claims.server.subscriptions import Subscriptions, subscriptions
-from mcp_claims.server.tending import tended
 from mcp_claims.server.tools import INSTRUCTIONS, TOOLS
-from mcp_claims.sessions import Sessions
+from mcp_claims.session.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -64,21 +64,21 @@ class Run:
     Over stdio and in memory a run is a connection; over HTTP it is the life of the process.
     """
 
-    sessions: Sessions
+    sessions: SessionRegistry
     subscriptions: Subscriptions
 
 
 Context = ServerRequestContext[Run]
 
 
-def build_server(open_sessions: Callable[[], Sessions]) -> Server[Run]:
+def build_server(open_sessions: Callable[[], SessionRegistry]) -> Server[Run]:
     """Return a server that opens its sessions for each run of it, and ends them, claims released, with it."""
 
     @asynccontextmanager
     async def lifespan(_: Server[Run]) -> AsyncIterator[Run]:
         sessions = open_sessions()
         try:
-            async with tended(sessions), subscriptions(sessions.onlooker) as told:
+            async with tended(sessions), subscriptions(sessions.read_only) as told:
                 sessions.ended = told.forget
                 yield Run(sessions, told)
         finally:
@@ -117,7 +117,7 @@ def _input_schema(name: str) -> dict[str, Any] | None:
     return None if tool is None else tool.input_schema
 
 
-async def _list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:  # noqa: ARG001 (the SDK's interface)
+async def _list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
     return ListToolsResult(tools=list(_definitions().values()))
 
 
@@ -147,8 +147,8 @@ async def _list_resources(context: Context, params: PaginatedRequestParams | Non
 
 
 async def _list_resource_templates(
-    context: Context,  # noqa: ARG001
-    params: PaginatedRequestParams | None,  # noqa: ARG001
+    context: Context,
+    params: PaginatedRequestParams | None,
 ) -> ListResourceTemplatesResult:
     return TEMPLATES
 
@@ -162,7 +162,7 @@ async def _subscribe(context: Context, params: SubscribeRequestParams) -> EmptyR
     run, caller = context.lifespan_context, caller_of(context)
     # The connection has a session from here on, which ends, with its subscriptions, when it has been idle.
     with _errors_of_the_protocol():
-        run.sessions.looking(caller, None)
+        run.sessions.reader_for(caller, None)
     run.subscriptions.subscribe(caller.connection, context.session, params.uri)
     return EmptyResult()
 
@@ -176,11 +176,11 @@ async def _listen(context: Context, params: SubscriptionsListenRequestParams) ->
     return await context.lifespan_context.subscriptions.listen(context, params)
 
 
-async def _list_prompts(context: Context, params: PaginatedRequestParams | None) -> ListPromptsResult:  # noqa: ARG001
+async def _list_prompts(context: Context, params: PaginatedRequestParams | None) -> ListPromptsResult:
     return PROMPTS
 
 
-async def _get_prompt(context: Context, params: GetPromptRequestParams) -> GetPromptResult:  # noqa: ARG001
+async def _get_prompt(context: Context, params: GetPromptRequestParams) -> GetPromptResult:
     return get_prompt(params.name, params.arguments)
 
 
@@ -189,8 +189,8 @@ async def _complete(context: Context, params: CompleteRequestParams) -> Complete
         return CompleteResult(completion=await complete(_onlooker(context), params.argument, params.context))
 
 
-def _onlooker(context: Context) -> Claims:
-    return context.lifespan_context.sessions.onlooker
+def _onlooker(context: Context) -> Session:
+    return context.lifespan_context.sessions.read_only
 
 
 @contextmanager

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from mcp_types import Completion, CompletionArgument, CompletionContext
 
-from mcp_claims import rules
-from mcp_claims.claims import Claims
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.record import Claim
+from mcp_claims.model import validation
+from mcp_claims.model.records import Claim
 from mcp_claims.server.resources import list_in_thread
+from mcp_claims.session.session import Session
 
 _MOST = 100
 """Values in one answer, as the protocol has it."""
@@ -17,7 +17,7 @@ _LOOKED_AT = 5_000
 """Claims that are looked through for names; of more, the first in the order of the store."""
 
 
-async def complete(claims: Claims, argument: CompletionArgument, context: CompletionContext | None) -> Completion:
+async def complete(claims: Session, argument: CompletionArgument, context: CompletionContext | None) -> Completion:
     """Return the names in use that begin as *argument* does, in any case; none for other arguments."""
     within = None
     if argument.name == "key":
@@ -32,7 +32,9 @@ async def complete(claims: Claims, argument: CompletionArgument, context: Comple
     names = {each.key if argument.name == "key" else each.namespace for each in scoped}
     # Text of others: what cannot be shown on a line cannot be chosen from a list either.
     fitting = sorted(
-        name for name in names if name.casefold().startswith(argument.value.casefold()) and rules.one_line(name) == name
+        name
+        for name in names
+        if name.casefold().startswith(argument.value.casefold()) and validation.one_line(name) == name
     )
     return Completion(
         values=fitting[:_MOST],

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from mcp_types import Tool, ToolAnnotations
 
-from mcp_claims.server.arguments import (
+from mcp_claims.server.result_models import (
+    ClaimAnswer,
+    InspectAnswer,
+    ListAnswer,
+    OpenSessionAnswer,
+    PruneAnswer,
+    ReleaseAnswer,
+    Result,
+)
+from mcp_claims.server.schema import compact_schema
+from mcp_claims.server.schemas import (
     Arguments,
     ListArguments,
     LookArguments,
@@ -17,16 +27,6 @@ from mcp_claims.server.arguments import (
     ReleaseArguments,
     TryClaimArguments,
 )
-from mcp_claims.server.result_models import (
-    ListResult,
-    LookResult,
-    OpenSessionResult,
-    PruneResult,
-    ReleaseResult,
-    Result,
-    TryClaimResult,
-)
-from mcp_claims.server.schema import compact_schema
 
 
 def _tool(
@@ -65,7 +65,7 @@ DEFINITIONS = {
             "had it already). claimed=false: another session has it (held) or has done it (done); do not act. Claims of "
             "dead or expired sessions are taken over.",
             TryClaimArguments,
-            TryClaimResult,
+            ClaimAnswer,
             idempotent=False,
         ),
         _tool(
@@ -73,7 +73,7 @@ DEFINITIONS = {
             "See who holds an event",
             "See whether another live session holds an event, and who. No permission to act: only try_claim gives that.",
             LookArguments,
-            LookResult,
+            InspectAnswer,
             # It may remove a dead claim that it meets, which changes no answer that anybody gets.
             read_only=True,
         ),
@@ -83,14 +83,14 @@ DEFINITIONS = {
             "Give back your claim on an event as soon as you are done or give up; say which as outcome, so that nobody "
             "repeats what is done. Never touches another session's claim.",
             ReleaseArguments,
-            ReleaseResult,
+            ReleaseAnswer,
         ),
         _tool(
             "list_claims",
             "List claims",
             "What is claimed, by whom, 50 a page; dead claims are marked.",
             ListArguments,
-            ListResult,
+            ListAnswer,
             read_only=True,
         ),
         _tool(
@@ -99,7 +99,7 @@ DEFINITIONS = {
             "Only for a sub-agent that shares a connection, or when a call says that it needs a session. Returns a secret "
             "to pass as session.",
             OpenSessionArguments,
-            OpenSessionResult,
+            OpenSessionAnswer,
             idempotent=False,
         ),
         _tool(
@@ -107,7 +107,7 @@ DEFINITIONS = {
             "Remove dead claims",
             "Remove expired claims and those of dead sessions. Never needed before try_claim, which sees through them.",
             PruneArguments,
-            PruneResult,
+            PruneAnswer,
         ),
     )
 }

@@ -31,12 +31,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_claims.errors import ClaimsError, InvalidInputError
-from mcp_claims.opening import open_store
 from mcp_claims.server.app import build_server
-from mcp_claims.server.tokens import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE, Tokens, read_tokens
-from mcp_claims.sessions import Sessions
-from mcp_claims.sessions.registry import DEFAULT_IDLE
-from mcp_claims.waiting import looking
+from mcp_claims.server.auth import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE, Tokens, read_tokens
+from mcp_claims.server.registry import DEFAULT_IDLE, SessionRegistry
+from mcp_claims.session.offload import read_off_loop
+from mcp_claims.stores.config import open_store
 
 MAX_BODY_BYTES = 256 * 1024
 """A call with the longest key, namespace, note and handle has under 16 kB."""
@@ -57,7 +56,7 @@ class HttpSettings:
     idle: float = DEFAULT_IDLE
 
 
-def build_app(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> Starlette:
+def build_app(open_sessions: Callable[[], SessionRegistry], settings: HttpSettings) -> Starlette:
     """Return the ASGI application: the MCP endpoint and `/healthz`.
 
     Raises `InvalidInputError` for a path that is none and for an address that others can reach without a token.
@@ -71,10 +70,10 @@ def build_app(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> 
             f"{settings.host} can be reached by others, so set {TOKEN_VARIABLE} or --token-file, or use 127.0.0.1",
         )
     names = (*_LOOPBACK_NAMES, _in_url(settings.host))
-    opened: list[Sessions] = []
+    opened: list[SessionRegistry] = []
     logging.getLogger(StreamableHTTPSessionManager.__module__).addFilter(_without_session_ids)
 
-    def open_once() -> Sessions:
+    def open_once() -> SessionRegistry:
         opened[:] = [open_sessions()]
         return opened[0]
 
@@ -100,7 +99,7 @@ def build_app(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> 
 
     async def healthz(_: Request) -> Response:
         try:
-            await looking(opened[0].onlooker, opened[0].check_store)
+            await read_off_loop(opened[0].read_only, opened[0].check_store)
         except ClaimsError as error:
             # Anybody may ask, so no paths here; the log of this server has them with the calls that fail.
             return JSONResponse({"status": "failing", "problem": type(error).__name__}, status_code=503)
@@ -125,7 +124,7 @@ def _without_session_ids(record: logging.LogRecord) -> bool:
 class ConnectionEnds:
     """Tells the sessions which of their connections are busy, and which have been ended by their clients."""
 
-    def __init__(self, app: ASGIApp, sessions: Callable[[], Sessions]) -> None:
+    def __init__(self, app: ASGIApp, sessions: Callable[[], SessionRegistry]) -> None:
         self._app, self._sessions = app, sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,7 +141,7 @@ class ConnectionEnds:
             # has to be free for whoever hears of the end from it.
             if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
                 sessions.end_connection(connection)
-                await looking(sessions.onlooker, sessions.release_ended)
+                await read_off_loop(sessions.read_only, sessions.release_ended)
             await send(message)
 
         sessions.entered(connection)
@@ -179,10 +178,10 @@ def create_app() -> Starlette:
     """
     store = open_store()
     settings = HttpSettings(host=os.environ.get("MCP_CLAIMS_HOST", "127.0.0.1"), tokens=read_tokens(None))
-    return build_app(lambda: Sessions(store, own=None), settings)
+    return build_app(lambda: SessionRegistry(store, own=None), settings)
 
 
-def serve_http(open_sessions: Callable[[], Sessions], settings: HttpSettings) -> int:
+def serve_http(open_sessions: Callable[[], SessionRegistry], settings: HttpSettings) -> int:
     """Serve until a signal asks to stop; then end the sessions of this process.  Returns the exit code.
 
     Raises `InvalidInputError` for settings that cannot be served.

@@ -13,9 +13,9 @@ from mcp_types import (
     TextContent,
 )
 
-from mcp_claims import rules
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.rules import DEFAULT_NAMESPACE
+from mcp_claims.model import validation
+from mcp_claims.model.validation import DEFAULT_NAMESPACE
 
 _MAX_WORK = 4_000
 
@@ -63,9 +63,9 @@ def get_prompt(name: str, arguments: dict[str, str] | None) -> GetPromptResult:
     given = dict(arguments or {})
     work, namespace = given.pop("work", ""), given.pop("namespace", "") or DEFAULT_NAMESPACE
     try:
-        rules.scoped_key("any", namespace)
+        validation.scoped_key("any", namespace)
         if given:
-            raise InvalidInputError(rules.one_line(min(given))[:100], "is not an argument of coordinate")
+            raise InvalidInputError(validation.one_line(min(given))[:100], "is not an argument of coordinate")
         if len(work) > _MAX_WORK:
             raise InvalidInputError("work", f"must have at most {_MAX_WORK:,} characters")
     except InvalidInputError as error:

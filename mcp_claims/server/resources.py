@@ -23,14 +23,15 @@ from mcp_types import (
     TextResourceContents,
 )
 
-from mcp_claims import phrases, rules, wording
-from mcp_claims.claims import Claims
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.facts import listed_facts
-from mcp_claims.overview import Listing
-from mcp_claims.record import Claim, ScopedKey
+from mcp_claims.model import validation
+from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.render import phrases, text
+from mcp_claims.render.structured import listed_facts
 from mcp_claims.server.cursor import read_cursor, spell_cursor
-from mcp_claims.waiting import looking, reading_many
+from mcp_claims.session.offload import read_off_loop, scan_off_loop
+from mcp_claims.session.results import ClaimPage
+from mcp_claims.session.session import Session
 
 ALL = "claims://all"
 MAX_SHOWN = 500
@@ -81,20 +82,20 @@ def read_uri(uri: str) -> ScopedKey | str | None:
     try:
         if not uri.startswith(_SCHEME) or "/" in key:
             raise InvalidInputError("uri", f"must be {ALL}, claims://{{namespace}} or claims://{{namespace}}/{{key}}")
-        scoped = rules.scoped_key(_decoded(key) if slash else "any", _decoded(namespace))
+        scoped = validation.scoped_key(_decoded(key) if slash else "any", _decoded(namespace))
     except (InvalidInputError, UnicodeDecodeError) as error:
         # SEP-2164: a resource that is not there is an error of the parameters.
-        reason = rules.one_line(f"There is no resource {uri[:200]!r}: {error}")
+        reason = validation.one_line(f"There is no resource {uri[:200]!r}: {error}")
         raise MCPError(INVALID_PARAMS, reason, {"uri": uri[:2_000]}) from error
     return scoped if slash else scoped.namespace
 
 
-async def read_resource(claims: Claims, uri: str) -> ReadResourceResult:
+async def read_resource(claims: Session, uri: str) -> ReadResourceResult:
     """Return what is stored of that which *uri* is of."""
     of = read_uri(uri)
     content: dict[str, Any]
     if isinstance(of, ScopedKey):
-        stored = await looking(claims, partial(claims.stored, of.key, of.namespace))
+        stored = await read_off_loop(claims, partial(claims.stored, of.key, of.namespace))
         content = {"key": of.key, "namespace": of.namespace, "status": "free"}
         for listed in stored.page:
             content = listed_facts(listed, stored.now)
@@ -107,7 +108,7 @@ async def read_resource(claims: Claims, uri: str) -> ReadResourceResult:
     return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=_JSON, text=text)])
 
 
-async def list_resources(claims: Claims, cursor: str | None) -> ListResourcesResult:
+async def list_resources(claims: Session, cursor: str | None) -> ListResourcesResult:
     """Return a page of the resources there are: all, and each namespace before its claims."""
     before, _, after = read_cursor(cursor).partition("\0\0\0")
     listing = await list_in_thread(claims, None, after=after, at_most=_PAGE)
@@ -121,15 +122,15 @@ async def list_resources(claims: Claims, cursor: str | None) -> ListResourcesRes
         if scoped.namespace != before:
             before = scoped.namespace
             resources.append(_resource(before, f"namespace {before}", "What is claimed, done or dead in it"))
-        resources.append(_resource(scoped, scoped.key, wording.listed_text(listed, listing.now)))
+        resources.append(_resource(scoped, scoped.key, text.listed_text(listed, listing.now)))
     following = None if listing.after is None else spell_cursor(f"{before}\0\0\0{listing.after}")
     return ListResourcesResult(resources=resources, next_cursor=following)
 
 
-async def list_in_thread(claims: Claims, namespace: str | None, *, after: str = "", at_most: int) -> Listing:
+async def list_in_thread(claims: Session, namespace: str | None, *, after: str = "", at_most: int) -> ClaimPage:
     """Return `claims.listing` without keeping other calls waiting, as there may be many to read."""
     reading = partial(claims.listing, namespace, after=after, at_most=at_most)
-    return await reading_many(claims, reading, _READING)
+    return await scan_off_loop(claims, reading, _READING)
 
 
 def _resource(of: ScopedKey | str | None, name: str, description: str) -> Resource:

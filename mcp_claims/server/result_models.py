@@ -33,7 +33,7 @@ class Facts(BaseModel):
     ended_at: str | None = None
 
 
-class TryClaimResult(Facts, Result):
+class ClaimAnswer(Facts, Result):
     """The answer of `try_claim`."""
 
     claimed: bool
@@ -41,7 +41,7 @@ class TryClaimResult(Facts, Result):
     taken_over_from: str | None = None
 
 
-class LookResult(Facts, Result):
+class InspectAnswer(Facts, Result):
     """The answer of `is_claimed_by_other`."""
 
     claimed_by_other: bool
@@ -49,7 +49,7 @@ class LookResult(Facts, Result):
     in_force: bool | None = None
 
 
-class ReleaseResult(Result):
+class ReleaseAnswer(Result):
     """The answer of `release`; where nothing was released, who has the claim and until when."""
 
     released: bool
@@ -58,21 +58,21 @@ class ReleaseResult(Result):
     expires_at: str | None = None
 
 
-class ListResult(Result):
+class ListAnswer(Result):
     """The answer of `list_claims`: a page of claims, each with its facts, and the cursor of the next."""
 
     claims: list[dict[str, Any]]
     cursor: str | None = None
 
 
-class OpenSessionResult(Result):
+class OpenSessionAnswer(Result):
     """The answer of `open_session`: the handle, which is a secret, and the public name it acts under."""
 
     session: str
     holder: str
 
 
-class PruneResult(Result):
+class PruneAnswer(Result):
     """The answer of `prune`: what was removed, how many live claims there are, and what needs a person."""
 
     expired: int

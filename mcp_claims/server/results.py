@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcp_claims import phrases, wording
-from mcp_claims.answers import Attempt, Look, Release
-from mcp_claims.facts import claim_facts, listed_facts, prune_facts
-from mcp_claims.overview import Listing, Pruned
-from mcp_claims.record import ScopedKey
+from mcp_claims.model.records import ScopedKey
+from mcp_claims.render import phrases, text
+from mcp_claims.render.structured import claim_facts, listed_facts, prune_facts
+from mcp_claims.session.results import ClaimPage, ClaimResult, Inspection, PruneResult, ReleaseResult
 
 Answer = dict[str, Any]
 
 
-def attempt_result(scoped: ScopedKey, attempt: Attempt, kept: bool) -> Answer:
+def attempt_result(scoped: ScopedKey, attempt: ClaimResult, kept: bool) -> Answer:
     """Answer `try_claim`."""
     answer = {
-        "advice": wording.attempt_advice(scoped, attempt, kept),
+        "advice": text.attempt_advice(scoped, attempt, kept),
         **claim_facts(attempt.found, attempt.now),
         "claimed": attempt.claimed,
         "status": attempt.status.value,
@@ -29,10 +28,10 @@ def attempt_result(scoped: ScopedKey, attempt: Attempt, kept: bool) -> Answer:
     return answer
 
 
-def look_result(scoped: ScopedKey, look: Look) -> Answer:
+def look_result(scoped: ScopedKey, look: Inspection) -> Answer:
     """Answer `is_claimed_by_other`."""
     answer = {
-        "advice": wording.look_advice(scoped, look),
+        "advice": text.look_advice(scoped, look),
         **claim_facts(look.found, look.now),
         "claimed_by_other": look.claimed_by_other,
         "held_by_you": look.held_by_you,
@@ -42,19 +41,19 @@ def look_result(scoped: ScopedKey, look: Look) -> Answer:
     return answer
 
 
-def release_result(scoped: ScopedKey, release: Release) -> Answer:
+def release_result(scoped: ScopedKey, release: ReleaseResult) -> Answer:
     """Answer `release`."""
-    answer: Answer = {"advice": wording.release_advice(scoped, release), "released": release.released}
+    answer: Answer = {"advice": text.release_advice(scoped, release), "released": release.released}
     if not release.released:
         facts = claim_facts(release.found, release.now)
         answer |= {name: facts[name] for name in ("holder", "generation", "expires_at") if name in facts}
     return answer
 
 
-def list_result(listing: Listing, cursor: str | None) -> Answer:
+def list_result(listing: ClaimPage, cursor: str | None) -> Answer:
     """Answer `list_claims`."""
     claims = [listed_facts(listed, listing.now) for listed in listing.page]
-    answer: Answer = {"advice": wording.list_advice(cursor), "claims": claims}
+    answer: Answer = {"advice": text.list_advice(cursor), "claims": claims}
     if cursor is not None:
         answer["cursor"] = cursor
     return answer
@@ -62,9 +61,9 @@ def list_result(listing: Listing, cursor: str | None) -> Answer:
 
 def opened_result(handle: str, holder: str) -> Answer:
     """Answer `open_session`."""
-    return {"advice": wording.OPENED_ADVICE, "session": handle, "holder": phrases.shown(holder)}
+    return {"advice": text.OPENED_ADVICE, "session": handle, "holder": phrases.shown(holder)}
 
 
-def prune_result(pruned: Pruned) -> Answer:
+def prune_result(pruned: PruneResult) -> Answer:
     """Answer `prune`."""
-    return {"advice": wording.prune_advice(pruned), **prune_facts(pruned)}
+    return {"advice": text.prune_advice(pruned), **prune_facts(pruned)}

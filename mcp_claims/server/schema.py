@@ -12,7 +12,7 @@ from pydantic_core import core_schema
 class CompactSchema(GenerateJsonSchema):
     """Leaves out titles, and the `null` of what may be absent: we never send it and accept it anyway."""
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 (pydantic's interface)
+    def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:

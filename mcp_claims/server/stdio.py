@@ -14,14 +14,14 @@ from mcp.server.stdio import stdio_server
 
 from mcp_claims.server.app import build_server
 from mcp_claims.server.pipes import host_pipes
-from mcp_claims.sessions import Sessions
+from mcp_claims.server.registry import SessionRegistry
 
 _STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 logger = logging.getLogger(__name__)
 
 
-def serve_stdio(sessions: Sessions) -> NoReturn:
+def serve_stdio(sessions: SessionRegistry) -> NoReturn:
     """Serve until the client goes or a signal asks to stop; then release what *sessions* hold and exit.
 
     The process ends by `os._exit`.  Where stdin is no pipe, a worker thread of the SDK may be blocked in reading it, which
@@ -36,7 +36,7 @@ def serve_stdio(sessions: Sessions) -> NoReturn:
     _exit(0)
 
 
-async def _serve(sessions: Sessions) -> None:
+async def _serve(sessions: SessionRegistry) -> None:
     _stop_on_signals(sessions)
     server = build_server(lambda: sessions)
     async with stdio_server(*host_pipes()) as (reading, writing):
@@ -48,7 +48,7 @@ async def _serve(sessions: Sessions) -> None:
             _exit(0)
 
 
-def _stop_on_signals(sessions: Sessions) -> None:
+def _stop_on_signals(sessions: SessionRegistry) -> None:
     def stop() -> NoReturn:
         try:
             sessions.end(dying=True)

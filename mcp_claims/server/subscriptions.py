@@ -26,11 +26,11 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ResourceUpdated
 from mcp_types import INVALID_PARAMS, SubscriptionsListenRequestParams, SubscriptionsListenResult
 
-from mcp_claims.claims import Claims
 from mcp_claims.errors import ClaimsError, InvalidInputError
-from mcp_claims.record import Claim
+from mcp_claims.model.records import Claim
 from mcp_claims.server.resources import MAX_SHOWN, list_in_thread, read_uri
-from mcp_claims.waiting import looking
+from mcp_claims.session.offload import read_off_loop
+from mcp_claims.session.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class _Listener:
 class Subscriptions:
     """Who is to be told of which resources of one server; *claims* is through whose eyes it looks."""
 
-    def __init__(self, claims: Claims, tasks: TaskGroup) -> None:
+    def __init__(self, claims: Session, tasks: TaskGroup) -> None:
         self._claims, self._tasks = claims, tasks
         self._loop = asyncio.get_running_loop()
         self._bus = InMemorySubscriptionBus()
@@ -226,7 +226,7 @@ class Subscriptions:
         if of is None or isinstance(of, str):
             listing = await list_in_thread(self._claims, of, at_most=MAX_SHOWN)
         else:
-            listing = await looking(self._claims, partial(self._claims.stored, of.key, of.namespace))
+            listing = await read_off_loop(self._claims, partial(self._claims.stored, of.key, of.namespace))
         return [
             (each.found.scoped, each.found.generation, each.found.expires, each.found.ended)
             if isinstance(each.found, Claim)
@@ -236,7 +236,7 @@ class Subscriptions:
 
 
 @asynccontextmanager
-async def subscriptions(claims: Claims) -> AsyncIterator[Subscriptions]:
+async def subscriptions(claims: Session) -> AsyncIterator[Subscriptions]:
     """Tell of changes meanwhile."""
     async with anyio.create_task_group() as tasks:
         made = Subscriptions(claims, tasks)

@@ -9,21 +9,11 @@ from typing import Any
 import anyio
 from mcp_types import CallToolResult, TextContent
 
-from mcp_claims import rules, wording
-from mcp_claims.answers import Attempt
-from mcp_claims.claims import Claims
-from mcp_claims.patience import Report, claim_patiently
-from mcp_claims.record import Claim, Outcome
-from mcp_claims.server.arguments import (
-    ListArguments,
-    LookArguments,
-    OpenSessionArguments,
-    PruneArguments,
-    ReleaseArguments,
-    TryClaimArguments,
-    parse,
-)
+from mcp_claims.model import validation
+from mcp_claims.model.records import Claim, Outcome
+from mcp_claims.render import text
 from mcp_claims.server.cursor import read_cursor, spell_cursor
+from mcp_claims.server.registry import Caller, SessionEntry, SessionRegistry
 from mcp_claims.server.results import (
     Answer,
     attempt_result,
@@ -33,9 +23,19 @@ from mcp_claims.server.results import (
     prune_result,
     release_result,
 )
-from mcp_claims.sessions import Caller, Sessions
-from mcp_claims.sessions.registry import Session
-from mcp_claims.waiting import looking, reading_many, without_blocking
+from mcp_claims.server.schemas import (
+    ListArguments,
+    LookArguments,
+    OpenSessionArguments,
+    PruneArguments,
+    ReleaseArguments,
+    TryClaimArguments,
+    parse,
+)
+from mcp_claims.session.acquire import Report, acquire_async
+from mcp_claims.session.offload import read_off_loop, run_off_loop, scan_off_loop
+from mcp_claims.session.results import ClaimResult
+from mcp_claims.session.session import Session
 
 INSTRUCTIONS = (
     "Several agents see the same event; exactly one may act. Before you act on an event (red CI, review comment, "
@@ -49,125 +49,123 @@ INSTRUCTIONS = (
 _PRUNING = anyio.CapacityLimiter(2)
 
 
-Call = Callable[[Sessions, Caller, dict[str, Any] | None, Report], Awaitable[CallToolResult]]
+Call = Callable[[SessionRegistry, Caller, dict[str, Any] | None, Report], Awaitable[CallToolResult]]
 
 
 async def _try_claim(
-    sessions: Sessions, caller: Caller, arguments: dict[str, Any] | None, report: Report
+    sessions: SessionRegistry, caller: Caller, arguments: dict[str, Any] | None, report: Report
 ) -> CallToolResult:
     asked = parse(TryClaimArguments, arguments)
     session = await _acting(sessions, caller, asked.session)
-    scoped, patience = rules.scoped_key(asked.key, asked.namespace), rules.patience(asked.wait_seconds)
+    scoped, patience = validation.scoped_key(asked.key, asked.namespace), validation.patience(asked.wait_seconds)
 
-    def attempt_once(wait: float) -> Attempt:
-        return session.claims.try_claim(
+    def attempt_once(lock_timeout: float) -> ClaimResult:
+        return session.session.try_claim(
             asked.key,
             asked.namespace,
             ttl_minutes=asked.ttl_minutes,
             note=asked.note,
             redo=asked.redo,
-            wait=wait,
+            lock_timeout=lock_timeout,
         )
 
-    attempt = await claim_patiently(session.claims, scoped, attempt_once, patience, report)
+    attempt = await acquire_async(session.session, scoped, attempt_once, patience, report)
     kept = False
     if asked.keep_alive and attempt.claimed and isinstance(attempt.found, Claim):
         kept = True
         sessions.keep(session, attempt.found, asked.ttl_minutes)
-    return _answer(attempt_result(scoped, attempt, kept), wording.attempt_lead(scoped, attempt))
+    return _answer(attempt_result(scoped, attempt, kept), text.attempt_lead(scoped, attempt))
 
 
 async def _is_claimed_by_other(
-    sessions: Sessions,
+    sessions: SessionRegistry,
     caller: Caller,
     arguments: dict[str, Any] | None,
-    report: Report,  # noqa: ARG001
+    report: Report,
 ) -> CallToolResult:
     asked = parse(LookArguments, arguments)
     claims = await _looking(sessions, caller, asked.session)
-    look = await looking(
-        claims, partial(claims.is_claimed_by_other, asked.key, asked.namespace, generation=asked.generation)
-    )
-    scoped = rules.scoped_key(asked.key, asked.namespace)
-    return _answer(look_result(scoped, look), wording.look_lead(scoped, look))
+    look = await read_off_loop(claims, partial(claims.inspect, asked.key, asked.namespace, generation=asked.generation))
+    scoped = validation.scoped_key(asked.key, asked.namespace)
+    return _answer(look_result(scoped, look), text.look_lead(scoped, look))
 
 
 async def _release(
-    sessions: Sessions,
+    sessions: SessionRegistry,
     caller: Caller,
     arguments: dict[str, Any] | None,
-    report: Report,  # noqa: ARG001
+    report: Report,
 ) -> CallToolResult:
     asked = parse(ReleaseArguments, arguments)
     session = await _acting(sessions, caller, asked.session)
-    scoped = rules.scoped_key(asked.key, asked.namespace)
-    release = await without_blocking(
-        session.claims,
-        lambda wait: session.claims.release(
+    scoped = validation.scoped_key(asked.key, asked.namespace)
+    release = await run_off_loop(
+        session.session,
+        lambda lock_timeout: session.session.release(
             asked.key,
             asked.namespace,
             outcome=Outcome(asked.outcome) if asked.outcome else None,
             note=asked.note,
             retention_hours=sessions.retention_hours if asked.retention_hours is None else asked.retention_hours,
-            wait=wait,
+            lock_timeout=lock_timeout,
         ),
     )
-    session.keeping.stop(scoped)
-    return _answer(release_result(scoped, release), wording.release_lead(scoped, release))
+    session.keep_alive.stop(scoped)
+    return _answer(release_result(scoped, release), text.release_lead(scoped, release))
 
 
 async def _list_claims(
-    sessions: Sessions,
+    sessions: SessionRegistry,
     caller: Caller,
     arguments: dict[str, Any] | None,
-    report: Report,  # noqa: ARG001
+    report: Report,
 ) -> CallToolResult:
     asked = parse(ListArguments, arguments)
     after = read_cursor(asked.cursor)
     claims = await _looking(sessions, caller, asked.session)
     list_page = partial(claims.listing, asked.namespace, mine=asked.mine, after=after)
     # In a thread, as there may be many to read before the first that is asked for.
-    listing = await reading_many(claims, list_page, _PRUNING)
+    listing = await scan_off_loop(claims, list_page, _PRUNING)
     cursor = None if listing.after is None else spell_cursor(listing.after)
-    return _answer(list_result(listing, cursor), wording.list_lead(listing), between="\n")
+    return _answer(list_result(listing, cursor), text.list_lead(listing), between="\n")
 
 
 async def _open_session(
-    sessions: Sessions,
+    sessions: SessionRegistry,
     caller: Caller,
     arguments: dict[str, Any] | None,
-    report: Report,  # noqa: ARG001
+    report: Report,
 ) -> CallToolResult:
     asked = parse(OpenSessionArguments, arguments)
-    await looking(sessions.onlooker, sessions.know_handles)
+    await read_off_loop(sessions.read_only, sessions.know_handles)
     handle, session = sessions.open(asked.label, caller)
-    holder = session.claims.holder.name
-    return _answer(opened_result(handle, holder), wording.opened_lead(handle, holder))
+    holder = session.session.holder.name
+    return _answer(opened_result(handle, holder), text.opened_lead(handle, holder))
 
 
 async def _prune(
-    sessions: Sessions,
+    sessions: SessionRegistry,
     caller: Caller,
     arguments: dict[str, Any] | None,
-    report: Report,  # noqa: ARG001
+    report: Report,
 ) -> CallToolResult:
     asked = parse(PruneArguments, arguments)
-    claims = sessions.looking(caller, None)
+    claims = sessions.reader_for(caller, None)
     # Always in a thread: there may be 100,000 claims to read.
-    pruned = await reading_many(claims, partial(claims.prune, asked.namespace), _PRUNING)
-    return _answer(prune_result(pruned), wording.prune_lead(pruned))
+    pruned = await scan_off_loop(claims, partial(claims.prune, asked.namespace), _PRUNING)
+    return _answer(prune_result(pruned), text.prune_lead(pruned))
 
 
-async def _acting(sessions: Sessions, caller: Caller, handle: str | None) -> Session:
+async def _acting(sessions: SessionRegistry, caller: Caller, handle: str | None) -> SessionEntry:
     if handle is not None:
-        await looking(sessions.onlooker, sessions.know_handles)
-    return sessions.acting(caller, handle)
+        await read_off_loop(sessions.read_only, sessions.know_handles)
+    return sessions.session_for(caller, handle)
 
 
-async def _looking(sessions: Sessions, caller: Caller, handle: str | None) -> Claims:
+async def _looking(sessions: SessionRegistry, caller: Caller, handle: str | None) -> Session:
     if handle is not None:
-        await looking(sessions.onlooker, sessions.know_handles)
-    return sessions.looking(caller, handle)
+        await read_off_loop(sessions.read_only, sessions.know_handles)
+    return sessions.reader_for(caller, handle)
 
 
 def _answer(answer: Answer, lead: str, *, between: str = " ") -> CallToolResult:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 
-from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, Swap
+from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap
 
 
 class MemoryStore:
@@ -24,7 +24,9 @@ class MemoryStore:
     def read(self, scoped: ScopedKey) -> Found:
         return self._stored.get(scoped)
 
-    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:  # noqa: ARG002 (nobody to wait for)
+    def swap(
+        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> Swap:
         with self._lock:
             found = self._stored.get(scoped)
             if found != old:
@@ -39,7 +41,7 @@ class MemoryStore:
         self._tell(scoped)
         return Swap(True, new)
 
-    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:  # noqa: ARG002
+    def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         with self._lock:
             scoped = next((scoped for scoped, stored in self._stored.items() if stored == found), None)
             if scoped is None:
@@ -54,8 +56,8 @@ class MemoryStore:
                 yield stored
 
     @contextmanager
-    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> Iterator[bool]:
-        watcher = (of, tell)
+    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> Iterator[bool]:
+        watcher = (of, notify)
         with self._lock:
             self._watchers.append(watcher)
         try:
@@ -64,7 +66,7 @@ class MemoryStore:
             with self._lock:
                 self._watchers.remove(watcher)
 
-    def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:  # noqa: ARG002
+    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         return nullcontext(False)
 
     def position(self, found: Claim | Unreadable) -> str:
@@ -73,7 +75,7 @@ class MemoryStore:
                 return f"{scoped.namespace}\0{scoped.key}"
         return f"{found.scoped.namespace}\0{found.scoped.key}" if isinstance(found, Claim) else ""
 
-    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:  # noqa: ARG002 (nobody to wait for)
+    def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
         return self._secret
 
     def corrupt(self, scoped: ScopedKey, unreadable: Unreadable) -> None:
@@ -83,6 +85,6 @@ class MemoryStore:
 
     def _tell(self, scoped: ScopedKey) -> None:
         with self._lock:
-            concerned = [tell for of, tell in self._watchers if of in (None, scoped.namespace, scoped)]
-        for tell in concerned:
-            tell()
+            concerned = [notify for of, notify in self._watchers if of in (None, scoped.namespace, scoped)]
+        for notify in concerned:
+            notify()

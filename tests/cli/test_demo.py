@@ -78,7 +78,7 @@ def test_it_fails_when_two_win(tmp_path: Path) -> None:
     sabotage = tmp_path / "sabotage"
     sabotage.mkdir()
     (sabotage / "sitecustomize.py").write_text(
-        "import mcp_claims.stores.files as f\n"
+        "import mcp_claims.stores.files.store as f\n"
         "f.FileStore._read = lambda *_, **__: None\n"  # unreadable, held, whatever: it all means free
     )
     paths = os.pathsep.join([str(sabotage), *filter(None, [os.environ.get("PYTHONPATH")])])

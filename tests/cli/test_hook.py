@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
 from tests.cli.commands import COMMAND, Commands
 from tests.support.servers import ENVELOPE
 
@@ -95,8 +95,8 @@ def test_the_end_of_a_session_frees_what_its_server_holds_for_it_and_its_sub_age
         another.call("try_claim", key="another host's")
         assert host.hook("session-end", shell=shell, reason="clear", session_id="x") == (0, "", "")
         assert another.call("is_claimed_by_other", key="another host's")["held_by_you"]
-    assert other.is_claimed_by_other("theirs").held_by_you
-    assert not other.is_claimed_by_other("our sub-agent's").claimed_by_other
+    assert other.inspect("theirs").held_by_you
+    assert not other.inspect("our sub-agent's").claimed_by_other
     assert other.try_claim("ours").claimed
     told = host.call("is_claimed_by_other", key="ours")
     assert "You lost your claim" in told["advice"]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mcp_claims.machine import local_machine
-from mcp_claims.sessions import process_session
+from mcp_claims.liveness import local_machine
+from mcp_claims.session.identity import process_session
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.cli.commands import COMMAND
 from tests.support.etcd import fresh_address, one_node

@@ -79,7 +79,7 @@ def test_they_import_nothing_that_only_others_need(commands: Commands, command: 
         check=True,
     )
     loaded = set(done.stdout.splitlines()[-1].split())
-    assert "mcp_claims.stores.files" in loaded
+    assert "mcp_claims.stores.files.store" in loaded
     needless = {
         "mcp",
         "mcp_types",
@@ -120,7 +120,7 @@ def test_the_directory_is_that_of_platformdirs_which_is_imported_only_where_it_i
     environment: dict[str, str], plain: bool
 ) -> None:
     code = (
-        "import sys; from mcp_claims.stores.location import located; print(located()[0])\n"
+        "import sys; from mcp_claims.stores.config import located; print(located()[0])\n"
         "print('platformdirs' in sys.modules)\n"
         "import platformdirs; print(platformdirs.user_state_path('mcp-claims', appauthor=False) / 'claims')"
     )

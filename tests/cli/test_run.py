@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from mcp_claims.record import Claim
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.model.records import Claim
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
 from tests.cli.commands import COMMAND, Commands
 
 PATIENCE = 20.0
@@ -65,7 +65,7 @@ def running(commands: Commands, *options: str, script: str = WITNESS, **popen: i
 
 def holder(claims_dir: Path) -> Claim | None:
     """Return the live claim on `red`."""
-    look = process_session(FileStore(claims_dir)).is_claimed_by_other("red")
+    look = process_session(FileStore(claims_dir)).inspect("red")
     return look.found if isinstance(look.found, Claim) and look.found.ended is None else None
 
 
@@ -118,7 +118,7 @@ def test_what_somebody_else_holds_is_not_run(commands: Commands, claims_dir: Pat
     other.try_claim("red")
     done = commands("run", "red", "--", "echo", "run")
     assert (done.returncode, done.stdout) == (1, "") and other.holder.name in done.stderr
-    assert other.is_claimed_by_other("red").held_by_you
+    assert other.inspect("red").held_by_you
 
 
 def test_it_waits_if_asked_to_and_runs_when_the_key_is_free(commands: Commands, claims_dir: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_wait_that_is_interrupted_runs_nothing_and_leaves_nothing(
         assert waiting.communicate(timeout=PATIENCE)[0] == ""
     assert waiting.returncode in (130, -number)
     eventually(lambda: ended(child))
-    assert other.is_claimed_by_other("red").held_by_you
+    assert other.inspect("red").held_by_you
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from mcp_claims import rules
 from mcp_claims.cli.run import _keep
-from mcp_claims.machine import local_machine
-from mcp_claims.record import Claim, ScopedKey
-from mcp_claims.sessions import process_session
+from mcp_claims.liveness import local_machine
+from mcp_claims.model import expiry
+from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.session.identity import process_session
 from tests.cli.commands import COMMAND
 from tests.cli.test_run import eventually
 from tests.stores.samples import claim
@@ -61,13 +61,13 @@ def test_a_command_is_stopped_before_its_time_is_up_though_the_store_has_not_ans
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     machine, stopped = local_machine(), Event()
-    granted = claim()._replace(expires=rules.later(machine.now(), timedelta(seconds=6)))
+    granted = claim()._replace(expires=expiry.later(machine.now(), timedelta(seconds=6)))
     asked_to_end: list[tuple[float, float]] = []
 
     class Session:
         remote = True
 
-        def prolong(self, *_: object) -> Claim:
+        def renew(self, *_: object) -> Claim:
             assert stopped.wait(20), "the command goes on as long as the store does not answer"
             return granted
 

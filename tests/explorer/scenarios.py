@@ -6,16 +6,16 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
-from mcp_claims.answers import Release
-from mcp_claims.claims import Claims
-from mcp_claims.record import Claim, Found, Moment, Outcome, ScopedKey, Unreadable
-from mcp_claims.rules import Standing
-from mcp_claims.stores.base import LOCK_WAIT, Swap
-from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.kernel import ASKED, Kernel
-from mcp_claims.stores.namespace_lock import namespace_lock
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Claim, Found, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.session.results import ReleaseResult
+from mcp_claims.session.session import Session
+from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
+from mcp_claims.stores.files.filesystem import ASKED, FileSystem
+from mcp_claims.stores.files.lock import namespace_lock
+from mcp_claims.stores.files.store import FileStore
 from tests.explorer.schedules import TTL, Process, Run, Scenario
-from tests.explorer.simulated import SimulatedKernel
+from tests.explorer.simulated import SimulatedFileSystem
 
 
 def claims(process: Process) -> None:
@@ -82,7 +82,7 @@ def damaged(run: Run) -> None:
     inode.data = inode.data[:40]
 
 
-def nobodys(run: Run) -> None:
+def is_past_any_ttl(run: Run) -> None:
     """Leave something unreadable behind that is too old to be anybody's."""
     damaged(run)
     run.world.pass_time(25 * 60 * 60)
@@ -99,7 +99,7 @@ SCENARIOS = [
     Scenario("one prunes what another renews and releases", (prunes, renews), expired),
     Scenario("one looks at what two take over", (looks, claims, claims), orphaned),
     Scenario("two find a damaged claim of a live holder", (works, works), damaged),
-    Scenario("two find something damaged that is nobody's", (works, claims), nobodys),
+    Scenario("two find something damaged that is nobody's", (works, claims), is_past_any_ttl),
     Scenario("renewals meet takeovers", (renews, renews), expired),
     Scenario("one finishes what two others try", (finishes, claims, works), warm),
     Scenario("one fails at what another takes over and a third prunes", (fails, claims, prunes), warm),
@@ -108,24 +108,24 @@ SCENARIOS = [
 ]
 
 
-class NoLock(SimulatedKernel):
+class NoLock(SimulatedFileSystem):
     """Everybody gets the lock."""
 
-    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:  # noqa: ARG002 (the kernel's interface)
+    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
         self._give_way("no lock")
         return True
 
 
 class UnlocksBeforeWriting(FileStore):
     def _write(self, path: str, fresh: str, data: bytes, lock: namespace_lock) -> None:
-        kernel = self._kernel
-        assert isinstance(kernel, SimulatedKernel)
-        for fd in list(kernel._openings):
-            kernel.unlock(fd)
+        fs = self._fs
+        assert isinstance(fs, SimulatedFileSystem)
+        for fd in list(fs._openings):
+            fs.unlock(fd)
         super()._write(path, fresh, data, lock)
 
 
-class UnlinksTheLockFile(SimulatedKernel):
+class UnlinksTheLockFile(SimulatedFileSystem):
     """The lock file goes when it is given back, and nobody checks that what is locked is still there."""
 
     def status_of(self, path: str) -> os.stat_result:
@@ -139,12 +139,12 @@ class UnlinksTheLockFile(SimulatedKernel):
 class RemovesWithoutComparing(FileStore):
     """Prune and look remove what is at the path."""
 
-    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+    def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
-            with self._lock("/claims/default", wait):
-                self._kernel.remove(self._places(found.scoped)[1])
+            with self._lock("/claims/default", lock_timeout):
+                self._fs.remove(self._places(found.scoped)[1])
             return True
-        return super().discard(found, wait=wait)
+        return super().discard(found, lock_timeout=lock_timeout)
 
 
 class TakesUnreadableForFree(FileStore):
@@ -153,41 +153,41 @@ class TakesUnreadableForFree(FileStore):
         return None if isinstance(found, Unreadable) else found
 
 
-class ReleasesByPath(Claims):
+class ReleasesByPath(Session):
     def _release(
         self,
         scoped: ScopedKey,
-        wait: float,
-        marker: Callable[[Claim], Claim] | None = None,  # noqa: ARG002
-    ) -> Release:
+        lock_timeout: float,
+        marker: Callable[[Claim], Claim] | None = None,
+    ) -> ReleaseResult:
         found = self._store.read(scoped)
         while isinstance(found, Claim):
-            swap: Swap = self._store.swap(scoped, found, None, wait=wait)
+            swap: Swap = self._store.swap(scoped, found, None, lock_timeout=lock_timeout)
             if swap.won:
-                return Release(True, found, self._machine.now())
+                return ReleaseResult(True, found, self._machine.now())
             found = swap.found
-        return Release(False, None, self._machine.now())
+        return ReleaseResult(False, None, self._machine.now())
 
 
-class JudgesByTheWallClock(Claims):
+class JudgesByTheWallClock(Session):
     """Expiry is compared with a clock that steps."""
 
-    def _judge(self, found: Claim | Unreadable, now: Moment) -> Standing:
-        return super()._judge(found, Moment(now.wall))
+    def _state_of(self, found: Claim | Unreadable, now: Moment) -> ClaimState:
+        return super()._state_of(found, Moment(now.wall))
 
 
 def plant(
     fault: str,
     *,
-    kernel: type[SimulatedKernel] | None = None,
-    store: Callable[[Kernel], FileStore] | None = None,
-    policy: type[Claims] | None = None,
+    fs: type[SimulatedFileSystem] | None = None,
+    store: Callable[[FileSystem], FileStore] | None = None,
+    policy: type[Session] | None = None,
 ) -> Callable[[Scenario], Scenario]:
     def planted(scenario: Scenario) -> Scenario:
         return replace(
             scenario,
             name=f"{fault}: {scenario.name}",
-            make_kernel=kernel or scenario.make_kernel,
+            make_filesystem=fs or scenario.make_filesystem,
             make_store=store or scenario.make_store,
             make_claims=policy or scenario.make_claims,
             planted=True,
@@ -196,14 +196,14 @@ def plant(
     return planted
 
 
-def _store(kind: type[FileStore]) -> Callable[[Kernel], FileStore]:
-    return lambda kernel: kind("/claims", kernel=kernel)
+def _store(kind: type[FileStore]) -> Callable[[FileSystem], FileStore]:
+    return lambda fs: kind("/claims", fs=fs)
 
 
 FAULTS = {
-    "no lock": plant("no lock", kernel=NoLock),
+    "no lock": plant("no lock", fs=NoLock),
     "unlock before write": plant("unlock before write", store=_store(UnlocksBeforeWriting)),
-    "lock file unlinked": plant("lock file unlinked", kernel=UnlinksTheLockFile),
+    "lock file unlinked": plant("lock file unlinked", fs=UnlinksTheLockFile),
     "prune without compare": plant("prune without compare", store=_store(RemovesWithoutComparing)),
     "unreadable means free": plant("unreadable means free", store=_store(TakesUnreadableForFree)),
     "expiry compared with a stale clock": plant("expiry compared with a stale clock", policy=JudgesByTheWallClock),

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 from greenlet import greenlet
 
-from mcp_claims.answers import Attempt, Release
-from mcp_claims.claims import Claims
 from mcp_claims.errors import ClaimsError, StoreBusyError
-from mcp_claims.record import Claim, Holder, Outcome, ScopedKey
-from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.kernel import Kernel
-from tests.explorer.simulated import Disk, Killed, SimulatedKernel
+from mcp_claims.model.records import Claim, Holder, Outcome, ScopedKey
+from mcp_claims.session.results import ClaimResult, ReleaseResult
+from mcp_claims.session.session import Session
+from mcp_claims.stores.files.filesystem import FileSystem
+from mcp_claims.stores.files.store import FileStore
+from tests.explorer.simulated import Disk, Killed, SimulatedFileSystem
 from tests.support.machines import FakeMachine, World
 
 KEY = ScopedKey("default", "red")
@@ -32,7 +32,7 @@ Action = tuple[str, int]
 """What happens next: `run`, `kill` or `time out` a process, or `expire`, `step` the wall clock, `recycle` a PID."""
 
 
-class Violation(AssertionError):  # noqa: N818 (the field's word)
+class Violation(AssertionError):
     """A property does not hold; the trace says how it came to that."""
 
 
@@ -46,9 +46,9 @@ class Scenario:
     name: str
     scripts: tuple[Script, ...]
     before: Callable[[Run], None] = lambda _: None
-    make_kernel: type[SimulatedKernel] = SimulatedKernel
-    make_store: Callable[[Kernel], FileStore] = lambda kernel: FileStore("/claims", kernel=kernel)
-    make_claims: type[Claims] = Claims
+    make_filesystem: type[SimulatedFileSystem] = SimulatedFileSystem
+    make_store: Callable[[FileSystem], FileStore] = lambda fs: FileStore("/claims", fs=fs)
+    make_claims: type[Session] = Session
     planted: bool = False
 
 
@@ -57,11 +57,11 @@ class Process:
 
     def __init__(self, run: Run, number: int, script: Script | None) -> None:
         self.run, self.number = run, number
-        self.kernel = run.scenario.make_kernel(run.disk, self._give_way)
+        self.fs = run.scenario.make_filesystem(run.disk, self._give_way)
         self.machine: FakeMachine = run.world.process()
         name = f"rig:{self.machine.pid()}:{number:012x}"
         holder = Holder(name, self.machine.pid(), self.machine.proof())
-        self.claims = run.scenario.make_claims(run.scenario.make_store(self.kernel), holder, self.machine)
+        self.claims = run.scenario.make_claims(run.scenario.make_store(self.fs), holder, self.machine)
         self.granted: Claim | None = None
         self.alive = True
         self.next_call = "start"
@@ -69,7 +69,7 @@ class Process:
 
     @property
     def runnable(self) -> bool:
-        waiting = self.kernel.waiting_for
+        waiting = self.fs.waiting_for
         unblocked = waiting is None or waiting.locked_by is None
         return self.alive and self._thread is not None and not self._thread.dead and unblocked
 
@@ -86,7 +86,7 @@ class Process:
         """Tell whether the process acts on the key: it was granted, has not begun to give back, and has time left."""
         return self.alive and self.granted is not None and self.granted.expires.ticks > self.run.world.ticks
 
-    def try_claim(self) -> Attempt | None:
+    def try_claim(self) -> ClaimResult | None:
         try:
             attempt = self.claims.try_claim(KEY.key, KEY.namespace, ttl_minutes=TTL)
         except ClaimsError as error:
@@ -95,20 +95,20 @@ class Process:
         self.granted = attempt.found if attempt.claimed and isinstance(attempt.found, Claim) else None
         if self.granted is not None:
             self.run.granted(self, self.granted)
-            self.kernel.act()
+            self.fs.act()
         return attempt
 
     def release(self, outcome: Outcome | None = None) -> None:
         ours, self.granted = self.granted, None
         released = self._do(lambda: self.claims.release(KEY.key, KEY.namespace, outcome=outcome))
-        if outcome is Outcome.DONE and isinstance(released, Release) and released.released and ours is not None:
+        if outcome is Outcome.DONE and isinstance(released, ReleaseResult) and released.released and ours is not None:
             self.run.done_until = self.run.world.ticks + RETENTION
 
     def prune(self) -> None:
         self._do(self.claims.prune)
 
     def look(self) -> None:
-        self._do(lambda: self.claims.is_claimed_by_other(KEY.key, KEY.namespace))
+        self._do(lambda: self.claims.inspect(KEY.key, KEY.namespace))
 
     def _do(self, call: Callable[[], object]) -> object:
         try:
@@ -125,7 +125,7 @@ class Process:
     def kill(self) -> None:
         self.alive = False
         self.run.world.alive.discard((self.run.world.boot, self.machine.pid()))
-        self.kernel.die()
+        self.fs.die()
         if self.started and self._thread is not None:
             with suppress(Killed):
                 self._thread.throw(Killed)
@@ -188,7 +188,7 @@ class Run:
         elif process is not None and what == "kill":
             process.kill()
         elif process is not None and what == "time out":
-            process.kernel.time_out()
+            process.fs.time_out()
         elif process is not None:
             # Somebody else gets the dead process's PID, with a start time of its own.
             self.world.recycle(process.machine.pid())

@@ -1,6 +1,6 @@
 """An operating system in memory, one system call at a time, for the real file store to run on.
 
-Every call of `SimulatedKernel` is a step: the process gives way before it, and the scheduler decides who goes on, who
+Every call of `SimulatedFileSystem` is a step: the process gives way before it, and the scheduler decides who goes on, who
 dies there, and what time it is by then.  What a call does, it does at once, as the calls of a kernel on one directory.
 """
 
@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from mcp_claims.stores.kernel import ASKED, Kernel
+from mcp_claims.stores.files.filesystem import ASKED, FileSystem
 
 
 class Killed(BaseException):
@@ -66,7 +66,7 @@ class Disk:
         return directory.entries
 
 
-class SimulatedKernel(Kernel):
+class SimulatedFileSystem(FileSystem):
     """The system calls of one process on *disk*; *give_way* is called before each."""
 
     def __init__(self, disk: Disk, give_way: Callable[[str], None]) -> None:
@@ -175,7 +175,7 @@ class SimulatedKernel(Kernel):
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
         yield from list(directory.entries)
 
-    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:  # noqa: ARG002 (a step of the scheduler each)
+    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
         self._give_way("lock")
         opening = self._opened(fd)
         if opening.inode.locked_by is None:
@@ -191,7 +191,7 @@ class SimulatedKernel(Kernel):
     def monotonic(self) -> float:
         return self._seconds
 
-    def sleep(self, seconds: float) -> None:  # noqa: ARG002 (the scheduler decides how long)
+    def sleep(self, seconds: float) -> None:
         """Wait for the lock that could not be had: the scheduler lets the process go on when it is free."""
         self.waiting_for = self._refused
         self._give_way("wait")

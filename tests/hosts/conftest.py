@@ -33,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:  # noqa: ARG001 (it has to be there first)
+def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command line; return its exit code and what it said, on stdout and stderr together."""
 
     def run(*arguments: str) -> tuple[int, str]:

@@ -46,9 +46,9 @@ def scripted_model(script: Script) -> Iterator[str]:
         def do_GET(self) -> None:
             self._answer("application/json", b"{}")
 
-        do_HEAD = do_GET  # noqa: N815 (the name in the library)
+        do_HEAD = do_GET
 
-        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 (the name in the library)
+        def log_message(self, format: str, *arguments: object) -> None:
             """Keep what is served out of the tests' output."""
 
         def _answer(self, kind: str, body: bytes) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from mcp_claims.hosts.formats import Unfit, drop_checked, put_checked
-from mcp_claims.hosts.json_text import JsonText
+from mcp_claims.hosts.format import Unfit, drop_checked, put_checked
+from mcp_claims.hosts.jsonc import JsonText
 
 PLACE, TEXT = ("mcpServers",), '{"a": 1, "mcpServers": {"docs": {}, "claims": {"command": "x"}}}'
 WRONG = {
@@ -24,10 +24,10 @@ class Careless(JsonText):
 
     made = ""
 
-    def put(self, text: str, place: Sequence[str], name: str, value: object) -> str:  # noqa: ARG002
+    def put(self, text: str, place: Sequence[str], name: str, value: object) -> str:
         return self.made
 
-    def drop(self, text: str, place: Sequence[str], name: str) -> str:  # noqa: ARG002
+    def drop(self, text: str, place: Sequence[str], name: str) -> str:
         return self.made
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from mcp_claims.hosts.catalog import Surroundings
 from mcp_claims.hosts.claude_hooks import GUARD, install_hooks
 from mcp_claims.hosts.entries import Launch
-from mcp_claims.hosts.table import Surroundings
 from tests.hosts.conftest import Run
 from tests.hosts.texts import is_within
 from tests.support.servers import PYTHON_ENVIRONMENT

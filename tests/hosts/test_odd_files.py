@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.errors import HostFileChangedError
 from mcp_claims.hosts import Host, Launch, Surroundings, install
-from mcp_claims.hosts.files import backup_of
+from mcp_claims.hosts.atomic_file import backup_of
+from mcp_claims.hosts.errors import HostFileChangedError
 from tests.hosts.conftest import Run
 from tests.hosts.texts import is_within
 from tests.support.servers import PYTHON_ENVIRONMENT

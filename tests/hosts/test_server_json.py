@@ -18,8 +18,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 import mcp_claims
-from mcp_claims.opening import LAYOUT_VARIABLE, LAYOUTS, OWN_LAYOUT
-from mcp_claims.stores.location import DIRECTORY_VARIABLE
+from mcp_claims.stores.config import DIRECTORY_VARIABLE, LAYOUT_VARIABLE, LAYOUTS, OWN_LAYOUT
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import json
 
 from hypothesis import strategies as st
 
-from mcp_claims.hosts.json_text import JsonText
+from mcp_claims.hosts.jsonc import JsonText
 
 ENTRY = {"command": "/opt/py thon/bin/python", "args": ["-P", "-m", "mcp_claims", "serve", "--dir", "/tmp/ü"]}
 

@@ -12,17 +12,17 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mcp_claims.answers import Attempt
-from mcp_claims.claims import Claims
-from mcp_claims.record import Claim
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.kernel import Kernel
+from mcp_claims.model.records import Claim
+from mcp_claims.session.identity import process_session
+from mcp_claims.session.results import ClaimResult
+from mcp_claims.session.session import Session
+from mcp_claims.stores.files.filesystem import FileSystem
+from mcp_claims.stores.files.store import FileStore
 
-_SYSTEM_CALLS = frozenset(name for name in vars(Kernel) if not name.startswith("_")) - {"monotonic", "sleep"}
+_SYSTEM_CALLS = frozenset(name for name in vars(FileSystem) if not name.startswith("_")) - {"monotonic", "sleep"}
 
 
-class Hooked(Kernel):
+class Hooked(FileSystem):
     """Calls *before* with the name of each system call that is about to be made."""
 
     def __init__(self, before: Callable[[str], None]) -> None:
@@ -38,7 +38,7 @@ def say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def facts(attempt: Attempt) -> dict[str, object]:
+def facts(attempt: ClaimResult) -> dict[str, object]:
     found, taken = attempt.found, attempt.taken_over
     return {
         "status": attempt.status.value,
@@ -49,7 +49,7 @@ def facts(attempt: Attempt) -> dict[str, object]:
     }
 
 
-def perform(session: Claims, order: dict[str, Any]) -> dict[str, object]:
+def perform(session: Session, order: dict[str, Any]) -> dict[str, object]:
     """Make the call that *order* asks for."""
     call = order.pop("call")
     if call == "try_claim":
@@ -79,7 +79,7 @@ def race(directory: str, start: str) -> None:
             say(ready=True)
             os.read(int(start), 1)
 
-    session = process_session(FileStore(directory, kernel=Hooked(wait_once)))
+    session = process_session(FileStore(directory, fs=Hooked(wait_once)))
     say(name=session.holder.name)
     for line in sys.stdin:
         waiting = True
@@ -96,7 +96,7 @@ def die(directory: str, key: str, calls: str) -> None:
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    session = process_session(FileStore(directory, kernel=Hooked(die_at_last)))
+    session = process_session(FileStore(directory, fs=Hooked(die_at_last)))
     while True:
         say(**facts(session.try_claim(key)))
         session.release(key)
@@ -112,7 +112,7 @@ def stop(directory: str, place: str) -> None:
             armed = False
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    session = process_session(FileStore(directory, kernel=Hooked(stop_once)))
+    session = process_session(FileStore(directory, fs=Hooked(stop_once)))
     say(name=session.holder.name)
     for line in sys.stdin:
         armed = True

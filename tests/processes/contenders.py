@@ -26,16 +26,16 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from mcp_claims import rules
-from mcp_claims.answers import Release, Status
-from mcp_claims.claims import Claims
 from mcp_claims.errors import ClaimsError, StoreBusyError, StoreUnavailableError
-from mcp_claims.opening import open_store
-from mcp_claims.record import Claim, ScopedKey
-from mcp_claims.sessions import process_session
+from mcp_claims.model import validation
+from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.session.identity import process_session
+from mcp_claims.session.results import ReleaseResult, Status
+from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
-from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.kernel import Kernel
+from mcp_claims.stores.config import open_store
+from mcp_claims.stores.files.filesystem import FileSystem
+from mcp_claims.stores.files.store import FileStore
 
 WORKERS = int(os.environ.get("MCP_CLAIMS_CONTENDERS", "32"))
 # In milliseconds.  The last one nobody outlives: only a release or a death frees such a claim.
@@ -75,14 +75,14 @@ class Worker:
         """Prune again and again, beside all that goes on."""
         while clock() < self._until:
             with suppress(tolerated):
-                self._session.prune(wait=WAIT)
+                self._session.prune(lock_timeout=WAIT)
 
     def _try(self, key: str) -> int:
         """Try to claim; return until when we may act, 0 if we may not."""
         ttl = self._rng.choice(TTLS)
         asked = clock()
         try:
-            attempt = self._session.try_claim(key, ttl_minutes=ttl / 60_000, wait=WAIT)
+            attempt = self._session.try_claim(key, ttl_minutes=ttl / 60_000, lock_timeout=WAIT)
         except tolerated:
             self._write("busy", key)
             return 0
@@ -126,7 +126,7 @@ class Worker:
         """Give the claim back; what is long-lived has to be there still."""
         while True:
             try:
-                released = self._session.release(key, wait=WAIT)
+                released = self._session.release(key, lock_timeout=WAIT)
             except tolerated:
                 self._write("busy", key)
                 # It may have been done, and is no loss then.
@@ -217,7 +217,7 @@ class Nursery:
                 os.kill(pid, signal.SIGCONT)
                 del self._stopped[pid]
 
-    def _kill(self, looker: Claims) -> None:
+    def _kill(self, looker: Session) -> None:
         """Kill one; every second victim holds a key, as far as one can tell from outside.  Its key has to be free soon."""
         key = self._rng.choice(self._keys)
         found = answered(lambda: self._store.read(ScopedKey("default", key)))
@@ -227,7 +227,7 @@ class Nursery:
         killed = clock()
         if held and held.pid == pid:
             # Looked at as the others see it, before anybody has waited for the corpse.
-            while isinstance(seen := answered(lambda: looker.is_claimed_by_other(key)).found, Claim):
+            while isinstance(seen := answered(lambda: looker.inspect(key)).found, Claim):
                 if seen.holder != held:
                     break
                 time.sleep(0.001)
@@ -262,22 +262,22 @@ def plant(fault: str) -> None:
     if fault == "no lock":
         # Nor are they to stumble over each other's half-written files before anybody has acted.
         tolerated = ClaimsError
-        Kernel.try_lock = lambda self, fd, *, asked=1: True  # type: ignore[method-assign]  # noqa: ARG005
+        FileSystem.try_lock = lambda self, fd, *, asked=1: True  # type: ignore[method-assign]
         return
     assert fault == "release by path"
 
-    def release(self: Claims, scoped: ScopedKey, wait: float, _: object = None) -> Release:
+    def release(self: Session, scoped: ScopedKey, lock_timeout: float, _: object = None) -> ReleaseResult:
         while isinstance(found := self._store.read(scoped), Claim):
-            if self._store.swap(scoped, found, None, wait=wait).won:
-                return Release(True, found, self._machine.now())
-        return Release(False, None, self._machine.now())
+            if self._store.swap(scoped, found, None, lock_timeout=lock_timeout).won:
+                return ReleaseResult(True, found, self._machine.now())
+        return ReleaseResult(False, None, self._machine.now())
 
-    Claims._release = release  # type: ignore[method-assign, assignment]
+    Session._release = release  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":
     # A second is short for agents and long for this test.
-    rules.TTL_MINUTES = (1 / 60_000, rules.TTL_MINUTES[1])
+    validation.TTL_MINUTES = (1 / 60_000, validation.TTL_MINUTES[1])
     *about, planted = [*sys.argv[1:], ""][:6]
     if planted:
         plant(planted)

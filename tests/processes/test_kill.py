@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.answers import Status
-from mcp_claims.record import Claim, ScopedKey
-from mcp_claims.rules import Standing
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.session.identity import process_session
+from mcp_claims.session.results import Status
+from mcp_claims.stores.files.store import FileStore
 from tests.processes.conftest import Spawn
 
 KEY = "vercel/next.js#4521:checks_failed"
@@ -66,13 +66,13 @@ def test_a_process_that_got_the_pid_of_a_dead_one_neither_keeps_nor_owns_its_cla
     assert not alive.ask(call="release", key=KEY)["released"]
     attempt = process_session(store).try_claim(KEY)
     assert attempt.taken_over
-    assert attempt.taken_over.why is Standing.ORPHANED
+    assert attempt.taken_over.why is ClaimState.ORPHANED
 
 
 def claim_after_death(directory: Path, after: int) -> int:
     """Claim and release the key as the next process would; return the generation, which has to be above *after*."""
     session = process_session(FileStore(directory))
-    attempt = session.try_claim(KEY, wait=0.5)
+    attempt = session.try_claim(KEY, lock_timeout=0.5)
     assert attempt.status is Status.ACQUIRED
     assert isinstance(attempt.found, Claim)
     assert attempt.found.generation > after

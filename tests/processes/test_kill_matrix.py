@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from mcp_claims import rules
-from mcp_claims.answers import Status
-from mcp_claims.claims import Claims
-from mcp_claims.machine import local_machine
-from mcp_claims.record import Claim, ScopedKey, Unreadable
-from mcp_claims.rules import Standing
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.liveness import local_machine
+from mcp_claims.model import expiry, validation
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Claim, ScopedKey, Unreadable
+from mcp_claims.session.identity import process_session
+from mcp_claims.session.results import Status
+from mcp_claims.session.session import Session
+from mcp_claims.stores.files.store import FileStore
 from tests.processes.children import Hooked
 
 if sys.platform == "win32":
@@ -34,7 +34,7 @@ MORE_CALLS_THAN_ANY_OPERATION_MAKES = 150
 NEVER = 1_000_000
 
 
-def in_child(directory: Path, at: int, *operations: Callable[[Claims], object], uncounted: int = 0) -> bool:
+def in_child(directory: Path, at: int, *operations: Callable[[Session], object], uncounted: int = 0) -> bool:
     """Let a child do *operations* and be killed before system call *at*, those of the first *uncounted* apart.
 
     Tell whether it got so far; at the end it is killed in any case, with all that it holds.
@@ -52,7 +52,7 @@ def in_child(directory: Path, at: int, *operations: Callable[[Claims], object], 
                 if not left:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            session = process_session(FileStore(directory, kernel=Hooked(kill_at_last)))
+            session = process_session(FileStore(directory, fs=Hooked(kill_at_last)))
             for number, operation in enumerate(operations):
                 if number == uncounted:
                     left = at
@@ -68,79 +68,79 @@ def in_child(directory: Path, at: int, *operations: Callable[[Claims], object], 
     return not through
 
 
-def claim(session: Claims) -> None:
+def claim(session: Session) -> None:
     session.try_claim(KEY.key, KEY.namespace)
 
 
-def claim_both(session: Claims) -> None:
+def claim_both(session: Session) -> None:
     claim(session)
     session.try_claim(OTHER_DEAD.key, OTHER_DEAD.namespace)
 
 
-def claim_for_a_moment(session: Claims) -> None:
-    session.try_claim(KEY.key, KEY.namespace, ttl_minutes=rules.MIN_TTL.total_seconds() / 60)
+def claim_for_a_moment(session: Session) -> None:
+    session.try_claim(KEY.key, KEY.namespace, ttl_minutes=validation.MIN_TTL.total_seconds() / 60)
 
 
-def renew(session: Claims) -> None:
+def renew(session: Session) -> None:
     session.try_claim(KEY.key, KEY.namespace, ttl_minutes=60)
 
 
-def release(session: Claims) -> None:
+def release(session: Session) -> None:
     session.release(KEY.key, KEY.namespace)
 
 
-def look(session: Claims) -> None:
-    session.is_claimed_by_other(KEY.key, KEY.namespace)
+def look(session: Session) -> None:
+    session.inspect(KEY.key, KEY.namespace)
 
 
-def prune(session: Claims) -> None:
+def prune(session: Session) -> None:
     session.prune()
 
 
-def end(session: Claims) -> None:
+def end(session: Session) -> None:
     session.end()
 
 
-def nothing(_directory: Path, _survivor: Claims) -> None:
+def nothing(_directory: Path, _survivor: Session) -> None:
     pass
 
 
-def dead_claims(directory: Path, _survivor: Claims) -> None:
+def dead_claims(directory: Path, _survivor: Session) -> None:
     in_child(directory, NEVER, claim_both)
 
 
-def expired_claim(directory: Path, survivor: Claims) -> None:
+def expired_claim(directory: Path, survivor: Session) -> None:
     """Leave a claim of the survivor whose time is up."""
     claim_for_a_moment(survivor)
     found = FileStore(directory).read(KEY)
     assert isinstance(found, Claim)
-    while not rules.passed(found.expires, local_machine().now()):
+    while not expiry.has_passed(found.expires, local_machine().now()):
         time.sleep(0.05)
 
 
 @dataclass(frozen=True)
-class Death:
+class ProcessExit:
     """What is there before, what the process has done, and what it is about when it dies."""
 
-    before: Callable[[Path, Claims], None]
-    done: tuple[Callable[[Claims], object], ...]
-    about: Callable[[Claims], object]
+    before: Callable[[Path, Session], None]
+    done: tuple[Callable[[Session], object], ...]
+    about: Callable[[Session], object]
 
 
 @pytest.mark.parametrize(
     "death",
     [
-        pytest.param(Death(nothing, (), claim), id="claim"),
-        pytest.param(Death(dead_claims, (), claim), id="takeover from the dead"),
-        pytest.param(Death(nothing, (claim,), renew), id="renewal"),
-        pytest.param(Death(nothing, (claim,), release), id="release"),
-        pytest.param(Death(nothing, (claim_both,), end), id="end of a session"),
-        pytest.param(Death(dead_claims, (), look), id="look"),
-        pytest.param(Death(dead_claims, (), prune), id="prune"),
+        pytest.param(ProcessExit(nothing, (), claim), id="claim"),
+        pytest.param(ProcessExit(dead_claims, (), claim), id="takeover from the dead"),
+        pytest.param(ProcessExit(nothing, (claim,), renew), id="renewal"),
+        pytest.param(ProcessExit(nothing, (claim,), release), id="release"),
+        pytest.param(ProcessExit(nothing, (claim_both,), end), id="end of a session"),
+        pytest.param(ProcessExit(dead_claims, (), look), id="look"),
+        pytest.param(ProcessExit(dead_claims, (), prune), id="prune"),
     ],
 )
 def test_a_kill_before_any_system_call_leaves_what_the_next_process_can_go_on_with(
-    tmp_path: Path, death: Death
+    tmp_path: Path, death: ProcessExit
 ) -> None:
     for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
         directory = tmp_path / str(at)
@@ -171,8 +171,8 @@ def test_a_kill_in_a_takeover_of_an_expired_claim_leaves_it_to_the_next(tmp_path
         pytest.fail("no process took over")
     assert isinstance(found, Claim) and isinstance(expired, Claim)
     assert at > 5 and found.generation > expired.generation
-    attempt = survivor.try_claim(KEY.key, KEY.namespace, wait=0.5)
-    assert attempt.taken_over and attempt.taken_over.why is Standing.ORPHANED
+    attempt = survivor.try_claim(KEY.key, KEY.namespace, lock_timeout=0.5)
+    assert attempt.taken_over and attempt.taken_over.why is ClaimState.ORPHANED
     assert attempt.lost == expired, "and the survivor is told that it had lost it in between"
 
 
@@ -180,21 +180,21 @@ def highest_generation(directory: Path) -> int:
     return max((found.generation for found in FileStore(directory).scan() if isinstance(found, Claim)), default=0)
 
 
-def go_on(directory: Path, survivor: Claims, live: object, *, at_least: int, prune_first: bool) -> None:
+def go_on(directory: Path, survivor: Session, live: object, *, at_least: int, prune_first: bool) -> None:
     """Be the next process: everything of the dead is free at once, what is alive stays, no number comes again."""
     left = list(FileStore(directory).scan())
     assert not any(isinstance(found, Unreadable) for found in left)
     assert live in left
     highest = max(at_least, highest_generation(directory))
     if prune_first:
-        pruned = survivor.prune(wait=0.5)
+        pruned = survivor.prune(lock_timeout=0.5)
         assert (pruned.orphaned, pruned.live, pruned.failed) == (len(left) - 1, 1, ())
     for scoped in (KEY, OTHER_DEAD):
         was_left = not prune_first and any(isinstance(found, Claim) and found.scoped == scoped for found in left)
-        attempt = survivor.try_claim(scoped.key, scoped.namespace, wait=0.5)
+        attempt = survivor.try_claim(scoped.key, scoped.namespace, lock_timeout=0.5)
         assert attempt.status is Status.ACQUIRED and (attempt.taken_over is not None) is was_left
         assert isinstance(attempt.found, Claim)
         assert scoped.namespace != KEY.namespace or attempt.found.generation > highest
-        assert survivor.release(scoped.key, scoped.namespace, wait=0.5).released
+        assert survivor.release(scoped.key, scoped.namespace, lock_timeout=0.5).released
     assert survivor.try_claim(LIVE.key, LIVE.namespace).status is Status.RENEWED
     assert {path.name for path in directory.glob("*/*")} == {".lock", "live.json"}, "nothing of the dead is left"

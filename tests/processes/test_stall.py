@@ -10,21 +10,21 @@ from shutil import rmtree
 
 import pytest
 
-from mcp_claims.answers import Attempt, Status
-from mcp_claims.claims import Claims
 from mcp_claims.errors import StoreBusyError
-from mcp_claims.record import ScopedKey
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.model.records import ScopedKey
+from mcp_claims.session.identity import process_session
+from mcp_claims.session.results import ClaimResult, Status
+from mcp_claims.session.session import Session
+from mcp_claims.stores.files.store import FileStore
 from tests.processes.children import Hooked
 from tests.processes.conftest import Child, Spawn
 
 BOUND = 0.3
 
-CHANGES: dict[str, Callable[[Claims], object]] = {
-    "try_claim": lambda session: session.try_claim("free", wait=BOUND),
-    "renewal": lambda session: session.try_claim("mine", wait=BOUND),
-    "release": lambda session: session.release("mine", wait=BOUND),
+CHANGES: dict[str, Callable[[Session], object]] = {
+    "try_claim": lambda session: session.try_claim("free", lock_timeout=BOUND),
+    "renewal": lambda session: session.try_claim("mine", lock_timeout=BOUND),
+    "release": lambda session: session.release("mine", lock_timeout=BOUND),
 }
 
 
@@ -54,7 +54,7 @@ def test_whoever_wants_to_change_a_namespace_whose_lock_is_stuck_is_told_so_in_t
         assert (error.value.where, error.value.waited) == (str(directory / "default" / ".lock"), BOUND)
 
     # Looking takes no lock, and other namespaces have their own.
-    assert session.is_claimed_by_other("mine").held_by_you
+    assert session.inspect("mine").held_by_you
     assert process_session(FileStore(directory)).try_claim("mine").status is Status.HELD
     assert session.try_claim("mine", "another").status is Status.ACQUIRED
 
@@ -75,7 +75,7 @@ def test_prune_reports_what_it_could_not_remove_from_a_stuck_namespace_and_goes_
         late.ask(call="try_claim", key="dead", namespace=namespace)
     late.kill()
     child = stopped(spawn, directory, "replace", call="try_claim", key="theirs")
-    pruned = process_session(FileStore(directory)).prune(wait=BOUND)
+    pruned = process_session(FileStore(directory)).prune(lock_timeout=BOUND)
     assert (pruned.orphaned, [type(error) for error in pruned.failed]) == (1, [StoreBusyError])
     child.go_on()
     assert child.hear()["status"] == "acquired"
@@ -86,9 +86,9 @@ def test_a_killed_process_frees_the_lock_that_it_was_stopped_with(spawn: Spawn, 
     child = stopped(spawn, tmp_path / "claims", "replace", call="try_claim", key="theirs")
     session = process_session(FileStore(tmp_path / "claims"))
     with pytest.raises(StoreBusyError):
-        session.try_claim("theirs", wait=0)
+        session.try_claim("theirs", lock_timeout=0)
     child.kill()
-    assert session.try_claim("theirs", wait=0).status is Status.ACQUIRED
+    assert session.try_claim("theirs", lock_timeout=0).status is Status.ACQUIRED
 
 
 @pytest.mark.parametrize("call", ["try_claim", "prune"])
@@ -128,9 +128,9 @@ def test_a_waiter_whose_lock_file_was_removed_does_not_enter_beside_the_owner_of
             # Either it has entered, or it opens the new lock file.
             further.set()
 
-    waiter = process_session(FileStore(directory, kernel=Hooked(watch)))
-    attempts: list[Attempt] = []
-    thread = threading.Thread(target=lambda: attempts.append(waiter.try_claim("red", wait=60)))
+    waiter = process_session(FileStore(directory, fs=Hooked(watch)))
+    attempts: list[ClaimResult] = []
+    thread = threading.Thread(target=lambda: attempts.append(waiter.try_claim("red", lock_timeout=60)))
     thread.start()
     assert waiting.wait(30)
     rmtree(directory / "default")

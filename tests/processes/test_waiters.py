@@ -33,19 +33,19 @@ def test_each_release_has_one_winner_and_nobody_is_passed_over_for_long(
     assert len(seen.tries) >= RELEASES and all(tried.status == "acquired" for tried in seen.tries)
 
     granted = sorted(tried.done for tried in seen.tries)
-    passed = [bisect(granted, tried.done) - bisect(granted, tried.asked) - 1 for tried in seen.tries]
+    has_passed = [bisect(granted, tried.done) - bisect(granted, tried.asked) - 1 for tried in seen.tries]
     released = sorted(each for log in logs.iterdir() for each in releases(log))
     delays = [(granted[bisect(granted, at)] - at) / 1e6 for at in released if at < granted[-1]]
     cpu = counted["cpu"] / counted["granted"] * 1_000
     print(
-        f"{counted}: passed over {statistics.median(passed)} times at the median and {max(passed)} at most; released "
+        f"{counted}: passed over {statistics.median(has_passed)} times at the median and {max(has_passed)} at most; released "
         f"to granted {statistics.median(delays):.1f} ms at the median; {cpu:.1f} ms of CPU a grant",
         file=sys.stderr,
     )
     # In a line of 50 it is 49, give or take those who were killed.  A head that does not get to run on a busy machine is
     # passed over, though; that nobody starves holds there, too.
-    assert statistics.median(passed) <= WAITERS + 10
-    assert max(passed) < RELEASES
+    assert statistics.median(has_passed) <= WAITERS + 10
+    assert max(has_passed) < RELEASES
 
 
 def releases(log: Path) -> list[int]:

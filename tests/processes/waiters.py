@@ -18,11 +18,11 @@ from resource import RUSAGE_CHILDREN, getrusage
 
 import anyio
 
-from mcp_claims.patience import claim_patiently
-from mcp_claims.record import Claim
-from mcp_claims.rules import scoped_key
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.model.records import Claim
+from mcp_claims.model.validation import scoped_key
+from mcp_claims.session.acquire import acquire_async
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
 
 PATIENCE = 300.0
 KEY = scoped_key("red", "ci")
@@ -44,8 +44,8 @@ async def wait_in_line(claims: str, log: Path, grants: int, seed: str) -> None:
 
     while True:
         asked = time.monotonic_ns()
-        attempt = await claim_patiently(
-            session, KEY, lambda wait: session.try_claim(KEY.key, KEY.namespace, wait=wait), PATIENCE, _unheard
+        attempt = await acquire_async(
+            session, KEY, lambda wait: session.try_claim(KEY.key, KEY.namespace, lock_timeout=wait), PATIENCE, _unheard
         )
         assert attempt.claimed and isinstance(attempt.found, Claim)
         why = attempt.taken_over.why.value if attempt.taken_over else None

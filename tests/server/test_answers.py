@@ -11,9 +11,9 @@ import pytest
 from mcp import Client
 from mcp_types import Implementation
 
-from mcp_claims.record import Claim, ScopedKey
+from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.server.app import build_server
-from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.files.store import FileStore
 from tests.support.machines import World
 from tests.support.servers import facts, one_client, words
 

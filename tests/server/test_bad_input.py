@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from mcp import Client, MCPError
 
-from mcp_claims.record import Found, ScopedKey
+from mcp_claims.model.records import Found, ScopedKey
 from mcp_claims.server.app import build_server
-from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.files.store import FileStore
 from tests.support.servers import facts, one_client, words
 
 pytestmark = pytest.mark.anyio
@@ -110,7 +110,7 @@ async def test_a_defect_of_ours_is_an_error_without_its_details(
     claims_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Defective(FileStore):
-        def read(self, scoped: ScopedKey) -> Found:  # noqa: ARG002
+        def read(self, scoped: ScopedKey) -> Found:
             raise ZeroDivisionError("inner workings")
 
     async with Client(build_server(lambda: one_client(Defective(claims_dir)))) as client:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
 from tests.support.servers import facts, stdio, words
 
 pytestmark = pytest.mark.anyio

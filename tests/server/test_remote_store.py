@@ -18,21 +18,21 @@ import anyio.to_thread
 import pytest
 from mcp import Client, StdioServerParameters
 
-from mcp_claims import patience, waiting
-from mcp_claims.answers import Attempt
-from mcp_claims.claims import Claims
 from mcp_claims.errors import StoreUnavailableError
-from mcp_claims.machine import local_machine
-from mcp_claims.patience import claim_patiently
-from mcp_claims.record import Claim, ScopedKey
-from mcp_claims.rules import Standing
+from mcp_claims.liveness import local_machine
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.server.app import build_server
-from mcp_claims.sessions import Caller, Sessions, process_session
-from mcp_claims.sessions.identity import fixed_session
-from mcp_claims.stores.deadline import soon
-from mcp_claims.stores.etcd.address import Address
+from mcp_claims.server.registry import Caller, SessionRegistry
+from mcp_claims.session import acquire, offload
+from mcp_claims.session.acquire import acquire_async
+from mcp_claims.session.identity import named_session, process_session
+from mcp_claims.session.offload import read_off_loop
+from mcp_claims.session.results import ClaimResult
+from mcp_claims.session.session import Session
+from mcp_claims.stores.base import deadline_in
+from mcp_claims.stores.etcd.config import Address
 from mcp_claims.stores.etcd.store import EtcdStore
-from mcp_claims.waiting import looking
 from tests.support.etcd import fresh_address, fresh_store, one_node
 from tests.support.proxy import Proxy
 from tests.support.servers import PYTHON_ENVIRONMENT, RawServer, facts, words
@@ -49,7 +49,7 @@ def proxy() -> Iterator[Proxy]:
 
 async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_server_recovers(proxy: Proxy) -> None:
     store = EtcdStore(Address((("127.0.0.1", proxy.port),), fresh_address().prefix), local_machine())
-    server = build_server(lambda: Sessions(store, own=process_session(store)))
+    server = build_server(lambda: SessionRegistry(store, own=process_session(store)))
     order: list[str] = []
     async with Client(server) as client:
         assert facts(await client.call_tool("try_claim", {"key": "warm"}))["claimed"]
@@ -78,7 +78,7 @@ async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_serve
 async def test_many_lists_of_a_cluster_that_does_not_answer_fail_together(tool: str) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=256) as silent:
         store = EtcdStore(Address((silent.getsockname(),), "/p"), local_machine())
-        async with Client(build_server(lambda: Sessions(store, own=process_session(store)))) as client:
+        async with Client(build_server(lambda: SessionRegistry(store, own=process_session(store)))) as client:
             began = time.monotonic()
 
             async def ask() -> None:
@@ -96,7 +96,7 @@ async def test_a_call_that_had_to_wait_for_a_thread_has_so_much_less_time_for_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads = anyio.CapacityLimiter(1)
-    monkeypatch.setattr(waiting, "_ASKING", threads)
+    monkeypatch.setattr(offload, "_ASKING", threads)
     claims = process_session(fresh_store())
     under_way, let_go = Event(), Event()
 
@@ -105,12 +105,12 @@ async def test_a_call_that_had_to_wait_for_a_thread_has_so_much_less_time_for_it
         assert let_go.wait(10)
 
     async with anyio.create_task_group() as calls:
-        calls.start_soon(looking, claims, be_slow)
+        calls.start_soon(read_off_loop, claims, be_slow)
         await anyio.to_thread.run_sync(under_way.wait)
         second: list[float] = []
 
         async def ask() -> None:
-            second.append(await looking(claims, lambda: soon(1_000.0)))
+            second.append(await read_off_loop(claims, lambda: deadline_in(1_000.0)))
 
         calls.start_soon(ask)
         asked = time.monotonic()
@@ -126,18 +126,18 @@ def test_to_prune_ends_with_the_first_question_that_nobody_answers(
 ) -> None:
     store = EtcdStore(Address((("127.0.0.1", proxy.port),), fresh_address().prefix), local_machine())
     monkeypatch.setattr(store, "shortest_lease", 60)
-    session = fixed_session(store, "ci")
+    session = named_session(store, "ci")
     for number in range(3):
         assert session.try_claim(f"red {number}", ttl_minutes=1 / 60).claimed
-    while any(listed.standing is not Standing.EXPIRED for listed in session.listing().page):
+    while any(listed.state is not ClaimState.EXPIRED for listed in session.listing().page):
         time.sleep(0.05)
     asked: list[object] = []
     discard = store.discard
 
-    def nobody_answers(found: Claim, *, wait: float) -> bool:
+    def nobody_answers(found: Claim, *, lock_timeout: float) -> bool:
         asked.append(found)
         proxy.cut()
-        return discard(found, wait=wait)
+        return discard(found, lock_timeout=lock_timeout)
 
     monkeypatch.setattr(store, "discard", nobody_answers)
     with pytest.raises(StoreUnavailableError):
@@ -146,13 +146,13 @@ def test_to_prune_ends_with_the_first_question_that_nobody_answers(
 
 
 def test_sessions_that_ended_while_the_cluster_is_gone_have_one_time_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = Sessions(fresh_store(), own=None)
+    sessions = SessionRegistry(fresh_store(), own=None)
     for connection in ("one", "two"):
         caller = Caller(connection=connection)
-        assert sessions.acting(caller, None).claims.try_claim(connection).claimed
+        assert sessions.session_for(caller, None).session.try_claim(connection).claimed
         sessions.end_connection(connection)
     wanted: list[float] = []
-    monkeypatch.setattr(Claims, "end", lambda *_, **__: wanted.append(soon(1_000.0)))
+    monkeypatch.setattr(Session, "end", lambda *_, **__: wanted.append(deadline_in(1_000.0)))
     sessions.release_ended()
     assert len(wanted) == 2 and wanted[0] == wanted[1]
 
@@ -196,7 +196,7 @@ def test_a_server_whose_cluster_is_gone_ends_in_time_however_many_sessions_hold_
 
 
 async def test_whoever_waits_is_woken_by_a_release_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_LOOK_AGAIN", 60.0)  # Not by looking again.
+    monkeypatch.setattr(acquire, "_LOOK_AGAIN", 60.0)  # Not by looking again.
     store = fresh_store()
     watched = Event()
     watch = EtcdStore.watch
@@ -209,7 +209,7 @@ async def test_whoever_waits_is_woken_by_a_release_of_another_process(monkeypatc
 
     monkeypatch.setattr(EtcdStore, "watch", noticed)
     holder, waiter = process_session(EtcdStore(store.address, local_machine())), process_session(store)
-    server = build_server(lambda: Sessions(store, own=waiter))
+    server = build_server(lambda: SessionRegistry(store, own=waiter))
     assert holder.try_claim("red").claimed
     async with Client(server) as client, anyio.create_task_group() as calls:
 
@@ -227,16 +227,16 @@ async def test_what_is_granted_to_a_call_that_was_cancelled_meanwhile_is_given_b
     session = process_session(store)
     asked, cancelled = Event(), Event()
 
-    def attempt_once(wait: float) -> Attempt:
+    def attempt_once(lock_timeout: float) -> ClaimResult:
         asked.set()
         assert cancelled.wait(20)
-        return session.try_claim("red", wait=wait)
+        return session.try_claim("red", lock_timeout=lock_timeout)
 
     async def unheard(waited: float, of: float, what: str) -> None:
         """Nobody asked to be told."""
 
     async with anyio.create_task_group() as calls:
-        calls.start_soon(claim_patiently, session, ScopedKey("default", "red"), attempt_once, 0.0, unheard)
+        calls.start_soon(acquire_async, session, ScopedKey("default", "red"), attempt_once, 0.0, unheard)
         await anyio.to_thread.run_sync(asked.wait)
         calls.cancel_scope.cancel()
         cancelled.set()

@@ -10,10 +10,10 @@ import pytest
 from mcp import Client, MCPError
 from mcp_types import PromptReference, ResourceTemplateReference, TextContent, TextResourceContents
 
-from mcp_claims.record import Outcome, ScopedKey
+from mcp_claims.model.records import Outcome, ScopedKey
 from mcp_claims.server.resources import MAX_SHOWN, read_uri, spell_uri
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
 from tests.support.servers import facts, stdio
 
 AWKWARD = [

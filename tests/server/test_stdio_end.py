@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_claims.record import ScopedKey
-from mcp_claims.stores.files import FileStore
+from mcp_claims.model.records import ScopedKey
+from mcp_claims.stores.files.store import FileStore
 from tests.support.servers import RawServer, raw_server
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and flock of POSIX")

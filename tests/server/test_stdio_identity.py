@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
 from tests.support.servers import ENVELOPE, raw_server
 
 
@@ -65,7 +65,7 @@ def test_what_is_kept_alive_outlives_its_ttl_and_what_is_not_does_not(claims_dir
         # As long again: the first expiry of what is kept has long passed.
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
-            look = other.is_claimed_by_other("kept")
+            look = other.inspect("kept")
             assert look.claimed_by_other
             time.sleep(0.05)
         assert record(claims_dir, "kept")["generation"] == kept["generation"]

@@ -13,8 +13,8 @@ from mcp.server.session import ServerSession
 
 from mcp_claims.server import subscriptions as module
 from mcp_claims.server.subscriptions import subscriptions
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
 
 pytestmark = pytest.mark.anyio
 
@@ -86,7 +86,7 @@ async def test_what_fails_while_it_is_looked_at_is_looked_at_again(
     looks = 0
     heard = anyio.Event()
 
-    async def look(self: Any, uri: str) -> object:  # noqa: ARG001
+    async def look(self: Any, uri: str) -> object:
         nonlocal looks
         looks += 1
         if looks == 1:

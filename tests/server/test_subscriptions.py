@@ -21,10 +21,10 @@ from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp.shared.subscriptions import ResourceUpdated
 from mcp_types import ResourceUpdatedNotification
 
-from mcp_claims.claims import Claims
 from mcp_claims.server.subscriptions import MAX_URIS
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.session.identity import process_session
+from mcp_claims.session.session import Session
+from mcp_claims.stores.files.store import FileStore
 from tests.support.http_servers import Era, http_server
 from tests.support.servers import stdio
 
@@ -103,7 +103,7 @@ def watchers(request: pytest.FixtureRequest, claims_dir: Path) -> Iterator[Watch
         yield watchers
 
 
-def somebody(claims_dir: Path) -> Claims:
+def somebody(claims_dir: Path) -> Session:
     """Return a session of another process, as far as the server can tell."""
     return process_session(FileStore(claims_dir))
 
@@ -126,7 +126,7 @@ async def silent(heard: MemoryObjectReceiveStream[str]) -> bool:
     return True
 
 
-async def connected(heard: MemoryObjectReceiveStream[str], other: Claims, key: str, namespace: str) -> None:
+async def connected(heard: MemoryObjectReceiveStream[str], other: Session, key: str, namespace: str) -> None:
     """Return once a first change got through: a client opens the stream that it is told on in its own time."""
     with anyio.fail_after(PATIENCE):
         while True:
@@ -152,7 +152,7 @@ async def test_each_watcher_is_told_of_what_it_watches_and_of_nothing_else(
         assert await told_of(heard, 2) == {namespace, everything}
         other.try_claim("red", "deploy")
         assert await told_of(heard, 1) == {everything}
-        other.is_claimed_by_other("red", "ci")
+        other.inspect("red", "ci")
         assert await silent(heard)
 
 

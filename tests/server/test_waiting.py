@@ -15,9 +15,9 @@ import anyio
 import pytest
 from mcp import Client
 
-from mcp_claims.record import Outcome
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.files import FileStore
+from mcp_claims.model.records import Outcome
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
 from tests.support.http_servers import Era, http_client, http_server
 from tests.support.servers import RawServer, facts, raw_server, stdio, words
 
@@ -124,8 +124,8 @@ def test_a_wait_keeps_no_other_call_of_the_session_waiting_and_ends_with_it(clai
         assert server.call("try_claim", key="other")["claimed"]
         server.stdin.close()
         assert server.process.wait(timeout=20) == 0
-    assert holder.is_claimed_by_other("red").held_by_you
-    assert not holder.is_claimed_by_other("other").claimed_by_other
+    assert holder.inspect("red").held_by_you
+    assert not holder.inspect("other").claimed_by_other
 
 
 @pytest.mark.anyio

@@ -9,7 +9,7 @@ from threading import Barrier, Event
 
 import pytest
 
-from mcp_claims.record import Claim, Found, Proof, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Found, Proof, ScopedKey, Unreadable
 from mcp_claims.stores.base import SECRET_BYTES, Store, Swap
 from tests.stores.samples import KEY, claim, grant, renewed
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mcp_claims.record import ScopedKey, Unreadable
+from mcp_claims.model.records import ScopedKey, Unreadable
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.memory import MemoryStore
 from tests.stores.contract import StoreContract

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import pytest
 import requests
 
-from mcp_claims.machine import local_machine
-from mcp_claims.stores.etcd.address import Address
+from mcp_claims.liveness import local_machine
+from mcp_claims.stores.etcd.config import Address
 from mcp_claims.stores.etcd.store import EtcdStore, Here
 
 PROGRAM_VARIABLE = "MCP_CLAIMS_ETCD"

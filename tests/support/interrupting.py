@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from mcp_claims.record import Claim, Found, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_WAIT, Store, Swap
+from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap
 
 
 class Interrupting:
@@ -28,25 +28,27 @@ class Interrupting:
     def read(self, scoped: ScopedKey) -> Found:
         return self._store.read(scoped)
 
-    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+    def swap(
+        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> Swap:
         self._interrupt()
-        return self._store.swap(scoped, old, new, wait=wait)
+        return self._store.swap(scoped, old, new, lock_timeout=lock_timeout)
 
-    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+    def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         self._interrupt()
-        return self._store.discard(found, wait=wait)
+        return self._store.discard(found, lock_timeout=lock_timeout)
 
-    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
-        return self._store.watch(of, tell)
+    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+        return self._store.watch(of, notify)
 
-    def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:
-        return self._store.line(scoped, tell)
+    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+        return self._store.wait_queue(scoped, notify)
 
     def position(self, found: Claim | Unreadable) -> str:
         return self._store.position(found)
 
-    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
-        return self._store.secret(wait=wait)
+    def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
+        return self._store.secret(lock_timeout=lock_timeout)
 
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         return self._store.scan(namespace, after)

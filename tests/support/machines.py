@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from mcp_claims.claims import Claims
-from mcp_claims.record import Holder, Moment, Proof
+from mcp_claims.model.records import Holder, Moment, Proof
+from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
 
 
@@ -40,18 +40,18 @@ class World:
         self._last_pid += 1
         return FakeMachine(self, self._last_pid)
 
-    def session(self, store: Store) -> Claims:
+    def session(self, store: Store) -> Session:
         """Start a process and open a session in it."""
         machine = self.process()
         name = f"rig:{machine.pid()}:{machine.pid():012x}"
-        return Claims(store, Holder(name, machine.pid(), machine.proof()), machine)
+        return Session(store, Holder(name, machine.pid(), machine.proof()), machine)
 
     def recycle(self, pid: int) -> None:
         """Start another process that happens to get *pid*, with a start time of its own."""
         self.starts[pid] += 1_000_000
         self.alive.add((self.boot, pid))
 
-    def kill(self, session: Claims) -> None:
+    def kill(self, session: Session) -> None:
         """Kill the process that *session* lives in."""
         self.alive.discard((self.boot, session.holder.pid))
 
@@ -77,10 +77,10 @@ class FakeMachine:
         of = self._pid if pid is None else pid
         return Proof(self._world.boot, "pid:[1]", "time:[1]", self._world.starts.get(of))
 
-    def program_above(self, pid: int) -> int | None:  # noqa: ARG002
+    def program_above(self, pid: int) -> int | None:
         return None
 
-    def death_of(self, holder: Holder) -> None:  # noqa: ARG002
+    def watch_exit(self, holder: Holder) -> None:
         return None
 
     def provably_dead(self, holder: Holder) -> bool:

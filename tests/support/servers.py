@@ -14,7 +14,8 @@ from typing import IO, Any
 from mcp import StdioServerParameters
 from mcp_types import CallToolResult, TextContent
 
-from mcp_claims.sessions import Sessions, process_session
+from mcp_claims.server.registry import SessionRegistry
+from mcp_claims.session.identity import process_session
 from mcp_claims.stores.base import Store
 
 PYTHON_ENVIRONMENT = dict(os.environ)
@@ -37,9 +38,9 @@ def stdio(directory: Path) -> StdioServerParameters:
     )
 
 
-def one_client(store: Store) -> Sessions:
+def one_client(store: Store) -> SessionRegistry:
     """Return the sessions of a server that has one client, as over stdio."""
-    return Sessions(store, own=process_session(store))
+    return SessionRegistry(store, own=process_session(store))
 
 
 def words(result: CallToolResult) -> str:

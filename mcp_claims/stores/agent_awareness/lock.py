@@ -15,10 +15,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from mcp_claims.record_json import timestamp
-from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
-from mcp_claims.stores.agent_awareness.reading import read_up_to
-from mcp_claims.stores.kernel import READ
+from mcp_claims.model.codec import timestamp
+from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem, write_new
+from mcp_claims.stores.agent_awareness.record_file import read_up_to
+from mcp_claims.stores.files.filesystem import READ
 
 STALE_AFTER = 10.0
 """Seconds after which the original takes a lock for stale, and we do one without a live owner."""
@@ -41,12 +41,12 @@ _NOT_THERE = (FileNotFoundError, NotADirectoryError)
 class RecordLock:
     """A lock directory that we made.  Others may break it all the same, so `is_ours` is asked around each change."""
 
-    def __init__(self, kernel: LayoutKernel, path: str, meta: bytes) -> None:
-        self._kernel, self._path, self._meta = kernel, path, meta
+    def __init__(self, fs: LayoutFileSystem, path: str, meta: bytes) -> None:
+        self._fs, self._path, self._meta = fs, path, meta
 
     def is_ours(self) -> bool:
         """Tell whether nobody has broken the lock; once broken it is never ours again."""
-        return _read_meta(self._kernel, self._path) == self._meta
+        return _read_meta(self._fs, self._path) == self._meta
 
     def leave(self) -> None:
         """Remove the lock if it is still ours; what was changed is changed, so a failure is nobody's concern.
@@ -54,45 +54,45 @@ class RecordLock:
         What stays behind in that case is stale for all of us after 10 s.
         """
         with suppress(OSError):
-            _dismantle(self._kernel, self._path, lambda found: found == self._meta)
-        _remove(self._kernel, f"{os.path.dirname(self._path)}/{FRESH}")
+            _dismantle(self._fs, self._path, lambda found: found == self._meta)
+        _remove(self._fs, f"{os.path.dirname(self._path)}/{FRESH}")
 
 
-def make_lock(kernel: LayoutKernel, path: str) -> RecordLock | None:
+def make_lock(fs: LayoutFileSystem, path: str) -> RecordLock | None:
     """Take the lock at *path*; `None` if somebody has it.
 
     Its meta.json is written beforehand and linked into it: so it is whole from the start, and there is next to no time
     in which a crash leaves a lock that names nobody, for which everybody would wait 10 s.
     """
-    now = datetime.fromtimestamp(kernel.wall(), UTC)
+    now = datetime.fromtimestamp(fs.wall(), UTC)
     owner = {"pid": os.getpid(), "createdAt": timestamp(now), "by": _BY, "nonce": secrets.token_hex(8)}
     meta = json.dumps(owner).encode() + b"\n"
     fresh = f"{os.path.dirname(path)}/{FRESH}"
-    lock = RecordLock(kernel, path, meta)
+    lock = RecordLock(fs, path, meta)
     try:
-        write_new(kernel, fresh, meta)
-        kernel.make_lock(path)
+        write_new(fs, fresh, meta)
+        fs.make_lock(path)
     except FileExistsError:
-        _remove(kernel, fresh)
+        _remove(fs, fresh)
         return None
     except OSError:
-        _remove(kernel, fresh)
+        _remove(fs, fresh)
         raise
     try:
-        kernel.link(fresh, f"{path}/{_META}")
+        fs.link(fresh, f"{path}/{_META}")
     except (FileExistsError, *_NOT_THERE):
         # Somebody broke the lock and made another, or was slow with the meta.json of a broken one.
-        _remove(kernel, fresh)
+        _remove(fs, fresh)
         return None
     except BaseException:
         with suppress(OSError):
-            _dismantle(kernel, path, lambda found: found is None)
-        _remove(kernel, fresh)
+            _dismantle(fs, path, lambda found: found is None)
+        _remove(fs, fresh)
         raise
     return lock
 
 
-def is_free(kernel: LayoutKernel, path: str, is_gone: IsGone) -> bool:
+def is_free(fs: LayoutFileSystem, path: str, is_gone: IsGone) -> bool:
     """Tell whether nobody has the lock at *path*, and break it if its owner is dead.
 
     The owner of a lock with a PID is dead if nothing runs under that PID.  A lock of ours whose PID was recycled is
@@ -100,7 +100,7 @@ def is_free(kernel: LayoutKernel, path: str, is_gone: IsGone) -> bool:
     A live owner is never broken in upon, however long it takes.
     """
     try:
-        pin = kernel.pin(path)
+        pin = fs.pin(path)
     except FileNotFoundError:
         return True
     except OSError as error:
@@ -108,21 +108,21 @@ def is_free(kernel: LayoutKernel, path: str, is_gone: IsGone) -> bool:
             return False  # Not a lock at all, so not ours to remove.
         raise
     try:
-        status = kernel.status_of(path)
-        if not stat.S_ISDIR(status.st_mode) or set(kernel.names(path)) - {_META}:
+        status = fs.status_of(path)
+        if not stat.S_ISDIR(status.st_mode) or set(fs.names(path)) - {_META}:
             return False
-        meta = _read_meta(kernel, path)
-        if not _is_stale(meta, kernel.wall() - status.st_mtime, is_gone):
+        meta = _read_meta(fs, path)
+        if not _is_stale(meta, fs.wall() - status.st_mtime, is_gone):
             return False
-        if pin is not None and kernel.status(pin).st_ino != kernel.status_of(path).st_ino:
+        if pin is not None and fs.status(pin).st_ino != fs.status_of(path).st_ino:
             return False  # Another lock than the one that was judged.
-        return _dismantle(kernel, path, lambda found: found == meta)
+        return _dismantle(fs, path, lambda found: found == meta)
     except _NOT_THERE:
         return True
     finally:
         if pin is not None:
             with suppress(OSError):
-                kernel.close(pin)
+                fs.close(pin)
 
 
 def _is_stale(meta: bytes | None, age: float, is_gone: IsGone) -> bool:
@@ -145,29 +145,29 @@ def _owner(meta: bytes | None) -> tuple[int, bool] | None:
     return None
 
 
-def _remove(kernel: LayoutKernel, path: str) -> None:
+def _remove(fs: LayoutFileSystem, path: str) -> None:
     # What stays is replaced by whoever comes next.
     with suppress(OSError):
-        kernel.remove(path)
+        fs.remove(path)
 
 
-def _read_meta(kernel: LayoutKernel, path: str) -> bytes | None:
-    return _read(kernel, f"{path}/{_META}")
+def _read_meta(fs: LayoutFileSystem, path: str) -> bytes | None:
+    return _read(fs, f"{path}/{_META}")
 
 
-def _read(kernel: LayoutKernel, path: str) -> bytes | None:
+def _read(fs: LayoutFileSystem, path: str) -> bytes | None:
     try:
-        fd = kernel.open(path, READ)
+        fd = fs.open(path, READ)
     except _NOT_THERE:
         return None
     try:
-        return read_up_to(kernel, fd, _META_BYTES)
+        return read_up_to(fs, fd, _META_BYTES)
     finally:
         with suppress(OSError):
-            kernel.close(fd)
+            fs.close(fd)
 
 
-def _dismantle(kernel: LayoutKernel, path: str, is_the_one: Callable[[bytes | None], bool]) -> bool:
+def _dismantle(fs: LayoutFileSystem, path: str, is_the_one: Callable[[bytes | None], bool]) -> bool:
     """Remove the lock at *path* if its meta.json *is_the_one*; tell whether the way is free.
 
     The meta.json is moved aside first, which is atomic, and looked at there: a rival may have replaced the lock since it
@@ -179,18 +179,18 @@ def _dismantle(kernel: LayoutKernel, path: str, is_the_one: Callable[[bytes | No
     moved = False
     try:
         try:
-            kernel.replace(meta, aside)
+            fs.replace(meta, aside)
             moved = True
         except _NOT_THERE:
             pass
-        found = _read(kernel, aside) if moved else None
+        found = _read(fs, aside) if moved else None
         if not is_the_one(found):
             if moved:
                 with suppress(FileExistsError, *_NOT_THERE):
-                    kernel.link(aside, meta)
+                    fs.link(aside, meta)
             return False
         try:
-            kernel.remove_empty(path)
+            fs.remove_empty(path)
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -200,4 +200,4 @@ def _dismantle(kernel: LayoutKernel, path: str, is_the_one: Callable[[bytes | No
         return True
     finally:
         if moved:
-            kernel.remove(aside)
+            fs.remove(aside)

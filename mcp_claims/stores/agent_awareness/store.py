@@ -14,20 +14,19 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
-from mcp_claims.record import Claim, Found, Outcome, ScopedKey, Unreadable
-from mcp_claims.record_json import to_json
-from mcp_claims.rules import MAX_KEY_BYTES
-from mcp_claims.stores.agent_awareness.change import NEW, LockedChange
-from mcp_claims.stores.agent_awareness.kernel import LayoutKernel, write_new
+from mcp_claims.model.codec import to_json
+from mcp_claims.model.records import Claim, Found, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.validation import MAX_KEY_BYTES
+from mcp_claims.stores.agent_awareness.filenames import LOCK, RECORD, is_record_name, namespace_directory, place
+from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem, write_new
 from mcp_claims.stores.agent_awareness.lock import IsGone, is_free, make_lock
-from mcp_claims.stores.agent_awareness.names import LOCK, RECORD, is_record_name, namespace_directory, place
-from mcp_claims.stores.agent_awareness.reading import opened
-from mcp_claims.stores.base import LOCK_WAIT, Swap
-from mcp_claims.stores.files import FileStore
-from mcp_claims.stores.namespace_lock import LOCK_FILE, namespace_lock
-from mcp_claims.stores.trust import Trust, names_in, of_one_namespace, unavailable
-from mcp_claims.stores.unreadable import NEVER
-from mcp_claims.stores.watching import watch_record, watch_records
+from mcp_claims.stores.agent_awareness.record_file import opened
+from mcp_claims.stores.agent_awareness.swap import NEW, LockedChange
+from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
+from mcp_claims.stores.files.checks import NEVER, Trust, names_in, of_one_namespace, unavailable
+from mcp_claims.stores.files.lock import LOCK_FILE, namespace_lock
+from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.files.watch import watch_record, watch_records
 
 LOCK_PAUSE = 0.02
 """Seconds between two looks at a lock directory, as in the original."""
@@ -41,12 +40,12 @@ class AgentAwarenessStore:
     """Claims in *directory*, shared with sessions of the original; *is_gone* tells whether nothing runs under a PID."""
 
     def __init__(
-        self, directory: str | os.PathLike[str], is_gone: IsGone, *, kernel: LayoutKernel | None = None
+        self, directory: str | os.PathLike[str], is_gone: IsGone, *, fs: LayoutFileSystem | None = None
     ) -> None:
         self.directory = os.path.abspath(directory)
         self.is_gone = is_gone
-        self._kernel = kernel or LayoutKernel()
-        self._trust = Trust(self._kernel, self.directory)
+        self._fs = fs or LayoutFileSystem()
+        self._trust = Trust(self._fs, self.directory)
         # What we wrote while our lock was broken, and could not find out what the breaker did.
         self._doubtful: dict[str, Claim] = {}
 
@@ -54,32 +53,34 @@ class AgentAwarenessStore:
         directory, path = place(self.directory, scoped)
         return self._look(path, scoped) if self._trust.has(directory) else None
 
-    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:
+    def swap(
+        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> Swap:
         directory, path = place(self.directory, scoped)
         if new is not None and new.ended is not None and new.ended.outcome is not Outcome.DONE:
             # The original would take the marker of what failed for a claim, and the key is to be free at once.
             new = None
         if old is not None and self._doubtful.get(path) == old:
             self._check_doubt(path, old)
-        return self._change(directory, path, scoped, old, new, wait)
+        return self._change(directory, path, scoped, old, new, lock_timeout)
 
-    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+    def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
-            return self.swap(found.scoped, found, None, wait=wait).won
+            return self.swap(found.scoped, found, None, lock_timeout=lock_timeout).won
         directory = os.path.dirname(found.where)
-        return self._change(directory, found.where, self._by_name(found.where), found, None, wait).won
+        return self._change(directory, found.where, self._by_name(found.where), found, None, lock_timeout).won
 
-    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:
+    def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
         # Beside the plugins' directories, under a hidden name; the original reads only what ends in `.json`.
-        return FileStore(self.directory).secret(wait=wait)
+        return FileStore(self.directory).secret(lock_timeout=lock_timeout)
 
-    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         if isinstance(of, ScopedKey):
-            return watch_record(self.directory, place(self.directory, of)[1], tell)
+            return watch_record(self.directory, place(self.directory, of)[1], notify)
         inside = self.directory if of is None else namespace_directory(self.directory, of)
-        return watch_records(self.directory, inside, tell)
+        return watch_records(self.directory, inside, notify)
 
-    def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:  # noqa: ARG002
+    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         # Its sessions would not stand in it, and a file for it could be a plugin's directory.
         return nullcontext(False)
 
@@ -100,7 +101,7 @@ class AgentAwarenessStore:
             directories = self._namespaces(self.directory)
         for directory in directories:
             try:
-                names = names_in(self._kernel, directory) if self._trust.has(directory) else []
+                names = names_in(self._fs, directory) if self._trust.has(directory) else []
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
                 problem = of_one_namespace(error, self.directory)
                 if namespace is not None or problem is None:
@@ -118,24 +119,26 @@ class AgentAwarenessStore:
                     if found is not None:
                         yield found
 
-    def _change(self, directory: str, path: str, scoped: ScopedKey, old: Found, new: Claim | None, wait: float) -> Swap:
+    def _change(
+        self, directory: str, path: str, scoped: ScopedKey, old: Found, new: Claim | None, lock_timeout: float
+    ) -> Swap:
         lock_path = path.removesuffix(RECORD) + LOCK
-        deadline = self._kernel.monotonic() + wait
+        deadline = self._fs.monotonic() + lock_timeout
         try:
             if not self._trust.has(directory):
                 self._make(directory)
                 self._trust.has(directory)
             while True:
-                left = max(0.0, deadline - self._kernel.monotonic())
-                with namespace_lock(self._kernel, directory, left) as entered:
+                left = max(0.0, deadline - self._fs.monotonic())
+                with namespace_lock(self._fs, directory, left) as entered:
                     swap = self._try_change(entered, path, lock_path, scoped, old, new)
                 if swap is not None:
                     return swap
                 # Waited for without the kernel lock: the other keys of the namespace can be changed meanwhile.
-                left = deadline - self._kernel.monotonic()
+                left = deadline - self._fs.monotonic()
                 if left <= 0:
-                    raise LockDirectoryBusyError(lock_path, wait)
-                self._kernel.sleep(min(LOCK_PAUSE, left))
+                    raise LockDirectoryBusyError(lock_path, lock_timeout)
+                self._fs.sleep(min(LOCK_PAUSE, left))
         except OSError as error:
             raise unavailable(directory, error) from error
 
@@ -143,11 +146,11 @@ class AgentAwarenessStore:
         self, entered: namespace_lock, path: str, lock_path: str, scoped: ScopedKey, old: Found, new: Claim | None
     ) -> Swap | None:
         """Change what is stored if it is *old*; `None` if a session of the original is inside, with nothing changed."""
-        with opened(self._kernel, self.directory, path, scoped) as seen:
+        with opened(self._fs, self.directory, path, scoped) as seen:
             # What cannot be read may be half of what the original is writing; the lock will tell.
             if seen.found != old and not isinstance(seen.found, Unreadable):
                 return Swap(False, seen.found)
-        if not is_free(self._kernel, lock_path, self.is_gone):
+        if not is_free(self._fs, lock_path, self.is_gone):
             return None
         fresh = f"{os.path.dirname(path)}/{NEW}"
         try:
@@ -156,11 +159,11 @@ class AgentAwarenessStore:
                 if not new.generation:
                     after = old.generation if isinstance(old, Claim) else 0
                     new = new.numbered(entered.next_generation(after, new.claimed.epoch))
-                write_new(self._kernel, fresh, to_json(new))
-            lock = make_lock(self._kernel, lock_path)
+                write_new(self._fs, fresh, to_json(new))
+            lock = make_lock(self._fs, lock_path)
             if lock is None:
                 return None
-            change = LockedChange(self._kernel, self.directory, path, scoped, self.is_gone)
+            change = LockedChange(self._fs, self.directory, path, scoped, self.is_gone)
             try:
                 return change.make(lock, old, new)
             finally:
@@ -169,7 +172,7 @@ class AgentAwarenessStore:
         finally:
             if new is not None:
                 with suppress(OSError):
-                    self._kernel.remove(fresh)
+                    self._fs.remove(fresh)
 
     def _look(self, path: str, scoped: ScopedKey) -> Found:
         """Read without any lock."""
@@ -181,21 +184,21 @@ class AgentAwarenessStore:
     def _look_until_whole(self, path: str, scoped: ScopedKey) -> Found:
         """Look again at what is unreadable while somebody has the record's lock: it may be half written."""
         for look in range(_LOOKS):
-            with opened(self._kernel, self.directory, path, scoped) as seen:
+            with opened(self._fs, self.directory, path, scoped) as seen:
                 found = seen.found
             if not isinstance(found, Unreadable) or look == _LOOKS - 1:
                 return found
             try:
-                self._kernel.status_of(path.removesuffix(RECORD) + LOCK)
+                self._fs.status_of(path.removesuffix(RECORD) + LOCK)
             except FileNotFoundError:
                 break  # Nobody is inside now; one more look, at what whoever has just left there.
-            self._kernel.sleep(_LOOK_PAUSE)
-        with opened(self._kernel, self.directory, path, scoped) as seen:
+            self._fs.sleep(_LOOK_PAUSE)
+        with opened(self._fs, self.directory, path, scoped) as seen:
             return seen.found
 
     def _check_doubt(self, path: str, old: Claim) -> None:
         """Refuse to renew or release what may be another's; once its time has passed it is nobody's in any case."""
-        if self._kernel.wall() < old.expires.wall.timestamp():
+        if self._fs.wall() < old.expires.wall.timestamp():
             cause = OSError(errno.EBUSY, "a session of agent-awareness broke the lock while this claim was written")
             raise StoreUnavailableError(path, cause)
         self._doubtful.pop(path, None)
@@ -207,16 +210,16 @@ class AgentAwarenessStore:
 
     def _make(self, directory: str) -> None:
         """Make the directory of a namespace and what is missing above it, each ours alone from the start."""
-        self._kernel.make_directory(self.directory)
+        self._fs.make_directory(self.directory)
         inside = self.directory
         for part in directory.removeprefix(f"{self.directory}/").split("/"):
             inside = f"{inside}/{part}"
-            self._kernel.make_directory(inside)
+            self._fs.make_directory(inside)
 
     def _namespaces(self, whole: str) -> Iterator[str]:
         """Yield what can be a plugin's directory: at the top any, as for the original, and below it any that we made."""
         # Not by calling itself: somebody's tree may be deeper than calls can be.
-        entered = [(whole, iter(names_in(self._kernel, whole)))]
+        entered = [(whole, iter(names_in(self._fs, whole)))]
         while entered:
             directory, names = entered[-1]
             name = next(names, None)
@@ -235,7 +238,7 @@ class AgentAwarenessStore:
             if not is_directory:
                 continue
             try:
-                inside = names_in(self._kernel, path)
+                inside = names_in(self._fs, path)
             except StoreUnavailableError:
                 yield path  # Who looks into it tells why that cannot be done.
                 continue
@@ -245,7 +248,7 @@ class AgentAwarenessStore:
 
     def _is_directory(self, path: str) -> bool:
         try:
-            return stat.S_ISDIR(self._kernel.status_of(path).st_mode)
+            return stat.S_ISDIR(self._fs.status_of(path).st_mode)
         except FileNotFoundError:
             return False
         except OSError as error:

@@ -11,20 +11,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-from mcp_claims import rules
 from mcp_claims.errors import StoreUnavailableError
-from mcp_claims.record import Claim, Found, Holder, Leased, Moment, Outcome, Proof, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_WAIT, SECRET_BYTES, RemoteStore, Swap
-from mcp_claims.stores.deadline import answered_by, soon
-from mcp_claims.stores.etcd import leases, questions
-from mcp_claims.stores.etcd.address import Address
-from mcp_claims.stores.etcd.changes import Changes
-from mcp_claims.stores.etcd.leases import Lease, ProcessLease
-from mcp_claims.stores.etcd.names import Names, after_all, unspell
-from mcp_claims.stores.etcd.questions import Change
-from mcp_claims.stores.etcd.tender import Tender
-from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, NOT_FOUND, RefusedError, Transport, UnansweredError
-from mcp_claims.stores.etcd.watching import Watching
+from mcp_claims.model import expiry
+from mcp_claims.model.records import Claim, Found, Holder, Leased, Moment, Outcome, Proof, ScopedKey, Unreadable
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, RemoteStore, Swap, call_deadline, deadline_in
+from mcp_claims.stores.etcd import messages
+from mcp_claims.stores.etcd.config import Address
+from mcp_claims.stores.etcd.gateway import ANSWER_WITHIN, NOT_FOUND, RefusedError, Transport, UnansweredError
+from mcp_claims.stores.etcd.keepalive import Tender
+from mcp_claims.stores.etcd.keys import Names, after_all, unspell
+from mcp_claims.stores.etcd.lease import SHORTEST_TTL, Lease, ProcessLease, grant_lease, lease_seconds, revoke_lease
+from mcp_claims.stores.etcd.messages import Change
+from mcp_claims.stores.etcd.txn import Changes
+from mcp_claims.stores.etcd.watch import Watching
 
 _PAGE = 500
 
@@ -65,7 +64,7 @@ class _Process:
 class EtcdStore(RemoteStore):
     """Claims below the prefix of *address*, shared by all machines that reach the cluster."""
 
-    shortest_lease = leases.SHORTEST
+    shortest_lease = SHORTEST_TTL
     """Seconds that the lease of a single claim has at least."""
 
     def __init__(self, address: Address, here: Here) -> None:
@@ -77,39 +76,41 @@ class EtcdStore(RemoteStore):
     def read(self, scoped: ScopedKey) -> Found:
         key = self._names.claim(scoped)
         with self._answering():
-            stored = self._process().changes.stored(key, soon(ANSWER_WITHIN))
-        return None if stored is None else questions.claim_in(stored, key)
+            stored = self._process().changes.stored(key, deadline_in(ANSWER_WITHIN))
+        return None if stored is None else messages.claim_in(stored, key)
 
-    def swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, wait: float = LOCK_WAIT) -> Swap:  # noqa: ARG002 (there is no lock)
+    def swap(
+        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> Swap:
         key = self._names.claim(scoped)
         # All that it takes, giving up a lease included, has one time together.
-        with self._answering(), answered_by(soon(ANSWER_WITHIN)):
+        with self._answering(), call_deadline(deadline_in(ANSWER_WITHIN)):
             if old is not None and old.leased is None:
                 # Not as we returned it, so its revision has to be found out.
                 found = self.read(scoped)
                 if found != old or not isinstance(found, Claim):
                     return Swap(False, found)
                 old = found
-            return self._swap(key, old, new, soon(ANSWER_WITHIN))
+            return self._swap(key, old, new, deadline_in(ANSWER_WITHIN))
 
-    def discard(self, found: Claim | Unreadable, *, wait: float = LOCK_WAIT) -> bool:
+    def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
-            return self.swap(found.scoped, found, None, wait=wait).won
+            return self.swap(found.scoped, found, None, lock_timeout=lock_timeout).won
         (revision,) = found.fingerprint
         assert isinstance(revision, int)
         with self._answering():
             change = Change(unspell(found.where), revision, None)
-            return self._process().changes.make(change, soon(ANSWER_WITHIN)).revision is not None
+            return self._process().changes.make(change, deadline_in(ANSWER_WITHIN)).revision is not None
 
-    def secret(self, *, wait: float = LOCK_WAIT) -> bytes:  # noqa: ARG002 (there is no lock)
+    def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
         fresh = secrets.token_bytes(SECRET_BYTES)
         with self._answering():
-            transport, until = self._process().transport, soon(ANSWER_WITHIN)
+            transport, until = self._process().transport, deadline_in(ANSWER_WITHIN)
             # Asked twice, it answers with what the first asking has made.
-            answer = transport.ask("/kv/txn", questions.creation(self._names.secret, fresh), until)
+            answer = transport.ask("/kv/txn", messages.creation(self._names.secret, fresh), until)
         if answer.get("succeeded"):
             return fresh
-        (stored,) = questions.seen_by_loser(answer)
+        (stored,) = messages.seen_by_loser(answer)
         if stored is None or len(stored.value) != SECRET_BYTES:
             damaged = "the secret of the session handles is damaged (delete it: all handles given so far are void then)"
             raise StoreUnavailableError(f"{self.address}/secrets/handles", OSError(errno.EIO, damaged))
@@ -118,31 +119,31 @@ class EtcdStore(RemoteStore):
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         beginning = self._names.namespace(namespace)
         start, end = max(beginning, self._names.behind(after)) if after else beginning, after_all(beginning)
-        until = soon(ANSWER_WITHIN)
+        until = deadline_in(ANSWER_WITHIN)
         while start < end:
             with self._answering():
-                wanted = questions.many(start, end, _PAGE)
+                wanted = messages.many(start, end, _PAGE)
                 process = self._process()
                 answer = process.transport.ask("/kv/range", wanted, until)
             process.changes.saw(answer)
-            page = questions.stored_in(answer)
+            page = messages.stored_in(answer)
             for stored in page:
-                found = questions.claim_in(stored)
+                found = messages.claim_in(stored)
                 if isinstance(found, Claim):
-                    found = questions.claim_in(stored, self._names.claim(found.scoped))
+                    found = messages.claim_in(stored, self._names.claim(found.scoped))
                 yield found
             if not answer.get("more"):
                 return
             # However many there are: a cluster that has answered once is asked on.
             start, until = page[-1].key + b"\0", time.monotonic() + ANSWER_WITHIN
 
-    def watch(self, of: ScopedKey | str | None, tell: Callable[[], None]) -> AbstractContextManager[bool]:
+    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         if isinstance(of, ScopedKey):
-            return self._process().watching.of(self._names.claim(of).__eq__, tell)
+            return self._process().watching.of(self._names.claim(of).__eq__, notify)
         beginning = self._names.namespace(of)
-        return self._process().watching.of(lambda key: key.startswith(beginning), tell)
+        return self._process().watching.of(lambda key: key.startswith(beginning), notify)
 
-    def line(self, scoped: ScopedKey, tell: Callable[[], None]) -> AbstractContextManager[bool]:  # noqa: ARG002
+    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         return nullcontext(False)
 
     def position(self, found: Claim | Unreadable) -> str:
@@ -155,7 +156,7 @@ class EtcdStore(RemoteStore):
             return
         process.tender.end()
         try:
-            process.lease.revoke(soon(within))
+            process.lease.revoke(deadline_in(within))
         except (UnansweredError, RefusedError):
             # It has been given up, and nobody renews it any more.
             return
@@ -165,7 +166,7 @@ class EtcdStore(RemoteStore):
 
         By the holder's own clock alone: neither is its time up, nor has the lease gone without an answer for too long.
         """
-        if claim.leased is None or rules.passed(claim.expires, self._here.now()):
+        if claim.leased is None or expiry.has_passed(claim.expires, self._here.now()):
             return False
         process = self._process()
         lease = process.lease.current
@@ -182,7 +183,7 @@ class EtcdStore(RemoteStore):
                 # Making a lease is a write, which whoever waits would make in vain again and again.
                 stored = process.changes.stored(key, until)
                 if stored is not None:
-                    return Swap(False, questions.claim_in(stored, key))
+                    return Swap(False, messages.claim_in(stored, key))
             lease = shared.id if shared else self._own_lease(new, process, until)
             fence = (shared.fence, shared.fenced_at) if shared and new is not None and not new.generation else None
             change = Change.to(new, key, before, lease, fence) if new is not None else Change(key, before, None)
@@ -211,7 +212,7 @@ class EtcdStore(RemoteStore):
                     else:
                         process.lease.noticed(shared, fenced.revision)
                     continue
-                found = None if stored is None else questions.claim_in(stored, key)
+                found = None if stored is None else messages.claim_in(stored, key)
                 if made.maybe and old is not None and self._ended_by_us(old, new, found):
                     process.tender.forget(key, old.expires.ticks)
                     return Swap(True, None)
@@ -223,7 +224,7 @@ class EtcdStore(RemoteStore):
             if shared and not process.changes.is_there(shared, change, until):
                 # We were stopped for so long that it may have been somebody else's by now.
                 stored = process.changes.stored(key, until)
-                return Swap(False, None if stored is None else questions.claim_in(stored, key))
+                return Swap(False, None if stored is None else messages.claim_in(stored, key))
             won = new._replace(generation=new.generation or made.revision, leased=Leased(lease, made.revision))
             return Swap(True, won)
 
@@ -241,7 +242,7 @@ class EtcdStore(RemoteStore):
     def _give_up(self, lease: int, process: _Process) -> None:
         """End *lease*, under which nothing is."""
         try:
-            leases.revoke(process.transport, lease, soon(ANSWER_WITHIN))
+            revoke_lease(process.transport, lease, deadline_in(ANSWER_WITHIN))
         except (UnansweredError, RefusedError):
             return  # It ends by itself.
 
@@ -255,8 +256,8 @@ class EtcdStore(RemoteStore):
         """Have a lease made for *new* alone: a marker, or the claim of a session that outlives this process."""
         if new is None:
             return 0
-        left = rules.remaining(new.expires, self._here.now()).total_seconds()
-        return leases.grant(process.transport, leases.own_ttl(left, self.shortest_lease), until)
+        left = expiry.remaining(new.expires, self._here.now()).total_seconds()
+        return grant_lease(process.transport, lease_seconds(left, self.shortest_lease), until)
 
     def _lives_here(self, holder: Holder, process: _Process) -> bool:
         """Tell whether the session of *holder* ends with this process."""
@@ -284,12 +285,12 @@ class EtcdStore(RemoteStore):
 
     def _expire(self, key: bytes) -> None:
         """Take the claim at *key* away if it is under our lease and its time is up."""
-        process, until = self._process(), soon(ANSWER_WITHIN)
+        process, until = self._process(), deadline_in(ANSWER_WITHIN)
         stored, lease = process.changes.stored(key, until), process.lease.current
         if stored is None or lease is None or stored.lease != lease.id:
             return
-        found = questions.claim_in(stored, key)
-        if isinstance(found, Claim) and rules.expired(found, self._here.now()):
+        found = messages.claim_in(stored, key)
+        if isinstance(found, Claim) and expiry.expired(found, self._here.now()):
             process.changes.make(Change(key, stored.revision, None), until)
 
     @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
-from tests.stores.hooked import HookedKernel
+from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem
+from tests.stores.files.hooked import HookedFileSystem
 
 
-class HookedLayoutKernel(HookedKernel, LayoutKernel):
+class HookedLayoutKernel(HookedFileSystem, LayoutFileSystem):
     """Tells `before` of each call, those of lock directories included."""
 
     def make_lock(self, path: str) -> None:

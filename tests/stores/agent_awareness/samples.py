@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mcp_claims.machine import local_machine
-from mcp_claims.record import OriginalHolder, ScopedKey
-from mcp_claims.stores.agent_awareness import names
-from mcp_claims.stores.agent_awareness.kernel import LayoutKernel
+from mcp_claims.liveness import local_machine
+from mcp_claims.model.records import OriginalHolder, ScopedKey
+from mcp_claims.stores.agent_awareness import filenames
+from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from tests.stores.samples import KEY
 
@@ -19,14 +19,14 @@ def is_gone(pid: int) -> bool:
     return _machine.provably_dead(OriginalHolder(f"{_machine.host()}:{pid}", pid))
 
 
-def store_in(directory: Path | str, kernel: LayoutKernel | None = None) -> AgentAwarenessStore:
+def store_in(directory: Path | str, fs: LayoutFileSystem | None = None) -> AgentAwarenessStore:
     """Return a store of this machine's in *directory*."""
-    return AgentAwarenessStore(directory, is_gone, kernel=kernel)
+    return AgentAwarenessStore(directory, is_gone, fs=fs)
 
 
 def record(store: AgentAwarenessStore, scoped: ScopedKey = KEY) -> Path:
     """Return the file in which *store* keeps *scoped*."""
-    return Path(names.place(store.directory, scoped)[1])
+    return Path(filenames.place(store.directory, scoped)[1])
 
 
 def lock(store: AgentAwarenessStore, scoped: ScopedKey = KEY) -> Path:

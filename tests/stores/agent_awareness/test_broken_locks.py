@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import pytest
 
-from mcp_claims import rules
 from mcp_claims.errors import LockDirectoryBusyError
-from mcp_claims.record import Claim, Found, Moment, Unreadable
+from mcp_claims.model import expiry
+from mcp_claims.model.records import Claim, Found, Moment, Unreadable
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Swap
 from tests.stores.agent_awareness.hooked import HookedLayoutKernel
@@ -109,7 +109,7 @@ class Interrupted(HookedLayoutKernel):
         self._steps = breaker.steps()
         self.calls = 0
 
-    def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any call)
+    def before(self, call: str, where: str | int) -> None:
         self.calls += 1
         if self.calls == self._at:
             for _ in range(self._first):
@@ -117,7 +117,7 @@ class Interrupted(HookedLayoutKernel):
         if self.calls == self._again:
             self.finish()
 
-    def sleep(self, seconds: float) -> None:  # noqa: ARG002 (time passes for the others)
+    def sleep(self, seconds: float) -> None:
         if self.calls >= self._at:
             self.finish()
 
@@ -142,7 +142,7 @@ def nothing(store: AgentAwarenessStore) -> Found:
 
 def expiring(hours: int) -> Claim:
     """Return a claim of another session that expires so many hours from now."""
-    expires = rules.later(Moment(datetime.now(UTC).replace(microsecond=0), 10_000.0, "boot-1"), timedelta(hours=hours))
+    expires = expiry.later(Moment(datetime.now(UTC).replace(microsecond=0), 10_000.0, "boot-1"), timedelta(hours=hours))
     return claim(session=1)._replace(expires=expires)
 
 
@@ -162,22 +162,22 @@ def of_the_original(store: AgentAwarenessStore) -> Found:
 
 def take(store: AgentAwarenessStore, before: Found) -> Swap:
     assert not isinstance(before, Unreadable)
-    return store.swap(KEY, before, claim(session=2), wait=1)
+    return store.swap(KEY, before, claim(session=2), lock_timeout=1)
 
 
 def renew(store: AgentAwarenessStore, before: Found) -> Swap:
     assert isinstance(before, Claim)
-    return store.swap(KEY, before, renewed(before), wait=1)
+    return store.swap(KEY, before, renewed(before), lock_timeout=1)
 
 
 def release(store: AgentAwarenessStore, before: Found) -> Swap:
     assert isinstance(before, Claim)
-    return store.swap(KEY, before, None, wait=1)
+    return store.swap(KEY, before, None, lock_timeout=1)
 
 
 def discard(store: AgentAwarenessStore, before: Found) -> bool:
     assert before is not None
-    return store.discard(before, wait=1)
+    return store.discard(before, lock_timeout=1)
 
 
 CHANGES = [
@@ -228,13 +228,13 @@ def run(directory: Path, change: Change, sweeps: bool, at: int, first: int, agai
     store = store_in(directory, HookedLayoutKernel())
     before = change.before(store)
     breaker = Breaker(store, dead=change.dead, sweeps=sweeps)
-    kernel = Interrupted(breaker, at, first, again)
-    ours = store_in(directory, kernel)
+    fs = Interrupted(breaker, at, first, again)
+    ours = store_in(directory, fs)
     try:
         done = change.run(ours, before)
     except LockDirectoryBusyError:
         done = False
-    kernel.finish()
+    fs.finish()
     won = done.won if isinstance(done, Swap) else done
     after = store.read(KEY)
     # Whatever the original was promised is stored, and we do not believe to hold it.
@@ -255,7 +255,7 @@ def run(directory: Path, change: Change, sweeps: bool, at: int, first: int, agai
 
 def test_a_live_claim_that_is_renewed_is_at_its_place_all_the_time(tmp_path: Path) -> None:
     class Watching(HookedLayoutKernel):
-        def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any call)
+        def before(self, call: str, where: str | int) -> None:
             assert record(store).exists()
 
     store = store_in(tmp_path)
@@ -280,10 +280,10 @@ def test_a_claim_written_into_the_file_since_it_was_compared_stays_there(tmp_pat
 
     store = store_in(tmp_path, HookedLayoutKernel())
     dead = expired(store)
-    swap = store_in(tmp_path, kernel := Late()).swap(KEY, dead if isinstance(dead, Claim) else None, claim(session=2))
+    swap = store_in(tmp_path, fs := Late()).swap(KEY, dead if isinstance(dead, Claim) else None, claim(session=2))
     assert not swap.won
     assert isinstance(swap.found, Claim) and swap.found.holder.name == RIVAL
-    assert kernel.sources == [".old"], "ours was seen at the path for a moment"
+    assert fs.sources == [".old"], "ours was seen at the path for a moment"
 
 
 def test_a_claim_written_into_the_file_after_it_was_moved_away_is_put_back(tmp_path: Path) -> None:

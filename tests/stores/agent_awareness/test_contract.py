@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mcp_claims.record import ScopedKey, Unreadable
-from mcp_claims.stores.agent_awareness.names import place
+from mcp_claims.model.records import ScopedKey, Unreadable
+from mcp_claims.stores.agent_awareness.filenames import place
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Store
 from tests.stores.agent_awareness.samples import store_in
 from tests.stores.contract import StoreContract
-from tests.stores.test_file_store import Alternating
+from tests.stores.files.test_store import Alternating
 
 
 class TestAgentAwarenessStore(StoreContract):

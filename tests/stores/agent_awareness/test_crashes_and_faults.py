@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.errors import LockDirectoryBusyError, StoreUnavailableError
-from mcp_claims.record import Claim, Found, Unreadable
+from mcp_claims.model.records import Claim, Found, Unreadable
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Swap
 from tests.stores.agent_awareness.hooked import HookedLayoutKernel
@@ -30,20 +30,20 @@ Change = Callable[[AgentAwarenessStore, Claim | None], Swap]
 
 
 def take(store: AgentAwarenessStore, held: Claim | None) -> Swap:
-    return store.swap(KEY, held, claim(session=2), wait=0)
+    return store.swap(KEY, held, claim(session=2), lock_timeout=0)
 
 
 def take_in_a_new_boot(store: AgentAwarenessStore, held: Claim | None) -> Swap:
-    return store.swap(KEY, held, claim(session=2, boot="boot-2"), wait=0)
+    return store.swap(KEY, held, claim(session=2, boot="boot-2"), lock_timeout=0)
 
 
 def renew(store: AgentAwarenessStore, held: Claim | None) -> Swap:
     assert held is not None
-    return store.swap(KEY, held, renewed(held), wait=0)
+    return store.swap(KEY, held, renewed(held), lock_timeout=0)
 
 
 def release(store: AgentAwarenessStore, held: Claim | None) -> Swap:
-    return store.swap(KEY, held, None, wait=0)
+    return store.swap(KEY, held, None, lock_timeout=0)
 
 
 CHANGES = [
@@ -61,7 +61,7 @@ class Dying(HookedLayoutKernel):
     def __init__(self, at: int) -> None:
         self._left = at
 
-    def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any call)
+    def before(self, call: str, where: str | int) -> None:
         self._left -= 1
         if not self._left:
             os._exit(CRASHED)
@@ -114,12 +114,12 @@ def check_that_it_goes_on(store: AgentAwarenessStore, after: Found, earlier: Cla
     # Whose PID was not yet, or no longer, in its lock is waited for like anybody who is just beginning.
     if lock(store).exists() and not (lock(store) / "meta.json").exists():
         with pytest.raises(LockDirectoryBusyError):
-            store.swap(KEY, after, claim(session=3), wait=0)
+            store.swap(KEY, after, claim(session=3), lock_timeout=0)
     if lock(store).exists():
         os.utime(lock(store), (time.time() - 11,) * 2)
     later = grant(store, claim(session=3), over=after)
     assert later.generation > max(earlier.generation, after.generation if after else 0)
-    assert store.swap(KEY, later, None, wait=0).won
+    assert store.swap(KEY, later, None, lock_timeout=0).won
     assert [path.name for path in record(store).parent.iterdir()] == [".lock"]
 
 
@@ -150,22 +150,22 @@ def test_a_change_that_fails_at_any_call_leaves_old_or_new_and_no_descriptor_ope
 ) -> None:
     for at in range(1, MORE_CALLS_THAN_ANY_CHANGE_MAKES):
         store, earlier, before = prepared(tmp_path / str(at), held)
-        kernel = Faulty(error, at)
+        fs = Faulty(error, at)
         descriptors = open_files()
         won = None
         try:
-            won = change(store_in(store.directory, kernel), before).won
+            won = change(store_in(store.directory, fs), before).won
         except StoreUnavailableError:
-            assert kernel.failed
-        assert open_files() == descriptors, kernel.failed
+            assert fs.failed
+        assert open_files() == descriptors, fs.failed
         after = store.read(KEY)
         check_old_or_new(after, before, earlier)
         if won:
             assert after != before
         elif won is False:
-            pytest.fail(f"lost to nobody, by a failing {kernel.failed}")
+            pytest.fail(f"lost to nobody, by a failing {fs.failed}")
         check_that_it_goes_on(store, after, earlier)
-        if not kernel.failed:
+        if not fs.failed:
             assert won
             break
     else:
@@ -180,12 +180,12 @@ def test_a_look_that_fails_at_any_call_is_an_error_and_not_a_free_key(tmp_path: 
     for look in looks:
         failures = 0
         for at in range(1, MORE_CALLS_THAN_ANY_CHANGE_MAKES):
-            kernel = Faulty(error, at)
+            fs = Faulty(error, at)
             try:
-                assert look(store_in(clean.directory, kernel)) == [held]
+                assert look(store_in(clean.directory, fs)) == [held]
             except StoreUnavailableError:
                 failures += 1
-            if not kernel.failed:
+            if not fs.failed:
                 break
         assert failures >= 4
 

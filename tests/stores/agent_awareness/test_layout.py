@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.errors import InvalidInputError, UnsafeDirectoryError
-from mcp_claims.record import Claim, Holder, OriginalHolder, ScopedKey, Unreadable
-from mcp_claims.record_json import to_json
-from mcp_claims.stores.agent_awareness.names import is_record_name, record_name
+from mcp_claims.model.codec import to_json
+from mcp_claims.model.records import Claim, Holder, OriginalHolder, ScopedKey, Unreadable
+from mcp_claims.stores.agent_awareness.filenames import is_record_name, record_name
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
-from mcp_claims.stores.files import FileStore
+from mcp_claims.stores.files.store import FileStore
 from tests.stores.agent_awareness.samples import record, store_in
 from tests.stores.samples import KEY, claim, grant
 from tests.stores.samples import place as own_place

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.errors import LockDirectoryBusyError, StoreUnavailableError
-from mcp_claims.record import Claim, Moment, ScopedKey, Unreadable
-from mcp_claims.record_json import to_json
-from mcp_claims.stores.agent_awareness.change import SETTLE_WAIT
+from mcp_claims.model.codec import to_json
+from mcp_claims.model.records import Claim, Moment, ScopedKey, Unreadable
 from mcp_claims.stores.agent_awareness.lock import make_lock
 from mcp_claims.stores.agent_awareness.store import LOCK_PAUSE, AgentAwarenessStore
-from mcp_claims.stores.base import LOCK_WAIT
-from mcp_claims.stores.namespace_lock import namespace_lock
+from mcp_claims.stores.agent_awareness.swap import SETTLE_WAIT
+from mcp_claims.stores.base import LOCK_TIMEOUT
+from mcp_claims.stores.files.lock import namespace_lock
 from tests.stores.agent_awareness.hooked import HookedLayoutKernel
 from tests.stores.agent_awareness.samples import lock, record, store_in
 from tests.stores.agent_awareness.test_broken_locks import Breaker
@@ -92,7 +92,7 @@ def test_inside_nothing_is_done_but_compare_and_write(store: AgentAwarenessStore
     calls: list[str] = []
 
     class Watching(HookedLayoutKernel):
-        def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any file)
+        def before(self, call: str, where: str | int) -> None:
             calls.append(call)
 
     grant(store_in(store.directory, Watching()), claim(boot="boot-2"))
@@ -113,7 +113,7 @@ def test_the_lock_of_a_dead_process_is_broken_at_once(store: AgentAwarenessStore
 def test_the_lock_of_a_live_process_is_never_broken_however_old(store: AgentAwarenessStore, age: float) -> None:
     path = put_lock(store, pid=os.getppid(), age=age)
     with pytest.raises(LockDirectoryBusyError) as busy:
-        store.swap(KEY, None, claim(), wait=0)
+        store.swap(KEY, None, claim(), lock_timeout=0)
     assert busy.value.where == str(path)
     assert (path / "meta.json").is_file()
     assert store.read(KEY) is None
@@ -129,7 +129,7 @@ def test_a_lock_of_ours_with_a_recycled_pid_goes_after_10_s(
         grant(store, claim())
     else:
         with pytest.raises(LockDirectoryBusyError):
-            store.swap(KEY, None, claim(), wait=0)
+            store.swap(KEY, None, claim(), lock_timeout=0)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,14 @@ def test_a_lock_that_names_nobody_goes_after_10_s(
         assert entries(store) == [".lock", "red-check.json"]
     else:
         with pytest.raises(LockDirectoryBusyError):
-            store.swap(KEY, None, claim(), wait=0)
+            store.swap(KEY, None, claim(), lock_timeout=0)
         assert entries(store) == [".lock", "red-check.json.lock"]
 
 
 def test_a_pid_that_the_system_will_not_tell_of_counts_as_alive(store: AgentAwarenessStore) -> None:
     put_lock(store, pid=2**80, age=3_600)
     with pytest.raises(LockDirectoryBusyError):
-        store.swap(KEY, None, claim(), wait=0)
+        store.swap(KEY, None, claim(), lock_timeout=0)
 
 
 def work(path: Path) -> None:
@@ -178,7 +178,7 @@ def test_what_is_no_lock_is_left_alone_however_old(store: AgentAwarenessStore, m
     make(lock(store))
     os.utime(lock(store), (0, 0), follow_symlinks=False)
     with pytest.raises(LockDirectoryBusyError):
-        store.swap(KEY, None, claim(), wait=0)
+        store.swap(KEY, None, claim(), lock_timeout=0)
     assert os.path.lexists(lock(store))
     assert make in (file, link) or (lock(store) / "work").read_text() == "mine"
     assert make is not work_in_a_lock or (lock(store) / "meta.json").is_file()
@@ -192,7 +192,7 @@ def test_a_lock_made_since_the_stale_one_was_judged_stays_its_owner_s(
     class Overtaken(HookedLayoutKernel):
         done = False
 
-        def before(self, called: str, where: str | int) -> None:  # noqa: ARG002 (the only one of its kind)
+        def before(self, called: str, where: str | int) -> None:
             if called == call and not self.done:
                 self.done = True
                 shutil.rmtree(lock(store))
@@ -202,10 +202,10 @@ def test_a_lock_made_since_the_stale_one_was_judged_stays_its_owner_s(
         put_lock(store, pid=NOBODY)
     else:
         put_lock(store, age=60)
-    kernel = Overtaken()
+    fs = Overtaken()
     with pytest.raises(LockDirectoryBusyError):
-        store_in(store.directory, kernel).swap(KEY, None, claim(), wait=0)
-    assert kernel.done
+        store_in(store.directory, fs).swap(KEY, None, claim(), lock_timeout=0)
+    assert fs.done
     assert json.loads((lock(store) / "meta.json").read_text())["pid"] == os.getppid()
     assert entries(store) == [".lock", "red-check.json.lock"]
 
@@ -222,10 +222,10 @@ def test_a_new_lock_without_meta_is_not_taken_for_the_old_one_that_was_judged(st
                 lock(store).mkdir()
 
     put_lock(store, age=60)
-    kernel = Overtaken()
+    fs = Overtaken()
     with pytest.raises(LockDirectoryBusyError):
-        store_in(store.directory, kernel).swap(KEY, None, claim(), wait=0)
-    assert kernel.done
+        store_in(store.directory, fs).swap(KEY, None, claim(), lock_timeout=0)
+    assert fs.done
     assert lock(store).is_dir()
 
 
@@ -270,9 +270,9 @@ def test_who_finds_the_lock_taken_looks_every_20_ms_and_gives_up_in_time(store: 
     patient = Patient()
     with pytest.raises(LockDirectoryBusyError) as busy:
         store_in(store.directory, patient).swap(KEY, None, claim())
-    assert sum(patient.sleeps) == pytest.approx(LOCK_WAIT)
+    assert sum(patient.sleeps) == pytest.approx(LOCK_TIMEOUT)
     assert max(patient.sleeps) == LOCK_PAUSE
-    assert busy.value.waited == LOCK_WAIT
+    assert busy.value.waited == LOCK_TIMEOUT
 
 
 def test_while_it_waits_others_can_change_the_namespace(store: AgentAwarenessStore) -> None:
@@ -308,10 +308,10 @@ def test_nothing_is_written_once_the_lock_is_broken(store: AgentAwarenessStore) 
                 put_lock(store, pid=os.getppid())
             self.written = self.written or (call in ("link", "replace", "remove") and where == str(record(store)))
 
-    kernel = Broken()
+    fs = Broken()
     with pytest.raises(LockDirectoryBusyError):
-        store_in(store.directory, kernel).swap(KEY, None, claim(), wait=0)
-    assert not kernel.written
+        store_in(store.directory, fs).swap(KEY, None, claim(), lock_timeout=0)
+    assert not fs.written
     assert store.read(KEY) is None
 
 
@@ -332,10 +332,10 @@ def test_a_claim_written_under_a_broken_lock_whose_breaker_stays_inside_is_nobod
     mine = claim()._replace(
         expires=Moment(datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1), 2_000.0, "boot-1")
     )
-    ours = store_in(store.directory, kernel := Breaking())
+    ours = store_in(store.directory, fs := Breaking())
     with pytest.raises(StoreUnavailableError, match="broken by a session of agent-awareness"):
         ours.swap(KEY, None, mine)
-    assert sum(kernel.sleeps) == pytest.approx(SETTLE_WAIT, abs=0.01)
+    assert sum(fs.sleeps) == pytest.approx(SETTLE_WAIT, abs=0.01)
     shutil.rmtree(lock(store))
     # The breaker may have claimed the key; so it is held, and we do not take it for ours.
     held = ours.read(KEY)
@@ -345,7 +345,7 @@ def test_a_claim_written_under_a_broken_lock_whose_breaker_stays_inside_is_nobod
             ours.swap(KEY, held, new)
     assert store.read(KEY) == held
     # Once its time has passed, whoever looks may sweep it.
-    kernel.late = 3_601.0
+    fs.late = 3_601.0
     assert ours.discard(held)
 
 
@@ -358,14 +358,14 @@ def test_a_lock_that_cannot_be_made_is_a_clear_error_and_leaves_nothing(store: A
             return super().write(fd, data)
 
     with pytest.raises(StoreUnavailableError, match="No space left"):
-        store_in(store.directory, Full()).swap(KEY, None, claim(), wait=0)
+        store_in(store.directory, Full()).swap(KEY, None, claim(), lock_timeout=0)
     assert entries(store) == [".lock"]
     grant(store, claim())
 
 
 def test_a_lock_that_could_not_be_left_changes_no_answer(store: AgentAwarenessStore) -> None:
     class Stuck(HookedLayoutKernel):
-        def before(self, call: str, where: str | int) -> None:  # noqa: ARG002 (any place)
+        def before(self, call: str, where: str | int) -> None:
             if call == "remove_empty":
                 raise OSError(5, os.strerror(5))
 
@@ -374,9 +374,9 @@ def test_a_lock_that_could_not_be_left_changes_no_answer(store: AgentAwarenessSt
 
 
 def test_a_lock_that_somebody_else_made_is_not_left_by_us(store: AgentAwarenessStore) -> None:
-    kernel = HookedLayoutKernel()
-    with namespace_lock(kernel, str(record(store).parent), 0):
-        ours = make_lock(kernel, str(lock(store)))
+    fs = HookedLayoutKernel()
+    with namespace_lock(fs, str(record(store).parent), 0):
+        ours = make_lock(fs, str(lock(store)))
         assert ours is not None and ours.is_ours()
         shutil.rmtree(lock(store))
         put_lock(store, pid=os.getppid())

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.errors import StoreUnavailableError
-from mcp_claims.machine import local_machine
-from mcp_claims.record import Claim, ScopedKey
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.etcd.address import Address
+from mcp_claims.liveness import local_machine
+from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.etcd.config import Address
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.processes import history
 from tests.processes.conftest import Child
@@ -120,7 +120,7 @@ def test_a_minority_grants_nothing_says_so_in_time_and_recovers(mended: Partitio
     mended.cut_off(minority)
     for ask in (
         lambda: holder.try_claim(KEY.key),
-        lambda: holder.is_claimed_by_other("held", generation=held.generation),
+        lambda: holder.inspect("held", generation=held.generation),
     ):
         began = time.monotonic()
         with pytest.raises(StoreUnavailableError, match="no endpoint of etcd has answered in time"):

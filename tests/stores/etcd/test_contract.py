@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcp_claims.record import ScopedKey, Unreadable
+from mcp_claims.model.records import ScopedKey, Unreadable
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.stores.contract import StoreContract

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from mcp_claims.errors import StoreUnavailableError
-from mcp_claims.opening import open_store
-from mcp_claims.record import ScopedKey
-from mcp_claims.sessions import process_session
-from mcp_claims.stores.deadline import soon
-from mcp_claims.stores.etcd.address import read_address
-from mcp_claims.stores.etcd.transport import Transport
+from mcp_claims.model.records import ScopedKey
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.base import deadline_in
+from mcp_claims.stores.config import open_store
+from mcp_claims.stores.etcd.config import read_address
+from mcp_claims.stores.etcd.gateway import Transport
 from tests.stores.contract import WATCHED_WITHIN, Told
 from tests.support.etcd import Certificates, Cluster
 
@@ -47,7 +47,7 @@ def cluster(certificates: Certificates) -> Iterator[Cluster]:
     transport = Transport(read_address(url(made), variables(certificates)))
 
     def ask(path: str, **body: object) -> None:
-        transport.ask(f"/auth/{path}", body, soon(10))
+        transport.ask(f"/auth/{path}", body, deadline_in(10))
 
     for name in ("root", "claims"):
         ask("user/add", name=name, password=PASSWORD)
@@ -89,7 +89,7 @@ def test_whoever_has_a_certificate_and_the_password_can_claim_and_watch(
 def test_a_password_that_has_run_out_is_given_again(cluster: Cluster, certificates: Certificates) -> None:
     transport = Transport(read_address(url(cluster), variables(certificates, "claims")))
     transport._token = "one of long ago"
-    assert "header" in transport.ask("/kv/range", {"key": "L2NsYWltcy94"}, soon(5))
+    assert "header" in transport.ask("/kv/range", {"key": "L2NsYWltcy94"}, deadline_in(5))
 
 
 @pytest.mark.parametrize(

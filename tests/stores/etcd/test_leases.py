@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mcp_claims import wording
-from mcp_claims.answers import Status
-from mcp_claims.claims import Claims
-from mcp_claims.machine import local_machine
-from mcp_claims.record import Claim, Outcome, ScopedKey, Unreadable
-from mcp_claims.rules import Standing
-from mcp_claims.sessions import Sessions, process_session
-from mcp_claims.sessions.identity import fixed_session, handle_session, session_for_process
-from mcp_claims.stores.deadline import soon
-from mcp_claims.stores.etcd import leases
+from mcp_claims.liveness import local_machine
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Claim, Outcome, ScopedKey, Unreadable
+from mcp_claims.render import text
+from mcp_claims.server.registry import SessionRegistry
+from mcp_claims.session.identity import handle_session, named_session, process_session, session_for_process
+from mcp_claims.session.results import Status
+from mcp_claims.session.session import Session
+from mcp_claims.stores.base import deadline_in
+from mcp_claims.stores.etcd import lease as leases
+from mcp_claims.stores.etcd.gateway import ANSWER_WITHIN, Transport
+from mcp_claims.stores.etcd.lease import grant_lease, revoke_lease
 from mcp_claims.stores.etcd.store import EtcdStore
-from mcp_claims.stores.etcd.transport import ANSWER_WITHIN, Transport
 from tests.support.etcd import fresh_address, fresh_store
 from tests.support.etcd_keys import lease_of, read_raw, write_raw
 from tests.support.machines import World
@@ -34,7 +35,7 @@ class Place(NamedTuple):
 
     world: World
     store: EtcdStore
-    session: Claims
+    session: Session
 
 
 @pytest.fixture
@@ -53,15 +54,15 @@ def places() -> tuple[Place, Place]:
 
 def revoke(store: EtcdStore, lease: int) -> None:
     """End *lease* as etcd does when it has not heard of its owner."""
-    leases.revoke(Transport(store.address), lease, soon(5))
+    revoke_lease(Transport(store.address), lease, deadline_in(5))
 
 
 def seconds_left(store: EtcdStore, lease: int) -> int:
-    answer = Transport(store.address).ask("/lease/timetolive", {"ID": str(lease)}, soon(5))
+    answer = Transport(store.address).ask("/lease/timetolive", {"ID": str(lease)}, deadline_in(5))
     return int(answer.get("TTL", -1))
 
 
-def granted(session: Claims, *, ttl_minutes: float = 30) -> Claim:
+def granted(session: Session, *, ttl_minutes: float = 30) -> Claim:
     found = session.try_claim(KEY.key, ttl_minutes=ttl_minutes).found
     assert isinstance(found, Claim)
     return found
@@ -74,11 +75,11 @@ def test_no_other_machine_s_clock_ends_a_claim(places: tuple[Place, Place], step
     there.world.set_wall_clock(step)
     attempt = there.session.try_claim(KEY.key)
     assert (attempt.status, attempt.found) == (Status.HELD, held)
-    look = there.session.is_claimed_by_other(KEY.key)
+    look = there.session.inspect(KEY.key)
     assert look.claimed_by_other
     assert there.session.prune().live == 1
-    assert there.session.listing().page[0].standing is Standing.HELD
-    said = wording.attempt_lead(KEY, attempt)
+    assert there.session.listing().page[0].state is ClaimState.HELD
+    said = text.attempt_lead(KEY, attempt)
     assert ("until the store ends it" in said) is (step > 0), said
     assert here.store.read(KEY) == held
 
@@ -87,15 +88,15 @@ def test_on_the_holder_s_own_machine_its_time_and_its_death_count_at_once(places
     here, there = places
     neighbour = process_session(here.store, here.world.process())
     # Nobody takes it away when its time is up, as would the process of a session that is bound to it.
-    granted(fixed_session(here.store, "ci", here.world.process()), ttl_minutes=1)
+    granted(named_session(here.store, "ci", here.world.process()), ttl_minutes=1)
     here.world.pass_time(61)
     there.world.pass_time(61)
     assert there.session.try_claim(KEY.key).status is Status.HELD
     taken = neighbour.try_claim(KEY.key)
-    assert taken.taken_over is not None and taken.taken_over.why is Standing.EXPIRED
+    assert taken.taken_over is not None and taken.taken_over.why is ClaimState.EXPIRED
     here.world.kill(neighbour)
     taken = here.session.try_claim(KEY.key)
-    assert taken.taken_over is not None and taken.taken_over.why is Standing.ORPHANED
+    assert taken.taken_over is not None and taken.taken_over.why is ClaimState.ORPHANED
 
 
 def test_what_a_machine_held_is_free_when_it_is_no_longer_heard_of_and_it_is_told_if_it_comes_back(
@@ -113,14 +114,14 @@ def test_what_a_machine_held_is_free_when_it_is_no_longer_heard_of_and_it_is_tol
     assert (taken.status, taken.taken_over) == (Status.ACQUIRED, None)
     assert isinstance(taken.found, Claim) and taken.found.generation > held.generation
     # What was to be kept alive is not taken again, and the next call tells.
-    assert here.session.prolong(held, 30) is None
+    assert here.session.renew(held, 30) is None
     told = here.session.try_claim(KEY.key)
     assert (told.status, told.found, told.lost) == (Status.HELD, taken.found, held)
 
 
 def test_a_lease_is_renewed_while_its_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "TTL", 3)
-    monkeypatch.setattr("mcp_claims.stores.etcd.tender.TTL", 3)
+    monkeypatch.setattr("mcp_claims.stores.etcd.keepalive.TTL", 3)
     store = fresh_store()
     session = process_session(store)
     held = granted(session)
@@ -146,23 +147,23 @@ def test_a_session_whose_lease_has_gone_is_told_by_its_next_call_and_claims_anew
 def test_a_claim_that_is_shorter_than_the_lease_is_taken_away_by_its_holder_s_process() -> None:
     store = fresh_store()
     elsewhere = World()
-    onlooker = process_session(EtcdStore(store.address, elsewhere.process()), elsewhere.process())
+    read_only = process_session(EtcdStore(store.address, elsewhere.process()), elsewhere.process())
     session = process_session(store)
     session.try_claim("long")
     granted(session, ttl_minutes=1 / 60)
-    assert onlooker.try_claim(KEY.key).status is Status.HELD
+    assert read_only.try_claim(KEY.key).status is Status.HELD
     freed = Event()
     with store.watch(KEY, freed.set):
         assert freed.wait(SOON)
-    assert onlooker.try_claim(KEY.key).status is Status.ACQUIRED
-    assert not onlooker.try_claim("long").claimed
+    assert read_only.try_claim(KEY.key).status is Status.ACQUIRED
+    assert not read_only.try_claim("long").claimed
 
 
 def test_what_ends_with_its_process_is_under_one_lease_and_what_outlives_it_under_its_own() -> None:
     store, machine = fresh_store(), local_machine()
     first, second = process_session(store), handle_session(store, machine, 7, b"n" * 16, bound=True)
     outliving = [
-        fixed_session(store, "ci"),
+        named_session(store, "ci"),
         handle_session(store, machine, 7, b"m" * 16, bound=False),
         session_for_process(store, os.getppid()),
     ]
@@ -178,7 +179,7 @@ def test_what_ends_with_its_process_is_under_one_lease_and_what_outlives_it_unde
     assert left == {"own 0", "own 1", "own 2"}
 
 
-def claim_lease(store: EtcdStore, session: Claims, key: str) -> int:
+def claim_lease(store: EtcdStore, session: Session, key: str) -> int:
     assert session.try_claim(key, ttl_minutes=10).claimed
     return lease_of(store, ScopedKey("default", key))
 
@@ -202,7 +203,7 @@ def test_a_process_that_ends_in_order_frees_all_that_is_bound_to_it_at_once_howe
     session = process_session(store)
     for number in range(200):
         assert session.try_claim(f"key {number}").claimed
-    Sessions(store, own=session).end(dying=True)
+    SessionRegistry(store, own=session).end(dying=True)
     assert list(fresh_store_at(store).scan()) == []
 
 
@@ -221,14 +222,14 @@ def test_what_is_under_no_lease_is_held_until_a_person_frees_it() -> None:
 
 def test_who_is_refused_leaves_no_lease_behind_however_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     store = fresh_store()
-    session, other = fixed_session(store, "ci"), process_session(EtcdStore(store.address, local_machine()))
+    session, other = named_session(store, "ci"), process_session(EtcdStore(store.address, local_machine()))
     other.try_claim("warm")
     before = all_leases(store)
     assert other.try_claim(KEY.key).claimed
     assert session.try_claim(KEY.key).status is Status.HELD
     assert all_leases(store) <= before, "those of other tests may end meanwhile"
     other.release(KEY.key)
-    grant = leases.grant
+    grant = grant_lease
 
     def then_the_other_is_faster(*arguments: Any) -> int:
         made = grant(*arguments)
@@ -236,23 +237,23 @@ def test_who_is_refused_leaves_no_lease_behind_however_closely(monkeypatch: pyte
         assert other.try_claim(KEY.key).claimed
         return made
 
-    monkeypatch.setattr(leases, "grant", then_the_other_is_faster)
+    monkeypatch.setattr(leases, "grant_lease", then_the_other_is_faster)
     assert session.try_claim(KEY.key).status is Status.HELD
     assert all_leases(store) <= before, "those of other tests may end meanwhile"
 
 
 def test_all_questions_of_one_change_have_one_time_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    session, wanted = fixed_session(fresh_store(), "ci"), list[float]()
-    grant = leases.grant
+    session, wanted = named_session(fresh_store(), "ci"), list[float]()
+    grant = grant_lease
 
     def note_the_time(*arguments: Any) -> int:
-        wanted.append(soon(1_000.0))
+        wanted.append(deadline_in(1_000.0))
         return grant(*arguments)
 
-    monkeypatch.setattr(leases, "grant", note_the_time)
+    monkeypatch.setattr(leases, "grant_lease", note_the_time)
     assert session.try_claim(KEY.key).claimed
-    assert wanted[0] <= soon(ANSWER_WITHIN)
+    assert wanted[0] <= deadline_in(ANSWER_WITHIN)
 
 
 def all_leases(store: EtcdStore) -> set[str]:
-    return {each["ID"] for each in Transport(store.address).ask("/lease/leases", {}, soon(5)).get("leases", [])}
+    return {each["ID"] for each in Transport(store.address).ask("/lease/leases", {}, deadline_in(5)).get("leases", [])}

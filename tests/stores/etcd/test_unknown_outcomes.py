@@ -8,18 +8,17 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.answers import Status
-from mcp_claims.claims import Claims
 from mcp_claims.errors import StoreUnavailableError
-from mcp_claims.machine import local_machine
-from mcp_claims.record import Claim, Outcome, ScopedKey
-from mcp_claims.sessions import process_session
-from mcp_claims.sessions.identity import fixed_session
+from mcp_claims.liveness import local_machine
+from mcp_claims.model.records import Claim, Outcome, ScopedKey
+from mcp_claims.session.identity import named_session, process_session
+from mcp_claims.session.results import Status
+from mcp_claims.session.session import Session
 from mcp_claims.stores.etcd import store as etcd_store
-from mcp_claims.stores.etcd.address import Address
-from mcp_claims.stores.etcd.changes import Changes
-from mcp_claims.stores.etcd.leases import ProcessLease
+from mcp_claims.stores.etcd.config import Address
+from mcp_claims.stores.etcd.lease import ProcessLease
 from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.stores.etcd.txn import Changes
 from tests.support.etcd import fresh_address, one_node
 from tests.support.proxy import Proxy
 
@@ -46,27 +45,29 @@ def store(proxy: Proxy, address: Address) -> EtcdStore:
 
 
 @pytest.fixture
-def onlooker(address: Address) -> EtcdStore:
+def read_only(address: Address) -> EtcdStore:
     """A store that sees what is stored."""
     return EtcdStore(address, local_machine())
 
 
 @pytest.fixture(params=["bound to its process", "outliving it"])
-def session(request: pytest.FixtureRequest, store: EtcdStore) -> Claims:
-    opened = process_session(store) if request.param == "bound to its process" else fixed_session(store, "ci")
+def session(request: pytest.FixtureRequest, store: EtcdStore) -> Session:
+    opened = process_session(store) if request.param == "bound to its process" else named_session(store, "ci")
     assert opened.try_claim("warm").claimed
     return opened
 
 
-def test_a_grant_whose_answer_was_lost_is_found_to_be_ours(session: Claims, proxy: Proxy, onlooker: EtcdStore) -> None:
+def test_a_grant_whose_answer_was_lost_is_found_to_be_ours(
+    session: Session, proxy: Proxy, read_only: EtcdStore
+) -> None:
     proxy.lose_answer_to(TRANSACTION)
     attempt = session.try_claim(KEY.key)
     assert proxy.happened.is_set()
-    assert (attempt.status, attempt.found) == (Status.ACQUIRED, onlooker.read(KEY))
+    assert (attempt.status, attempt.found) == (Status.ACQUIRED, read_only.read(KEY))
 
 
 def test_a_renewal_whose_answer_was_lost_keeps_its_generation(
-    session: Claims, proxy: Proxy, onlooker: EtcdStore
+    session: Session, proxy: Proxy, read_only: EtcdStore
 ) -> None:
     granted = session.try_claim(KEY.key).found
     proxy.lose_answer_to(TRANSACTION)
@@ -74,22 +75,22 @@ def test_a_renewal_whose_answer_was_lost_keeps_its_generation(
     assert proxy.happened.is_set()
     assert isinstance(granted, Claim) and isinstance(attempt.found, Claim)
     assert (attempt.status, attempt.found.generation) == (Status.RENEWED, granted.generation)
-    assert onlooker.read(KEY) == attempt.found
+    assert read_only.read(KEY) == attempt.found
 
 
 @pytest.mark.parametrize("outcome", [None, Outcome.DONE])
 def test_a_release_whose_answer_was_lost_is_a_release(
-    session: Claims, proxy: Proxy, onlooker: EtcdStore, outcome: Outcome | None
+    session: Session, proxy: Proxy, read_only: EtcdStore, outcome: Outcome | None
 ) -> None:
     session.try_claim(KEY.key)
     proxy.lose_answer_to(TRANSACTION)
     assert session.release(KEY.key, outcome=outcome).released
     assert proxy.happened.is_set()
-    assert isinstance(onlooker.read(KEY), Claim) is (outcome is Outcome.DONE)
+    assert isinstance(read_only.read(KEY), Claim) is (outcome is Outcome.DONE)
 
 
 def test_a_grant_that_never_arrived_is_asked_for_again_and_its_late_arrival_does_nothing(
-    session: Claims, proxy: Proxy, onlooker: EtcdStore
+    session: Session, proxy: Proxy, read_only: EtcdStore
 ) -> None:
     proxy.hold(TRANSACTION)
     assert session.try_claim(KEY.key).status is Status.ACQUIRED
@@ -98,21 +99,21 @@ def test_a_grant_that_never_arrived_is_asked_for_again_and_its_late_arrival_does
     # The key is as it was when the first question was sent.  Made now, its grant would be one that nobody knows of.
     answer = proxy.deliver()
     assert answer.startswith(b"HTTP/1.1"), answer
-    assert onlooker.read(KEY) is None
+    assert read_only.read(KEY) is None
 
 
 def test_a_grant_whose_outcome_cannot_be_found_out_is_an_error_and_goes_as_soon_as_it_can(
-    session: Claims, proxy: Proxy, onlooker: EtcdStore, monkeypatch: pytest.MonkeyPatch
+    session: Session, proxy: Proxy, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(etcd_store, "ANSWER_WITHIN", 0.5)
     proxy.lose_answer_to(TRANSACTION, and_cut=True)
     with pytest.raises(StoreUnavailableError, match="no endpoint of etcd has answered in time"):
         session.try_claim(KEY.key)
-    await_freed(onlooker, proxy)
+    await_freed(read_only, proxy)
 
 
 def test_of_two_sessions_of_a_process_that_are_in_doubt_about_one_key_neither_keeps_it(
-    store: EtcdStore, proxy: Proxy, onlooker: EtcdStore, monkeypatch: pytest.MonkeyPatch
+    store: EtcdStore, proxy: Proxy, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = process_session(store), process_session(store)
     assert first.try_claim("warm").claimed
@@ -123,11 +124,11 @@ def test_of_two_sessions_of_a_process_that_are_in_doubt_about_one_key_neither_ke
         with pytest.raises(StoreUnavailableError):
             session.try_claim(KEY.key)
         proxy.cut()
-    await_freed(onlooker, proxy)
+    await_freed(read_only, proxy)
 
 
 def test_a_grant_that_is_answered_too_late_to_be_relied_on_goes_if_its_lease_cannot_be_asked_about(
-    store: EtcdStore, proxy: Proxy, onlooker: EtcdStore, monkeypatch: pytest.MonkeyPatch
+    store: EtcdStore, proxy: Proxy, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = process_session(store)
     assert session.try_claim("warm").claimed
@@ -144,12 +145,12 @@ def test_a_grant_that_is_answered_too_late_to_be_relied_on_goes_if_its_lease_can
     monkeypatch.setattr(Changes, "make", stopped_meanwhile)
     with pytest.raises(StoreUnavailableError):
         session.try_claim(KEY.key)
-    await_freed(onlooker, proxy)
+    await_freed(read_only, proxy)
 
 
 @pytest.mark.parametrize("outcome", [None, Outcome.DONE])
 def test_a_release_that_arrives_late_just_before_it_is_asked_for_again_is_a_release(
-    session: Claims, proxy: Proxy, onlooker: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
+    session: Session, proxy: Proxy, read_only: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session.try_claim(KEY.key)
     find_out = Changes._find_out
@@ -164,21 +165,21 @@ def test_a_release_that_arrives_late_just_before_it_is_asked_for_again_is_a_rele
     release = session.release(KEY.key, outcome=outcome)
     assert proxy.happened.is_set()
     assert (release.released, release.lost) == (True, None)
-    assert isinstance(onlooker.read(KEY), Claim) is (outcome is Outcome.DONE)
+    assert isinstance(read_only.read(KEY), Claim) is (outcome is Outcome.DONE)
 
 
 @pytest.mark.parametrize("arrives", ["at once", "when it is about to be asked for again"])
 @pytest.mark.parametrize("outcome", [None, Outcome.FAILED])
 def test_a_release_whose_answer_was_lost_is_one_although_another_has_claimed_since(
-    session: Claims,
+    session: Session,
     proxy: Proxy,
-    onlooker: EtcdStore,
+    read_only: EtcdStore,
     outcome: Outcome | None,
     arrives: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session.try_claim(KEY.key)
-    rival, find_out = process_session(onlooker), Changes._find_out
+    rival, find_out = process_session(read_only), Changes._find_out
     late = arrives != "at once"
     if late:
         proxy.hold(TRANSACTION)
@@ -201,7 +202,7 @@ def test_a_release_whose_answer_was_lost_is_one_although_another_has_claimed_sin
 
 @pytest.mark.parametrize("outcome", [None, Outcome.FAILED])
 def test_a_claim_that_a_parallel_call_renewed_while_its_release_was_not_answered_is_released(
-    session: Claims, proxy: Proxy, onlooker: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
+    session: Session, proxy: Proxy, read_only: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session.try_claim(KEY.key)
     find_out = Changes._find_out
@@ -214,25 +215,25 @@ def test_a_claim_that_a_parallel_call_renewed_while_its_release_was_not_answered
     proxy.hold(TRANSACTION)
     assert session.release(KEY.key, outcome=outcome).released
     assert proxy.happened.is_set()
-    left = onlooker.read(KEY)
+    left = read_only.read(KEY)
     assert left is None if outcome is None else isinstance(left, Claim) and left.ended
 
 
 @pytest.mark.parametrize("how", ["by force", "when its time was up"])
 def test_a_claim_that_was_lost_while_its_release_was_not_answered_is_told_as_lost(
-    session: Claims, proxy: Proxy, store: EtcdStore, onlooker: EtcdStore, how: str, monkeypatch: pytest.MonkeyPatch
+    session: Session, proxy: Proxy, store: EtcdStore, read_only: EtcdStore, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     granted = session.try_claim(KEY.key).found
-    rival, find_out = process_session(onlooker), Changes._find_out
+    rival, find_out = process_session(read_only), Changes._find_out
 
     def meanwhile(*arguments: Any) -> Any:
-        found = onlooker.read(KEY)
+        found = read_only.read(KEY)
         assert isinstance(found, Claim)
         if how == "by force":
             assert rival.revoke(found)
         else:
             monkeypatch.setattr(store, "trusted", lambda _: False)
-            assert onlooker.discard(found)
+            assert read_only.discard(found)
             assert rival.try_claim(KEY.key).claimed
         return find_out(*arguments)
 
@@ -245,7 +246,7 @@ def test_a_claim_that_was_lost_while_its_release_was_not_answered_is_told_as_los
 
 
 def test_what_is_gone_after_its_removal_was_not_answered_was_removed(
-    session: Claims, proxy: Proxy, store: EtcdStore, onlooker: EtcdStore, monkeypatch: pytest.MonkeyPatch
+    session: Session, proxy: Proxy, store: EtcdStore, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of a dead claim nobody's time or lease tells who has removed it.
     monkeypatch.setattr(store, "trusted", lambda _: False)
@@ -253,14 +254,14 @@ def test_what_is_gone_after_its_removal_was_not_answered_was_removed(
     proxy.lose_answer_to(TRANSACTION)
     assert store.discard(found)
     assert proxy.happened.is_set()
-    assert onlooker.read(KEY) is None
+    assert read_only.read(KEY) is None
 
 
-def await_freed(onlooker: EtcdStore, proxy: Proxy) -> None:
+def await_freed(read_only: EtcdStore, proxy: Proxy) -> None:
     """Mend the way to the cluster, and wait until the key is free."""
-    assert isinstance(onlooker.read(KEY), Claim), "it has been granted"
+    assert isinstance(read_only.read(KEY), Claim), "it has been granted"
     freed = Event()
-    with onlooker.watch(KEY, freed.set):
+    with read_only.watch(KEY, freed.set):
         proxy.mend()
         assert freed.wait(20)
-    assert onlooker.read(KEY) is None
+    assert read_only.read(KEY) is None

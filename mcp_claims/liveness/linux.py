@@ -1,0 +1,207 @@
+"""Linux: process identity from `/proc`, time from `CLOCK_BOOTTIME`.
+
+A process is known by its PID *and* its start time (field 22 of `/proc/PID/stat`, proc(5)), since PIDs are
+recycled.  Three things make either number mean something else to another reader, so each is recorded beside them:
+the boot (ticks count from it), the PID namespace (a container has PIDs of its own), and the time namespace (it
+shifts both the start time and `CLOCK_BOOTTIME`, time_namespaces(7)).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+from mcp_claims.liveness import SHELLS, wall_clock
+from mcp_claims.model.records import Holder, Moment, OriginalHolder, Proof
+
+assert sys.platform == "linux"
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_STAT_BYTES = 4_096
+_ENDED_STATES = frozenset({b"Z", b"X", b"x"})
+# A process that is being killed: SIGKILL is pending, or has been taken (PF_SIGNALED).  Flags may change with the
+# kernel (proc(5)), so this is a reason to look twice, never a proof.
+_SIGKILL = 9  # signal(7); the module `signal` makes enumerations of all of them first, as long as a look takes.
+_SIGKILL_PENDING = 1 << (_SIGKILL - 1)
+_SIGNALED = 0x400
+_DYING_TAKES = 50  # ms
+
+
+class _Status(NamedTuple):
+    """What `/proc/PID/stat` says of a process."""
+
+    ended: bool
+    dying: bool
+    start: int
+    parent: int
+    name: str
+
+
+class Pidfd:
+    """A descriptor of a process, which becomes readable when it ends, pidfd_open(2)."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class LinuxMachine:
+    """The machine under a Linux kernel."""
+
+    def __init__(self) -> None:
+        self._boot = _content(_BOOT_ID)
+        self._pid_namespace = _namespace("pid")
+        self._time_namespace = _namespace("time")
+        # CLOCK_BOOTTIME counts from boot, time asleep included, and cannot be set; but a time namespace shifts it.
+        self._epoch = f"{self._boot}/{self._time_namespace}" if self._boot else None
+        self._proc_is_ours = _proc_shows_our_namespace()
+        # Whom we have waited for in vain: one stuck in the kernel must not cost every look the whole wait.
+        self._slow_to_die: set[tuple[int, int]] = set()
+
+    def now(self) -> Moment:
+        return Moment(wall_clock(), time.clock_gettime(time.CLOCK_BOOTTIME), self._epoch)
+
+    def host(self) -> str:
+        return os.uname().nodename
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def proof(self, pid: int | None = None) -> Proof:
+        status = self._status(os.getpid() if pid is None else pid)
+        return Proof(self._boot, self._pid_namespace, self._time_namespace, status.start if status else None)
+
+    def program_above(self, pid: int) -> int | None:
+        status = self._status(pid)
+        while status is not None and status.parent > 1:
+            above = status.parent
+            status = self._status(above)
+            if status is not None and status.name not in SHELLS:
+                return above
+        return None
+
+    def provably_dead(self, holder: Holder) -> bool:
+        if isinstance(holder, OriginalHolder):
+            return holder.is_on(self.host()) and self._look(holder.pid)[0]
+        proof = holder.proof
+        if proof.boot is None or proof.boot != self._boot:
+            return False
+        if proof.pid_namespace is None or proof.pid_namespace != self._pid_namespace:
+            return False
+        ended, status = self._look(holder.pid)
+        if ended or status is None:
+            return ended
+        # Something has that PID.  It may be another process by now.
+        comparable = proof.start is not None and proof.time_namespace == self._time_namespace
+        return comparable and proof.start != status.start
+
+    def watch_exit(self, holder: Holder) -> Pidfd | None:
+        if holder.proof.boot != self._boot or holder.proof.pid_namespace != self._pid_namespace or self._boot is None:
+            return None
+        try:
+            watched = Pidfd(os.pidfd_open(holder.pid))
+        except (OSError, AttributeError, OverflowError):
+            return None
+        return watched
+
+    def _look(self, pid: int) -> tuple[bool, _Status | None]:
+        """Tell whether nothing runs under *pid*, and what `/proc` says of what does."""
+        if _gone(pid):
+            return True, None
+        status = self._status(pid)
+        if status and status.dying and (pid, status.start) not in self._slow_to_die:
+            _wait_for_end(pid)
+            status = self._status(pid)
+            if status and status.dying and not status.ended:
+                self._slow_to_die.add((pid, status.start))
+        # It may have gone meanwhile, or be a corpse that its parent has not reaped.
+        return (_gone(pid), None) if status is None else (status.ended, status)
+
+    def _status(self, pid: int) -> _Status | None:
+        return _status(pid) if self._proc_is_ours else None
+
+
+def _gone(pid: int) -> bool:
+    """Tell whether no process has *pid*; one of another user still counts as there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        # EPERM says that it exists.  A sandbox that forbids to ask, or a number that is no PID, says nothing.
+        return False
+    return False
+
+
+def _status(pid: int) -> _Status | None:
+    """Read the state and start time of *pid*, or `None` where `/proc` does not show it (`hidepid`, no `/proc`)."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+        try:
+            stat = os.read(fd, _STAT_BYTES)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    # The name, field 2, may hold spaces and brackets, so fields are counted from the last bracket: `state` (3) comes
+    # first; of interest are `ppid` (4), `flags` (9), `num_threads` (20), `starttime` (22) and `signal` (31).
+    before, _, after = stat.rpartition(b")")
+    name, fields = before.partition(b"(")[2].decode(errors="replace"), after.split()
+    # A leader that is a zombie while other threads run belongs to a process that is still alive.
+    ended = fields[0] in _ENDED_STATES and int(fields[17]) <= 1
+    dying = bool(int(fields[6]) & _SIGNALED or int(fields[28]) & _SIGKILL_PENDING)
+    return _Status(ended, dying, int(fields[19]), int(fields[1]), name)
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait until *pid*, which is being killed, has ended; 50 ms at most, and nothing where that cannot be watched.
+
+    For some 5 ms after a SIGKILL the kernel is still taking the process apart.  Who asks just then would be told that
+    the dead session is alive, and might never ask again.
+    """
+    import select  # Few need it.
+
+    with suppress(OSError, AttributeError):
+        fd = os.pidfd_open(pid)
+        try:
+            watcher = select.poll()
+            watcher.register(fd, select.POLLIN)
+            watcher.poll(_DYING_TAKES)
+        finally:
+            os.close(fd)
+
+
+def _proc_shows_our_namespace() -> bool:
+    """Tell whether `/proc` numbers processes as `getpid` does.
+
+    In a PID namespace made without mounting `/proc` anew, `/proc/PID` is another process than the one that
+    `kill(PID)` reaches; its start time would "prove" a living holder dead.
+    """
+    with suppress(OSError), open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("NSpid:"):
+                return line.split()[1:] == [str(os.getpid())]
+    return False
+
+
+def _namespace(kind: str) -> str | None:
+    try:
+        return os.readlink(f"/proc/self/ns/{kind}")
+    except OSError:
+        return None
+
+
+def _content(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read().strip() or None
+    except OSError:
+        return None

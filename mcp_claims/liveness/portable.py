@@ -1,0 +1,129 @@
+"""macOS and Windows, by `psutil` and one system call or registry value each.
+
+Written by the systems' documentation and type-checked for both, but never run there by this project's tests,
+which have only Linux.  Where anything is missing, nobody is ever proved dead and claims are freed by their TTL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+
+import psutil
+
+from mcp_claims.liveness import SHELLS, wall_clock
+from mcp_claims.model.records import Holder, Moment, OriginalHolder, Proof
+
+
+class PortableMachine:
+    """A machine whose processes psutil can see."""
+
+    def __init__(self) -> None:
+        self._boot = _boot()
+
+    def now(self) -> Moment:
+        return Moment(wall_clock(), _ticks(), self._boot)
+
+    def host(self) -> str:
+        return socket.gethostname()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def proof(self, pid: int | None = None) -> Proof:
+        # Neither system has PID namespaces: one boot has one space of PIDs.
+        return Proof(self._boot, self._boot, None, _start(os.getpid() if pid is None else pid))
+
+    def program_above(self, pid: int) -> int | None:
+        try:
+            for above in psutil.Process(pid).parents():
+                if above.name().lower() not in SHELLS:
+                    return above.pid if above.pid > 1 else None
+        except psutil.Error:
+            return None
+        return None
+
+    def provably_dead(self, holder: Holder) -> bool:
+        if isinstance(holder, OriginalHolder):
+            return holder.is_on(self.host()) and _ended(holder.pid)
+        proof = holder.proof
+        if self._boot is None or proof.boot != self._boot or proof.pid_namespace != self._boot:
+            return False
+        if _ended(holder.pid):
+            return True
+        start = _start(holder.pid)
+        return proof.start is not None and start is not None and start != proof.start
+
+    def watch_exit(self, holder: Holder) -> None:
+        return None
+
+
+def _ended(pid: int) -> bool:
+    """Tell whether nothing runs under *pid*."""
+    # Never `os.kill(pid, 0)` here: on Windows it ends the process.
+    if not psutil.pid_exists(pid):
+        return True
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return False
+
+
+def _start(pid: int) -> int | None:
+    """Return the time at which *pid* was created in microseconds, if it can be read and is a constant of the process.
+
+    On macOS psutil's public `create_time` is corrected when somebody sets the clock, which would "prove" a living
+    holder dead.  What it reads from the kernel is not, but is not public: where that changes, there is no start time,
+    and a recycled PID keeps a claim alive until its TTL.
+    """
+    try:
+        process = psutil.Process(pid)
+        if sys.platform == "darwin":
+            raw: float = process._proc.create_time(monotonic=True)  # type: ignore[attr-defined]
+            return round(raw * 1_000_000)
+        return round(process.create_time() * 1_000_000)
+    except (psutil.Error, AttributeError, TypeError):
+        return None
+
+
+def _ticks() -> float:
+    if sys.platform == "win32":
+        # `time.monotonic` counts from another zero in Python 3.13 than before it; this counter is one for all, and
+        # time asleep is in it.
+        get_tick_count = ctypes.windll.kernel32.GetTickCount64
+        get_tick_count.restype = ctypes.c_ulonglong
+        return float(get_tick_count()) / 1_000
+    if sys.platform == "darwin":
+        # Not stepped by settimeofday and counts time asleep, clock_gettime(3).
+        return time.clock_gettime(time.CLOCK_MONOTONIC_RAW)
+    return time.monotonic()
+
+
+def _boot() -> str | None:
+    """Return a name of this boot of this machine, or `None`.
+
+    macOS makes a UUID at each boot.  Windows counts its boots and gives each installation a GUID.
+    """
+    if sys.platform == "darwin":
+        with suppress(OSError, AttributeError):
+            buffer = ctypes.create_string_buffer(64)
+            size = ctypes.c_size_t(len(buffer))
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.sysctlbyname(b"kern.bootsessionuuid", buffer, ctypes.byref(size), None, 0) == 0:
+                return buffer.value.decode() or None
+    elif sys.platform == "win32":
+        import winreg
+
+        with suppress(OSError):
+            machine = winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SOFTWARE\Microsoft\Cryptography")
+            boots = winreg.OpenKey(
+                winreg.HKEY_LOCAL_MACHINE,
+                r"SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters",
+            )
+            with machine, boots:
+                guid, boot = winreg.QueryValueEx(machine, "MachineGuid")[0], winreg.QueryValueEx(boots, "BootId")[0]
+                return f"{guid}:{boot}"
+    return None

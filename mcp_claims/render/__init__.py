@@ -1,0 +1,1 @@
+"""Results as structured answers and as text."""

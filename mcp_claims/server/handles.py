@@ -1,0 +1,84 @@
+"""Handles: unguessable, signed, and needing no memory.
+
+A handle is the URL-safe base64 of 16 random bytes, the PID of the process that gave it out, a MAC (HMAC-SHA-256, cut to
+16 bytes) and the session's label.  The MAC is made with the secret of the store and covers the caller for whom the
+handle was made, so that every server on the store can check it, a typing error is not a new identity, and whoever
+steals a handle needs the caller's token as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass, field
+
+from mcp_claims.errors import InvalidInputError, InvalidSessionError
+from mcp_claims.model.validation import one_line
+
+MAX_LABEL_BYTES = 60
+_NONCE_BYTES, _PID_BYTES, _MAC_BYTES = 16, 4, 16
+_FIXED_BYTES = _NONCE_BYTES + _PID_BYTES + _MAC_BYTES
+_LONGEST = (_FIXED_BYTES + MAX_LABEL_BYTES) * 4 // 3 + 4
+_PURPOSE = b"mcp-claims session handle 1"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSession:
+    """What a handle stands for: the secret nonce of the session, the process that gave it out, its label."""
+
+    nonce: bytes = field(repr=False)
+    pid: int
+    label: str | None
+
+
+class Handles:
+    """Gives out handles and checks them, with the *secret* of the store."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def issue(self, pid: int, label: str | None, caller: str | None) -> tuple[str, OpenedSession]:
+        """Return a new handle, for *caller* alone if there is one, and what it stands for.
+
+        The label is for people: at most 60 bytes of UTF-8.  Raises `InvalidInputError`.
+        """
+        text = (one_line(label) if label else "").encode()
+        if len(text) > MAX_LABEL_BYTES:
+            raise InvalidInputError("label", f"must be at most {MAX_LABEL_BYTES} bytes of UTF-8")
+        body = secrets.token_bytes(_NONCE_BYTES) + pid.to_bytes(_PID_BYTES)
+        handle = base64.urlsafe_b64encode(body + self._mac(body, text, caller) + text).rstrip(b"=").decode()
+        return handle, OpenedSession(body[:_NONCE_BYTES], pid, text.decode() or None)
+
+    def check(self, handle: str, caller: str | None) -> OpenedSession:
+        """Return what *handle* stands for; raise `InvalidSessionError`, always the same, if it is not *caller*'s."""
+        data = decoded(handle)
+        body, mac, text = (
+            data[: _FIXED_BYTES - _MAC_BYTES],
+            data[_FIXED_BYTES - _MAC_BYTES : _FIXED_BYTES],
+            data[_FIXED_BYTES:],
+        )
+        if not hmac.compare_digest(mac, self._mac(body, text, caller)):
+            raise InvalidSessionError
+        return OpenedSession(body[:_NONCE_BYTES], int.from_bytes(body[_NONCE_BYTES:]), text.decode() or None)
+
+    def _mac(self, body: bytes, label: bytes, caller: str | None) -> bytes:
+        # Each part has a length of its own, so no two different inputs are spelt alike.
+        who = hashlib.sha256(b"" if caller is None else b"caller " + caller.encode()).digest()
+        return hmac.new(self._secret, _PURPOSE + who + body + label, hashlib.sha256).digest()[:_MAC_BYTES]
+
+
+def decoded(handle: str) -> bytes:
+    """Decode *handle*; raise `InvalidSessionError` for what cannot be one, for which nobody needs the secret."""
+    if len(handle) > _LONGEST or not handle.isascii():
+        raise InvalidSessionError
+    try:
+        data = base64.b64decode(handle + "=" * (-len(handle) % 4), altchars=b"-_", validate=True)
+    except binascii.Error as error:
+        raise InvalidSessionError from error
+    # The last character has bits to spare: another spelling of the same bytes is a typing error too.
+    if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != handle or len(data) < _FIXED_BYTES:
+        raise InvalidSessionError
+    return data

@@ -1,0 +1,1 @@
+"""A session's view of the claims, and its operations on them."""

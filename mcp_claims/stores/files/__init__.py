@@ -1,0 +1,1 @@
+"""Claims as files, under a kernel lock."""

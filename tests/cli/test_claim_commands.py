@@ -1,0 +1,270 @@
+"""`mcp-claims try`, `check`, `release` and `prune`: on whose behalf, what they say, and their exit codes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.model.records import Outcome
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
+from tests.cli.commands import COMMAND, Commands
+
+Process = subprocess.Popen[bytes]
+
+
+def test_a_claim_for_a_process_outlives_the_command_and_ends_with_the_process(
+    commands: Commands, somebody: Process
+) -> None:
+    assert commands("try", "red", "--for-pid", somebody.pid).returncode == 0
+    assert commands("check", "red").returncode == 1
+    assert commands("check", "red", "--for-pid", somebody.pid).returncode == 0
+    assert commands.facts("try", "red", "--for-pid", somebody.pid)["status"] == "renewed"
+    somebody.kill()
+    somebody.wait()
+    taken = commands.facts("try", "red", "--session", "other")
+    assert (taken["status"], taken["generation"]) == ("acquired", 2)
+
+
+def test_a_claim_for_a_name_outlives_the_command(commands: Commands) -> None:
+    assert commands("try", "red", "--session", "ci").returncode == 0
+    assert commands("try", "red", "--session", "other").returncode == 1
+    assert commands.facts("check", "red", "--session", "ci") | {"expires_in_seconds": 0} == commands.facts(
+        "check", "red", "--session", "ci"
+    ) | {"expires_in_seconds": 0}
+    assert commands("release", "red", "--session", "ci").returncode == 0
+    assert commands("try", "red", "--session", "other").returncode == 0
+
+
+def test_the_name_can_come_from_the_environment(commands: Commands) -> None:
+    commands.environment["MCP_CLAIMS_SESSION"] = "ci"
+    assert commands("try", "red").returncode == 0
+    assert commands.facts("check", "red")["held_by_you"]
+
+
+@pytest.mark.parametrize("command", ["try", "release"])
+def test_nothing_is_claimed_for_the_command_itself_which_is_gone_at_once(commands: Commands, command: str) -> None:
+    done = commands(command, "red")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--for-pid" in done.stderr and "--session" in done.stderr and "mcp-claims run" in done.stderr
+    assert not commands.directory.exists()
+
+
+@pytest.mark.parametrize("pid", ["0", "-1", "999999999", str(2**70)])
+def test_a_process_that_is_not_there_can_hold_nothing(commands: Commands, pid: str) -> None:
+    done = commands("try", "red", f"--for-pid={pid}")
+    assert done.returncode == 2 and "--for-pid must be a process of this machine that is running" in done.stderr
+    assert not commands.directory.exists()
+
+
+def test_whoever_has_lost_its_parent_does_not_share_a_holder_with_all_the_others(commands: Commands) -> None:
+    done = commands("try", "red", "--for-pid", 1)
+    assert done.returncode == 2 and "--for-pid must not be 1" in done.stderr and "--session" in done.stderr
+    assert not commands.directory.exists()
+
+
+def test_a_process_that_has_ended_and_is_not_reaped_can_hold_nothing(commands: Commands, somebody: Process) -> None:
+    somebody.kill()
+    os.waitid(os.P_PID, somebody.pid, os.WEXITED | os.WNOWAIT)
+    assert commands("try", "red", "--for-pid", somebody.pid).returncode == 2
+
+
+def test_a_refusal_says_who_and_until_when(commands: Commands, claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red", note="on it")
+    done = commands("try", "red", "--session", "ci")
+    assert done.returncode == 1
+    assert done.stdout.startswith('NOT CLAIMED: "red"') and holder.holder.name in done.stdout and "on it" in done.stdout
+    told = commands.facts("try", "red", "--session", "ci")
+    assert (told["claimed"], told["status"], told["holder"]) == (False, "held", holder.holder.name)
+
+
+def test_what_is_done_is_not_free_and_redo_claims_it(commands: Commands) -> None:
+    commands("try", "red", "--session", "ci", "--note", "building")
+    assert commands("release", "red", "--session", "ci", "--outcome", "done", "--note", "built 1.4").returncode == 0
+    check = commands("check", "red")
+    assert check.returncode == 1 and "was done by" in check.stdout and "built 1.4" in check.stdout
+    assert commands.facts("try", "red", "--session", "other")["status"] == "done"
+    assert commands("try", "red", "--session", "other", "--redo").returncode == 0
+
+
+def test_what_failed_is_free(commands: Commands) -> None:
+    commands("try", "red", "--session", "ci")
+    commands("release", "red", "--session", "ci", "--outcome", "failed")
+    assert commands("check", "red").returncode == 0
+
+
+def test_a_generation_is_in_force_until_the_claim_goes(commands: Commands) -> None:
+    generation = commands.facts("try", "red", "--session", "ci")["generation"]
+    assert commands("check", "red", "--generation", generation).returncode == 0
+    commands("release", "red", "--session", "ci")
+    assert commands("check", "red", "--generation", generation).returncode == 1
+
+
+def test_waiting_ends_with_the_release(commands: Commands, claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    with commands.start("try", "red", "--session", "ci", "--wait", "60", stdout=subprocess.PIPE) as waiting:
+        while not (claims_dir / "default" / ".line").exists():
+            pass
+        holder.release("red")
+        assert waiting.stdout is not None and waiting.stdout.read().startswith("CLAIMED:")
+    assert waiting.returncode == 0
+
+
+def test_another_ones_claim_is_not_released(commands: Commands, claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    done = commands("release", "red", "--session", "ci")
+    assert done.returncode == 1 and "is not yours" in done.stdout
+    assert holder.inspect("red").held_by_you
+
+
+def in_terminal(commands: Commands, answer: str, *arguments: str) -> tuple[int, str]:
+    """Run a command whose standard input is a terminal at which somebody types *answer*."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, *arguments], env=commands.environment, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        os.close(theirs)
+        os.write(ours, f"{answer}\n".encode())
+        said = process.communicate(timeout=60)[0].decode()
+    os.close(ours)
+    return process.returncode, said
+
+
+def test_force_asks_first_and_says_whose_claim_it_takes(commands: Commands, claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    for answer in ("", "n", "yesterday"):
+        code, said = in_terminal(commands, answer, "release", "red", "--force")
+        assert code == 1 and holder.holder.name in said and "Take it away?" in said and "Left alone." in said
+    assert holder.inspect("red").held_by_you
+    code, said = in_terminal(commands, "y", "release", "red", "--force")
+    assert code == 0 and f"taken from {holder.holder.name}" in said
+
+
+@pytest.mark.parametrize("command", [["try", "red", "--session", "ci", "--wait", "60"], ["list", "--watch", "--json"]])
+def test_ctrl_c_ends_what_waits_quietly_and_claims_nothing(
+    commands: Commands, claims_dir: Path, command: list[str]
+) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    with commands.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None and process.stdout is not None
+        fds, deadline = Path(f"/proc/{process.pid}/fd"), time.monotonic() + 20
+        while not any("inotify" in _target(fd) for fd in fds.iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == (130 if "try" in command else 0)
+        assert process.stderr.read() == ""
+    assert holder.inspect("red").held_by_you
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:
+        return ""
+
+
+def test_force_asks_nobody_where_there_is_nobody(commands: Commands, claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    holder.try_claim("red")
+    done = commands("release", "red", "--force", said="y\n")
+    assert done.returncode == 1 and "--yes" in done.stderr
+    assert holder.inspect("red").held_by_you
+
+
+def test_whose_claim_was_taken_is_told_by_whom_and_why_and_its_generation_is_out_of_force(
+    commands: Commands, claims_dir: Path
+) -> None:
+    holder = process_session(FileStore(claims_dir))
+    attempt = holder.try_claim("red")
+    assert commands("release", "red", "--force", "--yes", "--note", "that host hangs").returncode == 0
+    look = holder.inspect("red", generation=1)
+    assert look.lost == attempt.found and look.in_force is False
+    assert look.marker is not None and look.marker.ended is not None
+    assert (look.marker.ended.outcome, look.marker.generation) == (Outcome.REVOKED, 2)
+    assert look.marker.note == f"taken from {holder.holder.name} by force: that host hangs"
+    assert "release --force" in (look.marker.holder.client or "")
+    assert commands("release", "red", "--force", "--yes").returncode == 1, "there is nothing to take"
+    again = holder.try_claim("red")
+    assert again.claimed and again.taken_over is not None and again.taken_over.what == look.marker
+
+
+def test_what_cannot_be_read_can_be_taken_away(commands: Commands, claims_dir: Path) -> None:
+    process_session(FileStore(claims_dir)).try_claim("red")
+    (claims_dir / "default" / "red.json").write_text("{")
+    assert commands("check", "red").returncode == 1
+    assert commands("release", "red", "--force", "--yes").returncode == 0
+    assert commands("check", "red").returncode == 0
+
+
+def test_prune_says_what_it_did_and_by_its_exit_code_whether_somebody_has_to_look(
+    commands: Commands, somebody: Process, claims_dir: Path
+) -> None:
+    commands("try", "dead", "--for-pid", somebody.pid)
+    commands("try", "live", "--session", "ci")
+    somebody.kill()
+    somebody.wait()
+    told = commands.facts("prune", "-n", "default")
+    assert (told["orphaned"], told["live"], told["problems"]) == (1, 1, [])
+    (claims_dir / "default" / "live.json").write_text("{")
+    done = commands("prune")
+    assert done.returncode == 1 and "live.json" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("try", "red", "--session", "ci", "--ttl", "0"),
+        ("try", "red", "--session", "ci", "--wait", "301"),
+        ("try", "", "--session", "ci"),
+        ("try", "red", "-n", "a\nb", "--session", "ci"),
+        ("check", "red", "--generation", "0"),
+        ("release", "red", "--session", "ci", "--outcome", "done", "--retention", "0"),
+        ("release", "red", "--session", "ci", "--note", "x"),
+        ("prune", "-n", ""),
+        ("list", "--mine"),
+        ("show", ""),
+        ("try", "red", "--session", "ci", "--layout", "nonsense"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_told_with_2_and_claims_nothing(commands: Commands, arguments: tuple[str, ...]) -> None:
+    done = commands(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("mcp-claims: ") and "Traceback" not in done.stderr
+    assert not commands.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--ttl", ["try", "red", "--session", "ci", "--ttl", "0"]),
+        ("--ttl", ["run", "red", "--ttl", "nan", "--", "true"]),
+        ("--retention", ["run", "red", "--retention", "0", "--", "true"]),
+        ("--retention", ["release", "red", "--session", "ci", "--outcome", "done", "--retention", "0"]),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_told_by_the_option_s_own_name(commands: Commands, option: str, words: list[str]) -> None:
+    assert commands(*words).stderr.startswith(f"mcp-claims: {option} must be")
+
+
+@pytest.mark.parametrize(
+    "command", ["check red", "show red", "try red --session ci", "release red --session ci", "list", "prune"]
+)
+def test_a_store_that_cannot_answer_is_told_with_3(commands: Commands, command: str) -> None:
+    commands.directory.write_text("no directory")
+    done = commands(*command.split())
+    assert done.returncode == 3, done.stderr
+    assert str(commands.directory) in done.stderr and "Traceback" not in done.stderr

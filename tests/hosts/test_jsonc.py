@@ -1,0 +1,123 @@
+"""JSON and JSON with comments: what is not ours keeps every byte, whatever the layout."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mcp_claims.hosts.format import Unfit, drop_checked, put_checked
+from mcp_claims.hosts.jsonc import JsonText
+from tests.hosts.texts import ENTRY, is_within, json_files
+
+STRICT, COMMENTED, LENIENT = JsonText(), JsonText(comments=True), JsonText(comments=True, trailing=True)
+PLACE = ("mcpServers",)
+ALL = st.sampled_from([STRICT, COMMENTED, LENIENT]).flatmap(lambda form: st.tuples(st.just(form), json_files(form)))
+
+
+@settings(deadline=None)
+@given(ALL)
+@example((LENIENT, '{"mcpServers": {"a": {}, // one\n}}'))
+@example((LENIENT, '{"mcpServers": {"a": {} // one\n}}'))
+def test_a_server_is_put_into_any_file_and_all_else_stays_to_the_byte(made: tuple[JsonText, str]) -> None:
+    form, text = made
+    after = put_checked(form, text, PLACE, "claims", ENTRY)
+    assert form.entries(form.load(after), PLACE)["claims"] == ENTRY
+    assert is_within(text, after)
+
+
+@settings(deadline=None)
+@given(ALL)
+@example((LENIENT, '{"mcpServers": {"a": {}, // one\n}}'))
+@example((LENIENT, '{"mcpServers": {"a": {} // one\n}}'))
+@example((STRICT, '{"mcpServers":{"a":{}}}'))
+def test_what_was_put_in_beside_others_goes_out_again_to_the_byte(made: tuple[JsonText, str]) -> None:
+    form, text = made
+    after = put_checked(form, text, PLACE, "claims", ENTRY)
+    back = drop_checked(form, after, PLACE, "claims")
+    assert is_within(back, after)
+    if form.entries(form.load(text), PLACE):
+        assert back == text
+
+
+@settings(deadline=None)
+@given(ALL, st.data())
+def test_any_server_can_be_taken_out_wherever_it_stands(made: tuple[JsonText, str], data: st.DataObject) -> None:
+    form, text = made
+    servers = form.entries(form.load(text), PLACE)
+    if servers:
+        after = drop_checked(form, text, PLACE, data.draw(st.sampled_from(sorted(servers))))
+        assert is_within(after, text)
+
+
+@settings(deadline=None)
+@given(ALL)
+def test_a_server_is_replaced_in_its_place(made: tuple[JsonText, str]) -> None:
+    form, text = made
+    once = put_checked(form, text, PLACE, "claims", {"command": "old"})
+    after = put_checked(form, once, PLACE, "claims", ENTRY)
+    assert form.entries(form.load(after), PLACE)["claims"] == ENTRY
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("", '{\n  "s": {\n    "claims": {\n      "command": "x"\n    }\n  }\n}\n', id="empty"),
+        pytest.param(
+            '{\n    "s": {\n        "a": {}\n    }\n}\n',
+            '{\n    "s": {\n        "a": {},\n        "claims": {\n            "command": "x"\n        }\n    }\n}\n',
+            id="indented by four",
+        ),
+        pytest.param(
+            '{\n\t"s": {}\n}',
+            '{\n\t"s": {\n\t\t"claims": {\n\t\t\t"command": "x"\n\t\t}\n\t}\n}',
+            id="indented by tabs, no servers",
+        ),
+        pytest.param('{"s":{"a":{}}}', '{"s":{"a":{}, "claims": {"command": "x"}}}', id="in one line"),
+        pytest.param(
+            '{\n  "s": {\n    "a": {}, // ours\n    // the end\n  },\n}',
+            '{\n  "s": {\n    "a": {}, // ours\n    // the end\n    "claims": {\n      "command": "x"\n    },\n  },\n}',
+            id="with comments and trailing commas",
+        ),
+        pytest.param(
+            "// nothing yet",
+            '// nothing yet\n{\n  "s": {\n    "claims": {\n      "command": "x"\n    }\n  }\n}\n',
+            id="a comment",
+        ),
+    ],
+)
+def test_it_looks_as_the_rest_of_the_file_does(before: str, after: str) -> None:
+    assert put_checked(LENIENT, before, ("s",), "claims", {"command": "x"}) == after
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "line 1"),
+        ('{"a": 1}}', "no valid JSON"),
+        ("[]", "no JSON object"),
+        ('{"a": NaN}', "NaN"),
+        ('{"a": 1, "a": 2}', "twice"),
+        ('{"mcpServers": []}', "else than an object"),
+        ("{'a': 1}", "no valid JSON"),
+        ('{"a": "x\ny"}', "no valid JSON"),
+        ("/* open", "no valid JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": %s}' % ("9" * 5_000), "digits"),
+        ("\0", "no valid JSON"),
+    ],
+)
+def test_what_the_host_cannot_read_or_may_read_otherwise_is_refused(text: str, why: str) -> None:
+    with pytest.raises(Unfit, match=why):
+        put_checked(LENIENT, text, PLACE, "claims", ENTRY)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, // c\n "b": 2}', '{"a": 1,}', '/* c */ {"a": 1}'])
+def test_comments_are_refused_where_the_host_refuses_them(text: str) -> None:
+    with pytest.raises(Unfit, match="no valid JSON"):
+        put_checked(STRICT, text, PLACE, "claims", ENTRY)
+
+
+def test_trailing_commas_are_refused_where_only_comments_are_taken() -> None:
+    with pytest.raises(Unfit, match="no valid JSON"):
+        put_checked(COMMENTED, '{"a": 1, /* c */}', PLACE, "claims", ENTRY)

@@ -1,0 +1,233 @@
+"""The rules: how a claim stands at a moment, and what may be asked for."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcp_claims.errors import InvalidInputError
+from mcp_claims.model import expiry, validation
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Claim, Holder, Moment, ScopedKey, Unreadable
+from mcp_claims.model.validation import MAX_TTL
+from tests.support.machines import World
+
+DAY = 86_400.0
+
+
+def claim_in(world: World, minutes: float = 30) -> Claim:
+    machine = world.process()
+    now = machine.now()
+    holder = Holder("rig:101:01", machine.pid(), machine.proof())
+    return Claim(ScopedKey("ci", "red-check"), holder, now, expiry.later(now, timedelta(minutes=minutes)), generation=1)
+
+
+def state(claim: Claim, world: World) -> ClaimState:
+    observer = world.process()
+    return expiry.state(claim, observer.now(), observer.provably_dead)
+
+
+def test_a_claim_is_held_until_the_instant_of_its_expiry() -> None:
+    world = World()
+    claim = claim_in(world)
+    world.pass_time(30 * 60 - 0.001)
+    assert state(claim, world) is ClaimState.HELD
+    world.pass_time(0.001)
+    assert state(claim, world) is ClaimState.EXPIRED
+
+
+@pytest.mark.parametrize("step", [DAY, -DAY], ids=["forward", "back"])
+def test_a_step_of_the_wall_clock_neither_ends_a_claim_nor_prolongs_it(step: float) -> None:
+    world = World()
+    claim = claim_in(world)
+    world.set_wall_clock(step)
+    world.pass_time(30 * 60 - 1)
+    assert state(claim, world) is ClaimState.HELD
+    world.pass_time(1)
+    assert state(claim, world) is ClaimState.EXPIRED
+
+
+def test_after_a_reboot_the_wall_clock_decides() -> None:
+    world = World()
+    claim = claim_in(world)
+    # The new boot's ticks are far below those of the expiry; compared with them the claim would live on.
+    world.reboot()
+    world.pass_time(30 * 60 - 1)
+    assert state(claim, world) is ClaimState.HELD
+    world.pass_time(1)
+    assert state(claim, world) is ClaimState.EXPIRED
+
+
+def test_where_no_boot_is_known_the_wall_clock_decides() -> None:
+    now = Moment(datetime(2026, 11, 23, tzinfo=UTC), ticks=5.0, epoch=None)
+    deadline = expiry.later(now, timedelta(minutes=1))._replace(ticks=0.0)
+    assert expiry.remaining(deadline, now) == timedelta(minutes=1)
+
+
+def test_a_claim_of_a_dead_process_is_orphaned() -> None:
+    world = World()
+    claim = claim_in(world)
+    world.alive.clear()
+    assert state(claim, world) is ClaimState.ORPHANED
+
+
+def test_nobody_asks_whether_the_holder_of_an_expired_claim_is_dead() -> None:
+    world = World()
+    claim = claim_in(world)
+    world.pass_time(30 * 60)
+    asked: list[Holder] = []
+
+    def provably_dead(holder: Holder) -> bool:
+        asked.append(holder)
+        return True
+
+    assert expiry.state(claim, world.process().now(), provably_dead) is ClaimState.EXPIRED
+    assert asked == []
+
+
+def test_a_later_moment_is_later_on_both_clocks_of_the_same_boot() -> None:
+    moment = Moment(datetime(2026, 11, 23, tzinfo=UTC), 10.0, "boot-1")
+    expected = Moment(datetime(2026, 11, 23, 0, 0, 1, 500_000, tzinfo=UTC), 11.5, "boot-1")
+    assert expiry.later(moment, timedelta(seconds=1.5)) == expected
+
+
+@pytest.mark.parametrize(
+    ("age", "is_past_any_ttl"),
+    [
+        pytest.param(timedelta(0), False, id="new"),
+        pytest.param(MAX_TTL, False, id="as-old-as-a-claim-can-be"),
+        pytest.param(MAX_TTL + timedelta(milliseconds=1), True, id="older-than-any-claim"),
+        pytest.param(-MAX_TTL, False, id="from-the-future"),
+    ],
+)
+def test_what_cannot_be_read_is_nobodys_only_when_any_claim_would_have_expired(
+    age: timedelta, is_past_any_ttl: bool
+) -> None:
+    now = World().process().now()
+    assert expiry.is_past_any_ttl(Unreadable("somewhere", "half", now.wall - age, ()), now) is is_past_any_ttl
+
+
+@pytest.mark.parametrize(
+    "minutes",
+    [0, -1, 1 / 61, math.nan, math.inf, -math.inf, 10**400, -(10**400), 1_440.001, 365 * 1_440],
+    ids=["0", "-1", "under-a-second", "nan", "inf", "-inf", "huge", "-huge", "over-a-day", "a-year"],
+)
+def test_a_time_to_live_out_of_range_is_refused_with_the_range(minutes: float) -> None:
+    with pytest.raises(InvalidInputError, match=r"ttl_minutes must be a number from 1/60 .*to 1,440") as refusal:
+        validation.ttl(minutes)
+    assert refusal.value.field == "ttl_minutes"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "expected"),
+    [(1 / 60, timedelta(seconds=1)), (30, timedelta(minutes=30)), (1_440, timedelta(days=1))],
+    ids=["least", "default", "most"],
+)
+def test_a_time_to_live_in_range_is_taken(minutes: float, expected: timedelta) -> None:
+    assert validation.ttl(minutes) == expected
+
+
+@given(st.floats(1 / 60, 1_440))
+@settings(deadline=None)
+def test_a_time_to_live_is_whole_milliseconds_so_that_the_expiry_fits_the_record(minutes: float) -> None:
+    assert validation.ttl(minutes) % timedelta(milliseconds=1) == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("k", id="one-character"),
+        pytest.param("k" * 1_024, id="1024-bytes"),
+        pytest.param("é" * 512, id="1024-bytes-of-two-each"),
+        pytest.param(" a b ", id="spaces"),
+        pytest.param("👩‍💻 is on it", id="emoji-joined-by-zwj"),
+        pytest.param("vercel/next.js#4521:checks_failed", id="an-event"),
+        pytest.param("..", id="dots"),
+        pytest.param("e\u0301", id="decomposed-accent"),
+    ],
+)
+def test_a_key_or_namespace_is_taken_exactly_as_it_is(text: str) -> None:
+    assert validation.scoped_key(text, text) == ScopedKey(text, text)
+
+
+BAD_NAMES = [
+    pytest.param("", "must not be empty", id="empty"),
+    pytest.param("k" * 1_025, "at most 1,024 bytes", id="1025-bytes"),
+    pytest.param("é" * 512 + "k", "at most 1,024 bytes", id="1025-bytes-of-two-each"),
+    pytest.param("a\0b", "control characters", id="nul"),
+    pytest.param("a\nb", "line breaks", id="line-break"),
+    pytest.param("a\x1b[31m", "control characters", id="escape"),
+    pytest.param("a\x7f", "control characters", id="delete"),
+    pytest.param("a\x9b31m", "control characters", id="c1"),
+    pytest.param("a\u2028b", "line breaks", id="line-separator"),
+    pytest.param("a\u2029b", "line breaks", id="paragraph-separator"),
+    pytest.param("a\u202eb", "invisible", id="right-to-left-override"),
+    pytest.param("a\u2066b", "invisible", id="isolate"),
+    pytest.param("a\u200bb", "invisible", id="zero-width-space"),
+    pytest.param("a\ufeffb", "invisible", id="byte-order-mark"),
+    pytest.param("a\U000e0041", "invisible", id="tag"),
+    pytest.param("a\ud83d", "must not contain", id="half-a-surrogate-pair"),
+]
+
+
+@pytest.mark.parametrize(("text", "rule"), BAD_NAMES)
+def test_a_key_outside_the_rules_is_refused_by_name(text: str, rule: str) -> None:
+    with pytest.raises(InvalidInputError, match=rule) as refusal:
+        validation.scoped_key(text)
+    assert refusal.value.field == "key"
+    # The message goes into a JSON-RPC answer.
+    str(refusal.value).encode()
+
+
+@pytest.mark.parametrize(("text", "rule"), BAD_NAMES)
+def test_a_namespace_outside_the_rules_is_refused_by_name(text: str, rule: str) -> None:
+    with pytest.raises(InvalidInputError, match=rule) as refusal:
+        validation.scoped_key("red-check", text)
+    assert refusal.value.field == "namespace"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(None, None, id="none"),
+        pytest.param("", None, id="empty"),
+        pytest.param(" \n\t ", None, id="blank"),
+        pytest.param("\x00\x1b", None, id="control-characters-alone"),
+        pytest.param("\x00 \x00", None, id="nothing-but-what-is-dropped"),
+        pytest.param("  two\r\n lines\u2028more ", "two lines more", id="line-breaks"),
+        pytest.param("a \x00 b", "a b", id="dropped-between-spaces"),
+        pytest.param("\x1b[31mred\x07", "[31mred", id="terminal-codes"),
+        pytest.param("a\u202eb\ud83d", "a b", id="override-and-half-a-pair"),
+        pytest.param("x" * 500, "x" * 500, id="500-characters"),
+        pytest.param("  " + "🦀" * 500 + "\n", "🦀" * 500, id="500-after-folding"),
+    ],
+)
+def test_a_note_is_put_on_one_line(text: str | None, expected: str | None) -> None:
+    assert validation.note(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("x" * 501, id="501-characters"),
+        pytest.param("x" * 10_000_000, id="ten-megabytes"),
+        pytest.param("x" + "\n" * 10_000_000, id="ten-megabytes-to-fold"),
+    ],
+)
+def test_a_note_that_is_too_long_is_refused_and_not_cut(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="note must be at most 500 characters"):
+        validation.note(text)
+
+
+@given(st.text(st.characters(categories=("L", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "So")), max_size=200))
+@settings(deadline=None)
+def test_whatever_the_note_it_is_folded_printable_and_stays_so(text: str) -> None:
+    line = validation.one_line(text)
+    assert line == " ".join(line.split())
+    assert not any(ord(character) < 32 for character in line)
+    line.encode()
+    assert validation.one_line(line) == line

@@ -1,0 +1,66 @@
+"""Agents: sessions together with what their users were last told, the only judge of who believes to hold a key."""
+
+from __future__ import annotations
+
+from mcp_claims.model.records import Claim, Outcome, ScopedKey
+from mcp_claims.model.validation import DEFAULT_NAMESPACE
+from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult
+from mcp_claims.session.session import Session
+from tests.session.bench import KEY
+from tests.support.machines import World
+
+
+class Agent:
+    """Somebody who acts on a key if told that it is claimed, until the time that it was told has passed."""
+
+    def __init__(self, world: World, session: Session) -> None:
+        self.session = session
+        self.name = session.holder.name
+        self._world, self._boot = world, world.boot
+        self._until: dict[ScopedKey, float] = {}
+
+    @property
+    def alive(self) -> bool:
+        return (self._world.boot, self.session.holder.pid) in self._world.alive and self._boot == self._world.boot
+
+    def believes(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> bool:
+        """Tell whether this agent would act on the key now."""
+        return self.alive and self._until.get(ScopedKey(namespace, key), 0.0) > self._world.ticks
+
+    def try_claim(
+        self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, *, ttl_minutes: float = 30, redo: bool = False
+    ) -> ClaimResult:
+        attempt = self.session.try_claim(key, namespace, ttl_minutes=ttl_minutes, redo=redo)
+        self._told(key, namespace, attempt.found if attempt.claimed else None)
+        return attempt
+
+    def look(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> Inspection:
+        look = self.session.inspect(key, namespace)
+        self._told(key, namespace, look.found if look.held_by_you else None)
+        return look
+
+    def release(
+        self,
+        key: str = KEY,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        outcome: Outcome | None = None,
+        retention_hours: float = 24,
+    ) -> ReleaseResult:
+        # Whoever gives a key back has stopped acting on it, whatever the answer.
+        self._told(key, namespace, None)
+        return self.session.release(key, namespace, outcome=outcome, retention_hours=retention_hours)
+
+    def stop(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> None:
+        """No longer act on the key, without a call."""
+        self._told(key, namespace, None)
+
+    def end(self) -> int:
+        self._until.clear()
+        return self.session.end()
+
+    def _told(self, key: str, namespace: str, claim: object) -> None:
+        if isinstance(claim, Claim):
+            self._until[ScopedKey(namespace, key)] = claim.expires.ticks
+        else:
+            self._until.pop(ScopedKey(namespace, key), None)

@@ -1,0 +1,88 @@
+"""`listing`: what is stored, a page at a time, how each thing stands, and nothing changed by looking."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcp_claims.errors import InvalidInputError
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Claim, Outcome, Unreadable
+from mcp_claims.session.session import Session
+from tests.session.bench import Bench, granted
+
+
+def keys(session: Session, namespace: str | None = None, *, mine: bool = False, at_most: int = 50) -> list[str]:
+    """Read all pages; return the keys in their order."""
+    seen, after = [], ""
+    while True:
+        page = session.listing(namespace, mine=mine, after=after, at_most=at_most)
+        seen += [listed.found.scoped.key for listed in page.page if isinstance(listed.found, Claim)]
+        if page.after is None:
+            return seen
+        assert len(page.page) == at_most
+        after = page.after
+
+
+@pytest.mark.parametrize("at_most", [1, 2, 3, 7, 50])
+def test_all_pages_together_have_each_claim_once_in_the_order_of_the_store(bench: Bench, at_most: int) -> None:
+    for namespace in ("a", "a-b", "a.b", "default"):
+        for number in range(4):
+            granted(bench.session(), f"key {number}", namespace)
+    reader = bench.session()
+    everything = keys(reader)
+    assert len(everything) == 16
+    assert keys(reader, at_most=at_most) == everything
+    assert keys(reader, "a-b", at_most=at_most) == [f"key {number}" for number in range(4)]
+
+
+def test_a_claim_that_goes_between_two_pages_hides_no_other(bench: Bench) -> None:
+    holders = [bench.session() for _ in range(5)]
+    for number, holder in enumerate(holders):
+        granted(holder, f"key {number}")
+    reader = bench.session()
+    first = reader.listing(at_most=2)
+    assert first.after is not None
+    holders[1].release("key 1")
+    rest = reader.listing(after=first.after).page
+    assert [listed.found.scoped.key for listed in rest if isinstance(listed.found, Claim)] == [
+        "key 2",
+        "key 3",
+        "key 4",
+    ]
+
+
+def test_each_thing_is_listed_as_it_stands_and_stays(bench: Bench) -> None:
+    dead, live, done, late = (bench.session() for _ in range(4))
+    granted(dead, "b")
+    granted(late, "c", ttl_minutes=1)
+    granted(done, "d")
+    done.release("d", outcome=Outcome.DONE)
+    bench.damage("e")
+    bench.world.pass_time(60)
+    bench.world.kill(dead)
+    granted(live, "a")
+    before = bench.contents()
+    listed = live.listing().page
+    assert [each.state for each in listed] == [
+        ClaimState.HELD,
+        ClaimState.ORPHANED,
+        ClaimState.EXPIRED,
+        ClaimState.DONE,
+        ClaimState.HELD,
+    ]
+    assert isinstance(listed[-1].found, Unreadable)
+    assert bench.contents() == before
+
+
+def test_mine_is_what_the_session_holds_or_finished(bench: Bench) -> None:
+    session, other = bench.session(), bench.session()
+    for holder, key in ((session, "a"), (other, "b"), (session, "c")):
+        granted(holder, key)
+    session.release("c", outcome=Outcome.DONE)
+    assert keys(session, mine=True) == ["a", "c"]
+    assert keys(other, mine=True) == ["b"]
+
+
+def test_a_bad_namespace_is_refused(bench: Bench) -> None:
+    with pytest.raises(InvalidInputError):
+        bench.session().listing("")

@@ -1,0 +1,272 @@
+"""`release` gives back one's own claim and nothing else; `is_claimed_by_other` looks and takes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mcp_claims.model.records import Claim, Found, Unreadable
+from mcp_claims.session.results import Status
+from mcp_claims.session.session import Session
+from tests.session.bench import DAY, HALF_AN_HOUR, KEY, Bench, granted
+from tests.session.faulty import Busy, Overtaken
+from tests.support.interrupting import Interrupting
+
+
+def test_the_holder_releases_and_the_key_is_free_at_once(bench: Bench) -> None:
+    session = bench.session()
+    claim = granted(session)
+    release = session.release(KEY)
+    assert (release.released, release.found, release.lost) == (True, claim, None)
+    assert list(bench.store.scan()) == []
+    assert bench.session().try_claim(KEY).status is Status.ACQUIRED
+
+
+def test_a_release_leaves_the_holders_other_claims_alone(bench: Bench) -> None:
+    session = bench.session()
+    granted(session)
+    others = [session.try_claim(KEY, "another").found, session.try_claim("another").found]
+    session.release(KEY)
+    assert sorted(bench.store.scan(), key=str) == sorted(filter(None, others), key=str)
+
+
+def test_a_second_release_says_that_there_is_nothing(bench: Bench) -> None:
+    session = bench.session()
+    granted(session)
+    session.release(KEY)
+    again = session.release(KEY)
+    assert (again.released, again.found, again.lost) == (False, None, None)
+
+
+def somebody_holds(bench: Bench) -> Found:
+    return granted(bench.session())
+
+
+def somebody_dead_held(bench: Bench) -> Found:
+    holder = bench.session()
+    claim = granted(holder)
+    bench.world.kill(holder)
+    return claim
+
+
+def nothing_is_there(_bench: Bench) -> Found:
+    return None
+
+
+def it_cannot_be_read(bench: Bench) -> Found:
+    granted(bench.session())
+    bench.damage()
+    return next(bench.store.scan())
+
+
+@pytest.mark.parametrize("there", [somebody_holds, somebody_dead_held, nothing_is_there, it_cannot_be_read])
+def test_what_is_not_ones_own_is_not_released_but_named(bench: Bench, there: Callable[[Bench], Found]) -> None:
+    found = there(bench)
+    before = bench.contents()
+    release = bench.session().release(KEY)
+    assert (release.released, release.found, release.lost) == (False, found, None)
+    assert bench.contents() == before
+
+
+def test_a_release_spares_the_claim_of_whoever_took_the_key_since(bench: Bench) -> None:
+    store = Interrupting(bench.store)
+    holder, rival = bench.session(store), bench.session()
+    mine = granted(holder)
+    bench.world.pass_time(HALF_AN_HOUR)
+    store.interrupt_with(lambda: rival.try_claim(KEY))
+    release = holder.release(KEY)
+    assert store.ran == 1
+    assert (release.released, release.lost) == (False, mine)
+    assert isinstance(release.found, Claim)
+    assert release.found.holder == rival.holder
+    assert rival.inspect(KEY).held_by_you
+
+
+def test_a_release_spares_what_a_parallel_call_of_the_same_session_took_anew(bench: Bench) -> None:
+    store = Interrupting(bench.store)
+    session = bench.session(store)
+    first = granted(session)
+
+    def retake() -> None:
+        session.release(KEY)
+        granted(session)
+
+    store.interrupt_with(retake)
+    release = session.release(KEY)
+    assert store.ran == 1
+    assert (release.released, release.lost) == (False, None)
+    assert isinstance(release.found, Claim)
+    assert release.found.generation > first.generation
+    assert list(bench.store.scan()) == [release.found]
+    assert session.end() == 1
+
+
+def test_a_release_takes_the_claim_that_a_parallel_call_renewed(bench: Bench) -> None:
+    store = Interrupting(bench.store)
+    session = bench.session(store)
+    granted(session)
+    store.interrupt_with(lambda: session.try_claim(KEY, ttl_minutes=60))
+    assert session.release(KEY).released
+    assert store.ran == 1
+    assert list(bench.store.scan()) == []
+
+
+def test_a_look_at_a_free_key_creates_nothing(bench: Bench) -> None:
+    before = bench.contents()
+    look = bench.session().inspect(KEY)
+    assert (look.found, look.held_by_you, look.claimed_by_other) == (None, False, False)
+    assert bench.contents() == before
+
+
+def test_a_look_tells_ones_own_claim_from_anothers_and_changes_neither(bench: Bench) -> None:
+    holder = bench.session()
+    claim = granted(holder)
+    before = bench.contents()
+    own, others = holder.inspect(KEY), bench.session().inspect(KEY)
+    assert (own.found, own.held_by_you, own.claimed_by_other) == (claim, True, False)
+    assert (others.found, others.held_by_you, others.claimed_by_other) == (claim, False, True)
+    assert bench.contents() == before
+
+
+def test_a_look_takes_what_cannot_be_read_for_anothers(bench: Bench) -> None:
+    it_cannot_be_read(bench)
+    before = bench.contents()
+    look = bench.session().inspect(KEY)
+    assert isinstance(look.found, Unreadable)
+    assert look.claimed_by_other
+    assert bench.contents() == before
+
+
+def expire(bench: Bench, _holder: Session) -> None:
+    bench.world.pass_time(HALF_AN_HOUR)
+
+
+def kill(bench: Bench, holder: Session) -> None:
+    bench.world.kill(holder)
+
+
+def damage_and_wait(bench: Bench, _holder: Session) -> None:
+    bench.damage()
+    bench.world.pass_time(DAY + 1)
+
+
+@pytest.mark.parametrize("die", [expire, kill, damage_and_wait])
+def test_a_look_sweeps_a_dead_claim_that_it_meets(bench: Bench, die: Callable[[Bench, Session], None]) -> None:
+    holder = bench.session()
+    granted(holder)
+    die(bench, holder)
+    look = bench.session().inspect(KEY)
+    assert (look.found, look.claimed_by_other, look.lost) == (None, False, None)
+    assert list(bench.store.scan()) == []
+
+
+@pytest.mark.parametrize("die", [expire, kill, damage_and_wait])
+def test_a_look_does_not_sweep_what_was_taken_again_since_it_read(
+    bench: Bench, die: Callable[[Bench, Session], None]
+) -> None:
+    holder, taker = bench.session(), bench.session()
+    granted(holder)
+    die(bench, holder)
+    store = Overtaken(bench.store, lambda: granted(taker))
+    look = bench.session(store).inspect(KEY)
+    assert store.ran == 1
+    assert isinstance(look.found, Claim)
+    assert (look.found.holder, look.claimed_by_other) == (taker.holder, True)
+    assert taker.inspect(KEY).held_by_you
+
+
+def test_a_look_answers_without_waiting_when_it_cannot_sweep(bench: Bench) -> None:
+    claim = granted(bench.session())
+    bench.world.pass_time(HALF_AN_HOUR)
+    busy = Busy(bench.store)
+    look = bench.session(busy).inspect(KEY)
+    assert (look.found, look.claimed_by_other) == (None, False)
+    assert busy.waits == [0]
+    assert list(bench.store.scan()) == [claim]
+
+
+# How a session loses a claim without releasing it, and who is there instead afterwards.
+def to_a_taker(bench: Bench) -> str | None:
+    bench.world.pass_time(HALF_AN_HOUR)
+    return granted(bench.session()).holder.name
+
+
+def to_nobody(bench: Bench) -> str | None:
+    bench.world.pass_time(HALF_AN_HOUR)
+    assert bench.session().prune().expired == 1
+    return None
+
+
+def to_a_taker_who_is_done(bench: Bench) -> str | None:
+    bench.world.pass_time(HALF_AN_HOUR)
+    taker = bench.session()
+    granted(taker)
+    assert taker.release(KEY).released
+    return None
+
+
+def to_a_damaged_record(bench: Bench) -> str | None:
+    bench.damage()
+    return "damaged"
+
+
+def asked(call: str, session: Session) -> tuple[Found, Claim | None]:
+    """Make *call*; return what is there and what the session is told that it lost."""
+    if call == "try_claim":
+        attempt = session.try_claim(KEY)
+        return attempt.found, attempt.lost
+    if call == "is_claimed_by_other":
+        look = session.inspect(KEY)
+        return look.found, look.lost
+    release = session.release(KEY)
+    return release.found, release.lost
+
+
+@pytest.mark.parametrize("call", ["try_claim", "is_claimed_by_other", "release"])
+@pytest.mark.parametrize("lose", [to_a_taker, to_nobody, to_a_taker_who_is_done, to_a_damaged_record])
+def test_the_next_call_about_a_lost_claim_tells_of_it_once_and_who_has_the_key(
+    bench: Bench, lose: Callable[[Bench], str | None], call: str
+) -> None:
+    session = bench.session()
+    mine = granted(session)
+    heir = lose(bench)
+    found, lost = asked(call, session)
+    assert lost == mine
+    match found:
+        case Claim():
+            # A free key is the asker's own again, under a new generation.
+            assert found.holder.name == (heir or session.holder.name)
+            assert found.generation > mine.generation
+        case Unreadable():
+            assert heir == "damaged"
+        case None:
+            assert heir is None
+    for again in ("try_claim", "is_claimed_by_other", "release"):
+        assert asked(again, session)[1] is None
+
+
+def test_an_own_claim_that_expired_but_is_still_there_is_told_as_lost_by_the_look_that_sweeps_it(bench: Bench) -> None:
+    session = bench.session()
+    mine = granted(session)
+    bench.world.pass_time(HALF_AN_HOUR)
+    look = session.inspect(KEY)
+    assert (look.found, look.held_by_you, look.lost) == (None, False, mine)
+    assert session.inspect(KEY).lost is None
+
+
+def test_an_own_claim_that_expired_but_is_still_there_can_be_released(bench: Bench) -> None:
+    session = bench.session()
+    mine = granted(session)
+    bench.world.pass_time(HALF_AN_HOUR)
+    release = session.release(KEY)
+    assert (release.released, release.found, release.lost) == (True, mine, None)
+
+
+def test_a_call_about_another_key_does_not_use_up_what_is_to_be_told(bench: Bench) -> None:
+    session = bench.session()
+    mine = granted(session)
+    to_a_taker(bench)
+    assert session.try_claim("another").lost is None
+    assert session.try_claim(KEY, "another").lost is None
+    assert session.try_claim(KEY).lost == mine

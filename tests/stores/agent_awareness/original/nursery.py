@@ -1,0 +1,94 @@
+"""Processes of both kinds that contend for the same keys: `nursery.py CLAIMS LOGS SECONDS KEYS SEED NODES OURS MODE`.
+
+NODES sessions of the original (MODE `original`, `repaired` of its faults, or `impatient`) and OURS of ours write logs of what they did
+as `tests/processes/contenders.py` says.  One of them is killed every now and then, and another started in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+from mcp_claims.errors import StoreBusyError, StoreUnavailableError
+from mcp_claims.model import validation
+from tests.processes.contenders import SECOND, Worker, clock
+from tests.stores.agent_awareness.original.partner import layout_store
+
+ORIGINAL = Path(__file__).with_name("original.mjs")
+
+
+class Patient(Worker):
+    """A worker that is not surprised when a session of the original is stuck inside, or breaks in."""
+
+    def _try(self, key: str) -> int:
+        try:
+            return super()._try(key)
+        except (StoreBusyError, StoreUnavailableError):
+            return 0
+
+    def _act(self, key: str, deadline: int) -> None:
+        # What could not be released is left to its time.
+        with suppress(StoreBusyError, StoreUnavailableError):
+            super()._act(key, deadline)
+
+
+class Nursery:
+    def __init__(
+        self, claims: str, logs: str, seconds: str, keys: str, seed: str, nodes: str, ours: str, mode: str
+    ) -> None:
+        self._claims, self._logs, self._seconds, self._seed, self._mode = claims, Path(logs), float(seconds), seed, mode
+        self._keys, self._rng = int(keys), Random(seed)
+        self._until = clock() + int(self._seconds * SECOND)
+        self._kinds = {"node": int(nodes), "ours": int(ours)}
+        self._alive: dict[int, str] = {}
+        self._lives = 0
+
+    def run(self) -> int:
+        for kind, count in self._kinds.items():
+            for _ in range(count):
+                self._start(kind)
+        kills = 0
+        while clock() < self._until - SECOND // 2:
+            time.sleep(self._rng.uniform(0.1, 0.3))
+            pid = self._rng.choice(sorted(self._alive))
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            kills += 1
+            self._start(self._alive.pop(pid))
+        for pid, kind in self._alive.items():
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            assert code == 0, f"a worker ({kind}) ended with {code}"
+        return kills
+
+    def _start(self, kind: str) -> None:
+        self._lives += 1
+        log, seed = self._logs / f"{kind}-{self._lives}.log", f"{self._seed}/{self._lives}"
+        log.touch()
+        left = max(0, self._until - clock()) / SECOND
+        if kind == "node":
+            node = shutil.which("node")
+            assert node
+            arguments = [node, ORIGINAL, self._claims, "contend", log, left, self._keys, seed, self._mode]
+            process = subprocess.Popen([str(word) for word in arguments], stdin=subprocess.DEVNULL)
+            self._alive[process.pid] = kind
+            process.returncode = 0  # Reaped by its PID alone.
+        elif pid := os.fork():
+            self._alive[pid] = kind
+        else:
+            keys = [f"key {number}" for number in range(self._keys)]
+            Patient(layout_store(self._claims), log, keys, self._until, Random(seed)).run()
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    # A second is short for agents and long for this test.
+    validation.TTL_MINUTES = (1 / 60_000, validation.TTL_MINUTES[1])
+    print(json.dumps({"kills": Nursery(*sys.argv[1:]).run()}), flush=True)

@@ -1,0 +1,64 @@
+"""A session of ours in a process of its own: `partner.py CLAIMS [STOP]`.
+
+It obeys orders as `original.mjs` does.  With any STOP it stops itself (SIGSTOP) once, before its first claim appears.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from mcp_claims.model.records import Claim
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem
+from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
+from mcp_claims.stores.config import open_store
+
+
+def layout_store(claims: Path | str, fs: LayoutFileSystem | None = None) -> AgentAwarenessStore:
+    """Open the store as the command line does."""
+    store = open_store(str(claims), layout="agent-awareness", environment={})
+    assert isinstance(store, AgentAwarenessStore)
+    return AgentAwarenessStore(store.directory, store.is_gone, fs=fs) if fs else store
+
+
+class Stopping(LayoutFileSystem):
+    """Stops the process once, before a claim appears."""
+
+    stopped = False
+
+    def link(self, source: str, target: str) -> None:
+        self._stop(target)
+        super().link(source, target)
+
+    def replace(self, source: str, target: str) -> None:
+        self._stop(source)
+        super().replace(source, target)
+
+    def _stop(self, path: str) -> None:
+        if path.endswith(".json") and not path.endswith("meta.json") and not self.stopped:
+            self.stopped = True
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def main() -> None:
+    claims, *stop = sys.argv[1:]
+    session = process_session(layout_store(claims, Stopping() if stop else None))
+    print(json.dumps({"name": session.holder.name}), flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        call, key, plugin = order["call"], order["key"], order["plugin"]
+        if call == "try_claim":
+            attempt = session.try_claim(key, plugin, ttl_minutes=order.get("minutes", 30))
+            holder = attempt.found.holder.name if isinstance(attempt.found, Claim) else None
+            answer: dict[str, object] = {"status": attempt.status.value, "holder": holder}
+        else:
+            answer = {"released": session.release(key, plugin).released}
+        print(json.dumps({"answer": answer}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The real kernel, with a hook at each system call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from mcp_claims.stores.files.filesystem import ASKED, FileSystem
+
+
+class HookedFileSystem(FileSystem):
+    """Tells `before` of each call and its path or descriptor, and makes it unless that raises.
+
+    Only the disk is not waited for: syncs are told but not made, as thousands of them would take minutes somewhere.
+    """
+
+    def before(self, call: str, where: str | int) -> None:
+        """Overridden by the tests."""
+
+    def open(self, path: str, flags: int) -> int:
+        self.before("open", path)
+        return super().open(path, flags)
+
+    def close(self, fd: int) -> None:
+        # Closed first: Linux frees the descriptor even where close(2) reports an error.
+        super().close(fd)
+        self.before("close", fd)
+
+    def read(self, fd: int, size: int) -> bytes:
+        self.before("read", fd)
+        return super().read(fd, size)
+
+    def write(self, fd: int, data: bytes) -> int:
+        self.before("write", fd)
+        return super().write(fd, data)
+
+    def seek(self, fd: int, position: int) -> None:
+        self.before("seek", fd)
+        super().seek(fd, position)
+
+    def sync(self, fd: int) -> None:
+        self.before("sync", fd)
+
+    def sync_directory(self, path: str) -> None:
+        self.before("sync_directory", path)
+
+    def status(self, fd: int) -> os.stat_result:
+        self.before("status", fd)
+        return super().status(fd)
+
+    def status_of(self, path: str) -> os.stat_result:
+        self.before("status_of", path)
+        return super().status_of(path)
+
+    def status_behind(self, path: str) -> os.stat_result:
+        self.before("status_behind", path)
+        return super().status_behind(path)
+
+    def replace(self, source: str, target: str) -> None:
+        self.before("replace", target)
+        super().replace(source, target)
+
+    def remove(self, path: str) -> None:
+        self.before("remove", path)
+        super().remove(path)
+
+    def make_directory(self, path: str) -> None:
+        self.before("make_directory", path)
+        super().make_directory(path)
+
+    def names(self, path: str) -> Iterator[str]:
+        self.before("names", path)
+        return super().names(path)
+
+    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
+        self.before("try_lock", fd)
+        return super().try_lock(fd, asked=asked)
+
+    def unlock(self, fd: int) -> None:
+        self.before("unlock", fd)
+        super().unlock(fd)

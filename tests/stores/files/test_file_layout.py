@@ -1,0 +1,192 @@
+"""The files: where they are, whose they are, and what is never left lying about."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.errors import StoreBusyError
+from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.stores.files.filesystem import FileSystem
+from mcp_claims.stores.files.lock import namespace_lock
+from mcp_claims.stores.files.store import FileStore
+from tests.stores.files.hooked import HookedFileSystem
+from tests.stores.samples import KEY, claim, fresh, grant, lock_file, place, renewed
+from tests.support.machines import World
+
+if sys.platform == "win32":
+    pytest.skip("modes and owners are those of POSIX", allow_module_level=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path / "claims")
+
+
+@pytest.fixture(params=[0, 0o022, 0o077, 0o277, 0o777], ids=lambda mask: f"umask-{mask:03o}")
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def entries(store: FileStore) -> list[str]:
+    return sorted(path.name for path in place(store).parent.iterdir())
+
+
+@pytest.mark.usefixtures("umask")
+def test_directories_and_files_are_ours_alone_whatever_the_umask(store: FileStore) -> None:
+    granted = grant(store, claim())
+    grant(store, renewed(granted), over=granted)
+    assert mode(Path(store.directory)) == 0o700
+    assert mode(place(store).parent) == 0o700
+    assert mode(place(store)) == 0o600
+    assert mode(lock_file(store)) == 0o600
+
+
+def test_a_claim_is_a_json_file_in_the_directory_of_its_namespace(store: FileStore, tmp_path: Path) -> None:
+    grant(store, claim(ScopedKey("ci", "red-check")))
+    assert (tmp_path / "claims" / "ci" / "red-check.json").is_file()
+    assert entries(store) == [".lock", "red-check.json"]
+
+
+def test_a_claim_is_as_old_as_its_file_is_now_also_for_who_wrote_it_and_who_read_it_before(store: FileStore) -> None:
+    grant(store, claim())
+
+    def stored() -> float | None:
+        found = store.read(KEY)
+        assert isinstance(found, Claim)
+        return found.stored
+
+    assert stored() == place(store).stat().st_ctime
+    before = place(store).stat().st_ctime
+    while place(store).stat().st_ctime == before:  # The clock of a file system ticks in milliseconds.
+        place(store).write_bytes(place(store).read_bytes())
+    assert stored() == place(store).stat().st_ctime > before
+
+
+def test_directories_above_the_claims_directory_are_made_too(tmp_path: Path) -> None:
+    grant(FileStore(tmp_path / "state" / "mcp" / "claims"), claim())
+    assert mode(tmp_path / "state" / "mcp" / "claims") == 0o700
+
+
+def test_the_lock_file_stays_the_same_file_whatever_happens_to_the_claims(store: FileStore) -> None:
+    world = World()
+    first, second = world.session(store), world.session(store)
+    first.try_claim(KEY.key, KEY.namespace)
+    inode = lock_file(store).stat().st_ino
+
+    def still_the_same() -> bool:
+        return lock_file(store).stat().st_ino == inode
+
+    first.try_claim(KEY.key, KEY.namespace)
+    assert still_the_same(), "after a renewal"
+    first.release(KEY.key, KEY.namespace)
+    assert still_the_same(), "after a release"
+    first.try_claim(KEY.key, KEY.namespace)
+    world.kill(first)
+    assert second.try_claim(KEY.key, KEY.namespace).taken_over
+    assert still_the_same(), "after a takeover"
+    world.pass_time(3_600)
+    assert second.prune().expired == 1
+    assert entries(store) == [".lock"]
+    assert still_the_same(), "after a prune"
+    place(store).write_bytes(b"{")
+    found = store.read(KEY)
+    assert found is not None
+    assert store.discard(found)
+    assert still_the_same(), "after a discard"
+
+
+def test_nothing_but_claims_and_the_lock_stays(store: FileStore) -> None:
+    first = grant(store, claim())
+    assert entries(store) == [".lock", "red-check.json"]
+    second = grant(store, renewed(first), over=first)
+    assert not store.swap(KEY, None, claim()).won
+    assert entries(store) == [".lock", "red-check.json"]
+    store.swap(KEY, second, None)
+    assert entries(store) == [".lock"]
+    assert os.listdir(store.directory) == [KEY.namespace]
+
+
+@pytest.mark.parametrize("left", ["half", "link"])
+def test_what_a_crash_left_of_a_write_is_replaced(store: FileStore, tmp_path: Path, left: str) -> None:
+    granted = grant(store, claim())
+    outside = tmp_path / "outside"
+    outside.write_text("untouched")
+    new = fresh(store)
+    if left == "half":
+        new.write_bytes(b'{"holder": "somebo')
+    else:
+        new.symlink_to(outside)
+    assert list(store.scan()) == [granted]
+    longer = grant(store, renewed(granted), over=granted)
+    assert store.read(KEY) == longer
+    assert entries(store) == [".lock", "red-check.json"]
+    assert outside.read_text() == "untouched"
+    assert os.listdir(store.directory) == [KEY.namespace]
+
+
+def test_a_namespace_that_is_mounted_from_elsewhere_has_its_records_written_in_itself(store: FileStore) -> None:
+    class Mounted(HookedFileSystem):
+        def replace(self, source: str, target: str) -> None:
+            if os.path.dirname(source) != os.path.dirname(target):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source)
+            super().replace(source, target)
+
+    mounted = FileStore(store.directory, fs=Mounted())
+    granted = grant(mounted, claim())
+    longer = grant(mounted, renewed(granted), over=granted)
+    assert store.read(KEY) == longer
+    assert entries(store) == [".lock", "red-check.json"]
+    assert os.listdir(store.directory) == [KEY.namespace]
+
+
+def test_a_claims_directory_removed_under_running_stores_is_made_anew_and_still_excludes(store: FileStore) -> None:
+    another = FileStore(store.directory)
+    grant(store, claim(session=1))
+    assert another.read(KEY)
+    shutil.rmtree(store.directory)
+    assert store.read(KEY) is None
+    granted = grant(another, claim(session=2))
+    assert not store.swap(KEY, None, claim(session=1)).won
+    assert store.read(KEY) == granted
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_claims_directory_made_anew_is_ours_alone_again(store: FileStore) -> None:
+    grant(store, claim())
+    shutil.rmtree(store.directory)
+    grant(store, claim())
+    assert mode(Path(store.directory)) == 0o700
+    assert isinstance(FileStore(store.directory).read(KEY), Claim)
+
+
+def test_a_directory_removed_while_somebody_waits_for_its_lock_does_not_let_two_in(store: FileStore) -> None:
+    inside = ExitStack()
+
+    class Removed(HookedFileSystem):
+        done = False
+
+        def before(self, call: str, where: str | int) -> None:
+            if call == "try_lock" and not self.done:
+                self.done = True
+                shutil.rmtree(store.directory)
+                inside.enter_context(namespace_lock(FileSystem(), str(place(store).parent), 0))
+
+    grant(store, claim())
+    with inside, pytest.raises(StoreBusyError):
+        FileStore(store.directory, fs=Removed()).swap(KEY, None, claim(session=2), lock_timeout=0)
+    assert store.read(KEY) is None

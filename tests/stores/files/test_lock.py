@@ -1,0 +1,405 @@
+"""The lock of a namespace: waits are bounded, nobody breaks in, and the dead are out at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from mcp_claims.errors import StoreBusyError
+from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.stores.base import LOCK_TIMEOUT
+from mcp_claims.stores.files import filesystem
+from mcp_claims.stores.files.filesystem import ASKED, CREATE_LOCK, FileSystem
+from mcp_claims.stores.files.lock import namespace_lock
+from mcp_claims.stores.files.store import FileStore
+from tests.stores.files.hooked import HookedFileSystem
+from tests.stores.samples import KEY, claim, grant, lock_file, place
+
+ROOT = Path(__file__).parents[3]
+OTHER_NAMESPACE = ScopedKey("deploy", "red-check")
+
+
+class Patient(FileSystem):
+    """Time passes only when somebody sleeps; *meanwhile* is told how often that was so far."""
+
+    def __init__(self, meanwhile: Callable[[int], object] = lambda _: None) -> None:
+        self._meanwhile = meanwhile
+        self.time = 50.0
+        self.sleeps: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.time += seconds
+        self._meanwhile(len(self.sleeps))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    """A store whose namespace exists and is free."""
+    store = FileStore(tmp_path / "claims")
+    store.swap(KEY, grant(store, claim()), None)
+    return store
+
+
+def locked(store: FileStore) -> ExitStack:
+    """Lock the namespace of the sample key as another process does; the result lets go when it is closed."""
+    system, stack = FileSystem(), ExitStack()
+    fd = system.open(str(lock_file(store)), CREATE_LOCK)
+    stack.callback(system.close, fd)
+    if not system.try_lock(fd):
+        stack.close()
+        raise StoreBusyError(str(lock_file(store)), 0)
+    return stack
+
+
+def is_free(store: FileStore) -> bool:
+    try:
+        locked(store).close()
+    except StoreBusyError:
+        return False
+    return True
+
+
+@contextmanager
+def process_inside(store: FileStore) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that holds the lock of the sample key's namespace."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.stores.files.inside", store.directory],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "inside\n"
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.parametrize("lock_timeout", [0.0, 0.01, 1.0, LOCK_TIMEOUT])
+def test_who_finds_the_namespace_locked_waits_as_long_as_told_and_is_told_what_to_do(
+    store: FileStore, lock_timeout: float
+) -> None:
+    patient = Patient()
+    with locked(store), pytest.raises(StoreBusyError) as refusal:
+        FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=lock_timeout)
+    assert patient.time == pytest.approx(50.0 + lock_timeout)
+    assert refusal.value.where == str(lock_file(store))
+    assert refusal.value.waited == lock_timeout
+    message = str(refusal.value)
+    assert f"{lock_file(store)} for {lock_timeout:.1f} s" in message
+    assert "Nothing was changed" in message
+    assert "Other namespaces are not affected" in message
+    assert "`mcp-claims doctor`" in message
+    assert store.read(KEY) is None
+
+
+def test_who_may_not_wait_does_not(store: FileStore) -> None:
+    patient = Patient()
+    with locked(store), pytest.raises(StoreBusyError):
+        FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=0)
+    assert patient.sleeps == []
+
+
+def test_pauses_begin_short_and_stay_short(store: FileStore) -> None:
+    patient = Patient()
+    with locked(store), pytest.raises(StoreBusyError):
+        FileStore(store.directory, fs=patient).swap(KEY, None, claim())
+    assert patient.sleeps[0] <= 0.001
+    assert max(patient.sleeps) <= 0.01
+
+
+def test_what_is_locked_for_a_moment_is_waited_for_without_a_pause(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient, inside, given_way = Patient(), locked(store), []
+
+    def leave_at_the_tenth_time() -> None:
+        given_way.append(True)
+        if len(given_way) == 10:
+            inside.close()
+
+    monkeypatch.setattr(filesystem, "_let_others_run", leave_at_the_tenth_time)
+    assert FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=0).won
+    assert (len(given_way), patient.sleeps) == (10, [])
+
+
+def thread_inside(store: FileStore) -> ExitStack:
+    """Enter the namespace of the sample key as another thread of this process does."""
+    stack = ExitStack()
+    stack.enter_context(namespace_lock(FileSystem(), str(lock_file(store).parent), 0))
+    return stack
+
+
+@pytest.mark.parametrize("lock_timeout", [0.0, LOCK_TIMEOUT])
+def test_a_thread_of_this_process_that_is_inside_is_waited_for_in_short_pauses_even_by_who_may_not_wait(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, lock_timeout: float
+) -> None:
+    inside, given_way = thread_inside(store), []
+    monkeypatch.setattr(filesystem, "_let_others_run", lambda: given_way.append(True))
+    patient = Patient(lambda slept: inside.close() if slept == 8 else None)
+    assert FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=lock_timeout).won
+    assert len(patient.sleeps) == 8
+    assert sum(patient.sleeps) < 0.002
+    # Once before each pause, and not 60 times: each takes half a millisecond while the other thread has the interpreter.
+    assert len(given_way) == 8
+
+
+def test_a_thread_of_this_process_that_stays_inside_has_its_turn_once_not_from_each_who_asks(store: FileStore) -> None:
+    patient = Patient()
+    asking = FileStore(store.directory, fs=patient)
+    for stay in (1, 2):
+        with thread_inside(store):
+            for _ in range(1_000):
+                with pytest.raises(StoreBusyError):
+                    asking.swap(KEY, None, claim(), lock_timeout=0)
+        assert patient.time == pytest.approx(50.0 + stay * 0.002)
+    assert store.read(KEY) is None
+
+
+def test_another_process_is_waited_for_as_such_although_a_thread_of_ours_was_inside_before(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread_inside(store).close()
+    given_way = []
+    monkeypatch.setattr(filesystem, "_let_others_run", lambda: given_way.append(True))
+    patient = Patient()
+    with locked(store), pytest.raises(StoreBusyError):
+        FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=0)
+    assert (len(given_way), patient.sleeps) == (ASKED, [])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+def test_a_forked_child_takes_its_parent_for_another_process(store: FileStore) -> None:
+    program = (
+        "import os, sys\n"
+        "from mcp_claims.stores.files import filesystem\n"
+        "from mcp_claims.stores.files.filesystem import FileSystem\n"
+        "from mcp_claims.stores.files.lock import namespace_lock\n"
+        "from mcp_claims.errors import StoreBusyError\n"
+        "with namespace_lock(FileSystem(), sys.argv[1], 0):\n"
+        "    if child := os.fork():\n"
+        "        os.waitpid(child, 0)\n"
+        "        os._exit(0)\n"
+        "    filesystem._let_others_run = lambda: os.write(1, b'.')\n"
+        "    try:\n"
+        "        namespace_lock(FileSystem(), sys.argv[1], 0).__enter__()\n"
+        "    except StoreBusyError:\n"
+        "        os._exit(0)\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", program, str(lock_file(store).parent)], cwd=ROOT, capture_output=True, check=True
+    )
+    assert child.stdout == b"." * ASKED, child.stderr
+
+
+@pytest.mark.parametrize("readable", [True, False], ids=["claim", "unreadable"])
+def test_a_discard_waits_likewise(store: FileStore, readable: bool) -> None:
+    grant(store, claim())
+    if not readable:
+        place(store).write_bytes(b"{")
+    found = store.read(KEY)
+    assert found is not None
+    patient = Patient()
+    with locked(store), pytest.raises(StoreBusyError):
+        FileStore(store.directory, fs=patient).discard(found, lock_timeout=2)
+    assert patient.time == pytest.approx(52.0)
+    assert store.read(KEY) == found
+
+
+def test_looking_waits_for_nobody(store: FileStore) -> None:
+    granted = grant(store, claim())
+    patient = Patient()
+    read_off_loop = FileStore(store.directory, fs=patient)
+    with locked(store):
+        assert read_off_loop.read(KEY) == granted
+        assert list(read_off_loop.scan()) == [granted]
+    assert patient.sleeps == []
+
+
+def test_a_locked_namespace_leaves_the_others_alone(store: FileStore) -> None:
+    with locked(store):
+        granted = grant(store, claim(OTHER_NAMESPACE))
+    assert store.read(OTHER_NAMESPACE) == granted
+
+
+def test_a_lock_that_becomes_free_meanwhile_is_taken(store: FileStore) -> None:
+    other = locked(store)
+    patient = Patient(lambda slept: other.close() if slept == 3 else None)
+    swap = FileStore(store.directory, fs=patient).swap(KEY, None, claim())
+    assert swap.won
+    assert len(patient.sleeps) == 3
+    assert is_free(store)
+
+
+def test_who_gets_the_lock_again_and_again_of_a_file_that_was_replaced_waits_no_longer_for_it(store: FileStore) -> None:
+    class Replaced(Patient):
+        """Each lock is had after one sleep, and is then found to be of a file that is no longer at its path."""
+
+        asked = 0
+
+        def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
+            assert self.asked < 1_000_000, "it waits without end"
+            self.asked += 1
+            return self.asked % 2 == 0 and super().try_lock(fd, asked=asked)
+
+        def status_of(self, path: str) -> os.stat_result:
+            if path == str(lock_file(store)):
+                raise FileNotFoundError(path)
+            return super().status_of(path)
+
+    patient = Replaced()
+    with pytest.raises(StoreBusyError):
+        FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=0.01)
+    assert patient.time == pytest.approx(50.01)
+
+
+def test_what_changed_while_waiting_is_compared_with(store: FileStore) -> None:
+    other = locked(store)
+
+    def claim_and_leave(slept: int) -> None:
+        if slept == 1:
+            other.close()
+            grant(store, claim(session=2))
+
+    swap = FileStore(store.directory, fs=Patient(claim_and_leave)).swap(KEY, None, claim(session=1))
+    assert not swap.won
+    assert swap.found == store.read(KEY)
+    assert isinstance(swap.found, Claim)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_the_lock_is_free_after_any_exception(store: FileStore, error: type[BaseException]) -> None:
+    class Interrupted(HookedFileSystem):
+        def before(self, call: str, where: str | int) -> None:
+            if call == "replace":
+                raise error
+
+    with pytest.raises(error):
+        FileStore(store.directory, fs=Interrupted()).swap(KEY, None, claim())
+    assert is_free(store)
+    assert store.read(KEY) is None
+
+
+def test_the_lock_is_free_although_a_forked_child_still_has_the_opening(store: FileStore) -> None:
+    kept: list[int] = []
+
+    class Forked(FileSystem):
+        def open(self, path: str, flags: int) -> int:
+            fd = super().open(path, flags)
+            # What a fork does to every descriptor; the child may live for hours.
+            kept.append(os.dup(fd))
+            return fd
+
+    try:
+        grant(FileStore(store.directory, fs=Forked()), claim())
+        assert kept
+        assert is_free(store)
+    finally:
+        for fd in kept:
+            os.close(fd)
+
+
+def test_a_lock_file_replaced_under_a_waiter_makes_it_lock_the_new_one(store: FileStore) -> None:
+    first, second = locked(store), ExitStack()
+
+    def replace_the_file(slept: int) -> None:
+        if slept == 1:
+            lock_file(store).unlink()
+            second.enter_context(locked(store))
+            first.close()
+
+    with second, pytest.raises(StoreBusyError):
+        # The lock on the old file is free now, but another is inside by the new one.
+        FileStore(store.directory, fs=Patient(replace_the_file)).swap(KEY, None, claim())
+    assert store.read(KEY) is None
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "removed"])
+def test_who_got_the_lock_of_a_file_that_is_gone_is_inside_by_the_one_there(store: FileStore, replaced: bool) -> None:
+    inside: list[bool] = []
+
+    class Late(HookedFileSystem):
+        raced = False
+
+        def before(self, call: str, where: str | int) -> None:
+            if call == "try_lock" and not self.raced:
+                self.raced = True
+                lock_file(store).unlink()
+                if replaced:
+                    lock_file(store).touch(mode=0o600)
+            if call == "replace":
+                inside.append(is_free(store))
+
+    assert FileStore(store.directory, fs=Late()).swap(KEY, None, claim()).won
+    assert inside == [False]
+    assert is_free(store)
+
+
+def test_a_process_killed_inside_is_out_at_once(store: FileStore) -> None:
+    with process_inside(store) as child:
+        assert not is_free(store)
+        child.kill()
+        child.wait()
+        assert store.read(KEY) is None
+        granted = grant(store, claim())
+        assert store.read(KEY) == granted
+        assert sorted(path.name for path in place(store).parent.iterdir()) == [".lock", "red-check.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGSTOP")
+def test_a_process_stopped_inside_holds_up_its_namespace_alone_and_nobody_breaks_in(store: FileStore) -> None:
+    if sys.platform == "win32":
+        return
+    with process_inside(store) as child:
+        child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+        patient = Patient()
+        with pytest.raises(StoreBusyError):
+            FileStore(store.directory, fs=patient).swap(KEY, None, claim())
+        assert patient.time == pytest.approx(50.0 + LOCK_TIMEOUT)
+        assert store.read(KEY) is None
+        grant(store, claim(OTHER_NAMESPACE))
+        child.send_signal(signal.SIGCONT)
+        assert child.communicate("go on\n")[0] == "won\n"
+        swap = store.swap(KEY, None, claim(), lock_timeout=0)
+        assert not swap.won
+        assert swap.found == store.read(KEY) is not None
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one-store", "two-stores"])
+def test_threads_of_one_process_exclude_each_other(store: FileStore, shared: bool) -> None:
+    inside, go_on = Event(), Event()
+
+    class Pausing(HookedFileSystem):
+        def before(self, call: str, where: str | int) -> None:
+            if call == "replace":
+                inside.set()
+                assert go_on.wait(30)
+
+    pausing = FileStore(store.directory, fs=Pausing())
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(pausing.swap, KEY, None, claim(session=1))
+        assert inside.wait(30)
+        try:
+            with pytest.raises(StoreBusyError):
+                (pausing if shared else store).swap(KEY, None, claim(session=2), lock_timeout=0)
+        finally:
+            go_on.set()
+        assert first.result().won
+    assert store.read(KEY) == first.result().found

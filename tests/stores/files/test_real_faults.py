@@ -1,0 +1,185 @@
+"""Real faults of real file systems: a full one, a read-only one, no descriptors.  Never half a claim, and it recovers.
+
+Mounting takes a mount namespace of one's own, which root has and others get with a user namespace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers import PYTHON_ENVIRONMENT
+from tests.support.users import open_to_all
+
+UNSHARE = [
+    "unshare",
+    "--mount",
+    *([] if hasattr(os, "geteuid") and os.geteuid() == 0 else ["--user", "--map-root-user"]),
+]
+
+pytestmark = pytest.mark.skipif(
+    "CI" not in os.environ and (shutil.which("unshare") is None or subprocess.call([*UNSHARE, "true"]) != 0),
+    reason="needs a mount namespace of its own",
+)
+
+# What happens in the namespace: a shell mounts, and this program, in steps that the shell's commands come between,
+# uses a store directly and through a server over stdio.
+PROGRAM = """
+import json, os, subprocess, sys
+from mcp_claims.errors import StoreUnavailableError
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
+
+directory, harm, mend = sys.argv[1:]
+store = FileStore(directory)
+session = process_session(store)
+server = subprocess.Popen(
+    [sys.executable, "-m", "mcp_claims", "serve", "--dir", directory],
+    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+)
+META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+def call(tool, **arguments):
+    params = {"name": tool, "arguments": arguments, "_meta": META}
+    server.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}) + "\\n")
+    server.stdin.flush()
+    return json.loads(server.stdout.readline())["result"]
+
+def outcome(action):
+    try:
+        return ["done", bool(action())]
+    except StoreUnavailableError as error:
+        return ["refused", str(error)]
+
+def records():
+    found = {}
+    for name in ("mine", "theirs", "new"):
+        path = os.path.join(directory, "default", name + ".json")
+        found[name] = open(path).read() if os.path.exists(path) else None
+    return found
+
+session.try_claim("mine")
+assert call("try_claim", key="theirs")["structuredContent"]["claimed"]
+before = records()
+subprocess.check_call(harm, shell=True)
+report = {
+    "claim": outcome(lambda: session.try_claim("new").claimed),
+    "renew": outcome(lambda: session.try_claim("mine").claimed),
+    "look": outcome(lambda: session.is_claimed_by_other("theirs").claimed_by_other),
+    "tool claim": call("try_claim", key="new"),
+    "tool look": call("is_claimed_by_other", key="mine"),
+    "unchanged": records() == before,
+}
+subprocess.check_call(mend, shell=True)
+report |= {
+    "after": [session.try_claim("new").claimed, session.release("mine").released],
+    "tool after": call("try_claim", key="mine"),
+    "tool release": call("release", key="theirs"),
+}
+server.stdin.close()
+report["ended"] = server.wait()
+print(json.dumps(report))
+"""
+
+FAULTS = {
+    # All that is free is taken; a page is left, or not even looking would work on some systems.
+    "a full file system": (
+        "mount -t tmpfs -o size=256k,mode=700 none {mount}",
+        "dd if=/dev/zero of={mount}/filler bs=4k 2>/dev/null; :",
+        "rm {mount}/filler",
+        "No space left on device",
+        "Free some space",
+    ),
+    "no free inodes": (
+        "mount -t tmpfs -o nr_inodes=24,mode=700 none {mount}",
+        "i=0; while touch {mount}/filler$i 2>/dev/null; do i=$((i+1)); done; :",
+        "rm {mount}/filler*",
+        "No space left on device",
+        "Free some space",
+    ),
+    "a read-only file system": (
+        "mount -t tmpfs -o mode=700 none {mount}",
+        "mount -o remount,ro {mount}",
+        "mount -o remount,rw {mount}",
+        "Read-only file system",
+        "Make the directory writable",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nothing_is_lost_the_error_says_what_to_do_and_it_recovers(tmp_path: Path, fault: str) -> None:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    prepare, harm, mend, reason, remedy = (text.format(mount=mount) for text in FAULTS[fault])
+    script = f'{prepare} && exec "$0" -c "$1" {mount}/claims "$2" "$3"'
+    done = subprocess.run(
+        [*UNSHARE, "sh", "-c", script, sys.executable, PROGRAM, harm, mend],
+        env=PYTHON_ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+
+    kind, said = report["claim"]
+    assert kind == "refused" and reason in said and remedy in said
+    assert "Nothing was changed" in said
+    # A renewal replaces a file of the same size, which a full disk may or may not allow; looking always works.
+    assert report["renew"][0] == "refused"
+    assert report["look"] == ["done", True]
+    assert report["unchanged"]
+    assert report["tool claim"]["isError"] and reason in report["tool claim"]["content"][0]["text"]
+    assert report["tool look"]["structuredContent"]["claimed_by_other"]
+
+    assert report["after"] == [True, True]
+    assert report["tool after"]["structuredContent"]["claimed"]
+    assert report["tool release"]["structuredContent"]["released"]
+    assert report["ended"] == 0
+
+
+def test_a_directory_that_this_user_may_not_write_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    claims = tmp_path / "claims"
+    program = (
+        "import os, sys\n"
+        "from mcp_claims.errors import StoreUnavailableError\n"
+        "from mcp_claims.session.identity import process_session\n"
+        "from mcp_claims.stores.files.store import FileStore\n"
+        # All is imported; nobody else may read the interpreter's files, and nothing keeps root from writing.
+        "process_session(FileStore(sys.argv[1]))\n"
+        "if os.geteuid() == 0:\n"
+        "    os.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
+        "os.makedirs(sys.argv[1], 0o700)\n"
+        "session = process_session(FileStore(sys.argv[1]))\n"
+        "os.chmod(sys.argv[1], 0o500)\n"
+        "try:\n"
+        "    session.try_claim('red')\n"
+        "except StoreUnavailableError as error:\n"
+        "    print(error)\n"
+        "os.chmod(sys.argv[1], 0o700)\n"
+        "print(session.try_claim('red').claimed)\n"
+    )
+    open_to_all(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(claims)],
+        env=PYTHON_ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said, after = done.stdout.splitlines()
+    assert "Permission denied" in said and "Make the directory writable for this user" in said
+    assert after == "True"

@@ -1,0 +1,88 @@
+"""The file store keeps the contract, and so do two of them on one directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
+from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap
+from mcp_claims.stores.files.store import FileStore
+from tests.stores.contract import StoreContract
+from tests.stores.samples import KEY, claim, grant, place
+
+
+class Alternating:
+    """Several stores on one directory, used in turn: what one process does, the next one has to see."""
+
+    def __init__(self, *stores: FileStore | AgentAwarenessStore) -> None:
+        self.directory = stores[0].directory
+        self._turn = cycle(stores)
+
+    def read(self, scoped: ScopedKey) -> Found:
+        return next(self._turn).read(scoped)
+
+    def swap(
+        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> Swap:
+        return next(self._turn).swap(scoped, old, new, lock_timeout=lock_timeout)
+
+    def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
+        return next(self._turn).discard(found, lock_timeout=lock_timeout)
+
+    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+        return next(self._turn).watch(of, notify)
+
+    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+        return next(self._turn).wait_queue(scoped, notify)
+
+    def position(self, found: Claim | Unreadable) -> str:
+        return next(self._turn).position(found)
+
+    def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
+        return next(self._turn).secret(lock_timeout=lock_timeout)
+
+    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+        return next(self._turn).scan(namespace, after)
+
+
+class TestFileStore(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return FileStore(tmp_path / "claims")
+
+    def spoil(self, store: Store, scoped: ScopedKey) -> Unreadable:
+        assert isinstance(store, FileStore | Alternating)
+        files = FileStore(store.directory)
+        place(files, scoped).write_bytes(b"{")
+        found = files.read(scoped)
+        assert isinstance(found, Unreadable)
+        return found
+
+
+class TestTwoFileStoresOnOneDirectory(TestFileStore):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return Alternating(FileStore(tmp_path / "claims"), FileStore(tmp_path / "claims"))
+
+
+def test_a_store_finds_what_another_left_in_its_directory(tmp_path: Path) -> None:
+    granted = grant(FileStore(tmp_path / "claims"), claim())
+    assert FileStore(tmp_path / "claims").read(KEY) == granted
+
+
+def test_a_store_stays_in_its_directory_when_the_process_moves_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = FileStore("claims")
+    granted = grant(store, claim())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert store.read(KEY) == granted
+    assert not list((tmp_path / "elsewhere").iterdir())

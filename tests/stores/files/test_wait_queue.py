@@ -1,0 +1,200 @@
+"""The line of those who wait for a key: in the order of coming, without anything that could go stale."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from mcp_claims.errors import UnsafeDirectoryError
+from mcp_claims.model.records import ScopedKey
+from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.files.wait_queue import MOST_PLACES
+from tests.stores.samples import KEY, claim, grant, place
+from tests.support.descriptors import open_files
+
+WITHIN = 20.0  # s, on a machine that is busy with other things
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    """Return a store in which the namespace exists."""
+    store = FileStore(tmp_path / "claims")
+    grant(store, claim())
+    return store
+
+
+def come(stack: ExitStack, store: FileStore, scoped: ScopedKey = KEY) -> Event:
+    """Stand in line; return what is set when it is our turn."""
+    first = Event()
+    assert stack.enter_context(store.wait_queue(scoped, first.set))
+    return first
+
+
+def test_turns_come_in_the_order_of_coming(store: FileStore) -> None:
+    with ExitStack() as ada, ExitStack() as ben, ExitStack() as cleo:
+        first, second = come(ada, store), come(ben, store)
+        assert first.is_set() and not second.is_set()
+        wait_until_blocked(store, 1)
+        third = come(cleo, store)
+        wait_until_blocked(store, 2)
+        ada.close()
+        assert second.wait(WITHIN)
+        assert not third.wait(0.1)
+        ben.close()
+        assert third.wait(WITHIN)
+
+
+def test_who_leaves_early_keeps_nobody_waiting(store: FileStore) -> None:
+    with ExitStack() as ada, ExitStack() as ben, ExitStack() as cleo:
+        come(ada, store)
+        second = come(ben, store)
+        wait_until_blocked(store, 1)
+        third = come(cleo, store)
+        wait_until_blocked(store, 2)
+        ben.close()
+        ada.close()
+        assert third.wait(WITHIN)
+        assert not second.is_set()
+    wait_until_blocked(store, 0)
+
+
+def test_a_process_that_dies_leaves_the_line(store: FileStore) -> None:
+    with somebody_before_us(store) as kill, ExitStack() as ada:
+        first = come(ada, store)
+        assert not first.wait(0.1)
+        kill()
+        assert first.wait(WITHIN)
+
+
+def test_who_gives_up_and_comes_again_takes_no_second_place(store: FileStore) -> None:
+    with somebody_before_us(store) as kill:
+        threads, files = threading.active_count(), open_files()
+        for _ in range(200):
+            with ExitStack() as ada:
+                assert not come(ada, store).is_set()
+        with ExitStack() as ben:
+            first = come(ben, store)
+            assert (threading.active_count(), open_files()) == (threads + 1, files + 1)
+            kill()
+            assert first.wait(WITHIN)
+    wait_until_blocked(store, 0)
+
+
+def test_a_process_has_so_many_places_and_no_more_and_everybody_has_a_turn(store: FileStore) -> None:
+    with somebody_before_us(store) as kill, ExitStack() as crowd:
+        threads, files = threading.active_count(), open_files()
+        waiting = [ExitStack() for _ in range(MOST_PLACES + 20)]
+        turns = [come(crowd.enter_context(each), store) for each in waiting]
+        assert (threading.active_count(), open_files()) == (threads + MOST_PLACES, files + MOST_PLACES)
+        # Who gives up makes room for who has found none.
+        waiting.pop(3).close()
+        turns.pop(3)
+        kill()
+        served = 0
+        while waiting:
+            deadline = time.monotonic() + WITHIN
+            while not (first := [number for number, turn in enumerate(turns) if turn.is_set()]):
+                assert time.monotonic() < deadline, f"nobody is first after {served} were"
+                time.sleep(0.001)
+            assert len(first) == 1
+            turns.pop(first[0])
+            waiting.pop(first[0]).close()
+            served += 1
+    wait_until_blocked(store, 0)
+    with ExitStack() as ada:
+        assert come(ada, store).is_set()
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_child_keeps_no_place_of_its_parent(store: FileStore) -> None:
+    with ExitStack() as ada, ExitStack() as ben:
+        come(ada, store)
+        second = come(ben, store)
+        wait_until_blocked(store, 1)
+        child = os.fork()
+        if not child:
+            signal.pause()
+        try:
+            ada.close()
+            assert second.wait(WITHIN)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_lines_of_other_keys_are_others(store: FileStore) -> None:
+    with ExitStack() as ada:
+        assert come(ada, store).is_set()
+        assert come(ada, store, ScopedKey("ci", "review")).is_set()
+
+
+def test_a_line_leaves_one_empty_hidden_file_however_many_keys_are_waited_for(store: FileStore) -> None:
+    for number in range(20):
+        with ExitStack() as ada:
+            come(ada, store, ScopedKey("ci", f"event {number}"))
+    files = {path.name: path.stat() for path in place(store).parent.iterdir()}
+    assert files.keys() == {".lock", ".line", place(store).name}
+    assert (files[".line"].st_size, files[".line"].st_mode & 0o777) == (0, 0o600)
+    assert [found.scoped for found in store.scan()] == [KEY]  # type: ignore[union-attr]
+
+
+def test_where_no_line_can_be_made_all_are_first(store: FileStore) -> None:
+    with store.wait_queue(ScopedKey("nowhere", "red"), pytest.fail) as lined:
+        assert not lined
+    assert not Path(store.directory, "nowhere").exists()
+    (place(store).parent / ".line").symlink_to("elsewhere")
+    with store.wait_queue(KEY, pytest.fail) as lined:
+        assert not lined
+    assert not (place(store).parent / "elsewhere").exists()
+
+
+def test_a_namespace_that_others_can_write_to_has_no_line(store: FileStore) -> None:
+    place(store).parent.chmod(0o777)
+    with pytest.raises(UnsafeDirectoryError), FileStore(store.directory).wait_queue(KEY, pytest.fail):
+        pytest.fail("it is not safe")
+    assert not (place(store).parent / ".line").exists()
+
+
+@contextmanager
+def somebody_before_us(store: FileStore) -> Iterator[Callable[[], None]]:
+    """Have another process first in line; yields what kills it."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        with store.wait_queue(KEY, lambda: None):
+            os.write(writing, b"!")
+            signal.pause()
+    os.read(reading, 1)
+    os.close(reading)
+    os.close(writing)
+
+    alive = [child]
+
+    def kill() -> None:
+        while alive:
+            os.kill(alive[0], signal.SIGKILL)
+            os.waitpid(alive.pop(), 0)
+
+    try:
+        yield kill
+    finally:
+        kill()
+
+
+def wait_until_blocked(store: FileStore, number: int) -> None:
+    """Return once *number* threads wait for a lock in the line's file, as the kernel sees it."""
+    inode = (place(store).parent / ".line").stat().st_ino
+    deadline = time.monotonic() + WITHIN
+    while time.monotonic() < deadline:
+        locks = Path("/proc/locks").read_text().splitlines()
+        if sum("-> OFDLCK" in lock and f":{inode} " in lock for lock in locks) == number:
+            return
+    pytest.fail(f"there are not {number} in line")
