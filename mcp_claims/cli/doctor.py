@@ -13,7 +13,6 @@ from mcp_claims.cli.options import add_store_options, chosen_store
 from mcp_claims.cli.output import write_line
 from mcp_claims.doctor import Finding, Level, diagnose, diagnose_cluster
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
-from mcp_claims.stores.base import RemoteStore
 from mcp_claims.stores.config import STORE_VARIABLE, located
 
 _ORDER = (Level.OK, Level.WARNING, Level.FAILURE)
@@ -37,7 +36,7 @@ def _doctor(options: SimpleNamespace) -> int:
     store = chosen_store(options)
     if isinstance(store, AgentAwarenessStore):
         findings = list(diagnose(Path(store.directory), "in the layout of agent-awareness", store))
-    elif isinstance(store, RemoteStore):
+    elif store.remote:
         from mcp_claims.stores.etcd.store import EtcdStore
 
         assert isinstance(store, EtcdStore)

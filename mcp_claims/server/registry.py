@@ -23,7 +23,7 @@ from mcp_claims.server.handles import Handles, decoded
 from mcp_claims.session.identity import handle_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_LONGEST_KEEPING, KeepAlive
 from mcp_claims.session.session import CLOSE_TIMEOUT, Session
-from mcp_claims.stores.base import RemoteStore, Store, call_deadline
+from mcp_claims.stores.base import Store, call_deadline
 
 DEFAULT_IDLE = 30 * 60.0
 """Seconds without a request after which a session over HTTP has ended, or is no longer kept alive."""
@@ -225,12 +225,12 @@ class SessionRegistry:
         bound = list(self._connections.values())
         if self._own is not None and self._bound:
             bound += [self._own, *self._opened.values()]
-        if isinstance(self._store, RemoteStore):
+        if self._store.remote:
             # In one step: where nobody answers, one after the other would take seconds each, in which no signal is heard.
             # What is bound to nothing stays.
             for session in bound:
                 session.session.begin_close()
-            self._store.leave(within=CLOSE_TIMEOUT if dying else _LEAVING)
+            self._store.close(within=CLOSE_TIMEOUT if dying else _LEAVING)
             return
         deadline = time.monotonic() + CLOSE_TIMEOUT
         for claims in [*self._ending, *(session.session for session in bound)]:

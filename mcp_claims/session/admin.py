@@ -13,7 +13,7 @@ from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, ScopedKey, Unreadable
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
-from mcp_claims.stores.base import LOCK_TIMEOUT, RemoteStore, Store, call_deadline
+from mcp_claims.stores.base import LOCK_TIMEOUT, Store, call_deadline
 
 
 def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: float) -> PruneResult:
@@ -44,7 +44,7 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
             if discarded:
                 removed[Unreadable if isinstance(found, Unreadable) else verdict] += 1
         except (StoreUnavailableError, StoreBusyError) as error:
-            if isinstance(store, RemoteStore) and _is_silence(error):
+            if store.remote and _is_silence(error):
                 raise  # It would not answer for the next one either, each after seconds.
             # One claim that cannot be removed must not keep the others; the caller is told of it.
             failed.append(error)

@@ -30,7 +30,7 @@ from mcp_claims.model.records import Claim, Ended, Found, Holder, Moment, Outcom
 from mcp_claims.model.validation import DEFAULT_NAMESPACE
 from mcp_claims.session.held import HeldClaims
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
-from mcp_claims.stores.base import LOCK_TIMEOUT, RemoteStore, Store
+from mcp_claims.stores.base import LOCK_TIMEOUT, Store
 
 if TYPE_CHECKING:
     from typing import Self
@@ -56,7 +56,6 @@ class Session:
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
         self._store = store
-        self._remote = isinstance(store, RemoteStore)
         self._holder = holder
         self._machine = machine
         self._held = HeldClaims(holder.name)
@@ -70,7 +69,7 @@ class Session:
     @property
     def remote(self) -> bool:
         """Tell whether the store is asked over a network, so that each method may take seconds."""
-        return self._remote
+        return self._store.remote
 
     @property
     def holds_anything(self) -> bool:
@@ -120,7 +119,7 @@ class Session:
         acquired = False
         # Over a network a look takes as long as a swap, so it begins with what probably is: nobody's claim or ours, on which
         # only a swap follows, which finds out if that was wrong.  Never a refusal.
-        found: Found = cached if self._remote else self._store.read(scoped)
+        found: Found = cached if self._store.remote else self._store.read(scoped)
         # Each further round means that the key changed between our read and our write, so somebody made progress.
         for _ in range(_MOST_ROUNDS):
             now = self._machine.now()
@@ -328,7 +327,7 @@ class Session:
             except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
                 # The other claims are to be freed all the same, and nobody is left to be told.  A store that does not
                 # answer will not for the next one either, after seconds; it frees them when it no longer hears from us.
-                if self._remote:
+                if self._store.remote:
                     break
         return released
 

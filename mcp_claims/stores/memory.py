@@ -14,6 +14,8 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap
 class MemoryStore:
     """Claims of one process; they end with it."""
 
+    remote = False
+
     def __init__(self) -> None:
         self._stored: dict[ScopedKey, Claim | Unreadable] = {}
         self._generations: dict[ScopedKey, int] = {}
@@ -56,8 +58,8 @@ class MemoryStore:
                 yield stored
 
     @contextmanager
-    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> Iterator[bool]:
-        watcher = (of, notify)
+    def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> Iterator[bool]:
+        watcher = (target, notify)
         with self._lock:
             self._watchers.append(watcher)
         try:
@@ -68,6 +70,9 @@ class MemoryStore:
 
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         return nullcontext(False)
+
+    def close(self, *, within: float) -> None:
+        """Do nothing: claims in files end with the process by themselves."""
 
     def position(self, found: Claim | Unreadable) -> str:
         for scoped, stored in list(self._stored.items()):

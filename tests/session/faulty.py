@@ -4,48 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
 from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap
+from tests.support.interrupting import DelegatingStore
 from tests.support.machines import World
 
 
-class PassingOn:
-    """Passes everything on to another store."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def read(self, scoped: ScopedKey) -> Found:
-        return self._store.read(scoped)
-
-    def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
-    ) -> Swap:
-        return self._store.swap(scoped, old, new, lock_timeout=lock_timeout)
-
-    def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
-        return self._store.discard(found, lock_timeout=lock_timeout)
-
-    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        return self._store.watch(of, notify)
-
-    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        return self._store.wait_queue(scoped, notify)
-
-    def position(self, found: Claim | Unreadable) -> str:
-        return self._store.position(found)
-
-    def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
-        return self._store.secret(lock_timeout=lock_timeout)
-
-    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
-        return self._store.scan(namespace, after)
-
-
-class Busy(PassingOn):
+class Busy(DelegatingStore):
     """Somebody else is changing the namespace all the time: each change waits as long as it may, then gives up.
 
     Unless `idle`; then it passes everything on.
@@ -73,7 +40,7 @@ class Busy(PassingOn):
             raise StoreBusyError("lock", lock_timeout)
 
 
-class Sluggish(PassingOn):
+class Sluggish(DelegatingStore):
     """Takes `each_takes` seconds for each change."""
 
     each_takes = 0.0
@@ -85,7 +52,7 @@ class Sluggish(PassingOn):
         return super().swap(scoped, old, new, lock_timeout=lock_timeout)
 
 
-class Changing(PassingOn):
+class Changing(DelegatingStore):
     """Each comparison fails: somebody else is always faster."""
 
     def __init__(self, store: Store) -> None:
@@ -103,7 +70,7 @@ class Changing(PassingOn):
         return False
 
 
-class Failing(PassingOn):
+class Failing(DelegatingStore):
     """Cannot change *keys*; their disk is full."""
 
     def __init__(self, store: Store, keys: set[str]) -> None:
@@ -126,7 +93,7 @@ class Failing(PassingOn):
             raise StoreUnavailableError(scoped.key, OSError(28, "No space left on device"))
 
 
-class Slow(PassingOn):
+class Slow(DelegatingStore):
     """Takes the next of *delays*, in seconds of *world*, over each change; `left` are those still to come."""
 
     def __init__(self, store: Store, world: World, *delays: float) -> None:
@@ -142,7 +109,7 @@ class Slow(PassingOn):
         return super().swap(scoped, old, new, lock_timeout=lock_timeout)
 
 
-class Overtaken(PassingOn):
+class Overtaken(DelegatingStore):
     """Lets *rival* act once, right after what is first read, in a look or by a swap that is lost: it is out of date then."""
 
     def __init__(self, store: Store, rival: Callable[[], object] | None = None) -> None:
@@ -175,7 +142,7 @@ class Overtaken(PassingOn):
             rival()
 
 
-class Delayed(PassingOn):
+class Delayed(DelegatingStore):
     """Lets *rival* act once, right after the next change: its result is out of date before anybody hears of it."""
 
     def __init__(self, store: Store) -> None:

@@ -15,8 +15,8 @@ from mcp_claims.session.results import Status
 from mcp_claims.session.session import CLOSE_TIMEOUT, Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap
 from tests.session.bench import HALF_AN_HOUR, KEY, Bench, granted
-from tests.session.faulty import Busy, Failing, PassingOn, Sluggish
-from tests.support.interrupting import Interrupting
+from tests.session.faulty import Busy, Failing, Sluggish
+from tests.support.interrupting import DelegatingStore, Interrupting
 
 
 def holders(bench: Bench) -> list[str]:
@@ -180,7 +180,7 @@ def test_a_forked_child_that_leaves_the_context_does_not_release_its_parents_cla
     assert session.inspect(KEY).held_by_you
 
 
-class Gated(PassingOn):
+class Gated(DelegatingStore):
     """Stops the next change right before or right after it is made: `there` says so, `go` lets it go on."""
 
     def __init__(self, store: Store, *, after: bool) -> None:

@@ -11,8 +11,8 @@ from mcp_claims.model.records import Claim, Unreadable
 from mcp_claims.session.results import PruneResult
 from mcp_claims.stores.base import Store
 from tests.session.bench import DAY, HALF_AN_HOUR, KEY, Bench, granted
-from tests.session.faulty import Busy, Failing, Overtaken, PassingOn
-from tests.support.interrupting import Interrupting
+from tests.session.faulty import Busy, Failing, Overtaken
+from tests.support.interrupting import DelegatingStore, Interrupting
 
 
 def expired(bench: Bench, key: str, namespace: str = "default") -> Claim:
@@ -173,7 +173,7 @@ def test_prune_waits_no_longer_in_all_than_it_may_however_many_claims_are_busy(b
     assert sum(busy.waits) <= 0.05
 
 
-class Meanwhile(PassingOn):
+class Meanwhile(DelegatingStore):
     """Lets *something* happen at each removal, so that what was alive when prune began is dead by its turn."""
 
     def __init__(self, store: Store, something: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""A store that lets rivals act in the gap between somebody's read and swap."""
+"""Stores around another store; one lets rivals act in the gap between a read and its swap."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
 from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap
 
 
-class Interrupting:
-    """Passes everything on to *store*, but runs the next of *rivals* before each change that it passes on.
+class DelegatingStore:
+    """Passes everything on to another store."""
 
-    `ran` counts the rivals that have acted, so that a test can prove that the interleaving took place.
-    """
+    def __init__(self, store: Store) -> None:
+        self._inner = store
+        self.remote = store.remote
 
-    def __init__(self, store: Store, *rivals: Callable[[], object]) -> None:
-        self._store = store
-        self._rivals = deque(rivals)
-        self.ran = 0
-
-    def interrupt_with(self, *rivals: Callable[[], object]) -> None:
-        """Let *rivals* act before the next changes, now that what led up to the race is done."""
-        self._rivals.extend(rivals)
+    @property
+    def _store(self) -> Store:
+        return self._inner
 
     def read(self, scoped: ScopedKey) -> Found:
         return self._store.read(scoped)
@@ -31,15 +27,13 @@ class Interrupting:
     def swap(
         self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> Swap:
-        self._interrupt()
         return self._store.swap(scoped, old, new, lock_timeout=lock_timeout)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
-        self._interrupt()
         return self._store.discard(found, lock_timeout=lock_timeout)
 
-    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        return self._store.watch(of, notify)
+    def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+        return self._store.watch(target, notify)
 
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         return self._store.wait_queue(scoped, notify)
@@ -52,6 +46,35 @@ class Interrupting:
 
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         return self._store.scan(namespace, after)
+
+    def close(self, *, within: float) -> None:
+        self._store.close(within=within)
+
+
+class Interrupting(DelegatingStore):
+    """Passes everything on to *store*, but runs the next of *rivals* before each change that it passes on.
+
+    `ran` counts the rivals that have acted, so that a test can prove that the interleaving took place.
+    """
+
+    def __init__(self, store: Store, *rivals: Callable[[], object]) -> None:
+        super().__init__(store)
+        self._rivals = deque(rivals)
+        self.ran = 0
+
+    def interrupt_with(self, *rivals: Callable[[], object]) -> None:
+        """Let *rivals* act before the next changes, now that what led up to the race is done."""
+        self._rivals.extend(rivals)
+
+    def swap(
+        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> Swap:
+        self._interrupt()
+        return self._store.swap(scoped, old, new, lock_timeout=lock_timeout)
+
+    def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
+        self._interrupt()
+        return self._store.discard(found, lock_timeout=lock_timeout)
 
     def _interrupt(self) -> None:
         if self._rivals:

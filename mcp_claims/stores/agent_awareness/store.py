@@ -39,6 +39,8 @@ _LOOK_PAUSE = 0.002
 class AgentAwarenessStore:
     """Claims in *directory*, shared with sessions of the original; *is_gone* tells whether nothing runs under a PID."""
 
+    remote = False
+
     def __init__(
         self, directory: str | os.PathLike[str], is_gone: IsGone, *, fs: LayoutFileSystem | None = None
     ) -> None:
@@ -74,15 +76,18 @@ class AgentAwarenessStore:
         # Beside the plugins' directories, under a hidden name; the original reads only what ends in `.json`.
         return FileStore(self.directory).secret(lock_timeout=lock_timeout)
 
-    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        if isinstance(of, ScopedKey):
-            return watch_record(self.directory, place(self.directory, of)[1], notify)
-        inside = self.directory if of is None else namespace_directory(self.directory, of)
+    def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+        if isinstance(target, ScopedKey):
+            return watch_record(self.directory, place(self.directory, target)[1], notify)
+        inside = self.directory if target is None else namespace_directory(self.directory, target)
         return watch_records(self.directory, inside, notify)
 
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         # Its sessions would not stand in it, and a file for it could be a plugin's directory.
         return nullcontext(False)
+
+    def close(self, *, within: float) -> None:
+        """Do nothing: claims in files end with the process by themselves."""
 
     def position(self, found: Claim | Unreadable) -> str:
         return self._position(place(self.directory, found.scoped)[1] if isinstance(found, Claim) else found.where)

@@ -14,7 +14,7 @@ from typing import Protocol
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model import expiry
 from mcp_claims.model.records import Claim, Found, Holder, Leased, Moment, Outcome, Proof, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, RemoteStore, Swap, call_deadline, deadline_in
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap, call_deadline, deadline_in
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.config import Address
 from mcp_claims.stores.etcd.gateway import ANSWER_WITHIN, NOT_FOUND, RefusedError, Transport, UnansweredError
@@ -61,9 +61,10 @@ class _Process:
     watching: Watching
 
 
-class EtcdStore(RemoteStore):
+class EtcdStore:
     """Claims below the prefix of *address*, shared by all machines that reach the cluster."""
 
+    remote = True
     shortest_lease = SHORTEST_TTL
     """Seconds that the lease of a single claim has at least."""
 
@@ -137,10 +138,10 @@ class EtcdStore(RemoteStore):
             # However many there are: a cluster that has answered once is asked on.
             start, until = page[-1].key + b"\0", time.monotonic() + ANSWER_WITHIN
 
-    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        if isinstance(of, ScopedKey):
-            return self._process().watching.of(self._names.claim(of).__eq__, notify)
-        beginning = self._names.namespace(of)
+    def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+        if isinstance(target, ScopedKey):
+            return self._process().watching.of(self._names.claim(target).__eq__, notify)
+        beginning = self._names.namespace(target)
         return self._process().watching.of(lambda key: key.startswith(beginning), notify)
 
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
@@ -150,7 +151,7 @@ class EtcdStore(RemoteStore):
         key = self._names.claim(found.scoped) if isinstance(found, Claim) else unspell(found.where)
         return self._names.position(key)
 
-    def leave(self, *, within: float) -> None:
+    def close(self, *, within: float) -> None:
         process = self._processes.pop(os.getpid(), None)
         if process is None:
             return

@@ -55,6 +55,8 @@ class FileStore:
     The directory and its namespaces are made when the first claim is (mode 0700, files 0600); looking makes nothing.
     """
 
+    remote = False
+
     def __init__(self, directory: str | os.PathLike[str], *, fs: FileSystem | None = None) -> None:
         self.directory = os.path.abspath(directory)
         if "\0" in self.directory:
@@ -151,14 +153,14 @@ class FileStore:
                     if found is not None:
                         yield found
 
-    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+    def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         # Imported here, like the line below: a check needs neither, nor the threads that come with them.
         from mcp_claims.stores.files.watch import watch_record, watch_records
 
-        if isinstance(of, ScopedKey):
-            return watch_record(self.directory, self._places(of)[1], notify)
+        if isinstance(target, ScopedKey):
+            return watch_record(self.directory, self._places(target)[1], notify)
         return watch_records(
-            self.directory, self.directory if of is None else f"{self.directory}/{file_name(of)}", notify
+            self.directory, self.directory if target is None else f"{self.directory}/{file_name(target)}", notify
         )
 
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
@@ -168,6 +170,9 @@ class FileStore:
         if not self._trust.has(directory):
             return nullcontext(False)  # Nobody has claimed anything in this namespace.
         return join_wait_queue(directory, scoped.key, notify)
+
+    def close(self, *, within: float) -> None:
+        """Do nothing: claims in files end with the process by themselves."""
 
     def position(self, found: Claim | Unreadable) -> str:
         path = self._places(found.scoped)[1] if isinstance(found, Claim) else found.where

@@ -126,7 +126,7 @@ def test_threads_that_are_the_first_to_claim_do_so_under_one_lease() -> None:
     session = process_session(store)
     assert session.try_claim("two").claimed
     assert lease_of(store, ScopedKey("default", "one")) == lease_of(store, ScopedKey("default", "two"))
-    store.leave(within=5)
+    store.close(within=5)
     assert list(store.scan()) == []
 
 

@@ -174,7 +174,7 @@ def test_what_ends_with_its_process_is_under_one_lease_and_what_outlives_it_unde
     assert all(590 < seconds_left(store, lease) <= 610 for lease in own)
     outliving[0].try_claim("own 0", ttl_minutes=60)
     assert 3_590 < seconds_left(store, lease_of(store, ScopedKey("default", "own 0"))) <= 3_610
-    store.leave(within=5)
+    store.close(within=5)
     left = {found.scoped.key for found in store.scan() if isinstance(found, Claim)}
     assert left == {"own 0", "own 1", "own 2"}
 
@@ -189,7 +189,7 @@ def test_the_marker_of_what_is_done_outlives_its_process_for_its_retention() -> 
     session = process_session(store)
     granted(session)
     session.release(KEY.key, outcome=Outcome.DONE, retention_hours=2)
-    store.leave(within=5)
+    store.close(within=5)
     assert 7_190 < seconds_left(store, lease_of(store, KEY)) <= 7_210
     assert process_session(fresh_store_at(store)).try_claim(KEY.key).status is Status.DONE
 

@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 
-from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.model.records import ScopedKey, Unreadable
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
-from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap
+from mcp_claims.stores.base import Store
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.contract import StoreContract
 from tests.stores.samples import KEY, claim, grant, place
+from tests.support.interrupting import DelegatingStore
 
 
-class Alternating:
+class Alternating(DelegatingStore):
     """Several stores on one directory, used in turn: what one process does, the next one has to see."""
+
+    remote = False
 
     def __init__(self, *stores: FileStore | AgentAwarenessStore) -> None:
         self.directory = stores[0].directory
         self._turn = cycle(stores)
 
-    def read(self, scoped: ScopedKey) -> Found:
-        return next(self._turn).read(scoped)
-
-    def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
-    ) -> Swap:
-        return next(self._turn).swap(scoped, old, new, lock_timeout=lock_timeout)
-
-    def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
-        return next(self._turn).discard(found, lock_timeout=lock_timeout)
-
-    def watch(self, of: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        return next(self._turn).watch(of, notify)
-
-    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        return next(self._turn).wait_queue(scoped, notify)
-
-    def position(self, found: Claim | Unreadable) -> str:
-        return next(self._turn).position(found)
-
-    def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
-        return next(self._turn).secret(lock_timeout=lock_timeout)
-
-    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
-        return next(self._turn).scan(namespace, after)
+    @property
+    def _store(self) -> Store:
+        return next(self._turn)
 
 
 class TestFileStore(StoreContract):
