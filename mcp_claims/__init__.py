@@ -1,37 +1,40 @@
 """Claims for agents that run side by side: of all that see an event, exactly one acts.
 
-The core, without MCP:
+    from mcp_claims import open_session
 
-    with process_session(FileStore(claims_directory())) as session:
-        if session.try_claim("vercel/next.js#4521:checks_failed").claimed:
-            ...
+    with open_session() as session, session.claim("vercel/next.js#4521:checks_failed@3f2a91c", wait=60) as claim:
+        ...
+
+`open_session` opens a session of this process on the user's store; `Session` has the operations.  `open_store`,
+`FileStore` and `MemoryStore` choose another store.  Errors derive from `ClaimsError`.
 """
 
 from mcp_claims.errors import (
     ClaimsError,
+    ContendedError,
     ForkedError,
     InvalidInputError,
     LockDirectoryBusyError,
+    NotClaimedError,
     SessionEndedError,
     StoreBusyError,
     StoreUnavailableError,
     UnsafeDirectoryError,
 )
-from mcp_claims.model.records import (
-    Claim,
-    Ended,
-    Holder,
-    Moment,
-    OriginalHolder,
-    Outcome,
-    Proof,
-    ScopedKey,
-    Unreadable,
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Claim, Ended, Found, Holder, Leased, Moment, Outcome, Proof, ScopedKey, Unreadable
+from mcp_claims.session.identity import open_session
+from mcp_claims.session.results import (
+    ClaimPage,
+    ClaimResult,
+    Inspection,
+    ListedClaim,
+    PruneResult,
+    ReleaseResult,
+    Status,
+    TakenOver,
 )
-from mcp_claims.session.identity import process_session
-from mcp_claims.session.results import ClaimResult, Inspection, PruneResult, ReleaseResult, Status, TakenOver
 from mcp_claims.session.session import Session
-from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Store, Swap
 from mcp_claims.stores.config import claims_directory, open_store
 from mcp_claims.stores.files.store import FileStore
@@ -40,20 +43,25 @@ from mcp_claims.stores.memory import MemoryStore
 __version__ = "0.1.0"
 
 __all__ = [
-    "AgentAwarenessStore",
     "Claim",
+    "ClaimPage",
     "ClaimResult",
+    "ClaimState",
     "ClaimsError",
+    "ContendedError",
     "Ended",
     "FileStore",
     "ForkedError",
+    "Found",
     "Holder",
     "Inspection",
     "InvalidInputError",
+    "Leased",
+    "ListedClaim",
     "LockDirectoryBusyError",
     "MemoryStore",
     "Moment",
-    "OriginalHolder",
+    "NotClaimedError",
     "Outcome",
     "Proof",
     "PruneResult",
@@ -70,6 +78,6 @@ __all__ = [
     "Unreadable",
     "UnsafeDirectoryError",
     "claims_directory",
+    "open_session",
     "open_store",
-    "process_session",
 ]

@@ -1,4 +1,7 @@
-"""What can go wrong, as types that carry their evidence and end with what to do next."""
+"""What can go wrong, as types that carry their evidence; each message ends with what to do next.
+
+The messages know no command line and no tool: the surface that shows one may add its own advice.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import errno
 import os
 
 _FREE_SPACE = "Free some space on that file system"
-_PERMIT = "Make the directory writable for this user, or choose another with --dir or MCP_CLAIMS_DIR"
+_PERMIT = "Make the directory writable for this user, or choose another one"
 _CLOSE_FILES = "Let the process open more files (`ulimit -n`)"
 _ALLOW_FILES = "Let the process write larger files (`ulimit -f`)"
 _CLEAR = "Something else is where a claim or a directory of claims belongs: move it away"
@@ -22,10 +25,11 @@ _REMEDIES = {
     errno.ENOTDIR: _CLEAR,
     errno.EISDIR: _CLEAR,
     errno.ENOTEMPTY: _CLEAR,
-    errno.ETIMEDOUT: "Let `mcp-claims doctor` tell which of its nodes serve",
-    errno.EPROTO: "Let `mcp-claims doctor` tell what it refuses",
     errno.EEXIST: _CLEAR,
+    errno.ETIMEDOUT: "Find out which of its nodes answer",
+    errno.EPROTO: "Find out what it refuses",
 }
+_NOTHING_CLAIMED = "Nothing was changed and nothing is claimed, so do not act."
 
 
 def shown_path(path: str) -> str:
@@ -48,13 +52,13 @@ class InvalidInputError(ClaimsError, ValueError):
         self.field, self.rule = field, rule
 
     def __str__(self) -> str:
-        return f"{self.field} {self.rule}. Nothing was changed; call again with {self.field} corrected."
+        return f"{self.field} {self.rule}. Nothing was changed."
 
 
 class StoreUnavailableError(ClaimsError):
     """The store could not answer; nothing was claimed, nothing was released.
 
-    `where` is the file or directory in question and `cause` what the system said.
+    `where` is the file, directory or cluster in question and `cause` what the system said.
     """
 
     def __init__(self, where: str | os.PathLike[str], cause: OSError) -> None:
@@ -65,13 +69,13 @@ class StoreUnavailableError(ClaimsError):
         reason = self.cause.strerror or str(self.cause)
         remedy = _REMEDIES.get(self.cause.errno or 0, "Look at that place")
         return (
-            f"the claims store cannot be used: {reason} ({shown_path(self.where)}). Nothing was changed and nothing "
-            f"is claimed, so do not act. {remedy}, then try again."
+            f"the claims store cannot be used: {reason} ({shown_path(self.where)}). {_NOTHING_CLAIMED} {remedy}, "
+            "then try again."
         )
 
 
 class StoreBusyError(ClaimsError):
-    """Another process has been changing the namespace for as long as we were ready to wait.
+    """Another process has been changing the namespace for longer than the lock timeout.
 
     `where` is the lock file and `waited` the seconds spent.
     """
@@ -82,16 +86,29 @@ class StoreBusyError(ClaimsError):
 
     def __str__(self) -> str:
         return (
-            f"another process has kept the lock {shown_path(self.where)} for {self.waited:.1f} s; it is probably stopped. "
-            "Nothing was changed and nothing is claimed, so do not act. Other namespaces are not affected. "
-            "Try again; if it stays so, `mcp-claims doctor` names the process to end."
+            f"another process has kept the lock {shown_path(self.where)} for {self.waited:.1f} s; it is probably "
+            f"stopped. {_NOTHING_CLAIMED} Other namespaces are not affected. Try again; if it stays so, end that process."
+        )
+
+
+class LockDirectoryBusyError(StoreBusyError):
+    """A session of agent-awareness has been changing the key for longer than the lock timeout.
+
+    `where` is its lock directory.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"the lock {shown_path(self.where)} has been there for {self.waited:.1f} s; its owner is alive, but probably "
+            f"stopped. {_NOTHING_CLAIMED} Other keys are not affected. Try again; if it stays so, end the process whose "
+            "PID is in the lock's meta.json, or remove the lock if that is no agent."
         )
 
 
 class ContendedError(ClaimsError):
-    """The key was changed by others, each time between our read and our write, too often to go on.
+    """Others changed the key between our read and our write, `rounds` times in a row.
 
-    `key` is the key and `rounds` how often that happened.
+    `key` is the key.
     """
 
     def __init__(self, key: str, rounds: int) -> None:
@@ -100,27 +117,13 @@ class ContendedError(ClaimsError):
 
     def __str__(self) -> str:
         return (
-            f"others have changed the claim on {self.key!r} {self.rounds} times while this call tried to. Nothing is "
-            "claimed, so do not act. Try again."
-        )
-
-
-class LockDirectoryBusyError(StoreBusyError):
-    """A session of agent-awareness has been changing the key for as long as we were ready to wait.
-
-    `where` is its lock directory.
-    """
-
-    def __str__(self) -> str:
-        return (
-            f"the lock {self.where} has been there for {self.waited:.1f} s; its owner is alive, but probably stopped. "
-            "Nothing was changed and nothing is claimed, so do not act. Other keys are not affected. Try again; if it "
-            "stays so, end the process whose PID is in the lock's meta.json, or remove the lock if that is no agent."
+            f"others changed the claim on {self.key!r} {self.rounds} times during this call. Nothing is claimed, so do "
+            "not act. Try again."
         )
 
 
 class UnsafeDirectoryError(ClaimsError):
-    """The claims directory could be changed by other users, who could forge or remove claims.
+    """Other users could change the claims directory, and so forge or remove claims.
 
     `where` is the directory and `problem` what is wrong with it.
     """
@@ -130,18 +133,30 @@ class UnsafeDirectoryError(ClaimsError):
         self.where, self.problem = str(where), problem
 
     def __str__(self) -> str:
+        where = shown_path(self.where)
         return (
-            f"the claims directory {shown_path(self.where)} {self.problem}. Nothing was changed. "
-            f"Make it yours alone (`chmod 700 {shown_path(self.where)}`) or choose another with --dir or MCP_CLAIMS_DIR."
+            f"the claims directory {where} {self.problem}. {_NOTHING_CLAIMED} Make it yours alone (`chmod 700 {where}`) "
+            "or choose another one."
         )
 
 
+class NotClaimedError(ClaimsError):
+    """`Session.claim` did not get the key; `reason` says who has it or has done the work, `result` is the refusal."""
+
+    def __init__(self, reason: str, result: object) -> None:
+        super().__init__(reason, result)
+        self.reason, self.result = reason, result
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class InvalidSessionError(ClaimsError):
-    """The `session` of a call is no handle that was given to this caller; which of its faults it is stays untold."""
+    """The `session` of a call is not a handle that was issued to this caller; the error does not say why."""
 
     def __str__(self) -> str:
         return (
-            "session is not a handle that this caller was given here. Nothing was changed. Pass exactly what "
+            "session is not a handle that was issued to this caller here. Nothing was changed. Pass exactly what "
             "open_session returned, or call open_session for a new one."
         )
 
@@ -152,19 +167,19 @@ class SessionNeededError(ClaimsError):
     def __str__(self) -> str:
         return (
             "this connection has no session of its own. Nothing was changed and nothing is claimed. Call open_session "
-            "once, then pass what it returns as `session` with each call."
+            "once, then pass what it returns as `session` in every call."
         )
 
 
 class SessionEndedError(ClaimsError):
-    """The session has released its claims and must not take new ones."""
+    """The session has released its claims and takes no new ones."""
 
     def __str__(self) -> str:
         return "this session has ended and its claims are released; nothing was changed. Open a new session."
 
 
 class ForkedError(ClaimsError):
-    """A forked child used its parent's session: both would believe that they are the holder."""
+    """A forked child used its parent's session: both would act as the same holder."""
 
     def __str__(self) -> str:
         return (

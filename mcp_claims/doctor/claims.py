@@ -49,7 +49,7 @@ def examine_claims(store: Store, machine: Machine) -> Iterator[Finding]:
                 unreadable.append(found)
                 odd += _oddity(found.where, found.changed, now)
             else:
-                standings[expiry.state(found, now, machine.provably_dead)] += 1
+                standings[expiry.state_of(found, now, machine.provably_dead)] += 1
                 odd += _odd_times(found, now)
     except ClaimsError as error:
         yield failure("claims", validation.one_line(str(error)), "Mend that, and run doctor again.")

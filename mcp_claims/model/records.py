@@ -1,8 +1,4 @@
-"""The record: one session's claim as it is stored, and what else may be found in its place; `record_json` spells it.
-
-Named tuples, neither pydantic nor dataclasses: the command line reads records in processes that live for 25 ms, and
-importing either alone would make that half as much again or more.
-"""
+"""The record: one session's claim as it is stored, and what else may be found in its place."""
 
 from __future__ import annotations
 
@@ -24,9 +20,9 @@ class ScopedKey(NamedTuple):
 class Moment(NamedTuple):
     """A point in time on two clocks.
 
-    `ticks` counts seconds on a clock that never steps, time asleep included, and means something only beside
-    another moment of the same `epoch` (one boot of one machine).  `wall` is UTC and can be compared anywhere,
-    but steps when somebody sets the clock.
+    `ticks` counts seconds on a clock that never steps and counts suspend.  It can be compared only with another moment
+    of the same `epoch` (one boot of one machine).  `wall` is UTC and can be compared anywhere, but steps when somebody
+    sets the clock.
     """
 
     wall: datetime
@@ -35,7 +31,7 @@ class Moment(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """What it takes to prove later that the holder's process is dead; `None` where it cannot be known.
+    """What proves later that the holder's process is dead; `None` where it cannot be known.
 
     `boot` and `pid_namespace` say where `pid` means anything, `start` (clock ticks since boot on Linux) tells the
     process from a later one with the same PID, and `time_namespace` says for whom `start` reads the same.
@@ -55,6 +51,7 @@ class Holder(NamedTuple):
     proof: Proof = Proof()
     client: str | None = None
 
+    # An `OriginalHolder` with the same fields has a weaker proof of death, so it is not the same holder.
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and tuple.__eq__(self, other)
 
@@ -65,53 +62,49 @@ class Holder(NamedTuple):
         return tuple.__hash__(self)
 
 
+class OriginalHolder(Holder):
+    """A holder that the agent-awareness project wrote: `host:pid`, and nothing else to prove its death by."""
+
+    __slots__ = ()
+
+    def is_on(self, host: str) -> bool:
+        """Return whether the name says that the process runs on *host*, as the original compares it."""
+        return self.name.startswith(f"{host}:")
+
+
 class Outcome(Enum):
-    """What a holder says of its work when it gives its claim back."""
+    """What a holder says about its work when it releases its claim."""
 
     DONE = "done"
     FAILED = "failed"
     ABANDONED = "abandoned"
-    #: Not said by the holder: somebody took the claim away from it, and the marker has that one's name.
+    #: Not said by the holder: somebody revoked the claim, and the marker names that session.
     REVOKED = "revoked"
 
 
 class Ended(NamedTuple):
-    """How and when a claim was given back."""
+    """How and when a claim ended."""
 
     outcome: Outcome
     at: Moment
 
 
 class Leased(NamedTuple):
-    """How a store that ends claims by itself, on a clock of its own, keeps one: under which lease, and since when.
-
-    `revision` is that of its last change; it belongs to exactly the claim that the store returned.
-    """
+    """Under which lease a store that ends claims by itself keeps one, and the revision of its last change."""
 
     lease: int
     revision: int
 
 
-class OriginalHolder(Holder):
-    """A holder that the agent-awareness project wrote: `host:pid`, and nothing else to prove its death by.
-
-    A type of its own, so that a record of ours, whose proof is stronger, is never judged by host and PID alone.
-    """
-
-    __slots__ = ()
-
-    def is_on(self, host: str) -> bool:
-        """Tell whether the name says that the process runs on *host*, as the original compares it."""
-        return self.name.startswith(f"{host}:")
-
-
 class Claim(NamedTuple):
     """One session's exclusive, expiring hold on a key, exactly as stored.
 
-    `generation` grows with every new holder of the key and is never reused; 0 marks a claim that no store has numbered
-    yet, and one of an `OriginalHolder`, which nobody numbers.  With `ended` it holds nothing any more: it is the marker
-    of what became of the work, kept until `expires`.  `stored` is when its file was last changed, in seconds since 1970,
-    where a store can tell, and `leased` is there where the store ends it by itself; neither is part of what it says.
+    `generation` grows with every new holder of the key and is never reused; 0 is a claim that no store has numbered
+    yet, or one of an `OriginalHolder`, which nobody numbers.  With `ended` the claim holds nothing any more: it is a
+    marker that says how the work ended, kept until `expires`.
+
+    `stored` (when its file was last changed, in seconds since 1970) and `leased` say how a store keeps the claim; they
+    are not part of what it says, and do not count in comparisons.
     """
 
     scoped: ScopedKey
@@ -124,41 +117,32 @@ class Claim(NamedTuple):
     stored: float | None = None
     leased: Leased | None = None
 
-    def numbered(self, generation: int) -> Claim:
-        """Return the same claim as the grant *generation*."""
-        # Not `_replace`, which takes twice as long, here and below: these are on the way of every claim.
-        return Claim(self.scoped, self.holder, self.claimed, self.expires, self.note, generation, self.ended)
-
-    def stored_at(self, changed: float) -> Claim:
-        """Return the same claim as found in a file that was last changed then, in seconds since 1970."""
-        scoped, holder, claimed, expires, note, generation, ended, _, _ = self
-        return Claim(scoped, holder, claimed, expires, note, generation, ended, changed)
+    @property
+    def content(self) -> Claim:
+        """The claim without what only its store knows about it."""
+        return self._replace(stored=None, leased=None)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Claim) and self[:_SAID] == other[:_SAID]
+        return isinstance(other, Claim) and tuple.__eq__(self.content, other.content)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(self[:_SAID])
+        return tuple.__hash__(self.content)
 
 
 class Unreadable(NamedTuple):
     """Something is stored for a key, but it is not a claim that this version can read.
 
     `where` names it for people, `problem` says what is wrong, `changed` is the latest moment at which anybody
-    can have written it, and `fingerprint` lets a store tell whether it is still the same thing.
+    can have written it, and `fingerprint` lets a store recognise it.
     """
 
     where: str
     problem: str
     changed: datetime
     fingerprint: tuple[object, ...]
-
-
-_SAID = Claim._fields.index("stored")
-"""How many fields of a claim are what it says; what else there is does not tell one from another."""
 
 
 Found = Claim | Unreadable | None

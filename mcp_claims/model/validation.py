@@ -1,34 +1,32 @@
-"""What may be asked for: bounds of keys, notes, times to live and waits.  Pure."""
+"""Bounds of everything that a caller may pass.  Pure.
+
+Each function returns its argument in the form in which the package uses it, or raises `InvalidInputError`, which names
+the argument and the rule.
+"""
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import timedelta
-from functools import lru_cache
 
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.model.records import ScopedKey
+from mcp_claims.model.records import Outcome, ScopedKey
 
+DEFAULT_NAMESPACE = "default"
 MAX_KEY_BYTES = 1_024
 MAX_NOTE_CHARACTERS = 500
-_MAX_RAW_NOTE = 10 * MAX_NOTE_CHARACTERS
-MIN_TTL = timedelta(seconds=1)
-MAX_TTL = timedelta(hours=24)
-DEFAULT_TTL = timedelta(minutes=30)
-TTL_MINUTES = MIN_TTL.total_seconds() / 60, MAX_TTL.total_seconds() / 60
-"""The shortest and the longest time to live, as they are asked for."""
-MAX_LOCK_TIMEOUT = 3_600.0
+MIN_TTL, DEFAULT_TTL, MAX_TTL = timedelta(seconds=1), timedelta(minutes=30), timedelta(hours=24)
+MIN_RETENTION, DEFAULT_RETENTION, MAX_RETENTION = timedelta(minutes=1), timedelta(hours=24), timedelta(days=30)
 MAX_WAIT_SECONDS = 300.0
-MIN_RETENTION = timedelta(minutes=1)
-MAX_RETENTION = timedelta(days=30)
-DEFAULT_RETENTION = timedelta(hours=24)
-_RETENTION_HOURS = MIN_RETENTION.total_seconds() / 3600, MAX_RETENTION.total_seconds() / 3600
-DEFAULT_NAMESPACE = "default"
+MAX_LOCK_TIMEOUT = 3_600.0
 
+_MINUTE, _HOUR, _MILLISECOND = timedelta(minutes=1), timedelta(hours=1), timedelta(milliseconds=1)
+_MAX_RAW_NOTE = 10 * MAX_NOTE_CHARACTERS
 # Line and paragraph separators, control characters, lone surrogates: in a key or a note they could end a line of
 # a log or of somebody's prompt early, or could not be written as UTF-8.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# What is there but not seen (direction overrides, zero-width spaces, tags) makes one key look like another and hides
-# words in a note.  Two of that category join letters and emoji.
+# Invisible characters (direction overrides, zero-width spaces, tags) make one key look like another and hide words in
+# a note.  Two of that category join letters and emoji.
 _FORMAT_CATEGORY = "Cf"
 _JOINERS = frozenset("\u200c\u200d")
 
@@ -36,109 +34,67 @@ _JOINERS = frozenset("\u200c\u200d")
 def scoped_key(key: str, namespace: str = DEFAULT_NAMESPACE) -> ScopedKey:
     """Check a key and its namespace.
 
-    Each is 1 to 1,024 bytes of UTF-8 without control characters, and is taken as it is: case, spaces and the
-    composition of accents all count.  Raises `InvalidInputError`.
+    Each has 1 to 1,024 bytes of UTF-8 without control characters, and is taken literally: case, spaces and the
+    composition of accents all count.
     """
-    if type(key) is type(namespace) is str:
-        return _known_scoped_key(namespace, key)
-    return _checked_scoped_key(namespace, key)
-
-
-def _checked_scoped_key(namespace: str, key: str) -> ScopedKey:
     return ScopedKey(_name("namespace", namespace), _name("key", key))
 
 
-# Who claims a key asks about it again; what is refused is not remembered.
-_known_scoped_key = lru_cache(maxsize=1_024)(_checked_scoped_key)
+def ttl(minutes: float) -> timedelta:
+    """Check a time to live in minutes: one second (1/60) to 24 hours (1,440)."""
+    return _span("ttl_minutes", minutes, _MINUTE, MIN_TTL, MAX_TTL, "from 1/60 (one second) to 1,440 (24 hours)")
 
 
-def _name(field: str, text: str) -> str:
-    if not isinstance(text, str):
-        raise InvalidInputError(field, "must be text")
-    if not text:
-        raise InvalidInputError(field, "must not be empty")
-    # Counted before looked at: somebody may send megabytes.  A character is a byte at least.
-    if len(text) > MAX_KEY_BYTES or len(text.encode(errors="replace")) > MAX_KEY_BYTES:
-        raise InvalidInputError(field, f"must be at most {MAX_KEY_BYTES:,} bytes of UTF-8")
-    if _has_forbidden(text):
-        raise InvalidInputError(field, "must not contain line breaks, control characters or invisible ones")
-    return text
+def retention(hours: float) -> timedelta:
+    """Check for how long an outcome is kept, in hours: one minute (1/60) to 30 days (720)."""
+    rule = "from 1/60 (one minute) to 720 (30 days)"
+    return _span("retention_hours", hours, _HOUR, MIN_RETENTION, MAX_RETENTION, rule)
 
 
-def _has_forbidden(text: str) -> bool:
-    """Tell whether *text* has a character that no key may have."""
-    # Whatever is printable is allowed, and nearly every key is; of the rest, joined emoji for one are allowed too.
-    return not text.isprintable() and any(map(_forbidden, text))
-
-
-def _forbidden(character: str) -> bool:
-    import unicodedata  # Few keys and notes need it.
-
-    category = unicodedata.category(character)
-    return category in _FORBIDDEN_CATEGORIES or (category == _FORMAT_CATEGORY and character not in _JOINERS)
-
-
-def ttl(minutes: float, field: str = "ttl_minutes") -> timedelta:
-    """Check a time to live in minutes: one second (1/60) to 24 hours (1,440).  Raises `InvalidInputError`."""
-    low, high = TTL_MINUTES
-    # NaN and the infinities fail this too; written the other way round, as two refusals, NaN would pass.
-    if not (_is_number(minutes) and low <= minutes <= high):
-        raise InvalidInputError(field, f"must be a number from 1/60 (one second) to {high:,.0f} (24 hours)")
-    return _milliseconds(round(minutes * 60_000))
-
-
-# Nearly all ask for the same spans, and making one takes as long as all else about it.
-@lru_cache(maxsize=64)
-def _milliseconds(count: int) -> timedelta:
-    return timedelta(milliseconds=count)
-
-
-def generation(number: int | None) -> int | None:
-    """Check a generation to ask about.  Raises `InvalidInputError`."""
-    if number is None or (_is_whole(number) and number >= 1):
-        return number
-    raise InvalidInputError("generation", "must be a whole number from 1 up, as try_claim returned it")
-
-
-def retention(hours: float, field: str = "retention_hours") -> timedelta:
-    """Check how long what became of a claim is kept, in hours: a minute (1/60) to 30 days (720).
-
-    Raises `InvalidInputError`.
-    """
-    low, high = _RETENTION_HOURS
-    if not (_is_number(hours) and low <= hours <= high):
-        raise InvalidInputError(field, f"must be a number from 1/60 (one minute) to {high:,.0f} (30 days)")
-    return _milliseconds(round(hours * 3_600_000))
-
-
-def patience(seconds: float, field: str = "wait_seconds") -> float:
-    """Check how long a call may wait for a key that is held, in seconds: 0 to 300.  Raises `InvalidInputError`."""
+def wait_seconds(seconds: float) -> float:
+    """Check for how long a call may wait for the holder of a key, in seconds: 0 to 300."""
     if not (_is_number(seconds) and 0 <= seconds <= MAX_WAIT_SECONDS):
-        raise InvalidInputError(field, f"must be a number from 0 to {MAX_WAIT_SECONDS:,.0f}")
+        raise InvalidInputError("wait_seconds", f"must be a number from 0 to {MAX_WAIT_SECONDS:,.0f}")
     return float(seconds)
 
 
-def wait(seconds: float) -> float:
-    """Check how long a call may wait, in seconds: 0 to `MAX_WAIT`.  Raises `InvalidInputError`."""
+def lock_timeout(seconds: float) -> float:
+    """Check for how long a change may wait for another change in the same namespace, in seconds: 0 to 3,600."""
     if not (_is_number(seconds) and 0 <= seconds <= MAX_LOCK_TIMEOUT):
         raise InvalidInputError("lock_timeout", f"must be a number of seconds from 0 to {MAX_LOCK_TIMEOUT:,.0f}")
     return float(seconds)
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def generation(number: int | None) -> int | None:
+    """Check a generation: a whole number from 1 up, or `None`."""
+    # `True` is an `int` to Python.
+    if number is None or (type(number) is int and number >= 1):
+        return number
+    raise InvalidInputError("generation", "must be a whole number from 1 up, as try_claim returned it")
 
 
-def _is_number(value: object) -> bool:
-    # `True` would be 1 minute.
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def outcome(value: Outcome | str | None) -> Outcome | None:
+    """Check what a holder says about its work: `done`, `failed` or `abandoned`, as a word or as an `Outcome`."""
+    words = [each.value for each in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED)]
+    word = value.value if isinstance(value, Outcome) else value
+    if word is None:
+        return None
+    if word not in words:
+        raise InvalidInputError("outcome", f"must be one of {', '.join(words)}")
+    return Outcome(word)
+
+
+def flag(name: str, value: bool) -> bool:
+    """Check that the argument *name* is true or false."""
+    if not isinstance(value, bool):
+        raise InvalidInputError(name, "must be true or false")
+    return value
 
 
 def note(text: str | None) -> str | None:
-    """Check a note and put it on one line; it ends up in front of other agents.
+    """Check a note and put it on one line, since it ends up in front of other agents; an empty note is none.
 
-    At most 500 characters after white space was folded and control characters were dropped; an empty note is
-    none.  Raises `InvalidInputError`.
+    At most 500 characters once white space is folded and control characters are dropped.
     """
     if text is None:
         return None
@@ -151,7 +107,35 @@ def note(text: str | None) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """Turn what could disturb a terminal, a log or a prompt into spaces, and fold those."""
-    if _has_forbidden(text):
-        text = "".join(" " if _forbidden(character) else character for character in text)
-    return " ".join(text.split())
+    """Return *text* with all that could disturb a terminal, a log or a prompt turned into single spaces."""
+    return " ".join("".join(" " if _is_forbidden(character) else character for character in text).split())
+
+
+def _name(field: str, text: str) -> str:
+    if not isinstance(text, str):
+        raise InvalidInputError(field, "must be text")
+    if not text:
+        raise InvalidInputError(field, "must not be empty")
+    # The length first: the text may be megabytes long, and a character is at least a byte.
+    if len(text) > MAX_KEY_BYTES or len(text.encode(errors="replace")) > MAX_KEY_BYTES:
+        raise InvalidInputError(field, f"must be at most {MAX_KEY_BYTES:,} bytes of UTF-8")
+    if any(map(_is_forbidden, text)):
+        raise InvalidInputError(field, "must not contain line breaks, control characters or invisible ones")
+    return text
+
+
+def _is_forbidden(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category in _FORBIDDEN_CATEGORIES or (category == _FORMAT_CATEGORY and character not in _JOINERS)
+
+
+def _span(field: str, number: float, unit: timedelta, low: timedelta, high: timedelta, rule: str) -> timedelta:
+    # NaN and the infinities fail this too; written as two refusals, NaN would pass.
+    if not (_is_number(number) and low / unit <= number <= high / unit):
+        raise InvalidInputError(field, f"must be a number {rule}")
+    return round(number * (unit / _MILLISECOND)) * _MILLISECOND
+
+
+def _is_number(value: object) -> bool:
+    # `True` would be 1 minute.
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -8,101 +8,83 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime, timedelta
-from functools import lru_cache
 
 from mcp_claims.model import codec, expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.session.results import TakenOver
 
-_PLAIN_NAME = r"[\w.:-]{1,300}"
-# `json.dumps` would make one for each text.
-_spell = json.JSONEncoder(ensure_ascii=False).encode
-
-# How many of each are remembered.  They follow from the arguments alone, and come again: an answer tells each time twice, in
-# words and as a fact, and whoever asks about a key again hears of the same key, holder and times.
-_REMEMBERED = 256
-
-_NOTHING = timedelta(0)
+_PLAIN_NAME = re.compile(r"[\w.:-]{1,300}")
+_ENDINGS = {
+    Outcome.DONE: "done",
+    Outcome.FAILED: "tried, and failed",
+    Outcome.ABANDONED: "abandoned",
+    Outcome.REVOKED: "revoked",
+}
 
 
-@lru_cache(_REMEMBERED)
-def shown(text: str | None) -> str | None:
-    """Return text that somebody else wrote as far as it may be shown: one line, of bounded length."""
-    if text is None:
-        return None
+def shown(text: str) -> str:
+    """Return text that somebody else wrote in a form fit to show: one line of bounded length."""
     line = validation.one_line(text)
     return line if len(line) <= validation.MAX_NOTE_CHARACTERS else line[: validation.MAX_NOTE_CHARACTERS] + "…"
 
 
 def quoted(text: str) -> str:
-    """Return text that somebody else wrote in quotes."""
-    return _spell(shown(text))
+    """Return text that somebody else wrote, in quotes."""
+    return json.dumps(shown(text), ensure_ascii=False)
 
 
-@lru_cache(_REMEMBERED)
 def named(scoped: ScopedKey) -> str:
-    """Say which key it is about."""
+    """Return the key and its namespace."""
     return f"{quoted(scoped.key)} (namespace {quoted(scoped.namespace)})"
 
 
 def client(claim: Claim) -> str | None:
-    """Return the program that the holder says to be."""
-    return "agent-awareness" if isinstance(claim.holder, OriginalHolder) else shown(claim.holder.client)
+    """Return the program that the holder claims to be."""
+    if isinstance(claim.holder, OriginalHolder):
+        return "agent-awareness"
+    return None if claim.holder.client is None else shown(claim.holder.client)
 
 
 def who(claim: Claim) -> str:
-    """Say who holds, or held, *claim*."""
-    return _who(claim.holder.name, client(claim))
-
-
-@lru_cache(_REMEMBERED)
-def _who(name: str, program: str | None) -> str:
-    # Our names are plain; another one is whatever somebody wrote into the file.
-    shown_name = name if re.fullmatch(_PLAIN_NAME, name) else quoted(name)
-    return f"{shown_name} ({quoted(program)})" if program else shown_name
+    """Return who holds, or held, *claim*."""
+    # Our own names are plain; any other is whatever somebody wrote into the file.
+    name = claim.holder.name if _PLAIN_NAME.fullmatch(claim.holder.name) else quoted(claim.holder.name)
+    program = client(claim)
+    return f"{name} ({quoted(program)})" if program else name
 
 
 def held(claim: Claim, now: Moment) -> str:
-    """Say that *claim* is held, by whom, since when and until when."""
-    note = f" Its note, quoted: {quoted(claim.note)}." if claim.note else ""
+    """Say by whom *claim* is held, since when and until when."""
     number = f", generation {claim.generation}" if claim.generation else ""
     since = f"since {wall_time(claim.claimed.wall)}, {until(claim, now)}{number}"
-    return f"held by {who(claim)} {since}.{note}"
+    return f"held by {who(claim)} {since}.{_note(claim)}"
 
 
 def until(claim: Claim, now: Moment) -> str:
     """Say until when *claim* is held."""
     left = expiry.remaining(claim.expires, now)
-    if left <= _NOTHING and expiry.expires_in(claim, now) is None:
+    if left <= timedelta(0) and expiry.expires_in(claim, now) is None:
         return f"until the store ends it ({wall_time(claim.expires.wall)} by the clock of its holder's machine)"
     return f"until {wall_time(expiry.wall_expiry(claim.expires, now))} ({span(left)} from now)"
 
 
 def ended(marker: Claim) -> str:
-    """Say what became of the work."""
+    """Say how the work ended."""
     assert marker.ended is not None
-    said = {
-        Outcome.DONE: "was done",
-        Outcome.FAILED: "was tried and failed",
-        Outcome.ABANDONED: "was given up",
-        Outcome.REVOKED: "was taken away",
-    }
-    note = f" Its note, quoted: {quoted(marker.note)}." if marker.note else ""
     when = f"at {wall_time(marker.ended.at.wall)}, generation {marker.generation}"
-    return f"{said[marker.ended.outcome]} by {who(marker)} {when}.{note}"
+    return f"was {_ENDINGS[marker.ended.outcome]} by {who(marker)} {when}.{_note(marker)}"
 
 
-def taken_over(what: TakenOver) -> str:
-    """Say from whom a key was taken over, and why that was right."""
-    if isinstance(what.what, Unreadable):
-        return f"a claim that could not be read and is too old to live ({unreadable(what.what)})"
-    why = {
-        ClaimState.EXPIRED: "whose claim had expired",
-        ClaimState.ORPHANED: "whose process is dead",
-        ClaimState.DONE: "who had done it",
-    }.get(what.why, "who had given it back")
-    return f"{who(what.what)}, {why}"
+def taken_over(previous: TakenOver) -> str:
+    """Say what a new claim replaced, and why that was right."""
+    found = previous.found
+    if isinstance(found, Unreadable):
+        return f"Taken over: an unreadable claim older than any TTL ({unreadable(found)})."
+    if found.ended is not None:
+        return f"Before that, it {ended(found)}"
+    why = "whose process is dead" if previous.state is ClaimState.ORPHANED else "whose claim had expired"
+    return f"Taken over from {who(found)}, {why}.{_note(found)}"
 
 
 def unreadable(found: Unreadable) -> str:
@@ -111,28 +93,26 @@ def unreadable(found: Unreadable) -> str:
 
 
 def free_at(found: Unreadable) -> str:
-    """Return when something unreadable is nobody's for certain."""
+    """Return when something unreadable is past any TTL."""
     try:
-        return timestamp(found.changed + validation.MAX_TTL)
+        return codec.timestamp(found.changed + validation.MAX_TTL)
     except OverflowError:
         return "somebody removes it"
 
 
-@lru_cache(_REMEMBERED)
-def timestamp(moment: datetime) -> str:
-    """Return *moment* as records have it, to the millisecond."""
-    return codec.timestamp(moment)
-
-
 def wall_time(moment: datetime) -> str:
     """Return *moment* as people and programs read it, to the second."""
-    return timestamp(moment)[: -len(".000Z")] + "Z"
+    return codec.timestamp(moment)[: -len(".000Z")] + "Z"
 
 
 def span(time: timedelta) -> str:
-    """Say how long *time* is, as people say it."""
+    """Return how long *time* is, as people say it."""
     seconds = round(time.total_seconds())
     if seconds < 120:
         return f"{seconds} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _note(claim: Claim) -> str:
+    return f" Its note, quoted: {quoted(claim.note)}." if claim.note else ""

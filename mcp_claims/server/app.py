@@ -1,7 +1,7 @@
 """The server object: tools, resources, prompt and instructions on the SDK's low-level `Server`.
 
-The low-level one, since the high-level one passes over arguments that a tool does not have (a misspelt `ttl_minutes`
-would be the default), parses notes that look like JSON, and shows models pydantic's messages.
+The high-level server ignores arguments that a tool does not have (a misspelt `ttl_minutes` would be the default), parses
+notes that look like JSON, and shows models pydantic's messages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-# `ServerRequestContext` is generic at type-checking time only as the SDK wants it; see its module.
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
@@ -37,52 +36,47 @@ from mcp_types import (
     SubscriptionsListenRequestParams,
     SubscriptionsListenResult,
     TextContent,
-    Tool,
     UnsubscribeRequestParams,
 )
 
 from mcp_claims import __version__
 from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.model.validation import one_line
-from mcp_claims.server.completion import complete
-from mcp_claims.server.maintenance import tended
+from mcp_claims.server.maintenance import maintained
 from mcp_claims.server.prompts import PROMPTS, get_prompt
 from mcp_claims.server.registry import SessionRegistry
 from mcp_claims.server.request_identity import caller_of
-from mcp_claims.server.resources import TEMPLATES, list_resources, read_resource
+from mcp_claims.server.resources import TEMPLATES, complete, list_resources, read_resource
 from mcp_claims.server.subscriptions import Subscriptions, subscriptions
-from mcp_claims.server.tools import INSTRUCTIONS, TOOLS
+from mcp_claims.server.tools import INSTRUCTIONS, TOOLS, Call, definitions
 from mcp_claims.session.session import Session
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One run of the server: the sessions it has, and who is to be told of changes.
+class ServerState:
+    """What one run of the server has: over stdio and in memory that is a connection, over HTTP the process."""
 
-    Over stdio and in memory a run is a connection; over HTTP it is the life of the process.
-    """
-
-    sessions: SessionRegistry
+    registry: SessionRegistry
     subscriptions: Subscriptions
 
 
-Context = ServerRequestContext[Run]
+Context = ServerRequestContext[ServerState]
 
 
-def build_server(open_sessions: Callable[[], SessionRegistry]) -> Server[Run]:
-    """Return a server that opens its sessions for each run of it, and ends them, claims released, with it."""
+def build_server(open_registry: Callable[[], SessionRegistry]) -> Server[ServerState]:
+    """Return a server that opens its sessions with each run, and ends them, their claims released, with it."""
 
     @asynccontextmanager
-    async def lifespan(_: Server[Run]) -> AsyncIterator[Run]:
-        sessions = open_sessions()
+    async def lifespan(_: Server[ServerState]) -> AsyncIterator[ServerState]:
+        registry = open_registry()
         try:
-            async with tended(sessions), subscriptions(sessions.read_only) as told:
-                sessions.ended = told.forget
-                yield Run(sessions, told)
+            async with maintained(registry), subscriptions(registry.read_only) as subscribed:
+                registry.on_ended = subscribed.forget
+                yield ServerState(registry, subscribed)
         finally:
-            sessions.end()
+            registry.close()
 
     return Server(
         "mcp-claims",
@@ -106,64 +100,64 @@ def build_server(open_sessions: Callable[[], SessionRegistry]) -> Server[Run]:
     )
 
 
-def _definitions() -> dict[str, Tool]:
-    from mcp_claims.server.definitions import DEFINITIONS  # Here, as no call on stdio waits for it.
-
-    return DEFINITIONS
-
-
 def _input_schema(name: str) -> dict[str, Any] | None:
-    tool = _definitions().get(name)
+    tool = definitions().get(name)
     return None if tool is None else tool.input_schema
 
 
 async def _list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-    return ListToolsResult(tools=list(_definitions().values()))
+    return ListToolsResult(tools=list(definitions().values()))
 
 
 async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
-    tool = TOOLS.get(params.name)
+    name = params.name
+    tool = TOOLS.get(name)
     if tool is None:
-        raise MCPError(INVALID_PARAMS, f"There is no tool {params.name[:100]!r}; there are {', '.join(TOOLS)}.")
+        raise MCPError(INVALID_PARAMS, f"There is no tool {name[:100]!r}; there are {', '.join(TOOLS)}.")
+    registry, caller = context.lifespan_context.registry, caller_of(context)
     try:
-        return await tool(
-            context.lifespan_context.sessions, caller_of(context), params.arguments, context.session.report_progress
-        )
+        structured, text = await tool.run(Call(registry, caller, params.arguments, context.session.report_progress))
+    except InvalidInputError as error:
+        return _failure(f"{name} failed: {error} Call it again with {error.field} corrected.")
     except ClaimsError as error:
-        # Paths may hold what is no text; on the wire that would end the connection.
-        return _failure(one_line(f"{params.name} failed: {error}"))
+        return _failure(f"{name} failed: {error}")
     except Exception:
-        # The one place where a defect of ours ends up: the model must learn that it holds nothing, the log why.
-        logger.exception("%s failed", params.name)
+        # A defect of ours: the model must learn that it holds nothing, the log why.
+        logger.exception("%s failed", name)
         return _failure(
-            f"{params.name} failed by a defect of mcp-claims; the server's log has the details. Do not act on this "
-            "event; is_claimed_by_other tells what is stored."
+            f"{name} failed by a defect of mcp-claims; the server's log has the details. Do not act on this event; "
+            "is_claimed_by_other returns what is stored."
         )
+    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=structured)
+
+
+def _failure(text: str) -> CallToolResult:
+    # On one line: paths may hold what is no text, which would end the connection.
+    return CallToolResult(content=[TextContent(type="text", text=one_line(text))], is_error=True)
 
 
 async def _list_resources(context: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
-    with _errors_of_the_protocol():
-        return await list_resources(_onlooker(context), params.cursor if params else None)
+    with _protocol_errors():
+        return await list_resources(_reader(context), params.cursor if params else None)
 
 
 async def _list_resource_templates(
-    context: Context,
-    params: PaginatedRequestParams | None,
+    context: Context, params: PaginatedRequestParams | None
 ) -> ListResourceTemplatesResult:
     return TEMPLATES
 
 
 async def _read_resource(context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
-    with _errors_of_the_protocol():
-        return await read_resource(_onlooker(context), params.uri)
+    with _protocol_errors():
+        return await read_resource(_reader(context), params.uri)
 
 
 async def _subscribe(context: Context, params: SubscribeRequestParams) -> EmptyResult:
-    run, caller = context.lifespan_context, caller_of(context)
-    # The connection has a session from here on, which ends, with its subscriptions, when it has been idle.
-    with _errors_of_the_protocol():
-        run.sessions.reader_for(caller, None)
-    run.subscriptions.subscribe(caller.connection, context.session, params.uri)
+    state, caller = context.lifespan_context, caller_of(context)
+    # From here on the connection has a session, which ends, with its subscriptions, once it is idle.
+    with _protocol_errors():
+        state.registry.reader_for(caller, None)
+    state.subscriptions.subscribe(caller.connection, context.session, params.uri)
     return EmptyResult()
 
 
@@ -185,24 +179,20 @@ async def _get_prompt(context: Context, params: GetPromptRequestParams) -> GetPr
 
 
 async def _complete(context: Context, params: CompleteRequestParams) -> CompleteResult:
-    with _errors_of_the_protocol():
-        return CompleteResult(completion=await complete(_onlooker(context), params.argument, params.context))
+    with _protocol_errors():
+        return CompleteResult(completion=await complete(_reader(context), params.argument, params.context))
 
 
-def _onlooker(context: Context) -> Session:
-    return context.lifespan_context.sessions.read_only
+def _reader(context: Context) -> Session:
+    return context.lifespan_context.registry.read_only
 
 
 @contextmanager
-def _errors_of_the_protocol() -> Iterator[None]:
-    """Turn what is wrong with the request or the store into errors of the protocol, where there is no result for them."""
+def _protocol_errors() -> Iterator[None]:
+    """Turn errors of the request or the store into errors of the protocol, for methods that have no result for them."""
     try:
         yield
     except InvalidInputError as error:
         raise MCPError(INVALID_PARAMS, one_line(str(error))) from error
     except ClaimsError as error:
         raise MCPError(INTERNAL_ERROR, one_line(str(error))) from error
-
-
-def _failure(text: str) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)

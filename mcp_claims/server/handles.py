@@ -54,7 +54,7 @@ class Handles:
 
     def check(self, handle: str, caller: str | None) -> OpenedSession:
         """Return what *handle* stands for; raise `InvalidSessionError`, always the same, if it is not *caller*'s."""
-        data = decoded(handle)
+        data = decode_handle(handle)
         body, mac, text = (
             data[: _FIXED_BYTES - _MAC_BYTES],
             data[_FIXED_BYTES - _MAC_BYTES : _FIXED_BYTES],
@@ -70,7 +70,7 @@ class Handles:
         return hmac.new(self._secret, _PURPOSE + who + body + label, hashlib.sha256).digest()[:_MAC_BYTES]
 
 
-def decoded(handle: str) -> bytes:
+def decode_handle(handle: str) -> bytes:
     """Decode *handle*; raise `InvalidSessionError` for what cannot be one, for which nobody needs the secret."""
     if len(handle) > _LONGEST or not handle.isascii():
         raise InvalidSessionError

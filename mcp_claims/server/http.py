@@ -1,7 +1,7 @@
-"""Serving many clients over Streamable HTTP, of both protocol eras.
+"""Serving many clients over Streamable HTTP, of all protocol versions.
 
-Who is on the other end is never taken from what anybody could send: a session id counts where the SDK has checked it,
-a handle where its signature fits, a caller where a token does.
+Nobody's identity is taken from what anybody could send: a session id counts where the SDK has checked it, a handle where
+its signature fits, a caller where a token does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 
 import anyio
 import uvicorn
@@ -40,14 +39,14 @@ from mcp_claims.stores.config import open_store
 MAX_BODY_BYTES = 256 * 1024
 """A call with the longest key, namespace, note and handle has under 16 kB."""
 
-_STOP_WAIT = 2  # s, for requests that are being answered when the server is asked to stop
+_SHUTDOWN_TIMEOUT = 2  # s for requests in progress when the server has to stop
 _SESSION_ID = MCP_SESSION_ID_HEADER.encode()
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True)
 class HttpSettings:
-    """Where to listen and whom to let in; *idle* is the seconds after which a session without requests ends."""
+    """Where to listen and whom to admit; *idle* is the seconds after which a session without requests ends."""
 
     host: str = "127.0.0.1"
     port: int = 8765
@@ -56,31 +55,31 @@ class HttpSettings:
     idle: float = DEFAULT_IDLE
 
 
-def build_app(open_sessions: Callable[[], SessionRegistry], settings: HttpSettings) -> Starlette:
+def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettings) -> Starlette:
     """Return the ASGI application: the MCP endpoint and `/healthz`.
 
-    Raises `InvalidInputError` for a path that is none and for an address that others can reach without a token.
+    Raises `InvalidInputError` for a malformed path, and for an address that others can reach without a token.
     """
     if not settings.path.startswith("/") or settings.path in ("/", "/healthz") or set("{}?# ") & set(settings.path):
-        raise InvalidInputError("--path", f"must be a path like /mcp, not {settings.path!r}")
+        raise InvalidInputError("path", f"must be a path like /mcp, not {settings.path!r}")
     local = _is_loopback(settings.host)
     if not local and settings.tokens is None:
         raise InvalidInputError(
-            "--host",
-            f"{settings.host} can be reached by others, so set {TOKEN_VARIABLE} or --token-file, or use 127.0.0.1",
+            "host",
+            f"{settings.host} can be reached by others, so set {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE}, or use 127.0.0.1",
         )
     names = (*_LOOPBACK_NAMES, _in_url(settings.host))
     opened: list[SessionRegistry] = []
     logging.getLogger(StreamableHTTPSessionManager.__module__).addFilter(_without_session_ids)
 
     def open_once() -> SessionRegistry:
-        opened[:] = [open_sessions()]
+        opened[:] = [open_registry()]
         return opened[0]
 
     manager = StreamableHTTPSessionManager(
         build_server(open_once),
-        # A page in a browser on this machine must not call by way of a name that it has made to mean this machine.
-        # Elsewhere a token is asked for, which no page has.
+        # A page in a browser on this machine must not call through a name that it has made to mean this machine.  On
+        # other addresses a token is required, which no page has.
         security_settings=TransportSecuritySettings(
             enable_dns_rebinding_protection=local,
             allowed_hosts=[name + port for name in names for port in ("", ":*")],
@@ -89,7 +88,7 @@ def build_app(open_sessions: Callable[[], SessionRegistry], settings: HttpSettin
         max_request_body_size=MAX_BODY_BYTES,
         session_idle_timeout=settings.idle,
     )
-    endpoint: ASGIApp = ConnectionEnds(StreamableHTTPASGIApp(manager), lambda: opened[0])
+    endpoint: ASGIApp = ConnectionTracker(StreamableHTTPASGIApp(manager), lambda: opened[0])
     middleware = []
     if settings.tokens is None:
         endpoint = LoopbackOnly(endpoint)
@@ -101,7 +100,7 @@ def build_app(open_sessions: Callable[[], SessionRegistry], settings: HttpSettin
         try:
             await read_off_loop(opened[0].read_only, opened[0].check_store)
         except ClaimsError as error:
-            # Anybody may ask, so no paths here; the log of this server has them with the calls that fail.
+            # Anybody may ask, so the answer has no paths; the log has them, with the calls that fail.
             return JSONResponse({"status": "failing", "problem": type(error).__name__}, status_code=503)
         return JSONResponse({"status": "ok"})
 
@@ -115,17 +114,17 @@ def build_app(open_sessions: Callable[[], SessionRegistry], settings: HttpSettin
 
 
 def _without_session_ids(record: logging.LogRecord) -> bool:
-    """Take ids of sessions out of the SDK's log: whoever has one, and a token for it, is that session."""
+    """Keep session ids out of the SDK's log: whoever has one, and a token for it, can act as that session."""
     if isinstance(record.args, tuple):
         record.args = tuple("…" if isinstance(argument, str) else argument for argument in record.args)
     return True
 
 
-class ConnectionEnds:
-    """Tells the sessions which of their connections are busy, and which have been ended by their clients."""
+class ConnectionTracker:
+    """Tells the registry which connections have requests in progress, and which their clients have ended."""
 
-    def __init__(self, app: ASGIApp, sessions: Callable[[], SessionRegistry]) -> None:
-        self._app, self._sessions = app, sessions
+    def __init__(self, app: ASGIApp, registry: Callable[[], SessionRegistry]) -> None:
+        self._app, self._registry = app, registry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = next(
@@ -134,32 +133,32 @@ class ConnectionEnds:
         if connection is None:
             await self._app(scope, receive, send)
             return
-        sessions = self._sessions()
+        registry = self._registry()
 
         async def end_first(message: Message) -> None:
-            # The SDK has checked that the session exists and is this caller's.  Before the client is told: what it held
-            # has to be free for whoever hears of the end from it.
+            # The SDK has checked that the session exists and is this caller's.  Release before the answer: whoever hears
+            # from the client that it has ended must find its keys free.
             if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
-                sessions.end_connection(connection)
-                await read_off_loop(sessions.read_only, sessions.release_ended)
+                registry.end_connection(connection)
+                await read_off_loop(registry.read_only, registry.release_ended)
             await send(message)
 
-        sessions.entered(connection)
+        registry.begin_request(connection)
         try:
             await self._app(scope, receive, end_first if scope["method"] == "DELETE" else send)
         finally:
-            sessions.left(connection)
+            registry.end_request(connection)
 
 
 class LoopbackOnly:
-    """Turns away what came in by another address than loopback: an ASGI server may listen where nobody told us of."""
+    """Refuses requests on any address but loopback: an ASGI server may listen on addresses that we do not know."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         address, port = scope.get("server") or ("", 0)
-        # Without a port it is a socket in the file system.
+        # Without a port it is a Unix socket.
         app = self._app if port is None or _is_loopback(address) else _FORBIDDEN
         await app(scope, receive, send)
 
@@ -173,37 +172,42 @@ _FORBIDDEN = JSONResponse(
 def create_app() -> Starlette:
     """Return the application as the environment describes it, for an ASGI server that runs several workers.
 
-    MCP_CLAIMS_DIR, MCP_CLAIMS_TOKEN, MCP_CLAIMS_TOKEN_FILE and MCP_CLAIMS_HOST (127.0.0.1) are what `serve --http` has
-    as options; the last has to say on which address that server listens.
+    MCP_CLAIMS_HOST (127.0.0.1) says on which address that server listens; MCP_CLAIMS_TOKEN, MCP_CLAIMS_TOKEN_FILE and the
+    variables of the store mean what they mean for the command line.
     """
     store = open_store()
     settings = HttpSettings(host=os.environ.get("MCP_CLAIMS_HOST", "127.0.0.1"), tokens=read_tokens(None))
     return build_app(lambda: SessionRegistry(store, own=None), settings)
 
 
-def serve_http(open_sessions: Callable[[], SessionRegistry], settings: HttpSettings) -> int:
-    """Serve until a signal asks to stop; then end the sessions of this process.  Returns the exit code.
+def serve_http(open_registry: Callable[[], SessionRegistry], settings: HttpSettings) -> int:
+    """Serve until a signal arrives; then end the sessions of this process.  Return the exit code.
 
     Raises `InvalidInputError` for settings that cannot be served.
     """
-    app = build_app(open_sessions, settings)
+    app = build_app(open_registry, settings)
     if not 0 <= settings.port <= 65_535:
-        raise InvalidInputError("--port", "must be a number from 0 to 65535")
+        raise InvalidInputError("port", "must be a number from 0 to 65535")
     try:
         listening = socket.create_server(
             (settings.host, settings.port), family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         )
     except OSError as error:
-        raise InvalidInputError("--host", f"and --port cannot be listened on ({error}); choose others") from error
-    # Inherited by each connection.  asyncio sets it only where a socket names its protocol, which this one does not; an
-    # answer, sent as head and body, would wait 40 ms for the client's delayed acknowledgement of the first.
+        raise InvalidInputError("host", f"and port cannot be listened on ({error}); choose others") from error
+    # Each connection inherits it.  asyncio sets it only where a socket names its protocol, which this one does not; the
+    # body of an answer would wait 40 ms for the client's delayed acknowledgement of the head.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_STOP_WAIT, ws="none"
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
+        ws="none",
     )
     port = listening.getsockname()[1]
     print(f"mcp-claims: serving http://{_in_url(settings.host)}:{port}{settings.path}", file=sys.stderr, flush=True)
-    # After an orderly end uvicorn raises the signal anew; a person who pressed Ctrl-C needs no traceback of that.
+    # After an orderly end uvicorn raises the signal again; a person who pressed Ctrl-C needs no traceback.
     with listening, suppress(KeyboardInterrupt):
         server = uvicorn.Server(config)
         anyio.run(server.serve, [listening])
@@ -214,8 +218,6 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-# Asked of each request, about the few addresses of this machine.
-@lru_cache(maxsize=64)
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -1,4 +1,4 @@
-"""Doing in time what sessions need without being called: renewals, and the end of those that are idle."""
+"""The maintenance of a server's sessions: renewals, and the end of idle sessions, while the server runs."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from mcp_claims.session.offload import maintain_off_loop
 
 logger = logging.getLogger(__name__)
 
-_AT_LEAST = 0.05  # s
+_SHORTEST_PAUSE = 0.05  # s
 
 
 @asynccontextmanager
-async def tended(sessions: SessionRegistry) -> AsyncIterator[None]:
-    """Tend *sessions* meanwhile."""
-    changed = anyio.Event()
-    sessions.changed = lambda: changed.set()
+async def maintained(registry: SessionRegistry) -> AsyncIterator[None]:
+    """Maintain the sessions of *registry* during the block."""
+    due = anyio.Event()
+    registry.on_due = lambda: due.set()
 
-    async def tend() -> None:
-        nonlocal changed
+    async def maintain() -> None:
+        nonlocal due
         while True:
-            changed = anyio.Event()
+            due = anyio.Event()
             try:
-                due = await maintain_off_loop(sessions.read_only, sessions.tidy())
+                seconds = await maintain_off_loop(registry.read_only, registry.plan_maintenance())
             except Exception:
-                # A defect of ours in one round must not be the end of all renewals.
-                logger.exception("tending the sessions failed")
-                due = 1.0
-            with anyio.move_on_after(max(due, _AT_LEAST)):
-                await changed.wait()
+                # A defect of ours in one round must not end all renewals.
+                logger.exception("the maintenance of the sessions failed")
+                seconds = 1.0
+            with anyio.move_on_after(max(seconds, _SHORTEST_PAUSE)):
+                await due.wait()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(tend)
+        tasks.start_soon(maintain)
         yield
         tasks.cancel_scope.cancel()

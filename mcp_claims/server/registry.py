@@ -2,10 +2,10 @@
 
 | who calls | session | its claims end by |
 |---|---|---|
-| a connection that is a process (stdio) | the server's own | its end, its death, TTL |
-| a connection with an id that the transport has checked (HTTP with handshake) | one per id | its end, idle time, the server's death, TTL |
-| whoever passes a handle | the handle's | release, TTL; over stdio as the server's own |
-| anybody else | none: may look and prune | |
+| a connection that is a process (stdio) | the server's own | its end, its death, expiry |
+| a connection with an id that the transport has checked (HTTP with handshake) | one per id | its end, idle time, the server's death, expiry |
+| a caller that passes a handle | the handle's | release, expiry; over stdio as the server's own |
+| anybody else | none: may read and prune | |
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from mcp_claims.errors import SessionEndedError, SessionNeededError
 from mcp_claims.liveness import Machine, local_machine
-from mcp_claims.model import validation
 from mcp_claims.model.records import Claim
-from mcp_claims.server.handles import Handles, decoded
+from mcp_claims.model.requests import DEFAULT_RETENTION_HOURS
+from mcp_claims.model.validation import MAX_WAIT_SECONDS
+from mcp_claims.server.handles import Handles, decode_handle
 from mcp_claims.session.identity import handle_session, process_session
-from mcp_claims.session.keepalive import DEFAULT_LONGEST_KEEPING, KeepAlive
+from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT, KeepAlive
+from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import CLOSE_TIMEOUT, Session
 from mcp_claims.stores.base import Store, call_deadline
 
 DEFAULT_IDLE = 30 * 60.0
-"""Seconds without a request after which a session over HTTP has ended, or is no longer kept alive."""
+"""Seconds without a request after which a session over HTTP ends, or is no longer kept alive."""
 
-_MOST_REMEMBERED = 10_000
-_AGAIN = 0.5  # s
-_LEAVING = 1.0  # s
-_RELEASING = 4.0  # s
-_STRAGGLING = 60.0
-"""Seconds for which calls of a connection that its client has ended are turned away."""
-
-DEFAULT_RETENTION_HOURS = validation.DEFAULT_RETENTION.total_seconds() / 3600
+_MAX_HANDLES = 10_000
+_RETRY_INTERVAL = 0.5  # s between two tries to release what an ended session holds
+_CLOSE_STORE_TIMEOUT, _RELEASE_TIMEOUT = 1.0, 4.0  # s
+_LATE_CALLS = 60.0
+"""Seconds for which late calls of a connection that its client has ended are refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a server knows of whoever sent a request.
+    """What a server knows about the sender of a request.
 
-    `connection` is an id that the transport itself has given out and checked; `principal` names the credential that
-    the request was authenticated with; `client` returns what the client says of itself, for people.  It is called only
-    where a session does not know that yet.
+    `connection` is an id that the transport itself has issued and checked; `principal` names the credential that
+    authenticated the request; `client` returns what the client says about itself, for people.  It is called only where
+    the session does not know that yet.
     """
 
     connection: str | None = None
@@ -54,7 +54,7 @@ class Caller:
 
 @dataclass(slots=True)
 class SessionEntry:
-    """One session as this server knows it."""
+    """One session as this server knows it; `used` is when it was last used."""
 
     session: Session
     keep_alive: KeepAlive
@@ -65,10 +65,12 @@ class SessionRegistry:
     """The sessions of one server on *store*.
 
     With *own*, calls without a handle belong to that session, and everything ends with the process (stdio).  Without
-    it there are as many sessions as connections and handles (HTTP).  What belongs to a handle outlives the process then,
-    and so does all if *own* is *lasting*, a session of which the process is not the end.  *clock* is in seconds.  For use by one
-    thread; `end` may come from a signal handler in it, and `know_handles`, `release_ended` and what `tidy` returns may run in
-    others.
+    it there are as many sessions as connections and handles (HTTP), and what belongs to a handle outlives the process.
+    So does everything if *own* is *lasting*: a session that does not end with the process.  *idle* and *clock* are in
+    seconds.
+
+    For use by one thread.  `close` may come from a signal handler in it, and `load_secret`, `release_ended` and what
+    `plan_maintenance` returns may run in other threads.
     """
 
     def __init__(
@@ -79,217 +81,216 @@ class SessionRegistry:
         lasting: bool = False,
         machine: Machine | None = None,
         idle: float = DEFAULT_IDLE,
-        longest_keeping: float = DEFAULT_LONGEST_KEEPING,
+        keep_alive_limit: timedelta = DEFAULT_KEEP_ALIVE_LIMIT,
         retention_hours: float = DEFAULT_RETENTION_HOURS,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._store = store
         self._machine = machine or local_machine()
         self._clock = clock or (lambda: self._machine.now().ticks)
-        self._idle, self._longest_keeping = idle, longest_keeping
+        self._idle, self._keep_alive_limit = idle, keep_alive_limit
         self.retention_hours = retention_hours
-        self._own = None if own is None else self._session(own)
+        self._own = None if own is None else self._entry(own)
         self._bound = own is not None and not lasting
-        self._nobody = process_session(store, self._machine)
+        self._read_only = process_session(store, self._machine)
         self._connections: dict[str, SessionEntry] = {}
         self._requests: Counter[str] = Counter()
         self._ending: list[Session] = []
         # When each was ended by its client; see `end_connection`.
-        self._gone: dict[str, float] = {}
-        # Called when something is due earlier than `tend` said; whoever calls `tend` sets it.
-        self.changed: Callable[[], None] = lambda: None
+        self._ended_at: dict[str, float] = {}
+        # Called when maintenance is due earlier than it said; whoever runs maintenance sets it.
+        self.on_due: Callable[[], None] = lambda: None
         # Called with each connection that has ended; whoever keeps something else for connections sets it.
-        self.ended: Callable[[str], None] = lambda _: None
+        self.on_ended: Callable[[str], None] = lambda _: None
         self._handles: Handles | None = None
         # By the nonce of the handle, never by the handle; the longest unused first.
         self._opened: dict[bytes, SessionEntry] = {}
 
     @property
     def read_only(self) -> Session:
-        """Through whose eyes those look who have no session; it holds nothing."""
-        return self._nobody
+        """Read-only session for callers without one."""
+        return self._read_only
 
     def check_store(self) -> None:
         """Raise what a call would raise if the store cannot answer."""
-        self._nobody.inspect("is the store there?")
+        self._read_only.inspect("is the store there?")
 
-    def know_handles(self) -> None:
-        """Ask the store for what handles are checked with, unless that is known."""
-        self._checker()
+    def load_secret(self) -> None:
+        """Read the secret that handles are checked with from the store, unless it is known."""
+        self._known_handles()
 
     def open(self, label: str | None, caller: Caller) -> tuple[str, SessionEntry]:
         """Open a session for *caller*; return its handle, which is a secret, and the session."""
-        handle, opened = self._checker().issue(self._machine.pid(), label, caller.principal)
+        handle, opened = self._known_handles().issue(self._machine.pid(), label, caller.principal)
         return handle, self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
 
     def session_for(self, caller: Caller, handle: str | None) -> SessionEntry:
-        """Return the session that a call by *caller*, with *handle* if it has one, acts for.
+        """Return the session on whose behalf *caller* acts, with *handle* if it passed one.
 
-        Raises `InvalidSessionError` for a handle that is not this caller's, `SessionNeededError` where nothing tells who
+        Raises `InvalidSessionError` for a handle that is not this caller's, `SessionNeededError` where nothing says who
         is calling, and `SessionEndedError` for a connection that its client has just ended.
         """
-        session = self._find(caller, handle)
-        if session is None:
+        entry = self._find(caller, handle)
+        if entry is None:
             raise SessionNeededError
-        return session
+        return entry
 
     def reader_for(self, caller: Caller, handle: str | None) -> Session:
-        """Return through whose eyes *caller* looks: its session's, or those of nobody, who holds nothing."""
-        session = self._find(caller, handle)
-        return self._nobody if session is None else session.session
+        """Return the session with which *caller* reads: its own, or the read-only one."""
+        entry = self._find(caller, handle)
+        return self._read_only if entry is None else entry.session
 
-    def keep(self, session: SessionEntry, granted: Claim, ttl_minutes: float) -> None:
-        """Keep *granted*, a claim of *session*, alive by renewals while the session is there; `tend` makes them."""
-        # The call that asks may have waited for longer than the idle time.
-        session.used = self._clock()
-        session.keep_alive.keep(granted, ttl_minutes, session.used)
-        self.changed()
+    def keep_alive(self, entry: SessionEntry, result: ClaimResult, ttl: timedelta) -> bool:
+        """Keep what *entry* was granted alive while the session is there; return whether there was a grant."""
+        if not result.claimed or not isinstance(result.found, Claim):
+            return False
+        # The call may have waited for longer than the idle time.
+        entry.used = self._clock()
+        entry.keep_alive.add(result.found, ttl, entry.used)
+        self.on_due()
+        return True
 
-    def entered(self, connection: str) -> None:
-        """Note that a request of *connection* is being answered, or its stream is open: it is not idle."""
+    def begin_request(self, connection: str) -> None:
+        """Record that *connection* has a request in progress, or an open stream: it is not idle."""
         self._requests[connection] += 1
 
-    def left(self, connection: str) -> None:
-        """Note that a request of *connection* has been answered."""
+    def end_request(self, connection: str) -> None:
+        """Record that a request of *connection* has been answered."""
         self._requests[connection] -= 1
         if not self._requests[connection]:
             del self._requests[connection]
-        if session := self._connections.get(connection):
-            session.used = self._clock()
+        if entry := self._connections.get(connection):
+            entry.used = self._clock()
 
     def end_connection(self, connection: str) -> None:
         """End the session of *connection*, which its client has ended: release what it holds.
 
-        A call that the client sent before may come only now.  Were it to get a session, that would be a new one that
+        A call that the client sent before may arrive only now.  If it got a session, that would be a new one that
         nobody can use or end, and what it claims would be held until it is idle.
         """
-        self._gone[connection] = self._clock()
-        self._let_go(connection)
+        self._ended_at[connection] = self._clock()
+        self._close_connection(connection)
 
-    def _let_go(self, connection: str) -> None:
-        self.ended(connection)
-        if session := self._connections.pop(connection, None):
-            # Never waiting for other processes: other calls would wait too.  What somebody else keeps locked is released later, as is all that
-            # takes a network to release.
-            if session.session.remote:
-                session.session.begin_close()
+    def _close_connection(self, connection: str) -> None:
+        self.on_ended(connection)
+        if entry := self._connections.pop(connection, None):
+            # Never wait for locks here: every other call would wait too.  What another process keeps locked is
+            # released later, as is everything that takes a network to release.
+            if entry.session.remote:
+                entry.session.begin_close()
             else:
-                session.session.end(within=0)
-            if session.session.holds_anything:
-                self._ending.append(session.session)
-                self.changed()
+                entry.session.close(within=0)
+            if entry.session.holds_anything:
+                self._ending.append(entry.session)
+                self.on_due()
 
     def release_ended(self) -> None:
-        """Release what sessions hold that have ended, as far as that can be done now; `tend` does the rest."""
-        # For all of them together, however many have ended: each would wait by itself for a cluster that does not answer.
-        with call_deadline(time.monotonic() + _RELEASING):
-            for claims in list(self._ending):
-                claims.end(within=0)
+        """Release what ended sessions hold, as far as possible now; maintenance does the rest."""
+        # One deadline for all of them: each would wait by itself for a cluster that does not answer.
+        with call_deadline(time.monotonic() + _RELEASE_TIMEOUT):
+            for session in list(self._ending):
+                session.close(within=0)
 
-    def tend(self) -> float:
-        """Do what is due: end idle connections, renew what is kept alive.  Return in how many seconds to call again."""
-        return self.tidy()()
+    def maintain(self) -> float:
+        """End idle connections and renew what is kept alive; return in how many seconds to call again."""
+        return self.plan_maintenance()()
 
-    def tidy(self) -> Callable[[], float]:
-        """Do what is due and asks no store; return what does the rest, and returns in how many seconds to call again."""
+    def plan_maintenance(self) -> Callable[[], float]:
+        """Do all of `maintain` that asks no store; return what does the rest, for another thread."""
         now = self._clock()
-        for connection, session in list(self._connections.items()):
-            if connection not in self._requests and now - session.used > self._idle:
-                self._let_go(connection)
-        for connection, ended in list(self._gone.items()):
-            if now - ended > _STRAGGLING:
-                del self._gone[connection]
+        for connection, entry in list(self._connections.items()):
+            if connection not in self._requests and now - entry.used > self._idle:
+                self._close_connection(connection)
+        for connection, ended in list(self._ended_at.items()):
+            if now - ended > _LATE_CALLS:
+                del self._ended_at[connection]
         # A call that still waits for its key uses the session that it found.
-        forgotten = max(self._idle, 2 * validation.MAX_WAIT_SECONDS)
-        for nonce, session in list(self._opened.items()):
-            if now - session.used > forgotten and not session.session.holds_anything:
+        unused = max(self._idle, 2 * MAX_WAIT_SECONDS)
+        for nonce, entry in list(self._opened.items()):
+            if now - entry.used > unused and not entry.session.holds_anything:
                 del self._opened[nonce]
-        self._ending = [claims for claims in self._ending if claims.holds_anything]
+        self._ending = [session for session in self._ending if session.holds_anything]
         ending = list(self._ending)
-        # Over stdio whoever has a handle is there as long as the process.  Elsewhere a connection that is left is not idle,
-        # and a handle has nothing but its use to show that somebody is there.
+        # Over stdio every handle is there as long as the process.  Over HTTP a connection that is left is not idle, and
+        # nothing but its use shows that somebody has a handle.
         stays = self._own is not None
-        active = [session for session in self._opened.values() if stays or now - session.used <= self._idle]
-        keep_alive = [session.keep_alive for session in [*self._always_there(), *active]]
+        active = [entry for entry in self._opened.values() if stays or now - entry.used <= self._idle]
+        own = [] if self._own is None else [self._own]
+        kept = [entry.keep_alive for entry in [*own, *self._connections.values(), *active]]
 
-        def ask() -> float:
+        def ask_store() -> float:
             self.release_ended()
-            left = any(claims.holds_anything for claims in ending)
-            due = min(self._idle / 2, _AGAIN) if left else self._idle / 2
-            return max(0.0, min([due, *(kept.renew(now) for kept in keep_alive)]))
+            left = any(session.holds_anything for session in ending)
+            due = min(self._idle / 2, _RETRY_INTERVAL) if left else self._idle / 2
+            return max(0.0, min([due, *(each.renew_due(now) for each in kept)]))
 
-        return ask
+        return ask_store
 
-    def end(self, *, dying: bool = False) -> None:
-        """End all that is bound to this process: release what it holds, as `Claims.end` does."""
+    def close(self, *, dying: bool = False) -> None:
+        """End everything that is bound to this process: release what it holds, as `Session.close` does."""
         bound = list(self._connections.values())
         if self._own is not None and self._bound:
             bound += [self._own, *self._opened.values()]
         if self._store.remote:
-            # In one step: where nobody answers, one after the other would take seconds each, in which no signal is heard.
-            # What is bound to nothing stays.
-            for session in bound:
-                session.session.begin_close()
-            self._store.close(within=CLOSE_TIMEOUT if dying else _LEAVING)
+            # In one step: one release after the other takes seconds each where nobody answers, in which no signal is
+            # handled.  What is bound to nothing stays.
+            for entry in bound:
+                entry.session.begin_close()
+            self._store.close(within=CLOSE_TIMEOUT if dying else _CLOSE_STORE_TIMEOUT)
             return
         deadline = time.monotonic() + CLOSE_TIMEOUT
-        for claims in [*self._ending, *(session.session for session in bound)]:
-            claims.end(within=max(0.0, deadline - time.monotonic()), dying=dying)
+        for session in [*self._ending, *(entry.session for entry in bound)]:
+            session.close(within=max(0.0, deadline - time.monotonic()), dying=dying)
         self._connections.clear()
         self._opened.clear()
 
     def _find(self, caller: Caller, handle: str | None) -> SessionEntry | None:
         if handle is not None:
-            # First of all: the secret is made when it is first asked for, and a mistake is to change nothing.
-            decoded(handle)
-            opened = self._checker().check(handle, caller.principal)
-            session = self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
+            # Before the secret is read: the first read makes the secret, and a typing error must change nothing.
+            decode_handle(handle)
+            opened = self._known_handles().check(handle, caller.principal)
+            entry = self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
         elif self._own is not None:
-            session = self._own
+            entry = self._own
         elif caller.connection is None:
             return None
         elif (known := self._connections.get(caller.connection)) is not None:
-            session = known
-        elif caller.connection in self._gone:
+            entry = known
+        elif caller.connection in self._ended_at:
             raise SessionEndedError
         else:
-            session = self._session(process_session(self._store, self._machine))
-            self._connections[caller.connection] = session
-        if session is not self._own:  # That one is there as long as the process, used or not.
-            session.used = self._clock()
-        if session.session.holder.client is None and (client := caller.client()):
-            session.session.describe_client(client)
-        return session
+            entry = self._entry(process_session(self._store, self._machine))
+            self._connections[caller.connection] = entry
+        entry.used = self._clock()
+        if entry.session.holder.client is None and (client := caller.client()):
+            entry.session.describe_client(client)
+        return entry
 
     def _of_nonce(self, nonce: bytes, pid: int, label: str | None, caller: Caller) -> SessionEntry:
-        session = self._opened.pop(nonce, None)
-        if session is None:
-            claims = handle_session(self._store, self._machine, pid, nonce, bound=self._bound)
+        entry = self._opened.pop(nonce, None)
+        if entry is None:
+            session = handle_session(self._store, self._machine, pid, nonce, bound=self._bound)
             described = ", ".join(part for part in (caller.client(), label) if part)
             if described:
-                claims.describe_client(described)
-            session = self._session(claims)
-            if len(self._opened) >= _MOST_REMEMBERED:
-                del self._opened[self._least_worth()]
-        self._opened[nonce] = session
-        return session
+                session.describe_client(described)
+            entry = self._entry(session)
+            if len(self._opened) >= _MAX_HANDLES:
+                del self._opened[self._least_used()]
+        self._opened[nonce] = entry
+        return entry
 
-    def _least_worth(self) -> bytes:
-        """Return the longest unused handle that holds nothing, and so loses nothing when it is forgotten.
+    def _least_used(self) -> bytes:
+        """Return the longest unused handle that holds nothing, and so loses nothing when it is dropped.
 
-        If all hold something, it is the longest unused: what would be told of lost claims, and what is kept alive, goes.
+        If all hold something, it is the longest unused: notices of lost claims and keep-alive go with it.
         """
-        idle = (nonce for nonce, session in self._opened.items() if not session.session.holds_anything)
+        idle = (nonce for nonce, entry in self._opened.items() if not entry.session.holds_anything)
         return next(idle, next(iter(self._opened)))
 
-    def _session(self, claims: Session) -> SessionEntry:
-        return SessionEntry(claims, KeepAlive(claims, self._longest_keeping), self._clock())
+    def _entry(self, session: Session) -> SessionEntry:
+        return SessionEntry(session, KeepAlive(session, self._keep_alive_limit), self._clock())
 
-    def _checker(self) -> Handles:
+    def _known_handles(self) -> Handles:
         if self._handles is None:
             self._handles = Handles(self._store.secret(lock_timeout=CLOSE_TIMEOUT))
         return self._handles
-
-    def _always_there(self) -> list[SessionEntry]:
-        own = [] if self._own is None else [self._own]
-        return [*own, *self._connections.values()]

@@ -1,7 +1,7 @@
-"""Claims as resources: `claims://all`, one for each namespace and one for each claim, as JSON.
+"""Claims as resources: `claims://all`, one for each namespace and one for each claim, as JSON; and completion.
 
 A name in a URI is percent-encoded UTF-8, so `/` never separates anything inside it, and the namespace `all` is
-spelled `claims://%61ll`.  What is not there can be read and watched too: a key that nobody holds is free.
+written `claims://%61ll`.  A resource exists for what is not stored too: a key that nobody holds is free.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-import anyio
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
+    Completion,
+    CompletionArgument,
+    CompletionContext,
     ListResourcesResult,
     ListResourceTemplatesResult,
     ReadResourceResult,
@@ -26,21 +28,23 @@ from mcp_types import (
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, ScopedKey
-from mcp_claims.render import phrases, text
-from mcp_claims.render.structured import listed_facts
-from mcp_claims.server.cursor import read_cursor, spell_cursor
+from mcp_claims.render import phrases
+from mcp_claims.render.lists import listed_facts, listed_line
+from mcp_claims.server.schemas import decode_cursor, encode_cursor
 from mcp_claims.session.offload import read_off_loop, scan_off_loop
 from mcp_claims.session.results import ClaimPage
 from mcp_claims.session.session import Session
 
 ALL = "claims://all"
 MAX_SHOWN = 500
-"""Claims in one resource; of more it says so, and `list_claims` has pages."""
+"""Claims in one resource; beyond that it says so, and `list_claims` has pages."""
 
 _SCHEME = "claims://"
 _JSON = "application/json"
 _PAGE = 50
-_READING = anyio.CapacityLimiter(2)
+_MAX_COMPLETIONS = 100  # as the protocol has it
+_MAX_COMPLETION_SCAN = 5_000
+_CURSOR_SEPARATOR = "\0\0\0"
 
 TEMPLATES = ListResourceTemplatesResult(
     resource_templates=[
@@ -62,19 +66,19 @@ TEMPLATES = ListResourceTemplatesResult(
 )
 
 
-def spell_uri(of: ScopedKey | str | None) -> str:
+def uri_of(target: ScopedKey | str | None) -> str:
     """Return the URI of a key, a namespace or all (`None`)."""
-    if of is None:
+    if target is None:
         return ALL
-    if isinstance(of, ScopedKey):
-        return f"{_SCHEME}{_encoded(of.namespace)}/{quote(of.key, safe='')}"
-    return f"{_SCHEME}{_encoded(of)}"
+    if isinstance(target, ScopedKey):
+        return f"{_SCHEME}{_encoded(target.namespace)}/{quote(target.key, safe='')}"
+    return f"{_SCHEME}{_encoded(target)}"
 
 
-def read_uri(uri: str) -> ScopedKey | str | None:
-    """Return of what *uri* is: a key, a namespace or all (`None`).
+def target_of(uri: str) -> ScopedKey | str | None:
+    """Return what *uri* is about: a key, a namespace or all (`None`).
 
-    Raises `MCPError` for one that no resource of this server has.
+    Raises `MCPError` for a URI that no resource of this server has.
     """
     if uri == ALL:
         return None
@@ -84,58 +88,85 @@ def read_uri(uri: str) -> ScopedKey | str | None:
             raise InvalidInputError("uri", f"must be {ALL}, claims://{{namespace}} or claims://{{namespace}}/{{key}}")
         scoped = validation.scoped_key(_decoded(key) if slash else "any", _decoded(namespace))
     except (InvalidInputError, UnicodeDecodeError) as error:
-        # SEP-2164: a resource that is not there is an error of the parameters.
+        # SEP-2164: a resource that does not exist is an error of the parameters.
         reason = validation.one_line(f"There is no resource {uri[:200]!r}: {error}")
         raise MCPError(INVALID_PARAMS, reason, {"uri": uri[:2_000]}) from error
     return scoped if slash else scoped.namespace
 
 
-async def read_resource(claims: Session, uri: str) -> ReadResourceResult:
-    """Return what is stored of that which *uri* is of."""
-    of = read_uri(uri)
+async def read_resource(session: Session, uri: str) -> ReadResourceResult:
+    """Return what is stored of what *uri* is about."""
+    target = target_of(uri)
     content: dict[str, Any]
-    if isinstance(of, ScopedKey):
-        stored = await read_off_loop(claims, partial(claims.stored, of.key, of.namespace))
-        content = {"key": of.key, "namespace": of.namespace, "status": "free"}
-        for listed in stored.page:
-            content = listed_facts(listed, stored.now)
+    if isinstance(target, ScopedKey):
+        page = await read_off_loop(session, partial(session.read, target.key, target.namespace))
+        content = {"key": target.key, "namespace": target.namespace, "state": "free"}
+        for listed in page.claims:
+            content = {**listed_facts(listed, page.now)}
     else:
-        listing = await list_in_thread(claims, of, at_most=MAX_SHOWN)
-        content = {"claims": [listed_facts(listed, listing.now) for listed in listing.page]}
-        if listing.after is not None:
+        page = await scan_page(session, target, limit=MAX_SHOWN)
+        content = {"claims": [listed_facts(listed, page.now) for listed in page.claims]}
+        if page.after is not None:
             content["more"] = "list_claims has all of them, in pages"
     text = json.dumps(content, ensure_ascii=False)
     return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=_JSON, text=text)])
 
 
-async def list_resources(claims: Session, cursor: str | None) -> ListResourcesResult:
-    """Return a page of the resources there are: all, and each namespace before its claims."""
-    before, _, after = read_cursor(cursor).partition("\0\0\0")
-    listing = await list_in_thread(claims, None, after=after, at_most=_PAGE)
+async def list_resources(session: Session, cursor: str | None) -> ListResourcesResult:
+    """Return a page of the resources: all, and each namespace before its claims."""
+    last_namespace, _, after = decode_cursor(cursor).partition(_CURSOR_SEPARATOR)
+    page = await scan_page(session, None, after=after, limit=_PAGE)
     resources = []
     if cursor is None:
         resources.append(_resource(None, "all claims", "What is claimed, done or dead, everywhere"))
-    for listed in listing.page:
+    for listed in page.claims:
         if not isinstance(listed.found, Claim):
             continue
         scoped = listed.found.scoped
-        if scoped.namespace != before:
-            before = scoped.namespace
-            resources.append(_resource(before, f"namespace {before}", "What is claimed, done or dead in it"))
-        resources.append(_resource(scoped, scoped.key, text.listed_text(listed, listing.now)))
-    following = None if listing.after is None else spell_cursor(f"{before}\0\0\0{listing.after}")
+        if scoped.namespace != last_namespace:
+            last_namespace = scoped.namespace
+            description = "What is claimed, done or dead in it"
+            resources.append(_resource(last_namespace, f"namespace {last_namespace}", description))
+        resources.append(_resource(scoped, scoped.key, listed_line(listed, page.now)))
+    following = None
+    if page.after is not None:
+        following = encode_cursor(f"{last_namespace}{_CURSOR_SEPARATOR}{page.after}")
     return ListResourcesResult(resources=resources, next_cursor=following)
 
 
-async def list_in_thread(claims: Session, namespace: str | None, *, after: str = "", at_most: int) -> ClaimPage:
-    """Return `claims.listing` without keeping other calls waiting, as there may be many to read."""
-    reading = partial(claims.listing, namespace, after=after, at_most=at_most)
-    return await scan_off_loop(claims, reading, _READING)
+async def complete(session: Session, argument: CompletionArgument, context: CompletionContext | None) -> Completion:
+    """Return the names in use that begin like *argument*, in any case; none for arguments other than key and namespace."""
+    namespace = None
+    if argument.name == "key":
+        namespace = ((context and context.arguments) or {}).get("namespace")
+    elif argument.name != "namespace":
+        return Completion(values=[])
+    try:
+        page = await scan_page(session, namespace, limit=_MAX_COMPLETION_SCAN)
+    except InvalidInputError:
+        return Completion(values=[])  # No namespace can have the name that was chosen before.
+    keys = [listed.found.scoped for listed in page.claims if isinstance(listed.found, Claim)]
+    names = {scoped.key if argument.name == "key" else scoped.namespace for scoped in keys}
+    # Other people's text: a name that does not fit on a line cannot be chosen from a list either.
+    fitting = sorted(
+        name
+        for name in names
+        if name.casefold().startswith(argument.value.casefold()) and validation.one_line(name) == name
+    )
+    return Completion(
+        values=fitting[:_MAX_COMPLETIONS],
+        total=len(fitting) if page.after is None else None,
+        has_more=len(fitting) > _MAX_COMPLETIONS or page.after is not None,
+    )
 
 
-def _resource(of: ScopedKey | str | None, name: str, description: str) -> Resource:
-    shown = phrases.shown(name) or name
-    return Resource(uri=spell_uri(of), name=shown, description=description, mime_type=_JSON)
+async def scan_page(session: Session, namespace: str | None, *, after: str = "", limit: int) -> ClaimPage:
+    """Return a page of claims without blocking other calls, since there may be many to read."""
+    return await scan_off_loop(session, partial(session.list_claims, namespace, after=after, limit=limit))
+
+
+def _resource(target: ScopedKey | str | None, name: str, description: str) -> Resource:
+    return Resource(uri=uri_of(target), name=phrases.shown(name), description=description, mime_type=_JSON)
 
 
 def _encoded(namespace: str) -> str:

@@ -21,46 +21,46 @@ _STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIG
 logger = logging.getLogger(__name__)
 
 
-def serve_stdio(sessions: SessionRegistry) -> NoReturn:
-    """Serve until the client goes or a signal asks to stop; then release what *sessions* hold and exit.
+def serve_stdio(registry: SessionRegistry) -> NoReturn:
+    """Serve until the client goes or a signal arrives; then release what the sessions hold, and exit.
 
-    The process ends by `os._exit`.  Where stdin is no pipe, a worker thread of the SDK may be blocked in reading it, which
-    hosts leave open when they send SIGINT, and an orderly exit of the interpreter would wait for that thread until the host's
-    SIGKILL.
+    The process ends by `os._exit`.  Where stdin is not a pipe, a worker thread of the SDK may be blocked in reading
+    it.  Hosts leave stdin open when they send SIGINT, so an orderly exit of the interpreter would wait for that thread
+    until the host's SIGKILL.
     """
     try:
-        anyio.run(_serve, sessions)
+        anyio.run(_serve, registry)
     except Exception:
         logger.exception("serving failed")
         _exit(1)
     _exit(0)
 
 
-async def _serve(sessions: SessionRegistry) -> None:
-    _stop_on_signals(sessions)
-    server = build_server(lambda: sessions)
+async def _serve(registry: SessionRegistry) -> None:
+    _stop_on_signals(registry)
+    server = build_server(lambda: registry)
     async with stdio_server(*host_pipes()) as (reading, writing):
         try:
             await server.run(reading, writing, server.create_initialization_options())
         except anyio.get_cancelled_exc_class():
-            # Writing has failed, so the client has gone, although it may have left stdin open for us to wait on.
-            # The session has ended on the way here.
+            # Writing failed, so the client has gone, although it may have left stdin open.  The sessions have ended on
+            # the way here.
             _exit(0)
 
 
-def _stop_on_signals(sessions: SessionRegistry) -> None:
+def _stop_on_signals(registry: SessionRegistry) -> None:
     def stop() -> NoReturn:
         try:
-            sessions.end(dying=True)
+            registry.close(dying=True)
         except Exception:
-            # A defect of ours must not make a server that no signal can stop, alive and so with live claims.
+            # A defect of ours must not leave a server that no signal can stop, alive and so with live claims.
             logger.exception("ending the sessions failed")
             _exit(1)
         _exit(0)
 
     for number in _STOPS:
         if sys.platform == "win32":
-            # No loop there takes signals; Python runs this between two steps of the loop.
+            # No event loop handles signals there; Python runs this between two steps of the loop.
             signal.signal(number, lambda *_: stop())
         else:
             asyncio.get_running_loop().add_signal_handler(number, stop)

@@ -1,9 +1,9 @@
-"""Telling clients of both eras that resources have changed, whichever process changed them.
+"""Notifying clients that resources have changed, whichever process changed them.
 
-A 2026-07-28 client asks with `subscriptions/listen` and is told on the stream of that request; an older one asks with
-`resources/subscribe` and is told on its connection.  The store says when something may have changed; what changes
-within `TOGETHER` is told once.  That a claim has expired or its holder has died changes nothing that is stored, so
-nobody is told of that before somebody acts on it.
+A 2026-07-28 client subscribes with `subscriptions/listen` and gets its notices on the stream of that request; an older
+client subscribes with `resources/subscribe` and gets them on its connection.  The store says when something may have
+changed; changes within `BATCH_INTERVAL` make one notice.  An expiry or a death changes nothing that is stored, so it
+makes no notice before somebody acts on it.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from mcp_types import INVALID_PARAMS, SubscriptionsListenRequestParams, Subscrip
 
 from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.model.records import Claim
-from mcp_claims.server.resources import MAX_SHOWN, list_in_thread, read_uri
+from mcp_claims.server.resources import MAX_SHOWN, scan_page, target_of
 from mcp_claims.session.offload import read_off_loop
 from mcp_claims.session.session import Session
 
 logger = logging.getLogger(__name__)
 
-TOGETHER = 0.05
-"""Seconds in which changes are gathered before they are told."""
+BATCH_INTERVAL = 0.05
+"""Seconds for which changes are collected before a notice is sent."""
 
 MAX_URIS = 256
-"""Resources that one client may be told of."""
+"""Resources that one client may subscribe to."""
 
-_LOOK_AGAIN = 2.0  # s, where changes cannot be watched
+_POLL_INTERVAL = 2.0  # s, where changes cannot be watched
 
 
 @dataclass
 class _Watch:
-    """A resource that somebody is to be told of; `entered` is what the store watches for it, if it can."""
+    """A subscribed resource; `entered` is the store's watch on it, if there can be one."""
 
     entered: ExitStack | None = None
     seen: object = field(default_factory=list)
@@ -53,20 +53,20 @@ class _Watch:
 
 @dataclass
 class _Listener:
-    """A connection that is told in the way of the older era."""
+    """A connection that subscribed with `resources/subscribe`."""
 
     session: ServerSession
     uris: set[str] = field(default_factory=set)
     pending: set[str] = field(default_factory=set)
     due: anyio.Event = field(default_factory=anyio.Event)
-    telling: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    sending: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
 
 class Subscriptions:
-    """Who is to be told of which resources of one server; *claims* is through whose eyes it looks."""
+    """Who subscribed to which resources of one server; it reads them with *session*."""
 
-    def __init__(self, claims: Session, tasks: TaskGroup) -> None:
-        self._claims, self._tasks = claims, tasks
+    def __init__(self, session: Session, tasks: TaskGroup) -> None:
+        self._session, self._tasks = session, tasks
         self._loop = asyncio.get_running_loop()
         self._bus = InMemorySubscriptionBus()
         self._streams = ListenHandler(self._bus)
@@ -74,55 +74,55 @@ class Subscriptions:
         self._watches: dict[str, _Watch] = {}
         self._listeners: dict[str | None, _Listener] = {}
         self._changed: set[str] = set()
-        self._something = anyio.Event()
+        self._any_changed = anyio.Event()
 
     async def listen(
         self, context: ServerRequestContext[Any], params: SubscriptionsListenRequestParams
     ) -> SubscriptionsListenResult:
-        """Serve one stream of a 2026-07-28 client, until it goes."""
-        asked = set(params.notifications.resource_subscriptions or ())
-        _check_number(asked)
-        with self._using(uri for uri in asked if _is_ours(uri)):
+        """Serve one stream of a 2026-07-28 client, until the client closes it."""
+        requested = set(params.notifications.resource_subscriptions or ())
+        _check_number(requested)
+        with self._using(uri for uri in requested if _is_resource(uri)):
             return await self._streams(context, params)
 
     def subscribe(self, connection: str | None, session: ServerSession, uri: str) -> None:
-        """Tell *connection*, by way of *session*, of changes of *uri* from now on.
+        """Notify *connection*, through *session*, of changes of *uri* from now on.
 
-        Raises `MCPError` for a resource that there is not, and for one too many.
+        Raises `MCPError` for a resource that does not exist, and for one too many.
         """
-        read_uri(uri)
+        target_of(uri)
         listener = self._listeners.get(connection)
         _check_number({uri} | (listener.uris if listener else set()))
         if listener is None:
             listener = self._listeners[connection] = _Listener(session)
-            self._tasks.start_soon(self._tell, listener)
-        # What is built for each message knows the way to the connection; the latest is as good as any.
+            self._tasks.start_soon(self._send, listener)
+        # The SDK builds a session object for each message; any of them reaches the connection.
         listener.session = session
         if uri not in listener.uris:
             listener.uris.add(uri)
             self._use(uri)
 
     def unsubscribe(self, connection: str | None, uri: str) -> None:
-        """Tell *connection* no more of *uri*; nothing happens if it was not told of it."""
+        """Stop notifying *connection* of *uri*, if it subscribed to it."""
         listener = self._listeners.get(connection)
         if listener is not None and uri in listener.uris:
             listener.uris.remove(uri)
             self._leave(uri)
 
     def forget(self, connection: str | None) -> None:
-        """Forget *connection*, which has ended."""
+        """Drop the subscriptions of *connection*, which has ended."""
         listener = self._listeners.pop(connection, None)
         if listener is not None:
-            listener.telling.cancel()
+            listener.sending.cancel()
             for uri in listener.uris:
                 self._leave(uri)
 
     async def publish(self) -> None:
-        """Pass on what changes, for ever."""
+        """Send notices of changes, for ever."""
         while True:
-            await self._something.wait()
-            await anyio.sleep(TOGETHER)
-            self._something = anyio.Event()
+            await self._any_changed.wait()
+            await anyio.sleep(BATCH_INTERVAL)
+            self._any_changed = anyio.Event()
             changed, self._changed = self._changed, set()
             for uri in changed:
                 await self._bus.publish(ResourceUpdated(uri))
@@ -131,10 +131,10 @@ class Subscriptions:
                 if listener.pending:
                     listener.due.set()
 
-    async def look_now_and_then(self) -> None:
-        """Look at what cannot be watched, because it is not there yet or the system does not tell, for ever."""
+    async def poll(self) -> None:
+        """Poll what cannot be watched, because it does not exist yet or the system sends no notices, for ever."""
         while True:
-            await anyio.sleep(_LOOK_AGAIN)
+            await anyio.sleep(_POLL_INTERVAL)
             for uri, watch in list(self._watches.items()):
                 if watch.entered is not None:
                     continue
@@ -142,18 +142,18 @@ class Subscriptions:
                     self._enter(uri, watch)
                     seen = await self._fingerprint(uri)
                 except ClaimsError:
-                    # Whoever reads it is told what is wrong; that the store cannot answer is no change.
+                    # A store that cannot answer is no change; whoever reads the resource gets the error.
                     continue
                 except Exception:
-                    # Were it raised, it would end the server: no more threads to read in, or a defect of ours.
-                    logger.exception("looking at what is subscribed failed")
+                    # Raised, it would end the server: there are no more threads, or it is a defect of ours.
+                    logger.exception("polling the subscribed resources failed")
                     break
                 if seen != watch.seen:
                     watch.seen = seen
-                    self._note(uri)
+                    self._mark_changed(uri)
 
     def close(self) -> None:
-        """End all streams, and watch nothing any more."""
+        """End all streams and watches."""
         self._streams.close()
         for connection in list(self._listeners):
             self.forget(connection)
@@ -161,21 +161,21 @@ class Subscriptions:
             _end(watch)
         self._watches.clear()
 
-    async def _tell(self, listener: _Listener) -> None:
-        # A task for each connection: one that does not read must not keep news from the others.
-        with listener.telling:
+    async def _send(self, listener: _Listener) -> None:
+        # A task for each connection: one that does not read must not delay the others.
+        with listener.sending:
             while True:
                 await listener.due.wait()
                 listener.due = anyio.Event()
                 pending, listener.pending = listener.pending, set()
                 for uri in pending:
                     if uri not in listener.uris:
-                        continue  # It has been unsubscribed since.
+                        continue  # Unsubscribed meanwhile.
                     try:
                         await listener.session.send_resource_updated(uri)
                     except Exception:
-                        # Were it raised, it would end the server, for everybody.
-                        logger.exception("a client could not be told of a change")
+                        # Raised, it would end the server, for everybody.
+                        logger.exception("a client could not be notified of a change")
 
     @contextmanager
     def _using(self, uris: Iterable[str]) -> Iterator[None]:
@@ -204,44 +204,44 @@ class Subscriptions:
     def _enter(self, uri: str, watch: _Watch) -> None:
         """Have the store watch *uri*; if it cannot, `watch.entered` stays empty."""
 
-        def tell() -> None:
-            # Another thread may have begun to tell when the server ended.
+        def notify() -> None:
+            # Another thread may notify while the server ends.
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._note, uri)
+                self._loop.call_soon_threadsafe(self._mark_changed, uri)
 
         with ExitStack() as entered:
             try:
-                watched = entered.enter_context(self._claims.watch(read_uri(uri), tell))
+                watched = entered.enter_context(self._session.watch(target_of(uri), notify))
             except InvalidInputError:
-                return  # No such name can be in this store; whoever reads it is told.
+                return  # No such name can be in this store; whoever reads it gets the error.
             if watched:
                 watch.entered = entered.pop_all()
 
-    def _note(self, uri: str) -> None:
+    def _mark_changed(self, uri: str) -> None:
         self._changed.add(uri)
-        self._something.set()
+        self._any_changed.set()
 
     async def _fingerprint(self, uri: str) -> object:
-        of = read_uri(uri)
-        if of is None or isinstance(of, str):
-            listing = await list_in_thread(self._claims, of, at_most=MAX_SHOWN)
+        target = target_of(uri)
+        if target is None or isinstance(target, str):
+            page = await scan_page(self._session, target, limit=MAX_SHOWN)
         else:
-            listing = await read_off_loop(self._claims, partial(self._claims.stored, of.key, of.namespace))
+            page = await read_off_loop(self._session, partial(self._session.read, target.key, target.namespace))
         return [
             (each.found.scoped, each.found.generation, each.found.expires, each.found.ended)
             if isinstance(each.found, Claim)
             else each.found
-            for each in listing.page
+            for each in page.claims
         ]
 
 
 @asynccontextmanager
-async def subscriptions(claims: Session) -> AsyncIterator[Subscriptions]:
-    """Tell of changes meanwhile."""
+async def subscriptions(session: Session) -> AsyncIterator[Subscriptions]:
+    """Serve subscriptions during the block."""
     async with anyio.create_task_group() as tasks:
-        made = Subscriptions(claims, tasks)
+        made = Subscriptions(session, tasks)
         tasks.start_soon(made.publish)
-        tasks.start_soon(made.look_now_and_then)
+        tasks.start_soon(made.poll)
         try:
             yield made
         finally:
@@ -255,9 +255,9 @@ def _end(watch: _Watch) -> None:
         watch.entered = None
 
 
-def _is_ours(uri: str) -> bool:
+def _is_resource(uri: str) -> bool:
     try:
-        read_uri(uri)
+        target_of(uri)
     except MCPError:
         return False
     return True

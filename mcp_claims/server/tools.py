@@ -1,180 +1,222 @@
-"""The tools: what each of them runs; `definitions` says what a host is told of them."""
+"""The tools: what a host is told about each, and what each runs."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
-import anyio
-from mcp_types import CallToolResult, TextContent
+from mcp_types import Tool, ToolAnnotations
 
-from mcp_claims.model import validation
-from mcp_claims.model.records import Claim, Outcome
-from mcp_claims.render import text
-from mcp_claims.server.cursor import read_cursor, spell_cursor
-from mcp_claims.server.registry import Caller, SessionEntry, SessionRegistry
-from mcp_claims.server.results import (
-    Answer,
-    attempt_result,
-    list_result,
-    look_result,
-    opened_result,
-    prune_result,
-    release_result,
+from mcp_claims.model.requests import ClaimRequest, InspectRequest, ReleaseRequest
+from mcp_claims.render.answers import (
+    ClaimAnswer,
+    InspectAnswer,
+    ReleaseAnswer,
+    Rendered,
+    claim_answer,
+    inspect_answer,
+    release_answer,
 )
+from mcp_claims.render.lists import (
+    ListAnswer,
+    OpenSessionAnswer,
+    PruneAnswer,
+    list_answer,
+    open_session_answer,
+    prune_answer,
+)
+from mcp_claims.server.registry import Caller, SessionEntry, SessionRegistry
 from mcp_claims.server.schemas import (
+    Arguments,
+    InspectArguments,
     ListArguments,
-    LookArguments,
     OpenSessionArguments,
     PruneArguments,
     ReleaseArguments,
     TryClaimArguments,
+    decode_cursor,
+    encode_cursor,
+    input_schema,
+    output_schema,
     parse,
 )
-from mcp_claims.session.acquire import Report, acquire_async
-from mcp_claims.session.offload import read_off_loop, run_off_loop, scan_off_loop
-from mcp_claims.session.results import ClaimResult
+from mcp_claims.session.offload import (
+    Report,
+    acquire_async,
+    change_off_loop,
+    read_off_loop,
+    scan_off_loop,
+)
 from mcp_claims.session.session import Session
 
 INSTRUCTIONS = (
     "Several agents see the same event; exactly one may act. Before you act on an event (red CI, review comment, "
-    "alert), call try_claim with a key that every agent would derive alike. claimed=true: you act. claimed=false: do "
-    "not act, report who does or has done it. Call release with an outcome when done. If the work takes longer than ttl_minutes, call try_claim again "
-    "before it expires. Read each answer: it tells you if you lost a claim; then stop."
+    "alert), call try_claim with a key that every agent derives alike. claimed=true: you act. claimed=false: do not "
+    "act, report who is on it or has done it. Call release with an outcome when done. If the work takes longer than "
+    "ttl_minutes, call try_claim again before it expires. Read each answer: it says if you lost a claim; then stop."
 )
 
 
-# Threads of their own: the SDK reads stdin in those that everybody shares.
-_PRUNING = anyio.CapacityLimiter(2)
+class Call(NamedTuple):
+    """One call of a tool."""
+
+    registry: SessionRegistry
+    caller: Caller
+    arguments: dict[str, Any] | None
+    report: Report
+
+    async def session(self, handle: str | None) -> SessionEntry:
+        """Return the session on whose behalf the caller acts."""
+        await self._load_secret(handle)
+        return self.registry.session_for(self.caller, handle)
+
+    async def reader(self, handle: str | None) -> Session:
+        """Return the caller's session, or the read-only one for callers without one."""
+        await self._load_secret(handle)
+        return self.registry.reader_for(self.caller, handle)
+
+    async def _load_secret(self, handle: str | None) -> None:
+        if handle is not None:
+            await read_off_loop(self.registry.read_only, self.registry.load_secret)
 
 
-Call = Callable[[SessionRegistry, Caller, dict[str, Any] | None, Report], Awaitable[CallToolResult]]
+async def _try_claim(call: Call) -> Rendered:
+    arguments = parse(TryClaimArguments, call.arguments)
+    request = ClaimRequest.parse(**arguments.model_dump(exclude={"session"}))
+    entry = await call.session(arguments.session)
+    result = await acquire_async(entry.session, request, call.report)
+    kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
+    return claim_answer(request.scoped, result, kept_alive=kept_alive)
 
 
-async def _try_claim(
-    sessions: SessionRegistry, caller: Caller, arguments: dict[str, Any] | None, report: Report
-) -> CallToolResult:
-    asked = parse(TryClaimArguments, arguments)
-    session = await _acting(sessions, caller, asked.session)
-    scoped, patience = validation.scoped_key(asked.key, asked.namespace), validation.patience(asked.wait_seconds)
-
-    def attempt_once(lock_timeout: float) -> ClaimResult:
-        return session.session.try_claim(
-            asked.key,
-            asked.namespace,
-            ttl_minutes=asked.ttl_minutes,
-            note=asked.note,
-            redo=asked.redo,
-            lock_timeout=lock_timeout,
-        )
-
-    attempt = await acquire_async(session.session, scoped, attempt_once, patience, report)
-    kept = False
-    if asked.keep_alive and attempt.claimed and isinstance(attempt.found, Claim):
-        kept = True
-        sessions.keep(session, attempt.found, asked.ttl_minutes)
-    return _answer(attempt_result(scoped, attempt, kept), text.attempt_lead(scoped, attempt))
+async def _is_claimed_by_other(call: Call) -> Rendered:
+    arguments = parse(InspectArguments, call.arguments)
+    request = InspectRequest.parse(**arguments.model_dump(exclude={"session"}))
+    session = await call.reader(arguments.session)
+    inspection = await read_off_loop(session, partial(session.inspect_request, request))
+    return inspect_answer(request.scoped, inspection)
 
 
-async def _is_claimed_by_other(
-    sessions: SessionRegistry,
-    caller: Caller,
-    arguments: dict[str, Any] | None,
-    report: Report,
-) -> CallToolResult:
-    asked = parse(LookArguments, arguments)
-    claims = await _looking(sessions, caller, asked.session)
-    look = await read_off_loop(claims, partial(claims.inspect, asked.key, asked.namespace, generation=asked.generation))
-    scoped = validation.scoped_key(asked.key, asked.namespace)
-    return _answer(look_result(scoped, look), text.look_lead(scoped, look))
-
-
-async def _release(
-    sessions: SessionRegistry,
-    caller: Caller,
-    arguments: dict[str, Any] | None,
-    report: Report,
-) -> CallToolResult:
-    asked = parse(ReleaseArguments, arguments)
-    session = await _acting(sessions, caller, asked.session)
-    scoped = validation.scoped_key(asked.key, asked.namespace)
-    release = await run_off_loop(
-        session.session,
-        lambda lock_timeout: session.session.release(
-            asked.key,
-            asked.namespace,
-            outcome=Outcome(asked.outcome) if asked.outcome else None,
-            note=asked.note,
-            retention_hours=sessions.retention_hours if asked.retention_hours is None else asked.retention_hours,
-            lock_timeout=lock_timeout,
-        ),
+async def _release(call: Call) -> Rendered:
+    arguments = parse(ReleaseArguments, call.arguments)
+    given = arguments.model_dump(exclude={"session"}, exclude_none=True)
+    request = ReleaseRequest.parse(**({"retention_hours": call.registry.retention_hours} | given))
+    entry = await call.session(arguments.session)
+    result = await change_off_loop(
+        entry.session, lambda lock_timeout: entry.session.release_request(request, lock_timeout=lock_timeout)
     )
-    session.keep_alive.stop(scoped)
-    return _answer(release_result(scoped, release), text.release_lead(scoped, release))
+    entry.keep_alive.remove(request.scoped)
+    return release_answer(request.scoped, result)
 
 
-async def _list_claims(
-    sessions: SessionRegistry,
-    caller: Caller,
-    arguments: dict[str, Any] | None,
-    report: Report,
-) -> CallToolResult:
-    asked = parse(ListArguments, arguments)
-    after = read_cursor(asked.cursor)
-    claims = await _looking(sessions, caller, asked.session)
-    list_page = partial(claims.listing, asked.namespace, mine=asked.mine, after=after)
-    # In a thread, as there may be many to read before the first that is asked for.
-    listing = await scan_off_loop(claims, list_page, _PRUNING)
-    cursor = None if listing.after is None else spell_cursor(listing.after)
-    return _answer(list_result(listing, cursor), text.list_lead(listing), between="\n")
+async def _list_claims(call: Call) -> Rendered:
+    arguments = parse(ListArguments, call.arguments)
+    after = decode_cursor(arguments.cursor)
+    session = await call.reader(arguments.session)
+    scan = partial(session.list_claims, arguments.namespace, mine=arguments.mine, after=after)
+    page = await scan_off_loop(session, scan)
+    return list_answer(page, None if page.after is None else encode_cursor(page.after))
 
 
-async def _open_session(
-    sessions: SessionRegistry,
-    caller: Caller,
-    arguments: dict[str, Any] | None,
-    report: Report,
-) -> CallToolResult:
-    asked = parse(OpenSessionArguments, arguments)
-    await read_off_loop(sessions.read_only, sessions.know_handles)
-    handle, session = sessions.open(asked.label, caller)
-    holder = session.session.holder.name
-    return _answer(opened_result(handle, holder), text.opened_lead(handle, holder))
+async def _open_session(call: Call) -> Rendered:
+    arguments = parse(OpenSessionArguments, call.arguments)
+    await read_off_loop(call.registry.read_only, call.registry.load_secret)
+    handle, entry = call.registry.open(arguments.label, call.caller)
+    return open_session_answer(handle, entry.session.holder.name)
 
 
-async def _prune(
-    sessions: SessionRegistry,
-    caller: Caller,
-    arguments: dict[str, Any] | None,
-    report: Report,
-) -> CallToolResult:
-    asked = parse(PruneArguments, arguments)
-    claims = sessions.reader_for(caller, None)
-    # Always in a thread: there may be 100,000 claims to read.
-    pruned = await scan_off_loop(claims, partial(claims.prune, asked.namespace), _PRUNING)
-    return _answer(prune_result(pruned), text.prune_lead(pruned))
+async def _prune(call: Call) -> Rendered:
+    arguments = parse(PruneArguments, call.arguments)
+    session = await call.reader(None)
+    return prune_answer(await scan_off_loop(session, partial(session.prune, arguments.namespace)))
 
 
-async def _acting(sessions: SessionRegistry, caller: Caller, handle: str | None) -> SessionEntry:
-    if handle is not None:
-        await read_off_loop(sessions.read_only, sessions.know_handles)
-    return sessions.session_for(caller, handle)
+class _ToolSpec(NamedTuple):
+    """What a host is told about a tool, and what runs it."""
+
+    title: str
+    description: str
+    arguments: type[Arguments]
+    answer: type
+    run: Callable[[Call], Awaitable[Rendered]]
+    read_only: bool = False
+    idempotent: bool = True
 
 
-async def _looking(sessions: SessionRegistry, caller: Caller, handle: str | None) -> Session:
-    if handle is not None:
-        await read_off_loop(sessions.read_only, sessions.know_handles)
-    return sessions.reader_for(caller, handle)
-
-
-def _answer(answer: Answer, lead: str, *, between: str = " ") -> CallToolResult:
-    """Answer *answer*, and in words what is the case, *lead*, and what to do."""
-    text = f"{lead}{between}{answer['advice']}"
-    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=answer)
-
-
-TOOLS: dict[str, Call] = {
-    call.__name__.removeprefix("_"): call
-    for call in (_try_claim, _is_claimed_by_other, _release, _list_claims, _open_session, _prune)
+TOOLS = {
+    "try_claim": _ToolSpec(
+        "Claim an event",
+        "Ask for the right to act on an event, before acting. claimed=true: yours until expires_at (renewed if you had "
+        "it already). claimed=false: another session has it (held) or has done it (done); do not act. Claims of dead or "
+        "expired sessions are taken over. Key one occurrence (commit, date), so that the next one is a new key.",
+        TryClaimArguments,
+        ClaimAnswer,
+        _try_claim,
+        idempotent=False,
+    ),
+    "is_claimed_by_other": _ToolSpec(
+        "See who holds an event",
+        "See whether another live session holds an event, and who. It gives no permission to act: only try_claim does.",
+        InspectArguments,
+        InspectAnswer,
+        _is_claimed_by_other,
+        # It may remove a dead claim that it meets, which changes no answer that anybody gets.
+        read_only=True,
+    ),
+    "release": _ToolSpec(
+        "Release your claim",
+        "Give back your claim on an event as soon as you are done or give up; say which as outcome, so that nobody "
+        "repeats what is done. Never touches another session's claim.",
+        ReleaseArguments,
+        ReleaseAnswer,
+        _release,
+    ),
+    "list_claims": _ToolSpec(
+        "List claims",
+        "What is claimed, by whom, 50 a page; dead claims are marked.",
+        ListArguments,
+        ListAnswer,
+        _list_claims,
+        read_only=True,
+    ),
+    "open_session": _ToolSpec(
+        "Get an identity of your own",
+        "Only for a sub-agent that shares a connection, or when a call says that it needs a session. Returns a secret "
+        "to pass as session.",
+        OpenSessionArguments,
+        OpenSessionAnswer,
+        _open_session,
+        idempotent=False,
+    ),
+    "prune": _ToolSpec(
+        "Remove dead claims",
+        "Remove expired claims and those of dead sessions. Never needed before try_claim, which sees through them.",
+        PruneArguments,
+        PruneAnswer,
+        _prune,
+    ),
 }
+
+
+@cache
+def definitions() -> dict[str, Tool]:
+    """Return what `tools/list` answers, by name; made at the first call, since the schemas take 10 ms."""
+    return {
+        name: Tool(
+            name=name,
+            title=tool.title,
+            description=tool.description,
+            input_schema=input_schema(tool.arguments),
+            output_schema=output_schema(tool.answer),
+            annotations=ToolAnnotations(
+                title=tool.title,
+                read_only_hint=tool.read_only,
+                # They touch only the caller's own claims or dead ones.  Hosts ask people, or refuse, otherwise.
+                destructive_hint=False,
+                idempotent_hint=tool.idempotent,
+                open_world_hint=False,
+            ),
+        )
+        for name, tool in TOOLS.items()
+    }

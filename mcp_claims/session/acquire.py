@@ -1,193 +1,176 @@
-"""Waiting for a key that somebody holds: until it is free, done, or the time is up.
+"""Acquiring a key: try, and wait for its holder until the key is free, the work is done, or the time is up.
 
-Who came first is served first where the store has lines: only the head of the line is woken by a release.  Elsewhere a
-release wakes all who wait, the store lets one of them have it, and who has waited longer asks some milliseconds sooner.
+Whoever came first is served first where the store has a wait queue: a release wakes only its head.  Elsewhere a release
+wakes everybody, the store serves one of them, and whoever has waited longer tries some milliseconds sooner.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from functools import partial
-
-import anyio
-import anyio.lowlevel
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING
 
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, ScopedKey
-from mcp_claims.session.offload import read_off_loop, run_off_loop
+from mcp_claims.model.records import Claim
+from mcp_claims.model.requests import ClaimRequest
 from mcp_claims.session.results import ClaimResult, Status
-from mcp_claims.session.session import Session
-from mcp_claims.stores.base import LOCK_TIMEOUT
+from mcp_claims.stores.base import call_deadline
 
-Report = Callable[[float, float, str], Awaitable[None]]
-"""Tells the client how long has been waited, of how long, and for what."""
+if TYPE_CHECKING:
+    from mcp_claims.session.session import Session
 
-_LOOK_AGAIN = 2.0
-"""Seconds after which it is looked at again though nothing was told of."""
+ANSWER_TIMEOUT = 4.5
+"""Seconds in which a remote store answers one attempt or fails, however many questions the attempt takes."""
 
-_REPORT_EVERY = 5.0  # s
-_FOR_THE_FIRST = 0.25
-"""Seconds that the first in line has for taking what is free, before others may."""
-
+_POLL_INTERVAL = 2.0  # s; a notice can be lost
+_PROGRESS_INTERVAL = 5.0  # s
+_HEAD_START = 0.25  # s for the head of the queue to take a key that is free, before others may
 _COURTESY = 0.01  # s
 
+Progress = Callable[[float], object]
+"""Called every few seconds with the seconds waited so far."""
 
-async def acquire_async(
-    claims: Session, scoped: ScopedKey, attempt_once: Callable[[float], ClaimResult], patience: float, report: Report
-) -> ClaimResult:
-    """Claim by *attempt_once*, again and again for *patience* seconds while somebody else holds *scoped*."""
-    if patience <= 0:
-        return await _attempt(claims, attempt_once)
-    wait = _Wait(partial(_attempt, claims, attempt_once), patience, report)
-    first, changed = _Signal(), _Signal()
-    with claims.wait_queue(scoped, first.send) as lined:
-        await anyio.lowlevel.checkpoint()  # Where nobody is in line, we are first by now.
-        while lined and not first.sent:
-            if not await _is_for_the_first(claims, scoped, first) and await wait.is_over():
-                return wait.attempt
-            await wait.at_most(first.wait)
-        if await wait.is_over():
-            return wait.attempt
-        with claims.watch(scoped, changed.send):
-            # It may have changed before it was watched.
-            while not await wait.is_over():
-                changed.clear()
-                await wait.at_most(partial(_something, claims, wait.attempt, changed))
-                if not lined:
-                    await wait.let_others_go_first()
-    return wait.attempt
+
+class Wakeup:
+    """Wakes one waiting thread; `set` and `stop` may be called from any thread."""
+
+    def __init__(self) -> None:
+        # A socket pair, since it can be waited for together with the end of a process on every system.
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
+        self.stopped = False
+
+    def set(self) -> None:
+        """End the present wait, or the next one."""
+        try:
+            self._sender.send(b"!")
+        except OSError:
+            return  # Full, so the wait ends anyway; or closed, so nobody waits any more.
+
+    def stop(self) -> None:
+        """End the wait for good."""
+        self.stopped = True
+        self.set()
+
+    def wait(self, seconds: float, exit_of: object = None) -> None:
+        """Wait until `set`, until the process watched as *exit_of* (something with a `fileno`) ends, or *seconds*."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._receiver, selectors.EVENT_READ)
+            if exit_of is not None:
+                selector.register(exit_of, selectors.EVENT_READ)  # type: ignore[arg-type]
+            selector.select(0 if self.stopped else seconds)
+        try:
+            while self._receiver.recv(64):
+                pass
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        """Free the sockets."""
+        self._receiver.close()
+        self._sender.close()
 
 
 def acquire(
-    claims: Session, scoped: ScopedKey, patience: float, *, ttl_minutes: float, note: str | None, redo: bool
+    session: Session, request: ClaimRequest, *, progress: Progress | None = None, wakeup: Wakeup | None = None
 ) -> ClaimResult:
-    """Claim *scoped*, for a program that has nothing else to do than to wait for *patience* seconds."""
+    """Claim the key of *request* for *session*; wait up to its `wait_seconds` while another session holds it.
 
-    def attempt_once(lock_timeout: float) -> ClaimResult:
-        return claims.try_claim(
-            scoped.key, scoped.namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, lock_timeout=lock_timeout
-        )
-
-    async def unheard(waited: float, of: float, what: str) -> None:
-        """Nobody asked to be told."""
-
-    if patience <= 0:
-        return attempt_once(LOCK_TIMEOUT)
-    return anyio.run(acquire_async, claims, scoped, attempt_once, patience, unheard)
-
-
-async def _attempt(claims: Session, attempt_once: Callable[[float], ClaimResult]) -> ClaimResult:
-    """Try once; what is granted to a call that was cancelled meanwhile is given back."""
-
-    def release_grant(attempt: ClaimResult) -> None:
-        if attempt.status is Status.ACQUIRED and isinstance(attempt.found, Claim):
-            claims.release_grant(attempt.found)
-
-    return await run_off_loop(claims, attempt_once, release_grant)
-
-
-async def _is_for_the_first(claims: Session, scoped: ScopedKey, first: _Signal) -> bool:
-    """Tell whether *scoped* is free, and the first in line about to take it.
-
-    If nobody takes it, the first is stopped or slow, and whoever looks next may have it.
+    Blocks the calling thread.  *wakeup*, made by the caller, lets another thread stop the wait: the result of the last
+    attempt is returned then, which may be a grant.  Raises what `Session.try_claim` raises.
     """
-    if not await read_off_loop(claims, partial(_is_free, claims, scoped)):
-        return False
-    with anyio.move_on_after(_FOR_THE_FIRST):
-        await first.wait()
-    return first.sent or not await read_off_loop(claims, partial(_is_free, claims, scoped))
+    if request.wait_seconds <= 0:
+        return session.try_request(request)
+    with closing(wakeup or Wakeup()) as owned:
+        return _Waiter(session, request, progress, owned).run()
 
 
-def _is_free(claims: Session, scoped: ScopedKey) -> bool:
-    stored = claims.stored(scoped.key, scoped.namespace).page
-    return not stored or stored[0].state in (ClaimState.EXPIRED, ClaimState.ORPHANED, ClaimState.GIVEN_BACK)
+class _Waiter:
+    """One call that waits."""
 
+    def __init__(self, session: Session, request: ClaimRequest, progress: Progress | None, wakeup: Wakeup) -> None:
+        self._session, self._request, self._progress, self._wakeup = session, request, progress, wakeup
+        self._began = self._reported = time.monotonic()
+        self._is_head = False
+        self._result: ClaimResult | None = None
 
-class _Wait:
-    """One call that waits: since when, for how long, and what its last attempt came to."""
+    def run(self) -> ClaimResult:
+        scoped = self._request.scoped
+        with self._session.wait_queue(scoped, self._become_head) as queued:
+            while queued and not self._is_head:
+                if not self._leave_to_head() and self._try():
+                    return self._last()
+                self._pause()
+            if self._try():
+                return self._last()
+            with self._session.watch(scoped, self._wakeup.set):
+                # The key may have changed before the watch began, so the next attempt comes first.
+                while not self._try():
+                    self._pause(watch_holder=True)
+                    if not queued:
+                        self._let_longer_waiters_go_first()
+        return self._last()
 
-    def __init__(self, attempt_once: Callable[[], Awaitable[ClaimResult]], patience: float, report: Report) -> None:
-        self._attempt_once, self._patience, self._report = attempt_once, patience, report
-        self._began = self._reported = anyio.current_time()
-        self._attempt: ClaimResult | None = None
-        self._lost: Claim | None = None
+    def _become_head(self) -> None:
+        self._is_head = True
+        self._wakeup.set()
 
-    @property
-    def attempt(self) -> ClaimResult:
-        """The last attempt, once there was one."""
-        assert self._attempt is not None
-        return self._attempt
+    def _leave_to_head(self) -> bool:
+        """Return whether the key is free and the head of the queue is about to take it.
 
-    async def is_over(self) -> bool:
-        """Try once; tell whether it was granted, refused for good or the time is up."""
-        waited = anyio.current_time() - self._began
-        attempt = await self._attempt_once()
-        # That a claim was lost is told only once, so it has to be kept for the answer.
-        self._lost = attempt.lost or self._lost
-        self._attempt = attempt._replace(lost=self._lost)
-        return attempt.status is not Status.HELD or waited >= self._patience
+        If nobody takes it within the head start, the head is stopped or slow, and whoever tries next may have it.
+        """
+        if self._wakeup.stopped or not self._is_free():
+            return False
+        self._wakeup.wait(min(_HEAD_START, self._left()))
+        return self._is_head or not self._is_free()
 
-    async def at_most(self, something: Callable[[], Awaitable[None]]) -> None:
-        """Wait for *something*, until the claim in the way expires, the time is up or it is time to look again."""
-        left = min(self._left(), _LOOK_AGAIN)
-        if self._attempt is not None and isinstance(self._attempt.found, Claim):
-            # Nobody tells when it expires.
-            expires = expiry.expires_in(self._attempt.found, self._attempt.now)
+    def _is_free(self) -> bool:
+        with call_deadline(time.monotonic() + ANSWER_TIMEOUT):
+            stored = self._session.read(self._request.scoped.key, self._request.scoped.namespace).claims
+        return not stored or stored[0].state not in (ClaimState.HELD, ClaimState.DONE)
+
+    def _try(self) -> bool:
+        """Try once, unless stopped; return whether the wait is over: granted, done, stopped, or out of time."""
+        if self._wakeup.stopped and self._result is not None:
+            return True
+        in_time = self._left() > 0
+        with call_deadline(time.monotonic() + ANSWER_TIMEOUT):
+            result = self._session.try_request(self._request)
+        if self._result is not None and result.lost is None:
+            result = result._replace(lost=self._result.lost)  # The session says only once that it lost a claim.
+        self._result = result
+        return result.status is not Status.HELD or not in_time
+
+    def _last(self) -> ClaimResult:
+        assert self._result is not None
+        return self._result
+
+    def _pause(self, *, watch_holder: bool = False) -> None:
+        """Wait for a notice, but not beyond the expiry of the claim in the way, the time limit, or the poll interval."""
+        seconds = min(self._left(), _POLL_INTERVAL)
+        blocking = self._result.found if self._result is not None else None
+        watched = None
+        if isinstance(blocking, Claim) and self._result is not None:
+            # Nobody sends a notice when a claim expires.
+            expires = expiry.expires_in(blocking, self._result.now)
             if expires is not None:
-                left = min(left, max(0.0, expires.total_seconds()))
-        with anyio.move_on_after(left):
-            await something()
-        if anyio.current_time() - self._reported >= _REPORT_EVERY:
-            self._reported = anyio.current_time()
-            await self._report(self._reported - self._began, self._patience, "still held by another session")
+                seconds = min(seconds, max(0.0, expires.total_seconds()))
+            watched = self._session.watch_exit(blocking.holder) if watch_holder else None
+        with nullcontext() if watched is None else closing(watched):
+            self._wakeup.wait(seconds, watched)
+        if self._progress is not None and time.monotonic() - self._reported >= _PROGRESS_INTERVAL:
+            self._reported = time.monotonic()
+            self._progress(self._reported - self._began)
 
-    async def let_others_go_first(self) -> None:
-        """Pause for some milliseconds, the longer the shorter we have waited."""
-        waited = anyio.current_time() - self._began
-        await anyio.sleep(min(_COURTESY / (1 + waited), self._left()))
+    def _let_longer_waiters_go_first(self) -> None:
+        waited = time.monotonic() - self._began
+        time.sleep(min(_COURTESY / (1 + waited), self._left()))
 
     def _left(self) -> float:
-        return max(0.0, self._patience - (anyio.current_time() - self._began))
-
-
-class _Signal:
-    """What another thread says once, until it is cleared; made in the event loop that waits for it."""
-
-    def __init__(self) -> None:
-        self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
-        self.clear = self._event.clear
-
-    @property
-    def sent(self) -> bool:
-        return self._event.is_set()
-
-    def send(self) -> None:
-        # Another thread may have begun to tell when the wait and its loop ended.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._event.set)
-
-    async def wait(self) -> None:
-        await self._event.wait()
-
-
-async def _something(claims: Session, attempt: ClaimResult, changed: _Signal) -> None:
-    """Return when the claim may have changed or the holder's process has ended."""
-    death = claims.watch_exit(attempt.found.holder) if isinstance(attempt.found, Claim) else None
-    if death is None:
-        await changed.wait()
-        return
-    try:
-        async with anyio.create_task_group() as first:
-
-            async def until_dead() -> None:
-                await anyio.wait_readable(death)
-                first.cancel_scope.cancel()
-
-            first.start_soon(until_dead)
-            await changed.wait()
-            first.cancel_scope.cancel()
-    finally:
-        death.close()
+        return max(0.0, self._request.wait_seconds - (time.monotonic() - self._began))

@@ -1,12 +1,13 @@
-"""The names of sessions, and what each is bound to.
+"""Opening sessions: what each is called, and whose death ends it.
 
-A name is `host:pid:nonce`; the nonce keeps two lives of one PID apart.  A session bound to its process carries the
-proof by which others know one day that the process is dead; one that outlives its process carries none, and its
-claims end by release or TTL.
+A name is `host:pid:nonce`; the nonce keeps two processes with one PID apart.  A session bound to a process carries what
+proves that process dead one day; a session that outlives its process carries no proof, and its claims end by release
+or expiry.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 from mcp_claims.errors import InvalidInputError
@@ -15,18 +16,28 @@ from mcp_claims.model.records import Holder, Proof
 from mcp_claims.model.validation import one_line
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
+from mcp_claims.stores.config import open_store
 
 MAX_NAME_CHARACTERS = 64
 _NONCE_BYTES = 6
-_FIXED = "session"
-_ADOPTER = 1
+_NAMED = "session"
+_INIT = 1
+
+
+def open_session(store: Store | None = None, *, name: str | None = None) -> Session:
+    """Open a session on *store*, by default on the store that the environment configures.
+
+    Without a *name* it lives as long as this process, or until `close`; each call opens a session of its own, and two
+    in one process exclude each other.  With a *name* (1 to 64 printable characters) it is the same session for
+    everybody on this machine who uses that name, it outlives the process, and its claims end by release or expiry.
+    Raises `InvalidInputError`.
+    """
+    store = open_store() if store is None else store
+    return process_session(store) if name is None else named_session(store, name)
 
 
 def process_session(store: Store, machine: Machine | None = None) -> Session:
-    """Open a session that lives as long as this process, or until `end`.
-
-    Each call is a session of its own: two in one process exclude each other.
-    """
+    """Open a session that lives as long as this process, or until `close`."""
     machine = machine or local_machine()
     pid = machine.pid()
     name = holder_name(machine, str(pid), os.urandom(_NONCE_BYTES).hex())
@@ -34,47 +45,38 @@ def process_session(store: Store, machine: Machine | None = None) -> Session:
 
 
 def session_for_process(store: Store, pid: int, machine: Machine | None = None) -> Session:
-    """Open the session of process *pid* of this machine, the same for all who act on its behalf.
+    """Open the session of process *pid* of this machine, the same for everybody who acts on its behalf.
 
-    Its claims die with that process, whatever becomes of ours; whose process it is does not matter, as it may be one that
-    was started with `sudo`.  Raises `InvalidInputError` where it is not there, or nothing tells it from a later process
-    with its PID, and for 1.
+    Its claims die with that process, whatever happens to ours.  The process may belong to another user, since it may
+    have been started with `sudo`.  Raises `InvalidInputError` for 1, for a process that does not run, and where nothing
+    tells it from a later process with its PID.
     """
     machine = machine or local_machine()
-    if pid == _ADOPTER:
-        raise InvalidInputError(
-            "--for-pid",
-            "must not be 1, since every script whose parent has ended finds that in $PPID, and all of them would be one "
-            "holder; use --session, or run",
-        )
+    if pid == _INIT:
+        rule = "must not be 1: every orphaned script finds that as its parent, and all of them would be one holder"
+        raise InvalidInputError("pid", rule)
     proof = machine.proof(pid) if pid > 0 else Proof()
-    # No nonce of `process_session` is spelt like this, so nobody is ever called the same as that process calls itself.
+    # No nonce of `process_session` looks like this, so the process itself never has the same name.
     holder = Holder(holder_name(machine, str(pid), f"for-{proof.start}"), pid, proof)
     if proof.boot is None or proof.start is None or machine.provably_dead(holder):
-        raise InvalidInputError("--for-pid", f"must be a process of this machine that is running, not {pid}")
+        raise InvalidInputError("pid", f"must be a process of this machine that is running, not {pid}")
     return Session(store, holder, machine)
 
 
 def named_session(store: Store, name: str, machine: Machine | None = None) -> Session:
-    """Open the session called *name*: 1 to 64 printable characters, on this machine the same for all who use it.
-
-    It outlives the process, for hosts that start a server for each call; its claims end by release or TTL.  All who
-    use one name at a time are one holder.  Raises `InvalidInputError`.
-    """
+    """Open the session called *name*, for hosts that start a server for each call; see `open_session`."""
     if not 0 < len(name) <= MAX_NAME_CHARACTERS or not name.isprintable() or name != one_line(name):
         raise InvalidInputError("session", f"must be a name of 1 to {MAX_NAME_CHARACTERS} printable characters")
     machine = machine or local_machine()
-    # No PID is spelt like this, so no process is ever called the same.
-    return Session(store, Holder(holder_name(machine, _FIXED, name), machine.pid()), machine)
+    # No PID looks like this, so no process ever has the same name.
+    return Session(store, Holder(holder_name(machine, _NAMED, name), machine.pid()), machine)
 
 
 def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bound: bool) -> Session:
-    """Open the session of a handle that process *pid* gave out with *nonce*, which stays secret.
+    """Open the session of a handle that process *pid* issued with *nonce*, which stays secret.
 
     If it is *bound*, its claims die with this process.
     """
-    import hashlib  # Few need it, and it takes longer than all else here.
-
     public = hashlib.sha256(nonce).hexdigest()[: 2 * _NONCE_BYTES]
     proof = machine.proof() if bound else Proof()
     return Session(store, Holder(holder_name(machine, str(pid), public), machine.pid(), proof), machine)
@@ -83,17 +85,3 @@ def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bo
 def holder_name(machine: Machine, process: str, nonce: str) -> str:
     """Return the public name of a session."""
     return f"{one_line(machine.host()) or 'localhost'}:{process}:{nonce}"
-
-
-def host_session_label() -> str | None:
-    """Return how the host calls its own session, for people who read claims; never an identity.
-
-    A host that is started inside another one inherits its environment, so two sessions may have the same.
-    """
-    known = os.environ.get("CLAUDE_CODE_SESSION_ID")
-    return short_label(known) if known else None
-
-
-def short_label(session: str) -> str:
-    """Return the beginning of a host's session id: enough for people to tell sessions apart."""
-    return f"session {one_line(session[:8])}…" if len(session) > 8 else f"session {one_line(session)}"

@@ -1,69 +1,115 @@
-"""Keeping claims alive: renewing them for a session that is there, so that its model need not."""
+"""Keep-alive: renewing claims for a session that is there, so that its model or program need not."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
+from threading import Event
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from mcp_claims.errors import ClaimsError
 from mcp_claims.model.records import Claim, ScopedKey
-from mcp_claims.session.session import Session
+from mcp_claims.stores.threads import start_daemon_thread
 
-DEFAULT_LONGEST_KEEPING = 8 * 60 * 60.0
-"""Seconds for which a claim is kept alive at most, from when that was last asked for."""
+if TYPE_CHECKING:
+    from mcp_claims.session.session import Session
 
-_SHARE = 3
-"""A claim is renewed when a third of its TTL has passed, so that two renewals may fail before it runs out."""
+DEFAULT_KEEP_ALIVE_LIMIT = timedelta(hours=8)
+"""For how long a claim is kept alive at most, counted from the last request to do so."""
 
+_FRACTION = 3
+"""A claim is renewed when a third of its TTL has passed, so that two renewals may fail before it expires."""
+
+_RETRIES = 10
 _NEVER = float("inf")
 
 
 @dataclass(slots=True)
 class _Kept:
-    granted: Claim
-    ttl_minutes: float
+    grant: Claim
+    ttl: timedelta
     due: float
     until: float
 
 
 class KeepAlive:
-    """What is kept alive for one session.  `renew` may run in a thread of its own, beside the other methods."""
+    """The claims of *session* that are kept alive.  Times are in seconds of any clock that counts suspend.
 
-    def __init__(self, claims: Session, longest: float = DEFAULT_LONGEST_KEEPING) -> None:
-        self._claims, self._longest = claims, longest
+    `renew_due` may run in a thread of its own, beside the other methods.
+    """
+
+    def __init__(self, session: Session, limit: timedelta = DEFAULT_KEEP_ALIVE_LIMIT) -> None:
+        self._session, self._limit = session, limit
         self._kept: dict[ScopedKey, _Kept] = {}
 
-    def keep(self, granted: Claim, ttl_minutes: float, now: float) -> None:
-        """Keep *granted* alive from *now* on, by renewals of *ttl_minutes* each, as long as may be."""
-        due = now + ttl_minutes * 60 / _SHARE
-        self._kept[granted.scoped] = _Kept(granted, ttl_minutes, due, now + self._longest)
+    def add(self, grant: Claim, ttl: timedelta, now: float) -> None:
+        """Keep *grant* alive from *now* on, by renewals of *ttl* each."""
+        due = now + _interval(ttl)
+        self._kept[grant.scoped] = _Kept(grant, ttl, due, now + self._limit.total_seconds())
 
-    def stop(self, scoped: ScopedKey) -> None:
-        """Let the claim on *scoped* run out."""
+    def remove(self, scoped: ScopedKey) -> None:
+        """Let the claim on *scoped* expire."""
         self._kept.pop(scoped, None)
 
-    def renew(self, now: float) -> float:
-        """Renew what is due at *now*; return the seconds until something is due again, infinite if nothing is kept."""
+    def get(self, scoped: ScopedKey) -> Claim | None:
+        """Return the claim on *scoped* as of its last renewal; `None` if it is not kept alive, or was lost."""
+        kept = self._kept.get(scoped)
+        return None if kept is None else kept.grant
+
+    def renew_due(self, now: float) -> float:
+        """Renew what is due at *now*; return the seconds until a claim is due again, infinite if none is kept."""
         for scoped, kept in list(self._kept.items()):
             if now > kept.until:
-                self._forget(scoped, kept)
+                self._drop(scoped, kept)
             elif now >= kept.due:
                 self._renew(scoped, kept, now)
         return min((kept.due - now for kept in list(self._kept.values())), default=_NEVER)
 
     def _renew(self, scoped: ScopedKey, kept: _Kept, now: float) -> None:
         try:
-            renewed = self._claims.renew(kept.granted, kept.ttl_minutes)
+            renewed = self._session.renew(kept.grant, kept.ttl)
         except ClaimsError:
-            # Somebody is changing the namespace, or the disk is full: there is time for more tries.
-            kept.due = now + kept.ttl_minutes * 60 / _SHARE / 10
+            # The namespace is locked or the disk is full: there is time for more tries.
+            kept.due = now + _interval(kept.ttl) / _RETRIES
             return
         if renewed is None:
-            # Lost: the session is told so when it next asks about the key.
-            self._forget(scoped, kept)
+            # Lost: the session hears so when it next asks about the key.
+            self._drop(scoped, kept)
         else:
-            kept.due = now + kept.ttl_minutes * 60 / _SHARE
+            kept.grant, kept.due = renewed, now + _interval(kept.ttl)
 
-    def _forget(self, scoped: ScopedKey, kept: _Kept) -> None:
-        # It may have been claimed anew, or stopped, while the store was asked.
+    def _drop(self, scoped: ScopedKey, kept: _Kept) -> None:
+        # A parallel call may have claimed the key anew while the store was asked.
         if self._kept.get(scoped) is kept:
             self._kept.pop(scoped, None)
+
+
+class KeepAliveThread:
+    """Keeps one *grant* of *session* alive for a block, in a thread; for programs without an event loop."""
+
+    def __init__(self, session: Session, grant: Claim, ttl: timedelta) -> None:
+        self._session = session
+        self._keep_alive = KeepAlive(session, timedelta.max / 2)
+        self._keep_alive.add(grant, ttl, self._now())
+        self._ended = Event()
+
+    def __enter__(self) -> Self:
+        start_daemon_thread(self._run, "mcp-claims keep-alive")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(min(60.0, self._keep_alive.renew_due(self._now()))):
+            continue
+
+    def _now(self) -> float:
+        return self._session.now().ticks
+
+
+def _interval(ttl: timedelta) -> float:
+    return ttl.total_seconds() / _FRACTION

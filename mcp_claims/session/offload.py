@@ -1,54 +1,96 @@
-"""Waiting for another process, or for a store over a network, without keeping the event loop and every other call waiting."""
+"""Calling a session from an event loop: no other process and no network blocks the loop."""
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
+from mcp_claims.model.records import Claim
+from mcp_claims.model.requests import ClaimRequest
+from mcp_claims.session.acquire import ANSWER_TIMEOUT, Wakeup, acquire
+from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, call_deadline
 
 T = TypeVar("T")
+Report = Callable[[float, float, str], Coroutine[Any, Any, None]]
+"""Sends the client a progress notice: seconds waited, of how many, and for what."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_5, 0.02, 1.5
-_THREADS = 64
-_ASKING, _READING = anyio.CapacityLimiter(_THREADS), anyio.CapacityLimiter(_THREADS)
+_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_5, 0.02, 1.5  # s, s, factor
+_MAX_THREADS, _MAX_WAITING, _MAX_SCANS = 64, 512, 4
+# Threads of our own: the SDK reads stdin in those that everybody shares, and calls that wait would take them all.
+_asking = anyio.CapacityLimiter(_MAX_THREADS)
+_scanning_remote = anyio.CapacityLimiter(_MAX_THREADS)
+_scanning = anyio.CapacityLimiter(_MAX_SCANS)
+_waiting = anyio.CapacityLimiter(_MAX_WAITING)
 
-_ANSWERED_WITHIN = 4.5
-"""Seconds from the call on in which a store over a network has answered or failed, whatever it is asked and waits for."""
 
+async def acquire_async(session: Session, request: ClaimRequest, report: Report | None = None) -> ClaimResult:
+    """Do what `acquire` does; what was granted to a call that is cancelled meanwhile is released.
 
-async def run_off_loop(
-    claims: Session, operation: Callable[[float], T], undo: Callable[[T], object] = lambda _: None
-) -> T:
-    """Run *operation* of *claims*, given how many seconds it may wait, while other calls go on.
-
-    On a store of this machine it may wait 0 seconds, and is run again and again until nobody is in its way; so it must
-    change nothing when it raises `StoreBusyError`, which is raised here after `LOCK_WAIT` seconds.  Not in threads: calls
-    that wait for a stopped process would take all that the SDK reads stdin with, and a thread whose call was cancelled
-    would claim after its caller has given up.
-
-    Over a network each answer is waited for, so there it is a thread.  It is one of our own `_THREADS`, none of those that
-    the SDK reads with; the store answers or fails within `_ANSWERED_WITHIN` seconds, the wait for a thread included; and what
-    it did for a call that was cancelled meanwhile is undone, by *undo* with what it returned.
+    A wait blocks a thread.  Beyond 512 waits in one process a call is answered at once, as without `wait_seconds`.
     """
-    if claims.remote:
-        return await _in_a_thread(partial(operation, LOCK_TIMEOUT), undo)
+
+    def undo(result: ClaimResult) -> None:
+        if result.status is Status.ACQUIRED and isinstance(result.found, Claim):
+            session.release_grant(result.found)
+
+    if request.wait_seconds <= 0 or _waiting.available_tokens < 1:
+        attempt = partial(_try_once, session, request)
+        return await change_off_loop(session, attempt, undo)
+    wakeup = Wakeup()
+
+    def progress(waited: float) -> None:
+        if report is not None:
+            anyio.from_thread.run(report, waited, request.wait_seconds, "still held by another session")
+
+    async def stop_when_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            wakeup.stop()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stop_when_cancelled)
+        with anyio.CancelScope(shield=True):
+            call = partial(acquire, session, request, progress=progress, wakeup=wakeup)
+            result = await anyio.to_thread.run_sync(call, limiter=_waiting)
+        tasks.cancel_scope.cancel()
+    await _undo_if_cancelled(undo, result)
+    return result
+
+
+async def change_off_loop(
+    session: Session, change: Callable[[float], T], undo: Callable[[T], object] = lambda _: None
+) -> T:
+    """Run *change* of *session*, given its lock timeout in seconds, while other calls go on.
+
+    On a store of this machine it gets 0 seconds, and runs again and again until the lock is free; so it must change
+    nothing when it raises `StoreBusyError`, which is raised here after `LOCK_TIMEOUT`.  A thread would outlive a call
+    that is cancelled, and claim after its caller has given up.
+
+    A remote store is called in a thread and answers or fails within `ANSWER_TIMEOUT`, the wait for a thread included.
+    What it did for a call that was cancelled meanwhile is undone, by *undo* with the result.
+    """
+    if session.remote:
+        result = await _in_thread(partial(change, LOCK_TIMEOUT))
+        await _undo_if_cancelled(undo, result)
+        return result
     deadline: float | None = None
     pause = _FIRST_PAUSE
     while True:
         try:
-            return operation(0.0)
+            return change(0.0)
         except StoreBusyError as busy:
-            # Asked for the time only here, since nearly every call finds nobody in its way.
             now = anyio.current_time()
             deadline = deadline or now + LOCK_TIMEOUT
             left = deadline - now
@@ -58,43 +100,49 @@ async def run_off_loop(
         pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
 
 
-async def read_off_loop(claims: Session, look: Callable[[], T]) -> T:
-    """Run *look*, which waits for nobody on this machine but maybe for a network, while other calls go on."""
-    return await _in_a_thread(look, lambda _: None) if claims.remote else look()
+async def read_off_loop(session: Session, read: Callable[[], T]) -> T:
+    """Run *read*, which waits for nobody on this machine but perhaps for a network, while other calls go on."""
+    return await _in_thread(read) if session.remote else read()
 
 
-async def maintain_off_loop(claims: Session, tend: Callable[[], T]) -> T:
-    """Run *tend*, which asks about so many claims that it may take its time, as `looking` does."""
-    return await anyio.to_thread.run_sync(tend, limiter=_ASKING) if claims.remote else tend()
+async def maintain_off_loop(session: Session, maintain: Callable[[], T]) -> T:
+    """Run *maintain*, which asks about so many claims that it may take longer than one answer, as `read_off_loop` does."""
+    return await anyio.to_thread.run_sync(maintain, limiter=_asking) if session.remote else maintain()
 
 
-async def scan_off_loop(claims: Session, read: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
-    """Run *read*, which lists claims, in a thread of *limiter*; over a network, where all may have to wait, in one of ours."""
-    if not claims.remote:
-        return await anyio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=limiter)
-    in_time = partial(_answered, read, time.monotonic() + _ANSWERED_WITHIN)
-    return await anyio.to_thread.run_sync(in_time, abandon_on_cancel=True, limiter=_READING)
+async def scan_off_loop(session: Session, scan: Callable[[], T]) -> T:
+    """Run *scan*, which reads any number of claims, in a thread."""
+    if not session.remote:
+        return await anyio.to_thread.run_sync(scan, abandon_on_cancel=True, limiter=_scanning)
+    in_time = partial(_with_deadline, scan, time.monotonic() + ANSWER_TIMEOUT)
+    return await anyio.to_thread.run_sync(in_time, abandon_on_cancel=True, limiter=_scanning_remote)
 
 
-def _answered(ask: Callable[[], T], until: float) -> T:
+def _try_once(session: Session, request: ClaimRequest, lock_timeout: float) -> ClaimResult:
+    return session.try_request(request, lock_timeout=lock_timeout)
+
+
+def _with_deadline(call: Callable[[], T], until: float) -> T:
     with call_deadline(until):
-        return ask()
+        return call()
 
 
-async def _in_a_thread(ask: Callable[[], T], undo: Callable[[T], object]) -> T:
-    # Whoever gets a thread late has so much less time for what it asks.
-    in_time = partial(_answered, ask, time.monotonic() + _ANSWERED_WITHIN)
+async def _in_thread(call: Callable[[], T]) -> T:
+    # Whoever gets a thread late has so much less time for its question.
+    in_time = partial(_with_deadline, call, time.monotonic() + ANSWER_TIMEOUT)
     try:
-        # Of no consequence once the thread has begun: it is waited for to its end.
-        with anyio.fail_after(_ANSWERED_WITHIN):
-            result = await anyio.to_thread.run_sync(in_time, limiter=_ASKING)
+        # Bounds the wait for a thread alone: once the thread runs, it is awaited to its end.
+        with anyio.fail_after(ANSWER_TIMEOUT):
+            return await anyio.to_thread.run_sync(in_time, limiter=_asking)
     except TimeoutError as error:
-        cause = OSError(errno.ETIMEDOUT, f"{_THREADS} questions to it are under way, and none has been answered")
+        cause = OSError(errno.ETIMEDOUT, f"{_MAX_THREADS} calls are waiting for its answer")
         raise StoreUnavailableError("the store", cause) from error
+
+
+async def _undo_if_cancelled(undo: Callable[[T], object], result: T) -> None:
     try:
         await anyio.lowlevel.checkpoint_if_cancelled()
     except anyio.get_cancelled_exc_class():
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(undo, result, limiter=_ASKING)
+            await anyio.to_thread.run_sync(undo, result, limiter=_asking)
         raise
-    return result

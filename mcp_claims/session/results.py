@@ -1,4 +1,4 @@
-"""What the methods of `Claims` answer: facts, which the server puts into words."""
+"""What the operations of a session return: facts, which `render` turns into answers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Found, Moment, Unreadable
+from mcp_claims.model.records import Claim, Found, Moment, Outcome, Unreadable
 
 
 class Status(Enum):
-    """The answer to `try_claim`."""
+    """How a call of `try_claim` went."""
 
     ACQUIRED = "acquired"
     RENEWED = "renewed"
@@ -20,19 +20,18 @@ class Status(Enum):
 
 
 class TakenOver(NamedTuple):
-    """What a new claim replaced, and why it could: a dead claim, the marker of work that ended, or what was unreadable and
-    nobody's.
-    """
+    """What a new claim replaced, and its state, which allowed that: a dead claim, a marker, or something unreadable."""
 
-    what: Claim | Unreadable
-    why: ClaimState
+    found: Claim | Unreadable
+    state: ClaimState
 
 
 class ClaimResult(NamedTuple):
     """What `try_claim` did.
 
     `found` is the claim in force now: ours if `claimed`, else somebody else's, the marker of work that is done, or the
-    unreadable thing that counts as held.  `lost` is an earlier claim of ours on this key that ended without our release.
+    unreadable thing that counts as held.  `lost` is an earlier grant of ours on this key that ended without our
+    release.
     """
 
     status: Status
@@ -43,13 +42,14 @@ class ClaimResult(NamedTuple):
 
     @property
     def claimed(self) -> bool:
+        """Whether this session holds the key."""
         return self.status in (Status.ACQUIRED, Status.RENEWED)
 
 
 class Inspection(NamedTuple):
-    """What `is_claimed_by_other` saw; `found` is `None` where there is nothing, and may be a marker, which holds nothing.
+    """What `inspect` read; `found` is `None` where nothing is stored, and may be a marker, which holds nothing.
 
-    `in_force` tells, if a generation was asked about, whether that grant still holds the key.
+    `in_force` says, if a generation was given, whether that grant still holds the key.
     """
 
     found: Found
@@ -60,6 +60,7 @@ class Inspection(NamedTuple):
 
     @property
     def claimed_by_other(self) -> bool:
+        """Whether another live session holds the key."""
         return self.found is not None and not self.held_by_you and self.marker is None
 
     @property
@@ -67,9 +68,14 @@ class Inspection(NamedTuple):
         """The marker of work that has ended, if that is what was found."""
         return self.found if isinstance(self.found, Claim) and self.found.ended is not None else None
 
+    @property
+    def done(self) -> bool:
+        """Whether the work is done, so that a `try_claim` would be refused."""
+        return self.marker is not None and self.marker.ended is not None and self.marker.ended.outcome is Outcome.DONE
+
 
 class ReleaseResult(NamedTuple):
-    """What `release` did; `found` is the claim that went, its marker if one stays, or what is there instead of ours."""
+    """What `release` did; `found` is the released claim, the marker that replaced it, or what is stored instead of ours."""
 
     released: bool
     found: Found
@@ -78,24 +84,24 @@ class ReleaseResult(NamedTuple):
 
 
 class ListedClaim(NamedTuple):
-    """One thing that is stored, and how it stands."""
+    """One thing that is stored, and its state."""
 
     found: Claim | Unreadable
     state: ClaimState
 
 
 class ClaimPage(NamedTuple):
-    """A page of what is stored, in the order of the store; `after` is where the next one begins, if there is one."""
+    """A page of what is stored, in the order of the store; the next page begins behind the position `after`, if any."""
 
-    page: tuple[ListedClaim, ...]
+    claims: tuple[ListedClaim, ...]
     now: Moment
     after: str | None
 
 
 class PruneResult(NamedTuple):
-    """What `prune` removed and what it kept: live claims, markers of work that ended, and what cannot be read.
+    """What `prune` removed and what it kept: live claims, markers of ended work, and what cannot be read.
 
-    `failed` are dead claims that the system would not let us remove.
+    `failed` holds an error for each dead claim that the store would not remove.
     """
 
     expired: int

@@ -73,7 +73,7 @@ def test_what_failed_or_was_given_up_is_free_at_once_and_the_next_holder_is_told
     look = other.inspect(KEY)
     assert (look.claimed_by_other, look.held_by_you, look.marker) == (False, False, marker)
     attempt = other.try_claim(KEY)
-    assert (attempt.status, attempt.taken_over) == (Status.ACQUIRED, TakenOver(marker, ClaimState.GIVEN_BACK))
+    assert (attempt.status, attempt.taken_over) == (Status.ACQUIRED, TakenOver(marker, ClaimState.FAILED))
 
 
 def test_a_marker_ends_with_its_retention_whatever_became_of_its_writer(bench: Bench) -> None:

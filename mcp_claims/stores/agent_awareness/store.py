@@ -163,7 +163,7 @@ class AgentAwarenessStore:
             if new is not None:
                 if not new.generation:
                     after = old.generation if isinstance(old, Claim) else 0
-                    new = new.numbered(entered.next_generation(after, new.claimed.epoch))
+                    new = new._replace(generation=entered.next_generation(after, new.claimed.epoch))
                 write_new(self._fs, fresh, to_json(new))
             lock = make_lock(self._fs, lock_path)
             if lock is None:

@@ -291,7 +291,7 @@ class EtcdStore:
         if stored is None or lease is None or stored.lease != lease.id:
             return
         found = messages.claim_in(stored, key)
-        if isinstance(found, Claim) and expiry.expired(found, self._here.now()):
+        if isinstance(found, Claim) and expiry.is_expired(found, self._here.now()):
             process.changes.make(Change(key, stored.revision, None), until)
 
     @contextmanager

@@ -89,7 +89,7 @@ class FileStore:
                     return Swap(True, None)
                 if not new.generation:
                     after = old.generation if old is not None else 0
-                    new = new.numbered(lock.next_generation(after, new.claimed.epoch))
+                    new = new._replace(generation=lock.next_generation(after, new.claimed.epoch))
                 data = to_json(new)
                 self._write(path, fresh, data, lock)
         except OSError as error:
@@ -250,7 +250,7 @@ class FileStore:
             claim = known[1]
             if claim.stored == changed or not dated:
                 return claim
-            claim = claim.stored_at(changed)
+            claim = claim._replace(stored=changed)
         else:
             claim = from_json(data, changed)
         self._know(path, data, claim)

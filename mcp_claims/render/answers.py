@@ -1,0 +1,256 @@
+"""The answers: each is made in one pass, structured and as text, from what an operation of a session returned.
+
+The text says what is the case, then what to do.  It suffices alone, as the structured answer does: some hosts show the
+model only one of them.  The output schemas of the tools are made from these types.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+
+from mcp_claims.model import codec, expiry
+from mcp_claims.model.records import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
+from mcp_claims.render import phrases
+from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status
+
+Ending = Literal["done", "failed", "abandoned", "revoked"]
+
+
+class ClaimFacts(TypedDict, total=False):
+    """What is known about the claim in force, or about a marker; what does not apply is left out."""
+
+    holder: str
+    client: str
+    generation: int
+    claimed_at: str
+    expires_at: str
+    expires_in_seconds: float
+    note: str
+    outcome: Ending
+    ended_at: str
+
+
+class Previous(TypedDict, total=False):
+    """What a new claim replaced: how it stood, and what its holder left."""
+
+    state: str
+    holder: str
+    client: str
+    generation: int
+    note: str
+    ended_at: str
+
+
+class ClaimAnswer(ClaimFacts):
+    """The answer of `try_claim`."""
+
+    claimed: bool
+    status: Literal["acquired", "renewed", "held", "done"]
+    key: str
+    namespace: str
+    previous: NotRequired[Previous]
+    advice: str
+
+
+class InspectAnswer(ClaimFacts):
+    """The answer of `is_claimed_by_other`."""
+
+    claimed_by_other: bool
+    held_by_you: bool
+    in_force: NotRequired[bool]
+    key: str
+    namespace: str
+    advice: str
+
+
+class ReleaseAnswer(ClaimFacts):
+    """The answer of `release`: the marker it left, or what is stored instead of the caller's claim."""
+
+    released: bool
+    key: str
+    namespace: str
+    advice: str
+
+
+class Rendered(NamedTuple):
+    """An answer as a model gets it: structured, and as text."""
+
+    structured: Any
+    text: str
+
+
+def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = False) -> Rendered:
+    """Answer `try_claim`; *kept_alive* says that the server renews the claim."""
+    found, now, name = result.found, result.now, phrases.named(scoped)
+    if isinstance(found, Unreadable):
+        lead, advice = f"NOT CLAIMED: {name} counts as held.", f"Do not act. {_in_doubt(found)}"
+    elif result.status is Status.ACQUIRED:
+        lead = f"CLAIMED: you hold {name} {phrases.until(found, now)}, generation {found.generation}."
+        if result.taken_over is not None:
+            lead += f" {phrases.taken_over(result.taken_over)}"
+        renewal = "the server renews it meanwhile" if kept_alive else "call try_claim again before it expires to renew"
+        advice = f"You act, nobody else will. Release it when done; {renewal}."
+    elif result.status is Status.RENEWED:
+        since = f"since {phrases.wall_time(found.claimed.wall)}, now {phrases.until(found, now)}"
+        lead = f"RENEWED: you have held {name} {since}, generation {found.generation}."
+        advice = (
+            f"Your connection has held this since {phrases.wall_time(found.claimed.wall)}. If you did not claim it "
+            "yourself, a sub-agent on your connection did: do not act. Release it when done."
+        )
+    elif result.status is Status.DONE:
+        lead = f"DONE: {name} {phrases.ended(found)}"
+        advice = "Do not act; report that it has been handled. If it must be done again, call try_claim with redo=true."
+    else:
+        lead = f"NOT CLAIMED: {name} is {phrases.held(found, now)}"
+        advice = f"{_caveats(scoped, found)}Do not act. Report who is on it. To act after them, call again with wait_seconds."
+    advice = _warned(result.lost, found, now, advice)
+    answer: ClaimAnswer = {
+        "claimed": result.claimed,
+        "status": result.status.value,
+        "key": phrases.shown(scoped.key),
+        "namespace": phrases.shown(scoped.namespace),
+        "advice": advice,
+    }
+    answer.update(claim_facts(found, now))
+    if result.taken_over is not None:
+        answer["previous"] = _previous(result)
+    return Rendered(answer, f"{lead} {advice}")
+
+
+def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
+    """Answer `is_claimed_by_other`."""
+    found, now, name = inspection.found, inspection.now, phrases.named(scoped)
+    if found is None:
+        lead, advice = f"FREE: nobody holds {name}.", "This claims nothing: call try_claim before you act."
+    elif isinstance(found, Unreadable):
+        lead, advice = f"IN DOUBT: {name} counts as held.", f"Do not act. {_in_doubt(found)}"
+    elif inspection.held_by_you:
+        lead = f"YOURS: you hold {name} {phrases.until(found, now)}, generation {found.generation}."
+        advice = "Go on, and release it when done."
+    elif inspection.done:
+        lead, advice = f"DONE: {name} {phrases.ended(found)}", "Do not act; report that it has been handled."
+    elif inspection.marker is not None:
+        lead = f"FREE: nobody holds {name}; it {phrases.ended(found)}"
+        advice = "This claims nothing: call try_claim before you act."
+    else:
+        lead = f"HELD: {name} is {phrases.held(found, now)}"
+        advice = f"{_caveats(scoped, found)}Do not act. Report who is on it."
+    answer: InspectAnswer = {
+        "claimed_by_other": inspection.claimed_by_other,
+        "held_by_you": inspection.held_by_you,
+        "key": phrases.shown(scoped.key),
+        "namespace": phrases.shown(scoped.namespace),
+        "advice": "",
+    }
+    answer.update(claim_facts(found, now))
+    if inspection.in_force is not None:
+        answer["in_force"] = inspection.in_force
+        lead += f" The generation that you asked about {'is' if inspection.in_force else 'is NOT'} in force."
+        if not inspection.in_force:
+            advice = "Stop what you did under that generation: do not push, merge or send it."
+    answer["advice"] = _warned(inspection.lost, found, now, advice)
+    return Rendered(answer, f"{lead} {answer['advice']}")
+
+
+def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
+    """Answer `release`."""
+    found, now, name = result.found, result.now, phrases.named(scoped)
+    advice = "Claim it again before you act on it again."
+    facts: ClaimFacts = {}
+    if isinstance(found, Claim) and found.ended is not None:
+        lead = f"RELEASED: {name} " if result.released else f"NOT RELEASED: nobody holds {name}; it "
+        lead += phrases.ended(found)
+        facts = claim_facts(found, now)
+    elif result.released:
+        lead = f"RELEASED: {name} is free."
+    elif found is None:
+        lead, advice = f"NOT RELEASED: nobody holds {name}.", "There is nothing to do."
+    elif isinstance(found, Unreadable):
+        lead, advice = f"NOT RELEASED: {name} counts as held.", _in_doubt(found)
+        facts = claim_facts(found, now)
+    else:
+        lead = f"NOT RELEASED: {name} is not yours but {phrases.held(found, now)}"
+        advice = f"{_caveats(scoped, found)}Leave it to its holder; if you still act on it, stop."
+        facts = claim_facts(found, now)
+    advice = _warned(result.lost, found, now, advice)
+    answer: ReleaseAnswer = {
+        "released": result.released,
+        "key": phrases.shown(scoped.key),
+        "namespace": phrases.shown(scoped.namespace),
+        **facts,
+        "advice": advice,
+    }
+    return Rendered(answer, f"{lead} {advice}")
+
+
+def claim_facts(found: Found, now: Moment) -> ClaimFacts:
+    """Return what is known about what was found for a key."""
+    if found is None:
+        return {}
+    if isinstance(found, Unreadable):
+        return {"expires_at": phrases.free_at(found)}
+    left = expiry.remaining(found.expires, now)
+    if left <= timedelta(0) and expiry.expires_in(found, now) is None:
+        left = timedelta(0)  # The store still has it, so its time is not up, whatever the clock here says.
+    facts: ClaimFacts = {
+        "holder": phrases.shown(found.holder.name),
+        "claimed_at": codec.timestamp(found.claimed.wall),
+        "expires_at": codec.timestamp(expiry.wall_expiry(found.expires, now)),
+        "expires_in_seconds": round(left.total_seconds(), 1),
+    }
+    if (client := phrases.client(found)) is not None:
+        facts["client"] = client
+    if found.generation:  # A claim of the original has none.
+        facts["generation"] = found.generation
+    if found.note is not None:
+        facts["note"] = phrases.shown(found.note)
+    if found.ended is not None:
+        facts["outcome"] = found.ended.outcome.value
+        facts["ended_at"] = codec.timestamp(found.ended.at.wall)
+    return facts
+
+
+def _previous(result: ClaimResult) -> Previous:
+    assert result.taken_over is not None
+    found, state = result.taken_over
+    facts = claim_facts(found, result.now)
+    kept = {name: facts[name] for name in ("holder", "client", "generation", "note", "ended_at") if name in facts}
+    previous: Previous = {"state": state.value}
+    previous.update(kept)  # type: ignore[typeddict-item]
+    return previous
+
+
+_REMEDY = "Ask a person to look at the file, and to delete it if nobody works on this."
+
+
+def _in_doubt(found: Unreadable) -> str:
+    until = phrases.free_at(found)
+    return f"What is stored for it cannot be read ({phrases.unreadable(found)}) and is held until {until}. {_REMEDY}"
+
+
+def _warned(lost: Claim | None, found: Found, now: Moment, advice: str) -> str:
+    """Return *advice*, behind what a session that lost a claim must know before anything else."""
+    if lost is None:
+        return advice
+    left = expiry.remaining(lost.expires, now)
+    if left <= timedelta(0):
+        how = f"it expired {phrases.span(-left)} ago"
+    elif isinstance(found, Unreadable):
+        how = "what is stored can no longer be read"
+    elif isinstance(found, Claim) and found.ended is not None and found.ended.outcome is Outcome.REVOKED:
+        how = f"it {phrases.ended(found).rstrip('.')}"
+    else:
+        how = "it was removed before it expired"
+    return f"You lost your claim of generation {lost.generation}: {how}; stop what you did under it. {advice}"
+
+
+def _caveats(scoped: ScopedKey, claim: Claim) -> str:
+    """Return what is special about a claim in the way, where the directory is shared with agent-awareness."""
+    caveats = ""
+    if claim.scoped != scoped:
+        other = phrases.quoted(claim.scoped.key)
+        caveats += f"This is the claim on {other}, whose file has the same name in this layout. "
+    if isinstance(claim.holder, OriginalHolder):
+        caveats += "agent-awareness wrote it without a proof of death: only host, PID and expiry are known. "
+    return caveats

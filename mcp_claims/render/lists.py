@@ -1,0 +1,128 @@
+"""Answers about many claims, and about sessions: `list_claims`, `prune`, `open_session`."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Moment, Unreadable
+from mcp_claims.model.validation import one_line
+from mcp_claims.render import phrases
+from mcp_claims.render.answers import ClaimFacts, Rendered, claim_facts
+from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
+
+_SHOWN_PROBLEMS = 3
+
+
+class ListedFacts(ClaimFacts, total=False):
+    """What is known about one thing that is stored."""
+
+    key: str
+    namespace: str
+    state: str
+    problem: str
+
+
+class ListAnswer(TypedDict):
+    """The answer of `list_claims`: a page of claims, and the cursor of the next page."""
+
+    claims: list[ListedFacts]
+    cursor: NotRequired[str]
+    advice: str
+
+
+class PruneAnswer(TypedDict):
+    """The answer of `prune`: what was removed, what was kept, and what needs a person."""
+
+    expired: int
+    orphaned: int
+    unreadable: int
+    live: int
+    outcomes: int
+    problems: list[str]
+    advice: str
+
+
+class OpenSessionAnswer(TypedDict):
+    """The answer of `open_session`: the handle, which is a secret, and the public name it acts under."""
+
+    session: str
+    holder: str
+    advice: str
+
+
+def list_answer(page: ClaimPage, cursor: str | None) -> Rendered:
+    """Answer `list_claims`; *cursor* leads to the next page."""
+    advice = f"There are more: call list_claims with cursor={cursor}." if cursor else "That is all."
+    answer: ListAnswer = {"claims": [listed_facts(listed, page.now) for listed in page.claims], "advice": advice}
+    if cursor is not None:
+        answer["cursor"] = cursor
+    count = f"{len(page.claims)} {'claim' if len(page.claims) == 1 else 'claims'}"
+    lines = [f"LISTED: {count}.", *(f"- {listed_line(listed, page.now)}" for listed in page.claims), advice]
+    return Rendered(answer, "\n".join(lines))
+
+
+def prune_answer(result: PruneResult) -> Rendered:
+    """Answer `prune`."""
+    problems = [f"Kept, since it cannot be read: {phrases.unreadable(kept)}." for kept in result.kept_unreadable]
+    problems += [f"Not removed: {one_line(str(failure))}" for failure in result.failed]
+    more = len(problems) - _SHOWN_PROBLEMS
+    problems = problems[:_SHOWN_PROBLEMS] + ([f"And {more} more."] if more > 0 else [])
+    if result.kept_unreadable:
+        advice = "Ask a person to look at each file, and to delete it if nobody works on that key."
+    elif result.failed:
+        advice = "Try again later for what could not be removed."
+    else:
+        advice = "There is nothing else to do."
+    answer: PruneAnswer = {
+        "expired": result.expired,
+        "orphaned": result.orphaned,
+        "unreadable": result.unreadable,
+        "live": result.live,
+        "outcomes": result.markers,
+        "problems": problems,
+        "advice": advice,
+    }
+    lead = (
+        f"PRUNED: removed {result.expired} expired, {result.orphaned} orphaned and {result.unreadable} unreadable; "
+        f"kept {result.live} live, {result.markers} outcomes and {len(result.kept_unreadable)} unreadable."
+    )
+    return Rendered(answer, " ".join([lead, *problems, advice]))
+
+
+def open_session_answer(handle: str, holder: str) -> Rendered:
+    """Answer `open_session`."""
+    advice = (
+        "Pass it as `session` in every call. Keep it secret: anyone who has it can act as you. What you claim with it is "
+        "yours alone, not your connection's."
+    )
+    answer: OpenSessionAnswer = {"session": handle, "holder": phrases.shown(holder), "advice": advice}
+    return Rendered(answer, f"OPENED: session {handle} (others see you as {holder}). {advice}")
+
+
+def listed_facts(listed: ListedClaim, now: Moment) -> ListedFacts:
+    """Return what is known about one thing that is stored."""
+    found = listed.found
+    if isinstance(found, Unreadable):
+        facts: ListedFacts = {"state": "unreadable", "problem": phrases.unreadable(found)}
+    else:
+        facts = {
+            "key": phrases.shown(found.scoped.key),
+            "namespace": phrases.shown(found.scoped.namespace),
+            "state": listed.state.value,
+        }
+    facts.update(claim_facts(found, now))
+    return facts
+
+
+def listed_line(listed: ListedClaim, now: Moment) -> str:
+    """Return a line about one thing that is stored."""
+    found = listed.found
+    if isinstance(found, Unreadable):
+        return f"UNREADABLE, counts as held: {phrases.unreadable(found)}"
+    name = phrases.named(found.scoped)
+    if listed.state.dead:
+        return f"{listed.state.value.upper()}, free: {name}, last held by {phrases.who(found)}."
+    if listed.state is ClaimState.HELD:
+        return f"{name} is {phrases.held(found, now)}"
+    return f"{name} {phrases.ended(found)}"
