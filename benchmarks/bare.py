@@ -1,7 +1,7 @@
 """The system calls that a claim needs, and nothing else: no judgement, no parsing, no errors explained.
 
-What each is needed for is in DESIGN.md: S1 (the lock), S2 (is it still the file at the path), S3 (compare), S4 (rename),
-S8 (modes), G1 (the mark), P2 (proof of life), P5 (who calls), T1 (both clocks, before a
+What each is needed for is in docs/design: S1 (the lock), S2 (is it still the file at the path), S3 (compare), S4 (rename),
+S8 (modes), G1 (the counter), P2 (proof of life), P5 (who calls), T1 (both clocks, before a
 change and after it).
 """
 

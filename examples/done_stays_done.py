@@ -1,4 +1,4 @@
-"""One agent does the work and says so; another, later, is told and stops.  Run: python examples/done_stays_done.py"""
+"""One agent does the work and reports it; a later one learns that and stops.  Run: python examples/done_stays_done.py"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVENT = "vercel/next.js#4521:checks_failed"
 
 
 async def ask(agent: Client, tool: str, **arguments: str) -> str:
-    """Call *tool* about the event and return what the agent is told."""
+    """Call *tool* about the event; return the text of the answer."""
     result = await agent.call_tool(tool, {"key": EVENT, **arguments})
     return "".join(part.text for part in result.content if isinstance(part, TextContent))
 
@@ -27,7 +27,7 @@ async def main() -> None:
         async with Client(server) as ada:
             print("ada:", await ask(ada, "try_claim"))
             print("ada:", await ask(ada, "release", outcome="done", note="fixed in #4530"))
-        # Ada's host has closed her server; what she did is still known.
+        # Ada's host has closed her server; the outcome of her work stays.
         async with Client(server) as ben:
             print("ben:", await ask(ben, "try_claim"))
 

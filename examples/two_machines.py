@@ -1,8 +1,8 @@
 """Two machines share a cluster of three nodes, until the cable of one is pulled.  Run: sudo python examples/two_machines.py
 
-The machines are network, PID and time namespaces of Linux, each with a cable (veth) of its own to where the cluster is; all of
-it goes with this process.  It takes a minute, most of which is the time after which a machine that is not heard of has lost
-its claims.  Needs mcp-claims[etcd], etcd, and unshare and ip of util-linux and iproute2.
+A machine here is a set of network, PID and time namespaces of Linux, with a cable (veth) to the cluster.  All of them end
+with this process.  The run takes a minute: the cluster frees the claims of a machine 30 s after it last heard from it.
+Needs the extra mcp-claims[etcd], etcd, `unshare` of util-linux and `ip` of iproute2.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ def main() -> None:
 
 
 def agent() -> None:
-    """Do what each line of standard input says, as a session on this machine."""
-    with process_session(open_store(url=STORE)) as claims:
+    """Run the command in each line of standard input, as a session on this machine."""
+    with process_session(open_store(url=STORE)) as session:
         for line in sys.stdin:
             try:
                 if line == "try\n":
-                    attempt = claims.try_claim(EVENT)
+                    attempt = session.try_claim(EVENT)
                     said = text.attempt_lead(SCOPED, attempt)
                 else:
-                    look = claims.inspect(EVENT)
+                    look = session.inspect(EVENT)
                     said = f"{text.look_lead(SCOPED, look)} {text.look_advice(SCOPED, look)}"
             except ClaimsError as error:
                 said = f"ERROR: {error}"
@@ -109,7 +109,7 @@ def cluster() -> Iterator[None]:
 
 @contextmanager
 def machine(name: str, number: int) -> Iterator[subprocess.Popen[str]]:
-    """Start a machine with an agent on it and a cable, called like it, to here."""
+    """Start a machine with an agent on it, and connect it by a cable that has its name."""
     command = [*APART, "--uts", "--time", sys.executable, __file__, "agent"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
         children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
@@ -130,7 +130,7 @@ def machine(name: str, number: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def ask(started: subprocess.Popen[str], what: str) -> str:
-    """Have the agent of a machine do *what*; return what it says."""
+    """Send *what* to the agent of a machine; return its answer."""
     assert started.stdin is not None and started.stdout is not None
     started.stdin.write(f"{what}\n")
     started.stdin.flush()

@@ -13,7 +13,7 @@ EVENT = "vercel/next.js#4521:checks_failed"
 
 
 async def ask(agent: Client, tool: str) -> str:
-    """Call *tool* about the event and return what the agent is told."""
+    """Call *tool* about the event; return the text of the answer."""
     result = await agent.call_tool(tool, {"key": EVENT})
     return "".join(part.text for part in result.content if isinstance(part, TextContent))
 
@@ -28,7 +28,7 @@ async def main() -> None:
             async with Client(server) as ben:
                 print("ben:", await ask(ben, "try_claim"))
                 print("ada:", await ask(ada, "try_claim"))
-            # Ben's host has closed his server, so whatever he held is free.
+            # Ben's host has closed his server, so what he held is free.
             print("ada:", await ask(ada, "try_claim"))
 
 
