@@ -7,13 +7,15 @@ model only one of them.  The output schemas of the tools are made from these typ
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from mcp_claims.model import codec, expiry
 from mcp_claims.model.records import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.render import phrases
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status
 
+# Optional keys stand in classes of their own with `total=False`: with `NotRequired` Python 3.11 does not know at run time
+# which keys are required.
 Ending = Literal["done", "failed", "abandoned", "revoked"]
 
 
@@ -42,23 +44,29 @@ class Previous(TypedDict, total=False):
     ended_at: str
 
 
-class ClaimAnswer(ClaimFacts):
+class _MaybePrevious(ClaimFacts, total=False):
+    previous: Previous
+
+
+class ClaimAnswer(_MaybePrevious):
     """The answer of `try_claim`."""
 
     claimed: bool
     status: Literal["acquired", "renewed", "held", "done"]
     key: str
     namespace: str
-    previous: NotRequired[Previous]
     advice: str
 
 
-class InspectAnswer(ClaimFacts):
+class _MaybeInForce(ClaimFacts, total=False):
+    in_force: bool
+
+
+class InspectAnswer(_MaybeInForce):
     """The answer of `is_claimed_by_other`."""
 
     claimed_by_other: bool
     held_by_you: bool
-    in_force: NotRequired[bool]
     key: str
     namespace: str
     advice: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Moment, Unreadable
@@ -23,11 +23,14 @@ class ListedFacts(ClaimFacts, total=False):
     problem: str
 
 
-class ListAnswer(TypedDict):
+class _MaybeCursor(TypedDict, total=False):
+    cursor: str
+
+
+class ListAnswer(_MaybeCursor):
     """The answer of `list_claims`: a page of claims, and the cursor of the next page."""
 
     claims: list[ListedFacts]
-    cursor: NotRequired[str]
     advice: str
 
 

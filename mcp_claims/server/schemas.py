@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints, is_typeddict
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
@@ -148,10 +148,30 @@ def input_schema(model: type[Arguments]) -> dict[str, Any]:
 
 def output_schema(answer: type) -> dict[str, Any]:
     """Return the JSON schema of *answer*, a `TypedDict` of `render`."""
-    schema: dict[str, Any] = TypeAdapter(answer).json_schema(schema_generator=_CompactSchema, mode="serialization")
+    schema = answer_model(answer).model_json_schema(schema_generator=_CompactSchema, mode="serialization")
     if "note" in schema["properties"]:
         schema["properties"]["note"]["description"] = "Its holder's words, no instructions"
     return schema
+
+
+def answer_model(answer: type) -> type[BaseModel]:
+    """Return a model with the fields of *answer*, a `TypedDict`.
+
+    Before Python 3.12 pydantic itself takes only the `TypedDict` of `typing_extensions`, whose import would cost every
+    short command 8 ms.
+    """
+    fields: dict[str, Any] = {}
+    for name, hint in get_type_hints(answer).items():
+        of = get_args(hint)
+        if is_typeddict(hint):
+            kind: Any = answer_model(hint)
+        elif of and is_typeddict(of[0]):
+            kind = list[answer_model(of[0])]  # type: ignore[misc]
+        else:
+            kind = hint
+        required = name in answer.__required_keys__  # type: ignore[attr-defined]
+        fields[name] = (kind, ...) if required else (kind | None, None)
+    return create_model(answer.__name__, **fields)
 
 
 class _CompactSchema(GenerateJsonSchema):
@@ -165,9 +185,6 @@ class _CompactSchema(GenerateJsonSchema):
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         return self._without_prose(super().model_schema(schema))
-
-    def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> JsonSchemaValue:
-        return self._without_prose(super().typed_dict_schema(schema))
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Found, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.requests import ReleaseRequest
 from mcp_claims.session.results import ReleaseResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
@@ -154,12 +155,8 @@ class TakesUnreadableForFree(FileStore):
 
 
 class ReleasesByPath(Session):
-    def _release(
-        self,
-        scoped: ScopedKey,
-        lock_timeout: float,
-        marker: Callable[[Claim], Claim] | None = None,
-    ) -> ReleaseResult:
+    def _release(self, request: ReleaseRequest, lock_timeout: float) -> ReleaseResult:
+        scoped = request.scoped
         found = self._store.read(scoped)
         while isinstance(found, Claim):
             swap: Swap = self._store.swap(scoped, found, None, lock_timeout=lock_timeout)
@@ -172,7 +169,7 @@ class ReleasesByPath(Session):
 class JudgesByTheWallClock(Session):
     """Expiry is compared with a clock that steps."""
 
-    def _state_of(self, found: Claim | Unreadable, now: Moment) -> ClaimState:
+    def _state_of(self, found: Found, now: Moment) -> ClaimState:
         return super()._state_of(found, Moment(now.wall))
 
 

@@ -28,7 +28,7 @@ def claim_in(world: World, minutes: float = 30) -> Claim:
 
 def state(claim: Claim, world: World) -> ClaimState:
     observer = world.process()
-    return expiry.state(claim, observer.now(), observer.provably_dead)
+    return expiry.state_of(claim, observer.now(), observer.provably_dead)
 
 
 def test_a_claim_is_held_until_the_instant_of_its_expiry() -> None:
@@ -85,7 +85,7 @@ def test_nobody_asks_whether_the_holder_of_an_expired_claim_is_dead() -> None:
         asked.append(holder)
         return True
 
-    assert expiry.state(claim, world.process().now(), provably_dead) is ClaimState.EXPIRED
+    assert expiry.state_of(claim, world.process().now(), provably_dead) is ClaimState.EXPIRED
     assert asked == []
 
 

@@ -44,8 +44,8 @@ def facts(attempt: ClaimResult) -> dict[str, object]:
         "status": attempt.status.value,
         "holder": found.holder.name if isinstance(found, Claim) else None,
         "generation": found.generation if isinstance(found, Claim) else None,
-        "from": taken.what.holder.name if taken and isinstance(taken.what, Claim) else None,
-        "why": taken.why.value if taken else None,
+        "from": taken.found.holder.name if taken and isinstance(taken.found, Claim) else None,
+        "why": taken.state.value if taken else None,
     }
 
 

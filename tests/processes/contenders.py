@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -93,7 +94,7 @@ class Worker:
             asked=asked,
             status=attempt.status.value,
             generation=attempt.found.generation if isinstance(attempt.found, Claim) else None,
-            why=attempt.taken_over.why.value if attempt.taken_over else None,
+            why=attempt.taken_over.state.value if attempt.taken_over else None,
         )
         if not attempt.claimed:
             return 0
@@ -277,7 +278,7 @@ def plant(fault: str) -> None:
 
 if __name__ == "__main__":
     # A second is short for agents and long for this test.
-    validation.TTL_MINUTES = (1 / 60_000, validation.TTL_MINUTES[1])
+    validation.MIN_TTL = timedelta(milliseconds=1)
     *about, planted = [*sys.argv[1:], ""][:6]
     if planted:
         plant(planted)

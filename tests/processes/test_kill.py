@@ -66,7 +66,7 @@ def test_a_process_that_got_the_pid_of_a_dead_one_neither_keeps_nor_owns_its_cla
     assert not alive.ask(call="release", key=KEY)["released"]
     attempt = process_session(store).try_claim(KEY)
     assert attempt.taken_over
-    assert attempt.taken_over.why is ClaimState.ORPHANED
+    assert attempt.taken_over.state is ClaimState.ORPHANED
 
 
 def claim_after_death(directory: Path, after: int) -> int:

@@ -98,7 +98,7 @@ def prune(session: Session) -> None:
 
 
 def end(session: Session) -> None:
-    session.end()
+    session.close()
 
 
 def nothing(_directory: Path, _survivor: Session) -> None:
@@ -172,7 +172,7 @@ def test_a_kill_in_a_takeover_of_an_expired_claim_leaves_it_to_the_next(tmp_path
     assert isinstance(found, Claim) and isinstance(expired, Claim)
     assert at > 5 and found.generation > expired.generation
     attempt = survivor.try_claim(KEY.key, KEY.namespace, lock_timeout=0.5)
-    assert attempt.taken_over and attempt.taken_over.why is ClaimState.ORPHANED
+    assert attempt.taken_over and attempt.taken_over.state is ClaimState.ORPHANED
     assert attempt.lost == expired, "and the survivor is told that it had lost it in between"
 
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from random import Random
 from resource import RUSAGE_CHILDREN, getrusage
 
-import anyio
-
 from mcp_claims.model.records import Claim
+from mcp_claims.model.requests import ClaimRequest
 from mcp_claims.model.validation import scoped_key
-from mcp_claims.session.acquire import acquire_async
+from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 
@@ -28,11 +27,7 @@ PATIENCE = 300.0
 KEY = scoped_key("red", "ci")
 
 
-async def _unheard(waited: float, of: float, message: str) -> None:
-    """Waiting goes on; nobody is there to be told."""
-
-
-async def wait_in_line(claims: str, log: Path, grants: int, seed: str) -> None:
+def wait_in_line(claims: str, log: Path, grants: int, seed: str) -> None:
     """Wait, act and release, for ever; write a byte to *grants* with each grant."""
     session, rng = process_session(FileStore(claims)), Random(seed)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -44,11 +39,9 @@ async def wait_in_line(claims: str, log: Path, grants: int, seed: str) -> None:
 
     while True:
         asked = time.monotonic_ns()
-        attempt = await acquire_async(
-            session, KEY, lambda wait: session.try_claim(KEY.key, KEY.namespace, lock_timeout=wait), PATIENCE, _unheard
-        )
+        attempt = acquire(session, ClaimRequest(KEY, wait_seconds=PATIENCE))
         assert attempt.claimed and isinstance(attempt.found, Claim)
-        why = attempt.taken_over.why.value if attempt.taken_over else None
+        why = attempt.taken_over.state.value if attempt.taken_over else None
         note(
             "tried",
             asked=asked,
@@ -59,11 +52,11 @@ async def wait_in_line(claims: str, log: Path, grants: int, seed: str) -> None:
         )
         note("enter")
         os.write(grants, os.getpid().to_bytes(4, "little"))
-        await anyio.sleep(rng.uniform(0.001, 0.003))
+        time.sleep(rng.uniform(0.001, 0.003))
         note("stay")
         note("released")
         session.release(KEY.key, KEY.namespace)
-        await anyio.sleep(rng.uniform(0, 0.01))
+        time.sleep(rng.uniform(0, 0.01))
 
 
 def main(claims: str, logs: str, waiters: int, releases: int, kill_every: int, seed: str) -> None:
@@ -81,7 +74,7 @@ def main(claims: str, logs: str, waiters: int, releases: int, kill_every: int, s
             living.append(pid)
             return
         os.close(reading)
-        anyio.run(wait_in_line, claims, Path(logs) / str(born), grants, f"{seed} {born}")
+        wait_in_line(claims, Path(logs) / str(born), grants, f"{seed} {born}")
 
     for _ in range(waiters):
         bear()

@@ -1,16 +1,34 @@
-"""Structured answers are dictionaries, which nothing checks when they are sent; here each is held to its schema's model."""
+"""Each answer fits its output schema, has what applies and nothing else, and says the same in its text."""
 
 from __future__ import annotations
 
 import pytest
-from pydantic import BaseModel
 
 from mcp_claims.model.records import Outcome, ScopedKey
-from mcp_claims.server import result_models, results
-from mcp_claims.server.results import Answer
+from mcp_claims.render.answers import (
+    ClaimAnswer,
+    InspectAnswer,
+    ReleaseAnswer,
+    Rendered,
+    claim_answer,
+    inspect_answer,
+    release_answer,
+)
+from mcp_claims.render.lists import (
+    ListAnswer,
+    OpenSessionAnswer,
+    PruneAnswer,
+    list_answer,
+    open_session_answer,
+    prune_answer,
+)
+from mcp_claims.server.schemas import answer_model
 from tests.session.bench import Bench, MemoryBench
 
 RED = ScopedKey("default", "red")
+HELD = {"holder", "generation", "claimed_at", "expires_at", "expires_in_seconds"}
+ENDED = HELD | {"note", "outcome", "ended_at"}
+ALWAYS = {"key", "namespace", "advice"}
 
 
 @pytest.fixture
@@ -18,89 +36,122 @@ def bench() -> Bench:
     return MemoryBench()
 
 
-def assert_is(model: type[BaseModel], answer: Answer, *fields: str) -> None:
-    """Assert that *answer* has what *model* requires and *fields* besides, of the types and in the order that it says."""
-    required = {name for name, field in model.model_fields.items() if field.is_required()}
-    assert list(answer) == [name for name in model.model_fields if name in required.union(fields)]
-    assert model.model_validate(answer, strict=True).model_dump(exclude_unset=True) == answer
-    assert None not in answer.values()
-
-
-HELD = ("holder", "generation", "claimed_at", "expires_at", "expires_in_seconds")
-ENDED = (*HELD, "note", "outcome", "ended_at")
+def assert_fits(answer_type: type, answer: Rendered, fields: set[str]) -> None:
+    """Assert that *answer* has exactly *fields*, of the types of *answer_type*, and says them in its text too."""
+    structured, text = answer.structured, answer.text
+    answer_model(answer_type).model_validate(structured, strict=True)
+    assert set(structured) == fields
+    assert None not in structured.values()
+    assert text.endswith(structured["advice"])
+    for field in ("holder", "client", "note", "outcome", "generation"):
+        if field in structured:
+            said = {"failed": "tried, and failed"}.get(structured[field], structured[field])
+            assert str(said) in text, field
 
 
 def test_an_answer_of_try_claim_has_the_facts_of_the_claim_in_force(bench: Bench) -> None:
     ada, ben = bench.session(), bench.session()
+    fields = ALWAYS | HELD | {"claimed", "status"}
     for session in (ada, ben, ada):
-        assert_is(result_models.ClaimAnswer, results.attempt_result(RED, session.try_claim("red"), kept=False), *HELD)
+        assert_fits(ClaimAnswer, claim_answer(RED, session.try_claim("red")), fields)
     ada.describe_client("codex 1")
     ada.try_claim("red", note="bisecting")
-    refused = results.attempt_result(RED, ben.try_claim("red"), kept=False)
-    assert_is(result_models.ClaimAnswer, refused, *HELD, "client", "note")
+    assert_fits(ClaimAnswer, claim_answer(RED, ben.try_claim("red")), fields | {"client", "note"})
 
 
-def test_an_answer_of_try_claim_says_whose_claim_it_replaced(bench: Bench) -> None:
+def test_an_answer_of_try_claim_says_whose_claim_it_replaced_and_what_was_left(bench: Bench) -> None:
+    ada, ben = bench.session(), bench.session()
+    ada.try_claim("red", note="bisecting")
+    bench.world.kill(ada)
+    answer = claim_answer(RED, ben.try_claim("red"), kept_alive=True)
+    assert_fits(ClaimAnswer, answer, ALWAYS | HELD | {"claimed", "status", "previous"})
+    assert answer.structured["previous"] == {
+        "state": "orphaned",
+        "holder": ada.holder.name,
+        "generation": 1,
+        "note": "bisecting",
+    }
+    assert f'Taken over from {ada.holder.name}, whose process is dead. Its note, quoted: "bisecting".' in answer.text
+
+
+def test_an_answer_of_try_claim_says_what_the_last_holder_left(bench: Bench) -> None:
     ada, ben = bench.session(), bench.session()
     ada.try_claim("red")
-    bench.world.kill(ada)
-    answer = results.attempt_result(RED, ben.try_claim("red"), kept=True)
-    assert_is(result_models.ClaimAnswer, answer, *HELD, "taken_over_from")
+    ada.release("red", outcome=Outcome.FAILED, note="needs a token")
+    previous = claim_answer(RED, ben.try_claim("red")).structured["previous"]
+    assert (previous["state"], previous["holder"], previous["note"]) == ("failed", ada.holder.name, "needs a token")
 
 
-def test_an_answer_of_try_claim_says_what_became_of_work_that_is_done(bench: Bench) -> None:
+def test_an_answer_of_try_claim_says_that_the_work_is_done(bench: Bench) -> None:
     ada, ben = bench.session(), bench.session()
     ada.try_claim("red")
     ada.release("red", outcome=Outcome.DONE, note="fixed")
-    answer = results.attempt_result(RED, ben.try_claim("red"), kept=False)
-    assert_is(result_models.ClaimAnswer, answer, *ENDED)
-    assert (answer["status"], answer["outcome"]) == ("done", "done")
+    answer = claim_answer(RED, ben.try_claim("red"))
+    assert_fits(ClaimAnswer, answer, ALWAYS | ENDED | {"claimed", "status"})
+    assert (answer.structured["status"], answer.structured["outcome"]) == ("done", "done")
 
 
-def test_of_what_cannot_be_read_only_its_end_is_known(bench: Bench) -> None:
+def test_only_the_expiry_of_what_cannot_be_read_is_known(bench: Bench) -> None:
     bench.damage("red")
     ada = bench.session()
-    tried = results.attempt_result(RED, ada.try_claim("red"), kept=False)
-    assert_is(result_models.ClaimAnswer, tried, "expires_at")
-    looked = results.look_result(RED, ada.inspect("red"))
-    assert_is(result_models.InspectAnswer, looked, "expires_at")
-    released = results.release_result(RED, ada.release("red"))
-    assert_is(result_models.ReleaseAnswer, released, "expires_at")
+    fields = ALWAYS | {"expires_at"}
+    assert_fits(ClaimAnswer, claim_answer(RED, ada.try_claim("red")), fields | {"claimed", "status"})
+    inspected = inspect_answer(RED, ada.inspect("red"))
+    assert_fits(InspectAnswer, inspected, fields | {"claimed_by_other", "held_by_you"})
+    assert_fits(ReleaseAnswer, release_answer(RED, ada.release("red")), fields | {"released"})
 
 
-def test_an_answer_of_is_claimed_by_other_speaks_of_a_grant_only_if_asked(bench: Bench) -> None:
+def test_an_answer_of_is_claimed_by_other_speaks_of_a_generation_only_if_asked(bench: Bench) -> None:
     ada, ben = bench.session(), bench.session()
-    assert_is(result_models.InspectAnswer, results.look_result(RED, ben.inspect("red")))
+    fields = ALWAYS | {"claimed_by_other", "held_by_you"}
+    assert_fits(InspectAnswer, inspect_answer(RED, ben.inspect("red")), fields)
     ada.try_claim("red")
-    assert_is(result_models.InspectAnswer, results.look_result(RED, ben.inspect("red")), *HELD)
-    asked = results.look_result(RED, ben.inspect("red", generation=7))
-    assert_is(result_models.InspectAnswer, asked, *HELD, "in_force")
-    assert asked["in_force"] is False
+    assert_fits(InspectAnswer, inspect_answer(RED, ben.inspect("red")), fields | HELD)
+    asked = inspect_answer(RED, ben.inspect("red", generation=7))
+    assert_fits(InspectAnswer, asked, fields | HELD | {"in_force"})
+    assert asked.structured["in_force"] is False
 
 
-def test_an_answer_of_release_says_who_has_the_claim_only_where_it_was_not_released(bench: Bench) -> None:
+def test_an_answer_of_release_has_the_marker_that_it_left_or_the_claim_that_it_met(bench: Bench) -> None:
     ada, ben = bench.session(), bench.session()
-    assert_is(result_models.ReleaseAnswer, results.release_result(RED, ben.release("red")))
+    fields = ALWAYS | {"released"}
+    assert_fits(ReleaseAnswer, release_answer(RED, ben.release("red")), fields)
     ada.try_claim("red")
-    not_his = results.release_result(RED, ben.release("red"))
-    assert_is(result_models.ReleaseAnswer, not_his, "holder", "generation", "expires_at")
-    assert_is(result_models.ReleaseAnswer, results.release_result(RED, ada.release("red", outcome=Outcome.FAILED)))
+    assert_fits(ReleaseAnswer, release_answer(RED, ben.release("red")), fields | HELD)
+    failed = release_answer(RED, ada.release("red", outcome="failed", note="flaky"))
+    assert_fits(ReleaseAnswer, failed, fields | ENDED)
+    ada.try_claim("red")
+    assert_fits(ReleaseAnswer, release_answer(RED, ada.release("red")), fields)
+
+
+def test_no_refusal_contains_the_text_of_a_grant(bench: Bench) -> None:
+    ada, ben = bench.session(), bench.session()
+    ada.try_claim("red")
+    assert "CLAIMED:" not in claim_answer(RED, ben.try_claim("red")).text.replace("NOT CLAIMED:", "")
 
 
 def test_an_answer_of_list_claims_has_a_cursor_only_if_there_is_more(bench: Bench) -> None:
     ada = bench.session()
     ada.try_claim("red", note="bisecting")
     bench.damage("green")
-    listing = ada.listing()
-    assert_is(result_models.ListAnswer, results.list_result(listing, None))
-    answer = results.list_result(listing, "more")
-    assert_is(result_models.ListAnswer, answer, "cursor")
-    shapes = {tuple(claim) for claim in answer["claims"]}
-    assert shapes == {("key", "namespace", "status", *HELD, "note"), ("status", "problem", "expires_at")}
+    page = ada.list_claims()
+    answer = list_answer(page, None)
+    answer_model(ListAnswer).model_validate(answer.structured, strict=True)
+    assert set(answer.structured) == {"claims", "advice"}
+    assert set(list_answer(page, "more").structured) == {"claims", "advice", "cursor"}
+    shapes = {frozenset(claim) for claim in answer.structured["claims"]}
+    assert shapes == {
+        frozenset({"key", "namespace", "state", "note"} | HELD),
+        frozenset({"state", "problem", "expires_at"}),
+    }
 
 
 def test_an_answer_of_prune_and_one_of_open_session_have_all_fields(bench: Bench) -> None:
     bench.damage("red")
     ada = bench.session()
-    assert_is(result_models.PruneAnswer, results.prune_result(ada.prune()))
-    assert_is(result_models.OpenSessionAnswer, results.opened_result("secret", ada.holder.name))
+    for answer_type, answer in (
+        (PruneAnswer, prune_answer(ada.prune())),
+        (OpenSessionAnswer, open_session_answer("secret", ada.holder.name)),
+    ):
+        answer_model(answer_type).model_validate(answer.structured, strict=True)
+        assert answer.text.endswith(answer.structured["advice"])

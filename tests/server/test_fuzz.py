@@ -17,8 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcp_claims.server.definitions import DEFINITIONS
-from mcp_claims.server.tools import TOOLS
+from mcp_claims.server.tools import TOOLS, definitions
 from tests.support.servers import RawServer, raw_server
 
 EXAMPLES = settings(
@@ -136,7 +135,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 HUGE = st.sampled_from(["x" * 1_000_000, "\n" * 100_000, "é" * 600, "a/b\\c#d:e", "..", "con", "~" * 300, 10**400, -1])
-NAMES = sorted({name for tool in DEFINITIONS.values() for name in tool.input_schema["properties"]} | {"nonsense", ""})
+NAMES = sorted({name for tool in definitions().values() for name in tool.input_schema["properties"]} | {"nonsense", ""})
 # The SDK gives no answer to a message whose JSON has half a surrogate pair in it, so none is sent.
 ARGUMENTS = st.dictionaries(st.sampled_from(NAMES), JSON | HUGE, max_size=5)
 

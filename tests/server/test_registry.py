@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mcp_claims.errors import InvalidInputError, InvalidSessionError, SessionEndedError, SessionNeededError
+from mcp_claims.model import validation
 from mcp_claims.model.records import Claim
 from mcp_claims.server import registry
 from mcp_claims.server.registry import Caller, SessionEntry, SessionRegistry
@@ -103,7 +104,7 @@ def test_a_handle_is_the_same_session_for_every_worker_and_after_a_restart(rig: 
     generation = claim(session).generation
     attempt = two.session_for(NOBODY, handle).session.try_claim("red")
     assert attempt.status is Status.RENEWED
-    one.end()
+    one.close()
     restarted = rig.http()
     assert restarted.session_for(NOBODY, handle).session.release("red").released
     assert generation == 1
@@ -176,13 +177,13 @@ def test_a_connection_whose_namespace_somebody_keeps_locked_ends_without_waiting
     claim(sessions.session_for(ADA, None))
     busy.idle = False
     told: list[bool] = []
-    sessions.changed = lambda: told.append(True)
+    sessions.on_due = lambda: told.append(True)
     sessions.end_connection(ADA.connection or "")
-    assert sessions.tend() <= 1, "to be tried again soon"
+    assert sessions.maintain() <= 1, "to be tried again soon"
     assert (set(busy.waits), told) == ({0}, [True])
     busy.idle = True
     assert rig.holder() is not None
-    sessions.tend()
+    sessions.maintain()
     assert rig.holder() is None
 
 
@@ -194,24 +195,24 @@ def test_the_end_of_many_sessions_waits_no_longer_for_a_lock_than_that_of_one(ri
     for number in range(20):
         claim(sessions.session_for(Caller(connection=str(number)), None), str(number))
     busy.idle = False
-    sessions.end()
+    sessions.close()
     assert len(busy.waits) == 20 and sum(busy.waits) <= CLOSE_TIMEOUT
 
 
 def test_a_connection_ends_when_it_is_idle_but_not_while_a_request_of_it_is_open(rig: Rig) -> None:
     sessions = rig.http()
     connection = ADA.connection or ""
-    sessions.entered(connection)
+    sessions.begin_request(connection)
     claim(sessions.session_for(ADA, None), ttl_minutes=24 * 60)
     rig.world.pass_time(2 * IDLE)
-    sessions.tend()
+    sessions.maintain()
     assert rig.holder() is not None
-    sessions.left(connection)
+    sessions.end_request(connection)
     rig.world.pass_time(IDLE)
-    sessions.tend()
+    sessions.maintain()
     assert rig.holder() is not None
     rig.world.pass_time(1)
-    sessions.tend()
+    sessions.maintain()
     assert rig.holder() is None
 
 
@@ -220,7 +221,7 @@ def test_an_orderly_stop_releases_what_belongs_to_connections_and_leaves_what_be
     claim(sessions.session_for(ADA, None), "connection")
     _, opened = sessions.open(None, ADA)
     claim(opened, "handle")
-    sessions.end()
+    sessions.close()
     assert (rig.holder("connection"), rig.holder("handle")) == (None, opened.session.holder.name)
 
 
@@ -228,7 +229,7 @@ def test_the_end_of_a_stdio_server_releases_what_belongs_to_its_handles_too(rig:
     sessions = rig.stdio()
     claim(sessions.session_for(NOBODY, None), "own")
     claim(sessions.open(None, NOBODY)[1], "handle")
-    sessions.end(dying=True)
+    sessions.close(dying=True)
     assert (rig.holder("own"), rig.holder("handle")) == (None, None)
 
 
@@ -254,7 +255,7 @@ def test_a_fixed_session_goes_on_in_the_next_process_and_keeps_others_out(rig: R
 
     first = rig.stdio(fixed, lasting=True)
     claim(first.session_for(NOBODY, None))
-    first.end()
+    first.close()
     rig.world.kill(first.session_for(NOBODY, None).session)
     assert rig.stdio().session_for(NOBODY, None).session.try_claim("red").status is Status.HELD
     second = rig.stdio(fixed, lasting=True)
@@ -269,9 +270,10 @@ def test_a_fixed_session_without_a_proper_name_is_refused(name: str) -> None:
 
 
 def keep(sessions: SessionRegistry, session: SessionEntry, *, ttl_minutes: float = 30) -> Claim:
-    granted = claim(session, ttl_minutes=ttl_minutes)
-    sessions.keep(session, granted, ttl_minutes)
-    return granted
+    attempt = session.session.try_claim("red", ttl_minutes=ttl_minutes)
+    assert isinstance(attempt.found, Claim)
+    assert sessions.keep_alive(session, attempt, validation.ttl(ttl_minutes))
+    return attempt.found
 
 
 def live(rig: Rig, sessions: SessionRegistry, minutes: float, *, busy: Caller | None = None) -> None:
@@ -280,7 +282,7 @@ def live(rig: Rig, sessions: SessionRegistry, minutes: float, *, busy: Caller | 
         rig.world.pass_time(60)
         if busy is not None:
             sessions.session_for(busy, None)
-        sessions.tend()
+        sessions.maintain()
 
 
 def test_what_is_kept_alive_outlives_its_ttl_with_its_generation_for_as_long_as_allowed(rig: Rig) -> None:
@@ -297,11 +299,11 @@ def test_what_is_kept_alive_outlives_its_ttl_with_its_generation_for_as_long_as_
 
 def test_the_server_is_told_when_to_tend_next(rig: Rig) -> None:
     sessions = rig.stdio()
-    assert sessions.tend() == 15 * 60
+    assert sessions.maintain() == 15 * 60
     keep(sessions, sessions.session_for(NOBODY, None), ttl_minutes=3)
-    assert sessions.tend() == 60
+    assert sessions.maintain() == 60
     rig.world.pass_time(60)
-    assert sessions.tend() == 60
+    assert sessions.maintain() == 60
 
 
 def test_what_was_released_or_taken_over_is_not_renewed(rig: Rig) -> None:
@@ -313,7 +315,7 @@ def test_what_was_released_or_taken_over_is_not_renewed(rig: Rig) -> None:
     assert other.try_claim("red").claimed
     live(rig, sessions, 20)
     assert rig.holder() == other.holder.name
-    assert sessions.tend() == 15 * 60, "nothing is kept any more"
+    assert sessions.maintain() == 15 * 60, "nothing is kept any more"
 
 
 def test_over_http_it_is_renewed_only_while_the_session_shows_activity(rig: Rig) -> None:
@@ -343,7 +345,7 @@ def test_what_a_handle_got_after_waiting_longer_than_the_idle_time_is_kept_alive
     live(rig, sessions, 5)
     keep(sessions, waiting, ttl_minutes=1)
     rig.world.pass_time(30)
-    sessions.tend()
+    sessions.maintain()
     rig.world.pass_time(40)
     assert rig.holder() == waiting.session.holder.name
 

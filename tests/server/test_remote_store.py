@@ -25,9 +25,8 @@ from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.server.app import build_server
 from mcp_claims.server.registry import Caller, SessionRegistry
 from mcp_claims.session import acquire, offload
-from mcp_claims.session.acquire import acquire_async
 from mcp_claims.session.identity import named_session, process_session
-from mcp_claims.session.offload import read_off_loop
+from mcp_claims.session.offload import acquire_async, read_off_loop
 from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import deadline_in
@@ -129,7 +128,7 @@ def test_to_prune_ends_with_the_first_question_that_nobody_answers(
     session = named_session(store, "ci")
     for number in range(3):
         assert session.try_claim(f"red {number}", ttl_minutes=1 / 60).claimed
-    while any(listed.state is not ClaimState.EXPIRED for listed in session.listing().page):
+    while any(listed.state is not ClaimState.EXPIRED for listed in session.list_claims().claims):
         time.sleep(0.05)
     asked: list[object] = []
     discard = store.discard

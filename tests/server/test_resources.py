@@ -11,7 +11,7 @@ from mcp import Client, MCPError
 from mcp_types import PromptReference, ResourceTemplateReference, TextContent, TextResourceContents
 
 from mcp_claims.model.records import Outcome, ScopedKey
-from mcp_claims.server.resources import MAX_SHOWN, read_uri, spell_uri
+from mcp_claims.server.resources import MAX_SHOWN, target_of, uri_of
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.support.servers import facts, stdio
@@ -35,8 +35,8 @@ async def content(client: Client, uri: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("of", [*AWKWARD, *(each.namespace for each in AWKWARD), None], ids=lambda of: repr(of)[:40])
 def test_each_key_and_namespace_has_a_uri_of_its_own(of: ScopedKey | str | None) -> None:
-    uri = spell_uri(of)
-    assert read_uri(uri) == of
+    uri = uri_of(of)
+    assert target_of(uri) == of
     assert uri.isascii() and not set(uri) & set(' "<>\\^`{}|#?')
 
 
@@ -68,14 +68,14 @@ async def test_what_is_no_resource_is_an_error_that_names_it(claims_dir: Path, u
 async def test_one_claim_is_told_with_who_until_when_and_why(claims_dir: Path, of: ScopedKey) -> None:
     holder = process_session(FileStore(claims_dir))
     async with Client(stdio(claims_dir)) as client:
-        free = await content(client, spell_uri(of))
+        free = await content(client, uri_of(of))
         assert free == {"key": of.key, "namespace": of.namespace, "status": "free"}
         attempt = holder.try_claim(of.key, of.namespace, note="on\nit")
-        held = await content(client, spell_uri(of))
+        held = await content(client, uri_of(of))
         assert (held["status"], held["holder"], held["note"]) == ("held", holder.holder.name, "on it")
         assert held["expires_in_seconds"] <= 1_800 and held["generation"] == attempt.found.generation  # type: ignore[union-attr]
         holder.release(of.key, of.namespace, outcome=Outcome.DONE)
-        assert (await content(client, spell_uri(of)))["status"] == "done"
+        assert (await content(client, uri_of(of)))["status"] == "done"
 
 
 @pytest.mark.anyio

@@ -74,7 +74,7 @@ async def test_what_was_unsubscribed_while_another_was_told_is_not_told(claims_d
         with anyio.fail_after(WITHIN):
             while not heard:
                 await anyio.sleep(0.01)
-        await anyio.sleep(4 * module.TOGETHER)
+        await anyio.sleep(4 * module.BATCH_INTERVAL)
     assert len(set(heard)) == 1
 
 

@@ -57,7 +57,7 @@ class Agent:
 
     def end(self) -> int:
         self._until.clear()
-        return self.session.end()
+        return self.session.close()
 
     def _told(self, key: str, namespace: str, claim: object) -> None:
         if isinstance(claim, Claim):

@@ -29,7 +29,7 @@ def test_the_end_releases_every_own_claim_in_every_namespace_and_only_those(benc
         granted(session, key, namespace)
     granted(other, "c", "one")
     granted(other, "b", "two")
-    assert session.end() == 3
+    assert session.close() == 3
     assert holders(bench) == [other.holder.name] * 2
 
 
@@ -38,12 +38,12 @@ def test_the_end_counts_what_it_released_and_not_what_was_released_before(bench:
     granted(session, "a")
     granted(session, "b")
     session.release("a")
-    assert session.end() == 1
+    assert session.close() == 1
 
 
 def test_the_end_of_a_session_without_claims_creates_nothing(bench: Bench) -> None:
     before = bench.contents()
-    assert bench.session().end() == 0
+    assert bench.session().close() == 0
     assert bench.contents() == before
 
 
@@ -51,7 +51,7 @@ def test_the_end_releases_an_own_claim_that_has_expired(bench: Bench) -> None:
     session = bench.session()
     granted(session)
     bench.world.pass_time(HALF_AN_HOUR)
-    session.end()
+    session.close()
     assert holders(bench) == []
 
 
@@ -60,7 +60,7 @@ def test_the_end_spares_a_claim_that_was_lost_to_another(bench: Bench) -> None:
     granted(session)
     bench.world.pass_time(HALF_AN_HOUR)
     granted(taker)
-    assert session.end() == 0
+    assert session.close() == 0
     assert taker.inspect(KEY).held_by_you
 
 
@@ -70,7 +70,7 @@ def test_the_end_spares_a_claim_that_is_lost_to_another_at_that_very_moment(benc
     granted(session)
     bench.world.pass_time(HALF_AN_HOUR)
     store.interrupt_with(lambda: granted(taker))
-    assert session.end() == 0
+    assert session.close() == 0
     assert store.ran == 1
     assert taker.inspect(KEY).held_by_you
 
@@ -81,7 +81,7 @@ def test_the_end_goes_on_when_a_claim_cannot_be_released(bench: Bench) -> None:
     for key in ("a", "b", "c"):
         granted(session, key)
     failing.keys.update({"a", "b"})
-    assert session.end() == 1
+    assert session.close() == 1
     assert len(holders(bench)) == 2
     # What was left behind is free as soon as the process is gone.
     bench.world.kill(session)
@@ -95,7 +95,7 @@ def test_the_end_takes_no_longer_than_it_may_however_many_claims_are_busy(bench:
     for number in range(20):
         granted(session, f"key {number}", f"namespace {number % 4}")
     busy.idle = False
-    assert session.end() == 0
+    assert session.close() == 0
     # Each claim was tried, the first for all of the time and the others without any to spare.
     assert len(busy.waits) == 20
     assert sum(busy.waits) <= CLOSE_TIMEOUT
@@ -108,7 +108,7 @@ def test_the_end_of_a_dying_process_stops_when_its_time_is_up_and_any_other_goes
         for key in ("a", "b", "c"):
             granted(session, key)
         slow.each_takes = CLOSE_TIMEOUT
-        assert session.end(dying=dying) == released
+        assert session.close(dying=dying) == released
         assert len(holders(bench)) == 3 - released
         bench.world.kill(session)
         bench.session().prune()
@@ -117,9 +117,9 @@ def test_the_end_of_a_dying_process_stops_when_its_time_is_up_and_any_other_goes
 def test_a_second_end_does_nothing(bench: Bench) -> None:
     session, other = bench.session(), bench.session()
     granted(session)
-    assert session.end() == 1
+    assert session.close() == 1
     granted(other)
-    assert session.end() == 0
+    assert session.close() == 0
     assert holders(bench) == [other.holder.name]
 
 
@@ -137,7 +137,7 @@ def test_an_ended_session_answers_nothing_more_and_changes_nothing(
 ) -> None:
     session, other = bench.session(), bench.session()
     granted(session)
-    session.end()
+    session.close()
     granted(other)
     bench.world.pass_time(HALF_AN_HOUR)
     before = bench.contents()
@@ -172,7 +172,7 @@ def test_a_forked_child_that_leaves_the_context_does_not_release_its_parents_cla
         # Whatever happens, the child must not go on as a second pytest.
         ended: int | None = None
         try:
-            ended = session.end()
+            ended = session.close()
         finally:
             os._exit(99 if ended is None else ended)
     released = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -226,7 +226,7 @@ def test_a_session_that_ends_while_another_thread_claims_leaves_nothing_behind(
     thread = threading.Thread(target=claim)
     thread.start()
     assert gate.there.wait(30)
-    session.end()
+    session.close()
     gate.go.set()
     thread.join(30)
     assert [type(answer) for answer in answers] == [SessionEndedError]

@@ -98,7 +98,7 @@ def test_a_claim_said_to_live_longer_than_any_can_is_held_for_the_longest_ttl_fr
     attempt = other.try_claim(KEY)
     assert attempt.status is Status.ACQUIRED
     assert isinstance(attempt.taken_over, TakenOver)
-    assert attempt.taken_over.why is ClaimState.EXPIRED
+    assert attempt.taken_over.state is ClaimState.EXPIRED
 
 
 def test_no_step_of_the_wall_clock_makes_a_live_claim_look_as_if_it_lived_too_long(tmp_path: Path) -> None:
@@ -128,4 +128,4 @@ def test_a_forked_child_with_its_parents_pid_cannot_use_its_session(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     # And the child is known as such by the fork alone.
     monkeypatch.setattr(forks_module, "_forks", forks_module._forks + 1)
-    assert session.end() == 0
+    assert session.close() == 0

@@ -11,28 +11,28 @@ from mcp_claims.session.session import Session
 from tests.session.bench import Bench, granted
 
 
-def keys(session: Session, namespace: str | None = None, *, mine: bool = False, at_most: int = 50) -> list[str]:
+def keys(session: Session, namespace: str | None = None, *, mine: bool = False, limit: int = 50) -> list[str]:
     """Read all pages; return the keys in their order."""
     seen, after = [], ""
     while True:
-        page = session.listing(namespace, mine=mine, after=after, at_most=at_most)
-        seen += [listed.found.scoped.key for listed in page.page if isinstance(listed.found, Claim)]
+        page = session.list_claims(namespace, mine=mine, after=after, limit=limit)
+        seen += [listed.found.scoped.key for listed in page.claims if isinstance(listed.found, Claim)]
         if page.after is None:
             return seen
-        assert len(page.page) == at_most
+        assert len(page.claims) == limit
         after = page.after
 
 
-@pytest.mark.parametrize("at_most", [1, 2, 3, 7, 50])
-def test_all_pages_together_have_each_claim_once_in_the_order_of_the_store(bench: Bench, at_most: int) -> None:
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 50])
+def test_all_pages_together_have_each_claim_once_in_the_order_of_the_store(bench: Bench, limit: int) -> None:
     for namespace in ("a", "a-b", "a.b", "default"):
         for number in range(4):
             granted(bench.session(), f"key {number}", namespace)
     reader = bench.session()
     everything = keys(reader)
     assert len(everything) == 16
-    assert keys(reader, at_most=at_most) == everything
-    assert keys(reader, "a-b", at_most=at_most) == [f"key {number}" for number in range(4)]
+    assert keys(reader, limit=limit) == everything
+    assert keys(reader, "a-b", limit=limit) == [f"key {number}" for number in range(4)]
 
 
 def test_a_claim_that_goes_between_two_pages_hides_no_other(bench: Bench) -> None:
@@ -40,10 +40,10 @@ def test_a_claim_that_goes_between_two_pages_hides_no_other(bench: Bench) -> Non
     for number, holder in enumerate(holders):
         granted(holder, f"key {number}")
     reader = bench.session()
-    first = reader.listing(at_most=2)
+    first = reader.list_claims(limit=2)
     assert first.after is not None
     holders[1].release("key 1")
-    rest = reader.listing(after=first.after).page
+    rest = reader.list_claims(after=first.after).claims
     assert [listed.found.scoped.key for listed in rest if isinstance(listed.found, Claim)] == [
         "key 2",
         "key 3",
@@ -62,7 +62,7 @@ def test_each_thing_is_listed_as_it_stands_and_stays(bench: Bench) -> None:
     bench.world.kill(dead)
     granted(live, "a")
     before = bench.contents()
-    listed = live.listing().page
+    listed = live.list_claims().claims
     assert [each.state for each in listed] == [
         ClaimState.HELD,
         ClaimState.ORPHANED,
@@ -85,4 +85,4 @@ def test_mine_is_what_the_session_holds_or_finished(bench: Bench) -> None:
 
 def test_a_bad_namespace_is_refused(bench: Bench) -> None:
     with pytest.raises(InvalidInputError):
-        bench.session().listing("")
+        bench.session().list_claims("")

@@ -25,7 +25,7 @@ CALLS: dict[str, Callable[[Session], ClaimResult | Inspection | ReleaseResult]] 
 
 
 def everything_is_released_at_the_end(bench: Bench, session: Session) -> bool:
-    session.end()
+    session.close()
     return list(bench.store.scan()) == []
 
 

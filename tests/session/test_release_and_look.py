@@ -99,7 +99,7 @@ def test_a_release_spares_what_a_parallel_call_of_the_same_session_took_anew(ben
     assert isinstance(release.found, Claim)
     assert release.found.generation > first.generation
     assert list(bench.store.scan()) == [release.found]
-    assert session.end() == 1
+    assert session.close() == 1
 
 
 def test_a_release_takes_the_claim_that_a_parallel_call_renewed(bench: Bench) -> None:

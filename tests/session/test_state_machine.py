@@ -95,8 +95,8 @@ class AnyOrder(RuleBasedStateMachine):
             if attempt.taken_over is None:
                 assert state == "free"
             else:
-                assert attempt.taken_over.why is ClaimState("expired" if state == "nobody's" else state)
-                self.agrees(attempt.taken_over.what, before)
+                assert attempt.taken_over.state is ClaimState("expired" if state == "nobody's" else state)
+                self.agrees(attempt.taken_over.found, before)
             self.tells_of_loss(attempt.lost, agent, at)
             assert isinstance(attempt.found, Claim)
             generation = attempt.found.generation
@@ -129,7 +129,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.agents)
     @rule(
-        who=whos, at=places, outcome=st.none() | st.sampled_from(Outcome), hours=st.sampled_from([1 / 60, 1, 24, 720])
+        who=whos,
+        at=places,
+        outcome=st.none() | st.sampled_from([Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED]),
+        hours=st.sampled_from([1 / 60, 1, 24, 720]),
     )
     def release(self, who: int, at: ScopedKey, outcome: Outcome | None, hours: float) -> None:
         agent, before = self.asker(who), self.stored.get(at)

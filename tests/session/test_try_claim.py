@@ -257,7 +257,7 @@ def test_a_forked_child_cannot_use_its_parents_session(bench: Bench) -> None:
 
 def test_an_ended_session_claims_nothing(bench: Bench) -> None:
     session = bench.session()
-    session.end()
+    session.close()
     before = bench.contents()
     with pytest.raises(SessionEndedError):
         session.try_claim(KEY)
