@@ -65,7 +65,7 @@ async def test_a_second_try_of_the_same_session_says_renewed_and_since_when(clai
     assert (second["claimed"], second["status"], second["generation"]) == (True, "renewed", 1)
     assert (second["claimed_at"], second["expires_at"]) == (first["claimed_at"], first["expires_at"])
     assert f"since {first['claimed_at'][:19]}" in words(again)
-    assert "shares this connection" in words(again)
+    assert "a sub-agent on your connection did: do not act" in words(again)
 
 
 @ERAS
@@ -125,7 +125,7 @@ async def test_a_takeover_says_from_whom_and_why(claims_dir: Path, era: Era) -> 
     predecessor.try_claim("red")
     async with client(claims_dir, era) as ada:
         taken = await ada.call_tool("try_claim", {"key": "red"})
-    assert facts(taken)["taken_over_from"] == f"{predecessor.holder.name}, whose claim had expired"
+    assert (facts(taken)["previous"]["state"], facts(taken)["previous"]["holder"]) == ("expired", predecessor.holder.name)
     assert facts(taken)["status"] == "acquired"
     assert facts(taken)["generation"] > 1
     assert predecessor.holder.name in words(taken)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 RANGE = "ttl_minutes must be a number from 1/60 (one second) to 1,440 (24 hours)"
 # JSON has no NaN and no infinity: clients send null.
-IN_WORDS = "ttl_minutes is wrong: input should be a valid number (Until it frees itself: 1/60 to 1440)"
+IN_WORDS = "ttl_minutes is wrong: input should be a valid number (Minutes until the claim expires unless renewed: 1/60 to 1440)"
 BAD = [
     pytest.param("try_claim", {}, "key is wrong: field required", id="no key"),
     pytest.param("try_claim", {"key": ""}, "key must not be empty", id="empty key"),
@@ -60,7 +60,7 @@ async def test_a_bad_argument_is_an_error_that_says_the_rule_and_changes_nothing
         refused = await client.call_tool(tool, arguments)
         assert refused.is_error
         assert rule in words(refused)
-        assert "Nothing was changed; call again" in words(refused)
+        assert "Nothing was changed. Call it again with" in words(refused)
         assert not claims_dir.exists()
         assert facts(await client.call_tool("try_claim", {"key": "k"}))["claimed"], "the server goes on"
 

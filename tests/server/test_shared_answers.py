@@ -49,7 +49,7 @@ async def test_a_takeover_from_the_original_says_so(claims_dir: Path) -> None:
     async with client(claims_dir) as ada:
         answer = facts(await ada.call_tool("try_claim", {"key": "a/b"}))
     assert answer["status"] == "acquired"
-    assert answer["taken_over_from"] == 'rig:4242 ("agent-awareness"), whose claim had expired'
+    assert answer["previous"] == {"state": "expired", "holder": "rig:4242", "client": "agent-awareness"}
 
 
 @pytest.mark.parametrize("tool", ["try_claim", "is_claimed_by_other", "release"])

@@ -94,7 +94,7 @@ def test_a_stopped_process_in_the_way_does_not_delay_the_end(
             os.close(lock)
         assert took < GONE_WITHIN
     with raw_server(claims_dir) as heir:
-        assert heir.call("try_claim", key="red")["taken_over_from"].endswith("whose process is dead")
+        assert heir.call("try_claim", key="red")["previous"]["state"] == "orphaned"
 
 
 @ENDS
@@ -145,6 +145,6 @@ def test_after_sigkill_the_next_try_of_anybody_takes_over(claims_dir: Path) -> N
         while not taken["claimed"] and time.monotonic() - began < 5:
             taken = heir.call("try_claim", key="red")
         took = time.monotonic() - began
-    assert taken["taken_over_from"] == f'{holder} ("raw 1"), whose process is dead'
+    assert taken["previous"] == {"state": "orphaned", "holder": holder, "client": "raw 1", "generation": 1}
     assert taken["generation"] == 2
     assert took < 1, "not when its time is up"

@@ -85,7 +85,7 @@ def test_the_death_of_the_holder_wakes_whoever_waits(claims_dir: Path) -> None:
             looked(server)
             holder.process.kill()
             killed = time.monotonic()
-        assert told[0]["status"] == "acquired" and "whose process is dead" in told[0]["taken_over_from"]
+        assert told[0]["status"] == "acquired" and told[0]["previous"]["state"] == "orphaned"
         assert told[0]["at"] - killed < 1.5
 
 
@@ -94,7 +94,7 @@ def test_an_expiry_ends_the_wait(claims_dir: Path) -> None:
     holder.try_claim("red", ttl_minutes=1 / 60)
     with raw_server(claims_dir) as server, waiting(server) as told:
         pass
-    assert told[0]["status"] == "acquired" and "had expired" in told[0]["taken_over_from"]
+    assert told[0]["status"] == "acquired" and told[0]["previous"]["state"] == "expired"
 
 
 def test_work_that_is_done_meanwhile_ends_the_wait_without_a_claim(claims_dir: Path) -> None:
