@@ -63,12 +63,12 @@ def test_the_option_beats_the_variable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "environment", "rule"),
     [
-        ({"layout": "original"}, {}, "--layout must be mcp-claims or agent-awareness, not 'original'"),
+        ({"layout": "original"}, {}, "layout must be mcp-claims or agent-awareness, not 'original'"),
         ({}, {"MCP_CLAIMS_LAYOUT": ""}, "MCP_CLAIMS_LAYOUT must be mcp-claims or agent-awareness"),
-        ({"provider": "claude"}, {}, "--layout must be agent-awareness where a provider is given"),
-        ({"layout": "agent-awareness", "provider": "../x"}, {}, "--provider must be the name of a directory"),
-        ({"layout": "agent-awareness", "provider": ""}, {}, "--provider must be the name of a directory"),
-        ({"layout": "agent-awareness", "directory": "claims"}, {}, "--dir must be an absolute path"),
+        ({"provider": "claude"}, {}, "layout must be agent-awareness where a provider is given"),
+        ({"layout": "agent-awareness", "provider": "../x"}, {}, "provider must be the name of a directory"),
+        ({"layout": "agent-awareness", "provider": ""}, {}, "provider must be the name of a directory"),
+        ({"layout": "agent-awareness", "directory": "claims"}, {}, "directory must be an absolute path"),
     ],
 )
 def test_what_no_store_has_is_refused(options: dict[str, Any], environment: dict[str, str], rule: str) -> None:

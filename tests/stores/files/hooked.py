@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from mcp_claims.stores.files.filesystem import ASKED, FileSystem
+from mcp_claims.stores.files.filesystem import FileSystem
 
 
 class HookedFileSystem(FileSystem):
@@ -72,9 +72,9 @@ class HookedFileSystem(FileSystem):
         self.before("names", path)
         return super().names(path)
 
-    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
+    def try_lock(self, fd: int) -> bool:
         self.before("try_lock", fd)
-        return super().try_lock(fd, asked=asked)
+        return super().try_lock(fd)
 
     def unlock(self, fd: int) -> None:
         self.before("unlock", fd)

@@ -1,6 +1,6 @@
 """A process that stays inside the critical section of a file store until it is told to go on.
 
-Run as `python -m tests.stores.inside DIRECTORY`: it claims the sample key, prints `inside` before its claim
+Run as `python -m tests.stores.files.inside DIRECTORY`: it claims the sample key, prints `inside` before its claim
 appears, and goes on when it reads a line.
 """
 

@@ -16,7 +16,7 @@ import pytest
 from mcp_claims.errors import StoreBusyError
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.stores.files.filesystem import FileSystem
-from mcp_claims.stores.files.lock import namespace_lock
+from mcp_claims.stores.files.lock import LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, claim, fresh, grant, lock_file, place, renewed
@@ -184,7 +184,8 @@ def test_a_directory_removed_while_somebody_waits_for_its_lock_does_not_let_two_
             if call == "try_lock" and not self.done:
                 self.done = True
                 shutil.rmtree(store.directory)
-                inside.enter_context(namespace_lock(FileSystem(), str(place(store).parent), 0))
+                file = inside.enter_context(LockFile(FileSystem(), str(place(store).parent)))
+                inside.enter_context(NamespaceLock(file, 0))
 
     grant(store, claim())
     with inside, pytest.raises(StoreBusyError):

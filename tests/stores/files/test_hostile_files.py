@@ -19,7 +19,8 @@ from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import Unreadable
 from mcp_claims.stores.base import Swap
-from mcp_claims.stores.files.store import MAX_RECORD_BYTES, FileStore
+from mcp_claims.stores.files.record_file import MAX_RECORD_BYTES
+from mcp_claims.stores.files.store import FileStore
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, OTHER_KEY, claim, fresh, grant, lock_file, place, renewed
 
@@ -234,7 +235,7 @@ def test_a_file_without_permissions_is_unreadable_to_its_owner() -> None:
     script = """
 import tempfile
 from mcp_claims.stores.files.store import FileStore
-from tests.core.process import become_nobody
+from tests.support.process import become_nobody
 from tests.stores.samples import KEY, claim, fresh, grant, place
 
 become_nobody()

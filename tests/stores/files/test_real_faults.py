@@ -75,7 +75,7 @@ subprocess.check_call(harm, shell=True)
 report = {
     "claim": outcome(lambda: session.try_claim("new").claimed),
     "renew": outcome(lambda: session.try_claim("mine").claimed),
-    "look": outcome(lambda: session.is_claimed_by_other("theirs").claimed_by_other),
+    "look": outcome(lambda: session.inspect("theirs").claimed_by_other),
     "tool claim": call("try_claim", key="new"),
     "tool look": call("is_claimed_by_other", key="mine"),
     "unchanged": records() == before,

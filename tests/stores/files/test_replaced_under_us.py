@@ -14,7 +14,7 @@ import pytest
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.records import Claim
 from mcp_claims.stores.files.filesystem import FileSystem
-from mcp_claims.stores.files.lock import namespace_lock
+from mcp_claims.stores.files.lock import LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, claim, fresh, grant, renewed
@@ -71,8 +71,8 @@ def test_a_child_forked_inside_does_not_keep_the_lock_when_its_parent_is_killed(
     program = (
         "import os, signal, sys\n"
         "from mcp_claims.stores.files.filesystem import FileSystem\n"
-        "from mcp_claims.stores.files.lock import namespace_lock\n"
-        f"with namespace_lock(FileSystem(), {directory!r}, 0):\n"
+        "from mcp_claims.stores.files.lock import LockFile, NamespaceLock\n"
+        f"with LockFile(FileSystem(), {directory!r}) as file, NamespaceLock(file, 0):\n"
         "    if not os.fork():\n"
         "        print(os.getpid(), flush=True)\n"
         "    signal.pause()\n"
@@ -83,7 +83,7 @@ def test_a_child_forked_inside_does_not_keep_the_lock_when_its_parent_is_killed(
         try:
             parent.kill()
             parent.wait()
-            with namespace_lock(FileSystem(), directory, 5):
+            with LockFile(FileSystem(), directory) as file, NamespaceLock(file, 5):
                 os.kill(child, 0)
         finally:
             os.kill(child, signal.SIGKILL)

@@ -16,7 +16,7 @@ import pytest
 from mcp_claims.errors import UnsafeDirectoryError
 from mcp_claims.model.records import ScopedKey
 from mcp_claims.stores.files.store import FileStore
-from mcp_claims.stores.files.wait_queue import MOST_PLACES
+from mcp_claims.stores.files.wait_queue import MAX_TICKETS
 from tests.stores.samples import KEY, claim, grant, place
 from tests.support.descriptors import open_files
 
@@ -91,9 +91,9 @@ def test_who_gives_up_and_comes_again_takes_no_second_place(store: FileStore) ->
 def test_a_process_has_so_many_places_and_no_more_and_everybody_has_a_turn(store: FileStore) -> None:
     with somebody_before_us(store) as kill, ExitStack() as crowd:
         threads, files = threading.active_count(), open_files()
-        waiting = [ExitStack() for _ in range(MOST_PLACES + 20)]
+        waiting = [ExitStack() for _ in range(MAX_TICKETS + 20)]
         turns = [come(crowd.enter_context(each), store) for each in waiting]
-        assert (threading.active_count(), open_files()) == (threads + MOST_PLACES, files + MOST_PLACES)
+        assert (threading.active_count(), open_files()) == (threads + MAX_TICKETS, files + MAX_TICKETS)
         # Who gives up makes room for who has found none.
         waiting.pop(3).close()
         turns.pop(3)
@@ -141,8 +141,8 @@ def test_a_line_leaves_one_empty_hidden_file_however_many_keys_are_waited_for(st
         with ExitStack() as ada:
             come(ada, store, ScopedKey("ci", f"event {number}"))
     files = {path.name: path.stat() for path in place(store).parent.iterdir()}
-    assert files.keys() == {".lock", ".line", place(store).name}
-    assert (files[".line"].st_size, files[".line"].st_mode & 0o777) == (0, 0o600)
+    assert files.keys() == {".lock", ".wait-queue", place(store).name}
+    assert (files[".wait-queue"].st_size, files[".wait-queue"].st_mode & 0o777) == (0, 0o600)
     assert [found.scoped for found in store.scan()] == [KEY]  # type: ignore[union-attr]
 
 
@@ -150,7 +150,7 @@ def test_where_no_line_can_be_made_all_are_first(store: FileStore) -> None:
     with store.wait_queue(ScopedKey("nowhere", "red"), pytest.fail) as lined:
         assert not lined
     assert not Path(store.directory, "nowhere").exists()
-    (place(store).parent / ".line").symlink_to("elsewhere")
+    (place(store).parent / ".wait-queue").symlink_to("elsewhere")
     with store.wait_queue(KEY, pytest.fail) as lined:
         assert not lined
     assert not (place(store).parent / "elsewhere").exists()
@@ -160,7 +160,7 @@ def test_a_namespace_that_others_can_write_to_has_no_line(store: FileStore) -> N
     place(store).parent.chmod(0o777)
     with pytest.raises(UnsafeDirectoryError), FileStore(store.directory).wait_queue(KEY, pytest.fail):
         pytest.fail("it is not safe")
-    assert not (place(store).parent / ".line").exists()
+    assert not (place(store).parent / ".wait-queue").exists()
 
 
 @contextmanager
@@ -191,7 +191,7 @@ def somebody_before_us(store: FileStore) -> Iterator[Callable[[], None]]:
 
 def wait_until_blocked(store: FileStore, number: int) -> None:
     """Return once *number* threads wait for a lock in the line's file, as the kernel sees it."""
-    inode = (place(store).parent / ".line").stat().st_ino
+    inode = (place(store).parent / ".wait-queue").stat().st_ino
     deadline = time.monotonic() + WITHIN
     while time.monotonic() < deadline:
         locks = Path("/proc/locks").read_text().splitlines()
