@@ -189,7 +189,7 @@ class OpenFile:
         self.close()
 
     def __del__(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, AttributeError):  # AttributeError: interrupted before `__init__` did anything.
             self.close()
 
 
