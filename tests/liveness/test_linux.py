@@ -71,20 +71,20 @@ def test_a_killed_process_that_nobody_has_reaped_is_dead() -> None:
         holder = holder_of(pid)
         os.kill(pid, signal.SIGKILL)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        os.kill(pid, 0)  # The corpse still has the PID.
+        os.kill(pid, 0)  # The zombie still has the PID.
         assert MACHINE.provably_dead(holder)
 
 
-def test_who_asks_right_after_the_kill_is_told_that_the_process_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    # On a machine under load a process takes longer to die than anybody should have to wait, except for this test.
-    monkeypatch.setattr("mcp_claims.liveness.linux._DYING_TAKES", 10_000)
+def test_a_process_is_dead_right_after_the_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a machine under load a process takes longer to die than the time-out.
+    monkeypatch.setattr("mcp_claims.liveness.linux._EXIT_TIMEOUT", 10_000)
     answers = []
     for _ in range(20):
         with sleeper() as pid:
             holder = holder_of(pid)
             os.kill(pid, signal.SIGKILL)
             answers.append(MACHINE.provably_dead(holder))
-    # Not all: between taking the signal and saying so the kernel may be interrupted.
+    # Not all: the kernel may be interrupted between taking the signal and showing that.
     assert sum(answers) >= 15
 
 
@@ -104,7 +104,7 @@ def test_a_process_whose_first_thread_has_exited_is_not_dead_while_another_runs(
     assert MACHINE.provably_dead(other.holder)
 
 
-def test_a_process_with_brackets_in_its_name_is_not_mistaken_for_a_corpse(tmp_path: Path) -> None:
+def test_a_process_with_brackets_in_its_name_is_not_mistaken_for_a_zombie(tmp_path: Path) -> None:
     # `/proc/PID/stat` puts the name into brackets and escapes nothing.
     name = tmp_path / "a) Z 0 0 ("
     name.symlink_to(shutil.which("sleep") or "/bin/sleep")
@@ -173,7 +173,7 @@ def test_a_process_of_another_user_is_not_dead() -> None:
     ],
     ids=errno.errorcode.get,
 )
-def test_a_sandbox_that_forbids_to_ask_proves_nothing(
+def test_a_sandbox_that_forbids_kill_proves_nothing(
     reaped: Holder, error: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A seccomp filter answers with whatever error its author liked.
@@ -205,7 +205,7 @@ def test_a_pid_namespace_of_its_own_proves_its_own_dead() -> None:
         assert inside.state_of(spawned) == "dead"
 
 
-def test_start_times_from_a_foreign_proc_are_not_believed() -> None:
+def test_start_times_from_the_proc_of_another_namespace_are_not_used() -> None:
     # `/proc` numbers processes of the outer namespace here: `/proc/2` is some other process than our PID 2.  The
     # spawned one mounts a `/proc` of its own and so knows its start time, which the one that judges must not use.
     with process(under=unshare("--pid", "--fork")) as inside:
