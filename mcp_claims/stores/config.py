@@ -27,7 +27,7 @@ LAYOUTS = (OWN_LAYOUT, AGENT_AWARENESS)
 
 
 class StoreChoice(NamedTuple):
-    """A store that can be opened, and what chose it: the name of an argument or of a variable, or "the default".
+    """A store that can be opened, and what chose it: the name of an argument or a variable, or a description.
 
     `url` is that of an etcd cluster.  Where it is `None`, the claims are files in `directory`, in `layout`.
     """

@@ -26,7 +26,6 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, NEVER, Swap
 from mcp_claims.stores.files.directories import PrivateDirectories, list_names, problem_of_namespace, unavailable
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
-from mcp_claims.stores.files.watch import watch_record, watch_records
 
 LOCK_PAUSE = 0.02
 """Seconds between two looks at a lock directory, as in the original."""
@@ -77,6 +76,9 @@ class AgentAwarenessStore:
         return FileStore(self.directory).secret(lock_timeout=lock_timeout)
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+        # Imported here: watchdog takes as long to import as a whole `check`, which watches nothing.
+        from mcp_claims.stores.files.watch import watch_record, watch_records
+
         if isinstance(target, ScopedKey):
             return watch_record(self.directory, place(self.directory, target)[1], notify)
         inside = self.directory if target is None else namespace_directory(self.directory, target)

@@ -29,7 +29,6 @@ from mcp_claims.stores.files.filesystem import CREATE, READ, FileSystem, OpenFil
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.record_file import RecordFile, read_record_file, unreadable
 from mcp_claims.stores.files.wait_queue import join_wait_queue
-from mcp_claims.stores.files.watch import watch_record, watch_records
 
 _SUFFIX = ".json"
 _NEW = ".new"
@@ -143,6 +142,9 @@ class FileStore:
                         yield found
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+        # Imported here: watchdog takes as long to import as a whole `check`, which watches nothing.
+        from mcp_claims.stores.files.watch import watch_record, watch_records
+
         if isinstance(target, ScopedKey):
             return watch_record(self.directory, self._paths(target)[1], notify)
         inside = self.directory if target is None else f"{self.directory}/{file_name(target)}"

@@ -13,16 +13,38 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from watchdog.events import FileSystemEvent, FileSystemEventHandler
-    from watchdog.observers.api import BaseObserver, ObservedWatch
+from watchdog import events
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver, ObservedWatch
 
 _RECORD = ".json"
 
+# Not opening and reading: a caller reads when it is notified, which would notify it again, without end.  Directories as
+# well, for namespaces that appear.
+_CHANGES: list[type[FileSystemEvent]] = [
+    events.FileCreatedEvent,
+    events.FileModifiedEvent,
+    events.FileMovedEvent,
+    events.FileDeletedEvent,
+    events.DirCreatedEvent,
+    events.DirMovedEvent,
+]
+
 MAX_DIRECTORIES = 64
 """Directories watched one by one, each at the cost of a thread and two descriptors; any more are watched as one."""
+
+
+class _Handler(FileSystemEventHandler):
+    """Calls *notify* for every event about a path that *matches*."""
+
+    def __init__(self, matches: Callable[[str], bool], notify: Callable[[], None]) -> None:
+        self._matches, self._notify = matches, notify
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        if self._matches(os.fsdecode(event.src_path)) or self._matches(os.fsdecode(event.dest_path)):
+            self._notify()
 
 
 class Watcher:
@@ -41,15 +63,7 @@ class Watcher:
 
         Yields whether it can be watched.
         """
-        # Imported here: it takes as long as a whole `check`, which watches nothing.
-        from watchdog.events import FileSystemEventHandler
-
-        class Handler(FileSystemEventHandler):
-            def dispatch(self, event: FileSystemEvent) -> None:
-                if matches(os.fsdecode(event.src_path)) or matches(os.fsdecode(event.dest_path)):
-                    notify()
-
-        handler = Handler()
+        handler = _Handler(matches, notify)
         watch = self._add(handler, directory, recursive)
         try:
             yield watch is not None
@@ -71,22 +85,10 @@ class Watcher:
                 self._observer = None
 
     def _add(self, handler: FileSystemEventHandler, directory: str, recursive: bool) -> ObservedWatch | None:
-        from watchdog import events
-
-        # Not opening and reading: a caller reads when it is notified, which would notify it again, without end.
-        # Directories as well, for namespaces that appear.
-        kinds: list[type[FileSystemEvent]] = [
-            events.FileCreatedEvent,
-            events.FileModifiedEvent,
-            events.FileMovedEvent,
-            events.FileDeletedEvent,
-            events.DirCreatedEvent,
-            events.DirMovedEvent,
-        ]
         with self._lock:
             try:
                 self._observer = self._observer or _start_observer()
-                watch = self._observer.schedule(handler, directory, recursive=recursive, event_filter=kinds)
+                watch = self._observer.schedule(handler, directory, recursive=recursive, event_filter=_CHANGES)
             except FileNotFoundError:
                 return None
             except (OSError, RuntimeError) as error:  # RuntimeError: no more threads can be started.
@@ -109,8 +111,6 @@ class Watcher:
 
 
 def _start_observer() -> BaseObserver:
-    from watchdog.observers import Observer
-
     # Logged whenever a watch ends while the system reports something; it is harmless.
     logging.getLogger("watchdog.observers.inotify").addFilter(
         lambda record: "thread is inactive" not in str(record.msg)

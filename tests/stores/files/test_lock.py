@@ -19,7 +19,6 @@ from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.stores.base import LOCK_TIMEOUT
 from mcp_claims.stores.files import filesystem
 from mcp_claims.stores.files.filesystem import CREATE_LOCK, SPINS, FileSystem
-from mcp_claims.stores.files.lock import LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, claim, grant, lock_file, place
@@ -124,9 +123,7 @@ def test_pauses_begin_short_and_stay_short(store: FileStore) -> None:
     assert max(clock.sleeps) <= 0.01
 
 
-def test_a_lock_held_for_a_moment_is_taken_without_sleeping(
-    store: FileStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_held_for_a_moment_is_taken_without_sleeping(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, other, spins = FakeClock(), locked(store), []
 
     def release_at_the_tenth_spin() -> None:
@@ -294,7 +291,9 @@ def test_a_lock_file_replaced_under_a_waiter_makes_it_lock_the_new_one(store: Fi
 
 
 @pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "removed"])
-def test_a_lock_on_a_file_that_is_gone_is_given_up_for_one_on_the_file_at_the_path(store: FileStore, replaced: bool) -> None:
+def test_a_lock_on_a_file_that_is_gone_is_given_up_for_one_on_the_file_at_the_path(
+    store: FileStore, replaced: bool
+) -> None:
     inside: list[bool] = []
 
     class Late(HookedFileSystem):
