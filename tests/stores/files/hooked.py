@@ -1,4 +1,4 @@
-"""The real kernel, with a hook at each system call."""
+"""The real file system, with a hook at each system call."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from mcp_claims.stores.files.filesystem import FileSystem
 
 
 class HookedFileSystem(FileSystem):
-    """Tells `before` of each call and its path or descriptor, and makes it unless that raises.
+    """Calls `before` with the name and the path or descriptor of each call, which is made unless that raises.
 
-    Only the disk is not waited for: syncs are told but not made, as thousands of them would take minutes somewhere.
+    Syncs are not made: thousands of them would take minutes on some machines.
     """
 
     def before(self, call: str, where: str | int) -> None:
-        """Overridden by the tests."""
+        """Do nothing; tests override it."""
 
     def open(self, path: str, flags: int) -> int:
         self.before("open", path)
         return super().open(path, flags)
 
     def close(self, fd: int) -> None:
-        # Closed first: Linux frees the descriptor even where close(2) reports an error.
+        # Closed first: Linux frees the descriptor even if close(2) reports an error.
         super().close(fd)
         self.before("close", fd)
 

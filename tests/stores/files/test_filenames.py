@@ -1,4 +1,4 @@
-"""File names: no two keys share one, on no file system, and none leads anywhere."""
+"""File names: two keys never share one, on any file system, and none leaves its directory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ awkward = st.text(st.sampled_from("aAbB%2fF5eE~._-/ \\:éÉ\u0301\u00df"), min_s
 
 
 def unescaped(name: str) -> str:
-    """Read back the key from a name that is not cut: the rules, the other way round."""
+    """Return the key that a name which is not cut was made from."""
     data, rest = bytearray(), name.encode("ascii")
     while rest:
         if rest[:1] == b"%":
@@ -81,7 +81,7 @@ def unescaped(name: str) -> str:
         pytest.param(lambda name: name.rstrip(". "), id="as-windows-strips-it"),
     ],
 )
-def test_keys_that_look_alike_have_names_of_their_own(seen: Callable[[str], str]) -> None:
+def test_keys_that_look_alike_have_different_names(seen: Callable[[str], str]) -> None:
     assert len({seen(file_name(key)) for key in KEYS}) == len(KEYS)
 
 
@@ -106,7 +106,7 @@ def test_a_plain_key_is_its_own_name(key: str) -> None:
     assert file_name(key) == key
 
 
-def test_an_awkward_key_can_still_be_read_by_people() -> None:
+def test_the_name_of_an_awkward_key_can_be_read_by_people() -> None:
     assert file_name("vercel/next.js#4521:Failed") == "vercel%2fnext.js%234521%3a%46ailed"
     assert file_name("k" * 300).startswith("k" * 50 + "~")
 
@@ -143,7 +143,7 @@ def test_a_name_is_short_enough_wherever_it_is_cut(text: str) -> None:
     assert re.fullmatch(r"([^%]|%[0-9a-f]{2})+", name)
 
 
-def test_long_keys_that_begin_alike_have_names_of_their_own() -> None:
+def test_long_keys_that_begin_alike_have_different_names() -> None:
     stem = "x" * 1_000
     keys = [stem, *(stem + end for end in ("y", "z", "Y", ".", " ", "yy"))]
     for one, other in combinations(keys, 2):
@@ -155,7 +155,7 @@ def test_a_long_key_s_name_is_no_other_key_s_name() -> None:
     assert file_name(file_name(long)) != file_name(long)
 
 
-def test_every_key_in_every_namespace_is_a_claim_of_its_own(tmp_path: Path) -> None:
+def test_every_key_in_every_namespace_has_its_own_claim(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "claims")
     granted = [grant(store, claim(ScopedKey("ci", key))) for key in KEYS]
     granted += [grant(store, claim(ScopedKey(key, "red-check"))) for key in KEYS if key != "ci"]

@@ -1,4 +1,4 @@
-"""What happens to a change whose lock is no longer what it was: its directory replaced, its process forked."""
+"""A change while its directory is replaced, or its process forks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("renewal", [False, True], ids=["claim", "renewal"])
-def test_what_is_written_while_somebody_replaces_the_directory_does_not_reach_the_new_one(
-    tmp_path: Path, renewal: bool
-) -> None:
+def test_a_write_does_not_reach_a_directory_that_has_replaced_the_locked_one(tmp_path: Path, renewal: bool) -> None:
     store = FileStore(tmp_path / "claims")
     granted = grant(store, claim())
     if not renewal:
@@ -45,7 +43,7 @@ def test_what_is_written_while_somebody_replaces_the_directory_does_not_reach_th
     assert [store.read(KEY)] == successors
 
 
-def test_what_is_released_while_somebody_replaces_the_directory_stays_in_the_new_one(tmp_path: Path) -> None:
+def test_a_release_removes_nothing_from_a_directory_that_has_replaced_the_locked_one(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "claims")
     granted = grant(store, claim())
     successors: list[Claim] = []
@@ -67,7 +65,7 @@ def test_what_is_released_while_somebody_replaces_the_directory_stays_in_the_new
 
 def test_a_child_forked_inside_does_not_keep_the_lock_when_its_parent_is_killed(tmp_path: Path) -> None:
     directory = str(tmp_path / "claims" / "ci")
-    # A process of its own forks while it is inside; the child says so and lives on.
+    # A process forks while it is inside; the child prints its PID and lives on.
     program = (
         "import os, signal, sys\n"
         "from mcp_claims.stores.files.filesystem import FileSystem\n"
