@@ -72,6 +72,7 @@ def disk_and_store(tmp_path: Path) -> tuple[Disk, FileStore]:
     return disk, FileStore(tmp_path / "claims", fs=disk)
 
 
+@pytest.mark.rule("G1")
 def test_a_removed_claim_s_generation_is_remembered(store: FileStore) -> None:
     assert [cycle(store) for _ in range(4)] == [1, 2, 3, 4]
     assert cycle(FileStore(store.directory)) == 5
@@ -126,6 +127,7 @@ def test_a_new_boot_leaps_even_if_nothing_was_ever_removed(store: FileStore) -> 
     assert cycle(store, boot="boot-2") > granted.generation
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize("claims", [1, 20])
 def test_no_generation_is_given_again_after_power_cuts(tmp_path: Path, claims: int) -> None:
     disk, store = disk_and_store(tmp_path)
@@ -137,6 +139,7 @@ def test_no_generation_is_given_again_after_power_cuts(tmp_path: Path, claims: i
     assert seen == sorted(set(seen))
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize("failing_boot", ["boot-1", "boot-2"])
 def test_a_sync_that_failed_is_repeated(tmp_path: Path, failing_boot: str) -> None:
     disk, store = disk_and_store(tmp_path)
@@ -152,6 +155,7 @@ def test_a_sync_that_failed_is_repeated(tmp_path: Path, failing_boot: str) -> No
     assert seen == sorted(set(seen))
 
 
+@pytest.mark.rule("S9")
 def test_the_disk_is_synced_once_per_boot_and_namespace_not_per_claim(tmp_path: Path) -> None:
     fs = Counting()
     store = FileStore(tmp_path / "claims", fs=fs)
@@ -188,12 +192,14 @@ def test_the_generation_of_an_unreadable_claim_is_not_given_again(store: FileSto
     assert grant(store, claim()).generation > granted.generation
 
 
+@pytest.mark.rule("G1")
 def test_the_generation_of_a_claim_removed_by_hand_is_not_given_again(store: FileStore) -> None:
     granted = grant(store, claim())
     place(store).unlink()
     assert grant(store, claim()).generation > granted.generation
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -222,6 +228,7 @@ def test_no_generation_is_given_again_after_the_counter_was_damaged(store: FileS
     assert seen[-1] <= MAX_GENERATION - LEAP
 
 
+@pytest.mark.rule("G2")
 def test_a_damaged_counter_continues_above_any_count_of_claims(store: FileStore) -> None:
     lock_file(store).parent.mkdir(mode=0o700, parents=True)
     lock_file(store).write_bytes(b"garbage")
@@ -248,6 +255,7 @@ def test_an_end_between_the_writes_of_counter_and_claim_wastes_a_number_at_most(
     assert cycle(store) == last + 2
 
 
+@pytest.mark.rule("G1")
 def test_the_counter_is_written_before_the_claim(store: FileStore) -> None:
     written = []
 
@@ -272,6 +280,7 @@ def test_a_counter_written_in_pieces_is_whole(store: FileStore) -> None:
     assert store.read(KEY) == granted
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize("harm", [Path.unlink, lambda lock: lock.write_bytes(b"")], ids=["removed", "emptied"])
 def test_no_generation_is_given_again_after_the_counter_was_removed_while_there_are_claims(
     store: FileStore, harm: Callable[[Path], None]

@@ -90,6 +90,7 @@ def process_inside(store: FileStore) -> Iterator[subprocess.Popen[str]]:
         child.communicate()
 
 
+@pytest.mark.rule("S6")
 @pytest.mark.parametrize("lock_timeout", [0.0, 0.01, 1.0, LOCK_TIMEOUT])
 def test_waiting_for_a_locked_namespace_ends_at_the_time_limit_with_an_error_that_says_what_to_do(
     store: FileStore, lock_timeout: float
@@ -123,6 +124,7 @@ def test_pauses_begin_short_and_stay_short(store: FileStore) -> None:
     assert max(clock.sleeps) <= 0.01
 
 
+@pytest.mark.rule("S6")
 def test_a_lock_held_for_a_moment_is_taken_without_sleeping(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, other, spins = FakeClock(), locked(store), []
 
@@ -144,6 +146,7 @@ def test_a_spin_is_bounded(store: FileStore, monkeypatch: pytest.MonkeyPatch) ->
     assert len(spins) == SPINS
 
 
+@pytest.mark.rule("S6")
 @pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
 def test_a_forked_child_is_excluded_by_its_parent_like_any_other_process(store: FileStore) -> None:
     program = (
@@ -182,6 +185,7 @@ def test_a_discard_waits_as_a_swap_does(store: FileStore, readable: bool) -> Non
     assert store.read(KEY) == found
 
 
+@pytest.mark.rule("C1")
 def test_reading_waits_for_no_lock(store: FileStore) -> None:
     granted = grant(store, claim())
     clock = FakeClock()
@@ -275,6 +279,7 @@ def test_the_lock_is_free_although_a_forked_child_still_has_the_opening(store: F
             os.close(fd)
 
 
+@pytest.mark.rule("S2")
 def test_a_lock_file_replaced_under_a_waiter_makes_it_lock_the_new_one(store: FileStore) -> None:
     first, second = locked(store), ExitStack()
 
@@ -313,6 +318,7 @@ def test_a_lock_on_a_file_that_is_gone_is_given_up_for_one_on_the_file_at_the_pa
     assert is_free(store)
 
 
+@pytest.mark.rule("S1")
 def test_the_lock_of_a_killed_process_is_free_at_once(store: FileStore) -> None:
     with process_inside(store) as child:
         assert not is_free(store)
@@ -324,6 +330,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once(store: FileStore) -> None:
         assert sorted(path.name for path in place(store).parent.iterdir()) == [".lock", "red-check.json"]
 
 
+@pytest.mark.rule("S6")
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGSTOP")
 def test_a_process_stopped_inside_holds_up_its_namespace_alone_and_nobody_breaks_in(store: FileStore) -> None:
     if sys.platform == "win32":
@@ -344,6 +351,7 @@ def test_a_process_stopped_inside_holds_up_its_namespace_alone_and_nobody_breaks
         assert swap.found == store.read(KEY) is not None
 
 
+@pytest.mark.rule("S1")
 @pytest.mark.parametrize("shared", [True, False], ids=["one-store", "two-stores"])
 def test_threads_of_one_process_exclude_each_other(store: FileStore, shared: bool) -> None:
     inside, go_on = Event(), Event()

@@ -75,6 +75,7 @@ def test_an_unreadable_claim_does_not_hide_the_others(store: FileStore) -> None:
     assert set(store.scan()) == {granted, store.read(KEY)}
 
 
+@pytest.mark.rule("C12")
 def test_claims_before_a_page_are_not_read(store: FileStore) -> None:
     found = [
         grant(store, claim(ScopedKey(space, f"key-{number}"))) for space in ("ci", "deploy") for number in range(5)
@@ -127,6 +128,7 @@ def test_a_namespace_that_disappears_during_a_scan_does_not_end_it(store: FileSt
     assert list(FileStore(store.directory, fs=Vanishing()).scan()) == [granted]
 
 
+@pytest.mark.rule("S4")
 def test_a_claim_replaced_while_it_is_read_is_seen_whole(store: FileStore) -> None:
     class Slow(FileSystem):
         replaced = False

@@ -131,6 +131,7 @@ def find(store: FileStore) -> Unreadable:
     return found
 
 
+@pytest.mark.rule("S5")
 @pytest.mark.parametrize(("make", "problem"), HOSTILE)
 def test_a_file_that_is_no_claim_is_reported_as_unreadable_and_is_never_free(
     store: FileStore, make: Maker, problem: str
@@ -189,6 +190,7 @@ def test_a_file_that_is_gone_is_not_discarded(store: FileStore) -> None:
     assert not store.discard(found, lock_timeout=0)
 
 
+@pytest.mark.rule("S5")
 def test_a_directory_in_the_place_of_a_claim_is_moved_aside_with_its_content(store: FileStore) -> None:
     directory(place(store))
     place(store).joinpath("work").write_text("mine")
@@ -205,6 +207,7 @@ def test_a_directory_in_the_place_where_records_are_written_is_moved_aside(store
     assert store.swap(OTHER_KEY, None, claim(OTHER_KEY), lock_timeout=0).won
 
 
+@pytest.mark.rule("S5")
 def test_a_file_with_a_forged_old_time_is_as_new_as_its_last_change(store: FileStore) -> None:
     # `touch` can set the time of the last write, but not that of the last change of the inode.
     place(store).write_bytes(b"{")
@@ -258,6 +261,7 @@ with tempfile.TemporaryDirectory() as directory:
     assert child.stdout.splitlines() == ["Permission denied", "False False True", "True None"], child.stderr
 
 
+@pytest.mark.rule("S5")
 @pytest.mark.parametrize("make", [link_to_a_valid_claim, link_to_nothing, directory, fifo, bound_socket])
 def test_something_else_in_the_place_of_the_lock_file_lets_nobody_in(store: FileStore, make: Maker) -> None:
     granted = grant(store, claim())

@@ -22,6 +22,7 @@ from tests.stores.samples import KEY, claim, fresh, grant, renewed
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.rule("S2")
 @pytest.mark.parametrize("renewal", [False, True], ids=["claim", "renewal"])
 def test_a_write_does_not_reach_a_directory_that_has_replaced_the_locked_one(tmp_path: Path, renewal: bool) -> None:
     store = FileStore(tmp_path / "claims")
@@ -43,6 +44,7 @@ def test_a_write_does_not_reach_a_directory_that_has_replaced_the_locked_one(tmp
     assert [store.read(KEY)] == successors
 
 
+@pytest.mark.rule("S2")
 def test_a_release_removes_nothing_from_a_directory_that_has_replaced_the_locked_one(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "claims")
     granted = grant(store, claim())
@@ -63,6 +65,7 @@ def test_a_release_removes_nothing_from_a_directory_that_has_replaced_the_locked
     assert [store.read(KEY)] == successors
 
 
+@pytest.mark.rule("P5")
 def test_a_child_forked_inside_does_not_keep_the_lock_when_its_parent_is_killed(tmp_path: Path) -> None:
     directory = str(tmp_path / "claims" / "ci")
     # A process forks while it is inside; the child prints its PID and lives on.

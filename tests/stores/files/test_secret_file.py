@@ -19,6 +19,7 @@ def place(directory: Path) -> Path:
     return directory / ".secrets" / "handles"
 
 
+@pytest.mark.rule("I5")
 def test_all_of_many_first_callers_get_the_same_secret(tmp_path: Path) -> None:
     ready = Barrier(8, timeout=20)
 
@@ -33,6 +34,7 @@ def test_all_of_many_first_callers_get_the_same_secret(tmp_path: Path) -> None:
     assert FileStore(tmp_path / "claims").secret() in secrets
 
 
+@pytest.mark.rule("I5")
 def test_the_slower_of_two_first_callers_gets_the_secret_of_the_faster(tmp_path: Path) -> None:
     faster: list[bytes] = []
 
@@ -65,6 +67,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.rule("I5")
 @pytest.mark.parametrize(("damage", "problem"), DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_secret_is_an_error_with_the_remedy_and_stays_as_it_is(
     tmp_path: Path, damage: Callable[[Path], object], problem: str

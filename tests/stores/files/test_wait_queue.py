@@ -38,6 +38,7 @@ def join(stack: ExitStack, store: FileStore, scoped: ScopedKey = KEY) -> Event:
     return first
 
 
+@pytest.mark.rule("V9")
 def test_tickets_are_served_in_the_order_in_which_they_were_taken(store: FileStore) -> None:
     with ExitStack() as ada, ExitStack() as ben, ExitStack() as cleo:
         first, second = join(ada, store), join(ben, store)
@@ -66,6 +67,7 @@ def test_a_waiter_that_leaves_early_delays_nobody(store: FileStore) -> None:
     wait_until_blocked(store, 0)
 
 
+@pytest.mark.rule("V9")
 def test_the_ticket_of_a_dead_process_is_gone(store: FileStore) -> None:
     with another_process_first(store) as kill, ExitStack() as ada:
         first = join(ada, store)
@@ -74,6 +76,7 @@ def test_the_ticket_of_a_dead_process_is_gone(store: FileStore) -> None:
         assert first.wait(WITHIN)
 
 
+@pytest.mark.rule("V9")
 def test_a_waiter_that_gives_up_and_returns_takes_no_second_ticket(store: FileStore) -> None:
     with another_process_first(store) as kill:
         threads, files = threading.active_count(), open_files()
@@ -88,6 +91,7 @@ def test_a_waiter_that_gives_up_and_returns_takes_no_second_ticket(store: FileSt
     wait_until_blocked(store, 0)
 
 
+@pytest.mark.rule("V9")
 def test_a_process_has_a_limited_number_of_tickets_and_every_waiter_has_a_turn(store: FileStore) -> None:
     with another_process_first(store) as kill, ExitStack() as crowd:
         threads, files = threading.active_count(), open_files()

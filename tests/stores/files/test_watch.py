@@ -18,6 +18,7 @@ from tests.support.descriptors import open_files
 WITHIN = 20.0  # s, on a machine that is busy with other things
 
 
+@pytest.mark.rule("V10")
 def test_directories_beyond_the_limit_are_watched_as_one(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "claims")
     keys = [ScopedKey(f"ns{number}", "red") for number in range(MAX_DIRECTORIES + 40)]
