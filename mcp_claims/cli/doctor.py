@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from mcp_claims.cli.options import add_store_options, chosen_store
+from mcp_claims.cli.options import add_store_options, chosen_store, store_choice
 from mcp_claims.cli.output import write_line
 from mcp_claims.doctor import Finding, Level, diagnose, diagnose_cluster
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
-from mcp_claims.stores.config import STORE_VARIABLE, located
 
 _ORDER = (Level.OK, Level.WARNING, Level.FAILURE)
 
@@ -33,17 +32,16 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _doctor(options: SimpleNamespace) -> int:
-    store = chosen_store(options)
+    store, choice = chosen_store(options), store_choice(options)
     if isinstance(store, AgentAwarenessStore):
         findings = list(diagnose(Path(store.directory), "in the layout of agent-awareness", store))
     elif store.remote:
         from mcp_claims.stores.etcd.store import EtcdStore
 
         assert isinstance(store, EtcdStore)
-        findings = list(diagnose_cluster(store, "--store" if options.store is not None else STORE_VARIABLE))
+        findings = list(diagnose_cluster(store, choice.chosen_by))
     else:
-        directory, chosen_by = located(options.dir)
-        findings = list(diagnose(Path(directory), chosen_by))
+        findings = list(diagnose(Path(choice.directory), choice.chosen_by))
     if options.hosts:
         # Imported here: it brings what edits files, which nothing else of this needs.
         from mcp_claims.doctor.hosts import examine_hosts

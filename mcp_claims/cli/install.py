@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from mcp_claims.cli.options import add_store_options, chosen_store
+from mcp_claims.cli.options import add_store_options, chosen_store, store_choice
 from mcp_claims.cli.output import write_line
 from mcp_claims.cli.serve import hours
 from mcp_claims.errors import InvalidInputError
@@ -22,8 +22,6 @@ from mcp_claims.stores.config import (
     DIRECTORY_VARIABLE,
     LAYOUT_VARIABLE,
     PROVIDER_VARIABLE,
-    chosen_cluster,
-    located,
 )
 from mcp_claims.stores.etcd.config import CREDENTIALS
 
@@ -203,14 +201,13 @@ def _served_with(options: SimpleNamespace, environment: Mapping[str, str]) -> li
     Hosts give servers an environment of their own choosing: what chooses the directory here is written down, or two
     hosts would keep their claims in different places, and a key would have two holders.
     """
-    if (
-        cluster := chosen_cluster(options.dir, options.layout, options.provider, options.store, environment)
-    ) is not None:
-        return ["--store", cluster[0], *_passed_on(options, {})]
+    choice = store_choice(options)
+    if choice.url is not None:
+        return ["--store", choice.url, *_passed_on(options, {})]
     arguments: list[str] = []
-    theirs = (options.layout or environment.get(LAYOUT_VARIABLE)) == AGENT_AWARENESS
+    theirs = choice.layout == AGENT_AWARENESS
     if options.dir is not None or DIRECTORY_VARIABLE in environment or ("XDG_STATE_HOME" in environment and not theirs):
-        arguments += ["--dir", located(options.dir, environment)[0]]
+        arguments += ["--dir", choice.directory]
     return arguments + _passed_on(options, environment)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ from mcp_claims.stores.config import (
     LAYOUTS,
     PROVIDER_VARIABLE,
     STORE_VARIABLE,
+    StoreChoice,
+    choose_store,
     open_store,
 )
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 YES, NO, USAGE_ERROR, STORE_TROUBLE = 0, 1, 2, 3
 EXIT_CODES = "exit codes: 0 yes, 1 no, 2 wrong usage, 3 the store cannot answer"
 SESSION_VARIABLE = "MCP_CLAIMS_SESSION"
+_OPTIONS = {"directory": "--dir", "layout": "--layout", "provider": "--provider", "url": "--store"}
 
 
 def add_command(
@@ -68,7 +73,24 @@ def add_store_options(parser: argparse._ActionsContainer) -> None:
 
 def chosen_store(options: SimpleNamespace) -> Store:
     """Open the store that *options* and the environment ask for; raise `InvalidInputError` for what none has."""
-    return open_store(options.dir, layout=options.layout, provider=options.provider, url=options.store)
+    with naming_options():
+        return open_store(options.dir, layout=options.layout, provider=options.provider, url=options.store)
+
+
+def store_choice(options: SimpleNamespace) -> StoreChoice:
+    """Return which store *options* and the environment ask for, and the option or the variable that does."""
+    with naming_options():
+        choice = choose_store(options.dir, layout=options.layout, provider=options.provider, url=options.store)
+    return choice._replace(chosen_by=_OPTIONS.get(choice.chosen_by, choice.chosen_by))
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Let an `InvalidInputError` about an argument of the library name the option that it came from."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise InvalidInputError(_OPTIONS.get(error.field, error.field), error.rule) from error
 
 
 def add_key(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import NoReturn, Self
 
-from mcp_claims.stores.files.watch import WATCHING
+from mcp_claims.stores.files.watch import WATCHER
 
 _PR_SET_PDEATHSIG = 1
 _FORWARDED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGCONT")
@@ -64,7 +64,7 @@ if sys.platform != "win32":
         def start(self) -> None:
             """Open the gate; raise `CannotStartError` if there is no such command.  From here signals are the command's."""
             # Threads that do not block signals would take them from us.
-            WATCHING.stop()
+            WATCHER.stop()
             signal.pthread_sigmask(signal.SIG_BLOCK, _signals(*_FORWARDED, "SIGCHLD", "SIGALRM"))
             os.write(self._gate, b"!")
             self._started = True

@@ -20,7 +20,8 @@ from mcp_claims.model.records import Claim, Moment, Unreadable
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files.filenames import may_be_file_name
 from mcp_claims.stores.files.filesystem import LOCK, READ, FileSystem
-from mcp_claims.stores.files.lock import LOCK_FILE, MARK_BYTES, is_mark
+from mcp_claims.stores.files.generation_counter import COUNTER_BYTES, is_counter
+from mcp_claims.stores.files.lock import LOCK_FILE
 from mcp_claims.stores.files.store import FileStore
 
 _SHOWN = 5
@@ -151,10 +152,10 @@ def _lock(namespace: Path) -> Iterator[Finding]:
 def _mark(fs: FileSystem, path: str) -> Iterator[Finding]:
     fd = fs.open(path, READ)
     try:
-        data = fs.read(fd, MARK_BYTES)
+        data = fs.read(fd, COUNTER_BYTES)
     finally:
         fs.close(fd)
-    if data and not is_mark(data):
+    if data and not is_counter(data):
         yield warning(
             "locks",
             f"the generation mark in {path} is damaged",

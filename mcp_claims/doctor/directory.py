@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
-from mcp_claims.stores.files.filesystem import unsafe
+from mcp_claims.stores.files.directories import unsafe
 
 _CHECK = "directory"
 _CHOOSE = "choose another with --dir or MCP_CLAIMS_DIR."

@@ -20,7 +20,7 @@ from mcp_claims.doctor.finding import Finding, failure, ok, warning
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.hosts import HOSTS, Host, Started, Surroundings, configured, started_by
 from mcp_claims.hosts.errors import HostFileUnfitError
-from mcp_claims.stores.config import located
+from mcp_claims.stores.config import claims_directory
 
 _PATIENCE = 30.0  # s
 # Cline gives a server 3 s to answer first, the least of all.
@@ -86,7 +86,7 @@ def _directory(started: Started, environment: Mapping[str, str]) -> str:
     words = started.arguments
     option = words[words.index("--dir") + 1] if "--dir" in words[:-1] else None
     try:
-        return str(located(option, {**environment, **started.variables})[0])
+        return str(claims_directory(option, environment={**environment, **started.variables}))
     except InvalidInputError:
         return str(option)
 

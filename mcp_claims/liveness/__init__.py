@@ -1,7 +1,7 @@
-"""The machine as this process sees it: its clocks, and which processes on it are alive.
+"""Clocks, process identity and proof of death on this machine.
 
-`Machine` is what the rest of the package relies on; `linux` and `portable` provide it.  What cannot be known is
-`None`, and what is `None` proves nothing: a claim is then freed by its TTL alone.
+`Machine` is the interface; `linux` and `portable` implement it.  A fact that the system does not reveal is `None`, and
+`None` proves nothing: a claim then ends by its TTL alone.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from mcp_claims.model.records import Holder, Moment, Proof
 SHELLS = frozenset(
     {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox", "cmd.exe", "powershell.exe", "pwsh.exe"}
 )
-"""Names of programs by which others are started."""
+"""Names of programs that start other programs on behalf of a caller."""
 
 
 def wall_clock() -> datetime:
-    """Return the time in UTC, in whole milliseconds: a record holds no more, and a claim is to read back equal to it."""
+    """Return the time in UTC in whole milliseconds, as precise as a record, so that a claim reads back equal."""
     return datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1_000, UTC)
 
 
@@ -32,26 +32,26 @@ class Machine(Protocol):
         """Return the time on both clocks."""
 
     def host(self) -> str:
-        """Return the name by which people know this machine."""
+        """Return the host name of this machine."""
 
     def pid(self) -> int:
-        """Return the PID of the calling process; another one after a fork."""
+        """Return the PID of the calling process; it changes with a fork."""
 
     def proof(self, pid: int | None = None) -> Proof:
-        """Return what others need in order to prove one day that *pid*, else the calling process, is dead."""
+        """Return what other processes need to prove later that *pid*, by default the calling process, is dead."""
 
     def program_above(self, pid: int) -> int | None:
-        """Return which process had *pid* started: the nearest above it that is no shell; `None` where it cannot be known."""
+        """Return the nearest ancestor of *pid* that is not a shell; `None` if the system does not reveal it."""
 
     def provably_dead(self, holder: Holder) -> bool:
-        """Tell whether *holder*'s process is dead for certain; any doubt is a no."""
+        """Return whether *holder*'s process is certainly dead; in doubt, false."""
 
     def watch_exit(self, holder: Holder) -> ProcessExit | None:
-        """Return what becomes readable when *holder*'s process ends; `None` where that cannot be watched."""
+        """Return an object that becomes readable when *holder*'s process ends; `None` if that cannot be watched."""
 
 
 class ProcessExit(Protocol):
-    """A process that is watched; whoever asked for it closes it."""
+    """A watch on the end of a process; the caller closes it."""
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable."""
@@ -62,7 +62,7 @@ class ProcessExit(Protocol):
 
 def local_machine() -> Machine:
     """Return the machine that this process runs on."""
-    # Chosen at run time: neither module can be imported where the other belongs.
+    # Each module can be imported on its own systems only.
     if sys.platform == "linux":
         from mcp_claims.liveness.linux import LinuxMachine
 
@@ -72,19 +72,19 @@ def local_machine() -> Machine:
     return PortableMachine()
 
 
-# The PID alone does not tell: a child in a new PID namespace may have its parent's.
+# The PID alone does not reveal a fork: a child in a new PID namespace may have the PID of its parent.
 _forks = 0
 
 
 def fork_count() -> int:
-    """Return how many forks led to this process, as far as they were seen."""
+    """Return the number of forks, seen by this module, between the first process and this one."""
     return _forks
 
 
-def _forked() -> None:
+def _count_fork() -> None:
     global _forks
     _forks += 1
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_child=_count_fork)

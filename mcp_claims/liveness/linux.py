@@ -1,14 +1,16 @@
 """Linux: process identity from `/proc`, time from `CLOCK_BOOTTIME`.
 
-A process is known by its PID *and* its start time (field 22 of `/proc/PID/stat`, proc(5)), since PIDs are
-recycled.  Three things make either number mean something else to another reader, so each is recorded beside them:
-the boot (ticks count from it), the PID namespace (a container has PIDs of its own), and the time namespace (it
-shifts both the start time and `CLOCK_BOOTTIME`, time_namespaces(7)).
+A process is identified by its PID *and* its start time (field 22 of `/proc/PID/stat`, proc(5)), since PIDs are
+recycled.  Either number means something else in another boot (ticks count from it), another PID namespace (a container
+has PIDs of its own) or another time namespace (it shifts the start time and `CLOCK_BOOTTIME`, time_namespaces(7)), so
+all three are recorded beside them.
 """
 
 from __future__ import annotations
 
 import os
+import select
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -22,16 +24,15 @@ assert sys.platform == "linux"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _STAT_BYTES = 4_096
 _ENDED_STATES = frozenset({b"Z", b"X", b"x"})
-# A process that is being killed: SIGKILL is pending, or has been taken (PF_SIGNALED).  Flags may change with the
-# kernel (proc(5)), so this is a reason to look twice, never a proof.
-_SIGKILL = 9  # signal(7); the module `signal` makes enumerations of all of them first, as long as a look takes.
-_SIGKILL_PENDING = 1 << (_SIGKILL - 1)
-_SIGNALED = 0x400
-_DYING_TAKES = 50  # ms
+# A process is being killed if SIGKILL is pending or has been taken (PF_SIGNALED).  The flags may change with the kernel
+# (proc(5)), so they are a reason to check again, never a proof.
+_SIGKILL_PENDING = 1 << (signal.SIGKILL - 1)
+_PF_SIGNALED = 0x400
+_EXIT_TIMEOUT = 50  # ms
 
 
 class _Status(NamedTuple):
-    """What `/proc/PID/stat` says of a process."""
+    """The fields of `/proc/PID/stat` that matter here."""
 
     ended: bool
     dying: bool
@@ -41,7 +42,7 @@ class _Status(NamedTuple):
 
 
 class Pidfd:
-    """A descriptor of a process, which becomes readable when it ends, pidfd_open(2)."""
+    """A descriptor of a process that becomes readable when the process ends, pidfd_open(2)."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -54,16 +55,16 @@ class Pidfd:
 
 
 class LinuxMachine:
-    """The machine under a Linux kernel."""
+    """A machine with a Linux kernel."""
 
     def __init__(self) -> None:
-        self._boot = _content(_BOOT_ID)
+        self._boot = _read_line(_BOOT_ID)
         self._pid_namespace = _namespace("pid")
         self._time_namespace = _namespace("time")
         # CLOCK_BOOTTIME counts from boot, time asleep included, and cannot be set; but a time namespace shifts it.
         self._epoch = f"{self._boot}/{self._time_namespace}" if self._boot else None
         self._proc_is_ours = _proc_shows_our_namespace()
-        # Whom we have waited for in vain: one stuck in the kernel must not cost every look the whole wait.
+        # Processes that did not end within the time-out: one stuck in the kernel must not delay every check by it.
         self._slow_to_die: set[tuple[int, int]] = set()
 
     def now(self) -> Moment:
@@ -90,16 +91,16 @@ class LinuxMachine:
 
     def provably_dead(self, holder: Holder) -> bool:
         if isinstance(holder, OriginalHolder):
-            return holder.is_on(self.host()) and self._look(holder.pid)[0]
+            return holder.is_on(self.host()) and self._probe(holder.pid)[0]
         proof = holder.proof
         if proof.boot is None or proof.boot != self._boot:
             return False
         if proof.pid_namespace is None or proof.pid_namespace != self._pid_namespace:
             return False
-        ended, status = self._look(holder.pid)
+        ended, status = self._probe(holder.pid)
         if ended or status is None:
             return ended
-        # Something has that PID.  It may be another process by now.
+        # A process has that PID, perhaps another one by now.
         comparable = proof.start is not None and proof.time_namespace == self._time_namespace
         return comparable and proof.start != status.start
 
@@ -112,8 +113,8 @@ class LinuxMachine:
             return None
         return watched
 
-    def _look(self, pid: int) -> tuple[bool, _Status | None]:
-        """Tell whether nothing runs under *pid*, and what `/proc` says of what does."""
+    def _probe(self, pid: int) -> tuple[bool, _Status | None]:
+        """Return whether no process runs under *pid*, and otherwise its status if `/proc` reveals it."""
         if _gone(pid):
             return True, None
         status = self._status(pid)
@@ -122,7 +123,7 @@ class LinuxMachine:
             status = self._status(pid)
             if status and status.dying and not status.ended:
                 self._slow_to_die.add((pid, status.start))
-        # It may have gone meanwhile, or be a corpse that its parent has not reaped.
+        # It may have ended meanwhile, or be a zombie that its parent has not reaped.
         return (_gone(pid), None) if status is None else (status.ended, status)
 
     def _status(self, pid: int) -> _Status | None:
@@ -130,19 +131,19 @@ class LinuxMachine:
 
 
 def _gone(pid: int) -> bool:
-    """Tell whether no process has *pid*; one of another user still counts as there."""
+    """Return whether no process has *pid*; a process of another user counts."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
-        # EPERM says that it exists.  A sandbox that forbids to ask, or a number that is no PID, says nothing.
+        # EPERM means that it exists.  A sandbox that forbids the call, or a number that is no PID, proves nothing.
         return False
     return False
 
 
 def _status(pid: int) -> _Status | None:
-    """Read the state and start time of *pid*, or `None` where `/proc` does not show it (`hidepid`, no `/proc`)."""
+    """Return the status of *pid*; `None` where `/proc` does not show it (`hidepid`, no `/proc`)."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         try:
@@ -151,39 +152,37 @@ def _status(pid: int) -> _Status | None:
             os.close(fd)
     except OSError:
         return None
-    # The name, field 2, may hold spaces and brackets, so fields are counted from the last bracket: `state` (3) comes
-    # first; of interest are `ppid` (4), `flags` (9), `num_threads` (20), `starttime` (22) and `signal` (31).
+    # The name, field 2, may contain spaces and brackets, so fields are counted from the last bracket: `state` (3) comes
+    # first; `ppid` (4), `flags` (9), `num_threads` (20), `starttime` (22) and `signal` (31) are used.
     before, _, after = stat.rpartition(b")")
     name, fields = before.partition(b"(")[2].decode(errors="replace"), after.split()
-    # A leader that is a zombie while other threads run belongs to a process that is still alive.
+    # A process whose first thread has exited looks like a zombie while its other threads run.
     ended = fields[0] in _ENDED_STATES and int(fields[17]) <= 1
-    dying = bool(int(fields[6]) & _SIGNALED or int(fields[28]) & _SIGKILL_PENDING)
+    dying = bool(int(fields[6]) & _PF_SIGNALED or int(fields[28]) & _SIGKILL_PENDING)
     return _Status(ended, dying, int(fields[19]), int(fields[1]), name)
 
 
 def _wait_for_end(pid: int) -> None:
-    """Wait until *pid*, which is being killed, has ended; 50 ms at most, and nothing where that cannot be watched.
+    """Wait until *pid*, which is being killed, has ended, at most 50 ms; return at once where that cannot be watched.
 
-    For some 5 ms after a SIGKILL the kernel is still taking the process apart.  Who asks just then would be told that
-    the dead session is alive, and might never ask again.
+    The kernel takes some 5 ms after a SIGKILL to end the process.  A caller that asks just then would learn that the
+    dead session is alive, and might never ask again.
     """
-    import select  # Few need it.
-
     with suppress(OSError, AttributeError):
         fd = os.pidfd_open(pid)
         try:
             watcher = select.poll()
             watcher.register(fd, select.POLLIN)
-            watcher.poll(_DYING_TAKES)
+            watcher.poll(_EXIT_TIMEOUT)
         finally:
             os.close(fd)
 
 
 def _proc_shows_our_namespace() -> bool:
-    """Tell whether `/proc` numbers processes as `getpid` does.
+    """Return whether `/proc` numbers processes as `getpid` does.
 
-    In a PID namespace made without mounting `/proc` anew, `/proc/PID` is another process than the one that
-    `kill(PID)` reaches; its start time would "prove" a living holder dead.
+    In a PID namespace whose `/proc` was not mounted anew, `/proc/PID` is another process than the one that `kill(PID)`
+    reaches; its start time would "prove" a living holder dead.
     """
     with suppress(OSError), open("/proc/self/status") as status:
         for line in status:
@@ -199,7 +198,7 @@ def _namespace(kind: str) -> str | None:
         return None
 
 
-def _content(path: str) -> str | None:
+def _read_line(path: str) -> str | None:
     try:
         with open(path) as file:
             return file.read().strip() or None

@@ -1,7 +1,7 @@
-"""macOS and Windows, by `psutil` and one system call or registry value each.
+"""macOS and Windows: process identity from `psutil`, the boot from a system call or the registry.
 
-Written by the systems' documentation and type-checked for both, but never run there by this project's tests,
-which have only Linux.  Where anything is missing, nobody is ever proved dead and claims are freed by their TTL.
+Written from the systems' documentation and type-checked for both, but never run there: the tests run on Linux only.
+Where a fact is missing, no process is ever proved dead and claims end by their TTL.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mcp_claims.model.records import Holder, Moment, OriginalHolder, Proof
 
 
 class PortableMachine:
-    """A machine whose processes psutil can see."""
+    """A machine whose processes psutil shows."""
 
     def __init__(self) -> None:
         self._boot = _boot()
@@ -35,7 +35,7 @@ class PortableMachine:
         return os.getpid()
 
     def proof(self, pid: int | None = None) -> Proof:
-        # Neither system has PID namespaces: one boot has one space of PIDs.
+        # Neither system has PID namespaces: a PID means the same throughout a boot.
         return Proof(self._boot, self._boot, None, _start(os.getpid() if pid is None else pid))
 
     def program_above(self, pid: int) -> int | None:
@@ -63,8 +63,8 @@ class PortableMachine:
 
 
 def _ended(pid: int) -> bool:
-    """Tell whether nothing runs under *pid*."""
-    # Never `os.kill(pid, 0)` here: on Windows it ends the process.
+    """Return whether no process runs under *pid*."""
+    # Not `os.kill(pid, 0)`: on Windows that ends the process.
     if not psutil.pid_exists(pid):
         return True
     with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -73,11 +73,11 @@ def _ended(pid: int) -> bool:
 
 
 def _start(pid: int) -> int | None:
-    """Return the time at which *pid* was created in microseconds, if it can be read and is a constant of the process.
+    """Return the creation time of *pid* in microseconds, `None` if it cannot be read or may change.
 
-    On macOS psutil's public `create_time` is corrected when somebody sets the clock, which would "prove" a living
-    holder dead.  What it reads from the kernel is not, but is not public: where that changes, there is no start time,
-    and a recycled PID keeps a claim alive until its TTL.
+    On macOS psutil's public `create_time` changes when somebody sets the clock, which would "prove" a living holder dead.
+    The kernel's value does not, but psutil reads it with a private method.  Should that method disappear, there is no
+    start time, and a recycled PID keeps a claim alive until its TTL.
     """
     try:
         process = psutil.Process(pid)
@@ -91,21 +91,21 @@ def _start(pid: int) -> int | None:
 
 def _ticks() -> float:
     if sys.platform == "win32":
-        # `time.monotonic` counts from another zero in Python 3.13 than before it; this counter is one for all, and
-        # time asleep is in it.
+        # `time.monotonic` counts from another zero since Python 3.13; this counter is the same for all versions, and
+        # it counts time asleep.
         get_tick_count = ctypes.windll.kernel32.GetTickCount64
         get_tick_count.restype = ctypes.c_ulonglong
         return float(get_tick_count()) / 1_000
     if sys.platform == "darwin":
-        # Not stepped by settimeofday and counts time asleep, clock_gettime(3).
+        # settimeofday does not step it, and it counts time asleep, clock_gettime(3).
         return time.clock_gettime(time.CLOCK_MONOTONIC_RAW)
     return time.monotonic()
 
 
 def _boot() -> str | None:
-    """Return a name of this boot of this machine, or `None`.
+    """Return a name for this boot of this machine, `None` if it is unknown.
 
-    macOS makes a UUID at each boot.  Windows counts its boots and gives each installation a GUID.
+    macOS makes a UUID at each boot; Windows counts its boots and has a GUID for each installation.
     """
     if sys.platform == "darwin":
         with suppress(OSError, AttributeError):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
@@ -15,12 +16,15 @@ LOCK_TIMEOUT = 5.0
 
 SECRET_BYTES = 32
 
+NEVER = datetime.max.replace(tzinfo=UTC)
+"""The time of change of something unreadable without one: it is never old enough to be nobody's."""
+
 
 class Swap(NamedTuple):
     """The result of a compare-and-swap.
 
-    `found` is what is stored now: after a swap that was won the new claim with its generation, after a lost one
-    what the other party stored.
+    `found` is what is stored now: the new claim with its generation if the swap was won, else what another session
+    stored.
     """
 
     won: bool
@@ -30,61 +34,61 @@ class Swap(NamedTuple):
 class Store(Protocol):
     """A register per key; no policy lives here.
 
-    Every method raises `StoreUnavailableError` when the store cannot answer and `UnsafeDirectoryError` when it
-    must not be trusted; `swap`, `discard` and `secret` also raise `StoreBusyError` after *lock_timeout* seconds, and
-    then nothing was changed.  A `swap` that raises `StoreUnavailableError` may have been done all the same: read again.
+    Every method raises `StoreUnavailableError` when the store cannot answer and `UnsafeDirectoryError` when others could
+    change it; `swap`, `discard` and `secret` also raise `StoreBusyError` after *lock_timeout* seconds, and then nothing
+    was changed.  A `swap` that raises `StoreUnavailableError` may have taken effect all the same: read again.
 
-    `remote` is true for a store that is asked over a network: an answer takes milliseconds, or seconds when it is in
-    trouble.  Such a store keeps what a process claims only while it hears from that process, and ends claims by a
-    clock of its own.
+    `remote` is true for a store behind a network: an answer takes milliseconds, or seconds when the network or the store
+    is in trouble.  Such a store keeps the claims of a process only while it hears from that process, and ends claims by
+    its own clock.
     """
 
     remote: bool
 
     def read(self, scoped: ScopedKey) -> Found:
-        """Return what is stored, without waiting for anybody."""
+        """Return what is stored, without waiting for a lock."""
 
     def swap(
         self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> Swap:
         """Store *new* (`None` removes) if and only if *old* is what is stored.
 
-        A *new* claim of generation 0 is a new grant: the store numbers it, higher than any grant of this key
-        before it, removed ones included.
+        A *new* claim of generation 0 is a new grant: the store gives it a generation higher than that of any earlier
+        grant of this key, removed ones included.
         """
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         """Remove *found* if and only if it is still what is stored there; return whether it was."""
 
     def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
-        """Return the 32 bytes that all who share the store have and nobody else has; the first call makes them."""
+        """Return the 32 bytes that only the users of this store know; the first call makes them."""
 
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         """Yield what is stored behind the position *after*, in the order of `position`, in one namespace or in all.
 
-        A change made meanwhile may be seen or not.  What comes before *after* is not read.
+        A change that is made meanwhile may be seen or not.  Claims before *after* are not read.
         """
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         """Call *notify*, from any thread, whenever a key, a namespace or anything (`None`) may have changed.
 
-        Yields whether changes can be watched now.  A notice can be lost, so poll now and then as well.
+        Yields whether changes can be watched now.  A notification can be lost, so poll now and then as well.
         """
 
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        """Join the wait queue of *scoped*; call *notify*, from any thread, once nobody is before us.
+        """Take a ticket in the wait queue of *scoped*; call *notify*, from any thread, once it is the first.
 
-        Yields whether there is a queue; where there is none, everybody is first.
+        Yields whether there is a queue; without one, every waiter is first.
         """
 
     def position(self, found: Claim | Unreadable) -> str:
-        """Return where `scan` has *found*: a text greater than that of everything it yields before."""
+        """Return the place of *found* in a `scan`: a text greater than that of everything yielded before it."""
 
     def close(self, *, within: float) -> None:
-        """Free at once, in *within* seconds, what the store keeps only while this process lives; never raises.
+        """Free, within *within* seconds, what the store keeps only while this process lives; never raises.
 
-        What is not freed by then goes when the store has not heard from the process for long enough.  A store of
-        this machine keeps nothing so, and does nothing.
+        What is not freed by then ends when the store has not heard from the process for long enough.  A store on this
+        machine has nothing to free.
         """
 
 
@@ -93,9 +97,9 @@ _CALL_DEADLINE: ContextVar[float | None] = ContextVar("call_deadline", default=N
 
 @contextmanager
 def call_deadline(until: float) -> Iterator[None]:
-    """Let every question to a remote store in this block be answered, or fail, by *until* (`time.monotonic`).
+    """Make every request to a remote store in this block succeed or fail by *until* (`time.monotonic`).
 
-    One deadline for the whole call, however many questions it takes; it replaces that of an enclosing block.
+    One deadline for a whole call, however many requests it takes; it replaces that of an enclosing block.
     """
     token = _CALL_DEADLINE.set(until)
     try:

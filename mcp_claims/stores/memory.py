@@ -40,7 +40,7 @@ class MemoryStore:
                     new = new._replace(generation=self._generations.get(scoped, 0) + 1)
                 self._generations[scoped] = new.generation
                 self._stored[scoped] = new
-        self._tell(scoped)
+        self._notify(scoped)
         return Swap(True, new)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
@@ -49,7 +49,7 @@ class MemoryStore:
             if scoped is None:
                 return False
             del self._stored[scoped]
-        self._tell(scoped)
+        self._notify(scoped)
         return True
 
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
@@ -72,7 +72,7 @@ class MemoryStore:
         return nullcontext(False)
 
     def close(self, *, within: float) -> None:
-        """Do nothing: claims in files end with the process by themselves."""
+        """Do nothing: claims in memory end with the process by themselves."""
 
     def position(self, found: Claim | Unreadable) -> str:
         for scoped, stored in list(self._stored.items()):
@@ -84,12 +84,12 @@ class MemoryStore:
         return self._secret
 
     def corrupt(self, scoped: ScopedKey, unreadable: Unreadable) -> None:
-        """Store something that is no claim, as a fault of a disk would."""
+        """Store something that is no claim, as a fault of a disk would; for tests."""
         self._stored[scoped] = unreadable
-        self._tell(scoped)
+        self._notify(scoped)
 
-    def _tell(self, scoped: ScopedKey) -> None:
+    def _notify(self, scoped: ScopedKey) -> None:
         with self._lock:
-            concerned = [notify for of, notify in self._watchers if of in (None, scoped.namespace, scoped)]
-        for notify in concerned:
+            watching = [notify for target, notify in self._watchers if target in (None, scoped.namespace, scoped)]
+        for notify in watching:
             notify()

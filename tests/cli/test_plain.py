@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -92,42 +91,8 @@ def test_they_import_nothing_that_only_others_need(commands: Commands, command: 
         "starlette",
         "logging",
     }
-    slow = {"argparse", "dataclasses", "inspect", "platformdirs", "pathlib", "shutil", "signal", "threading", "typing"}
+    slow = {"argparse", "dataclasses", "inspect"}
     assert loaded & (needless | slow) == set()
-
-
-@pytest.mark.parametrize(
-    ("environment", "plain"),
-    [
-        ({"HOME": "/home/kim"}, True),
-        ({"HOME": "/home/kim/"}, True),
-        ({"HOME": "/"}, True),
-        ({"HOME": "/home/kim", "XDG_STATE_HOME": "/var/kim"}, True),
-        ({"HOME": "/home/kim", "XDG_STATE_HOME": "/var/kim/"}, True),
-        ({"HOME": "/home/kim", "XDG_STATE_HOME": ""}, False),
-        ({"HOME": "/home/kim", "XDG_STATE_HOME": "relative"}, False),
-        ({"HOME": "/home/kim", "XDG_STATE_HOME": " /var/kim"}, False),
-        ({"HOME": "/home/kim", "XDG_STATE_HOME": "/var/kim "}, False),
-        ({"HOME": ""}, False),
-        ({"HOME": "relative"}, False),
-        ({}, False),
-        ({"HOME": "/data", "ANDROID_DATA": "/data", "ANDROID_ROOT": "/system"}, False),
-    ],
-    ids=str,
-)
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere platformdirs is always asked")
-def test_the_directory_is_that_of_platformdirs_which_is_imported_only_where_it_is_not_plain(
-    environment: dict[str, str], plain: bool
-) -> None:
-    code = (
-        "import sys; from mcp_claims.stores.config import located; print(located()[0])\n"
-        "print('platformdirs' in sys.modules)\n"
-        "import platformdirs; print(platformdirs.user_state_path('mcp-claims', appauthor=False) / 'claims')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    ours, imported, theirs = done.stdout.splitlines()
-    assert Path(ours) == Path(theirs)
-    assert imported == str(not plain)
 
 
 @pytest.mark.parametrize(("key", "code"), [("red", 1), ("green", 0)])

@@ -250,8 +250,8 @@ def stopped_inside(namespace: Path) -> Iterator[int]:
     program = (
         "import os, signal, sys\n"
         "from mcp_claims.stores.files.filesystem import FileSystem\n"
-        "from mcp_claims.stores.files.lock import namespace_lock\n"
-        "with namespace_lock(FileSystem(), sys.argv[1], 0):\n"
+        "from mcp_claims.stores.files.lock import LockFile, NamespaceLock\n"
+        "with LockFile(FileSystem(), sys.argv[1]) as file, NamespaceLock(file, 0):\n"
         "    print(os.getpid(), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGSTOP)\n"
     )

@@ -12,8 +12,8 @@ from mcp_claims.model.requests import ReleaseRequest
 from mcp_claims.session.results import ReleaseResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
-from mcp_claims.stores.files.filesystem import ASKED, FileSystem
-from mcp_claims.stores.files.lock import namespace_lock
+from mcp_claims.stores.files.filesystem import FileSystem
+from mcp_claims.stores.files.lock import NamespaceLock
 from mcp_claims.stores.files.store import FileStore
 from tests.explorer.schedules import TTL, Process, Run, Scenario
 from tests.explorer.simulated import SimulatedFileSystem
@@ -112,18 +112,18 @@ SCENARIOS = [
 class NoLock(SimulatedFileSystem):
     """Everybody gets the lock."""
 
-    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
+    def try_lock(self, fd: int) -> bool:
         self._give_way("no lock")
         return True
 
 
 class UnlocksBeforeWriting(FileStore):
-    def _write(self, path: str, fresh: str, data: bytes, lock: namespace_lock) -> None:
+    def _write(self, path: str, data: bytes, lock: NamespaceLock) -> None:
         fs = self._fs
         assert isinstance(fs, SimulatedFileSystem)
         for fd in list(fs._openings):
             fs.unlock(fd)
-        super()._write(path, fresh, data, lock)
+        super()._write(path, data, lock)
 
 
 class UnlinksTheLockFile(SimulatedFileSystem):
@@ -142,15 +142,15 @@ class RemovesWithoutComparing(FileStore):
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
-            with self._lock("/claims/default", lock_timeout):
-                self._fs.remove(self._places(found.scoped)[1])
+            with self._lock_file("/claims/default") as file, NamespaceLock(file, lock_timeout):
+                self._fs.remove(self._paths(found.scoped)[1])
             return True
         return super().discard(found, lock_timeout=lock_timeout)
 
 
 class TakesUnreadableForFree(FileStore):
-    def _read(self, path: str, scoped: ScopedKey | None, *, dated: bool = True) -> Found:
-        found = super()._read(path, scoped, dated=dated)
+    def _read(self, path: str, scoped: ScopedKey | None) -> Found:
+        found = super()._read(path, scoped)
         return None if isinstance(found, Unreadable) else found
 
 

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from mcp_claims.stores.files.filesystem import ASKED, FileSystem
+from mcp_claims.stores.files.filesystem import FileSystem
 
 
 class Killed(BaseException):
@@ -175,7 +175,7 @@ class SimulatedFileSystem(FileSystem):
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
         yield from list(directory.entries)
 
-    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
+    def try_lock(self, fd: int) -> bool:
         self._give_way("lock")
         opening = self._opened(fd)
         if opening.inode.locked_by is None:

@@ -263,7 +263,7 @@ def plant(fault: str) -> None:
     if fault == "no lock":
         # Nor are they to stumble over each other's half-written files before anybody has acted.
         tolerated = ClaimsError
-        FileSystem.try_lock = lambda self, fd, *, asked=1: True  # type: ignore[method-assign]
+        FileSystem.try_lock = lambda self, fd: True  # type: ignore[method-assign]
         return
     assert fault == "release by path"
 

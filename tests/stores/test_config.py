@@ -1,4 +1,4 @@
-"""Which store a command opens."""
+"""Which store the arguments and the environment choose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
-from mcp_claims.stores.config import open_store
+from mcp_claims.stores.config import choose_store, open_store
 from mcp_claims.stores.files.store import FileStore
 from tests.cli.test_command_line import run
 from tests.support.servers import PYTHON_ENVIRONMENT, raw_server
@@ -24,12 +24,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_store_is_our_own_unless_told_otherwise(tmp_path: Path) -> None:
+def test_the_store_has_its_own_layout_by_default(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), environment={})
     assert isinstance(store, FileStore)
     assert store.directory == str(tmp_path)
 
 
+@pytest.mark.rule("A1")
 @pytest.mark.parametrize(("layout", "environment"), [("agent-awareness", {}), (None, LAYOUT)])
 def test_the_original_s_layout_is_in_the_original_s_directory(
     home: Path, layout: str | None, environment: dict[str, str]
@@ -39,6 +40,7 @@ def test_the_original_s_layout_is_in_the_original_s_directory(
     assert Path(store.directory) == home / ".cache" / "agent-awareness" / "claims"
 
 
+@pytest.mark.rule("A1")
 @pytest.mark.parametrize(
     ("provider", "environment"), [("claude", LAYOUT), (None, LAYOUT | {"MCP_CLAIMS_PROVIDER": "claude"})]
 )
@@ -49,44 +51,63 @@ def test_a_provider_has_a_directory_of_its_own(home: Path, provider: str | None,
 
 
 @pytest.mark.parametrize("variable", [True, False])
-def test_a_directory_that_is_given_is_the_one(tmp_path: Path, variable: bool) -> None:
+def test_a_given_directory_is_used_in_the_original_s_layout_too(tmp_path: Path, variable: bool) -> None:
     environment = {"MCP_CLAIMS_DIR": str(tmp_path)} if variable else {}
     store = open_store(None if variable else str(tmp_path), layout="agent-awareness", environment=environment)
     assert isinstance(store, AgentAwarenessStore)
     assert store.directory == str(tmp_path)
 
 
-def test_the_option_beats_the_variable(tmp_path: Path) -> None:
+def test_the_argument_comes_before_the_variable(tmp_path: Path) -> None:
     assert isinstance(open_store(str(tmp_path), layout="mcp-claims", environment=LAYOUT), FileStore)
 
 
 @pytest.mark.parametrize(
     ("options", "environment", "rule"),
     [
-        ({"layout": "original"}, {}, "--layout must be mcp-claims or agent-awareness, not 'original'"),
+        ({"layout": "original"}, {}, "layout must be mcp-claims or agent-awareness, not 'original'"),
         ({}, {"MCP_CLAIMS_LAYOUT": ""}, "MCP_CLAIMS_LAYOUT must be mcp-claims or agent-awareness"),
-        ({"provider": "claude"}, {}, "--layout must be agent-awareness where a provider is given"),
-        ({"layout": "agent-awareness", "provider": "../x"}, {}, "--provider must be the name of a directory"),
-        ({"layout": "agent-awareness", "provider": ""}, {}, "--provider must be the name of a directory"),
-        ({"layout": "agent-awareness", "directory": "claims"}, {}, "--dir must be an absolute path"),
+        ({"provider": "claude"}, {}, "layout must be agent-awareness where a provider is given"),
+        ({"layout": "agent-awareness", "provider": "../x"}, {}, "provider must be the name of a directory"),
+        ({"layout": "agent-awareness", "provider": ""}, {}, "provider must be the name of a directory"),
+        ({"layout": "agent-awareness", "directory": "claims"}, {}, "directory must be an absolute path"),
     ],
 )
-def test_what_no_store_has_is_refused(options: dict[str, Any], environment: dict[str, str], rule: str) -> None:
+def test_a_value_that_no_store_has_is_refused(options: dict[str, Any], environment: dict[str, str], rule: str) -> None:
     with pytest.raises(InvalidInputError, match=rule):
         open_store(**options, environment=environment)
 
 
-def test_a_dead_owner_of_a_lock_is_one_without_a_process_on_this_machine(tmp_path: Path) -> None:
+def test_a_choice_names_what_chose_it(tmp_path: Path) -> None:
+    directory, url = str(tmp_path), "etcd://n1:2379/p"
+    choices = [
+        choose_store(directory, environment={}),
+        choose_store(environment={"MCP_CLAIMS_DIR": directory}),
+        choose_store(environment={}),
+        choose_store(url=url, environment={}),
+        choose_store(environment={"MCP_CLAIMS_STORE": url}),
+    ]
+    assert [choice.chosen_by for choice in choices] == [
+        "directory",
+        "MCP_CLAIMS_DIR",
+        "the default of this user",
+        "url",
+        "MCP_CLAIMS_STORE",
+    ]
+    assert [choice.url for choice in choices] == [None, None, None, url, url]
+
+
+def test_the_owner_of_a_lock_is_dead_if_no_process_here_has_its_pid(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), layout="agent-awareness", environment={})
     assert isinstance(store, AgentAwarenessStore)
     assert store.is_gone(2**22 + 1)
     assert not store.is_gone(1)
 
 
-def test_the_command_line_says_which_layouts_there_are() -> None:
+def test_the_command_line_names_its_option_and_the_layouts() -> None:
     done = run("serve", "--layout", "original")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "must be mcp-claims or agent-awareness" in done.stderr
+    assert "--layout must be mcp-claims or agent-awareness" in done.stderr
 
 
 def test_a_server_in_the_original_s_layout_claims_where_the_original_looks(

@@ -1,6 +1,6 @@
 """A process for tests to look at: it says who it is, and judges others from where it stands.
 
-Run as `python -m tests.core.process`.  It prints itself as a holder, answers each line of input with one line, and
+Run as `python -m tests.support.process`.  It prints itself as a holder, answers each line of input with one line, and
 ends with its input:
 
     judge HOLDER      answers `dead` or `not dead`

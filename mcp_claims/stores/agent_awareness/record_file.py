@@ -13,9 +13,8 @@ from mcp_claims.model.codec import RecordError, from_json, is_original, original
 from mcp_claims.model.records import Found, ScopedKey
 from mcp_claims.stores.agent_awareness.filenames import place
 from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem
-from mcp_claims.stores.files.checks import not_opened, unreadable
 from mcp_claims.stores.files.filesystem import READ, last_change
-from mcp_claims.stores.files.store import MAX_RECORD_BYTES
+from mcp_claims.stores.files.record_file import MAX_RECORD_BYTES, not_opened, unreadable
 
 
 class Content(NamedTuple):

@@ -22,11 +22,10 @@ from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem, write
 from mcp_claims.stores.agent_awareness.lock import IsGone, is_free, make_lock
 from mcp_claims.stores.agent_awareness.record_file import opened
 from mcp_claims.stores.agent_awareness.swap import NEW, LockedChange
-from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
-from mcp_claims.stores.files.checks import NEVER, Trust, names_in, of_one_namespace, unavailable
-from mcp_claims.stores.files.lock import LOCK_FILE, namespace_lock
+from mcp_claims.stores.base import LOCK_TIMEOUT, NEVER, Swap
+from mcp_claims.stores.files.directories import PrivateDirectories, list_names, problem_of_namespace, unavailable
+from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
-from mcp_claims.stores.files.watch import watch_record, watch_records
 
 LOCK_PAUSE = 0.02
 """Seconds between two looks at a lock directory, as in the original."""
@@ -47,13 +46,13 @@ class AgentAwarenessStore:
         self.directory = os.path.abspath(directory)
         self.is_gone = is_gone
         self._fs = fs or LayoutFileSystem()
-        self._trust = Trust(self._fs, self.directory)
+        self._private = PrivateDirectories(self._fs, self.directory)
         # What we wrote while our lock was broken, and could not find out what the breaker did.
         self._doubtful: dict[str, Claim] = {}
 
     def read(self, scoped: ScopedKey) -> Found:
         directory, path = place(self.directory, scoped)
-        return self._look(path, scoped) if self._trust.has(directory) else None
+        return self._look(path, scoped) if self._private.exists(directory) else None
 
     def swap(
         self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
@@ -77,6 +76,9 @@ class AgentAwarenessStore:
         return FileStore(self.directory).secret(lock_timeout=lock_timeout)
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+        # Imported here: watchdog takes as long to import as a whole `check`, which watches nothing.
+        from mcp_claims.stores.files.watch import watch_record, watch_records
+
         if isinstance(target, ScopedKey):
             return watch_record(self.directory, place(self.directory, target)[1], notify)
         inside = self.directory if target is None else namespace_directory(self.directory, target)
@@ -106,9 +108,9 @@ class AgentAwarenessStore:
             directories = self._namespaces(self.directory)
         for directory in directories:
             try:
-                names = names_in(self._fs, directory) if self._trust.has(directory) else []
+                names = list_names(self._fs, directory) if self._private.exists(directory) else []
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
-                problem = of_one_namespace(error, self.directory)
+                problem = problem_of_namespace(error, self.directory)
                 if namespace is not None or problem is None:
                     raise
                 # One namespace that must not or cannot be entered must not keep the others from being seen.
@@ -130,12 +132,12 @@ class AgentAwarenessStore:
         lock_path = path.removesuffix(RECORD) + LOCK
         deadline = self._fs.monotonic() + lock_timeout
         try:
-            if not self._trust.has(directory):
+            if not self._private.exists(directory):
                 self._make(directory)
-                self._trust.has(directory)
+                self._private.exists(directory)
             while True:
                 left = max(0.0, deadline - self._fs.monotonic())
-                with namespace_lock(self._fs, directory, left) as entered:
+                with LockFile(self._fs, directory) as file, NamespaceLock(file, left) as entered:
                     swap = self._try_change(entered, path, lock_path, scoped, old, new)
                 if swap is not None:
                     return swap
@@ -148,7 +150,7 @@ class AgentAwarenessStore:
             raise unavailable(directory, error) from error
 
     def _try_change(
-        self, entered: namespace_lock, path: str, lock_path: str, scoped: ScopedKey, old: Found, new: Claim | None
+        self, entered: NamespaceLock, path: str, lock_path: str, scoped: ScopedKey, old: Found, new: Claim | None
     ) -> Swap | None:
         """Change what is stored if it is *old*; `None` if a session of the original is inside, with nothing changed."""
         with opened(self._fs, self.directory, path, scoped) as seen:
@@ -163,7 +165,7 @@ class AgentAwarenessStore:
             if new is not None:
                 if not new.generation:
                     after = old.generation if isinstance(old, Claim) else 0
-                    new = new._replace(generation=entered.next_generation(after, new.claimed.epoch))
+                    new = new._replace(generation=entered.counter.next_generation(after, new.claimed.epoch))
                 write_new(self._fs, fresh, to_json(new))
             lock = make_lock(self._fs, lock_path)
             if lock is None:
@@ -224,7 +226,7 @@ class AgentAwarenessStore:
     def _namespaces(self, whole: str) -> Iterator[str]:
         """Yield what can be a plugin's directory: at the top any, as for the original, and below it any that we made."""
         # Not by calling itself: somebody's tree may be deeper than calls can be.
-        entered = [(whole, iter(names_in(self._fs, whole)))]
+        entered = [(whole, iter(list_names(self._fs, whole)))]
         while entered:
             directory, names = entered[-1]
             name = next(names, None)
@@ -243,7 +245,7 @@ class AgentAwarenessStore:
             if not is_directory:
                 continue
             try:
-                inside = names_in(self._fs, path)
+                inside = list_names(self._fs, path)
             except StoreUnavailableError:
                 yield path  # Who looks into it tells why that cannot be done.
                 continue

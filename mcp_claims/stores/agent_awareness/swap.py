@@ -12,7 +12,7 @@ from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem, write
 from mcp_claims.stores.agent_awareness.lock import IsGone, RecordLock, is_free, make_lock
 from mcp_claims.stores.agent_awareness.record_file import Content, opened, read_up_to
 from mcp_claims.stores.base import Swap
-from mcp_claims.stores.files.store import MAX_RECORD_BYTES
+from mcp_claims.stores.files.record_file import MAX_RECORD_BYTES
 
 SETTLE_WAIT = 1.0
 """Seconds to wait for whoever broke our lock while we wrote, to learn what it did; usually a few milliseconds."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from mcp_claims.model.codec import RecordError, from_json, to_json
 from mcp_claims.model.records import Claim, Leased, Unreadable
+from mcp_claims.stores.base import NEVER
 from mcp_claims.stores.etcd.keys import spell
-from mcp_claims.stores.files.checks import NEVER
 
 _CHANGE = "change"
 

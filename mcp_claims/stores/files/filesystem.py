@@ -1,73 +1,63 @@
 """The system calls that the file store makes, one method each, and what differs between systems.
 
-This is the seam at which tests fail, stall, reorder and kill: everything that `FileStore` does to the outside goes
-through here.
+This is the seam at which tests fail, stall, reorder and kill: the file store acts on the outside only through here.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import TracebackType
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
-# O_NOFOLLOW: a link planted where a claim belongs must not make us read or write elsewhere.  O_NONBLOCK: opening a
+# O_NOFOLLOW: a link planted in the place of a claim must not make us read or write elsewhere.  O_NONBLOCK: opening a
 # FIFO planted there must not hang.  Windows has neither, and needs O_BINARY to leave the bytes alone.
 _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 READ = os.O_RDONLY | _SAFE
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
 LOCK = os.O_RDWR | _SAFE
 CREATE_LOCK = LOCK | os.O_CREAT
-_CREATES = os.O_CREAT
+
+ERRORS_OF_ONE_FILE = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})
+"""Errors of `open` that are about one file and not about the store: no permission, a link (FreeBSD says EMLINK), a socket."""
+
+SPINS = 60
+"""Spin count before sleeping: a critical section (50 µs) is shorter than the shortest sleep."""
 
 # Windows locks ranges of bytes against reading too, so the locked byte lies far behind the content.
 _LOCKED_BYTE = 1 << 30
-ASKED = 60
-"""How often who finds a lock taken asks for it at once: whoever is inside is so for 50 µs, less than the shortest sleep."""
+# Windows refuses to replace or remove a file while somebody reads it, which takes microseconds.
+_SHARING_RETRIES, _SHARING_PAUSE = 50, 0.001  # s
 
-_let_others_run: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
-# Windows refuses to replace or remove a file while somebody reads it; a reader is done within microseconds.
-_SHARING_RETRIES = 50
-
-
-# A child that another thread forks while we are inside shares the opening that is locked.  Were it to keep that, our
-# death would not free the lock until the child ends too.
-_locked: set[int] = set()
-
-
-def _close_inherited_locks() -> None:
-    while _locked:
-        with suppress(OSError):
-            os.close(_locked.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_inherited_locks)
+_yield_processor: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class FileSystem:
     """The operating system's side of the file store."""
 
     def open(self, path: str, flags: int) -> int:
-        """Open *path*; what is made is for its owner to read and write, whatever the umask, and for nobody else."""
-        fd = os.open(path, flags, 0o600)
-        if flags & _CREATES and sys.platform != "win32":
-            try:
+        """Open *path*; a file that this makes has mode 0600, whatever the umask."""
+        fd = -1
+        try:
+            fd = os.open(path, flags, 0o600)
+            if flags & os.O_CREAT and sys.platform != "win32":
                 os.fchmod(fd, 0o600)
-            except OSError:
+            return fd
+        except BaseException:
+            # Even an interrupt must not leave a descriptor that nobody can close.
+            if fd >= 0:
                 os.close(fd)
-                raise
-        return fd
+            raise
 
     def close(self, fd: int) -> None:
-        _locked.discard(fd)
         os.close(fd)
 
     def read(self, fd: int, size: int) -> bytes:
@@ -85,21 +75,18 @@ class FileSystem:
     def sync_directory(self, path: str) -> None:
         """Make the names in a directory survive a power cut; Windows does so by itself."""
         if sys.platform != "win32":
-            fd = os.open(path, os.O_RDONLY)
-            try:
+            with OpenFile(self, path, os.O_RDONLY) as fd:
                 os.fsync(fd)
-            finally:
-                os.close(fd)
 
     def status(self, fd: int) -> os.stat_result:
         return os.fstat(fd)
 
     def status_of(self, path: str) -> os.stat_result:
-        """Return the status of the thing at *path* itself, links not followed."""
+        """Return the status of *path* itself; links are not followed."""
         return os.lstat(path)
 
     def status_behind(self, path: str) -> os.stat_result:
-        """Return the status of what *path* leads to, links followed."""
+        """Return the status of what *path* leads to; links are followed."""
         return os.stat(path)
 
     def replace(self, source: str, target: str) -> None:
@@ -115,27 +102,25 @@ class FileSystem:
             os.unlink(path)
 
     def make_directory(self, path: str) -> None:
-        """Make a directory that is ours alone; its parents, where missing, get the usual permissions."""
+        """Make a directory for its owner alone; missing parents get the usual permissions."""
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
+        # It may be there already: another process was faster, or a file has that name and opening a file inside fails.
+        with suppress(FileExistsError):
             os.mkdir(path, 0o700)
             os.chmod(path, 0o700)
-        except FileExistsError:
-            # Another process was faster, or the name is taken by a file, which opening inside will tell.
-            return
 
     def names(self, path: str) -> Iterator[str]:
         with os.scandir(path) as entries:
             for entry in entries:
                 yield entry.name
 
-    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
-        """Take the kernel lock on *fd* unless somebody has it each of the *asked* times, letting others run in between.
+    def try_lock(self, fd: int) -> bool:
+        """Take the kernel lock on *fd*; return false if it is still taken after a short spin.
 
-        The lock belongs to this opening of the file, so it keeps out other threads of this process as well, and the
-        kernel drops it when the process dies.
+        The lock belongs to this opening of the file, so it also excludes other threads of this process, and the kernel
+        drops it when the process dies.
         """
-        for _ in range(asked):
+        for _ in range(SPINS):
             try:
                 if sys.platform == "win32":
                     os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
@@ -143,14 +128,13 @@ class FileSystem:
                 else:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                _let_others_run()
+                _yield_processor()
             else:
-                _locked.add(fd)
                 return True
         return False
 
     def unlock(self, fd: int) -> None:
-        """Drop the lock at once, even if a forked child still has the same opening of the file."""
+        """Drop the lock at once, even if a forked child still shares this opening of the file."""
         if sys.platform == "win32":
             os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
             msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
@@ -169,10 +153,44 @@ def _despite_readers(change: Callable[[], None]) -> None:
         try:
             change()
         except PermissionError:
-            time.sleep(0.001)
+            time.sleep(_SHARING_PAUSE)
         else:
             return
     change()
+
+
+class OpenFile:
+    """The owner of a descriptor: closes it at the end of a `with` block, at the latest when nothing refers to it."""
+
+    def __init__(self, fs: FileSystem, path: str, flags: int) -> None:
+        self._fs = fs
+        self._fds: list[int] = []  # One until it is closed, then none.
+        self._fds.append(fs.open(path, flags))
+
+    @property
+    def fd(self) -> int:
+        """The descriptor; raises `OSError` (EBADF) after `close`."""
+        if not self._fds:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._fds[0]
+
+    def close(self) -> None:
+        # Forgotten before it is closed.  After an interrupt in between it stays open; were it closed twice instead, the
+        # second time could close, and so unlock, a file that another thread has opened meanwhile.
+        if self._fds:
+            self._fs.close(self._fds.pop())
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with suppress(OSError, AttributeError):  # AttributeError: interrupted before `__init__` did anything.
+            self.close()
 
 
 def write_all(fs: FileSystem, fd: int, data: bytes) -> None:
@@ -188,16 +206,3 @@ def last_change(status: os.stat_result) -> float:
     file's creation.
     """
     return status.st_mtime if sys.platform == "win32" else status.st_ctime
-
-
-def unsafe(status: os.stat_result) -> str | None:
-    """Say why a directory is not ours alone, or `None` if it is; Windows keeps user profiles private by default."""
-    if stat.S_ISLNK(status.st_mode):
-        return "is a link to elsewhere"
-    if sys.platform == "win32":
-        return None
-    if status.st_uid != os.geteuid():
-        return f"belongs to another user (uid {status.st_uid})"
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
-    return None

@@ -1,7 +1,7 @@
 """One JSON file per claim, on a local file system.
 
-The whole protocol (DESIGN.md, S1 to S7): a change holds the namespace's lock for all of compare-and-write; readers
-take no lock, since a record appears by rename and so is seen whole or not at all.
+A change holds the lock of its namespace for all of compare-and-write.  Readers take no lock: a record appears by rename
+and so is seen whole or not at all.
 """
 
 from __future__ import annotations
@@ -9,50 +9,45 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import lru_cache
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model.codec import RecordError, from_json, to_json
 from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap
-from mcp_claims.stores.files.checks import (
-    NEVER,
-    Trust,
-    names_in,
-    not_opened,
-    of_one_namespace,
-    read_secret,
-    spell_secret,
+from mcp_claims.stores.base import LOCK_TIMEOUT, NEVER, SECRET_BYTES, Swap
+from mcp_claims.stores.files.directories import (
+    PrivateDirectories,
+    list_names,
+    make_namespace,
+    problem_of_namespace,
     unavailable,
-    unreadable,
 )
 from mcp_claims.stores.files.filenames import file_name, may_be_file_name
-from mcp_claims.stores.files.filesystem import CREATE, READ, FileSystem, last_change, write_all
-from mcp_claims.stores.files.lock import LOCK_FILE, make_namespace, namespace_lock
-
-MAX_RECORD_BYTES = 64 * 1024
-"""A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
+from mcp_claims.stores.files.filesystem import CREATE, READ, FileSystem, OpenFile, last_change, write_all
+from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
+from mcp_claims.stores.files.record_file import RecordFile, read_record_file, unreadable
+from mcp_claims.stores.files.wait_queue import join_wait_queue
 
 _SUFFIX = ".json"
 _NEW = ".new"
-"""Where a record is written: with the name of its namespace behind it in the claims directory, as each name that comes and
-goes in a directory of 1,000 claims takes 4 µs longer than in one of ten."""
+"""Prefix of the file in which a record is written before it is renamed into its place.
+
+It lies beside the namespaces, not in one: a name that comes and goes in a directory of 1,000 claims takes 4 µs longer
+than in one of ten.
+"""
 
 _BETWEEN = "\0"
-"""Between the names in a position: it comes before any character of a name, as the end of a name does."""
+"""Separates the names in a position: it sorts before any character of a name, as the end of a name does."""
 
 _SECRETS, _HANDLES = ".secrets", "handles"
-
-
-_MOST_KNOWN, _MOST_PLACES = 256, 1_024
 
 
 class FileStore:
     """Claims as files in *directory*, shared by all processes of one user on one machine.
 
-    The directory and its namespaces are made when the first claim is (mode 0700, files 0600); looking makes nothing.
+    The directory and its namespaces are made when the first claim is (mode 0700, files 0600); reading makes nothing.
     """
 
     remote = False
@@ -62,86 +57,79 @@ class FileStore:
         if "\0" in self.directory:
             raise InvalidInputError("directory", "must be a path, without NUL characters")
         self._fs = fs or FileSystem()
-        self._trust = Trust(self._fs, self.directory)
-        self._places = lru_cache(maxsize=_MOST_PLACES)(self._find_places)
-        # The same bytes at the same path are the same claim.  Each change reads twice, before its lock and under it; what is
-        # released was written here; and who polls reads what was there before.
-        self._known: dict[str, tuple[bytes, Claim]] = {}
+        self._private = PrivateDirectories(self._fs, self.directory)
 
     def read(self, scoped: ScopedKey) -> Found:
-        directory, path, _ = self._places(scoped)
-        return self._read(path, scoped) if self._trust.has(directory) else None
+        directory, path = self._paths(scoped)
+        return self._read(path, scoped) if self._private.exists(directory) else None
 
     def swap(
         self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> Swap:
-        directory, path, fresh = self._places(scoped)
+        directory, path = self._paths(scoped)
         try:
-            with self._lock(directory, lock_timeout) as lock:
-                found = self._read(path, scoped, dated=False)
-                if found is not old and found != old:
-                    # What is told of it includes since when it is there, which makes no difference to the comparison.
-                    return Swap(False, self._read(path, scoped))
+            with self._lock_file(directory) as file, NamespaceLock(file, lock_timeout) as lock:
+                found = self._read(path, scoped)
+                if found != old:
+                    return Swap(False, found)
                 if new is None:
                     if old is not None:
-                        lock.still_locked()
+                        lock.check_in_place()
                         self._fs.remove(path)
                     return Swap(True, None)
                 if not new.generation:
                     after = old.generation if old is not None else 0
-                    new = new._replace(generation=lock.next_generation(after, new.claimed.epoch))
-                data = to_json(new)
-                self._write(path, fresh, data, lock)
+                    new = new._replace(generation=lock.counter.next_generation(after, new.claimed.epoch))
+                self._write(path, to_json(new), lock)
+                return Swap(True, new)
         except OSError as error:
             raise unavailable(directory, error) from error
-        self._know(path, data, new)
-        return Swap(True, new)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
             return self.swap(found.scoped, found, None, lock_timeout=lock_timeout).won
         directory = os.path.dirname(found.where)
         try:
-            with self._lock(directory, lock_timeout) as lock:
+            with self._lock_file(directory) as file, NamespaceLock(file, lock_timeout) as lock:
                 if self._read(found.where, None) != found:
                     return False
                 self._remove(found.where, lock)
+                return True
         except OSError as error:
             raise unavailable(directory, error) from error
-        return True
 
     def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
         # In a directory of its own, whose name no namespace has, and under the same lock and rename as claims.
         directory = f"{self.directory}/{_SECRETS}"
         path = f"{directory}/{_HANDLES}"
         try:
-            found = read_secret(self._fs, path) if self._trust.has(directory) else None
-            if found is not None:
-                return found
-            with self._lock(directory, lock_timeout) as lock:
-                found = read_secret(self._fs, path)
-                if found is None:
-                    found = os.urandom(SECRET_BYTES)
-                    self._write(path, self._fresh(_SECRETS), spell_secret(found), lock)
+            secret = _read_secret(self._fs, path) if self._private.exists(directory) else None
+            if secret is not None:
+                return secret
+            with self._lock_file(directory) as file, NamespaceLock(file, lock_timeout) as lock:
+                secret = _read_secret(self._fs, path)
+                if secret is None:
+                    secret = os.urandom(SECRET_BYTES)
+                    self._write(path, secret.hex().encode() + b"\n", lock)
+                return secret
         except OSError as error:
             raise unavailable(directory, error) from error
-        return found
 
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         last_name, _, last_entry = after.partition(_BETWEEN)
-        for name in names_in(self._fs, self.directory) if namespace is None else [file_name(namespace)]:
+        for name in list_names(self._fs, self.directory) if namespace is None else [file_name(namespace)]:
             if name < last_name:
                 continue
             directory = f"{self.directory}/{name}"
             try:
                 if namespace is None and not (may_be_file_name(name) and self._is_namespace(directory)):
                     continue
-                entries = names_in(self._fs, directory) if self._trust.has(directory) else []
+                entries = list_names(self._fs, directory) if self._private.exists(directory) else []
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
-                problem = of_one_namespace(error, self.directory)
+                problem = problem_of_namespace(error, self.directory)
                 if namespace is not None or problem is None:
                     raise
-                # One namespace that must not or cannot be entered must not keep the others from being seen.
+                # A namespace that must not or cannot be entered does not hide the others.
                 if name > last_name:
                     yield Unreadable(directory, problem, NEVER, ())
                 continue
@@ -154,20 +142,17 @@ class FileStore:
                         yield found
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        # Imported here, like the line below: a check needs neither, nor the threads that come with them.
+        # Imported here: watchdog takes as long to import as a whole `check`, which watches nothing.
         from mcp_claims.stores.files.watch import watch_record, watch_records
 
         if isinstance(target, ScopedKey):
-            return watch_record(self.directory, self._places(target)[1], notify)
-        return watch_records(
-            self.directory, self.directory if target is None else f"{self.directory}/{file_name(target)}", notify
-        )
+            return watch_record(self.directory, self._paths(target)[1], notify)
+        inside = self.directory if target is None else f"{self.directory}/{file_name(target)}"
+        return watch_records(self.directory, inside, notify)
 
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        from mcp_claims.stores.files.wait_queue import join_wait_queue
-
-        directory = self._places(scoped)[0]
-        if not self._trust.has(directory):
+        directory = self._paths(scoped)[0]
+        if not self._private.exists(directory):
             return nullcontext(False)  # Nobody has claimed anything in this namespace.
         return join_wait_queue(directory, scoped.key, notify)
 
@@ -175,31 +160,23 @@ class FileStore:
         """Do nothing: claims in files end with the process by themselves."""
 
     def position(self, found: Claim | Unreadable) -> str:
-        path = self._places(found.scoped)[1] if isinstance(found, Claim) else found.where
+        path = self._paths(found.scoped)[1] if isinstance(found, Claim) else found.where
         return os.path.relpath(path, self.directory).replace(os.sep, _BETWEEN)
 
-    def _find_places(self, scoped: ScopedKey) -> tuple[str, str, str]:
-        """Return the directory of a namespace, the path of a key's record in it, and where that is written.
+    def _paths(self, scoped: ScopedKey) -> tuple[str, str]:
+        """Return the directory of the namespace, and the path of the key's record in it."""
+        directory = f"{self.directory}/{file_name(scoped.namespace)}"
+        return directory, f"{directory}/{file_name(scoped.key)}{_SUFFIX}"
 
-        `_places` remembers some.
-        """
-        name = file_name(scoped.namespace)
-        directory = f"{self.directory}/{name}"
-        return directory, f"{directory}/{file_name(scoped.key)}{_SUFFIX}", self._fresh(name)
-
-    def _fresh(self, name: str) -> str:
-        """Return where a record is written that belongs into the directory *name*; its lock guards this, too."""
-        return f"{self.directory}/{_NEW}-{name}"
-
-    def _lock(self, directory: str, lock_timeout: float) -> namespace_lock:
-        """Return the lock of the namespace in *directory*, made if missing, once it is known to be ours alone."""
-        if not self._trust.has(directory):
+    def _lock_file(self, directory: str) -> LockFile:
+        """Return the lock file of the namespace in *directory*, made if missing, once that is known to be private."""
+        if not self._private.exists(directory):
             make_namespace(self._fs, directory)
-            self._trust.has(directory)
-        return namespace_lock(self._fs, directory, lock_timeout)
+            self._private.exists(directory)
+        return LockFile(self._fs, directory)
 
     def _is_namespace(self, path: str) -> bool:
-        """Tell whether *path* is a namespace of ours, which has a lock file; prune must not touch other directories."""
+        """Return whether *path* is a namespace, which has a lock file; prune must not touch other directories."""
         try:
             self._fs.status_of(f"{path}/{LOCK_FILE}")
             return stat.S_ISDIR(self._fs.status_of(path).st_mode)
@@ -208,99 +185,49 @@ class FileStore:
         except OSError as error:
             raise unavailable(path, error) from error
 
-    def _read(self, path: str, scoped: ScopedKey | None, *, dated: bool = True) -> Found:
-        """Read the claim at *path*, which has to be about *scoped*, or about whatever key has that file name.
-
-        Unless it is to be *dated*, it may be said to be stored at another time than it is.
-        """
-        fs = self._fs
+    def _read(self, path: str, scoped: ScopedKey | None) -> Found:
+        """Read the claim at *path*, which must be about *scoped*, or about any key with that file name."""
         try:
-            try:
-                fd = fs.open(path, READ)
-            except FileNotFoundError:
-                return None
-            except OSError as error:
-                return not_opened(fs, path, error)
-            try:
-                status = fs.status(fd)
-                if not stat.S_ISREG(status.st_mode):
-                    return unreadable(path, status, "not a file")
-                data = self._read_all(fd, status.st_size)
-            finally:
-                fs.close(fd)
+            file = read_record_file(self._fs, path)
         except OSError as error:
             raise unavailable(path, error) from error
-        if len(data) > MAX_RECORD_BYTES:
-            return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
+        if not isinstance(file, RecordFile):
+            return file
         try:
-            claim = self._claim_in(path, data, status, again=scoped is not None, dated=dated)
+            claim = from_json(file.data, last_change(file.status))
         except RecordError as error:
-            return unreadable(path, status, str(error))
-        if claim.scoped != scoped and (scoped is not None or self._places(claim.scoped)[1] != path):
-            return unreadable(path, status, "about another key than its file name says")
+            return unreadable(path, file.status, str(error))
+        if claim.scoped != scoped and (scoped is not None or self._paths(claim.scoped)[1] != path):
+            return unreadable(path, file.status, "about another key than its file name says")
         return claim
 
-    def _claim_in(self, path: str, data: bytes, status: os.stat_result, *, again: bool, dated: bool) -> Claim:
-        """Return what *data*, read at *path*, says; remembered if it may be read *again*, as what a scan meets is not."""
-        changed = last_change(status)
-        if not again:
-            return from_json(data, changed)
-        known = self._known.get(path)
-        if known is not None and known[0] == data:
-            claim = known[1]
-            if claim.stored == changed or not dated:
-                return claim
-            claim = claim._replace(stored=changed)
-        else:
-            claim = from_json(data, changed)
-        self._know(path, data, claim)
-        return claim
-
-    def _know(self, path: str, data: bytes, claim: Claim) -> None:
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
-        self._known[path] = (data, claim)
-
-    def _read_all(self, fd: int, size: int) -> bytes:
-        """Read the file *fd*, of *size* bytes, as far as a record can be long."""
-        most = min(size, MAX_RECORD_BYTES) + 1
-        data = self._fs.read(fd, most)
-        # A record is never changed in place, so there is nothing behind its end to ask for.
-        while len(data) < size and 0 < len(data) < most:
-            part = self._fs.read(fd, most - len(data))
-            if not part:
-                break
-            data += part
-        return data
-
-    def _write(self, path: str, fresh: str, data: bytes, lock: namespace_lock) -> None:
-        """Put *data* at *path*, by way of *fresh*, whole or not at all; the caller holds *lock*, that of the namespace."""
+    def _write(self, path: str, data: bytes, lock: NamespaceLock) -> None:
+        """Put *data* at *path*, whole or not at all; the caller holds *lock*, that of the namespace."""
+        directory = os.path.dirname(path)
         try:
-            self._write_by_way_of(fresh, path, data, lock)
+            self._write_and_rename(f"{self.directory}/{_NEW}-{os.path.basename(directory)}", path, data, lock)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            # Somebody has mounted the namespace from elsewhere, as into a container.
-            self._write_by_way_of(f"{os.path.dirname(path)}/{_NEW}", path, data, lock)
+            # The namespace is a mount of its own, as in a container.
+            self._write_and_rename(f"{directory}/{_NEW}", path, data, lock)
 
-    def _write_by_way_of(self, new: str, path: str, data: bytes, lock: namespace_lock) -> None:
+    def _write_and_rename(self, new: str, path: str, data: bytes, lock: NamespaceLock) -> None:
         """Write *data* at *new* and rename that to *path*.
 
         No fsync: after a power cut every holder on this machine is dead, and a record that is then found torn or
         empty counts as held until it is provably nobody's.
         """
-        # One name for all of a namespace, since only the owner of the lock writes; what is there was left by a crash.
+        # One name for all of a namespace, since only the owner of the lock writes; an earlier file was left by a crash.
         try:
-            fd = self._fs.open(new, CREATE)
+            file = OpenFile(self._fs, new, CREATE)
         except FileExistsError:
             self._remove(new, lock)
-            fd = self._fs.open(new, CREATE)
+            file = OpenFile(self._fs, new, CREATE)
         try:
-            try:
+            with file as fd:
                 write_all(self._fs, fd, data)
-            finally:
-                self._fs.close(fd)
-            lock.still_locked()
+            lock.check_in_place()
             self._fs.replace(new, path)
         except OSError:
             # The next writer removes it if this cannot; the error that matters is the first one.
@@ -308,12 +235,37 @@ class FileStore:
                 self._fs.remove(new)
             raise
 
-    def _remove(self, path: str, lock: namespace_lock) -> None:
+    def _remove(self, path: str, lock: NamespaceLock) -> None:
         """Remove what is at *path*, of whatever kind; the caller holds *lock*, that of the namespace."""
-        lock.still_locked()
+        lock.check_in_place()
         status = self._fs.status_of(path)
         if stat.S_ISDIR(status.st_mode):
-            # It may have content, which is not for us to delete.  Hidden, it keeps nobody from anything.
+            # It may have content, which is not ours to delete.  Under a hidden name it is in nobody's way.
             self._fs.replace(path, f"{os.path.dirname(path)}/.aside-{status.st_ino}-{status.st_ctime_ns}")
         else:
             self._fs.remove(path)
+
+
+def _read_secret(fs: FileSystem, path: str) -> bytes | None:
+    """Read the secret at *path*; return `None` if there is none.
+
+    Raises `OSError` for a file that others can read or that is not a secret.  Such a file is never replaced: every
+    handle given so far would become invalid.
+    """
+    try:
+        file = OpenFile(fs, path, READ)
+    except FileNotFoundError:
+        return None
+    with file as fd:
+        status = fs.status(fd)
+        data = fs.read(fd, 2 * SECRET_BYTES + len("\n") + 1)
+    if sys.platform != "win32" and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise OSError(errno.EPERM, "the secret of the session handles can be read by others (chmod 600 it)", path)
+    try:
+        secret = bytes.fromhex(data.decode("ascii"))
+    except ValueError:
+        secret = b""
+    if len(secret) != SECRET_BYTES or not stat.S_ISREG(status.st_mode):
+        damaged = "the secret of the session handles is damaged (remove it: all handles given so far become invalid)"
+        raise OSError(errno.EIO, damaged, path)
+    return secret

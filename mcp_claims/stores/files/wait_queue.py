@@ -1,16 +1,17 @@
-"""The line of those who wait for a key: first come, first served, without a queue that could go stale.
+"""The wait queue of a key: first come, first served, without a ticket that could go stale.
 
-Whoever waits asks for a lock on a place of its key in one file of the namespace, and is first once it has it.  The
-kernel grants it in the order of asking, and to the next as soon as its owner lets go or dies.  So nobody has to clean
-up after anybody, and a release wakes one of those who wait instead of all.  It is a courtesy, not exclusion: claims are
-granted by the store alone, whoever is first or not.
+A ticket is a request for a lock on a range of one file of the namespace, and it is the first once it has the lock.  The
+kernel grants the lock in the order of the requests, and to the next one as soon as its owner drops it or dies.  So no
+ticket needs to be cleaned up, and a release wakes one waiter instead of all.  The queue decides the order, not who holds
+the key: the store alone grants claims.
 
-The locks are Linux's open file description locks (fcntl(2)): ranges of bytes, so that keys need no files of their own.
-Elsewhere there are no lines.
+The locks are Linux's open file description locks (fcntl(2)) on ranges of bytes, so that keys need no files of their own.
+Other systems have no queues.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import sys
@@ -24,55 +25,53 @@ from mcp_claims.stores.threads import start_daemon_thread
 if sys.platform == "linux":
     import fcntl
 
-_FILE = ".line"
+QUEUE_FILE = ".wait-queue"
 
-MOST_PLACES = 64
-"""Places that one process has at a time, each of which costs a descriptor and, until it is first, a thread."""
+MAX_TICKETS = 64
+"""Tickets of one process at a time; each costs a descriptor and, until it is the first, a thread."""
 
 
 @contextmanager
 def join_wait_queue(directory: str, key: str, notify: Callable[[], None]) -> Iterator[bool]:
-    """Stand in the line for *key* in the namespace *directory*; call *tell* when nobody is before us any more.
+    """Take a ticket in the wait queue of *key* in the namespace *directory*; call *notify* when it is the first.
 
-    *tell* is called at once if nobody is, else later and in another thread.  Yields whether there is a line; there is
-    none where the system has no such locks or the file cannot be made.  Of those who wait in one process, `MOST_PLACES`
-    stand in lines; the others are not told before one of those leaves.
+    *notify* is called at once if no other ticket is before it, else later and in another thread.  Yields whether there
+    is a queue; there is none where the system has no such locks or the file cannot be made.  One process has at most
+    `MAX_TICKETS`; waiters beyond that get theirs when one is given back.
     """
     waiter = None
     if sys.platform == "linux":
-        waiter = _Waiter(f"{directory}/{_FILE}", key, notify)
+        waiter = _Waiter(f"{directory}/{QUEUE_FILE}", key, notify)
         try:
-            _LINES.come(waiter)
+            _TICKETS.join(waiter)
         except OSError:
-            # No namespace yet, no space, no descriptor: who waits without a line is served in no particular order.
+            # No namespace yet, no space, no descriptor: without a queue, waiters are served in no particular order.
             waiter = None
     try:
         yield waiter is not None
     finally:
         if sys.platform == "linux" and waiter is not None:
-            _LINES.leave(waiter)
+            _TICKETS.leave(waiter)
 
 
 if sys.platform == "linux":
 
     class _Waiter:
-        """One who waits; *place* is what it stands on, if there was one left."""
+        """A caller of `join_wait_queue`, and its `ticket` if it has one."""
 
         def __init__(self, path: str, key: str, notify: Callable[[], None]) -> None:
             self.path, self.key, self.notify = path, key, notify
-            self.place: _Place | None = None
+            self.ticket: _Ticket | None = None
 
-    class _Place:
-        """A place in the line for a key; *waiter* is who stands on it, if that has not left."""
+    class _Ticket:
+        """A ticket in the queue of a key, and the `waiter` that has it, unless that one has left."""
 
         def __init__(self, waiter: _Waiter) -> None:
             self.waiter: _Waiter | None = waiter
-            self.of = (waiter.path, waiter.key)
+            self.queue = (waiter.path, waiter.key)
             self.fd = os.open(waiter.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            import hashlib  # Few need it, and it takes longer than all else here.
-
             start = int.from_bytes(hashlib.sha256(waiter.key.encode()).digest()[:7], "big")
-            # struct flock: type, whence, start, length, PID; the last has to be 0 here.
+            # struct flock: type, whence, start, length, PID; the last must be 0 here.
             self._range = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
             try:
                 fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, self._range)
@@ -84,96 +83,95 @@ if sys.platform == "linux":
                 raise
 
         def wait(self) -> None:
-            """Wait until nobody is before us; nothing ends that earlier."""
-            with suppress(OSError):  # Where the system takes back what it granted to others, all are first.
+            """Wait until no other ticket is before this one; nothing ends the wait earlier."""
+            with suppress(OSError):  # Where the system has stopped granting such locks, every ticket is the first.
                 fcntl.fcntl(self.fd, fcntl.F_OFD_SETLKW, self._range)
 
-    class _Lines:
-        """The places of this process, and who waits for one.
+    class _Tickets:
+        """The tickets of this process, and the waiters without one.
 
-        A place that has been asked for cannot be given back before its turn, as nothing ends the thread that waits for the
-        lock.  Were each left with its thread and descriptor, a client that waits and gives up, again and again, would take
-        all there are.  So the next one who waits for the key gets it, and there is a bound.
+        A ticket cannot be given back before its turn, as nothing ends the thread that waits for its lock.  Were each left
+        behind with its thread and descriptor, a client that waits and gives up, again and again, would use up all there
+        are.  So the next waiter for the same key gets it, and their number is bounded.
         """
 
         def __init__(self) -> None:
-            self._begin()
+            self._reset()
 
-        def _begin(self) -> None:
+        def _reset(self) -> None:
             self._lock = Lock()
-            self._places: list[_Place] = []
-            self._without: list[_Waiter] = []
+            self._tickets: list[_Ticket] = []
+            self._without_ticket: list[_Waiter] = []
 
-        def come(self, waiter: _Waiter) -> None:
-            """Have *waiter* told when it is first; raise `OSError` where no line can be made."""
+        def join(self, waiter: _Waiter) -> None:
+            """Give *waiter* a ticket, now or when one is given back; raise `OSError` where no queue can be made."""
             with self._lock:
-                left = (
-                    place for place in self._places if place.waiter is None and place.of == (waiter.path, waiter.key)
-                )
-                if place := next(left, None):
-                    self._give(place, waiter)
-                elif len(self._places) < MOST_PLACES:
-                    self._ask(waiter)
+                queue = (waiter.path, waiter.key)
+                left_behind = (each for each in self._tickets if each.waiter is None and each.queue == queue)
+                if ticket := next(left_behind, None):
+                    self._give(ticket, waiter)
+                elif len(self._tickets) < MAX_TICKETS:
+                    self._take(waiter)
                 else:
-                    self._without.append(waiter)
+                    self._without_ticket.append(waiter)
 
         def leave(self, waiter: _Waiter) -> None:
-            """Tell *waiter* nothing any more; who is next is first."""
+            """Notify *waiter* no more; if its ticket was the first, the next one is."""
             with self._lock:
-                place = waiter.place
-                if place is None:
-                    if waiter in self._without:  # Unless no line could be made when one of the others left.
-                        self._without.remove(waiter)
-                elif place.first:
-                    self._free(place)
+                ticket = waiter.ticket
+                if ticket is None:
+                    if waiter in self._without_ticket:  # Unless it was notified because no ticket could be made.
+                        self._without_ticket.remove(waiter)
+                elif ticket.first:
+                    self._free(ticket)
                 else:
-                    place.waiter = None
-                    same = (other for other in self._without if place.of == (other.path, other.key))
-                    if heir := next(same, None):
-                        self._without.remove(heir)
-                        self._give(place, heir)
+                    ticket.waiter = None
+                    same_queue = (each for each in self._without_ticket if ticket.queue == (each.path, each.key))
+                    if heir := next(same_queue, None):
+                        self._without_ticket.remove(heir)
+                        self._give(ticket, heir)
 
-        def forget(self) -> None:
-            """Have no places: in a forked child they are its parent's, whose leaving or death is to free them."""
-            for place in self._places:
-                os.close(place.fd)
-            self._begin()
+        def reset_after_fork(self) -> None:
+            """Have no tickets: in a forked child they are the parent's, whose leaving or death must free them."""
+            for ticket in self._tickets:
+                os.close(ticket.fd)
+            self._reset()
 
-        def _ask(self, waiter: _Waiter) -> None:
-            place = _Place(waiter)
-            if not place.first:
-                # A thread of its own for each, as nothing else can wait for a lock.
+        def _take(self, waiter: _Waiter) -> None:
+            ticket = _Ticket(waiter)
+            if not ticket.first:
+                # A thread of its own, as nothing else can wait for a lock.
                 try:
-                    start_daemon_thread(partial(self._advance, place), "mcp-claims line")
+                    start_daemon_thread(partial(self._advance, ticket), "mcp-claims wait queue")
                 except RuntimeError as error:
-                    os.close(place.fd)
+                    os.close(ticket.fd)
                     raise OSError(str(error)) from error
-            self._places.append(place)
-            self._give(place, waiter)
+            self._tickets.append(ticket)
+            self._give(ticket, waiter)
 
-        def _give(self, place: _Place, waiter: _Waiter) -> None:
-            place.waiter, waiter.place = waiter, place
-            if place.first:
+        def _give(self, ticket: _Ticket, waiter: _Waiter) -> None:
+            ticket.waiter, waiter.ticket = waiter, ticket
+            if ticket.first:
                 waiter.notify()
 
-        def _advance(self, place: _Place) -> None:
-            place.wait()
+        def _advance(self, ticket: _Ticket) -> None:
+            ticket.wait()
             with self._lock:
-                place.first = True
-                if place.waiter is None:
-                    self._free(place)
+                ticket.first = True
+                if ticket.waiter is None:
+                    self._free(ticket)
                 else:
-                    place.waiter.notify()
+                    ticket.waiter.notify()
 
-        def _free(self, place: _Place) -> None:
-            os.close(place.fd)
-            self._places.remove(place)
-            while self._without and len(self._places) < MOST_PLACES:
-                waiter = self._without.pop(0)
+        def _free(self, ticket: _Ticket) -> None:
+            os.close(ticket.fd)
+            self._tickets.remove(ticket)
+            while self._without_ticket and len(self._tickets) < MAX_TICKETS:
+                waiter = self._without_ticket.pop(0)
                 try:
-                    self._ask(waiter)
+                    self._take(waiter)
                 except OSError:
-                    waiter.notify()  # Where no line can be made, all are first.
+                    waiter.notify()  # Where no queue can be made, every waiter is first.
 
-    _LINES = _Lines()
-    os.register_at_fork(after_in_child=_LINES.forget)
+    _TICKETS = _Tickets()
+    os.register_at_fork(after_in_child=_TICKETS.reset_after_fork)

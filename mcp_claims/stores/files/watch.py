@@ -1,32 +1,54 @@
-"""Being told when files change, instead of looking again and again.
+"""Notifications of changed files, so that waiters need not poll all the time.
 
-`watchdog` watches directories by what the system offers (inotify, FSEvents, ReadDirectoryChangesW).  Where it cannot,
-because the directory is not there yet, the system is out of watches or the file system tells nothing, whoever asked
-has to look by itself now and then, which it does anyway, as a notice can be lost where the system's queue overflows.
+`watchdog` watches directories by what the system offers (inotify, FSEvents, ReadDirectoryChangesW).  Where it cannot
+(the directory does not exist yet, the system has no watches left, the file system reports nothing), the caller has to
+poll.  It has to poll now and then in any case, since the system drops notifications when its queue overflows.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from watchdog.events import FileSystemEvent, FileSystemEventHandler
-    from watchdog.observers.api import BaseObserver, ObservedWatch
-
+from watchdog import events
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver, ObservedWatch
 
 _RECORD = ".json"
 
-MOST_DIRECTORIES = 64
-"""Directories watched each by itself, which costs a thread and two descriptors; more of them are watched as one."""
+# Not opening and reading: a caller reads when it is notified, which would notify it again, without end.  Directories as
+# well, for namespaces that appear.
+_CHANGES: list[type[FileSystemEvent]] = [
+    events.FileCreatedEvent,
+    events.FileModifiedEvent,
+    events.FileMovedEvent,
+    events.FileDeletedEvent,
+    events.DirCreatedEvent,
+    events.DirMovedEvent,
+]
+
+MAX_DIRECTORIES = 64
+"""Directories watched one by one, each at the cost of a thread and two descriptors; any more are watched as one."""
 
 
-class Watching:
-    """Tells those who ask of changes of files; threads for all of them, started by the first."""
+class _Handler(FileSystemEventHandler):
+    """Calls *notify* for every event about a path that *matches*."""
+
+    def __init__(self, matches: Callable[[str], bool], notify: Callable[[], None]) -> None:
+        self._matches, self._notify = matches, notify
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        if self._matches(os.fsdecode(event.src_path)) or self._matches(os.fsdecode(event.dest_path)):
+            self._notify()
+
+
+class Watcher:
+    """Watches files for all callers in this process; its threads are started by the first watch."""
 
     def __init__(self) -> None:
         self._observer: BaseObserver | None = None
@@ -34,79 +56,49 @@ class Watching:
         self._lock = Lock()
 
     @contextmanager
-    def of(
-        self, directory: str, concerns: Callable[[str], bool], notify: Callable[[], None], *, recursive: bool = False
+    def watching(
+        self, directory: str, matches: Callable[[str], bool], notify: Callable[[], None], *, recursive: bool = False
     ) -> Iterator[bool]:
-        """Call *tell*, in another thread, when a file in *directory* whose path *concerns* appears, changes or goes.
+        """Call *notify*, in another thread, when a file in *directory* whose path *matches* appears, changes or goes.
 
         Yields whether it can be watched.
         """
-        # Imported here: only who waits or watches pays for it.
-        from watchdog.events import FileSystemEventHandler
-
-        class Tell(FileSystemEventHandler):
-            def dispatch(self, event: FileSystemEvent) -> None:
-                if concerns(os.fsdecode(event.src_path)) or concerns(os.fsdecode(event.dest_path)):
-                    notify()
-
-        handler = Tell()
-        watch = self._watch(handler, directory, recursive)
+        handler = _Handler(matches, notify)
+        watch = self._add(handler, directory, recursive)
         try:
             yield watch is not None
         finally:
             if watch is not None:
-                self._unwatch(handler, watch)
+                self._remove(handler, watch)
 
     @property
     def crowded(self) -> bool:
-        """Tell whether so many directories are watched that others should be watched by way of the one they are in."""
-        return len(self._handlers) >= MOST_DIRECTORIES
+        """Whether so many directories are watched one by one that the next should be watched through its parent."""
+        return len(self._handlers) >= MAX_DIRECTORIES
 
     def stop(self) -> None:
-        """End the threads; whoever watches still is told of nothing any more."""
+        """End the threads; watches that are still there get no more notifications."""
         with self._lock:
             if self._observer is not None:
                 self._observer.stop()
                 self._observer.join()
                 self._observer = None
 
-    def _watch(self, handler: FileSystemEventHandler, directory: str, recursive: bool) -> ObservedWatch | None:
-        import logging
-
-        from watchdog import events
-        from watchdog.observers import Observer
-
-        # Not that a file was opened or read: whoever is told reads, which would tell it again, without end.
-        # Directories, for namespaces that appear.
-        kinds: list[type[FileSystemEvent]] = [
-            events.FileCreatedEvent,
-            events.FileModifiedEvent,
-            events.FileMovedEvent,
-            events.FileDeletedEvent,
-            events.DirCreatedEvent,
-            events.DirMovedEvent,
-        ]
+    def _add(self, handler: FileSystemEventHandler, directory: str, recursive: bool) -> ObservedWatch | None:
         with self._lock:
             try:
-                if self._observer is None:
-                    # It says so whenever a watch ends while the system tells of something; nothing can be done about it.
-                    inotify = logging.getLogger("watchdog.observers.inotify")
-                    inotify.addFilter(lambda record: "thread is inactive" not in str(record.msg))
-                    observer = Observer()
-                    observer.daemon = True
-                    observer.start()
-                    self._observer = observer
-                watch = self._observer.schedule(handler, directory, recursive=recursive, event_filter=kinds)
+                self._observer = self._observer or _start_observer()
+                watch = self._observer.schedule(handler, directory, recursive=recursive, event_filter=_CHANGES)
             except FileNotFoundError:
                 return None
             except (OSError, RuntimeError) as error:  # RuntimeError: no more threads can be started.
-                why = error.strerror if isinstance(error, OSError) else error
-                logging.getLogger(__name__).warning("changes cannot be watched (%s); looking now and then instead", why)
+                reason = error.strerror if isinstance(error, OSError) else error
+                logging.getLogger(__name__).warning("changes cannot be watched (%s); polling instead", reason)
                 return None
             self._handlers[watch] += 1
             return watch
 
-    def _unwatch(self, handler: FileSystemEventHandler, watch: ObservedWatch) -> None:
+    def _remove(self, handler: FileSystemEventHandler, watch: ObservedWatch) -> None:
         with self._lock:
             self._handlers[watch] -= 1
             if self._observer is None:
@@ -118,19 +110,30 @@ class Watching:
                 self._observer.unschedule(watch)
 
 
-WATCHING = Watching()
+def _start_observer() -> BaseObserver:
+    # Logged whenever a watch ends while the system reports something; it is harmless.
+    logging.getLogger("watchdog.observers.inotify").addFilter(
+        lambda record: "thread is inactive" not in str(record.msg)
+    )
+    observer = Observer()
+    observer.daemon = True
+    observer.start()
+    return observer
+
+
+WATCHER = Watcher()
 
 
 def watch_record(root: str, path: str, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-    """Call *tell* when the record at *path*, somewhere in the claims directory *root*, appears, changes or goes."""
+    """Call *notify* when the record at *path*, somewhere in the claims directory *root*, appears, changes or goes."""
     directory = os.path.dirname(path)
-    if os.path.isdir(directory) and not WATCHING.crowded:
-        return WATCHING.of(directory, path.__eq__, notify)
-    return WATCHING.of(root, path.__eq__, notify, recursive=True)
+    if os.path.isdir(directory) and not WATCHER.crowded:
+        return WATCHER.watching(directory, path.__eq__, notify)
+    return WATCHER.watching(root, path.__eq__, notify, recursive=True)
 
 
 def watch_records(root: str, inside: str, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-    """Call *tell* when any record below *inside*, which may not be there yet, in *root* appears, changes or goes."""
-    return WATCHING.of(
+    """Call *notify* when any record below *inside*, which need not exist yet, in *root* appears, changes or goes."""
+    return WATCHER.watching(
         root, lambda path: path.startswith(f"{inside}/") and path.endswith(_RECORD), notify, recursive=True
     )

@@ -19,7 +19,7 @@ from mcp_claims.stores.agent_awareness.lock import make_lock
 from mcp_claims.stores.agent_awareness.store import LOCK_PAUSE, AgentAwarenessStore
 from mcp_claims.stores.agent_awareness.swap import SETTLE_WAIT
 from mcp_claims.stores.base import LOCK_TIMEOUT
-from mcp_claims.stores.files.lock import namespace_lock
+from mcp_claims.stores.files.lock import LockFile, NamespaceLock
 from tests.stores.agent_awareness.hooked import HookedLayoutKernel
 from tests.stores.agent_awareness.samples import lock, record, store_in
 from tests.stores.agent_awareness.test_broken_locks import Breaker
@@ -375,7 +375,7 @@ def test_a_lock_that_could_not_be_left_changes_no_answer(store: AgentAwarenessSt
 
 def test_a_lock_that_somebody_else_made_is_not_left_by_us(store: AgentAwarenessStore) -> None:
     fs = HookedLayoutKernel()
-    with namespace_lock(fs, str(record(store).parent), 0):
+    with LockFile(fs, str(record(store).parent)) as file, NamespaceLock(file, 0):
         ours = make_lock(fs, str(lock(store)))
         assert ours is not None and ours.is_ours()
         shutil.rmtree(lock(store))

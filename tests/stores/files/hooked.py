@@ -1,28 +1,28 @@
-"""The real kernel, with a hook at each system call."""
+"""The real file system, with a hook at each system call."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 
-from mcp_claims.stores.files.filesystem import ASKED, FileSystem
+from mcp_claims.stores.files.filesystem import FileSystem
 
 
 class HookedFileSystem(FileSystem):
-    """Tells `before` of each call and its path or descriptor, and makes it unless that raises.
+    """Calls `before` with the name and the path or descriptor of each call, which is made unless that raises.
 
-    Only the disk is not waited for: syncs are told but not made, as thousands of them would take minutes somewhere.
+    Syncs are not made: thousands of them would take minutes on some machines.
     """
 
     def before(self, call: str, where: str | int) -> None:
-        """Overridden by the tests."""
+        """Do nothing; tests override it."""
 
     def open(self, path: str, flags: int) -> int:
         self.before("open", path)
         return super().open(path, flags)
 
     def close(self, fd: int) -> None:
-        # Closed first: Linux frees the descriptor even where close(2) reports an error.
+        # Closed first: Linux frees the descriptor even if close(2) reports an error.
         super().close(fd)
         self.before("close", fd)
 
@@ -72,9 +72,9 @@ class HookedFileSystem(FileSystem):
         self.before("names", path)
         return super().names(path)
 
-    def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
+    def try_lock(self, fd: int) -> bool:
         self.before("try_lock", fd)
-        return super().try_lock(fd, asked=asked)
+        return super().try_lock(fd)
 
     def unlock(self, fd: int) -> None:
         self.before("unlock", fd)

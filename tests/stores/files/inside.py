@@ -1,7 +1,7 @@
-"""A process that stays inside the critical section of a file store until it is told to go on.
+"""A process that stays inside the critical section of a file store until it reads a line.
 
-Run as `python -m tests.stores.inside DIRECTORY`: it claims the sample key, prints `inside` before its claim
-appears, and goes on when it reads a line.
+Run as `python -m tests.stores.files.inside DIRECTORY`: it claims the sample key, prints `inside` before its claim
+appears, and waits for the line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.stores.samples import KEY, claim
 
 
 class Pausing(FileSystem):
-    """Waits before a claim appears."""
+    """Waits before the rename that makes a claim appear."""
 
     def replace(self, source: str, target: str) -> None:
         print("inside", flush=True)

@@ -1,4 +1,4 @@
-"""A process dies at every system call, in every operation: the key is never lost and never free too early."""
+"""A process dies at every system call of every operation: the key is never lost and never free too early."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.stores.samples import KEY, claim, grant, place, renewed
 if sys.platform == "win32":
     pytest.skip("has no fork", allow_module_level=True)
 
-MORE_CALLS_THAN_ANY_OPERATION_MAKES = 100
+MAX_CALLS = 100
 
 
 class Dying(HookedFileSystem):
@@ -38,10 +38,10 @@ Change = Callable[[FileStore, Claim | None], None]
 
 
 def crashes(store: FileStore, at: int, change: Change, held: Claim | None) -> bool:
-    """Let a child make *change* to what *store* has and die at call *at*; tell whether it got so far."""
+    """Let a child make *change* to what *store* has and die at call *at*; return whether it made so many."""
     child = os.fork()
     if not child:
-        # Nothing of the parent's test run may go on in here, whatever happens.
+        # Whatever happens, the child must not continue the test run of its parent.
         try:
             change(FileStore(store.directory, fs=Dying(at)), held)
         finally:
@@ -77,6 +77,7 @@ def prune(store: FileStore, held: Claim | None) -> None:
     process_session(store).prune()
 
 
+@pytest.mark.rule("S4")
 @pytest.mark.parametrize(
     ("held", "change"),
     [
@@ -90,7 +91,7 @@ def prune(store: FileStore, held: Claim | None) -> None:
     ],
 )
 def test_a_crash_at_any_call_leaves_old_or_new_and_a_free_lock(tmp_path: Path, held: bool, change: Change) -> None:
-    for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
+    for at in range(1, MAX_CALLS):
         store = FileStore(tmp_path / str(at), fs=HookedFileSystem())
         earlier = grant(store, claim(session=1))
         if not held:
@@ -108,11 +109,11 @@ def test_a_crash_at_any_call_leaves_old_or_new_and_a_free_lock(tmp_path: Path, h
         if not crashed:
             break
     else:
-        pytest.fail("the crash never came too late")
+        pytest.fail("every number of calls met the crash")
 
 
 def test_a_crash_in_the_very_first_claim_leaves_a_directory_that_works(tmp_path: Path) -> None:
-    for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
+    for at in range(1, MAX_CALLS):
         store = FileStore(tmp_path / str(at), fs=HookedFileSystem())
         crashed = crashes(store, at, take, None)
         after = store.read(KEY)
@@ -123,4 +124,4 @@ def test_a_crash_in_the_very_first_claim_leaves_a_directory_that_works(tmp_path:
         if not crashed:
             break
     else:
-        pytest.fail("the crash never came too late")
+        pytest.fail("every number of calls met the crash")

@@ -1,4 +1,4 @@
-"""Every system call fails once, in every operation: a clear error, nothing half done, nothing leaked."""
+"""Every system call of every operation fails once: a clear error, nothing half done, nothing leaked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REMEDIES = {
     errno.EIO: "Look at that place",
     errno.EINTR: "Look at that place",
 }
-MORE_CALLS_THAN_ANY_OPERATION_MAKES = 100
+MAX_CALLS = 100
 
 
 class Faulty(HookedFileSystem):
@@ -43,7 +43,7 @@ class Faulty(HookedFileSystem):
 
     def before(self, call: str, where: str | int) -> None:
         if self._error == errno.EACCES and call == "open" and self._is_claim_that_is_not_there(where):
-            return  # No system forbids to read a file that does not exist, in a directory that may be searched.
+            return  # No system denies opening a file that does not exist, in a directory that may be searched.
         self._calls += 1
         if not self.repaired and (self._calls == self._at or (self._lasting and self._calls > self._at)):
             self.failed.append(call)
@@ -55,7 +55,7 @@ class Faulty(HookedFileSystem):
 
 @dataclass(frozen=True)
 class Operation:
-    """A change: what there is before it, how it is made, and what it leaves."""
+    """A change: what is stored before it, how it is made, and what it leaves."""
 
     prepare: Callable[[FileStore], Found]
     run: Callable[[FileStore, Found], Swap | bool]
@@ -123,6 +123,7 @@ def check_error(error: StoreUnavailableError, number: int, store: FileStore) -> 
     assert message.endswith(", then try again.")
 
 
+@pytest.mark.rule("S7")
 @pytest.mark.skipif(sys.platform == "win32", reason="counts descriptors in /dev/fd")
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from-then-on"])
 @pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
@@ -130,7 +131,7 @@ def check_error(error: StoreUnavailableError, number: int, store: FileStore) -> 
 def test_a_change_that_fails_at_any_call_leaves_old_or_new(
     tmp_path: Path, operation: Operation, error: int, lasting: bool
 ) -> None:
-    for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
+    for at in range(1, MAX_CALLS):
         clean = FileStore(tmp_path / str(at), fs=HookedFileSystem())
         before = operation.prepare(clean)
         fs = Faulty(error, at, lasting=lasting)
@@ -147,12 +148,12 @@ def test_a_change_that_fails_at_any_call_leaves_old_or_new(
         if won:
             assert unnumbered(after) == operation.leaves, fs.failed
         elif fs.failed[0] in ("unlock", "close"):
-            # Too late to take anything back: the one error after which the change may have been made.
+            # The only errors after which the change may have been made: too late to undo it.
             assert after == before or unnumbered(after) == operation.leaves, fs.failed
         elif won is None:
             assert after == before, fs.failed
         else:
-            # A claim that may not be opened is something unreadable, and so a comparison that is lost.
+            # A claim that may not be opened is unreadable, so the comparison is lost.
             assert fs.failed[0] == "open"
             assert error == errno.EACCES
             assert after == before
@@ -162,11 +163,11 @@ def test_a_change_that_fails_at_any_call_leaves_old_or_new(
             assert won
             break
     else:
-        pytest.fail("the fault never came too late")
+        pytest.fail("every number of calls met the fault")
 
 
 def check_that_it_goes_on(store: FileStore, found: Found, *, used: Found = None) -> None:
-    """Use the same store again: the lock is free, the numbers grow past those *used*, nothing lies about."""
+    """Use the same store again: the lock is free, the numbers exceed those *used*, no other file is left."""
     highest = max(each.generation if isinstance(each, Claim) else 0 for each in (found, used))
     if isinstance(found, Unreadable):
         assert store.discard(found, lock_timeout=0)
@@ -179,18 +180,19 @@ def check_that_it_goes_on(store: FileStore, found: Found, *, used: Found = None)
     assert list(store.scan()) == []
 
 
+@pytest.mark.rule("S7")
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO, errno.ENFILE], ids=errno.errorcode.get)
-def test_a_look_that_fails_at_any_call_is_an_error_and_not_a_free_key(tmp_path: Path, error: int) -> None:
+def test_a_read_that_fails_at_any_call_is_an_error_and_not_a_free_key(tmp_path: Path, error: int) -> None:
     clean = FileStore(tmp_path / "claims")
     held = grant(clean, claim())
-    looks: list[Callable[[FileStore], list[Found]]] = [lambda store: [store.read(KEY)], lambda store: [*store.scan()]]
-    for look in looks:
+    reads: list[Callable[[FileStore], list[Found]]] = [lambda store: [store.read(KEY)], lambda store: [*store.scan()]]
+    for read in reads:
         failures = 0
-        for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
+        for at in range(1, MAX_CALLS):
             fs = Faulty(error, at, lasting=False)
             store = FileStore(clean.directory, fs=fs)
             try:
-                assert look(store) == [held]
+                assert read(store) == [held]
             except StoreUnavailableError as unavailable:
                 failures += 1
                 check_error(unavailable, error, store)
@@ -207,7 +209,7 @@ def test_a_claim_written_in_pieces_is_whole(tmp_path: Path) -> None:
         def read(self, fd: int, size: int) -> bytes:
             return super().read(fd, min(size, 128))
 
-    # The mark exists already and stays as it is: this is about the claim.
+    # The counter exists already and stays as it is: this is about the claim.
     clean = FileStore(tmp_path / "claims")
     earlier = grant(clean, claim())
     pieces = FileStore(tmp_path / "claims", fs=Piecemeal())
@@ -249,6 +251,7 @@ def test_the_error_names_the_first_fault_and_not_that_of_the_clean_up(tmp_path: 
     check_that_it_goes_on(FileStore(tmp_path / "claims"), earlier)
 
 
+@pytest.mark.rule("S7")
 def test_a_process_without_free_descriptors_gets_an_error_and_goes_on(tmp_path: Path) -> None:
     if sys.platform == "win32":
         pytest.skip("has no such limit")

@@ -1,4 +1,4 @@
-"""The files: where they are, whose they are, and what is never left lying about."""
+"""The files: their places, their permissions, and which of them stay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from mcp_claims.errors import StoreBusyError
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.stores.files.filesystem import FileSystem
-from mcp_claims.stores.files.lock import namespace_lock
+from mcp_claims.stores.files.lock import LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, claim, fresh, grant, lock_file, place, renewed
@@ -46,8 +46,9 @@ def entries(store: FileStore) -> list[str]:
     return sorted(path.name for path in place(store).parent.iterdir())
 
 
+@pytest.mark.rule("S8")
 @pytest.mark.usefixtures("umask")
-def test_directories_and_files_are_ours_alone_whatever_the_umask(store: FileStore) -> None:
+def test_directories_and_files_are_private_whatever_the_umask(store: FileStore) -> None:
     granted = grant(store, claim())
     grant(store, renewed(granted), over=granted)
     assert mode(Path(store.directory)) == 0o700
@@ -62,7 +63,7 @@ def test_a_claim_is_a_json_file_in_the_directory_of_its_namespace(store: FileSto
     assert entries(store) == [".lock", "red-check.json"]
 
 
-def test_a_claim_is_as_old_as_its_file_is_now_also_for_who_wrote_it_and_who_read_it_before(store: FileStore) -> None:
+def test_a_claim_says_when_its_file_was_last_changed(store: FileStore) -> None:
     grant(store, claim())
 
     def stored() -> float | None:
@@ -82,6 +83,7 @@ def test_directories_above_the_claims_directory_are_made_too(tmp_path: Path) -> 
     assert mode(tmp_path / "state" / "mcp" / "claims") == 0o700
 
 
+@pytest.mark.rule("S2")
 def test_the_lock_file_stays_the_same_file_whatever_happens_to_the_claims(store: FileStore) -> None:
     world = World()
     first, second = world.session(store), world.session(store)
@@ -110,7 +112,7 @@ def test_the_lock_file_stays_the_same_file_whatever_happens_to_the_claims(store:
     assert still_the_same(), "after a discard"
 
 
-def test_nothing_but_claims_and_the_lock_stays(store: FileStore) -> None:
+def test_only_the_claims_and_the_lock_file_stay(store: FileStore) -> None:
     first = grant(store, claim())
     assert entries(store) == [".lock", "red-check.json"]
     second = grant(store, renewed(first), over=first)
@@ -121,8 +123,9 @@ def test_nothing_but_claims_and_the_lock_stays(store: FileStore) -> None:
     assert os.listdir(store.directory) == [KEY.namespace]
 
 
+@pytest.mark.rule("S4")
 @pytest.mark.parametrize("left", ["half", "link"])
-def test_what_a_crash_left_of_a_write_is_replaced(store: FileStore, tmp_path: Path, left: str) -> None:
+def test_the_rest_of_a_write_that_crashed_is_replaced(store: FileStore, tmp_path: Path, left: str) -> None:
     granted = grant(store, claim())
     outside = tmp_path / "outside"
     outside.write_text("untouched")
@@ -139,7 +142,8 @@ def test_what_a_crash_left_of_a_write_is_replaced(store: FileStore, tmp_path: Pa
     assert os.listdir(store.directory) == [KEY.namespace]
 
 
-def test_a_namespace_that_is_mounted_from_elsewhere_has_its_records_written_in_itself(store: FileStore) -> None:
+@pytest.mark.rule("S4")
+def test_the_records_of_a_namespace_that_is_a_mount_are_written_inside_it(store: FileStore) -> None:
     class Mounted(HookedFileSystem):
         def replace(self, source: str, target: str) -> None:
             if os.path.dirname(source) != os.path.dirname(target):
@@ -154,7 +158,7 @@ def test_a_namespace_that_is_mounted_from_elsewhere_has_its_records_written_in_i
     assert os.listdir(store.directory) == [KEY.namespace]
 
 
-def test_a_claims_directory_removed_under_running_stores_is_made_anew_and_still_excludes(store: FileStore) -> None:
+def test_a_claims_directory_removed_while_stores_use_it_is_made_anew_and_still_excludes(store: FileStore) -> None:
     another = FileStore(store.directory)
     grant(store, claim(session=1))
     assert another.read(KEY)
@@ -166,7 +170,7 @@ def test_a_claims_directory_removed_under_running_stores_is_made_anew_and_still_
 
 
 @pytest.mark.usefixtures("umask")
-def test_a_claims_directory_made_anew_is_ours_alone_again(store: FileStore) -> None:
+def test_a_claims_directory_made_anew_is_private_again(store: FileStore) -> None:
     grant(store, claim())
     shutil.rmtree(store.directory)
     grant(store, claim())
@@ -174,7 +178,7 @@ def test_a_claims_directory_made_anew_is_ours_alone_again(store: FileStore) -> N
     assert isinstance(FileStore(store.directory).read(KEY), Claim)
 
 
-def test_a_directory_removed_while_somebody_waits_for_its_lock_does_not_let_two_in(store: FileStore) -> None:
+def test_a_directory_removed_during_a_wait_for_its_lock_does_not_let_two_in(store: FileStore) -> None:
     inside = ExitStack()
 
     class Removed(HookedFileSystem):
@@ -184,7 +188,8 @@ def test_a_directory_removed_while_somebody_waits_for_its_lock_does_not_let_two_
             if call == "try_lock" and not self.done:
                 self.done = True
                 shutil.rmtree(store.directory)
-                inside.enter_context(namespace_lock(FileSystem(), str(place(store).parent), 0))
+                file = inside.enter_context(LockFile(FileSystem(), str(place(store).parent)))
+                inside.enter_context(NamespaceLock(file, 0))
 
     grant(store, claim())
     with inside, pytest.raises(StoreBusyError):

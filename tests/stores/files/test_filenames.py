@@ -1,4 +1,4 @@
-"""File names: no two keys share one, on no file system, and none leads anywhere."""
+"""File names: two keys never share one, on any file system, and none leaves its directory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ awkward = st.text(st.sampled_from("aAbB%2fF5eE~._-/ \\:éÉ\u0301\u00df"), min_s
 
 
 def unescaped(name: str) -> str:
-    """Read back the key from a name that is not cut: the rules, the other way round."""
+    """Return the key that a name which is not cut was made from."""
     data, rest = bytearray(), name.encode("ascii")
     while rest:
         if rest[:1] == b"%":
@@ -81,10 +81,11 @@ def unescaped(name: str) -> str:
         pytest.param(lambda name: name.rstrip(". "), id="as-windows-strips-it"),
     ],
 )
-def test_keys_that_look_alike_have_names_of_their_own(seen: Callable[[str], str]) -> None:
+def test_keys_that_look_alike_have_different_names(seen: Callable[[str], str]) -> None:
     assert len({seen(file_name(key)) for key in KEYS}) == len(KEYS)
 
 
+@pytest.mark.rule("N2")
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: ascii(key)[:30])
 def test_a_name_is_one_harmless_component_of_a_path(key: str, tmp_path: Path) -> None:
     name = file_name(key)
@@ -96,6 +97,7 @@ def test_a_name_is_one_harmless_component_of_a_path(key: str, tmp_path: Path) ->
     assert (tmp_path / name).resolve().parent == tmp_path.resolve()
 
 
+@pytest.mark.rule("N2")
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: ascii(key)[:30])
 def test_no_name_is_a_device_on_windows(key: str) -> None:
     assert file_name(key).lower().partition(".")[0].rstrip(" ") not in RESERVED
@@ -106,7 +108,7 @@ def test_a_plain_key_is_its_own_name(key: str) -> None:
     assert file_name(key) == key
 
 
-def test_an_awkward_key_can_still_be_read_by_people() -> None:
+def test_the_name_of_an_awkward_key_can_be_read_by_people() -> None:
     assert file_name("vercel/next.js#4521:Failed") == "vercel%2fnext.js%234521%3a%46ailed"
     assert file_name("k" * 300).startswith("k" * 50 + "~")
 
@@ -119,6 +121,7 @@ def test_no_two_texts_share_a_name(one: str, other: str) -> None:
     assert (file_name(one) == file_name(other)) == (one == other)
 
 
+@pytest.mark.rule("N1")
 @given(awkward, awkward)
 @settings(deadline=None)
 def test_no_two_texts_share_a_name_where_case_and_form_do_not_count(one: str, other: str) -> None:
@@ -128,12 +131,14 @@ def test_no_two_texts_share_a_name_where_case_and_form_do_not_count(one: str, ot
     assert (seen(one) == seen(other)) == (one == other)
 
 
+@pytest.mark.rule("N1")
 @given(awkward | st.text(min_size=1, max_size=MAX_NAME // len("%f0%9f%a6%80")))
 @settings(deadline=None)
 def test_a_key_that_is_not_too_long_can_be_read_back_from_its_name(text: str) -> None:
     assert unescaped(file_name(text)) == text
 
 
+@pytest.mark.rule("N3")
 @given(st.text(st.sampled_from("a%.A🦀"), min_size=60, max_size=300))
 @settings(deadline=None)
 def test_a_name_is_short_enough_wherever_it_is_cut(text: str) -> None:
@@ -143,19 +148,22 @@ def test_a_name_is_short_enough_wherever_it_is_cut(text: str) -> None:
     assert re.fullmatch(r"([^%]|%[0-9a-f]{2})+", name)
 
 
-def test_long_keys_that_begin_alike_have_names_of_their_own() -> None:
+@pytest.mark.rule("N3")
+def test_long_keys_that_begin_alike_have_different_names() -> None:
     stem = "x" * 1_000
     keys = [stem, *(stem + end for end in ("y", "z", "Y", ".", " ", "yy"))]
     for one, other in combinations(keys, 2):
         assert file_name(one).lower() != file_name(other).lower()
 
 
+@pytest.mark.rule("N3")
 def test_a_long_key_s_name_is_no_other_key_s_name() -> None:
     long = "k" * 300
     assert file_name(file_name(long)) != file_name(long)
 
 
-def test_every_key_in_every_namespace_is_a_claim_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.rule("N1")
+def test_every_key_in_every_namespace_has_its_own_claim(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "claims")
     granted = [grant(store, claim(ScopedKey("ci", key))) for key in KEYS]
     granted += [grant(store, claim(ScopedKey(key, "red-check"))) for key in KEYS if key != "ci"]

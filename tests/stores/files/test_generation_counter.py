@@ -1,4 +1,4 @@
-"""The mark in the lock file: no generation of a key comes twice, although nothing is kept per key."""
+"""The generation counter: no generation of a key is given twice, although nothing is kept per key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import MAX_GENERATION, Claim, ScopedKey
-from mcp_claims.stores.files.lock import LEAP, namespace_lock
+from mcp_claims.stores.files.generation_counter import LEAP
+from mcp_claims.stores.files.lock import LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, OTHER_KEY, claim, grant, lock_file, place, renewed
@@ -46,7 +47,7 @@ class Counting(HookedFileSystem):
 
 
 class Disk(HookedFileSystem):
-    """Knows what a power cut would leave of the lock file: what was in it when it was last synced."""
+    """Knows what a power cut would leave of the lock file: its content at the last sync."""
 
     def __init__(self, lock: Path) -> None:
         self._lock = lock
@@ -60,7 +61,7 @@ class Disk(HookedFileSystem):
             self._durable = self._lock.read_bytes()
 
     def cut_power(self) -> None:
-        """Forget what was not synced, the claims included."""
+        """Undo what was not synced, the claims included."""
         self._lock.write_bytes(self._durable)
         for path in self._lock.parent.glob("*.json"):
             path.unlink()
@@ -71,15 +72,16 @@ def disk_and_store(tmp_path: Path) -> tuple[Disk, FileStore]:
     return disk, FileStore(tmp_path / "claims", fs=disk)
 
 
+@pytest.mark.rule("G1")
 def test_a_removed_claim_s_generation_is_remembered(store: FileStore) -> None:
     assert [cycle(store) for _ in range(4)] == [1, 2, 3, 4]
     assert cycle(FileStore(store.directory)) == 5
 
 
-def test_two_grants_under_one_lock_have_numbers_of_their_own(store: FileStore) -> None:
+def test_two_grants_under_one_lock_have_different_numbers(store: FileStore) -> None:
     last = cycle(store)
-    with namespace_lock(HookedFileSystem(), str(lock_file(store).parent), 0) as lock:
-        assert [lock.next_generation(0, "boot-1") for _ in range(3)] == [last + 1, last + 2, last + 3]
+    with LockFile(HookedFileSystem(), str(lock_file(store).parent)) as file, NamespaceLock(file, 0) as lock:
+        assert [lock.counter.next_generation(0, "boot-1") for _ in range(3)] == [last + 1, last + 2, last + 3]
     assert cycle(store) == last + 4
 
 
@@ -97,7 +99,7 @@ def test_the_highest_generation_is_remembered_whichever_claim_goes_first(store: 
     assert cycle(store, scoped=OTHER_KEY) > high
 
 
-def test_a_claim_that_was_taken_over_leaves_its_number_behind(store: FileStore) -> None:
+def test_a_takeover_gets_a_higher_number_than_any_key_of_the_namespace(store: FileStore) -> None:
     low = grant(store, claim(session=1))
     high = [cycle(store, scoped=OTHER_KEY) for _ in range(5)][-1]
     taken = grant(store, claim(session=2), over=low)
@@ -105,14 +107,14 @@ def test_a_claim_that_was_taken_over_leaves_its_number_behind(store: FileStore) 
     assert grant(store, claim(session=1), over=taken).generation > taken.generation
 
 
-def test_a_renewal_leaves_the_mark_alone(store: FileStore) -> None:
+def test_a_renewal_does_not_change_the_counter(store: FileStore) -> None:
     granted = grant(store, claim())
     before = lock_file(store).read_bytes()
     grant(store, renewed(granted), over=granted)
     assert lock_file(store).read_bytes() == before
 
 
-def test_a_new_boot_leaps_over_what_the_last_one_may_have_given(store: FileStore) -> None:
+def test_a_new_boot_leaps_over_the_numbers_that_the_last_one_may_have_given(store: FileStore) -> None:
     last = [cycle(store, boot="boot-1") for _ in range(3)][-1]
     assert cycle(store, boot="boot-2") == last + LEAP + 1
     assert cycle(store, boot="boot-2") == last + LEAP + 2
@@ -125,8 +127,9 @@ def test_a_new_boot_leaps_even_if_nothing_was_ever_removed(store: FileStore) -> 
     assert cycle(store, boot="boot-2") > granted.generation
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize("claims", [1, 20])
-def test_no_generation_comes_back_after_power_cuts(tmp_path: Path, claims: int) -> None:
+def test_no_generation_is_given_again_after_power_cuts(tmp_path: Path, claims: int) -> None:
     disk, store = disk_and_store(tmp_path)
     seen = []
     for boot in ("boot-1", "boot-2", "boot-3", "boot-4"):
@@ -136,8 +139,9 @@ def test_no_generation_comes_back_after_power_cuts(tmp_path: Path, claims: int) 
     assert seen == sorted(set(seen))
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize("failing_boot", ["boot-1", "boot-2"])
-def test_a_sync_that_failed_is_made_up_for(tmp_path: Path, failing_boot: str) -> None:
+def test_a_sync_that_failed_is_repeated(tmp_path: Path, failing_boot: str) -> None:
     disk, store = disk_and_store(tmp_path)
     seen = []
     for boot in ("boot-1", "boot-2", "boot-3"):
@@ -151,11 +155,12 @@ def test_a_sync_that_failed_is_made_up_for(tmp_path: Path, failing_boot: str) ->
     assert seen == sorted(set(seen))
 
 
+@pytest.mark.rule("S9")
 def test_the_disk_is_synced_once_per_boot_and_namespace_not_per_claim(tmp_path: Path) -> None:
     fs = Counting()
     store = FileStore(tmp_path / "claims", fs=fs)
     cycle(store, boot="boot-1")
-    # The mark, the name of its file, and the name of the namespace.
+    # The counter, the name of its file, and the name of the namespace.
     assert (fs.calls["sync"], fs.calls["sync_directory"]) == (1, 2)
     for _ in range(20):
         cycle(store, boot="boot-1")
@@ -168,17 +173,17 @@ def test_the_disk_is_synced_once_per_boot_and_namespace_not_per_claim(tmp_path: 
     assert fs.syncs() == 9
 
 
-def test_where_no_boot_is_known_claims_are_numbered_all_the_same(store: FileStore) -> None:
+def test_claims_are_numbered_even_if_the_boot_is_unknown(store: FileStore) -> None:
     assert [cycle(store, boot=None) for _ in range(3)] == [1, 2, 3]
 
 
-def test_two_boots_that_take_turns_never_meet(store: FileStore) -> None:
-    # Containers that are told a boot of their own, on one directory.
+def test_two_boots_that_take_turns_never_give_the_same_number(store: FileStore) -> None:
+    # As containers on one directory, each with a boot name of its own.
     seen = [cycle(store, boot=boot) for _ in range(5) for boot in ("boot-1", "boot-2", None)]
     assert seen == sorted(set(seen))
 
 
-def test_the_generation_of_what_could_not_be_read_does_not_come_back(store: FileStore) -> None:
+def test_the_generation_of_an_unreadable_claim_is_not_given_again(store: FileStore) -> None:
     granted = grant(store, claim())
     place(store).write_bytes(b"{")
     found = store.read(KEY)
@@ -187,12 +192,14 @@ def test_the_generation_of_what_could_not_be_read_does_not_come_back(store: File
     assert grant(store, claim()).generation > granted.generation
 
 
-def test_the_generation_of_a_claim_that_somebody_removed_by_hand_does_not_come_back(store: FileStore) -> None:
+@pytest.mark.rule("G1")
+def test_the_generation_of_a_claim_removed_by_hand_is_not_given_again(store: FileStore) -> None:
     granted = grant(store, claim())
     place(store).unlink()
     assert grant(store, claim()).generation > granted.generation
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -210,7 +217,7 @@ def test_the_generation_of_a_claim_that_somebody_removed_by_hand_does_not_come_b
         pytest.param(b"9" * 110 + b" boot-1\n", id="more-than-fits"),
     ],
 )
-def test_a_damaged_mark_brings_no_generation_back(store: FileStore, damage: bytes) -> None:
+def test_no_generation_is_given_again_after_the_counter_was_damaged(store: FileStore, damage: bytes) -> None:
     seen = [cycle(store) for _ in range(7)]
     lock_file(store).write_bytes(damage)
     seen += [cycle(store) for _ in range(2)]
@@ -221,18 +228,21 @@ def test_a_damaged_mark_brings_no_generation_back(store: FileStore, damage: byte
     assert seen[-1] <= MAX_GENERATION - LEAP
 
 
-def test_a_mark_that_was_damaged_leads_past_any_count_of_claims(store: FileStore) -> None:
+@pytest.mark.rule("G2")
+def test_a_damaged_counter_continues_above_any_count_of_claims(store: FileStore) -> None:
     lock_file(store).parent.mkdir(mode=0o700, parents=True)
     lock_file(store).write_bytes(b"garbage")
     assert cycle(store) >= time.time_ns() // 1_000 - 60 * 1_000_000
 
 
 class Crash(BaseException):
-    """The process ends here, as far as the store can tell."""
+    """The end of the process, as far as the store can see."""
 
 
 @pytest.mark.parametrize("fault", [OSError(errno.EIO, "Input/output error"), Crash()], ids=["error", "crash"])
-def test_ending_between_the_mark_and_the_claim_wastes_a_number_at_most(store: FileStore, fault: BaseException) -> None:
+def test_an_end_between_the_writes_of_counter_and_claim_wastes_a_number_at_most(
+    store: FileStore, fault: BaseException
+) -> None:
     class Ending(HookedFileSystem):
         def before(self, call: str, where: str | int) -> None:
             if call == "replace":
@@ -245,19 +255,20 @@ def test_ending_between_the_mark_and_the_claim_wastes_a_number_at_most(store: Fi
     assert cycle(store) == last + 2
 
 
-def test_the_mark_is_written_before_the_claim(store: FileStore) -> None:
-    marks = []
+@pytest.mark.rule("G1")
+def test_the_counter_is_written_before_the_claim(store: FileStore) -> None:
+    written = []
 
     class Watching(HookedFileSystem):
         def before(self, call: str, where: str | int) -> None:
             if call == "replace":
-                marks.append(int(lock_file(store).read_bytes().split()[0]))
+                written.append(int(lock_file(store).read_bytes().split()[0]))
 
     granted = grant(FileStore(store.directory, fs=Watching()), claim())
-    assert marks == [granted.generation]
+    assert written == [granted.generation]
 
 
-def test_a_mark_written_in_pieces_is_whole(store: FileStore) -> None:
+def test_a_counter_written_in_pieces_is_whole(store: FileStore) -> None:
     class Piecemeal(HookedFileSystem):
         def write(self, fd: int, data: bytes) -> int:
             return super().write(fd, data[:5])
@@ -269,8 +280,9 @@ def test_a_mark_written_in_pieces_is_whole(store: FileStore) -> None:
     assert store.read(KEY) == granted
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize("harm", [Path.unlink, lambda lock: lock.write_bytes(b"")], ids=["removed", "emptied"])
-def test_a_mark_removed_by_hand_brings_no_generation_back_while_there_are_claims(
+def test_no_generation_is_given_again_after_the_counter_was_removed_while_there_are_claims(
     store: FileStore, harm: Callable[[Path], None]
 ) -> None:
     granted, other = grant(store, claim()), grant(store, claim(OTHER_KEY))
@@ -279,13 +291,13 @@ def test_a_mark_removed_by_hand_brings_no_generation_back_while_there_are_claims
     assert grant(store, claim(OTHER_KEY)).generation > max(granted.generation, other.generation)
 
 
-def test_when_the_generations_are_used_up_nothing_is_granted_and_the_caller_is_told_why(store: FileStore) -> None:
+def test_when_the_generations_are_used_up_nothing_is_granted_and_the_error_says_so(store: FileStore) -> None:
     granted = grant(store, claim())
     forged = granted._replace(generation=MAX_GENERATION)
     place(store).write_bytes(to_json(forged))
     with pytest.raises(StoreUnavailableError, match="the generations are used up"):
         store.swap(KEY, forged, claim(session=2), lock_timeout=0)
     assert store.read(KEY) == forged
-    # Without it the key goes on where it was.
+    # Without that record the key continues where it was.
     assert store.discard(forged, lock_timeout=0)
     assert grant(store, claim(session=2)).generation == granted.generation + 1

@@ -1,4 +1,4 @@
-"""The lock of a namespace: waits are bounded, nobody breaks in, and the dead are out at once."""
+"""The lock of a namespace: waits are bounded, nobody breaks in, and the lock of a dead process is free at once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from mcp_claims.errors import StoreBusyError
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.stores.base import LOCK_TIMEOUT
 from mcp_claims.stores.files import filesystem
-from mcp_claims.stores.files.filesystem import ASKED, CREATE_LOCK, FileSystem
-from mcp_claims.stores.files.lock import namespace_lock
+from mcp_claims.stores.files.filesystem import CREATE_LOCK, SPINS, FileSystem
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, claim, grant, lock_file, place
@@ -28,8 +27,8 @@ ROOT = Path(__file__).parents[3]
 OTHER_NAMESPACE = ScopedKey("deploy", "red-check")
 
 
-class Patient(FileSystem):
-    """Time passes only when somebody sleeps; *meanwhile* is told how often that was so far."""
+class FakeClock(FileSystem):
+    """Time passes only in `sleep`, which then calls *meanwhile* with the number of sleeps so far."""
 
     def __init__(self, meanwhile: Callable[[int], object] = lambda _: None) -> None:
         self._meanwhile = meanwhile
@@ -54,7 +53,7 @@ def store(tmp_path: Path) -> FileStore:
 
 
 def locked(store: FileStore) -> ExitStack:
-    """Lock the namespace of the sample key as another process does; the result lets go when it is closed."""
+    """Lock the namespace of the sample key as another process does, until the result is closed."""
     system, stack = FileSystem(), ExitStack()
     fd = system.open(str(lock_file(store)), CREATE_LOCK)
     stack.callback(system.close, fd)
@@ -91,14 +90,15 @@ def process_inside(store: FileStore) -> Iterator[subprocess.Popen[str]]:
         child.communicate()
 
 
+@pytest.mark.rule("S6")
 @pytest.mark.parametrize("lock_timeout", [0.0, 0.01, 1.0, LOCK_TIMEOUT])
-def test_who_finds_the_namespace_locked_waits_as_long_as_told_and_is_told_what_to_do(
+def test_waiting_for_a_locked_namespace_ends_at_the_time_limit_with_an_error_that_says_what_to_do(
     store: FileStore, lock_timeout: float
 ) -> None:
-    patient = Patient()
+    clock = FakeClock()
     with locked(store), pytest.raises(StoreBusyError) as refusal:
-        FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=lock_timeout)
-    assert patient.time == pytest.approx(50.0 + lock_timeout)
+        FileStore(store.directory, fs=clock).swap(KEY, None, claim(), lock_timeout=lock_timeout)
+    assert clock.time == pytest.approx(50.0 + lock_timeout)
     assert refusal.value.where == str(lock_file(store))
     assert refusal.value.waited == lock_timeout
     message = str(refusal.value)
@@ -109,127 +109,91 @@ def test_who_finds_the_namespace_locked_waits_as_long_as_told_and_is_told_what_t
     assert store.read(KEY) is None
 
 
-def test_who_may_not_wait_does_not(store: FileStore) -> None:
-    patient = Patient()
+def test_a_time_limit_of_zero_does_not_sleep(store: FileStore) -> None:
+    clock = FakeClock()
     with locked(store), pytest.raises(StoreBusyError):
-        FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=0)
-    assert patient.sleeps == []
+        FileStore(store.directory, fs=clock).swap(KEY, None, claim(), lock_timeout=0)
+    assert clock.sleeps == []
 
 
 def test_pauses_begin_short_and_stay_short(store: FileStore) -> None:
-    patient = Patient()
+    clock = FakeClock()
     with locked(store), pytest.raises(StoreBusyError):
-        FileStore(store.directory, fs=patient).swap(KEY, None, claim())
-    assert patient.sleeps[0] <= 0.001
-    assert max(patient.sleeps) <= 0.01
+        FileStore(store.directory, fs=clock).swap(KEY, None, claim())
+    assert clock.sleeps[0] <= 0.001
+    assert max(clock.sleeps) <= 0.01
 
 
-def test_what_is_locked_for_a_moment_is_waited_for_without_a_pause(
-    store: FileStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    patient, inside, given_way = Patient(), locked(store), []
+@pytest.mark.rule("S6")
+def test_a_lock_held_for_a_moment_is_taken_without_sleeping(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, other, spins = FakeClock(), locked(store), []
 
-    def leave_at_the_tenth_time() -> None:
-        given_way.append(True)
-        if len(given_way) == 10:
-            inside.close()
+    def release_at_the_tenth_spin() -> None:
+        spins.append(True)
+        if len(spins) == 10:
+            other.close()
 
-    monkeypatch.setattr(filesystem, "_let_others_run", leave_at_the_tenth_time)
-    assert FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=0).won
-    assert (len(given_way), patient.sleeps) == (10, [])
-
-
-def thread_inside(store: FileStore) -> ExitStack:
-    """Enter the namespace of the sample key as another thread of this process does."""
-    stack = ExitStack()
-    stack.enter_context(namespace_lock(FileSystem(), str(lock_file(store).parent), 0))
-    return stack
+    monkeypatch.setattr(filesystem, "_yield_processor", release_at_the_tenth_spin)
+    assert FileStore(store.directory, fs=clock).swap(KEY, None, claim(), lock_timeout=0).won
+    assert (len(spins), clock.sleeps) == (10, [])
 
 
-@pytest.mark.parametrize("lock_timeout", [0.0, LOCK_TIMEOUT])
-def test_a_thread_of_this_process_that_is_inside_is_waited_for_in_short_pauses_even_by_who_may_not_wait(
-    store: FileStore, monkeypatch: pytest.MonkeyPatch, lock_timeout: float
-) -> None:
-    inside, given_way = thread_inside(store), []
-    monkeypatch.setattr(filesystem, "_let_others_run", lambda: given_way.append(True))
-    patient = Patient(lambda slept: inside.close() if slept == 8 else None)
-    assert FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=lock_timeout).won
-    assert len(patient.sleeps) == 8
-    assert sum(patient.sleeps) < 0.002
-    # Once before each pause, and not 60 times: each takes half a millisecond while the other thread has the interpreter.
-    assert len(given_way) == 8
-
-
-def test_a_thread_of_this_process_that_stays_inside_has_its_turn_once_not_from_each_who_asks(store: FileStore) -> None:
-    patient = Patient()
-    asking = FileStore(store.directory, fs=patient)
-    for stay in (1, 2):
-        with thread_inside(store):
-            for _ in range(1_000):
-                with pytest.raises(StoreBusyError):
-                    asking.swap(KEY, None, claim(), lock_timeout=0)
-        assert patient.time == pytest.approx(50.0 + stay * 0.002)
-    assert store.read(KEY) is None
-
-
-def test_another_process_is_waited_for_as_such_although_a_thread_of_ours_was_inside_before(
-    store: FileStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    thread_inside(store).close()
-    given_way = []
-    monkeypatch.setattr(filesystem, "_let_others_run", lambda: given_way.append(True))
-    patient = Patient()
+def test_a_spin_is_bounded(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    spins: list[bool] = []
+    monkeypatch.setattr(filesystem, "_yield_processor", lambda: spins.append(True))
     with locked(store), pytest.raises(StoreBusyError):
-        FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=0)
-    assert (len(given_way), patient.sleeps) == (ASKED, [])
+        FileStore(store.directory, fs=FakeClock()).swap(KEY, None, claim(), lock_timeout=0)
+    assert len(spins) == SPINS
 
 
+@pytest.mark.rule("S6")
 @pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
-def test_a_forked_child_takes_its_parent_for_another_process(store: FileStore) -> None:
+def test_a_forked_child_is_excluded_by_its_parent_like_any_other_process(store: FileStore) -> None:
     program = (
         "import os, sys\n"
-        "from mcp_claims.stores.files import filesystem\n"
         "from mcp_claims.stores.files.filesystem import FileSystem\n"
-        "from mcp_claims.stores.files.lock import namespace_lock\n"
+        "from mcp_claims.stores.files.lock import LockFile, NamespaceLock\n"
         "from mcp_claims.errors import StoreBusyError\n"
-        "with namespace_lock(FileSystem(), sys.argv[1], 0):\n"
+        "with LockFile(FileSystem(), sys.argv[1]) as file, NamespaceLock(file, 0):\n"
         "    if child := os.fork():\n"
         "        os.waitpid(child, 0)\n"
         "        os._exit(0)\n"
-        "    filesystem._let_others_run = lambda: os.write(1, b'.')\n"
         "    try:\n"
-        "        namespace_lock(FileSystem(), sys.argv[1], 0).__enter__()\n"
+        "        with LockFile(FileSystem(), sys.argv[1]) as file, NamespaceLock(file, 0):\n"
+        "            os.write(1, b'inside')\n"
         "    except StoreBusyError:\n"
-        "        os._exit(0)\n"
+        "        os.write(1, b'busy')\n"
+        "    os._exit(0)\n"
     )
     child = subprocess.run(
         [sys.executable, "-c", program, str(lock_file(store).parent)], cwd=ROOT, capture_output=True, check=True
     )
-    assert child.stdout == b"." * ASKED, child.stderr
+    assert child.stdout == b"busy", child.stderr
 
 
 @pytest.mark.parametrize("readable", [True, False], ids=["claim", "unreadable"])
-def test_a_discard_waits_likewise(store: FileStore, readable: bool) -> None:
+def test_a_discard_waits_as_a_swap_does(store: FileStore, readable: bool) -> None:
     grant(store, claim())
     if not readable:
         place(store).write_bytes(b"{")
     found = store.read(KEY)
     assert found is not None
-    patient = Patient()
+    clock = FakeClock()
     with locked(store), pytest.raises(StoreBusyError):
-        FileStore(store.directory, fs=patient).discard(found, lock_timeout=2)
-    assert patient.time == pytest.approx(52.0)
+        FileStore(store.directory, fs=clock).discard(found, lock_timeout=2)
+    assert clock.time == pytest.approx(52.0)
     assert store.read(KEY) == found
 
 
-def test_looking_waits_for_nobody(store: FileStore) -> None:
+@pytest.mark.rule("C1")
+def test_reading_waits_for_no_lock(store: FileStore) -> None:
     granted = grant(store, claim())
-    patient = Patient()
-    read_off_loop = FileStore(store.directory, fs=patient)
+    clock = FakeClock()
+    reader = FileStore(store.directory, fs=clock)
     with locked(store):
-        assert read_off_loop.read(KEY) == granted
-        assert list(read_off_loop.scan()) == [granted]
-    assert patient.sleeps == []
+        assert reader.read(KEY) == granted
+        assert list(reader.scan()) == [granted]
+    assert clock.sleeps == []
 
 
 def test_a_locked_namespace_leaves_the_others_alone(store: FileStore) -> None:
@@ -238,46 +202,46 @@ def test_a_locked_namespace_leaves_the_others_alone(store: FileStore) -> None:
     assert store.read(OTHER_NAMESPACE) == granted
 
 
-def test_a_lock_that_becomes_free_meanwhile_is_taken(store: FileStore) -> None:
+def test_a_lock_that_is_released_during_the_wait_is_taken(store: FileStore) -> None:
     other = locked(store)
-    patient = Patient(lambda slept: other.close() if slept == 3 else None)
-    swap = FileStore(store.directory, fs=patient).swap(KEY, None, claim())
+    clock = FakeClock(lambda slept: other.close() if slept == 3 else None)
+    swap = FileStore(store.directory, fs=clock).swap(KEY, None, claim())
     assert swap.won
-    assert len(patient.sleeps) == 3
+    assert len(clock.sleeps) == 3
     assert is_free(store)
 
 
-def test_who_gets_the_lock_again_and_again_of_a_file_that_was_replaced_waits_no_longer_for_it(store: FileStore) -> None:
-    class Replaced(Patient):
-        """Each lock is had after one sleep, and is then found to be of a file that is no longer at its path."""
+def test_a_lock_file_that_is_replaced_again_and_again_does_not_prolong_the_wait(store: FileStore) -> None:
+    class Replaced(FakeClock):
+        """Each lock is taken after one sleep, and then its file is no longer at the path."""
 
-        asked = 0
+        attempts = 0
 
-        def try_lock(self, fd: int, *, asked: int = ASKED) -> bool:
-            assert self.asked < 1_000_000, "it waits without end"
-            self.asked += 1
-            return self.asked % 2 == 0 and super().try_lock(fd, asked=asked)
+        def try_lock(self, fd: int) -> bool:
+            assert self.attempts < 1_000_000, "it waits without end"
+            self.attempts += 1
+            return self.attempts % 2 == 0 and super().try_lock(fd)
 
         def status_of(self, path: str) -> os.stat_result:
             if path == str(lock_file(store)):
                 raise FileNotFoundError(path)
             return super().status_of(path)
 
-    patient = Replaced()
+    clock = Replaced()
     with pytest.raises(StoreBusyError):
-        FileStore(store.directory, fs=patient).swap(KEY, None, claim(), lock_timeout=0.01)
-    assert patient.time == pytest.approx(50.01)
+        FileStore(store.directory, fs=clock).swap(KEY, None, claim(), lock_timeout=0.01)
+    assert clock.time == pytest.approx(50.01)
 
 
-def test_what_changed_while_waiting_is_compared_with(store: FileStore) -> None:
+def test_the_comparison_sees_a_change_made_during_the_wait(store: FileStore) -> None:
     other = locked(store)
 
-    def claim_and_leave(slept: int) -> None:
+    def claim_and_release(slept: int) -> None:
         if slept == 1:
             other.close()
             grant(store, claim(session=2))
 
-    swap = FileStore(store.directory, fs=Patient(claim_and_leave)).swap(KEY, None, claim(session=1))
+    swap = FileStore(store.directory, fs=FakeClock(claim_and_release)).swap(KEY, None, claim(session=1))
     assert not swap.won
     assert swap.found == store.read(KEY)
     assert isinstance(swap.found, Claim)
@@ -315,6 +279,7 @@ def test_the_lock_is_free_although_a_forked_child_still_has_the_opening(store: F
             os.close(fd)
 
 
+@pytest.mark.rule("S2")
 def test_a_lock_file_replaced_under_a_waiter_makes_it_lock_the_new_one(store: FileStore) -> None:
     first, second = locked(store), ExitStack()
 
@@ -326,12 +291,14 @@ def test_a_lock_file_replaced_under_a_waiter_makes_it_lock_the_new_one(store: Fi
 
     with second, pytest.raises(StoreBusyError):
         # The lock on the old file is free now, but another is inside by the new one.
-        FileStore(store.directory, fs=Patient(replace_the_file)).swap(KEY, None, claim())
+        FileStore(store.directory, fs=FakeClock(replace_the_file)).swap(KEY, None, claim())
     assert store.read(KEY) is None
 
 
 @pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "removed"])
-def test_who_got_the_lock_of_a_file_that_is_gone_is_inside_by_the_one_there(store: FileStore, replaced: bool) -> None:
+def test_a_lock_on_a_file_that_is_gone_is_given_up_for_one_on_the_file_at_the_path(
+    store: FileStore, replaced: bool
+) -> None:
     inside: list[bool] = []
 
     class Late(HookedFileSystem):
@@ -351,7 +318,8 @@ def test_who_got_the_lock_of_a_file_that_is_gone_is_inside_by_the_one_there(stor
     assert is_free(store)
 
 
-def test_a_process_killed_inside_is_out_at_once(store: FileStore) -> None:
+@pytest.mark.rule("S1")
+def test_the_lock_of_a_killed_process_is_free_at_once(store: FileStore) -> None:
     with process_inside(store) as child:
         assert not is_free(store)
         child.kill()
@@ -362,6 +330,7 @@ def test_a_process_killed_inside_is_out_at_once(store: FileStore) -> None:
         assert sorted(path.name for path in place(store).parent.iterdir()) == [".lock", "red-check.json"]
 
 
+@pytest.mark.rule("S6")
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGSTOP")
 def test_a_process_stopped_inside_holds_up_its_namespace_alone_and_nobody_breaks_in(store: FileStore) -> None:
     if sys.platform == "win32":
@@ -369,10 +338,10 @@ def test_a_process_stopped_inside_holds_up_its_namespace_alone_and_nobody_breaks
     with process_inside(store) as child:
         child.send_signal(signal.SIGSTOP)
         os.waitpid(child.pid, os.WUNTRACED)
-        patient = Patient()
+        clock = FakeClock()
         with pytest.raises(StoreBusyError):
-            FileStore(store.directory, fs=patient).swap(KEY, None, claim())
-        assert patient.time == pytest.approx(50.0 + LOCK_TIMEOUT)
+            FileStore(store.directory, fs=clock).swap(KEY, None, claim())
+        assert clock.time == pytest.approx(50.0 + LOCK_TIMEOUT)
         assert store.read(KEY) is None
         grant(store, claim(OTHER_NAMESPACE))
         child.send_signal(signal.SIGCONT)
@@ -382,6 +351,7 @@ def test_a_process_stopped_inside_holds_up_its_namespace_alone_and_nobody_breaks
         assert swap.found == store.read(KEY) is not None
 
 
+@pytest.mark.rule("S1")
 @pytest.mark.parametrize("shared", [True, False], ids=["one-store", "two-stores"])
 def test_threads_of_one_process_exclude_each_other(store: FileStore, shared: bool) -> None:
     inside, go_on = Event(), Event()

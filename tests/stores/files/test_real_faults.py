@@ -1,6 +1,6 @@
-"""Real faults of real file systems: a full one, a read-only one, no descriptors.  Never half a claim, and it recovers.
+"""Real faults of real file systems, full or read-only ones: never half a claim, and the store recovers.
 
-Mounting takes a mount namespace of one's own, which root has and others get with a user namespace.
+Mounting needs a new mount namespace; users other than root need a user namespace for that.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ UNSHARE = [
 
 pytestmark = pytest.mark.skipif(
     "CI" not in os.environ and (shutil.which("unshare") is None or subprocess.call([*UNSHARE, "true"]) != 0),
-    reason="needs a mount namespace of its own",
+    reason="needs a new mount namespace",
 )
 
-# What happens in the namespace: a shell mounts, and this program, in steps that the shell's commands come between,
-# uses a store directly and through a server over stdio.
+# Run in that namespace after a shell has mounted a file system: it uses a store, directly and through a server over
+# stdio, and runs the shell commands that cause the fault and mend it.
 PROGRAM = """
 import json, os, subprocess, sys
 from mcp_claims.errors import StoreUnavailableError
@@ -75,9 +75,9 @@ subprocess.check_call(harm, shell=True)
 report = {
     "claim": outcome(lambda: session.try_claim("new").claimed),
     "renew": outcome(lambda: session.try_claim("mine").claimed),
-    "look": outcome(lambda: session.is_claimed_by_other("theirs").claimed_by_other),
+    "read": outcome(lambda: session.inspect("theirs").claimed_by_other),
     "tool claim": call("try_claim", key="new"),
-    "tool look": call("is_claimed_by_other", key="mine"),
+    "tool read": call("is_claimed_by_other", key="mine"),
     "unchanged": records() == before,
 }
 subprocess.check_call(mend, shell=True)
@@ -92,7 +92,7 @@ print(json.dumps(report))
 """
 
 FAULTS = {
-    # All that is free is taken; a page is left, or not even looking would work on some systems.
+    # Fill all that is free but a page, without which some systems could not even read.
     "a full file system": (
         "mount -t tmpfs -o size=256k,mode=700 none {mount}",
         "dd if=/dev/zero of={mount}/filler bs=4k 2>/dev/null; :",
@@ -118,7 +118,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_nothing_is_lost_the_error_says_what_to_do_and_it_recovers(tmp_path: Path, fault: str) -> None:
+def test_a_fault_loses_nothing_is_a_clear_error_and_is_recovered_from(tmp_path: Path, fault: str) -> None:
     mount = tmp_path / "disk"
     mount.mkdir()
     prepare, harm, mend, reason, remedy = (text.format(mount=mount) for text in FAULTS[fault])
@@ -137,12 +137,12 @@ def test_nothing_is_lost_the_error_says_what_to_do_and_it_recovers(tmp_path: Pat
     kind, said = report["claim"]
     assert kind == "refused" and reason in said and remedy in said
     assert "Nothing was changed" in said
-    # A renewal replaces a file of the same size, which a full disk may or may not allow; looking always works.
+    # Reading always works.
     assert report["renew"][0] == "refused"
-    assert report["look"] == ["done", True]
+    assert report["read"] == ["done", True]
     assert report["unchanged"]
     assert report["tool claim"]["isError"] and reason in report["tool claim"]["content"][0]["text"]
-    assert report["tool look"]["structuredContent"]["claimed_by_other"]
+    assert report["tool read"]["structuredContent"]["claimed_by_other"]
 
     assert report["after"] == [True, True]
     assert report["tool after"]["structuredContent"]["claimed"]
@@ -157,7 +157,7 @@ def test_a_directory_that_this_user_may_not_write_is_refused_with_the_remedy(tmp
         "from mcp_claims.errors import StoreUnavailableError\n"
         "from mcp_claims.session.identity import process_session\n"
         "from mcp_claims.stores.files.store import FileStore\n"
-        # All is imported; nobody else may read the interpreter's files, and nothing keeps root from writing.
+        # Import all first: another user may not read the interpreter's files, and root could write anywhere.
         "process_session(FileStore(sys.argv[1]))\n"
         "if os.geteuid() == 0:\n"
         "    os.setgroups([]), os.setgid(65534), os.setuid(65534)\n"

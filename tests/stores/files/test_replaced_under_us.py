@@ -1,4 +1,4 @@
-"""What happens to a change whose lock is no longer what it was: its directory replaced, its process forked."""
+"""A change while its directory is replaced, or its process forks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.records import Claim
 from mcp_claims.stores.files.filesystem import FileSystem
-from mcp_claims.stores.files.lock import namespace_lock
+from mcp_claims.stores.files.lock import LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, claim, fresh, grant, renewed
@@ -22,10 +22,9 @@ from tests.stores.samples import KEY, claim, fresh, grant, renewed
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.rule("S2")
 @pytest.mark.parametrize("renewal", [False, True], ids=["claim", "renewal"])
-def test_what_is_written_while_somebody_replaces_the_directory_does_not_reach_the_new_one(
-    tmp_path: Path, renewal: bool
-) -> None:
+def test_a_write_does_not_reach_a_directory_that_has_replaced_the_locked_one(tmp_path: Path, renewal: bool) -> None:
     store = FileStore(tmp_path / "claims")
     granted = grant(store, claim())
     if not renewal:
@@ -45,7 +44,8 @@ def test_what_is_written_while_somebody_replaces_the_directory_does_not_reach_th
     assert [store.read(KEY)] == successors
 
 
-def test_what_is_released_while_somebody_replaces_the_directory_stays_in_the_new_one(tmp_path: Path) -> None:
+@pytest.mark.rule("S2")
+def test_a_release_removes_nothing_from_a_directory_that_has_replaced_the_locked_one(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "claims")
     granted = grant(store, claim())
     successors: list[Claim] = []
@@ -65,14 +65,15 @@ def test_what_is_released_while_somebody_replaces_the_directory_stays_in_the_new
     assert [store.read(KEY)] == successors
 
 
+@pytest.mark.rule("P5")
 def test_a_child_forked_inside_does_not_keep_the_lock_when_its_parent_is_killed(tmp_path: Path) -> None:
     directory = str(tmp_path / "claims" / "ci")
-    # A process of its own forks while it is inside; the child says so and lives on.
+    # A process forks while it is inside; the child prints its PID and lives on.
     program = (
         "import os, signal, sys\n"
         "from mcp_claims.stores.files.filesystem import FileSystem\n"
-        "from mcp_claims.stores.files.lock import namespace_lock\n"
-        f"with namespace_lock(FileSystem(), {directory!r}, 0):\n"
+        "from mcp_claims.stores.files.lock import LockFile, NamespaceLock\n"
+        f"with LockFile(FileSystem(), {directory!r}) as file, NamespaceLock(file, 0):\n"
         "    if not os.fork():\n"
         "        print(os.getpid(), flush=True)\n"
         "    signal.pause()\n"
@@ -83,7 +84,7 @@ def test_a_child_forked_inside_does_not_keep_the_lock_when_its_parent_is_killed(
         try:
             parent.kill()
             parent.wait()
-            with namespace_lock(FileSystem(), directory, 5):
+            with LockFile(FileSystem(), directory) as file, NamespaceLock(file, 5):
                 os.kill(child, 0)
         finally:
             os.kill(child, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The secret that signs session handles: made once, for its owner alone, never replaced on our own account."""
+"""The secret that signs session handles: made once, readable by its owner alone, never replaced by the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def place(directory: Path) -> Path:
     return directory / ".secrets" / "handles"
 
 
-def test_of_many_who_ask_first_all_get_the_same_secret(tmp_path: Path) -> None:
+@pytest.mark.rule("I5")
+def test_all_of_many_first_callers_get_the_same_secret(tmp_path: Path) -> None:
     ready = Barrier(8, timeout=20)
 
     def ask(number: int) -> bytes:
@@ -33,19 +34,20 @@ def test_of_many_who_ask_first_all_get_the_same_secret(tmp_path: Path) -> None:
     assert FileStore(tmp_path / "claims").secret() in secrets
 
 
-def test_who_was_slower_takes_the_secret_of_who_was_faster(tmp_path: Path) -> None:
+@pytest.mark.rule("I5")
+def test_the_slower_of_two_first_callers_gets_the_secret_of_the_faster(tmp_path: Path) -> None:
     faster: list[bytes] = []
 
     class Overtaken(HookedFileSystem):
         def before(self, call: str, where: str | int) -> None:
-            # Between the look without the lock and the lock.
+            # Between the read without the lock and the lock.
             if call == "make_directory" and not faster:
                 faster.append(FileStore(tmp_path / "claims").secret())
 
     assert FileStore(tmp_path / "claims", fs=Overtaken()).secret() == faster[0]
 
 
-def test_two_directories_have_secrets_of_their_own(tmp_path: Path) -> None:
+def test_two_directories_have_different_secrets(tmp_path: Path) -> None:
     assert FileStore(tmp_path / "a").secret() != FileStore(tmp_path / "b").secret()
 
 
@@ -56,7 +58,7 @@ def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
     assert place(tmp_path / "claims").parent.stat().st_mode & 0o777 == 0o700
 
 
-HARM: dict[str, tuple[Callable[[Path], object], str]] = {
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "is damaged"),
     "short": (lambda path: path.write_bytes(b"ab" * 31 + b"\n"), "is damaged"),
     "long": (lambda path: path.write_bytes(b"ab" * 64), "is damaged"),
@@ -65,13 +67,14 @@ HARM: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize(("harm", "problem"), HARM.values(), ids=HARM)
-def test_a_harmed_secret_is_an_error_with_the_remedy_and_stays_as_it_is(
-    tmp_path: Path, harm: Callable[[Path], object], problem: str
+@pytest.mark.rule("I5")
+@pytest.mark.parametrize(("damage", "problem"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_secret_is_an_error_with_the_remedy_and_stays_as_it_is(
+    tmp_path: Path, damage: Callable[[Path], object], problem: str
 ) -> None:
     store = FileStore(tmp_path / "claims")
     store.secret()
-    harm(place(tmp_path / "claims"))
+    damage(place(tmp_path / "claims"))
     before = place(tmp_path / "claims").read_bytes()
     with pytest.raises(StoreUnavailableError, match=problem):
         store.secret()

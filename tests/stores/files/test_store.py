@@ -17,7 +17,7 @@ from tests.support.interrupting import DelegatingStore
 
 
 class Alternating(DelegatingStore):
-    """Several stores on one directory, used in turn: what one process does, the next one has to see."""
+    """Several stores on one directory, used in turn: each must see what the others did."""
 
     remote = False
 
@@ -50,12 +50,12 @@ class TestTwoFileStoresOnOneDirectory(TestFileStore):
         return Alternating(FileStore(tmp_path / "claims"), FileStore(tmp_path / "claims"))
 
 
-def test_a_store_finds_what_another_left_in_its_directory(tmp_path: Path) -> None:
+def test_a_store_reads_what_another_has_stored_in_its_directory(tmp_path: Path) -> None:
     granted = grant(FileStore(tmp_path / "claims"), claim())
     assert FileStore(tmp_path / "claims").read(KEY) == granted
 
 
-def test_a_store_stays_in_its_directory_when_the_process_moves_to_another(
+def test_a_store_keeps_its_directory_when_the_process_changes_its_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The line of those who wait for a key: in the order of coming, without anything that could go stale."""
+"""The wait queue of a key: first come, first served, without a ticket that could go stale."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from mcp_claims.errors import UnsafeDirectoryError
 from mcp_claims.model.records import ScopedKey
 from mcp_claims.stores.files.store import FileStore
-from mcp_claims.stores.files.wait_queue import MOST_PLACES
+from mcp_claims.stores.files.wait_queue import MAX_TICKETS
 from tests.stores.samples import KEY, claim, grant, place
 from tests.support.descriptors import open_files
 
@@ -31,19 +31,20 @@ def store(tmp_path: Path) -> FileStore:
     return store
 
 
-def come(stack: ExitStack, store: FileStore, scoped: ScopedKey = KEY) -> Event:
-    """Stand in line; return what is set when it is our turn."""
+def join(stack: ExitStack, store: FileStore, scoped: ScopedKey = KEY) -> Event:
+    """Take a ticket; return an event that is set when it is the first."""
     first = Event()
     assert stack.enter_context(store.wait_queue(scoped, first.set))
     return first
 
 
-def test_turns_come_in_the_order_of_coming(store: FileStore) -> None:
+@pytest.mark.rule("V9")
+def test_tickets_are_served_in_the_order_in_which_they_were_taken(store: FileStore) -> None:
     with ExitStack() as ada, ExitStack() as ben, ExitStack() as cleo:
-        first, second = come(ada, store), come(ben, store)
+        first, second = join(ada, store), join(ben, store)
         assert first.is_set() and not second.is_set()
         wait_until_blocked(store, 1)
-        third = come(cleo, store)
+        third = join(cleo, store)
         wait_until_blocked(store, 2)
         ada.close()
         assert second.wait(WITHIN)
@@ -52,12 +53,12 @@ def test_turns_come_in_the_order_of_coming(store: FileStore) -> None:
         assert third.wait(WITHIN)
 
 
-def test_who_leaves_early_keeps_nobody_waiting(store: FileStore) -> None:
+def test_a_waiter_that_leaves_early_delays_nobody(store: FileStore) -> None:
     with ExitStack() as ada, ExitStack() as ben, ExitStack() as cleo:
-        come(ada, store)
-        second = come(ben, store)
+        join(ada, store)
+        second = join(ben, store)
         wait_until_blocked(store, 1)
-        third = come(cleo, store)
+        third = join(cleo, store)
         wait_until_blocked(store, 2)
         ben.close()
         ada.close()
@@ -66,35 +67,38 @@ def test_who_leaves_early_keeps_nobody_waiting(store: FileStore) -> None:
     wait_until_blocked(store, 0)
 
 
-def test_a_process_that_dies_leaves_the_line(store: FileStore) -> None:
-    with somebody_before_us(store) as kill, ExitStack() as ada:
-        first = come(ada, store)
+@pytest.mark.rule("V9")
+def test_the_ticket_of_a_dead_process_is_gone(store: FileStore) -> None:
+    with another_process_first(store) as kill, ExitStack() as ada:
+        first = join(ada, store)
         assert not first.wait(0.1)
         kill()
         assert first.wait(WITHIN)
 
 
-def test_who_gives_up_and_comes_again_takes_no_second_place(store: FileStore) -> None:
-    with somebody_before_us(store) as kill:
+@pytest.mark.rule("V9")
+def test_a_waiter_that_gives_up_and_returns_takes_no_second_ticket(store: FileStore) -> None:
+    with another_process_first(store) as kill:
         threads, files = threading.active_count(), open_files()
         for _ in range(200):
             with ExitStack() as ada:
-                assert not come(ada, store).is_set()
+                assert not join(ada, store).is_set()
         with ExitStack() as ben:
-            first = come(ben, store)
+            first = join(ben, store)
             assert (threading.active_count(), open_files()) == (threads + 1, files + 1)
             kill()
             assert first.wait(WITHIN)
     wait_until_blocked(store, 0)
 
 
-def test_a_process_has_so_many_places_and_no_more_and_everybody_has_a_turn(store: FileStore) -> None:
-    with somebody_before_us(store) as kill, ExitStack() as crowd:
+@pytest.mark.rule("V9")
+def test_a_process_has_a_limited_number_of_tickets_and_every_waiter_has_a_turn(store: FileStore) -> None:
+    with another_process_first(store) as kill, ExitStack() as crowd:
         threads, files = threading.active_count(), open_files()
-        waiting = [ExitStack() for _ in range(MOST_PLACES + 20)]
-        turns = [come(crowd.enter_context(each), store) for each in waiting]
-        assert (threading.active_count(), open_files()) == (threads + MOST_PLACES, files + MOST_PLACES)
-        # Who gives up makes room for who has found none.
+        waiting = [ExitStack() for _ in range(MAX_TICKETS + 20)]
+        turns = [join(crowd.enter_context(each), store) for each in waiting]
+        assert (threading.active_count(), open_files()) == (threads + MAX_TICKETS, files + MAX_TICKETS)
+        # A waiter that gives up makes room for one without a ticket.
         waiting.pop(3).close()
         turns.pop(3)
         kill()
@@ -110,14 +114,14 @@ def test_a_process_has_so_many_places_and_no_more_and_everybody_has_a_turn(store
             served += 1
     wait_until_blocked(store, 0)
     with ExitStack() as ada:
-        assert come(ada, store).is_set()
+        assert join(ada, store).is_set()
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-def test_a_forked_child_keeps_no_place_of_its_parent(store: FileStore) -> None:
+def test_a_forked_child_keeps_no_ticket_of_its_parent(store: FileStore) -> None:
     with ExitStack() as ada, ExitStack() as ben:
-        come(ada, store)
-        second = come(ben, store)
+        join(ada, store)
+        second = join(ben, store)
         wait_until_blocked(store, 1)
         child = os.fork()
         if not child:
@@ -130,42 +134,42 @@ def test_a_forked_child_keeps_no_place_of_its_parent(store: FileStore) -> None:
             os.waitpid(child, 0)
 
 
-def test_lines_of_other_keys_are_others(store: FileStore) -> None:
+def test_each_key_has_its_own_queue(store: FileStore) -> None:
     with ExitStack() as ada:
-        assert come(ada, store).is_set()
-        assert come(ada, store, ScopedKey("ci", "review")).is_set()
+        assert join(ada, store).is_set()
+        assert join(ada, store, ScopedKey("ci", "review")).is_set()
 
 
-def test_a_line_leaves_one_empty_hidden_file_however_many_keys_are_waited_for(store: FileStore) -> None:
+def test_all_queues_of_a_namespace_share_one_empty_hidden_file(store: FileStore) -> None:
     for number in range(20):
         with ExitStack() as ada:
-            come(ada, store, ScopedKey("ci", f"event {number}"))
+            join(ada, store, ScopedKey("ci", f"event {number}"))
     files = {path.name: path.stat() for path in place(store).parent.iterdir()}
-    assert files.keys() == {".lock", ".line", place(store).name}
-    assert (files[".line"].st_size, files[".line"].st_mode & 0o777) == (0, 0o600)
+    assert files.keys() == {".lock", ".wait-queue", place(store).name}
+    assert (files[".wait-queue"].st_size, files[".wait-queue"].st_mode & 0o777) == (0, 0o600)
     assert [found.scoped for found in store.scan()] == [KEY]  # type: ignore[union-attr]
 
 
-def test_where_no_line_can_be_made_all_are_first(store: FileStore) -> None:
-    with store.wait_queue(ScopedKey("nowhere", "red"), pytest.fail) as lined:
-        assert not lined
+def test_without_a_queue_every_waiter_is_first(store: FileStore) -> None:
+    with store.wait_queue(ScopedKey("nowhere", "red"), pytest.fail) as queued:
+        assert not queued
     assert not Path(store.directory, "nowhere").exists()
-    (place(store).parent / ".line").symlink_to("elsewhere")
-    with store.wait_queue(KEY, pytest.fail) as lined:
-        assert not lined
+    (place(store).parent / ".wait-queue").symlink_to("elsewhere")
+    with store.wait_queue(KEY, pytest.fail) as queued:
+        assert not queued
     assert not (place(store).parent / "elsewhere").exists()
 
 
-def test_a_namespace_that_others_can_write_to_has_no_line(store: FileStore) -> None:
+def test_a_namespace_that_others_can_write_to_has_no_queue(store: FileStore) -> None:
     place(store).parent.chmod(0o777)
     with pytest.raises(UnsafeDirectoryError), FileStore(store.directory).wait_queue(KEY, pytest.fail):
         pytest.fail("it is not safe")
-    assert not (place(store).parent / ".line").exists()
+    assert not (place(store).parent / ".wait-queue").exists()
 
 
 @contextmanager
-def somebody_before_us(store: FileStore) -> Iterator[Callable[[], None]]:
-    """Have another process first in line; yields what kills it."""
+def another_process_first(store: FileStore) -> Iterator[Callable[[], None]]:
+    """Let another process have the first ticket; yields a function that kills it."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -190,11 +194,11 @@ def somebody_before_us(store: FileStore) -> Iterator[Callable[[], None]]:
 
 
 def wait_until_blocked(store: FileStore, number: int) -> None:
-    """Return once *number* threads wait for a lock in the line's file, as the kernel sees it."""
-    inode = (place(store).parent / ".line").stat().st_ino
+    """Return once *number* threads wait for a lock on the queue's file, by `/proc/locks`."""
+    inode = (place(store).parent / ".wait-queue").stat().st_ino
     deadline = time.monotonic() + WITHIN
     while time.monotonic() < deadline:
         locks = Path("/proc/locks").read_text().splitlines()
         if sum("-> OFDLCK" in lock and f":{inode} " in lock for lock in locks) == number:
             return
-    pytest.fail(f"there are not {number} in line")
+    pytest.fail(f"not {number} tickets wait")

@@ -1,4 +1,4 @@
-"""Whatever lies where a claim belongs: it is reported, never free, never followed, and goes only as it was seen."""
+"""Whatever lies in the place of a claim is reported, never free, never followed, and removed only as it was seen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import Unreadable
 from mcp_claims.stores.base import Swap
-from mcp_claims.stores.files.store import MAX_RECORD_BYTES, FileStore
+from mcp_claims.stores.files.record_file import MAX_RECORD_BYTES
+from mcp_claims.stores.files.store import FileStore
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, OTHER_KEY, claim, fresh, grant, lock_file, place, renewed
 
@@ -112,7 +113,7 @@ REMOVABLE = [case for case in HOSTILE if case.id != "directory"]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[FileStore]:
-    """A store whose namespace exists, and a file outside, which has to stay as it is."""
+    """A store whose namespace exists, and a file outside, which must stay as it is."""
     store = FileStore(tmp_path / "claims")
     store.swap(KEY, grant(store, claim()), None)
     target = outside(place(store))
@@ -130,8 +131,11 @@ def find(store: FileStore) -> Unreadable:
     return found
 
 
+@pytest.mark.rule("S5")
 @pytest.mark.parametrize(("make", "problem"), HOSTILE)
-def test_it_is_reported_as_unreadable_and_is_never_free(store: FileStore, make: Maker, problem: str) -> None:
+def test_a_file_that_is_no_claim_is_reported_as_unreadable_and_is_never_free(
+    store: FileStore, make: Maker, problem: str
+) -> None:
     make(place(store))
     found = find(store)
     assert problem in found.problem
@@ -145,7 +149,9 @@ def test_it_is_reported_as_unreadable_and_is_never_free(store: FileStore, make: 
 
 
 @pytest.mark.parametrize(("make", "problem"), REMOVABLE)
-def test_once_it_is_discarded_the_key_is_free(store: FileStore, make: Maker, problem: str) -> None:
+def test_the_key_of_something_unreadable_is_free_once_that_is_discarded(
+    store: FileStore, make: Maker, problem: str
+) -> None:
     make(place(store))
     assert store.discard(find(store), lock_timeout=0)
     assert store.read(KEY) is None
@@ -177,14 +183,15 @@ def test_another_file_of_the_same_kind_is_not_discarded_in_its_place(store: File
     assert place(store).read_bytes() == b"{2"
 
 
-def test_what_is_gone_is_not_discarded(store: FileStore) -> None:
+def test_a_file_that_is_gone_is_not_discarded(store: FileStore) -> None:
     place(store).write_bytes(b"")
     found = find(store)
     place(store).unlink()
     assert not store.discard(found, lock_timeout=0)
 
 
-def test_a_directory_where_a_claim_belongs_is_put_aside_with_all_that_is_in_it(store: FileStore) -> None:
+@pytest.mark.rule("S5")
+def test_a_directory_in_the_place_of_a_claim_is_moved_aside_with_its_content(store: FileStore) -> None:
     directory(place(store))
     place(store).joinpath("work").write_text("mine")
     assert not store.swap(KEY, None, claim(), lock_timeout=0).won
@@ -194,20 +201,21 @@ def test_a_directory_where_a_claim_belongs_is_put_aside_with_all_that_is_in_it(s
     assert store.swap(KEY, None, claim(), lock_timeout=0).won
 
 
-def test_a_directory_where_a_claim_is_written_first_is_put_aside(store: FileStore) -> None:
+def test_a_directory_in_the_place_where_records_are_written_is_moved_aside(store: FileStore) -> None:
     grant(store, claim())
     directory(fresh(store))
     assert store.swap(OTHER_KEY, None, claim(OTHER_KEY), lock_timeout=0).won
 
 
-def test_a_file_made_to_look_old_is_as_new_as_its_last_change(store: FileStore) -> None:
-    # `touch` sets the time of the last write to anything; that of the last change of the inode is the kernel's.
+@pytest.mark.rule("S5")
+def test_a_file_with_a_forged_old_time_is_as_new_as_its_last_change(store: FileStore) -> None:
+    # `touch` can set the time of the last write, but not that of the last change of the inode.
     place(store).write_bytes(b"{")
     os.utime(place(store), (0, 0))
     assert datetime.now(UTC) - find(store).changed < timedelta(minutes=1)
 
 
-def test_a_time_that_no_calendar_has_counts_as_just_now(store: FileStore) -> None:
+def test_a_time_outside_the_calendar_counts_as_just_now(store: FileStore) -> None:
     class NoCalendar(HookedFileSystem):
         def status(self, fd: int) -> os.stat_result:
             fields = list(super().status(fd))
@@ -234,7 +242,7 @@ def test_a_file_without_permissions_is_unreadable_to_its_owner() -> None:
     script = """
 import tempfile
 from mcp_claims.stores.files.store import FileStore
-from tests.core.process import become_nobody
+from tests.support.process import become_nobody
 from tests.stores.samples import KEY, claim, fresh, grant, place
 
 become_nobody()
@@ -253,8 +261,9 @@ with tempfile.TemporaryDirectory() as directory:
     assert child.stdout.splitlines() == ["Permission denied", "False False True", "True None"], child.stderr
 
 
+@pytest.mark.rule("S5")
 @pytest.mark.parametrize("make", [link_to_a_valid_claim, link_to_nothing, directory, fifo, bound_socket])
-def test_a_lock_file_that_is_none_lets_nobody_in(store: FileStore, make: Maker) -> None:
+def test_something_else_in_the_place_of_the_lock_file_lets_nobody_in(store: FileStore, make: Maker) -> None:
     granted = grant(store, claim())
     lock_file(store).unlink()
     make(lock_file(store))
@@ -264,7 +273,7 @@ def test_a_lock_file_that_is_none_lets_nobody_in(store: FileStore, make: Maker) 
 
 
 @pytest.mark.parametrize("where", ["claims", "claims/ci"])
-def test_a_file_where_a_directory_belongs_is_a_clear_error(tmp_path: Path, where: str) -> None:
+def test_a_file_in_the_place_of_a_directory_is_a_clear_error(tmp_path: Path, where: str) -> None:
     (tmp_path / where).parent.mkdir(mode=0o700, exist_ok=True)
     (tmp_path / where).touch(mode=0o600)
     store = FileStore(tmp_path / "claims")

@@ -1,4 +1,4 @@
-"""Whose directories claims may be in: others could forge or remove what lies where they can write."""
+"""Directories that other users can write to are refused: they could forge or remove claims there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if sys.platform == "win32":
 
 
 class Clocked(FileSystem):
-    """Has a clock that the test moves."""
+    """Has a clock that the test sets."""
 
     seconds = 0.0
 
@@ -56,7 +56,7 @@ def store(tmp_path: Path) -> FileStore:
 
 
 def refused(store: FileStore) -> list[str]:
-    """Use *store* in every way, each of which has to be refused, and return what it said."""
+    """Use *store* in every way, each of which must be refused, and return the messages."""
     messages = []
     for use in (
         lambda: store.read(KEY),
@@ -70,8 +70,8 @@ def refused(store: FileStore) -> list[str]:
     return messages
 
 
-def seen_in_all(store: FileStore) -> str:
-    """Look at all namespaces, one of which or all are unsafe, and return what is said of that."""
+def scanned(store: FileStore) -> str:
+    """Scan all namespaces, one or all of which are unsafe, and return the problem."""
     try:
         (found,) = store.scan()
     except UnsafeDirectoryError as error:
@@ -80,6 +80,7 @@ def seen_in_all(store: FileStore) -> str:
     return f"{found.where} {found.problem}"
 
 
+@pytest.mark.rule("S8")
 @pytest.mark.parametrize("unsafe", [0o770, 0o707, 0o720, 0o702, 0o777, 0o1777], ids=oct)
 @pytest.mark.parametrize("which", ["claims", "claims/ci"])
 def test_a_directory_that_others_can_write_is_refused_with_the_remedy(tmp_path: Path, which: str, unsafe: int) -> None:
@@ -90,28 +91,30 @@ def test_a_directory_that_others_can_write_is_refused_with_the_remedy(tmp_path: 
         assert "can be written by others" in message
         assert f"chmod 700 {directory}`" in message
         assert "MCP_CLAIMS_DIR" in message
-    assert seen_in_all(FileStore(tmp_path / "claims")).startswith(f"{directory} can be written by others")
+    assert scanned(FileStore(tmp_path / "claims")).startswith(f"{directory} can be written by others")
     directory.chmod(0o700)
     assert isinstance(FileStore(tmp_path / "claims").read(KEY), Claim)
 
 
 @pytest.mark.parametrize("safe", [0o700, 0o750, 0o755], ids=oct)
-def test_a_directory_that_others_can_only_read_is_taken(tmp_path: Path, safe: int) -> None:
+def test_a_directory_that_others_can_only_read_is_accepted(tmp_path: Path, safe: int) -> None:
     (tmp_path / "claims").mkdir(safe)
     (tmp_path / "claims").chmod(safe)
     grant(FileStore(tmp_path / "claims"), claim())
 
 
+@pytest.mark.rule("S8")
 @pytest.mark.parametrize("which", ["claims", "claims/ci"])
 def test_a_directory_of_another_user_is_refused(tmp_path: Path, which: str) -> None:
     grant(FileStore(tmp_path / "claims"), claim())
     store = FileStore(tmp_path / "claims", fs=Foreign(tmp_path / which))
     for message in refused(store):
         assert f"{tmp_path / which} belongs to another user (uid {os.geteuid() + 1})" in message
-    assert "belongs to another user" in seen_in_all(store)
+    assert "belongs to another user" in scanned(store)
 
 
-def test_an_unsafe_namespace_keeps_no_other_one_from_being_seen(store: FileStore) -> None:
+@pytest.mark.rule("S8")
+def test_an_unsafe_namespace_does_not_hide_the_others(store: FileStore) -> None:
     granted, other = grant(store, claim()), grant(store, claim(ScopedKey("other", "red-check"), session=2))
     place(store).parent.chmod(0o777)
     unsafe, seen = FileStore(store.directory).scan()
@@ -121,7 +124,7 @@ def test_an_unsafe_namespace_keeps_no_other_one_from_being_seen(store: FileStore
     assert list(FileStore(store.directory).scan()) == [granted, other]
 
 
-def test_a_namespace_that_cannot_be_listed_keeps_no_other_one_from_being_seen(store: FileStore) -> None:
+def test_a_namespace_that_cannot_be_listed_does_not_hide_the_others(store: FileStore) -> None:
     closed, other = place(store).parent, grant(store, claim(ScopedKey("other", "red-check"), session=2))
     grant(store, claim())
 
@@ -137,7 +140,8 @@ def test_a_namespace_that_cannot_be_listed_keeps_no_other_one_from_being_seen(st
         list(FileStore(store.directory, fs=Closed()).scan("ci"))
 
 
-def test_a_directory_that_became_unsafe_is_noticed_by_a_store_that_trusted_it(tmp_path: Path) -> None:
+@pytest.mark.rule("S8")
+def test_a_directory_that_becomes_unsafe_is_noticed_a_second_later(tmp_path: Path) -> None:
     fs = Clocked()
     store = FileStore(tmp_path / "claims", fs=fs)
     grant(store, claim())
@@ -147,7 +151,8 @@ def test_a_directory_that_became_unsafe_is_noticed_by_a_store_that_trusted_it(tm
         store.read(KEY)
 
 
-def test_directories_that_are_not_namespaces_are_none_of_a_scans_business(store: FileStore) -> None:
+@pytest.mark.rule("S8")
+def test_a_scan_leaves_directories_that_are_not_namespaces_alone(store: FileStore) -> None:
     granted = grant(store, claim())
     photos = Path(store.directory, "photos")
     photos.mkdir()
@@ -156,7 +161,7 @@ def test_directories_that_are_not_namespaces_are_none_of_a_scans_business(store:
     assert list(store.scan()) == [granted]
 
 
-def test_a_directory_made_unsafe_by_somebody_faster_is_refused_at_the_first_claim(tmp_path: Path) -> None:
+def test_an_unsafe_directory_that_another_process_makes_first_is_refused(tmp_path: Path) -> None:
     class Raced(HookedFileSystem):
         def before(self, call: str, where: str | int) -> None:
             if call == "make_directory" and where == str(tmp_path / "claims"):
@@ -168,6 +173,7 @@ def test_a_directory_made_unsafe_by_somebody_faster_is_refused_at_the_first_clai
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.rule("S8")
 def test_a_namespace_that_is_a_link_is_refused(store: FileStore, tmp_path: Path) -> None:
     outside = FileStore(tmp_path / "outside")
     granted = grant(outside, claim())
@@ -187,7 +193,7 @@ def test_the_claims_directory_itself_may_be_a_link(store: FileStore, tmp_path: P
     assert FileStore(tmp_path / "disk").read(KEY) == granted
 
 
-def test_what_the_claims_directory_leads_to_has_to_be_ours_alone(store: FileStore, tmp_path: Path) -> None:
+def test_the_directory_that_the_claims_directory_leads_to_must_be_private(store: FileStore, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk").chmod(0o777)
     (tmp_path / "claims").symlink_to(tmp_path / "disk")

@@ -1,0 +1,85 @@
+"""The directories of a store in files: made for this user alone, checked to be so, and listed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.stores.files.filesystem import ERRORS_OF_ONE_FILE, FileSystem
+
+_RECHECK_AFTER = 1.0  # s
+
+
+class PrivateDirectories:
+    """Checks that the claims directory *root* and directories in it are this user's alone.
+
+    Other users who could write there could forge or remove claims.  A directory is checked again once a second.
+    """
+
+    def __init__(self, fs: FileSystem, root: str) -> None:
+        self._fs, self._root = fs, root
+        self._checked_at: dict[str, float] = {}
+
+    def exists(self, directory: str) -> bool:
+        """Return whether *directory* exists; raise `UnsafeDirectoryError` if another user could change it."""
+        now = self._fs.monotonic()
+        if now - self._checked_at.get(directory, -_RECHECK_AFTER) >= _RECHECK_AFTER:
+            try:
+                # The user may have made the claims directory a link; what counts is the directory that it leads to.
+                root, inside = self._fs.status_behind(self._root), self._fs.status_of(directory)
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                raise unavailable(directory, error) from error
+            for path, status in ((self._root, root), (directory, inside)):
+                if problem := unsafe(status):
+                    raise UnsafeDirectoryError(path, problem)
+            self._checked_at[directory] = now
+        return True
+
+
+def unsafe(status: os.stat_result) -> str | None:
+    """Return why a directory is not this user's alone, `None` if it is; Windows keeps user profiles private by default."""
+    if stat.S_ISLNK(status.st_mode):
+        return "is a link to elsewhere"
+    if sys.platform == "win32":
+        return None
+    if status.st_uid != os.geteuid():
+        return f"belongs to another user (uid {status.st_uid})"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
+    return None
+
+
+def make_namespace(fs: FileSystem, directory: str) -> None:
+    """Make the directory of a namespace, and the claims directory above it, private from the start."""
+    fs.make_directory(os.path.dirname(directory))
+    fs.make_directory(directory)
+
+
+def list_names(fs: FileSystem, directory: str) -> list[str]:
+    """Return the names in *directory* in order; none where it does not exist."""
+    try:
+        return sorted(fs.names(directory))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unavailable(directory, error) from error
+
+
+def problem_of_namespace(error: UnsafeDirectoryError | StoreUnavailableError, root: str) -> str | None:
+    """Return the problem if *error* is about one namespace, `None` if about the claims directory *root* or the system."""
+    if error.where == root:
+        return None
+    if isinstance(error, UnsafeDirectoryError):
+        return error.problem
+    if error.cause.errno in ERRORS_OF_ONE_FILE:
+        return error.cause.strerror or "cannot be listed"
+    return None
+
+
+def unavailable(where: str, error: OSError) -> StoreUnavailableError:
+    """Return the system's *error* as one of the store, about *where* unless the error names another path."""
+    return StoreUnavailableError(error.filename or where, error)

@@ -1,0 +1,83 @@
+"""Reading the file of a record: its bytes, or the reason why it cannot be a claim.
+
+Whatever lies in the place of a claim and is none counts as held until it is provably nobody's, so it is reported as
+`Unreadable` and never as absent.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from mcp_claims.model.records import Unreadable
+from mcp_claims.stores.base import NEVER
+from mcp_claims.stores.files.filesystem import ERRORS_OF_ONE_FILE, READ, FileSystem, OpenFile, last_change
+
+MAX_RECORD_BYTES = 64 * 1024
+"""A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
+
+
+class RecordFile(NamedTuple):
+    """What the file of a record contained, and its status then."""
+
+    data: bytes
+    status: os.stat_result
+
+
+def read_record_file(fs: FileSystem, path: str) -> RecordFile | Unreadable | None:
+    """Read the file at *path*; return `None` if there is none.  Raises `OSError` if the store is at fault."""
+    try:
+        file = OpenFile(fs, path, READ)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return not_opened(fs, path, error)
+    with file as fd:
+        status = fs.status(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return unreadable(path, status, "not a file")
+        data = _read_up_to_limit(fs, fd, status.st_size)
+    if len(data) > MAX_RECORD_BYTES:
+        return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
+    return RecordFile(data, status)
+
+
+def _read_up_to_limit(fs: FileSystem, fd: int, size: int) -> bytes:
+    """Read the file *fd*, which has *size* bytes, up to one byte more than a record can have."""
+    limit = min(size, MAX_RECORD_BYTES) + 1
+    data = fs.read(fd, limit)
+    # A record is never changed in place, so nothing follows the *size* bytes and no read has to find their end.
+    while len(data) < min(size, limit):
+        part = fs.read(fd, limit - len(data))
+        if not part:
+            break
+        data += part
+    return data
+
+
+def not_opened(fs: FileSystem, path: str, error: OSError) -> Unreadable | None:
+    """Return what is at *path*, which *error* kept from being opened; `None` if it has disappeared since.
+
+    Raises *error* if it is about the store, not about that file.
+    """
+    if error.errno not in ERRORS_OF_ONE_FILE:
+        raise error
+    try:
+        return unreadable(path, fs.status_of(path), error.strerror or "cannot be opened")
+    except FileNotFoundError:
+        return None
+
+
+def unreadable(path: str, status: os.stat_result, problem: str) -> Unreadable:
+    """Return the thing at *path*, which *problem* keeps from being a claim."""
+    fingerprint = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Unreadable(path, problem, _changed_at(status), fingerprint)
+
+
+def _changed_at(status: os.stat_result) -> datetime:
+    try:
+        return datetime.fromtimestamp(last_change(status), UTC)
+    except (OverflowError, ValueError, OSError):
+        return NEVER
