@@ -79,8 +79,8 @@ def test_what_no_store_has_is_refused(options: dict[str, Any], environment: dict
 def test_a_dead_owner_of_a_lock_is_one_without_a_process_on_this_machine(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), layout="agent-awareness", environment={})
     assert isinstance(store, AgentAwarenessStore)
-    assert store.is_gone(2**22 + 1)
-    assert not store.is_gone(1)
+    assert store.pid_is_gone(2**22 + 1)
+    assert not store.pid_is_gone(1)
 
 
 def test_the_command_line_says_which_layouts_there_are() -> None:
