@@ -108,9 +108,8 @@ def test_an_original_without_its_lock_can_overwrite_our_claim_and_we_report_the_
     # The breaker only asks, so the key is still free afterwards.
     assert breaker.ask(call="isClaimedByOther", plugin="ci", key=KEY, waits=50) == {"answer": False}
     assert session.try_claim(KEY, "ci").status is Status.ACQUIRED
-    assert (
-        finish(broken_into) == CLAIMED
-    )  # Two holders: no file shows us that another session is between read and write.
+    # Two holders: no file shows us that another session is between its read and its write.
+    assert finish(broken_into) == CLAIMED
     attempt = session.try_claim(KEY, "ci")
     assert (attempt.status, attempt.lost is not None) == (Status.HELD, True)
 
