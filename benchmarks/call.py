@@ -35,7 +35,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
             return interleaved(effort.of(_ROUNDS), *sides)
 
         claim, add, _, add_again = alternately(*[lambda: sdk.call("add", a=1, b=2)] * 2)
-        add_is = f"`add` of the {SDK_IS}"
+        add_is = f"`add` of {SDK_IS}"
         yield medians("call", "try_claim, granted", "ms", claim, [*add, *add_again], add_is, Bar(1.0))
         claim, bare_claim, release, bare_release = alternately(
             lambda: floor.call("claim"), lambda: floor.call("release")

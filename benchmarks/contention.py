@@ -15,7 +15,7 @@ from statistics import median
 
 from benchmarks.measure import Bar, Effort, Figure, in_unit, p99
 from benchmarks.system_calls import BareClaims
-from mcp_claims import ClaimsError, FileStore, process_session
+from mcp_claims import ClaimsError, FileStore, open_session
 
 _PROCESSES = (1, 2, 4, 8, 16, 32)
 _OURS, _BARE = "ours", "bare"
@@ -99,7 +99,7 @@ def _start(count: int, directory: Path) -> Iterator[list[Connection]]:
 
 
 def _work(pipe: Connection, directory: Path) -> None:
-    session = process_session(FileStore(directory / _OURS))
+    session = open_session(FileStore(directory / _OURS))
     key = session.holder.name
     session.try_claim(key)
     (record, *_) = (path.read_bytes() for path in (directory / _OURS / "default").glob("*.json"))

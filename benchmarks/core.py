@@ -10,7 +10,7 @@ from statistics import median
 from filelock import FileLock
 
 from benchmarks.measure import Bar, Effort, Figure, in_unit, interleaved, medians
-from mcp_claims import FileStore, process_session
+from mcp_claims import FileStore, open_session
 
 KEY = "vercel/next.js#4521:checks_failed"
 
@@ -18,7 +18,7 @@ KEY = "vercel/next.js#4521:checks_failed"
 def measure(effort: Effort) -> Iterator[Figure]:
     """Claim and release one key, beside `filelock` around the same write and removal; then try a key that is held."""
     with tempfile.TemporaryDirectory() as name:
-        ours, other = (process_session(FileStore(f"{name}/ours")) for _ in range(2))
+        ours, other = (open_session(FileStore(f"{name}/ours")) for _ in range(2))
         other.try_claim("held")
         record = Path(name, "ours", "default", "held.json").read_bytes()
         Path(name, "filelock").mkdir()

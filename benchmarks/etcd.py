@@ -13,7 +13,7 @@ import requests
 from etcd3gw import Etcd3Client
 
 from benchmarks.measure import Effort, Figure, interleaved, medians
-from mcp_claims import Claim, FileStore, Store, open_store, process_session
+from mcp_claims import Claim, FileStore, Store, open_session, open_store
 from mcp_claims.model.codec import to_json
 from tests.support.etcd import Cluster
 
@@ -26,7 +26,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
     """Claim and release a key, alone and in 16 processes, each with a key of its own."""
     cluster = Cluster()
     try:
-        with process_session(open_store(url=cluster.url("/cycle"))) as ours:
+        with open_session(open_store(url=cluster.url("/cycle"))) as ours:
             found = ours.try_claim("a key whose record is as long").found
             assert isinstance(found, Claim)
             bare = _BareClient(cluster.clients[0], to_json(found))
@@ -98,7 +98,7 @@ def _grants_a_second(location: str, count: int, seconds: float) -> float:
 
 def _work(location: str, seconds: float, begin: Any, done: Any) -> None:
     store: Store = open_store(url=location) if "://" in location else FileStore(location)
-    with process_session(store) as session:
+    with open_session(store) as session:
         key = session.holder.name
         session.try_claim(key)
         begin.wait()

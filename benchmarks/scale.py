@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.measure import Effort, Figure, in_unit, interleaved, medians
-from mcp_claims import Claim, FileStore, Session, process_session
+from mcp_claims import Claim, FileStore, Session, open_session
 from mcp_claims.model.codec import to_json
 
-_SIZES = (10, 1_000, 10_000, 100_000)
+_SIZES = (10, 1_000, 10_000)
 _PAGE = 50
-_EXPIRED = 10_000
+_EXPIRED = 5_000
 
 
 def measure(effort: Effort) -> Iterator[Figure]:
@@ -27,7 +27,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as name:
         directories = {size: Path(name, str(size)) for size in sorted({effort.of(size, 10) for size in _SIZES})}
         for size, directory in directories.items():
-            fill(directory, process_session(FileStore(directory)), size)
+            fill(directory, open_session(FileStore(directory)), size)
         yield from _one_grant(directories, effort)
         yield from _whole_namespace(directories, effort)
         yield from _grants_during_prune(Path(name, "expired"), effort)
@@ -49,7 +49,7 @@ def fill(directory: Path, holder: Session, claims: int, *, age: timedelta = time
 
 
 def _one_grant(directories: dict[int, Path], effort: Effort) -> Iterator[Figure]:
-    sessions = [process_session(FileStore(directory)) for directory in directories.values()]
+    sessions = [open_session(FileStore(directory)) for directory in directories.values()]
     # All grants, then all releases: a call that follows its like finds the processor's caches warm.
     sides: list[Callable[[], object]] = [partial(session.try_claim, "red") for session in sessions]
     sides += [partial(session.release, "red") for session in sessions]
@@ -63,9 +63,9 @@ def _one_grant(directories: dict[int, Path], effort: Effort) -> Iterator[Figure]
 
 def _whole_namespace(directories: dict[int, Path], effort: Effort) -> Iterator[Figure]:
     for size, directory in list(directories.items())[1:]:
-        session = process_session(FileStore(directory))
+        session = open_session(FileStore(directory))
         page, bare_page = interleaved(
-            effort.of(20), session.listing, partial(_read_records, directory / "default", _PAGE)
+            effort.of(20), session.list_claims, partial(_read_records, directory / "default", _PAGE)
         )
         floor_is = f"list the directory, read and parse {_PAGE} files"
         yield medians("scale", f"first page of {size:,} claims", "ms", page, bare_page, floor_is)
@@ -88,11 +88,11 @@ def _grants_during_prune(directory: Path, effort: Effort) -> Iterator[Figure]:
     during: list[float] = []
     alone: list[float] = []
     claims = effort.of(_EXPIRED, 50)
-    session = process_session(FileStore(directory))
+    session = open_session(FileStore(directory))
     for _ in range(effort.of(3)):
-        with process_session(FileStore(directory)) as holder:
+        with open_session(FileStore(directory)) as holder:
             fill(directory, holder, claims, age=timedelta(days=1))
-            pruning = threading.Thread(target=process_session(FileStore(directory)).prune)
+            pruning = threading.Thread(target=open_session(FileStore(directory)).prune)
             began = time.perf_counter()
             pruning.start()
             during.append(_longest_grant(session, pruning.is_alive))

@@ -14,7 +14,7 @@ from typing import IO, Any
 OURS = ("-m", "mcp_claims", "serve", "--dir")
 FLOOR = ("-m", "benchmarks.floor_server")
 SDK = ("-m", "benchmarks.sdk_server")
-SDK_IS = "server of the SDK's README"
+SDK_IS = "the server of the SDK's README"
 ROOT = Path(__file__).parents[1]
 # Installed packages have byte code.  With this variable set, ours would be compiled at each start, and the SDK not.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

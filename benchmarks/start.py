@@ -12,7 +12,7 @@ from statistics import median
 
 from benchmarks.measure import Bar, Effort, Figure, in_unit, interleaved, medians
 from benchmarks.servers import ENVIRONMENT, OURS, SDK, SDK_IS, client_of
-from mcp_claims import FileStore, process_session
+from mcp_claims import FileStore, open_session
 
 COMMAND = Path(sys.executable).with_name("mcp-claims")
 NODE = os.environ.get("MCP_CLAIMS_NODE")
@@ -50,7 +50,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
                 client.initialize()
                 client.call("read_graph")
 
-        holder = process_session(FileStore(directory))
+        holder = open_session(FileStore(directory))
         holder.try_claim("nightly")
         sides = (ours, sdk, python, check, *([node] if NODE else []))
         interleaved(1, *sides)  # Compiles the byte code.

@@ -13,7 +13,7 @@ import psutil
 
 from benchmarks.measure import Effort, Figure, in_unit
 from benchmarks.servers import OURS, StdioClient, client_of
-from mcp_claims import FileStore, process_session
+from mcp_claims import FileStore, open_session
 
 _CLAIMS, _SECONDS = 10_000, 20
 _PAUSE = 0.05  # s between two changes
@@ -23,7 +23,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
     """Change claims while a client is subscribed to all of them; the floor is the same server before that."""
     claims, changes = effort.of(_CLAIMS), effort.of(int(_SECONDS / _PAUSE))
     with tempfile.TemporaryDirectory() as directory, client_of(*OURS, Path(directory)) as client:
-        session = process_session(FileStore(directory))
+        session = open_session(FileStore(directory))
         for number in range(claims):
             session.try_claim(f"event {number}")
         client.initialize()

@@ -13,7 +13,7 @@ import psutil
 
 from benchmarks.measure import Effort, Figure, in_unit, medians
 from benchmarks.servers import OURS, StdioClient, client_of
-from mcp_claims import FileStore, process_session
+from mcp_claims import FileStore, open_session
 
 _SETTLED = 0.05  # s until a call that was sent waits
 _SESSIONS = 50
@@ -31,7 +31,7 @@ def _one_client(effort: Effort) -> Figure:
     free: list[float] = []
     with tempfile.TemporaryDirectory() as directory, client_of(*OURS, Path(directory)) as client:
         client.initialize()
-        holder = process_session(FileStore(directory))
+        holder = open_session(FileStore(directory))
         for _ in range(effort.of(200)):
             holder.try_claim("red")
             client.send("try_claim", key="red", wait_seconds=60)
@@ -54,7 +54,7 @@ def _many_sessions(effort: Effort) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as directory, client_of(*OURS, Path(directory)) as client:
         client.initialize()
         handles = [client.call("open_session")["structuredContent"]["session"] for _ in range(effort.of(_SESSIONS))]
-        holder = process_session(FileStore(directory))
+        holder = open_session(FileStore(directory))
         holder.try_claim("red")
         waiting = {client.send("try_claim", key="red", wait_seconds=300, session=handle): handle for handle in handles}
         time.sleep(1)

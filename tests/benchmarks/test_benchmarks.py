@@ -31,6 +31,7 @@ def run(*arguments: str) -> dict[str, Any]:
     return printed
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform == "win32", reason="the bare system calls are those of POSIX")
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_each_subject_reports_figures_with_floors_and_bars(subject: str) -> None:

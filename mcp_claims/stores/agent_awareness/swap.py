@@ -9,8 +9,8 @@ Three behaviours of the original make guards necessary (see `lock` for when it b
 - It leaves a live claim alone.  So a renewal replaces the record by rename: moving it aside would leave a gap in which
   the original finds the key free.
 
-Limits: two sessions of the original are needed to hit the microseconds between check and move and those between move and
-return of a record.  The file system needs hard links.
+Limits: two holders remain possible if one session of the original breaks our lock and claims in the microseconds between the
+check and the move, and another one claims between the move and the return of the record.  The file system needs hard links.
 """
 
 from __future__ import annotations

@@ -89,9 +89,9 @@ def test_an_expired_claim_of_a_live_original_is_taken_over(start_original: Start
     holder.call("tryClaim", KEY, minutes=-1)
     attempt = session.try_claim(KEY, "ci")
     assert attempt.claimed and attempt.taken_over
-    assert attempt.taken_over.why is ClaimState.EXPIRED
-    assert isinstance(attempt.taken_over.what, Claim)
-    assert attempt.taken_over.what.holder.name == holder.name
+    assert attempt.taken_over.state is ClaimState.EXPIRED
+    assert isinstance(attempt.taken_over.found, Claim)
+    assert attempt.taken_over.found.holder.name == holder.name
 
 
 @pytest.mark.parametrize("reaped", [True, False])
@@ -104,7 +104,7 @@ def test_a_claim_of_a_dead_original_is_orphaned(start_original: StartSession, se
         holder.kill()
     attempt = session.try_claim(KEY, "ci")
     assert attempt.claimed and attempt.taken_over
-    assert attempt.taken_over.why is ClaimState.ORPHANED
+    assert attempt.taken_over.state is ClaimState.ORPHANED
 
 
 def test_a_claim_of_the_original_on_another_host_is_held_until_it_expires(
