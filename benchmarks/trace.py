@@ -76,10 +76,10 @@ class Trace:
 def measure(_: Effort) -> Iterator[Figure]:
     """Trace one granted `try_claim`, after warm-up."""
     trace = trace_try_claim()
-    yield Figure("trace", "files of ours in one try_claim", "", len(trace.files), bar=Bar(_MAX_FILES, "value"))
-    yield Figure("trace", "changes of file", "", trace.changes, bar=Bar(_MAX_CHANGES, "value"))
-    yield Figure("trace", "functions", "", len(trace.functions))
-    yield Figure("trace", "calls", "", trace.calls)
+    yield Figure("trace", "files of mcp_claims in one try_claim", "", len(trace.files), bar=Bar(_MAX_FILES, "value"))
+    yield Figure("trace", "changes of file in it", "", trace.changes, bar=Bar(_MAX_CHANGES, "value"))
+    yield Figure("trace", "functions in it", "", len(trace.functions))
+    yield Figure("trace", "calls in it", "", trace.calls)
 
 
 def trace_try_claim() -> Trace:

@@ -1,7 +1,7 @@
 """The original's file names: the directory of a plugin, the file of a key, the lock directory of that file.
 
 The original (`claimFile`) uses the plugin's name as a directory and replaces `/`, `\\`, `#` and `:` in the key by `_`.
-Two keys can thus share a file.  The key inside a record of mcp-claims tells which of them is claimed; a record of the
+Two keys can thus share a file.  A record of mcp-claims contains the key that is claimed; a record of the
 original has no key and claims all of them.
 """
 

@@ -220,7 +220,7 @@ def test_at_most_one_side_has_the_key_wherever_the_original_breaks_our_lock(
         run(tmp_path / "-".join(map(str, moment)), change, sweeps, *moment)
         for moment in moments[:: 1 if LONG else STRIDE]
     }
-    assert any(won for won, _ in outcomes), "no change of ours ever succeeded"
+    assert any(won for won, _ in outcomes), "none of our changes ever succeeded"
     if change.dead or change.before is nothing:
         assert (False, True) in outcomes, "the original never claimed before us"
 

@@ -253,7 +253,7 @@ def test_the_original_breaks_the_lock_of_our_dead_process(
 def test_the_original_breaks_our_lock_without_meta_after_10_s(
     start_original: StartSession, store: AgentAwarenessStore
 ) -> None:
-    # The state between our `mkdir` and our `link`, where a process of ours may also have died.
+    # The state between our `mkdir` and our `link`, where one of our processes may also have died.
     lock(store, SCOPED).mkdir(parents=True)
     other = start_original()
     paused = other.ask(call="tryClaim", plugin="ci", key=KEY, stops=["no meta", "no meta", "stale"])

@@ -192,7 +192,7 @@ def test_only_a_fault_on_that_key_at_that_time_explains_a_second_holder() -> Non
     assert explained(key="k", why="lock lost", at=15 * MILLISECOND)
     assert not explained()
     assert not explained(key="k", why="forced", at=15 * MILLISECOND), (
-        "a broken lock alone does not explain a second holder of ours"
+        "a broken lock alone does not explain that we are a second holder"
     )
     assert not explained(key="other", why="lock lost", at=15 * MILLISECOND)
     assert not explained(key="k", why="pruned", at=31 * MILLISECOND)
