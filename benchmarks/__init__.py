@@ -1,7 +1,7 @@
-"""What the product costs, each measurement beside its floor: what the same thing costs without it.
+"""What mcp-claims costs, each figure beside a floor: the same work without mcp-claims.
 
-    python -m benchmarks [NAME...] [--quick] [--json] [--write]
+    python -m benchmarks [SUBJECT...] [--quick] [--json] [--write]
 
-Both sides of a comparison run in turns (A B A B …), so that what else the machine does hits both alike.  Absolute times
-are those of one machine at one time; the ratios are what can be compared.
+The two sides of a comparison run alternately (A B A B …), so that other load on the machine affects both.  Only the
+ratios can be compared with those of other machines.
 """

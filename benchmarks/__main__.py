@@ -1,52 +1,62 @@
-"""The command: which subjects are measured, how long, and where the figures go."""
+"""The command: which subjects to measure, for how long, and where to print the figures."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.measure import Effort, Figure
 from benchmarks.report import as_json, as_table, write
 
-SUBJECTS = (
-    "start",
-    "imports",
-    "memory",
-    "call",
-    "cycle",
-    "contention",
-    "scale",
-    "waiting",
-    "crowd",
-    "watching",
-    "http",
-)
+SUBJECTS = {
+    "start": "time until a server answers its first call, and until `mcp-claims check` ends",
+    "memory": "memory of a server",
+    "call": "one call of try_claim over stdio",
+    "core": "claim, release and refusal in the library",
+    "contention": "many processes that claim in one namespace",
+    "scale": "one namespace with more and more claims",
+    "waiting": "from a release to the grant for a client that waits",
+    "subscriptions": "a client that is notified of changes",
+    "http": "calls over HTTP",
+    "trace": "files and functions that one try_claim runs through",
+    "etcd": "claims on etcd; left out of a full run if etcd is not installed",
+}
 _QUICK = 0.1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is asked for; return 1 if a bar is not met, 0 otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SUBJECTS)}; all without any")
+    """Measure the chosen subjects; return 1 if a bar is not met, 0 otherwise."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measure what mcp-claims costs.  All subjects without any:\n\n"
+        + "\n".join(f"  {name:14} {about}" for name, about in SUBJECTS.items()),
+    )
+    parser.add_argument("subjects", nargs="*", metavar="SUBJECT")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds and claims")
-    parser.add_argument("--share", type=float, default=1.0, metavar="X", help="any other share of them (%(default)g)")
+    parser.add_argument("--share", type=float, default=1.0, metavar="X", help="another share of them (%(default)g)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/RESULTS.md as well")
+    parser.add_argument("--write", action="store_true", help="also put the table into benchmarks/RESULTS.md")
     options = parser.parse_args(arguments)
-    if unknown := set(options.names) - set(SUBJECTS):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(SUBJECTS)}")
+    if unknown := set(options.subjects) - set(SUBJECTS):
+        parser.error(f"unknown subject: {', '.join(sorted(unknown))}; known are {', '.join(SUBJECTS)}")
     effort = Effort(_QUICK if options.quick else options.share)
     figures: list[Figure] = []
-    for name in options.names or SUBJECTS:
-        print(f"{name} …", file=sys.stderr, flush=True)
-        measure: Callable[[Effort], Iterable[Figure]] = importlib.import_module(f"benchmarks.{name}").measure
+    for subject in options.subjects or _installed():
+        print(f"{subject} …", file=sys.stderr, flush=True)
+        measure: Callable[[Effort], Iterable[Figure]] = importlib.import_module(f"benchmarks.{subject}").measure
         figures += measure(effort)
     print(as_json(figures) if options.json else as_table(figures))
     if options.write:
         write(figures)
     return int(any(figure.met is False for figure in figures))
+
+
+def _installed() -> list[str]:
+    return [subject for subject in SUBJECTS if subject != "etcd" or shutil.which("etcd")]
 
 
 if __name__ == "__main__":

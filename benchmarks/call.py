@@ -1,69 +1,45 @@
-"""What a tool call costs on stdio, beside a tool of the same server that does nothing."""
+"""What one `try_claim` costs over stdio, beside the SDK's example tool and beside a tool that makes the bare system calls."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.measure import Bar, Effort, Figure, beside, interleaved, tails
-from benchmarks.servers import MINIMAL, WITH_NOOP, peer
+from benchmarks.measure import Bar, Effort, Figure, interleaved, medians
+from benchmarks.servers import FLOOR, OURS, SDK, SDK_IS, client_of
 
-_WARM_UP = 50
+_WARM_UP, _ROUNDS = 100, 2_000
 
 
 def measure(effort: Effort) -> Iterator[Figure]:
-    """Call the tools of one server in turns; each key is claimed and released, another is somebody else's."""
+    """Claim and release one key, beside one other server at a time."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        peer(*WITH_NOOP, Path(directory)) as server,
-        peer(*WITH_NOOP, Path(directory)) as other,
-        peer(*MINIMAL) as minimal,
+        client_of(*OURS, Path(directory, "ours")) as ours,
+        client_of(*SDK) as sdk,
+        client_of(*FLOOR, Path(directory, "floor")) as floor,
     ):
-        for one in (server, other, minimal):
-            one.greet()
-        other.call("try_claim", key="held")
-        # Among themselves: whichever is called right after another server finds the processor cold, half as slow again.
-        sides = (
-            lambda: server.call("noop"),
-            lambda: server.call("noop_at_length"),
-            lambda: server.call("try_claim", key="red"),
-            lambda: server.call("release", key="red"),
-            lambda: server.call("try_claim", key="held"),
-            lambda: server.call("bare_claim"),
-            lambda: server.call("bare_release"),
-            lambda: server.call("bare_refusal"),
-            lambda: server.call("bare_put"),
-            lambda: server.call("bare_drop"),
+        for client in (ours, sdk, floor):
+            client.initialize()
+
+        def alternately(first: Callable[[], object], second: Callable[[], object]) -> list[list[float]]:
+            # Each call comes after one to the other server, so that both find the processor's caches equally cold.
+            sides = (
+                lambda: ours.call("try_claim", key="red"),
+                first,
+                lambda: ours.call("release", key="red"),
+                second,
+            )
+            interleaved(effort.of(_WARM_UP), *sides)
+            return interleaved(effort.of(_ROUNDS), *sides)
+
+        claim, add, _, add_again = alternately(*[lambda: sdk.call("add", a=1, b=2)] * 2)
+        add_is = f"`add` of {SDK_IS}"
+        yield medians("call", "try_claim, granted", "ms", claim, [*add, *add_again], add_is, Bar(1.0))
+        claim, bare_claim, release, bare_release = alternately(
+            lambda: floor.call("claim"), lambda: floor.call("release")
         )
-        interleaved(effort.of(_WARM_UP), *sides)
-        noop, at_length, claim, release, refusal, *bare, put, drop = interleaved(effort.of(3_000), *sides)
-        # Beside another server, each after the other one.
-        turns = (
-            lambda: server.call("try_claim", key="red"),
-            lambda: minimal.call("add", a=1, b=2),
-            lambda: server.call("release", key="red"),
-            lambda: minimal.call("add", a=1, b=2),
-            lambda: server.call("noop"),
-            lambda: minimal.call("add", a=1, b=2),
-        )
-        interleaved(effort.of(_WARM_UP), *turns)
-        claim_in_turn, _, _, _, noop_in_turn, add = interleaved(effort.of(1_000), *turns)
-    floor = "no-op tool, same server"
-    yield beside("call", "try_claim, granted", "ms", claim, noop, floor, Bar(1.20))
-    yield tails("call", "try_claim, granted", "ms", claim, noop, floor, Bar(1.3))
-    yield beside("call", "release", "ms", release, noop, floor, Bar(1.10))
-    yield tails("call", "release", "ms", release, noop, floor, Bar(1.3))
-    yield beside("call", "try_claim, refused", "ms", refusal, noop, floor, Bar(1.20))
-    yield tails("call", "try_claim, refused", "ms", refusal, noop, floor, Bar(1.3))
-    yield beside("call", "try_claim, granted", "ms", claim, at_length, "no-op tool that answers as much", None)
-    calls = "no-op tool with the bare system calls"
-    for what, ours, least in zip(
-        ("try_claim, granted", "release", "try_claim, refused"), (claim, release, refusal), bare, strict=True
-    ):
-        yield beside("call", what, "ms", ours, least, calls, None)
-        yield beside("call", f"{calls}: {what}", "ms", least, noop, floor, None)
-    yield beside("call", "no-op tool that writes a file and does nothing else", "ms", put, noop, floor, None)
-    yield beside("call", "no-op tool that removes it", "ms", drop, noop, floor, None)
-    yield beside("call", "try_claim, granted", "ms", claim_in_turn, add, "`add` of the minimal server", None)
-    yield beside("call", "no-op tool", "ms", noop_in_turn, add, "`add` of the minimal server", None)
+        bare_is = "no-op tool with the bare system calls"
+        yield medians("call", "try_claim, granted", "ms", claim, bare_claim, bare_is, Bar(1.5))
+        yield medians("call", "release", "ms", release, bare_release, bare_is)

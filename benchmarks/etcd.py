@@ -1,29 +1,20 @@
-"""Claims on etcd, beside its bare client doing the same two transactions: `python -m benchmarks.etcd`.
-
-A node of its own, on loopback and this disk.  Apart from the other subjects, as it needs etcd.
-"""
+"""Claims on etcd, beside the bare client with the same two transactions; it starts one node of etcd on this machine."""
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import sys
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import requests
 from etcd3gw import Etcd3Client
 
-from benchmarks.measure import Bar, Effort, Figure, beside, interleaved
-from benchmarks.report import as_json, as_table
-from mcp_claims import FileStore, process_session
+from benchmarks.measure import Effort, Figure, interleaved, medians
+from mcp_claims import Claim, FileStore, Store, open_session, open_store
 from mcp_claims.model.codec import to_json
-from mcp_claims.model.records import Claim
-from mcp_claims.stores.base import Store
-from mcp_claims.stores.config import open_store
 from tests.support.etcd import Cluster
 
 KEY = "vercel/next.js#4521:checks_failed"
@@ -31,41 +22,31 @@ _PROCESSES = 16
 _SECONDS = 4.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; return 1 if a bar is not met, 0 otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.etcd", description=__doc__)
-    parser.add_argument("--share", type=float, default=1.0, metavar="X", help="of the rounds (%(default)g)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args(arguments)
-    figures = list(measure(Effort(options.share)))
-    print(as_json(figures) if options.json else as_table(figures))
-    return int(any(figure.met is False for figure in figures))
-
-
 def measure(effort: Effort) -> Iterator[Figure]:
-    """Claim and release a key, alone and in 16 processes, each with keys of its own."""
+    """Claim and release a key, alone and in 16 processes, each with a key of its own."""
     cluster = Cluster()
     try:
-        with process_session(open_store(url=cluster.url("/cycle"))) as ours:
+        with open_session(open_store(url=cluster.url("/cycle"))) as ours:
             found = ours.try_claim("a key whose record is as long").found
             assert isinstance(found, Claim)
-            bare = _Bare(cluster.clients[0], to_json(found))
+            bare = _BareClient(cluster.clients[0], to_json(found))
 
-            def cycle() -> None:
+            def claim_and_release() -> None:
                 ours.try_claim(KEY)
                 ours.release(KEY)
 
-            interleaved(effort.of(50), cycle, bare.cycle)
-            ours_took, bare_took = interleaved(effort.of(1_000), cycle, bare.cycle)
+            interleaved(effort.of(50), claim_and_release, bare.claim_and_release)
+            ours_took, bare_took = interleaved(effort.of(1_000), claim_and_release, bare.claim_and_release)
         floor_is = "the bare client's two transactions"
-        yield beside("etcd", "claim + release", "ms", ours_took, bare_took, floor_is, Bar(1.3))
+        yield medians("etcd", "claim + release", "ms", ours_took, bare_took, floor_is)
         seconds = max(0.2, _SECONDS * effort.share)
-        on_etcd = _cycles_a_second(cluster.url("/many"), seconds)
+        count = effort.of(_PROCESSES)
+        on_etcd = _grants_a_second(cluster.url("/many"), count, seconds)
         with tempfile.TemporaryDirectory() as directory:
-            in_files = _cycles_a_second(f"{directory}/claims", seconds)
+            in_files = _grants_a_second(f"{directory}/claims", count, seconds)
         yield Figure(
             "etcd",
-            f"{_PROCESSES} processes, own keys: cycles",
+            f"{count} processes, own keys: grants",
             "/s",
             on_etcd,
             in_files,
@@ -75,8 +56,8 @@ def measure(effort: Effort) -> Iterator[Figure]:
         cluster.close()
 
 
-class _Bare:
-    """The client, doing nothing but a claim and a release."""
+class _BareClient:
+    """The bare client: a claim and a release, each one transaction."""
 
     def __init__(self, port: int, record: bytes) -> None:
         session = requests.Session()
@@ -85,12 +66,12 @@ class _Bare:
         self._lease = self._client.lease(3_600).id
         self._key, self._record = b64encode(b"/bare/red").decode(), b64encode(record).decode()
 
-    def cycle(self) -> None:
+    def claim_and_release(self) -> None:
         put = {"key": self._key, "value": self._record, "lease": self._lease}
-        granted = self._transact(0, {"request_put": put})
-        self._transact(int(granted["header"]["revision"]), {"request_delete_range": {"key": self._key}})
+        granted = self._run_transaction(0, {"request_put": put})
+        self._run_transaction(int(granted["header"]["revision"]), {"request_delete_range": {"key": self._key}})
 
-    def _transact(self, created: int, operation: dict[str, Any]) -> dict[str, Any]:
+    def _run_transaction(self, created: int, operation: dict[str, Any]) -> dict[str, Any]:
         compare = {"key": self._key, "target": "CREATE", "result": "EQUAL", "create_revision": created}
         answer = self._client.transaction(
             {
@@ -103,31 +84,27 @@ class _Bare:
         return dict(answer)
 
 
-def _cycles_a_second(where: str, seconds: float) -> float:
+def _grants_a_second(location: str, count: int, seconds: float) -> float:
     context = multiprocessing.get_context("spawn")
-    begin, done = context.Barrier(_PROCESSES), context.Queue()
-    workers = [context.Process(target=_work, args=(where, seconds, begin, done)) for _ in range(_PROCESSES)]
+    begin, done = context.Barrier(count), context.Queue()
+    workers = [context.Process(target=_work, args=(location, seconds, begin, done)) for _ in range(count)]
     for worker in workers:
         worker.start()
-    counts: list[int] = [done.get() for _ in workers]
+    grants: list[int] = [done.get() for _ in workers]
     for worker in workers:
         worker.join()
-    return sum(counts) / seconds
+    return sum(grants) / seconds
 
 
-def _work(where: str, seconds: float, begin: Any, done: Any) -> None:
-    store: Store = open_store(url=where) if "://" in where else FileStore(where)
-    with process_session(store) as claims:
-        key = claims.holder.name
-        claims.try_claim(key)
+def _work(location: str, seconds: float, begin: Any, done: Any) -> None:
+    store: Store = open_store(url=location) if "://" in location else FileStore(location)
+    with open_session(store) as session:
+        key = session.holder.name
+        session.try_claim(key)
         begin.wait()
         end, count = time.monotonic() + seconds, 0
         while time.monotonic() < end:
-            claims.try_claim(key)
-            claims.release(key)
+            session.try_claim(key)
+            session.release(key)
             count += 1
     done.put(count)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

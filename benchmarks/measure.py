@@ -1,4 +1,4 @@
-"""How is measured: sides in turns, medians and 99th percentiles, figures beside their floors and bars."""
+"""How to measure: sides in alternation, medians, and figures beside their floors and bars."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from statistics import median
 from typing import Literal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Effort:
-    """How much is measured: *share* 1 is all, and what takes minutes then takes seconds at 0.1."""
+    """How much to measure: a *share* of 1 is everything, 0.1 a tenth of the rounds, claims and clients."""
 
     share: float = 1.0
 
     def of(self, full: int, least: int = 2) -> int:
-        """Return the share of *full* rounds, claims or clients, *least* of them at least."""
+        """Return the share of *full*, at least *least*, at most *full*."""
         return min(full, max(least, round(full * self.share)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bar:
-    """What a figure has to reach: its ratio to the floor, or its value, is to be *limit* at most (or at least)."""
+    """The highest value, or ratio to the floor, at which a figure is good enough."""
 
     limit: float
     of: Literal["ratio", "value"] = "ratio"
-    at_least: bool = False
 
     def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.limit:g}{'' if self.of == 'value' else ' floor'}"
+        return f"≤ {self.limit:g}{'' if self.of == 'value' else ' floor'}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Figure:
-    """One result: *ours*, in *unit*, beside the *floor*, which is what *floor_is* says."""
+    """One result: *ours*, in *unit*, beside the *floor*; *floor_is* describes what the floor measures."""
 
     subject: str
     what: str
@@ -47,22 +46,20 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """How many times the floor it is."""
+        """`ours` as a multiple of the floor; `None` without a floor."""
         return self.ours / self.floor if self.floor else None
 
     @property
     def met(self) -> bool | None:
-        """Whether the bar is met; `None` where there is none."""
+        """Whether the bar is met; `None` without a bar."""
         if self.bar is None:
             return None
         judged = self.ratio if self.bar.of == "ratio" else self.ours
-        if judged is None:
-            return False
-        return judged >= self.bar.limit if self.bar.at_least else judged <= self.bar.limit
+        return judged is not None and judged <= self.bar.limit
 
 
 def interleaved(rounds: int, *sides: Callable[[], object]) -> list[list[float]]:
-    """Run all *sides* in turns, *rounds* times; return the seconds that each of them took each time."""
+    """Run all *sides* alternately, *rounds* times; return the seconds of each run, one list for each side."""
     took: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
         for side, times in zip(sides, took, strict=True):
@@ -73,26 +70,23 @@ def interleaved(rounds: int, *sides: Callable[[], object]) -> list[list[float]]:
 
 
 def p99(times: Sequence[float]) -> float:
-    """Return the time that 99 of 100 do not exceed."""
+    """Return the 99th percentile."""
     return sorted(times)[ceil(len(times) * 0.99) - 1]
 
 
 def in_unit(unit: str, seconds: float) -> float:
-    """Return *seconds* as a number of *unit*."""
+    """Return *seconds* as a number of *unit*: s, ms or µs."""
     return seconds * {"s": 1, "ms": 1e3, "µs": 1e6}[unit]
 
 
-def beside(
-    subject: str, what: str, unit: str, ours: Sequence[float], floor: Sequence[float], floor_is: str, bar: Bar | None
+def medians(
+    subject: str,
+    what: str,
+    unit: str,
+    ours: Sequence[float],
+    floor: Sequence[float],
+    floor_is: str,
+    bar: Bar | None = None,
 ) -> Figure:
-    """Return the figure of two series of seconds: their medians."""
+    """Return the figure of two series of seconds."""
     return Figure(subject, what, unit, in_unit(unit, median(ours)), in_unit(unit, median(floor)), floor_is, bar)
-
-
-def tails(
-    subject: str, what: str, unit: str, ours: Sequence[float], floor: Sequence[float], floor_is: str, bar: Bar | None
-) -> Figure:
-    """Return the figure of two series of seconds: their 99th percentiles."""
-    return Figure(
-        subject, f"{what}, p99", unit, in_unit(unit, p99(ours)), in_unit(unit, p99(floor)), f"{floor_is}, p99", bar
-    )

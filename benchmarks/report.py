@@ -24,7 +24,7 @@ _MET = {True: "yes", False: "**no**", None: ""}
 
 
 def machine() -> dict[str, object]:
-    """Return what the figures depend on: the machine, its load, versions and the date."""
+    """Return the date, the machine, its load and the versions, on which all figures depend."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "system": f"{platform.system()} {platform.release()}",
@@ -37,32 +37,32 @@ def machine() -> dict[str, object]:
 
 
 def as_json(figures: Sequence[Figure]) -> str:
-    """Return the figures, their ratios and whether their bars are met, with the machine."""
-    spelt = [asdict(figure) | {"ratio": figure.ratio, "met": figure.met} for figure in figures]
-    return json.dumps({"machine": machine(), "figures": spelt}, indent=2, ensure_ascii=False)
+    """Return the machine and the figures, with their ratios and whether their bars are met, as JSON."""
+    listed = [asdict(figure) | {"ratio": figure.ratio, "met": figure.met} for figure in figures]
+    return json.dumps({"machine": machine(), "figures": listed}, indent=2, ensure_ascii=False)
 
 
 def as_table(figures: Sequence[Figure]) -> str:
-    """Return the figures as a table of Markdown, aligned for people who read it as it is."""
+    """Return the figures as a Markdown table, aligned so that its source is readable."""
     rows = [_HEADINGS, *map(_row, figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    spelt = [
+    lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
-    spelt.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(spelt)
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
 
 
 def write(figures: Sequence[Figure]) -> None:
-    """Put the machine and the table into RESULTS.md, in the place of those that are there."""
+    """Replace the machine and the table in RESULTS.md."""
     before, _, rest = RESULTS.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
     facts = machine()
     versions = facts.pop("versions")
     assert isinstance(versions, dict)
-    spelt = [f"- {name}: {value}" for name, value in facts.items()]
-    spelt.append("- versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()))
-    RESULTS.write_text(f"{before}{_BEGIN}\n" + "\n".join(spelt) + f"\n\n{as_table(figures)}\n{_END}{after}")
+    facts_listed = [f"- {name}: {value}" for name, value in facts.items()]
+    facts_listed.append("- versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()))
+    RESULTS.write_text(f"{before}{_BEGIN}\n" + "\n".join(facts_listed) + f"\n\n{as_table(figures)}\n{_END}{after}")
 
 
 def _row(figure: Figure) -> tuple[str, ...]:

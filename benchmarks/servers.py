@@ -1,4 +1,4 @@
-"""Servers as a host starts them, and a client on stdio that costs next to nothing itself."""
+"""Servers started as a host starts them, and a client over stdio that costs next to nothing itself."""
 
 from __future__ import annotations
 
@@ -12,93 +12,94 @@ from pathlib import Path
 from typing import IO, Any
 
 OURS = ("-m", "mcp_claims", "serve", "--dir")
-WITH_NOOP = ("-m", "benchmarks.noop", "serve", "--dir")
-MINIMAL = ("-m", "benchmarks.minimal")
+FLOOR = ("-m", "benchmarks.floor_server")
+SDK = ("-m", "benchmarks.sdk_server")
+SDK_IS = "the server of the SDK's README"
 ROOT = Path(__file__).parents[1]
-# An installed package has its byte code.  Where none may be written, ours would be compiled anew at each start, and
-# that of the SDK, which was installed, would not.
+# Installed packages have byte code.  With this variable set, ours would be compiled at each start, and the SDK not.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
-_HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
+INITIALIZE = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
 
 
-def line(method: str, params: dict[str, Any] | None = None, number: int | None = None) -> bytes:
-    """Spell one message of a client, a notice if it has no *number*."""
-    message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
-    if number is not None:
-        message["id"] = number
+def message(method: str, params: dict[str, Any] | None = None, request_id: int | None = None) -> bytes:
+    """Return one line of JSON-RPC: a request, or a notification if it has no *request_id*."""
+    fields: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+    if request_id is not None:
+        fields["id"] = request_id
     if params is not None:
-        message["params"] = params
-    return json.dumps(message).encode() + b"\n"
+        fields["params"] = params
+    return json.dumps(fields).encode() + b"\n"
 
 
-def call_line(tool: str, arguments: dict[str, Any], number: int) -> bytes:
-    """Spell a call of *tool*."""
-    return line("tools/call", {"name": tool, "arguments": arguments}, number)
+def tool_call(tool: str, arguments: dict[str, Any], request_id: int) -> bytes:
+    """Return a call of *tool* as one line of JSON-RPC."""
+    return message("tools/call", {"name": tool, "arguments": arguments}, request_id)
 
 
-GREETING = line("initialize", _HELLO, 0) + line("notifications/initialized")
-
-
-class Peer:
-    """A server process and its pipes, greeted as hosts do."""
+class StdioClient:
+    """A client of a server process; each call waits for the answer."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None and process.stdout is not None
         self.pid = process.pid
-        self._to: IO[bytes] = process.stdin
-        self._from: IO[bytes] = process.stdout
-        self._last = 0
+        self._to_server: IO[bytes] = process.stdin
+        self._from_server: IO[bytes] = process.stdout
+        self._last_id = 0
 
-    def greet(self) -> None:
-        """Shake hands, as clients of all versions but the newest do."""
-        self._to.write(GREETING)
-        self._to.flush()
-        self._from.readline()
+    def initialize(self) -> None:
+        """Make the handshake of protocol version 2025-06-18."""
+        self._to_server.write(message("initialize", INITIALIZE, 0) + message("notifications/initialized"))
+        self._to_server.flush()
+        self._from_server.readline()
 
-    def send(self, tool: str, arguments: dict[str, Any]) -> None:
-        """Send a call; nothing is read."""
-        self._last += 1
-        self._to.write(call_line(tool, arguments, self._last))
-        self._to.flush()
+    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call *tool* and return the result."""
+        self.send(tool, **arguments)
+        return self.receive()[1]
 
-    def receive(self) -> bytes:
-        """Read the answer, which has to be one and no error."""
-        answer = self._from.readline()
-        if b'"result"' not in answer or b'"isError":true' in answer:
+    def send(self, tool: str, **arguments: Any) -> int:
+        """Send a call and return its id, without waiting for the answer."""
+        return self._send("tools/call", {"name": tool, "arguments": arguments})
+
+    def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Send any request and return the result."""
+        self._send(method, params)
+        return self.receive()[1]
+
+    def receive(self) -> tuple[int, dict[str, Any]]:
+        """Return the id and the result of the next answer; raises `RuntimeError` if it is an error."""
+        answer = self.receive_message()
+        result = answer.get("result")
+        if result is None or result.get("isError"):
             raise RuntimeError(f"the server answered {answer!r}")
-        return answer
+        return answer["id"], result
 
-    def request(self, method: str, params: dict[str, Any]) -> bytes:
-        """Send any request and return the answer as it is on the wire."""
-        self._last += 1
-        self._to.write(line(method, params, self._last))
-        self._to.flush()
-        return self.receive()
+    def receive_message(self) -> dict[str, Any]:
+        """Return the next message, an answer or a notification."""
+        received: dict[str, Any] = json.loads(self._from_server.readline())
+        return received
 
-    def receive_any(self) -> bytes:
-        """Read what the server says next, be it an answer or a notice."""
-        return self._from.readline()
-
-    def call(self, tool: str, **arguments: Any) -> bytes:
-        """Call *tool* and return the answer as it is on the wire."""
-        self.send(tool, arguments)
-        return self.receive()
+    def _send(self, method: str, params: dict[str, Any]) -> int:
+        self._last_id += 1
+        self._to_server.write(message(method, params, self._last_id))
+        self._to_server.flush()
+        return self._last_id
 
 
 @contextmanager
-def peer(*arguments: str | Path, program: str | Path = sys.executable) -> Iterator[Peer]:
-    """Start *program* with *arguments*, a server on stdio; it has ended when this has."""
+def client_of(*arguments: str | Path, program: str | Path = sys.executable) -> Iterator[StdioClient]:
+    """Start *program* with *arguments*, a server on stdio; kill it at the end."""
     with subprocess.Popen(
         [str(program), *map(str, arguments)],
         cwd=ROOT,
         env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # What servers of others say of themselves there; ours say nothing unless something is wrong.
+        # Other servers print a greeting there; ours print only errors.
         stderr=None if program == sys.executable else subprocess.DEVNULL,
     ) as process:
         try:
-            yield Peer(process)
+            yield StdioClient(process)
         finally:
             process.kill()

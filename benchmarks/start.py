@@ -1,4 +1,4 @@
-"""What a host waits for, from starting the server to the answer to its first call; and what a hook does, for `check`."""
+"""How long a host waits for a server's first answer, and a hook for `mcp-claims check`."""
 
 from __future__ import annotations
 
@@ -8,64 +8,56 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
-from benchmarks.measure import Bar, Effort, Figure, beside, interleaved
-from benchmarks.servers import ENVIRONMENT, MINIMAL, OURS, peer
-from mcp_claims import FileStore, process_session
-from mcp_claims.stores.config import DIRECTORY_VARIABLE
+from benchmarks.measure import Bar, Effort, Figure, in_unit, interleaved, medians
+from benchmarks.servers import ENVIRONMENT, OURS, SDK, SDK_IS, client_of
+from mcp_claims import FileStore, open_session
 
 COMMAND = Path(sys.executable).with_name("mcp-claims")
-# A reference server of the protocol for Node, in a directory where npm has installed it and a `node` to run it.
 NODE = os.environ.get("MCP_CLAIMS_NODE")
-_MEMORY = "node_modules/@modelcontextprotocol/server-memory/dist/index.js"
-_EVENT = b'{"tool_name": "Bash", "tool_input": {"command": "make nightly"}}'
+"""Optional: a directory where npm has installed `@modelcontextprotocol/server-memory` and `node`."""
+
+_NODE_SERVER = "node_modules/@modelcontextprotocol/server-memory/dist/index.js"
 
 
 def measure(effort: Effort) -> Iterator[Figure]:
-    """Start servers, ours and the minimal one of the SDK, until each has answered a call, and commands until they end."""
+    """Start each server until it has answered a call, and each command until it has ended."""
     with tempfile.TemporaryDirectory() as directory:
 
         def ours() -> None:
-            with peer(*OURS, Path(directory)) as server:
-                server.greet()
-                server.call("try_claim", key="red")
+            with client_of(*OURS, Path(directory)) as client:
+                client.initialize()
+                client.call("try_claim", key="red")
 
-        def minimal() -> None:
-            with peer(*MINIMAL) as server:
-                server.greet()
-                server.call("add", a=1, b=2)
+        def sdk() -> None:
+            with client_of(*SDK) as client:
+                client.initialize()
+                client.call("add", a=1, b=2)
 
-        def nothing() -> None:
+        def python() -> None:
             subprocess.run([sys.executable, "-c", "pass"], env=ENVIRONMENT, check=True)
+
+        def check() -> None:
+            command = [str(COMMAND), "check", "nightly", "--dir", directory]
+            done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False)
+            if done.returncode != 1:
+                raise RuntimeError(f"check returned {done.returncode} for a key that another session holds")
 
         def node() -> None:
             assert NODE is not None
-            with peer(Path(NODE, _MEMORY), program=Path(NODE, "node_modules/.bin/node")) as server:
-                server.greet()
-                server.call("read_graph")
+            with client_of(Path(NODE, _NODE_SERVER), program=Path(NODE, "node_modules/.bin/node")) as client:
+                client.initialize()
+                client.call("read_graph")
 
-        claims = ENVIRONMENT | {DIRECTORY_VARIABLE: directory}
-
-        def check() -> None:
-            done = subprocess.run([COMMAND, "check", "nightly"], env=claims, capture_output=True, check=False)
-            if done.returncode != 1:
-                raise RuntimeError(f"check answered {done.returncode} for a key that somebody else holds")
-
-        def guard() -> None:
-            done = subprocess.run([COMMAND, "hook", "guard"], env=claims, input=_EVENT, capture_output=True, check=True)
-            if b"deny" not in done.stdout:
-                raise RuntimeError("the guard lets a command through that is about what somebody else holds")
-
-        other = process_session(FileStore(directory))
-        other.try_claim("nightly")
-        sides = (ours, minimal, nothing, check, guard, *([node] if NODE else []))
-        interleaved(1, *sides)  # Byte code is there from now on.
-        took = interleaved(effort.of(40), *sides)
-    floor = "minimal server of the SDK"
-    yield beside("start", "to the first answered call on stdio", "ms", took[0], took[1], floor, Bar(0.95))
+        holder = open_session(FileStore(directory))
+        holder.try_claim("nightly")
+        sides = (ours, sdk, python, check, *([node] if NODE else []))
+        interleaved(1, *sides)  # Compiles the byte code.
+        took = interleaved(effort.of(40, 1), *sides)
+    python_is = "`python -c pass`"
+    yield medians("start", "`mcp-claims check` of a held key", "ms", took[3], took[2], python_is, Bar(5))
+    yield Figure("start", "the same", "ms", in_unit("ms", median(took[3])), bar=Bar(100, "value"))
+    yield medians("start", "server on stdio, to its first answer", "ms", took[0], took[1], SDK_IS)
     if NODE:
-        yield beside("start", "the reference server `memory` for Node", "ms", took[5], took[1], floor, None)
-    nothing_is = "Python that does nothing"
-    yield beside("start", "the minimal server itself", "ms", took[1], took[2], nothing_is, None)
-    yield beside("start", "`mcp-claims check` of a held key", "ms", took[3], took[2], nothing_is, Bar(2.5))
-    yield beside("start", "`mcp-claims hook guard` of one", "ms", took[4], took[2], nothing_is, Bar(2.5))
+        yield medians("start", "reference server `memory` for Node", "ms", took[4], took[1], SDK_IS)

@@ -1,8 +1,9 @@
-"""Two machines share a cluster of three nodes, until the cable of one is pulled.  Run: sudo python examples/two_machines.py
+"""Two machines share an etcd cluster of three nodes until one is cut off.  Run: sudo python examples/two_machines.py
 
-A machine here is a set of network, PID and time namespaces of Linux, with a cable (veth) to the cluster.  All of them end
+Each machine is a set of Linux namespaces (network, PID, time) with a network cable (veth) to the cluster.  All of them end
 with this process.  The run takes a minute: the cluster frees the claims of a machine 30 s after it last heard from it.
-Needs the extra mcp-claims[etcd], etcd, `unshare` of util-linux and `ip` of iproute2.
+
+Needs root, etcd, `pip install 'mcp-claims[etcd]'`, and unshare, nsenter and ip of util-linux and iproute2.
 """
 
 from __future__ import annotations
@@ -19,15 +20,13 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from mcp_claims import ClaimsError, ScopedKey, open_store, process_session
-from mcp_claims.render import text
+from mcp_claims import Claim, ClaimsError, open_session, open_store
 
 EVENT = "vercel/next.js#4521:checks_failed"
 CLUSTER = "10.209.0.1"
 PORTS = {"n0": (2379, 2380), "n1": (2479, 2480), "n2": (2579, 2580)}
 STORE = f"etcd://{','.join(f'{CLUSTER}:{client}' for client, _ in PORTS.values())}/example"
-APART = ["unshare", "--net", "--pid", "--mount-proc", "--fork", "--kill-child"]
-SCOPED = ScopedKey("default", EVENT)
+NEW_MACHINE = ["unshare", "--net", "--pid", "--mount-proc", "--fork", "--kill-child"]
 
 
 def main() -> None:
@@ -36,28 +35,31 @@ def main() -> None:
     elif sys.argv[1:] == ["inside"]:
         between_two_machines()
     else:
-        missing = [name for name in ("etcd", "unshare", "ip") if shutil.which(name) is None]
+        missing = [name for name in ("etcd", "unshare", "nsenter", "ip") if shutil.which(name) is None]
         missing += ["pip install 'mcp-claims[etcd]'"] * (find_spec("etcd3gw") is None or find_spec("requests") is None)
         missing += ["root"] * (os.geteuid() != 0)
         if missing:
-            sys.exit(f"needs root, etcd, unshare, ip and the extra mcp-claims[etcd]; missing: {', '.join(missing)}")
-        os.execvp(APART[0], [*APART, sys.executable, __file__, "inside"])
+            sys.exit(f"missing: {', '.join(missing)}")
+        os.execvp(NEW_MACHINE[0], [*NEW_MACHINE, sys.executable, __file__, "inside"])
 
 
 def agent() -> None:
-    """Run the command in each line of standard input, as a session on this machine."""
-    with process_session(open_store(url=STORE)) as session:
+    """Run each line of standard input, `try` or `check`, in a session on this machine; print one line for each."""
+    with open_session(open_store(url=STORE)) as session:
         for line in sys.stdin:
             try:
                 if line == "try\n":
-                    attempt = session.try_claim(EVENT)
-                    said = text.attempt_lead(SCOPED, attempt)
+                    result = session.try_claim(EVENT)
+                    answer = f"{'CLAIMED' if result.claimed else 'NOT CLAIMED'}, the holder is {name_in(result.found)}"
                 else:
-                    look = session.inspect(EVENT)
-                    said = f"{text.look_lead(SCOPED, look)} {text.look_advice(SCOPED, look)}"
+                    answer = "still ours" if session.inspect(EVENT).held_by_you else "no longer ours"
             except ClaimsError as error:
-                said = f"ERROR: {error}"
-            print(said, flush=True)
+                answer = f"ERROR: {error}"
+            print(answer, flush=True)
+
+
+def name_in(found: object) -> str:
+    return found.holder.name if isinstance(found, Claim) else "unknown"
 
 
 def between_two_machines() -> None:
@@ -66,24 +68,24 @@ def between_two_machines() -> None:
     with ExitStack() as stack:
         stack.enter_context(cluster())
         ada, ben = (stack.enter_context(machine(name, number)) for number, name in enumerate(("ada", "ben"), 1))
-        print("ada:", ask(ada, "try"))
-        print("ben:", ask(ben, "try"))
-        print("-- ada's cable is pulled")
+        print("ada:", run_in(ada, "try"))
+        print("ben:", run_in(ben, "try"))
+        print("-- ada is cut off")
         run("ip", "link", "set", "ada", "down")
-        print("ada:", ask(ada, "check"))
-        pulled = time.monotonic()
-        while "NOT CLAIMED" in (said := ask(ben, "try")):
+        print("ada:", run_in(ada, "check"))
+        cut_off = time.monotonic()
+        while "NOT CLAIMED" in (answer := run_in(ben, "try")):
             time.sleep(1)
-        print(f"ben: {said} ({time.monotonic() - pulled:.0f} s later)")
-        print("-- ada's cable is back")
+        print(f"ben: {answer} ({time.monotonic() - cut_off:.0f} s later)")
+        print("-- ada is connected again")
         run("ip", "link", "set", "ada", "up")
         run("ip", "address", "replace", "10.209.1.1/24", "dev", "ada")
-        print("ada:", ask(ada, "check"))
+        print("ada:", run_in(ada, "check"))
 
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Run three nodes."""
+    """Run a cluster of three nodes."""
     members = ",".join(f"{name}=http://{CLUSTER}:{peer}" for name, (_, peer) in PORTS.items())
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD")}
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
@@ -103,14 +105,14 @@ def cluster() -> Iterator[None]:
             node = stack.enter_context(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             stack.callback(node.kill)
         for client, _ in PORTS.values():
-            await_health(f"http://{CLUSTER}:{client}/health")
+            wait_until_healthy(f"http://{CLUSTER}:{client}/health")
         yield
 
 
 @contextmanager
 def machine(name: str, number: int) -> Iterator[subprocess.Popen[str]]:
-    """Start a machine with an agent on it, and connect it by a cable that has its name."""
-    command = [*APART, "--uts", "--time", sys.executable, __file__, "agent"]
+    """Start a machine with an agent, and a cable from it to here; the interface on this side is called *name*."""
+    command = [*NEW_MACHINE, "--uts", "--time", sys.executable, __file__, "agent"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
         children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
         while not (inside := children.read_text().split()):
@@ -129,15 +131,15 @@ def machine(name: str, number: int) -> Iterator[subprocess.Popen[str]]:
             started.kill()
 
 
-def ask(started: subprocess.Popen[str], what: str) -> str:
-    """Send *what* to the agent of a machine; return its answer."""
+def run_in(started: subprocess.Popen[str], command: str) -> str:
+    """Send *command* to the agent of a machine; return the line that it prints."""
     assert started.stdin is not None and started.stdout is not None
-    started.stdin.write(f"{what}\n")
+    started.stdin.write(f"{command}\n")
     started.stdin.flush()
     return started.stdout.readline().strip()
 
 
-def await_health(url: str) -> None:
+def wait_until_healthy(url: str) -> None:
     while True:
         try:
             with urllib.request.urlopen(url, timeout=1):

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import sys
 
-from mcp_claims import Claim, ClaimsError, FileStore, claims_directory, process_session
+from mcp_claims import Claim, ClaimsError, open_session
 
 
 def main() -> int:
+    """Return 0 after the work, 1 if somebody else holds the key, 3 if the store cannot be used."""
     key = sys.argv[1] if len(sys.argv) > 1 else "example:nightly-report"
     try:
-        with process_session(FileStore(claims_directory())) as session:
+        # The end of the block releases the claim; so does the death of the process.
+        with open_session() as session:
             result = session.try_claim(key, "examples", ttl_minutes=5, note="running the example")
             if not result.claimed:
-                by = result.found.holder.name if isinstance(result.found, Claim) else result.found.problem
-                print(f"not ours: {key} is held by {by}")
+                holder = result.found.holder.name if isinstance(result.found, Claim) else "an unreadable record"
+                print(f"refused: {key} is held by {holder}")
                 return 1
             assert isinstance(result.found, Claim)
             print(f"ours, generation {result.found.generation}: doing the work")
-            # The end of the block releases the claim, and so does the death of this process.
             return 0
     except ClaimsError as error:
         print(error, file=sys.stderr)

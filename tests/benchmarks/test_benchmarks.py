@@ -1,4 +1,4 @@
-"""The benchmarks measure something; how much is for a quiet machine."""
+"""The benchmarks run and report figures; only a quiet machine can show how good those are."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ import pytest
 
 from benchmarks import report
 from benchmarks.__main__ import SUBJECTS
-from benchmarks.imports import by_package
 from benchmarks.measure import Bar, Figure, p99
+from benchmarks.trace import trace_try_claim
 from tests.support.etcd import program
 
 ROOT = Path(__file__).parents[2]
 TINY = "0.001"
 
 
-def measured(*arguments: str) -> dict[str, Any]:
-    """Run the command; return what it printed as JSON."""
+def run(*arguments: str) -> dict[str, Any]:
+    """Run the command; return the JSON that it prints."""
     command = [sys.executable, "-m", "benchmarks", *arguments, "--share", TINY, "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    # 1 says that a bar is not met, which a tiny run need not.
+    # 1 means that a bar is not met, as a tiny run need not.
     assert done.returncode in (0, 1), done.stderr
     printed: dict[str, Any] = json.loads(done.stdout)
     return printed
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform == "win32", reason="the bare system calls are those of POSIX")
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_each_subject_has_figures_beside_their_floors(subject: str) -> None:
-    printed = measured(subject)
+def test_each_subject_reports_figures_with_floors_and_bars(subject: str) -> None:
+    if subject == "etcd":
+        program()
+    printed = run(subject)
     assert {"date", "system", "processor", "file system", "load", "python", "versions"} == printed["machine"].keys()
     assert printed["figures"]
     for figure in printed["figures"]:
@@ -47,28 +50,29 @@ def test_each_subject_has_figures_beside_their_floors(subject: str) -> None:
         assert (figure["met"] is None) == (figure["bar"] is None)
 
 
-def test_the_time_of_an_import_goes_to_the_package_of_each_module_itself() -> None:
-    lines = [
-        "import time: self [us] | cumulative | imported package",
-        "import time:       100 |        100 |     mcp_types._v1",
-        "import time:        50 |        150 |   mcp_types",
-        "import time:         7 |        157 | mcp.server",
-        "import time:         3 |          3 | zlib",
-        "import time: words that a module prints",
-    ]
-    assert by_package(lines) == pytest.approx(
-        {"mcp_types": 150e-6, "mcp": 7e-6, "the standard library and others": 3e-6}
-    )
+def test_an_unknown_subject_is_an_error_that_lists_the_known_ones() -> None:
+    command = [sys.executable, "-m", "benchmarks", "speed"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "unknown subject: speed; known are start, memory" in done.stderr
 
 
-def test_a_bar_is_met_on_its_side_of_the_limit() -> None:
+def test_the_trace_of_one_call_covers_the_way_from_the_server_to_the_file_system() -> None:
+    trace = trace_try_claim()
+    assert {"server/app.py", "session/session.py", "stores/files/store.py", "stores/files/filesystem.py"} <= trace.files
+    assert trace.calls >= len(trace.functions) >= len(trace.files)
+    # Each file is entered at least once, and consecutive entries are different files.
+    assert trace.changes >= len(trace.files) - 1
+    assert all(first != second for first, second in zip(trace.path, trace.path[1:], strict=False))
+
+
+def test_a_bar_is_met_up_to_its_limit() -> None:
     def met(bar: Bar) -> bool | None:
         return Figure("s", "w", "ms", ours=12, floor=10, floor_is="f", bar=bar).met
 
     assert met(Bar(1.2)) and not met(Bar(1.1))
-    assert met(Bar(1.2, at_least=True)) and not met(Bar(1.3, at_least=True))
     assert met(Bar(12, "value")) and not met(Bar(11, "value"))
-    assert Figure("s", "w", "ms", ours=12, bar=Bar(1.2)).met is False, "a ratio to nothing meets no bar"
+    assert Figure("s", "w", "ms", ours=12, bar=Bar(1.2)).met is False, "a ratio needs a floor"
 
 
 def test_one_of_a_hundred_may_take_longer_than_the_99th_percentile() -> None:
@@ -76,7 +80,7 @@ def test_one_of_a_hundred_may_take_longer_than_the_99th_percentile() -> None:
     assert p99([1.0] * 98 + [9.0] * 2) == 9.0
 
 
-def test_writing_replaces_the_figures_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_replaces_only_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = tmp_path / "RESULTS.md"
     results.write_text(report.RESULTS.read_text())
     monkeypatch.setattr(report, "RESULTS", results)
@@ -85,13 +89,3 @@ def test_writing_replaces_the_figures_and_nothing_else(tmp_path: Path, monkeypat
     assert "a figure" in once and "| 1.5 ms | 3 ms (a floor) | 0.50" in once.replace("  ", "")
     before, after = report.RESULTS.read_text().split("<!-- figures")[0], once.split("<!-- end of figures -->")[1]
     assert once.startswith(before) and report.RESULTS.read_text().endswith(after)
-
-
-def test_the_one_of_etcd_has_figures_beside_the_bare_client_and_the_file_store() -> None:
-    program()
-    command = [sys.executable, "-m", "benchmarks.etcd", "--share", "0.01", "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 1), done.stderr
-    figures = json.loads(done.stdout)["figures"]
-    assert [figure["what"] for figure in figures] == ["claim + release", "16 processes, own keys: cycles"]
-    assert all(figure["ours"] > 0 and figure["floor"] > 0 for figure in figures)

@@ -125,7 +125,10 @@ async def test_a_takeover_says_from_whom_and_why(claims_dir: Path, era: Era) -> 
     predecessor.try_claim("red")
     async with client(claims_dir, era) as ada:
         taken = await ada.call_tool("try_claim", {"key": "red"})
-    assert (facts(taken)["previous"]["state"], facts(taken)["previous"]["holder"]) == ("expired", predecessor.holder.name)
+    assert (facts(taken)["previous"]["state"], facts(taken)["previous"]["holder"]) == (
+        "expired",
+        predecessor.holder.name,
+    )
     assert facts(taken)["status"] == "acquired"
     assert facts(taken)["generation"] > 1
     assert predecessor.holder.name in words(taken)

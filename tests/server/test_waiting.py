@@ -175,7 +175,11 @@ async def test_sessions_of_one_http_server_wait_for_each_other_and_for_others(cl
 
 def in_line(claims_dir: Path) -> list[str]:
     """Return the locks of those who stand in line, as the kernel has them."""
-    inode = (claims_dir / "default" / ".wait-queue").stat().st_ino if (claims_dir / "default" / ".wait-queue").exists() else -1
+    inode = (
+        (claims_dir / "default" / ".wait-queue").stat().st_ino
+        if (claims_dir / "default" / ".wait-queue").exists()
+        else -1
+    )
     return [lock for lock in Path("/proc/locks").read_text().splitlines() if f":{inode} " in lock]
 
 

@@ -10,7 +10,7 @@ from mcp_claims.model.records import Claim, ScopedKey, Unreadable
 from mcp_claims.model.validation import DEFAULT_NAMESPACE
 from mcp_claims.session.session import Session
 from mcp_claims.stores.agent_awareness import filenames
-from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem
+from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSystem
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.etcd.keys import Names, spell
 from mcp_claims.stores.etcd.store import EtcdStore
@@ -87,7 +87,7 @@ class FileBench(Bench):
     def __init__(self, directory: Path) -> None:
         super().__init__()
         self.directory = directory
-        self._fs = _DatingKernel()
+        self._fs = _DatingFileSystem()
         self.store = self._open()
 
     def _open(self) -> Store:
@@ -117,7 +117,7 @@ class LayoutBench(FileBench):
         return store_in(self.directory, self._fs)
 
     def place(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> str:
-        return filenames.place(str(self.directory), ScopedKey(namespace, key))[1]
+        return filenames.record_path(str(self.directory), ScopedKey(namespace, key))
 
 
 class EtcdBench(Bench):
@@ -148,7 +148,7 @@ class LongLeases(EtcdStore):
     shortest_lease = 24 * 60 * 60
 
 
-class _DatingKernel(LayoutFileSystem):
+class _DatingFileSystem(AgentAwarenessFileSystem):
     """Dates chosen files by a world's clock, since nobody can set the time of an inode's last change."""
 
     def __init__(self) -> None:

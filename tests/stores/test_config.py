@@ -100,8 +100,8 @@ def test_a_choice_names_what_chose_it(tmp_path: Path) -> None:
 def test_the_owner_of_a_lock_is_dead_if_no_process_here_has_its_pid(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), layout="agent-awareness", environment={})
     assert isinstance(store, AgentAwarenessStore)
-    assert store.is_gone(2**22 + 1)
-    assert not store.is_gone(1)
+    assert store.pid_is_gone(2**22 + 1)
+    assert not store.pid_is_gone(1)
 
 
 def test_the_command_line_names_its_option_and_the_layouts() -> None:

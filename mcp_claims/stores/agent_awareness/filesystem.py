@@ -1,4 +1,4 @@
-"""The system calls that lock directories take, beside those of the file store."""
+"""The system calls of this layout beside those of the file store, as a seam for tests: directories as locks, hard links."""
 
 from __future__ import annotations
 
@@ -9,38 +9,47 @@ import time
 from mcp_claims.stores.files.filesystem import CREATE, READ, FileSystem, write_all
 
 
-class LayoutFileSystem(FileSystem):
-    """The operating system's side of the store in the original's layout."""
+class AgentAwarenessFileSystem(FileSystem):
+    """The system calls of the store in the original's layout."""
 
-    def make_lock(self, path: str) -> None:
-        """Make a directory, which fails if anything is there: who makes it has the lock."""
+    def make_lock_directory(self, path: str) -> None:
+        """Make a directory; raises `FileExistsError` if anything is at *path*."""
         os.mkdir(path, 0o700)
 
-    def remove_empty(self, path: str) -> None:
-        """Remove a directory, which fails unless it is empty."""
+    def remove_directory(self, path: str) -> None:
+        """Remove a directory; raises `OSError` unless it is empty."""
         os.rmdir(path)
 
     def link(self, source: str, target: str) -> None:
-        """Give the file *source* the name *target* too, which fails if anything is there."""
+        """Give the file *source* the second name *target*; raises `FileExistsError` if anything is there."""
         os.link(source, target, follow_symlinks=False)
 
-    def pin(self, path: str) -> int | None:
-        """Open a directory, so that no later one gets its inode number; Windows does not reuse them soon."""
+    def open_directory(self, path: str) -> int | None:
+        """Open a directory, so that its inode number is not reused; `None` on Windows, which does not reuse them soon."""
         return None if sys.platform == "win32" else self.open(path, READ)
 
-    def wall(self) -> float:
+    def wall_clock(self) -> float:
+        """Return the seconds since 1970 by the clock that the original uses."""
         return time.time()
 
 
-def write_new(fs: LayoutFileSystem, path: str, data: bytes) -> None:
-    """Write a file of ours anew; the caller has the kernel lock, so what is there was left by a crash."""
+def write_new_file(fs: AgentAwarenessFileSystem, path: str, data: bytes) -> None:
+    """Write *data* to a new file at *path*; the caller holds the kernel lock, so a file there was left by a crash."""
     try:
         fd = fs.open(path, CREATE)
     except FileExistsError:
-        # Never written in place: it may be a second name of a record or of a lock's meta.json.
+        # Not written in place: it may be a second name of a record or of the meta.json of a lock.
         fs.remove(path)
         fd = fs.open(path, CREATE)
     try:
         write_all(fs, fd, data)
     finally:
         fs.close(fd)
+
+
+def read_up_to(fs: AgentAwarenessFileSystem, fd: int, size: int) -> bytes:
+    """Read the rest of an open file, at most *size* bytes."""
+    data = b""
+    while len(data) < size and (part := fs.read(fd, size - len(data))):
+        data += part
+    return data

@@ -1,7 +1,18 @@
-"""The original's lock on one record: a directory beside it, with the owner's PID in `meta.json` (DESIGN.md, A5 to A8).
+"""The original's lock on one record: a directory `<record>.lock` with its owner's PID in `meta.json`.
 
-Everything here is done by whoever has the kernel lock of the namespace, so no other process of ours makes, breaks or
-leaves a lock at the same time.  Sessions of the original may do so at any time.
+The original makes the directory with `mkdir`, writes meta.json into it, and removes both when done (`withClaimLock`).
+If the lock is taken, it tries again every 20 ms.  It removes the lock of another process
+
+- if nothing runs under the PID in meta.json (`isClaimLockStale`),
+- if meta.json, or the directory where that is missing, is older than 10 s, although the owner may live,
+- if `stat` of the directory fails, which happens when its owner has just released it,
+- after waiting for 5 s, whatever the owner does,
+
+and it removes by path, so that it may remove the lock of a later owner.  The guards here are for that: a lock of a live
+process is never removed, a removal never hits a later lock, and `RecordLock.still_held` is asked around each change.
+
+The caller of everything here holds the kernel lock of the namespace: no other process of mcp-claims makes, removes or
+releases a lock at the same time, but sessions of the original may.
 """
 
 from __future__ import annotations
@@ -14,183 +25,165 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from mcp_claims.model.codec import timestamp
-from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem, write_new
-from mcp_claims.stores.agent_awareness.record_file import read_up_to
+from mcp_claims.stores.agent_awareness.filenames import NEW_META, OLD_META
+from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSystem, read_up_to, write_new_file
 from mcp_claims.stores.files.filesystem import READ
 
 STALE_AFTER = 10.0
-"""Seconds after which the original takes a lock for stale, and we do one without a live owner."""
+"""Age in seconds at which the original takes a lock for stale, and mcp-claims one that no live process owns."""
 
-ASIDE = ".broken"
-"""Where a lock's meta.json is moved before it is removed; one name for all, as only one process of ours is inside."""
-
-FRESH = ".meta"
-"""Where a meta.json is written before its lock is made."""
-
-IsGone = Callable[[int], bool]
-"""Tells whether nothing runs under a PID on this machine."""
+PidIsGone = Callable[[int], bool]
+"""Returns whether provably nothing runs under a PID on this machine."""
 
 _META = "meta.json"
 _META_BYTES = 4_096
-_BY = "mcp-claims"
-_NOT_THERE = (FileNotFoundError, NotADirectoryError)
+_WRITER = "mcp-claims"
+_MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 class RecordLock:
-    """A lock directory that we made.  Others may break it all the same, so `is_ours` is asked around each change."""
+    """A lock that this process has made, identified by the nonce in its meta.json."""
 
-    def __init__(self, fs: LayoutFileSystem, path: str, meta: bytes) -> None:
+    def __init__(self, fs: AgentAwarenessFileSystem, path: str, meta: bytes) -> None:
         self._fs, self._path, self._meta = fs, path, meta
 
-    def is_ours(self) -> bool:
-        """Tell whether nobody has broken the lock; once broken it is never ours again."""
-        return _read_meta(self._fs, self._path) == self._meta
+    def still_held(self) -> bool:
+        """Return whether nobody has removed the lock; once it is lost, it never becomes ours again."""
+        return _read(self._fs, f"{self._path}/{_META}") == self._meta
 
-    def leave(self) -> None:
-        """Remove the lock if it is still ours; what was changed is changed, so a failure is nobody's concern.
+    def release(self) -> None:
+        """Remove the lock if it is still ours; never raises, since the change is already made.
 
-        What stays behind in that case is stale for all of us after 10 s.
+        A lock that cannot be removed is stale after 10 s.
         """
         with suppress(OSError):
-            _dismantle(self._fs, self._path, lambda found: found == self._meta)
-        _remove(self._fs, f"{os.path.dirname(self._path)}/{FRESH}")
+            _remove_lock_if(self._fs, self._path, lambda meta: meta == self._meta)
+        _discard(self._fs, _sibling(self._path, NEW_META))
 
 
-def make_lock(fs: LayoutFileSystem, path: str) -> RecordLock | None:
-    """Take the lock at *path*; `None` if somebody has it.
+class _Owner(NamedTuple):
+    pid: int
+    is_mcp_claims: bool
 
-    Its meta.json is written beforehand and linked into it: so it is whole from the start, and there is next to no time
-    in which a crash leaves a lock that names nobody, for which everybody would wait 10 s.
+
+def try_lock(fs: AgentAwarenessFileSystem, path: str) -> RecordLock | None:
+    """Make the lock at *path*; return `None` if somebody else has it.
+
+    meta.json is written beforehand and linked into the new directory.  So it is never half written, and a crash between
+    the two calls is the only one that leaves a lock without an owner, for which everybody would wait 10 s.
     """
-    now = datetime.fromtimestamp(fs.wall(), UTC)
-    owner = {"pid": os.getpid(), "createdAt": timestamp(now), "by": _BY, "nonce": secrets.token_hex(8)}
+    owner = {
+        "pid": os.getpid(),
+        "createdAt": timestamp(datetime.fromtimestamp(fs.wall_clock(), UTC)),
+        "by": _WRITER,
+        "nonce": secrets.token_hex(8),
+    }
     meta = json.dumps(owner).encode() + b"\n"
-    fresh = f"{os.path.dirname(path)}/{FRESH}"
-    lock = RecordLock(fs, path, meta)
+    new_meta = _sibling(path, NEW_META)
     try:
-        write_new(fs, fresh, meta)
-        fs.make_lock(path)
+        write_new_file(fs, new_meta, meta)
+        fs.make_lock_directory(path)
     except FileExistsError:
-        _remove(fs, fresh)
+        _discard(fs, new_meta)
         return None
     except OSError:
-        _remove(fs, fresh)
+        _discard(fs, new_meta)
         raise
     try:
-        fs.link(fresh, f"{path}/{_META}")
-    except (FileExistsError, *_NOT_THERE):
-        # Somebody broke the lock and made another, or was slow with the meta.json of a broken one.
-        _remove(fs, fresh)
+        fs.link(new_meta, f"{path}/{_META}")
+    except (FileExistsError, *_MISSING):
+        # A session of the original has removed our directory, or has put its own meta.json into it.
+        _discard(fs, new_meta)
         return None
     except BaseException:
         with suppress(OSError):
-            _dismantle(fs, path, lambda found: found is None)
-        _remove(fs, fresh)
+            _remove_lock_if(fs, path, lambda meta: meta is None)
+        _discard(fs, new_meta)
         raise
-    return lock
+    return RecordLock(fs, path, meta)
 
 
-def is_free(fs: LayoutFileSystem, path: str, is_gone: IsGone) -> bool:
-    """Tell whether nobody has the lock at *path*, and break it if its owner is dead.
+def remove_stale_lock(fs: AgentAwarenessFileSystem, path: str, pid_is_gone: PidIsGone) -> bool:
+    """Remove the lock at *path* if it is stale; return whether no lock is there any more.
 
-    The owner of a lock with a PID is dead if nothing runs under that PID.  A lock of ours whose PID was recycled is
-    known by its age: its owner would have the kernel lock, which we have.  A lock without a PID is nobody's after 10 s.
-    A live owner is never broken in upon, however long it takes.
+    A lock is stale if nothing runs under the PID of its owner.  Two kinds of lock are stale after 10 s: one without a
+    PID, and one of mcp-claims whatever its PID, because its owner would hold the kernel lock, which the caller holds.
     """
     try:
-        pin = fs.pin(path)
+        # Open until the end, so that a later directory cannot get the inode number of the one that is judged.
+        directory = fs.open_directory(path)
     except FileNotFoundError:
         return True
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
-            return False  # Not a lock at all, so not ours to remove.
+            return False  # Not a lock, or not a readable one: somebody else's, and not ours to remove.
         raise
     try:
         status = fs.status_of(path)
         if not stat.S_ISDIR(status.st_mode) or set(fs.names(path)) - {_META}:
+            return False  # A lock contains nothing but meta.json.
+        meta = _read(fs, f"{path}/{_META}")
+        if not _is_stale(meta, fs.wall_clock() - status.st_mtime, pid_is_gone):
             return False
-        meta = _read_meta(fs, path)
-        if not _is_stale(meta, fs.wall() - status.st_mtime, is_gone):
-            return False
-        if pin is not None and fs.status(pin).st_ino != fs.status_of(path).st_ino:
-            return False  # Another lock than the one that was judged.
-        return _dismantle(fs, path, lambda found: found == meta)
-    except _NOT_THERE:
+        if directory is not None and fs.status(directory).st_ino != fs.status_of(path).st_ino:
+            return False  # Replaced by another lock while it was judged.
+        return _remove_lock_if(fs, path, lambda found: found == meta)
+    except _MISSING:
         return True
     finally:
-        if pin is not None:
+        if directory is not None:
             with suppress(OSError):
-                fs.close(pin)
+                fs.close(directory)
 
 
-def _is_stale(meta: bytes | None, age: float, is_gone: IsGone) -> bool:
-    owner = _owner(meta)
+def _is_stale(meta: bytes | None, age: float, pid_is_gone: PidIsGone) -> bool:
+    owner = _parse_owner(meta)
     if owner is None:
         return age > STALE_AFTER
-    pid, ours = owner
-    return is_gone(pid) or (ours and age > STALE_AFTER)
+    return pid_is_gone(owner.pid) or (owner.is_mcp_claims and age > STALE_AFTER)
 
 
-def _owner(meta: bytes | None) -> tuple[int, bool] | None:
-    """Return the PID in *meta* and whether we wrote it; `None` if it names nobody."""
+def _parse_owner(meta: bytes | None) -> _Owner | None:
     try:
-        said = json.loads(meta or b"")
+        fields = json.loads(meta or b"")
     except (ValueError, RecursionError):
         return None
-    pid = said.get("pid") if isinstance(said, dict) else None
+    pid = fields.get("pid") if isinstance(fields, dict) else None
     if isinstance(pid, int) and not isinstance(pid, bool) and pid > 0:
-        return pid, said.get("by") == _BY
+        return _Owner(pid, fields.get("by") == _WRITER)
     return None
 
 
-def _remove(fs: LayoutFileSystem, path: str) -> None:
-    # What stays is replaced by whoever comes next.
-    with suppress(OSError):
-        fs.remove(path)
+def _remove_lock_if(fs: AgentAwarenessFileSystem, path: str, matches: Callable[[bytes | None], bool]) -> bool:
+    """Remove the lock at *path* if its meta.json *matches*; return whether no lock is there any more.
 
+    A session of the original may replace the lock at any moment, so the two steps are atomic and cannot hit another one:
 
-def _read_meta(fs: LayoutFileSystem, path: str) -> bytes | None:
-    return _read(fs, f"{path}/{_META}")
+    1. meta.json is renamed and read under its new name.  If it does not match, it goes back.  Its owner does not miss
+       it meanwhile, since it never reads it; others see a new lock without meta.json, and wait.
+    2. `rmdir` removes the directory only if it is empty.
 
-
-def _read(fs: LayoutFileSystem, path: str) -> bytes | None:
-    try:
-        fd = fs.open(path, READ)
-    except _NOT_THERE:
-        return None
-    try:
-        return read_up_to(fs, fd, _META_BYTES)
-    finally:
-        with suppress(OSError):
-            fs.close(fd)
-
-
-def _dismantle(fs: LayoutFileSystem, path: str, is_the_one: Callable[[bytes | None], bool]) -> bool:
-    """Remove the lock at *path* if its meta.json *is_the_one*; tell whether the way is free.
-
-    The meta.json is moved aside first, which is atomic, and looked at there: a rival may have replaced the lock since it
-    was judged.  If it is another's it goes back; its owner never looks at it, and others who find a new lock without one
-    wait.  The directory goes only when empty, which is atomic too.  Were the whole directory renamed away instead, it
-    could be a rival's, and there would be no way to put it back without a gap in which a third one gets in.
+    Renaming the whole directory instead could catch another owner's lock, and putting that back would leave a gap in
+    which a third process makes its own.
     """
-    meta, aside = f"{path}/{_META}", f"{os.path.dirname(path)}/{ASIDE}"
+    meta, old_meta = f"{path}/{_META}", _sibling(path, OLD_META)
     moved = False
     try:
         try:
-            fs.replace(meta, aside)
+            fs.replace(meta, old_meta)
             moved = True
-        except _NOT_THERE:
+        except _MISSING:
             pass
-        found = _read(fs, aside) if moved else None
-        if not is_the_one(found):
+        if not matches(_read(fs, old_meta) if moved else None):
             if moved:
-                with suppress(FileExistsError, *_NOT_THERE):
-                    fs.link(aside, meta)
+                with suppress(FileExistsError, *_MISSING):
+                    fs.link(old_meta, meta)
             return False
         try:
-            fs.remove_empty(path)
+            fs.remove_directory(path)
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -200,4 +193,26 @@ def _dismantle(fs: LayoutFileSystem, path: str, is_the_one: Callable[[bytes | No
         return True
     finally:
         if moved:
-            fs.remove(aside)
+            fs.remove(old_meta)
+
+
+def _sibling(path: str, name: str) -> str:
+    return f"{os.path.dirname(path)}/{name}"
+
+
+def _discard(fs: AgentAwarenessFileSystem, path: str) -> None:
+    # A file that stays is replaced by the next process that needs the name.
+    with suppress(OSError):
+        fs.remove(path)
+
+
+def _read(fs: AgentAwarenessFileSystem, path: str) -> bytes | None:
+    try:
+        fd = fs.open(path, READ)
+    except _MISSING:
+        return None
+    try:
+        return read_up_to(fs, fd, _META_BYTES)
+    finally:
+        with suppress(OSError):
+            fs.close(fd)

@@ -1,21 +1,21 @@
-"""The kernel of this layout, with a hook at each system call."""
+"""The real system calls of this layout, with a hook before each."""
 
 from __future__ import annotations
 
-from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem
+from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSystem
 from tests.stores.files.hooked import HookedFileSystem
 
 
-class HookedLayoutKernel(HookedFileSystem, LayoutFileSystem):
-    """Tells `before` of each call, those of lock directories included."""
+class HookedAgentAwarenessFileSystem(HookedFileSystem, AgentAwarenessFileSystem):
+    """Calls `before` with the name of each call, those of lock directories included."""
 
-    def make_lock(self, path: str) -> None:
-        self.before("make_lock", path)
-        super().make_lock(path)
+    def make_lock_directory(self, path: str) -> None:
+        self.before("make_lock_directory", path)
+        super().make_lock_directory(path)
 
-    def remove_empty(self, path: str) -> None:
-        self.before("remove_empty", path)
-        super().remove_empty(path)
+    def remove_directory(self, path: str) -> None:
+        self.before("remove_directory", path)
+        super().remove_directory(path)
 
     def link(self, source: str, target: str) -> None:
         self.before("link", target)

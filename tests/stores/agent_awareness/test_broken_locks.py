@@ -1,8 +1,8 @@
-"""The original breaks our lock at any moment of a change: at most one of the two believes to have the key.
+"""The original breaks our lock at any moment of a change: at most one of the two sides has the key afterwards.
 
-`Breaker` does what the original does after its patience has ended, or when it takes our lock for a stale one: it removes
-our lock, makes its own, reads, and claims what it finds free or dead by writing in place.  It is let go at each system
-call of ours, and is itself interrupted, so that it goes on at each later one.
+`Breaker` does what the original does after it has waited for 5 s, or when it takes our lock for a stale one: it removes
+our lock, makes its own, reads, and claims a free or expired key by writing in place.  Its steps are interleaved with the
+system calls of our change: some run before one call, the rest before a later one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from mcp_claims.model import expiry
 from mcp_claims.model.records import Claim, Found, Moment, Unreadable
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Swap
-from tests.stores.agent_awareness.hooked import HookedLayoutKernel
+from tests.stores.agent_awareness.hooked import HookedAgentAwarenessFileSystem
 from tests.stores.agent_awareness.samples import lock, record, store_in
 from tests.stores.samples import KEY, claim, grant, renewed
 
 MORE_CALLS_THAN_ANY_CHANGE_MAKES = 150
 LONG = "MCP_CLAIMS_LONG" in os.environ
-# Prime to the numbers of first steps and later moments, so that what is left out differs from call to call.
+# Coprime to the numbers of steps and of later calls, so that each call skips other combinations.
 STRIDE = 37
 RIVAL = "rig:4242"
 CLAIMED_IN_PLACE = json.dumps(
@@ -38,15 +38,15 @@ CLAIMED_IN_PLACE = json.dumps(
 
 
 class Breaker:
-    """A session of the original that breaks the lock of *store*; `claimed` is what it tells its user.
+    """A session of the original that breaks the lock of *store*; `claimed` is the result of its `tryClaim`.
 
-    If it *sweeps*, it asks first whether the key is claimed by another, which removes what is dead, and claims then.
+    If it *sweeps*, it calls `isClaimedByOther` first, which removes an expired record.
     """
 
     def __init__(self, store: AgentAwarenessStore, *, dead: bool, sweeps: bool = False) -> None:
         self._sweeps = sweeps
         self._record, self._lock = record(store), lock(store)
-        # What the original takes for free, by its own judgement.
+        # The record that the original judges to be expired.
         self._dead = self._record.read_text() if dead else None
         self.claimed = False
 
@@ -69,7 +69,7 @@ class Breaker:
         try:
             (self._lock / "meta.json").write_text(owner)
         except FileNotFoundError:
-            # We took the new lock, still empty, for what was left of ours; the original's call fails, and claims nothing.
+            # We removed the new lock, still empty, as the rest of our own; the original's call fails and claims nothing.
             return
         yield
         yield from task()
@@ -101,8 +101,8 @@ class Breaker:
         return found
 
 
-class Interrupted(HookedLayoutKernel):
-    """Lets *breaker* make *first* steps before call number *at*, and the others before number *again*."""
+class BrokenInto(HookedAgentAwarenessFileSystem):
+    """Runs *first* steps of *breaker* before system call number *at*, and the others before number *again*."""
 
     def __init__(self, breaker: Breaker, at: int, first: int, again: int) -> None:
         self._breaker, self._at, self._first, self._again = breaker, at, first, again
@@ -128,7 +128,7 @@ class Interrupted(HookedLayoutKernel):
 
 @dataclass(frozen=True)
 class Change:
-    """A change: what is stored before it, whether the original takes that for dead, and how it is made."""
+    """A change: what is stored before it, whether the original judges that to be expired, and how it is made."""
 
     before: Callable[[AgentAwarenessStore], Found]
     dead: bool
@@ -141,7 +141,7 @@ def nothing(store: AgentAwarenessStore) -> Found:
 
 
 def expiring(hours: int) -> Claim:
-    """Return a claim of another session that expires so many hours from now."""
+    """Return a claim of another session that expires in *hours*."""
     expires = expiry.later(Moment(datetime.now(UTC).replace(microsecond=0), 10_000.0, "boot-1"), timedelta(hours=hours))
     return claim(session=1)._replace(expires=expires)
 
@@ -193,18 +193,19 @@ CHANGES = [
 
 
 def calls_of(directory: Path, change: Change) -> int:
-    """Count the system calls of *change* when nobody is in the way."""
-    store = store_in(directory, HookedLayoutKernel())
+    """Count the system calls of *change* when nobody interferes."""
+    store = store_in(directory, HookedAgentAwarenessFileSystem())
     before = change.before(store)
-    counting = Interrupted(Breaker(store, dead=False), 0, 0, 0)
+    counting = BrokenInto(Breaker(store, dead=False), 0, 0, 0)
     change.run(store_in(directory, counting), before)
     return counting.calls
 
 
+@pytest.mark.rule("A8")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("sweeps", [False, True], ids=["claims", "sweeps-and-claims"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_whenever_the_original_breaks_in_at_most_one_of_the_two_believes_to_have_the_key(
+def test_at_most_one_side_has_the_key_wherever_the_original_breaks_our_lock(
     tmp_path: Path, change: Change, sweeps: bool
 ) -> None:
     calls = calls_of(tmp_path / "count", change)
@@ -219,16 +220,16 @@ def test_whenever_the_original_breaks_in_at_most_one_of_the_two_believes_to_have
         run(tmp_path / "-".join(map(str, moment)), change, sweeps, *moment)
         for moment in moments[:: 1 if LONG else STRIDE]
     }
-    assert any(won for won, _ in outcomes), "we never got through"
+    assert any(won for won, _ in outcomes), "none of our changes ever succeeded"
     if change.dead or change.before is nothing:
         assert (False, True) in outcomes, "the original never claimed before us"
 
 
 def run(directory: Path, change: Change, sweeps: bool, at: int, first: int, again: int) -> tuple[bool, bool]:
-    store = store_in(directory, HookedLayoutKernel())
+    store = store_in(directory, HookedAgentAwarenessFileSystem())
     before = change.before(store)
     breaker = Breaker(store, dead=change.dead, sweeps=sweeps)
-    fs = Interrupted(breaker, at, first, again)
+    fs = BrokenInto(breaker, at, first, again)
     ours = store_in(directory, fs)
     try:
         done = change.run(ours, before)
@@ -237,7 +238,7 @@ def run(directory: Path, change: Change, sweeps: bool, at: int, first: int, agai
     fs.finish()
     won = done.won if isinstance(done, Swap) else done
     after = store.read(KEY)
-    # Whatever the original was promised is stored, and we do not believe to hold it.
+    # If the original reported a claim, that claim is stored, and our change did not report success.
     holds = isinstance(after, Claim) and after.holder.name == RIVAL
     if breaker.claimed:
         assert holds, (at, first, again, done, after)
@@ -247,14 +248,14 @@ def run(directory: Path, change: Change, sweeps: bool, at: int, first: int, agai
             assert isinstance(done, Swap) and after == done.found, (at, first, again, done, after)
     elif won:
         assert after is None or holds, (at, first, again, done, after)
-    # And nothing is left that keeps anybody from the key.
+    # No file is left that would block the key.
     assert {path.name for path in record(store).parent.iterdir()} <= {".lock", record(store).name}
     shutil.rmtree(directory)
     return won, breaker.claimed
 
 
-def test_a_live_claim_that_is_renewed_is_at_its_place_all_the_time(tmp_path: Path) -> None:
-    class Watching(HookedLayoutKernel):
+def test_a_live_claim_stays_at_its_path_while_it_is_renewed(tmp_path: Path) -> None:
+    class Watching(HookedAgentAwarenessFileSystem):
         def before(self, call: str, where: str | int) -> None:
             assert record(store).exists()
 
@@ -263,8 +264,8 @@ def test_a_live_claim_that_is_renewed_is_at_its_place_all_the_time(tmp_path: Pat
     assert store_in(tmp_path, Watching()).swap(KEY, granted, renewed(granted)).won
 
 
-def test_a_claim_written_into_the_file_since_it_was_compared_stays_there(tmp_path: Path) -> None:
-    class Late(HookedLayoutKernel):
+def test_a_claim_written_into_the_file_after_the_compare_is_kept(tmp_path: Path) -> None:
+    class Late(HookedAgentAwarenessFileSystem):
         sources: ClassVar[list[str]] = []
 
         def replace(self, source: str, target: str) -> None:
@@ -278,19 +279,19 @@ def test_a_claim_written_into_the_file_since_it_was_compared_stays_there(tmp_pat
                 self.sources.append(os.path.basename(source))
             super().link(source, target)
 
-    store = store_in(tmp_path, HookedLayoutKernel())
+    store = store_in(tmp_path, HookedAgentAwarenessFileSystem())
     dead = expired(store)
     swap = store_in(tmp_path, fs := Late()).swap(KEY, dead if isinstance(dead, Claim) else None, claim(session=2))
     assert not swap.won
     assert isinstance(swap.found, Claim) and swap.found.holder.name == RIVAL
-    assert fs.sources == [".old"], "ours was seen at the path for a moment"
+    assert fs.sources == [".old"], "our record was at the path for a moment"
 
 
-def test_a_claim_written_into_the_file_after_it_was_moved_away_is_put_back(tmp_path: Path) -> None:
-    class Slow(HookedLayoutKernel):
+def test_a_claim_written_into_the_file_after_the_move_is_put_back(tmp_path: Path) -> None:
+    class Slow(HookedAgentAwarenessFileSystem):
         def replace(self, source: str, target: str) -> None:
             if source == str(record(store)):
-                # It is inside by our broken lock, and has opened the file that is about to be moved.
+                # The original has broken our lock and opened the file that is about to be moved.
                 shutil.rmtree(lock(store))
                 lock(store).mkdir()
                 self.open_file = record(store).open("r+")
@@ -304,7 +305,7 @@ def test_a_claim_written_into_the_file_after_it_was_moved_away_is_put_back(tmp_p
                 shutil.rmtree(lock(store))
             super().remove(path)
 
-    store = store_in(tmp_path, HookedLayoutKernel())
+    store = store_in(tmp_path, HookedAgentAwarenessFileSystem())
     dead = expired(store)
     swap = store_in(tmp_path, Slow()).swap(KEY, dead if isinstance(dead, Claim) else None, claim(session=2))
     assert not swap.won

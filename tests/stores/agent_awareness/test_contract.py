@@ -1,4 +1,4 @@
-"""The store in the original's layout keeps the contract, and so do two of them on one directory."""
+"""The store in the original's layout meets the store contract, and so do two such stores on one directory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.model.records import ScopedKey, Unreadable
-from mcp_claims.stores.agent_awareness.filenames import place
+from mcp_claims.stores.agent_awareness.filenames import record_path
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Store
 from tests.stores.agent_awareness.samples import store_in
@@ -16,7 +16,7 @@ from tests.stores.files.test_store import Alternating
 
 
 class TestAgentAwarenessStore(StoreContract):
-    rounds = 100  # Two locks take longer than one.
+    rounds = 100  # Each change takes two locks here.
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
@@ -24,7 +24,7 @@ class TestAgentAwarenessStore(StoreContract):
 
     def spoil(self, store: Store, scoped: ScopedKey) -> Unreadable:
         assert isinstance(store, AgentAwarenessStore | Alternating)
-        Path(place(store.directory, scoped)[1]).write_bytes(b"{")
+        Path(record_path(store.directory, scoped)).write_bytes(b"{")
         found = store.read(scoped)
         assert isinstance(found, Unreadable)
         return found

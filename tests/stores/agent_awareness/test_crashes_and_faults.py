@@ -1,4 +1,4 @@
-"""A process dies, or a system call fails, anywhere in any change: the key is neither lost nor free too early."""
+"""A process dies, or a system call fails, at any point of any change: the key is neither blocked nor free too early."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mcp_claims.errors import LockDirectoryBusyError, StoreUnavailableError
 from mcp_claims.model.records import Claim, Found, Unreadable
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Swap
-from tests.stores.agent_awareness.hooked import HookedLayoutKernel
+from tests.stores.agent_awareness.hooked import HookedAgentAwarenessFileSystem
 from tests.stores.agent_awareness.samples import lock, record, store_in
 from tests.stores.samples import KEY, claim, grant, renewed
 from tests.support.descriptors import open_files
@@ -55,7 +55,7 @@ CHANGES = [
 ]
 
 
-class Dying(HookedLayoutKernel):
+class Dying(HookedAgentAwarenessFileSystem):
     """Ends the process at the call with number `at`, counted from one."""
 
     def __init__(self, at: int) -> None:
@@ -67,7 +67,7 @@ class Dying(HookedLayoutKernel):
             os._exit(CRASHED)
 
 
-class Faulty(HookedLayoutKernel):
+class Faulty(HookedAgentAwarenessFileSystem):
     """Fails at the call with number `at`, counted from one."""
 
     def __init__(self, error: int, at: int) -> None:
@@ -82,10 +82,10 @@ class Faulty(HookedLayoutKernel):
 
 
 def crashes(directory: str, at: int, change: Change, held: Claim | None) -> bool:
-    """Let a child make *change* and die at call *at*; tell whether it got so far."""
+    """Let a child process make *change* and die at call *at*; return whether it got that far."""
     child = os.fork()
     if not child:
-        # Nothing of the parent's test run may go on in here, whatever happens.
+        # The child must never return into the parent's test run.
         try:
             change(store_in(directory, Dying(at)), held)
         finally:
@@ -95,7 +95,7 @@ def crashes(directory: str, at: int, change: Change, held: Claim | None) -> bool
 
 
 def prepared(directory: Path, held: bool) -> tuple[AgentAwarenessStore, Claim, Claim | None]:
-    store = store_in(directory, HookedLayoutKernel())
+    store = store_in(directory, HookedAgentAwarenessFileSystem())
     earlier = grant(store, claim(session=1))
     if held:
         return store, earlier, earlier
@@ -111,7 +111,7 @@ def check_old_or_new(after: Found, before: Claim | None, earlier: Claim) -> None
 
 def check_that_it_goes_on(store: AgentAwarenessStore, after: Found, earlier: Claim) -> None:
     assert not isinstance(after, Unreadable)
-    # Whose PID was not yet, or no longer, in its lock is waited for like anybody who is just beginning.
+    # A lock without a PID looks like one that is just being made, so it blocks for 10 s.
     if lock(store).exists() and not (lock(store) / "meta.json").exists():
         with pytest.raises(LockDirectoryBusyError):
             store.swap(KEY, after, claim(session=3), lock_timeout=0)
@@ -123,8 +123,11 @@ def check_that_it_goes_on(store: AgentAwarenessStore, after: Found, earlier: Cla
     assert [path.name for path in record(store).parent.iterdir()] == [".lock"]
 
 
+@pytest.mark.rule("A9")
 @pytest.mark.parametrize(("held", "change"), CHANGES)
-def test_a_crash_at_any_call_leaves_old_or_new_and_a_lock_that_goes(tmp_path: Path, held: bool, change: Change) -> None:
+def test_a_crash_at_any_call_leaves_the_old_or_the_new_claim_and_a_lock_that_becomes_stale(
+    tmp_path: Path, held: bool, change: Change
+) -> None:
     for at in range(1, MORE_CALLS_THAN_ANY_CHANGE_MAKES):
         store, earlier, before = prepared(tmp_path / str(at), held)
         crashed = crashes(store.directory, at, change, before)
@@ -133,19 +136,20 @@ def test_a_crash_at_any_call_leaves_old_or_new_and_a_lock_that_goes(tmp_path: Pa
         if not (lock(store) / "meta.json").exists() or not crashed:
             check_that_it_goes_on(store, after, earlier)
         else:
-            # Its owner is dead, so its lock goes at once.
+            # The PID in the lock is dead, so the lock is removed at once.
             assert isinstance(after, Claim) or after is None
             grant(store, claim(session=3), over=after)
             assert not lock(store).exists()
         if not crashed:
             break
     else:
-        pytest.fail("the crash never came too late")
+        pytest.fail("the change made more calls than expected")
 
 
+@pytest.mark.rule("A9")
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EMFILE, errno.EIO], ids=errno.errorcode.get)
 @pytest.mark.parametrize(("held", "change"), CHANGES)
-def test_a_change_that_fails_at_any_call_leaves_old_or_new_and_no_descriptor_open(
+def test_a_change_that_fails_at_any_call_leaves_the_old_or_the_new_claim_and_no_open_descriptor(
     tmp_path: Path, held: bool, change: Change, error: int
 ) -> None:
     for at in range(1, MORE_CALLS_THAN_ANY_CHANGE_MAKES):
@@ -163,26 +167,27 @@ def test_a_change_that_fails_at_any_call_leaves_old_or_new_and_no_descriptor_ope
         if won:
             assert after != before
         elif won is False:
-            pytest.fail(f"lost to nobody, by a failing {fs.failed}")
+            pytest.fail(f"the swap was lost without a rival, when {fs.failed} failed")
         check_that_it_goes_on(store, after, earlier)
         if not fs.failed:
             assert won
             break
     else:
-        pytest.fail("the fault never came too late")
+        pytest.fail("the change made more calls than expected")
 
 
+@pytest.mark.rule("S7")
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO], ids=errno.errorcode.get)
-def test_a_look_that_fails_at_any_call_is_an_error_and_not_a_free_key(tmp_path: Path, error: int) -> None:
+def test_a_read_that_fails_at_any_call_is_an_error_and_not_a_free_key(tmp_path: Path, error: int) -> None:
     clean = store_in(tmp_path / "claims")
     held = grant(clean, claim())
-    looks: list[Callable[[AgentAwarenessStore], list[Found]]] = [lambda on: [on.read(KEY)], lambda on: [*on.scan()]]
-    for look in looks:
+    reads: list[Callable[[AgentAwarenessStore], list[Found]]] = [lambda on: [on.read(KEY)], lambda on: [*on.scan()]]
+    for read in reads:
         failures = 0
         for at in range(1, MORE_CALLS_THAN_ANY_CHANGE_MAKES):
             fs = Faulty(error, at)
             try:
-                assert look(store_in(clean.directory, fs)) == [held]
+                assert read(store_in(clean.directory, fs)) == [held]
             except StoreUnavailableError:
                 failures += 1
             if not fs.failed:
@@ -194,7 +199,7 @@ def test_a_look_that_fails_at_any_call_is_an_error_and_not_a_free_key(tmp_path: 
 def test_a_file_system_without_hard_links_is_a_clear_error_and_nothing_is_lost(
     tmp_path: Path, held: bool, change: Change
 ) -> None:
-    class Linkless(HookedLayoutKernel):
+    class Linkless(HookedAgentAwarenessFileSystem):
         def before(self, call: str, where: str | int) -> None:
             if call == "link" and not str(where).endswith("meta.json"):
                 raise OSError(errno.EPERM, os.strerror(errno.EPERM), where)

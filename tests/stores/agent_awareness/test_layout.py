@@ -1,4 +1,4 @@
-"""Where things are in the original's directory, and what there is none of our business."""
+"""Paths and records in the original's directory, and files there that are not ours."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
-def leave(path: Path, **changed: object) -> None:
-    """Leave a record as the original writes it."""
+def write_original(path: Path, **changed: object) -> None:
+    """Write a record as the original does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(THEIRS | changed, indent=2) + "\n")
 
 
+@pytest.mark.rule("A2")
 @pytest.mark.parametrize(
     ("key", "name"),
     [
@@ -63,7 +64,7 @@ def test_a_key_has_the_file_name_that_the_original_gives_it(key: str, name: str)
     assert is_record_name(name)
 
 
-def test_a_key_too_long_for_the_original_s_name_has_one_of_ours(store: AgentAwarenessStore) -> None:
+def test_a_key_too_long_for_the_original_gets_a_hashed_name(store: AgentAwarenessStore) -> None:
     longest = "k" * (255 - len(".json.lock"))
     assert record_name(longest) == longest
     alike = [longest + "k", longest + "l", "👀" * 200]
@@ -86,11 +87,12 @@ def test_a_namespace_is_the_directory_of_the_plugin_by_its_name(
     assert list(store.scan()) == list(store.scan(namespace)) == [granted]
 
 
+@pytest.mark.rule("A2")
 @pytest.mark.parametrize(
     "namespace",
     ["..", ".", "a/../b", "a//b", "/etc", "a/", "red.json", "red.json.lock", "a/red.json.lock/b", ".lock", ".new"],
 )
-def test_a_namespace_that_is_no_plugin_s_directory_is_refused(store: AgentAwarenessStore, namespace: str) -> None:
+def test_a_namespace_that_cannot_be_a_plugin_directory_is_refused(store: AgentAwarenessStore, namespace: str) -> None:
     for use in (
         lambda: store.read(ScopedKey(namespace, "red")),
         lambda: store.swap(ScopedKey(namespace, "red"), None, claim(ScopedKey(namespace, "red"))),
@@ -105,13 +107,13 @@ def test_the_original_can_read_what_we_write(store: AgentAwarenessStore) -> None
     granted = grant(store, claim())
     fields = json.loads(record(store).read_bytes())
     assert list(fields)[:4] == list(THEIRS)
-    # It compares the beginning with `hostname:` and asks the system about the PID.
+    # The original compares the beginning with `hostname:` and checks the PID.
     assert fields["holder"].startswith("rig:") and fields["pid"] == granted.holder.pid
     assert fields["expiresAt"] == "2026-11-23T12:30:00.123Z"
 
 
-def test_a_record_of_the_original_is_a_claim_of_its_kind(store: AgentAwarenessStore) -> None:
-    leave(record(store))
+def test_a_record_of_the_original_is_a_claim_of_an_original_holder(store: AgentAwarenessStore) -> None:
+    write_original(record(store))
     found = store.read(KEY)
     assert isinstance(found, Claim)
     assert found.holder == OriginalHolder("rig:4242", 4242)
@@ -123,15 +125,15 @@ def test_a_record_of_the_original_is_a_claim_of_its_kind(store: AgentAwarenessSt
     "changed",
     [{"pid": "1"}, {"pid": 0}, {"pid": None}, {"holder": ""}, {"expiresAt": "soon"}, {"expiresAt": "2026-11-23T12:30"}],
 )
-def test_a_record_of_the_original_that_lacks_something_is_unreadable(
+def test_a_record_of_the_original_with_a_bad_field_is_unreadable(
     store: AgentAwarenessStore, changed: dict[str, object]
 ) -> None:
-    leave(record(store), **changed)
+    write_original(record(store), **changed)
     assert isinstance(store.read(KEY), Unreadable)
 
 
 @pytest.mark.parametrize("field", ["key", "namespace", "generation"])
-def test_a_record_of_ours_that_lacks_something_is_none_of_the_original_s(
+def test_our_record_with_a_missing_field_is_unreadable_and_not_an_original_one(
     store: AgentAwarenessStore, field: str
 ) -> None:
     grant(store, claim())
@@ -141,14 +143,15 @@ def test_a_record_of_ours_that_lacks_something_is_none_of_the_original_s(
     assert isinstance(store.read(KEY), Unreadable)
 
 
-def test_a_file_store_never_takes_a_record_without_our_proof_for_a_claim(tmp_path: Path) -> None:
+@pytest.mark.rule("A4")
+def test_the_file_store_never_reads_a_record_of_the_original_as_a_claim(tmp_path: Path) -> None:
     files = FileStore(tmp_path / "claims")
     grant(files, claim())
-    leave(own_place(files))
+    write_original(own_place(files))
     assert isinstance(files.read(KEY), Unreadable)
 
 
-def test_a_record_of_another_place_is_unreadable(store: AgentAwarenessStore) -> None:
+def test_a_record_at_the_path_of_another_key_is_unreadable(store: AgentAwarenessStore) -> None:
     granted = grant(store, claim())
     for elsewhere in (ScopedKey("ci", "review"), ScopedKey("..", "x"), ScopedKey("deploy", "red-check")):
         record(store).write_bytes(to_json(granted._replace(scoped=elsewhere)))
@@ -156,13 +159,14 @@ def test_a_record_of_another_place_is_unreadable(store: AgentAwarenessStore) -> 
         assert isinstance(next(store.scan()), Unreadable)
 
 
-def test_generations_of_ours_grow_past_claims_of_the_original(store: AgentAwarenessStore) -> None:
+@pytest.mark.rule("A12")
+def test_our_generations_grow_across_claims_of_the_original(store: AgentAwarenessStore) -> None:
     seen = []
     for _ in range(3):
         granted = grant(store, claim())
         seen.append(granted.generation)
-        # It takes the key over, or prunes it, without a word about generations.
-        leave(record(store))
+        # The original takes the key over, or prunes it, and its records have no generation.
+        write_original(record(store))
         found = store.read(KEY)
         assert isinstance(found, Claim)
         seen.append(grant(store, claim(session=2), over=found).generation)
@@ -172,18 +176,19 @@ def test_generations_of_ours_grow_past_claims_of_the_original(store: AgentAwaren
 
 def test_a_scan_shows_the_claims_of_both(store: AgentAwarenessStore) -> None:
     granted = grant(store, claim(ScopedKey("ci", "a/b")))
-    leave(Path(store.directory, "other-plugin", "red_check.json"))
+    write_original(Path(store.directory, "other-plugin", "red_check.json"))
     theirs = store.read(ScopedKey("other-plugin", "red/check"))
     ours, found = store.scan()
     assert ours == granted
-    # By its file alone nobody knows whether the key was `red/check`; the claim is the same.
+    # A scan sees only the file name, so the key is `red_check`; the claim is the same.
     assert isinstance(theirs, Claim) and found == theirs._replace(scoped=ScopedKey("other-plugin", "red_check"))
     assert store.discard(found)
     assert list(store.scan()) == [granted]
 
 
+@pytest.mark.rule("A13")
 @pytest.mark.skipif(sys.platform != "linux", reason="not every system allows such names")
-def test_what_is_no_claim_is_neither_shown_nor_touched(store: AgentAwarenessStore) -> None:
+def test_other_files_are_neither_listed_nor_changed(store: AgentAwarenessStore) -> None:
     granted = grant(store, claim())
     plugin = record(store).parent
     things = [
@@ -204,22 +209,22 @@ def test_what_is_no_claim_is_neither_shown_nor_touched(store: AgentAwarenessStor
     assert all(thing.read_text() == "mine" for thing in things)
 
 
-def test_directories_in_one_another_without_end_keep_no_claim_from_being_seen(
-    store: AgentAwarenessStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.rule("A2")
+def test_a_very_deep_directory_tree_hides_no_claim(store: AgentAwarenessStore, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = ScopedKey("/".join("d" * 500), "red-check")
     granted = [grant(store, claim()), grant(store, claim()._replace(scoped=deep))]
     monkeypatch.chdir(store.directory)
     for _ in range(1_200):
-        os.mkdir("without-end")
-        os.chdir("without-end")
+        os.mkdir("deep")
+        os.chdir("deep")
     os.chdir(store.directory)
     assert sorted(store.scan(), key=str) == sorted(granted, key=str)
-    # What pytest removes temporary directories with goes no deeper than calls can.
-    subprocess.run(["rm", "-rf", "without-end", "d"], check=True)
+    # pytest removes temporary directories recursively and would exceed the recursion limit.
+    subprocess.run(["rm", "-rf", "deep", "d"], check=True)
 
 
-def test_what_we_keep_there_is_nothing_that_the_original_looks_at(store: AgentAwarenessStore) -> None:
+@pytest.mark.rule("A13")
+def test_the_original_ignores_our_own_files(store: AgentAwarenessStore) -> None:
     assert store.swap(KEY, grant(store, claim()), None).won
     names = [path.name for path in record(store).parent.iterdir()]
     assert names == [".lock"]
@@ -227,13 +232,14 @@ def test_what_we_keep_there_is_nothing_that_the_original_looks_at(store: AgentAw
 
 
 @pytest.mark.usefixtures("umask")
-def test_directories_are_ours_alone_whatever_the_umask(store: AgentAwarenessStore) -> None:
+def test_directories_are_private_whatever_the_umask(store: AgentAwarenessStore) -> None:
     grant(store, claim(ScopedKey("@scope/plugin", "red")))
     for path in (store.directory, f"{store.directory}/@scope", f"{store.directory}/@scope/plugin"):
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
 
 
-def test_a_plugin_s_directory_that_others_can_write_is_refused_with_the_remedy(store: AgentAwarenessStore) -> None:
+@pytest.mark.rule("A1")
+def test_a_plugin_directory_that_others_can_write_is_refused_with_the_remedy(store: AgentAwarenessStore) -> None:
     grant(store, claim())
     record(store).parent.chmod(0o775)
     with pytest.raises(UnsafeDirectoryError, match="chmod 700"):
@@ -242,7 +248,8 @@ def test_a_plugin_s_directory_that_others_can_write_is_refused_with_the_remedy(s
     assert store_in(store.directory).read(KEY) is not None
 
 
-def test_a_plugin_that_others_can_write_keeps_no_other_one_from_being_seen(store: AgentAwarenessStore) -> None:
+@pytest.mark.rule("A1")
+def test_a_plugin_directory_that_others_can_write_does_not_hide_the_others(store: AgentAwarenessStore) -> None:
     for namespace in ("a", "b", "c"):
         grant(store, claim(ScopedKey(namespace, "red")))
     (Path(store.directory) / "b").chmod(0o775)
@@ -251,29 +258,31 @@ def test_a_plugin_that_others_can_write_keeps_no_other_one_from_being_seen(store
     assert "can be written by others" in unsafe.problem
     assert isinstance(one, Claim) and isinstance(other, Claim)
     assert [one.scoped.namespace, other.scoped.namespace] == ["a", "c"]
-    # The order of the pages of a listing is that of the scan.
+    # Pages of a listing depend on the order of positions.
     assert [store.position(each) for each in found] == sorted(store.position(each) for each in found)
     with pytest.raises(UnsafeDirectoryError):
         list(store_in(Path(store.directory)).scan("b"))
 
 
-def test_a_damaged_expiry_of_ours_is_judged_by_the_age_of_its_file_and_never_one_of_the_original_s(
+@pytest.mark.rule("A11")
+def test_only_our_records_carry_the_age_of_their_file(
     store: AgentAwarenessStore,
 ) -> None:
-    # The original takes any TTL, so a far expiry of its own is as it was meant.
+    # The original accepts any TTL, so a far expiry in its record is no damage.
     grant(store, claim())
     ours = store.read(KEY)
     assert isinstance(ours, Claim)
     assert ours.stored == record(store).stat().st_ctime
-    leave(record(store))
+    write_original(record(store))
     theirs = store.read(KEY)
     assert isinstance(theirs, Claim)
     assert theirs.stored is None
 
 
-def test_a_claim_of_the_original_for_longer_than_the_calendar_is_a_claim(store: AgentAwarenessStore) -> None:
-    # What `tryClaim(key, 1e10)` writes.  Were it unreadable, it would be free after a day, while its holder lives.
-    leave(record(store), expiresAt="+021039-12-15T02:40:00.000Z")
+@pytest.mark.rule("A4")
+def test_a_claim_of_the_original_past_the_year_9999_is_a_claim(store: AgentAwarenessStore) -> None:
+    # `tryClaim(key, 1e10)` writes this.  As an unreadable record it would be free after a day, while its holder lives.
+    write_original(record(store), expiresAt="+021039-12-15T02:40:00.000Z")
     found = store.read(KEY)
     assert isinstance(found, Claim) and isinstance(found.holder, OriginalHolder)
     assert found.expires.wall.year == 9999

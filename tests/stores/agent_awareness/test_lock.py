@@ -1,4 +1,4 @@
-"""The original's lock directories as we make, keep, judge and break them."""
+"""The original's lock directories: how we make, check, release, judge and remove them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 from mcp_claims.errors import LockDirectoryBusyError, StoreUnavailableError
 from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import Claim, Moment, ScopedKey, Unreadable
-from mcp_claims.stores.agent_awareness.lock import make_lock
+from mcp_claims.stores.agent_awareness.lock import try_lock
 from mcp_claims.stores.agent_awareness.store import LOCK_PAUSE, AgentAwarenessStore
-from mcp_claims.stores.agent_awareness.swap import SETTLE_WAIT
+from mcp_claims.stores.agent_awareness.swap import SETTLE_TIMEOUT
 from mcp_claims.stores.base import LOCK_TIMEOUT
 from mcp_claims.stores.files.lock import LockFile, NamespaceLock
-from tests.stores.agent_awareness.hooked import HookedLayoutKernel
+from tests.stores.agent_awareness.hooked import HookedAgentAwarenessFileSystem
 from tests.stores.agent_awareness.samples import lock, record, store_in
 from tests.stores.agent_awareness.test_broken_locks import Breaker
 from tests.stores.samples import KEY, claim, grant, renewed
@@ -30,14 +30,14 @@ NOBODY = 2**22 + 1  # No Linux has such PIDs.
 
 @pytest.fixture
 def store(tmp_path: Path) -> AgentAwarenessStore:
-    """A store whose namespace exists."""
+    """A store whose namespace directory exists."""
     store = store_in(tmp_path / "claims")
     assert store.swap(KEY, grant(store, claim()), None).won
     return store
 
 
 def put_lock(store: AgentAwarenessStore, meta: str | None = None, *, age: float = 0, **owner: object) -> Path:
-    """Leave a lock as somebody else would, with *meta* or the fields of *owner* in it."""
+    """Make a lock of another process, with *meta* or the fields of *owner* in its meta.json."""
     path = lock(store)
     path.mkdir()
     if owner:
@@ -53,8 +53,8 @@ def entries(store: AgentAwarenessStore) -> list[str]:
     return sorted(path.name for path in record(store).parent.iterdir())
 
 
-class Patient(HookedLayoutKernel):
-    """A clock that moves by sleeping alone; `while_asleep` happens meanwhile."""
+class FakeClock(HookedAgentAwarenessFileSystem):
+    """A clock that only `sleep` advances; `while_asleep` is called with the number of sleeps so far."""
 
     def __init__(self, while_asleep: Callable[[int], object] = lambda slept: slept) -> None:
         self.sleeps: list[float] = []
@@ -68,10 +68,10 @@ class Patient(HookedLayoutKernel):
         self._while_asleep(len(self.sleeps))
 
 
-def test_our_lock_says_to_the_original_who_is_inside_and_since_when(store: AgentAwarenessStore) -> None:
+def test_our_lock_names_its_owner_and_time_as_the_original_expects(store: AgentAwarenessStore) -> None:
     seen = []
 
-    class Watching(HookedLayoutKernel):
+    class Watching(HookedAgentAwarenessFileSystem):
         def before(self, call: str, where: str | int) -> None:
             if call == "link" and where == str(record(store)):
                 seen.append(json.loads((lock(store) / "meta.json").read_text()))
@@ -81,36 +81,39 @@ def test_our_lock_says_to_the_original_who_is_inside_and_since_when(store: Agent
     assert abs(datetime.fromisoformat(seen[0]["createdAt"]).timestamp() - time.time()) < 60
 
 
-def test_nothing_but_the_claim_and_the_kernel_lock_is_left(store: AgentAwarenessStore) -> None:
+def test_a_change_leaves_only_the_record_and_the_kernel_lock_file(store: AgentAwarenessStore) -> None:
     granted = grant(store, claim())
     grant(store, renewed(granted), over=granted)
     assert entries(store) == [".lock", "red-check.json"]
 
 
-def test_inside_nothing_is_done_but_compare_and_write(store: AgentAwarenessStore) -> None:
-    # What takes long, numbering above all, which may sync the disk, is done before.
+@pytest.mark.rule("A5")
+def test_under_the_original_lock_we_only_compare_and_write(store: AgentAwarenessStore) -> None:
+    # Everything slow comes before, above all numbering, which may sync the disk.
     calls: list[str] = []
 
-    class Watching(HookedLayoutKernel):
+    class Watching(HookedAgentAwarenessFileSystem):
         def before(self, call: str, where: str | int) -> None:
             calls.append(call)
 
     grant(store_in(store.directory, Watching()), claim(boot="boot-2"))
-    inside = calls[calls.index("make_lock") : calls.index("remove_empty")]
+    inside = calls[calls.index("make_lock_directory") : calls.index("remove_directory")]
     assert "sync" in calls
     assert not {"sync", "sync_directory", "seek", "try_lock"} & set(inside)
     assert len(inside) < 30
 
 
+@pytest.mark.rule("A6")
 @pytest.mark.parametrize("age", [0, 3_600])
-def test_the_lock_of_a_dead_process_is_broken_at_once(store: AgentAwarenessStore, age: float) -> None:
+def test_the_lock_of_a_dead_process_is_removed_at_once(store: AgentAwarenessStore, age: float) -> None:
     put_lock(store, pid=NOBODY, age=age)
     grant(store, claim())
     assert entries(store) == [".lock", "red-check.json"]
 
 
+@pytest.mark.rule("A6")
 @pytest.mark.parametrize("age", [0, 11, 365 * 86_400])
-def test_the_lock_of_a_live_process_is_never_broken_however_old(store: AgentAwarenessStore, age: float) -> None:
+def test_the_lock_of_a_live_process_is_never_removed_whatever_its_age(store: AgentAwarenessStore, age: float) -> None:
     path = put_lock(store, pid=os.getppid(), age=age)
     with pytest.raises(LockDirectoryBusyError) as busy:
         store.swap(KEY, None, claim(), lock_timeout=0)
@@ -120,10 +123,10 @@ def test_the_lock_of_a_live_process_is_never_broken_however_old(store: AgentAwar
 
 
 @pytest.mark.parametrize(("age", "broken"), [(0, False), (9, False), (11, True)])
-def test_a_lock_of_ours_with_a_recycled_pid_goes_after_10_s(
+def test_our_lock_with_a_recycled_pid_is_removed_after_10_s(
     store: AgentAwarenessStore, age: float, broken: bool
 ) -> None:
-    # Whoever made it would have the kernel lock, which we have.
+    # Its owner would hold the kernel lock, which we hold.
     put_lock(store, pid=os.getppid(), by="mcp-claims", age=age)
     if broken:
         grant(store, claim())
@@ -132,11 +135,12 @@ def test_a_lock_of_ours_with_a_recycled_pid_goes_after_10_s(
             store.swap(KEY, None, claim(), lock_timeout=0)
 
 
+@pytest.mark.rule("A6")
 @pytest.mark.parametrize(
     "meta", [None, "", "{", "[]", "{}", '{"pid": "1"}', '{"pid": 0}', '{"pid": -1}', '{"pid": true}', "[" * 5_000]
 )
 @pytest.mark.parametrize(("age", "broken"), [(0, False), (9, False), (11, True), (-3_600, False)])
-def test_a_lock_that_names_nobody_goes_after_10_s(
+def test_a_lock_without_an_owner_is_removed_after_10_s(
     store: AgentAwarenessStore, meta: str | None, age: float, broken: bool
 ) -> None:
     put_lock(store, meta, age=age)
@@ -149,13 +153,13 @@ def test_a_lock_that_names_nobody_goes_after_10_s(
         assert entries(store) == [".lock", "red-check.json.lock"]
 
 
-def test_a_pid_that_the_system_will_not_tell_of_counts_as_alive(store: AgentAwarenessStore) -> None:
+def test_a_pid_out_of_range_counts_as_alive(store: AgentAwarenessStore) -> None:
     put_lock(store, pid=2**80, age=3_600)
     with pytest.raises(LockDirectoryBusyError):
         store.swap(KEY, None, claim(), lock_timeout=0)
 
 
-def work(path: Path) -> None:
+def directory_with_a_file(path: Path) -> None:
     path.mkdir()
     (path / "work").write_text("mine")
 
@@ -168,28 +172,28 @@ def link(path: Path) -> None:
     path.symlink_to(path.parent)
 
 
-def work_in_a_lock(path: Path) -> None:
-    work(path)
+def lock_with_a_file(path: Path) -> None:
+    directory_with_a_file(path)
     (path / "meta.json").write_text(json.dumps({"pid": NOBODY}))
 
 
-@pytest.mark.parametrize("make", [work, work_in_a_lock, file, link])
-def test_what_is_no_lock_is_left_alone_however_old(store: AgentAwarenessStore, make: Callable[[Path], None]) -> None:
+@pytest.mark.rule("A7")
+@pytest.mark.parametrize("make", [directory_with_a_file, lock_with_a_file, file, link])
+def test_a_path_that_is_not_a_lock_is_never_removed(store: AgentAwarenessStore, make: Callable[[Path], None]) -> None:
     make(lock(store))
     os.utime(lock(store), (0, 0), follow_symlinks=False)
     with pytest.raises(LockDirectoryBusyError):
         store.swap(KEY, None, claim(), lock_timeout=0)
     assert os.path.lexists(lock(store))
     assert make in (file, link) or (lock(store) / "work").read_text() == "mine"
-    assert make is not work_in_a_lock or (lock(store) / "meta.json").is_file()
+    assert make is not lock_with_a_file or (lock(store) / "meta.json").is_file()
 
 
-@pytest.mark.parametrize("call", ["replace", "remove_empty"])
+@pytest.mark.rule("A7")
+@pytest.mark.parametrize("call", ["replace", "remove_directory"])
 @pytest.mark.parametrize("dead", [True, False], ids=["of-a-dead-process", "without-meta"])
-def test_a_lock_made_since_the_stale_one_was_judged_stays_its_owner_s(
-    store: AgentAwarenessStore, dead: bool, call: str
-) -> None:
-    class Overtaken(HookedLayoutKernel):
+def test_a_lock_made_after_the_stale_one_was_judged_is_kept(store: AgentAwarenessStore, dead: bool, call: str) -> None:
+    class Overtaken(HookedAgentAwarenessFileSystem):
         done = False
 
         def before(self, called: str, where: str | int) -> None:
@@ -210,8 +214,9 @@ def test_a_lock_made_since_the_stale_one_was_judged_stays_its_owner_s(
     assert entries(store) == [".lock", "red-check.json.lock"]
 
 
-def test_a_new_lock_without_meta_is_not_taken_for_the_old_one_that_was_judged(store: AgentAwarenessStore) -> None:
-    class Overtaken(HookedLayoutKernel):
+@pytest.mark.rule("A7")
+def test_a_new_lock_without_meta_is_told_from_the_stale_one_by_its_inode(store: AgentAwarenessStore) -> None:
+    class Overtaken(HookedAgentAwarenessFileSystem):
         judging = done = False
 
         def before(self, call: str, where: str | int) -> None:
@@ -230,80 +235,84 @@ def test_a_new_lock_without_meta_is_not_taken_for_the_old_one_that_was_judged(st
 
 
 def half_written(store: AgentAwarenessStore) -> Callable[[int], None]:
-    """Begin to write as the original does; return what ends it after two pauses."""
+    """Write half a record, as the original does; return a callback that finishes it after two sleeps."""
     put_lock(store, pid=os.getppid())
     whole = to_json(claim(session=2)._replace(generation=7))
     record(store).write_bytes(whole[:50])
 
-    def write_the_rest_and_leave(slept: int) -> None:
+    def write_the_rest_and_unlock(slept: int) -> None:
         if slept == 2:
             record(store).write_bytes(whole)
             shutil.rmtree(lock(store))
 
-    return write_the_rest_and_leave
+    return write_the_rest_and_unlock
 
 
-def test_a_reader_looks_again_at_what_is_half_written(store: AgentAwarenessStore) -> None:
-    patient = Patient(half_written(store))
-    found = store_in(store.directory, patient).read(KEY)
+@pytest.mark.rule("A10")
+def test_a_reader_reads_a_half_written_record_again(store: AgentAwarenessStore) -> None:
+    clock = FakeClock(half_written(store))
+    found = store_in(store.directory, clock).read(KEY)
     assert isinstance(found, Claim)
-    assert len(patient.sleeps) == 2
+    assert len(clock.sleeps) == 2
 
 
-def test_a_reader_looks_again_for_some_milliseconds_only(store: AgentAwarenessStore) -> None:
+def test_a_reader_gives_up_on_a_half_written_record_after_milliseconds(store: AgentAwarenessStore) -> None:
     half_written(store)
-    patient = Patient()
-    assert isinstance(store_in(store.directory, patient).read(KEY), Unreadable)
-    assert 0.01 < sum(patient.sleeps) < 0.05
+    clock = FakeClock()
+    assert isinstance(store_in(store.directory, clock).read(KEY), Unreadable)
+    assert 0.01 < sum(clock.sleeps) < 0.05
 
 
-def test_a_change_waits_for_what_is_half_written(store: AgentAwarenessStore) -> None:
-    patient = Patient(half_written(store))
-    swap = store_in(store.directory, patient).swap(KEY, None, claim())
+def test_a_change_waits_for_a_half_written_record(store: AgentAwarenessStore) -> None:
+    clock = FakeClock(half_written(store))
+    swap = store_in(store.directory, clock).swap(KEY, None, claim())
     assert not swap.won
     assert isinstance(swap.found, Claim)
     assert swap.found.generation == 7
 
 
-def test_who_finds_the_lock_taken_looks_every_20_ms_and_gives_up_in_time(store: AgentAwarenessStore) -> None:
+@pytest.mark.rule("A5")
+def test_a_taken_lock_is_tried_every_20_ms_until_the_timeout(store: AgentAwarenessStore) -> None:
     put_lock(store, pid=os.getppid())
-    patient = Patient()
+    clock = FakeClock()
     with pytest.raises(LockDirectoryBusyError) as busy:
-        store_in(store.directory, patient).swap(KEY, None, claim())
-    assert sum(patient.sleeps) == pytest.approx(LOCK_TIMEOUT)
-    assert max(patient.sleeps) == LOCK_PAUSE
+        store_in(store.directory, clock).swap(KEY, None, claim())
+    assert sum(clock.sleeps) == pytest.approx(LOCK_TIMEOUT)
+    assert max(clock.sleeps) == LOCK_PAUSE
     assert busy.value.waited == LOCK_TIMEOUT
 
 
-def test_while_it_waits_others_can_change_the_namespace(store: AgentAwarenessStore) -> None:
+@pytest.mark.rule("A5")
+def test_other_keys_can_be_changed_while_one_waits_for_its_lock(store: AgentAwarenessStore) -> None:
     other = ScopedKey("ci", "review")
     put_lock(store, pid=os.getppid())
-    patient = Patient(lambda slept: grant(store, claim(other)) if slept == 1 else None)
+    clock = FakeClock(lambda slept: grant(store, claim(other)) if slept == 1 else None)
     with pytest.raises(LockDirectoryBusyError):
-        store_in(store.directory, patient).swap(KEY, None, claim())
+        store_in(store.directory, clock).swap(KEY, None, claim())
     assert store.read(other) is not None
 
 
-def test_a_lock_left_meanwhile_is_taken_and_what_changed_is_compared_with(store: AgentAwarenessStore) -> None:
+def test_after_waiting_for_the_lock_the_record_is_compared_again(store: AgentAwarenessStore) -> None:
     put_lock(store, pid=os.getppid())
 
-    def claim_and_leave(slept: int) -> None:
+    def claim_and_unlock(slept: int) -> None:
         if slept == 2:
             shutil.rmtree(lock(store))
             grant(store, claim(session=2))
 
-    swap = store_in(store.directory, Patient(claim_and_leave)).swap(KEY, None, claim(session=1))
+    swap = store_in(store.directory, FakeClock(claim_and_unlock)).swap(KEY, None, claim(session=1))
     assert not swap.won
     assert swap.found == store.read(KEY) is not None
 
 
-def test_nothing_is_written_once_the_lock_is_broken(store: AgentAwarenessStore) -> None:
-    class Broken(HookedLayoutKernel):
+@pytest.mark.rule("A8")
+def test_nothing_is_written_after_the_lock_was_broken(store: AgentAwarenessStore) -> None:
+    class Broken(HookedAgentAwarenessFileSystem):
         written = False
 
         def before(self, call: str, where: str | int) -> None:
             if call == "open" and where == str(record(store)) and lock(store).exists():
-                # The compare, the last thing before the look at the lock.
+                # The last read before the check of the lock.
                 shutil.rmtree(lock(store))
                 put_lock(store, pid=os.getppid())
             self.written = self.written or (call in ("link", "replace", "remove") and where == str(record(store)))
@@ -315,14 +324,15 @@ def test_nothing_is_written_once_the_lock_is_broken(store: AgentAwarenessStore) 
     assert store.read(KEY) is None
 
 
-def test_a_claim_written_under_a_broken_lock_whose_breaker_stays_inside_is_nobody_s(
+@pytest.mark.rule("A8")
+def test_a_claim_whose_write_is_uncertain_is_neither_renewed_nor_released_before_it_expires(
     store: AgentAwarenessStore,
 ) -> None:
-    class Breaking(Patient):
+    class Breaking(FakeClock):
         late = 0.0
 
-        def wall(self) -> float:
-            return super().wall() + self.late
+        def wall_clock(self) -> float:
+            return super().wall_clock() + self.late
 
         def before(self, call: str, where: str | int) -> None:
             if call == "link" and where == str(record(store)):
@@ -335,22 +345,22 @@ def test_a_claim_written_under_a_broken_lock_whose_breaker_stays_inside_is_nobod
     ours = store_in(store.directory, fs := Breaking())
     with pytest.raises(StoreUnavailableError, match="broken by a session of agent-awareness"):
         ours.swap(KEY, None, mine)
-    assert sum(fs.sleeps) == pytest.approx(SETTLE_WAIT, abs=0.01)
+    assert sum(fs.sleeps) == pytest.approx(SETTLE_TIMEOUT, abs=0.01)
     shutil.rmtree(lock(store))
-    # The breaker may have claimed the key; so it is held, and we do not take it for ours.
+    # The breaker may have claimed the key, so it counts as held, but not by us.
     held = ours.read(KEY)
     assert isinstance(held, Claim)
     for new in (renewed(held), None):
         with pytest.raises(StoreUnavailableError, match="broke the lock while this claim was written"):
             ours.swap(KEY, held, new)
     assert store.read(KEY) == held
-    # Once its time has passed, whoever looks may sweep it.
+    # After its expiry anybody may remove it.
     fs.late = 3_601.0
     assert ours.discard(held)
 
 
-def test_a_lock_that_cannot_be_made_is_a_clear_error_and_leaves_nothing(store: AgentAwarenessStore) -> None:
-    class Full(HookedLayoutKernel):
+def test_a_lock_that_cannot_be_made_is_a_clear_error_and_leaves_no_files(store: AgentAwarenessStore) -> None:
+    class Full(HookedAgentAwarenessFileSystem):
         def write(self, fd: int, data: bytes) -> int:
             if b"createdAt" in data:
                 super().write(fd, data[:9])
@@ -363,30 +373,30 @@ def test_a_lock_that_cannot_be_made_is_a_clear_error_and_leaves_nothing(store: A
     grant(store, claim())
 
 
-def test_a_lock_that_could_not_be_left_changes_no_answer(store: AgentAwarenessStore) -> None:
-    class Stuck(HookedLayoutKernel):
+def test_a_lock_that_cannot_be_released_does_not_change_the_result(store: AgentAwarenessStore) -> None:
+    class Stuck(HookedAgentAwarenessFileSystem):
         def before(self, call: str, where: str | int) -> None:
-            if call == "remove_empty":
+            if call == "remove_directory":
                 raise OSError(5, os.strerror(5))
 
     assert store_in(store.directory, Stuck()).swap(KEY, None, claim()).won
     assert entries(store) == [".lock", "red-check.json", "red-check.json.lock"]
 
 
-def test_a_lock_that_somebody_else_made_is_not_left_by_us(store: AgentAwarenessStore) -> None:
-    fs = HookedLayoutKernel()
+def test_release_keeps_a_lock_that_somebody_else_made(store: AgentAwarenessStore) -> None:
+    fs = HookedAgentAwarenessFileSystem()
     with LockFile(fs, str(record(store).parent)) as file, NamespaceLock(file, 0):
-        ours = make_lock(fs, str(lock(store)))
-        assert ours is not None and ours.is_ours()
+        ours = try_lock(fs, str(lock(store)))
+        assert ours is not None and ours.still_held()
         shutil.rmtree(lock(store))
         put_lock(store, pid=os.getppid())
-        assert not ours.is_ours()
-        ours.leave()
+        assert not ours.still_held()
+        ours.release()
     assert json.loads((lock(store) / "meta.json").read_text())["pid"] == os.getppid()
     assert entries(store) == [".lock", "red-check.json.lock"]
 
 
-def test_the_breaker_of_these_tests_claims_what_is_free(store: AgentAwarenessStore) -> None:
+def test_the_breaker_of_these_tests_claims_a_free_key(store: AgentAwarenessStore) -> None:
     breaker = Breaker(store, dead=False)
     for _ in breaker.steps():
         pass

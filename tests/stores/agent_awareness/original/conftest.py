@@ -1,4 +1,4 @@
-"""The parties: sessions of the original, run by Node, and processes of ours."""
+"""Fixtures that start sessions of the original, run by Node, and sessions of mcp-claims, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mcp_claims.session.identity import process_session
 from mcp_claims.session.session import Session
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from tests.processes.conftest import Child
-from tests.stores.agent_awareness.original.partner import layout_store
+from tests.stores.agent_awareness.original.mcp_claims_process import open_layout_store
 
 HERE = Path(__file__).parent
 
 
-class Party(Child):
-    """A process of either kind; it is told what to do over its stdin."""
+class SessionProcess(Child):
+    """A session of either kind, which reads commands from its stdin."""
 
     def __init__(self, *command: object) -> None:
         self.process = subprocess.Popen(
@@ -35,64 +35,64 @@ class Party(Child):
         self.name = ""
 
     def call(self, call: str, key: str | None = None, plugin: str = "ci", **more: Any) -> Any:
-        """Let a session of the original make *call*; return its answer."""
+        """Let a session of the original make *call*; return the result."""
         answer = self.ask(call=call, plugin=plugin, key=key, **more)
         assert "answer" in answer, answer
         return answer["answer"]
 
-    def bury(self) -> None:
-        """Kill the process and reap it, so that its PID is nobody's."""
+    def kill_and_reap(self) -> None:
+        """Kill the process and reap it, so that nothing runs under its PID."""
         self.process.kill()
         self.process.wait()
 
 
-class Original(Protocol):
-    def __call__(self, *arguments: object) -> Party: ...
+class StartSession(Protocol):
+    def __call__(self, *arguments: object) -> SessionProcess: ...
 
 
 @pytest.fixture
-def parties() -> Iterator[list[Party]]:
-    started: list[Party] = []
+def processes() -> Iterator[list[SessionProcess]]:
+    started: list[SessionProcess] = []
     yield started
-    for party in started:
-        party.close()
+    for process in started:
+        process.close()
 
 
 @pytest.fixture
-def original(parties: list[Party], claims_dir: Path) -> Original:
-    """Start sessions of the original on the claims directory."""
+def start_original(processes: list[SessionProcess], claims_dir: Path) -> StartSession:
+    """Return a function that starts a session of the original on the claims directory."""
     node = shutil.which("node")
-    assert node, "these tests need Node (any version since 18), as on the machines that run agent-awareness"
+    assert node, "these tests run sessions of the original, which need Node 18 or later"
 
-    def start(*arguments: object) -> Party:
-        party = Party(node, HERE / "original.mjs", claims_dir, *arguments)
-        parties.append(party)
-        party.name = party.hear()["name"]
-        return party
+    def start(*arguments: object) -> SessionProcess:
+        process = SessionProcess(node, HERE / "original.mjs", claims_dir, *arguments)
+        processes.append(process)
+        process.name = process.hear()["name"]
+        return process
 
     return start
 
 
 @pytest.fixture
 def store(claims_dir: Path) -> AgentAwarenessStore:
-    return layout_store(claims_dir)
+    return open_layout_store(claims_dir)
 
 
 @pytest.fixture
 def session(store: AgentAwarenessStore) -> Iterator[Session]:
-    """A session of ours."""
+    """A session of mcp-claims in this process."""
     with process_session(store) as session:
         yield session
 
 
 @pytest.fixture
-def ours(parties: list[Party], claims_dir: Path) -> Original:
-    """Start sessions of ours in processes of their own: `ours(COMMAND, ...)`, see `partner.py`."""
+def start_ours(processes: list[SessionProcess], claims_dir: Path) -> StartSession:
+    """Return a function that starts a session of mcp-claims; its arguments are those of `mcp_claims_process.py`."""
 
-    def start(*arguments: object) -> Party:
-        party = Party(sys.executable, HERE / "partner.py", claims_dir, *arguments)
-        parties.append(party)
-        party.name = party.hear()["name"]
-        return party
+    def start(*arguments: object) -> SessionProcess:
+        process = SessionProcess(sys.executable, HERE / "mcp_claims_process.py", claims_dir, *arguments)
+        processes.append(process)
+        process.name = process.hear()["name"]
+        return process
 
     return start

@@ -1,12 +1,12 @@
-// The other party: a session of agent-awareness, written for these tests from the description of its protocol.
+// A session of agent-awareness, written for these tests from its claims.ts: same files, same lock protocol, same faults.
 //
-//   node original.mjs CLAIMS            obeys orders, one JSON object a line on stdin, one answer each on stdout
-//   node original.mjs CLAIMS --repaired likewise, without the faults of the original (see `Lock`)
-//   node original.mjs CLAIMS contend LOG SECONDS KEYS SEED MODE   contends at random and writes a log;
-//                                                               MODE is original, repaired, or impatient (15 ms, not 5 s)
+//   node original.mjs CLAIMS             reads commands from stdin, one JSON object a line, and prints one result each
+//   node original.mjs CLAIMS --repaired  the same without the faults of the original (see `Lock`)
+//   node original.mjs CLAIMS contend LOG SECONDS KEYS SEED MODE   contends for keys at random and writes a log; MODE is
+//                                        original, repaired, or impatient (breaks locks by force after 15 ms, not 5 s)
 //
-// An order may name places where the session stops: it says {"paused": PLACE} there and goes on with the next line.
-// It may also shorten the time (waits, in ms) after which the session breaks a lock by force.
+// A command may name places at which the session pauses (stops): it prints {"paused": PLACE} there and goes on with the
+// next line.  It may also shorten the time, in ms, after which the session breaks a lock by force (waits).
 
 import { appendFileSync, readFileSync } from 'node:fs';
 import * as fs from 'node:fs/promises';
@@ -14,23 +14,23 @@ import { hostname } from 'node:os';
 import { createInterface } from 'node:readline';
 import { setTimeout as pause } from 'node:timers/promises';
 
-const STALE = 10_000;
-const POLL = 20;
-let patience = 5_000;
-const MINUTE = 60_000;
+const STALE_MS = 10_000;
+const RETRY_MS = 20;
+let maxWaitMs = 5_000;
+const MINUTE_MS = 60_000;
 
 const me = `${hostname()}:${process.pid}`;
 
-let reached = async () => {};
-let noticed = () => {};
-let watching = false;
+let pauseAt = async () => {};
+let logFault = () => {};
+let logsLostLocks = false;
 
-async function parsed(file) {
-  // Whatever is wrong with a file, it reads as if it were not there.
+async function readJson(file) {
+  // As in the original, a file that cannot be read or parsed counts as missing.
   return fs.readFile(file, 'utf8').then(JSON.parse).catch(() => null);
 }
 
-function runs(pid) {
+function isPidAlive(pid) {
   try {
     return process.kill(pid, 0);
   } catch (failure) {
@@ -38,19 +38,19 @@ function runs(pid) {
   }
 }
 
-const late = (claim) => new Date(claim.expiresAt).getTime() < Date.now();
-const dead = (claim) => claim.holder.startsWith(`${hostname()}:`) && !runs(claim.pid);
-const mine = (claim) => claim.holder === me;
+const isExpired = (claim) => new Date(claim.expiresAt).getTime() < Date.now();
+const isHolderDead = (claim) => claim.holder.startsWith(`${hostname()}:`) && !isPidAlive(claim.pid);
+const isOurs = (claim) => claim.holder === me;
 
 class Lock {
-  // Repaired: it never breaks a lock and never gives up waiting by force.  Dead owners are then left to the others.
+  // Repaired: it never breaks a lock.  Locks of dead owners are then left to mcp-claims.
   constructor(record, repaired) {
     this.record = record;
     this.path = `${record}.lock`;
     this.repaired = repaired;
   }
 
-  async attempt() {
+  async tryAcquire() {
     await fs.mkdir(this.record.slice(0, this.record.lastIndexOf('/')), { recursive: true });
     try {
       await fs.mkdir(this.path);
@@ -58,56 +58,56 @@ class Lock {
       if (failure.code === 'EEXIST') return false;
       throw failure;
     }
-    await reached('made');
+    await pauseAt('made');
     await fs.writeFile(`${this.path}/meta.json`, `${JSON.stringify({ pid: process.pid, createdAt: new Date() })}\n`);
     return true;
   }
 
-  async drop() {
+  async release() {
     await fs.rm(this.path, { recursive: true, force: true });
   }
 
-  // Why the lock may be broken, or nothing.
-  async staleness() {
-    const meta = await parsed(`${this.path}/meta.json`);
+  // Returns why the original would break the lock, or undefined.
+  async whyStale() {
+    const meta = await readJson(`${this.path}/meta.json`);
     if (meta === null) {
-      await reached('no meta');
+      await pauseAt('no meta');
       const there = await fs.stat(this.path).catch(() => null);
-      if (there === null) return 'gone'; // Taken for stale, although somebody has just left in good order.
-      return Date.now() - there.mtimeMs > STALE ? 'old' : undefined;
+      if (there === null) return 'gone'; // A fault: its owner has just released it.
+      return Date.now() - there.mtimeMs > STALE_MS ? 'old' : undefined;
     }
-    if (!runs(meta.pid)) return 'dead';
-    return Date.now() - Date.parse(meta.createdAt) > STALE ? 'aged' : undefined;
+    if (!isPidAlive(meta.pid)) return 'dead';
+    return Date.now() - Date.parse(meta.createdAt) > STALE_MS ? 'aged' : undefined;
   }
 
   async break(why) {
-    await reached('stale');
-    noticed(why, this.record);
-    await this.drop();
+    await pauseAt('stale');
+    logFault(why, this.record);
+    await this.release();
   }
 
-  async around(task) {
-    const end = Date.now() + patience;
+  async withLock(task) {
+    const end = Date.now() + maxWaitMs;
     while (Date.now() < end) {
-      if (await this.attempt()) return this.inside(task);
-      await reached('refused');
-      const why = this.repaired ? undefined : await this.staleness();
+      if (await this.tryAcquire()) return this.runLocked(task);
+      await pauseAt('refused');
+      const why = this.repaired ? undefined : await this.whyStale();
       if (why) await this.break(why);
-      else await pause(POLL);
+      else await pause(RETRY_MS);
     }
-    if (this.repaired) throw new Error('no patience left');
-    await reached('impatient');
+    if (this.repaired) throw new Error('timed out waiting for the lock');
+    await pauseAt('timed out');
     await this.break('forced');
-    if (await this.attempt()) return this.inside(task);
-    throw new Error('the lock was not to be had');
+    if (await this.tryAcquire()) return this.runLocked(task);
+    throw new Error('failed to acquire claim lock');
   }
 
-  async inside(task) {
+  async runLocked(task) {
     try {
-      await reached('inside');
+      await pauseAt('inside');
       return await task();
     } finally {
-      await this.drop();
+      await this.release();
     }
   }
 }
@@ -124,60 +124,60 @@ class Session {
 
   async write(file, minutes) {
     const now = Date.now();
-    const [claimedAt, expiresAt] = [now, now + minutes * MINUTE].map((time) => new Date(time).toISOString());
+    const [claimedAt, expiresAt] = [now, now + minutes * MINUTE_MS].map((time) => new Date(time).toISOString());
     await fs.writeFile(file, `${JSON.stringify({ holder: me, pid: process.pid, claimedAt, expiresAt }, null, 2)}\n`);
   }
 
-  // For the log alone; the original does not look whether the lock, under which it has changed the record, is still its own.
-  async confess(file) {
-    if (watching && (await parsed(`${file}.lock/meta.json`))?.pid !== process.pid) noticed('robbed', file);
+  // Only for the log: the original never checks whether it still has the lock under which it changed the record.
+  async logIfLockLost(file) {
+    if (logsLostLocks && (await readJson(`${file}.lock/meta.json`))?.pid !== process.pid) logFault('lock lost', file);
   }
 
   async tryClaim(plugin, key, minutes = 30) {
     const file = this.file(plugin, key);
-    return new Lock(file, this.repaired).around(async () => {
-      const found = await parsed(file);
-      await reached('read');
-      if (found && !mine(found) && !late(found) && !dead(found)) return { claimed: false, holder: found.holder };
+    return new Lock(file, this.repaired).withLock(async () => {
+      const found = await readJson(file);
+      await pauseAt('read');
+      if (found && !isOurs(found) && !isExpired(found) && !isHolderDead(found)) return { claimed: false, holder: found.holder };
       await this.write(file, minutes);
-      await this.confess(file);
+      await this.logIfLockLost(file);
       return { claimed: true };
     });
   }
 
   async isClaimedByOther(plugin, key) {
     const file = this.file(plugin, key);
-    return new Lock(file, this.repaired).around(async () => {
-      const found = await parsed(file);
-      if (!found || mine(found)) return false;
-      if (!late(found) && !dead(found)) return true;
+    return new Lock(file, this.repaired).withLock(async () => {
+      const found = await readJson(file);
+      if (!found || isOurs(found)) return false;
+      if (!isExpired(found) && !isHolderDead(found)) return true;
       await fs.rm(file, { force: true });
-      await this.confess(file);
+      await this.logIfLockLost(file);
       return false;
     });
   }
 
   async release(plugin, key) {
     const file = this.file(plugin, key);
-    await new Lock(file, this.repaired).around(async () => {
-      const found = await parsed(file);
-      if (!found || !mine(found)) return;
+    await new Lock(file, this.repaired).withLock(async () => {
+      const found = await readJson(file);
+      if (!found || !isOurs(found)) return;
       await fs.rm(file, { force: true });
-      await this.confess(file);
+      await this.logIfLockLost(file);
     });
   }
 
-  // Everywhere, and without any lock.
+  // In all plugins, and without any lock.
   async prune() {
     let removed = 0;
     for (const plugin of await fs.readdir(this.claims).catch(() => [])) {
       for (const name of await fs.readdir(`${this.claims}/${plugin}`).catch(() => [])) {
         if (!name.endsWith('.json')) continue;
         const file = `${this.claims}/${plugin}/${name}`;
-        const found = await parsed(file);
-        if (!found || !(late(found) || dead(found))) continue;
-        await reached('pruning');
-        noticed('pruned', file);
+        const found = await readJson(file);
+        if (!found || !(isExpired(found) || isHolderDead(found))) continue;
+        await pauseAt('pruning');
+        logFault('pruned', file);
         await fs.rm(file, { force: true });
         removed += 1;
       }
@@ -186,34 +186,34 @@ class Session {
   }
 }
 
-const say = (answer) => process.stdout.write(`${JSON.stringify(answer)}\n`);
+const print = (answer) => process.stdout.write(`${JSON.stringify(answer)}\n`);
 
-async function obey(session) {
+async function runCommands(session) {
   const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
   let places = [];
-  reached = async (place) => {
+  pauseAt = async (place) => {
     if (places[0] !== place) return;
     places.shift();
-    say({ paused: place });
+    print({ paused: place });
     await lines.next();
   };
-  say({ name: me, pid: process.pid });
+  print({ name: me, pid: process.pid });
   for (let line = await lines.next(); !line.done; line = await lines.next()) {
     const { call, plugin, key, minutes, stops = [], waits = 5_000, report = false } = JSON.parse(line.value);
     const faults = [];
-    noticed = (why) => faults.push(why);
+    logFault = (why) => faults.push(why);
     places = stops;
-    patience = waits;
+    maxWaitMs = waits;
     try {
-      say({ answer: (await session[call](plugin, key, minutes)) ?? null, ...(report && { faults }) });
+      print({ answer: (await session[call](plugin, key, minutes)) ?? null, ...(report && { faults }) });
     } catch (failure) {
-      say({ failed: String(failure.code ?? failure.message) });
+      print({ failed: String(failure.code ?? failure.message) });
     }
   }
 }
 
-// Numbers that look random and are the same for the same seed.
-function dice(seed) {
+// Returns a generator of reproducible numbers in [0, 1).
+function seededRandom(seed) {
   let state = [...seed].reduce((sum, letter) => (Math.imul(sum, 31) + letter.charCodeAt(0)) | 0, 7) >>> 0;
   return () => {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
@@ -224,28 +224,28 @@ function dice(seed) {
 const clock = () => Number(process.hrtime.bigint());
 
 async function contend(session, log, seconds, keys, seed) {
-  const roll = dice(seed);
+  const random = seededRandom(seed);
   const until = clock() + Number(seconds) * 1e9;
-  watching = true;
+  logsLostLocks = true;
   const write = (event, key, facts) =>
     appendFileSync(log, `${JSON.stringify({ event, key, holder: me, done: clock(), ...facts })}\n`);
-  noticed = (why, record) => {
+  logFault = (why, record) => {
     let owner = null;
     try {
       owner = JSON.parse(readFileSync(`${record}.lock/meta.json`, 'utf8')).pid;
     } catch {
-      // Nobody's, or between mkdir and its meta.json.
+      // No lock, or one without meta.json yet.
     }
     const name = record.slice(record.lastIndexOf('/') + 1, -'.json'.length);
     write('fault', name, { why, at: clock(), owner });
   };
   while (clock() < until) {
-    const key = `key ${Math.floor(roll() * Number(keys))}`;
+    const key = `key ${Math.floor(random() * Number(keys))}`;
     const asked = clock();
-    const ttl = [20, 40, 80][Math.floor(roll() * 3)];
+    const ttl = [20, 40, 80][Math.floor(random() * 3)];
     let answer;
     try {
-      answer = await session.tryClaim('default', key, ttl / MINUTE);
+      answer = await session.tryClaim('default', key, ttl / MINUTE_MS);
     } catch (failure) {
       write('failed', key, { why: String(failure.code ?? failure.message), at: clock() });
       continue;
@@ -255,7 +255,7 @@ async function contend(session, log, seconds, keys, seed) {
       await pause(1);
       continue;
     }
-    // Its time is in whole milliseconds from when it wrote; two less are surely its own.
+    // The claim expires a whole number of milliseconds after it was written; 2 ms less are certainly within it.
     const deadline = asked + (ttl - 2) * 1e6;
     const acts = (event) => {
       const at = clock();
@@ -263,16 +263,16 @@ async function contend(session, log, seconds, keys, seed) {
       return at < deadline;
     };
     let going = acts('enter');
-    for (let left = Math.floor(roll() * 5); going && left; left -= 1) {
-      await pause([0, 1, 10][Math.floor(roll() * 3)]);
+    for (let left = Math.floor(random() * 5); going && left; left -= 1) {
+      await pause([0, 1, 10][Math.floor(random() * 3)]);
       going = acts('stay');
     }
-    if (roll() < 0.8) await session.release('default', key).catch(() => {});
-    if (roll() < 0.05 && !session.repaired) await session.prune();
+    if (random() < 0.8) await session.release('default', key).catch(() => {});
+    if (random() < 0.05 && !session.repaired) await session.prune();
   }
 }
 
 const [claims, what, ...rest] = process.argv.slice(2);
-if (rest[4] === 'impatient') patience = 15;
+if (rest[4] === 'impatient') maxWaitMs = 15;
 if (what === 'contend') await contend(new Session(claims, rest[4] === 'repaired'), ...rest.slice(0, 4));
-else await obey(new Session(claims, what === '--repaired'));
+else await runCommands(new Session(claims, what === '--repaired'));

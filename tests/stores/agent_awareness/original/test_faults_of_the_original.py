@@ -1,6 +1,6 @@
-"""The original's own faults, each scripted: where it makes two holders without us, and what it can do to us.
+"""Each fault of the original as a script: how two of its own sessions hold one key, and what it does to our sessions.
 
-Each of them is a reason for a rule of ours, and a limit of what can be promised in a mixed fleet (DESIGN.md, A13).
+Each fault is the reason for a guard in the store, and a limit of what a fleet with the original can rely on.
 """
 
 from __future__ import annotations
@@ -14,47 +14,49 @@ from mcp_claims.model.records import Claim
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
-from tests.stores.agent_awareness.original.conftest import Original, Party
-from tests.stores.agent_awareness.original.test_each_sees_the_other import KEY, SCOPED, of_the_past
+from tests.stores.agent_awareness.original.conftest import SessionProcess, StartSession
+from tests.stores.agent_awareness.original.test_interoperation import KEY, SCOPED, expired_claim
 from tests.stores.agent_awareness.samples import lock
 from tests.stores.samples import grant
 
 CLAIMED = {"answer": {"claimed": True}}
 
 
-def stop(party: Party, *places: str, call: str = "tryClaim", **more: Any) -> None:
-    """Let *party* make a call and stop at the first of *places*; at the others when it comes there."""
-    assert party.ask(call=call, plugin="ci", key=KEY, stops=places, **more) == {"paused": places[0]}
+def stop(process: SessionProcess, *places: str, call: str = "tryClaim", **more: Any) -> None:
+    """Let *process* make a call until the first of *places*, where it pauses; `continue_to` goes on to the others."""
+    assert process.ask(call=call, plugin="ci", key=KEY, stops=places, **more) == {"paused": places[0]}
 
 
-def go_on(party: Party, place: str) -> None:
-    """Let *party* go on, up to *place*."""
-    assert party.ask(go=True) == {"paused": place}
+def continue_to(process: SessionProcess, place: str) -> None:
+    """Let *process* go on until *place*."""
+    assert process.ask(go=True) == {"paused": place}
 
 
-def finish(party: Party) -> dict[str, Any]:
-    return party.ask(go=True)
+def finish(process: SessionProcess) -> dict[str, Any]:
+    return process.ask(go=True)
 
 
-def stopped_before_its_claim_appears(ours: Original) -> Party:
-    party = ours("stop")
-    party.tell(call="try_claim", key=KEY, plugin="ci")
-    party.await_stop()
-    return party
+def stopped_before_its_record_appears(start_ours: StartSession) -> SessionProcess:
+    process = start_ours("stop")
+    process.tell(call="try_claim", key=KEY, plugin="ci")
+    process.await_stop()
+    return process
 
 
-# Breaking by force after 5 s, although the owner lives.
+# The original breaks a lock by force after 5 s, although its owner lives.
 
 
-def test_its_forced_break_makes_two_holders_of_its_own(original: Original) -> None:
-    slow, impatient = original(), original()
+@pytest.mark.rule("A13")
+def test_two_originals_hold_a_key_after_a_forced_break(start_original: StartSession) -> None:
+    slow, forcing = start_original(), start_original()
     stop(slow, "read")
-    assert impatient.ask(call="tryClaim", plugin="ci", key=KEY, waits=50) == CLAIMED
+    assert forcing.ask(call="tryClaim", plugin="ci", key=KEY, waits=50) == CLAIMED
     assert finish(slow) == CLAIMED
 
 
-def test_we_never_break_in_upon_a_live_owner(original: Original, session: Session) -> None:
-    slow = original()
+@pytest.mark.rule("A6")
+def test_we_never_break_the_lock_of_a_live_original(start_original: StartSession, session: Session) -> None:
+    slow = start_original()
     stop(slow, "read")
     with pytest.raises(LockDirectoryBusyError):
         session.try_claim(KEY, "ci", lock_timeout=0.2)
@@ -62,148 +64,158 @@ def test_we_never_break_in_upon_a_live_owner(original: Original, session: Sessio
     assert session.try_claim(KEY, "ci").status is Status.HELD
 
 
-def test_when_it_breaks_in_upon_us_by_force_it_alone_has_the_key(original: Original, ours: Original) -> None:
-    slow, impatient = stopped_before_its_claim_appears(ours), original()
-    assert impatient.ask(call="tryClaim", plugin="ci", key=KEY, waits=50) == CLAIMED
-    slow.go_on()
-    assert slow.hear()["answer"] == {"status": "held", "holder": impatient.name}
-
-
-def test_when_it_breaks_in_upon_our_takeover_by_force_it_alone_has_the_key(
-    original: Original, ours: Original, store: AgentAwarenessStore
+def test_after_a_forced_break_of_our_lock_only_the_original_has_the_key(
+    start_original: StartSession, start_ours: StartSession
 ) -> None:
-    # Here it writes into the file that we are about to replace.
-    grant(store, of_the_past())
-    slow, impatient = stopped_before_its_claim_appears(ours), original()
-    assert impatient.ask(call="tryClaim", plugin="ci", key=KEY, waits=50) == CLAIMED
+    slow, forcing = stopped_before_its_record_appears(start_ours), start_original()
+    assert forcing.ask(call="tryClaim", plugin="ci", key=KEY, waits=50) == CLAIMED
     slow.go_on()
-    assert slow.hear()["answer"] == {"status": "held", "holder": impatient.name}
+    assert slow.hear()["answer"] == {"status": "held", "holder": forcing.name}
+
+
+@pytest.mark.rule("A8")
+def test_after_a_forced_break_during_our_takeover_only_the_original_has_the_key(
+    start_original: StartSession, start_ours: StartSession, store: AgentAwarenessStore
+) -> None:
+    # In a takeover the original writes into the file that we are about to replace.
+    grant(store, expired_claim())
+    slow, forcing = stopped_before_its_record_appears(start_ours), start_original()
+    assert forcing.ask(call="tryClaim", plugin="ci", key=KEY, waits=50) == CLAIMED
+    slow.go_on()
+    assert slow.hear()["answer"] == {"status": "held", "holder": forcing.name}
     found = store.read(SCOPED)
     assert isinstance(found, Claim)
-    assert found.holder.name == impatient.name
+    assert found.holder.name == forcing.name
 
 
-def test_when_it_breaks_in_upon_us_and_is_still_inside_we_wait_for_what_it_does(
-    original: Original, ours: Original
+def test_after_a_forced_break_we_wait_until_the_original_has_finished(
+    start_original: StartSession, start_ours: StartSession
 ) -> None:
-    slow, impatient = stopped_before_its_claim_appears(ours), original()
-    stop(impatient, "impatient", "read", waits=50)
-    go_on(impatient, "read")
+    slow, forcing = stopped_before_its_record_appears(start_ours), start_original()
+    stop(forcing, "timed out", "read", waits=50)
+    continue_to(forcing, "read")
     slow.go_on()
-    assert finish(impatient) == CLAIMED
-    assert slow.hear()["answer"] == {"status": "held", "holder": impatient.name}
+    assert finish(forcing) == CLAIMED
+    assert slow.hear()["answer"] == {"status": "held", "holder": forcing.name}
 
 
-def test_who_was_robbed_among_its_own_can_write_over_our_claim_and_we_are_told(
-    original: Original, session: Session
+@pytest.mark.rule("A13")
+def test_an_original_without_its_lock_can_overwrite_our_claim_and_we_report_the_loss(
+    start_original: StartSession, session: Session
 ) -> None:
-    robbed, robber = original(), original()
-    stop(robbed, "read")
-    # The robber only looks, so that the key is free when it has left.
-    assert robber.ask(call="isClaimedByOther", plugin="ci", key=KEY, waits=50) == {"answer": False}
+    broken_into, breaker = start_original(), start_original()
+    stop(broken_into, "read")
+    # The breaker only asks, so the key is still free afterwards.
+    assert breaker.ask(call="isClaimedByOther", plugin="ci", key=KEY, waits=50) == {"answer": False}
     assert session.try_claim(KEY, "ci").status is Status.ACQUIRED
-    assert finish(robbed) == CLAIMED  # Two holders: nothing that we could look at says that somebody is inside.
-    told = session.try_claim(KEY, "ci")
-    assert (told.status, told.lost is not None) == (Status.HELD, True)
+    # Two holders: no file shows us that another session is between its read and its write.
+    assert finish(broken_into) == CLAIMED
+    attempt = session.try_claim(KEY, "ci")
+    assert (attempt.status, attempt.lost is not None) == (Status.HELD, True)
 
 
-# A lock that was just left counts as stale, since its `stat` fails, and the next owner's is removed for it.
+# `stat` of a lock that was just released fails; the original then counts it as stale and removes the next owner's lock.
 
 
-def about_to_remove_a_lock_that_was_left(original: Original) -> Party:
-    inside, waiting = original(), original()
+def about_to_remove_a_released_lock(start_original: StartSession) -> SessionProcess:
+    inside, waiting = start_original(), start_original()
     stop(inside, "inside", call="isClaimedByOther")
     stop(waiting, "refused", "stale")
     assert finish(inside) == {"answer": False}
-    go_on(waiting, "stale")
+    continue_to(waiting, "stale")
     return waiting
 
 
-def test_a_lock_left_in_good_order_counts_as_stale_and_makes_two_holders_of_its_own(original: Original) -> None:
-    robber, robbed = about_to_remove_a_lock_that_was_left(original), original()
-    stop(robbed, "read")
-    assert finish(robber) == CLAIMED
-    assert finish(robbed) == CLAIMED
+@pytest.mark.rule("A13")
+def test_two_originals_hold_a_key_after_one_removes_a_lock_that_was_just_released(start_original: StartSession) -> None:
+    breaker, broken_into = about_to_remove_a_released_lock(start_original), start_original()
+    stop(broken_into, "read")
+    assert finish(breaker) == CLAIMED
+    assert finish(broken_into) == CLAIMED
 
 
-def test_when_it_takes_our_lock_for_one_that_was_left_it_alone_has_the_key(original: Original, ours: Original) -> None:
-    robber = about_to_remove_a_lock_that_was_left(original)
-    robbed = stopped_before_its_claim_appears(ours)
-    assert finish(robber) == CLAIMED
-    robbed.go_on()
-    assert robbed.hear()["answer"] == {"status": "held", "holder": robber.name}
+def test_after_our_lock_is_removed_in_place_of_a_released_one_only_the_original_has_the_key(
+    start_original: StartSession, start_ours: StartSession
+) -> None:
+    breaker = about_to_remove_a_released_lock(start_original)
+    broken_into = stopped_before_its_record_appears(start_ours)
+    assert finish(breaker) == CLAIMED
+    broken_into.go_on()
+    assert broken_into.hear()["answer"] == {"status": "held", "holder": breaker.name}
 
 
-# Two break one stale lock: the second removes the lock of the first one's successor.
+# Two sessions break one stale lock: the second removes the lock that was made after the first break.
 
 
-def about_to_break_a_dead_one_s_lock(original: Original, *breakers: Party) -> None:
-    dead = original()
+def about_to_break_the_lock_of_a_dead_process(start_original: StartSession, *breakers: SessionProcess) -> None:
+    dead = start_original()
     stop(dead, "inside")
     for breaker in breakers:
         stop(breaker, "refused", "stale", "read")
-    dead.bury()
+    dead.kill_and_reap()
     for breaker in breakers:
-        go_on(breaker, "stale")
+        continue_to(breaker, "stale")
 
 
-def test_two_breakers_of_one_lock_make_two_holders_of_their_own(original: Original) -> None:
-    first, second = original(), original()
-    about_to_break_a_dead_one_s_lock(original, first, second)
-    go_on(first, "read")
-    go_on(second, "read")
+@pytest.mark.rule("A13")
+def test_two_originals_hold_a_key_after_both_break_one_stale_lock(start_original: StartSession) -> None:
+    first, second = start_original(), start_original()
+    about_to_break_the_lock_of_a_dead_process(start_original, first, second)
+    continue_to(first, "read")
+    continue_to(second, "read")
     assert finish(second) == CLAIMED
     assert finish(first) == CLAIMED
 
 
-def test_when_we_have_broken_a_dead_one_s_lock_its_second_breaker_does_not_make_two_holders(
-    original: Original, ours: Original, store: AgentAwarenessStore
+def test_after_we_and_an_original_break_one_stale_lock_only_the_original_has_the_key(
+    start_original: StartSession, start_ours: StartSession, store: AgentAwarenessStore
 ) -> None:
-    breaker = original()
-    about_to_break_a_dead_one_s_lock(original, breaker)
-    robbed = stopped_before_its_claim_appears(ours)
+    breaker = start_original()
+    about_to_break_the_lock_of_a_dead_process(start_original, breaker)
+    broken_into = stopped_before_its_record_appears(start_ours)
     assert lock(store, SCOPED).exists()
-    go_on(breaker, "read")
+    continue_to(breaker, "read")
     assert finish(breaker) == CLAIMED
-    robbed.go_on()
-    assert robbed.hear()["answer"] == {"status": "held", "holder": breaker.name}
+    broken_into.go_on()
+    assert broken_into.hear()["answer"] == {"status": "held", "holder": breaker.name}
 
 
-# Pruning without a lock: what was taken again since it was read goes too.
+# `pruneExpiredClaims` takes no lock: it removes a claim that was taken after it read the record.
 
 
-def about_to_prune_a_dead_claim(original: Original, store: AgentAwarenessStore) -> Party:
-    grant(store, of_the_past())
-    pruner = original()
+def about_to_prune_an_expired_claim(start_original: StartSession, store: AgentAwarenessStore) -> SessionProcess:
+    grant(store, expired_claim())
+    pruner = start_original()
     stop(pruner, "pruning", call="prune")
     return pruner
 
 
-def test_its_prune_removes_a_claim_taken_again_and_makes_two_holders_of_its_own(
-    original: Original, store: AgentAwarenessStore
+def test_two_originals_hold_a_key_after_prune_removes_a_new_claim(
+    start_original: StartSession, store: AgentAwarenessStore
 ) -> None:
-    pruner, first, second = about_to_prune_a_dead_claim(original, store), original(), original()
+    pruner, first, second = about_to_prune_an_expired_claim(start_original, store), start_original(), start_original()
     assert first.call("tryClaim", KEY) == {"claimed": True}
     finish(pruner)
     assert second.call("tryClaim", KEY) == {"claimed": True}
 
 
-def test_its_prune_can_remove_our_claim_and_we_are_told(
-    original: Original, store: AgentAwarenessStore, session: Session
+@pytest.mark.rule("A13")
+def test_prune_of_the_original_can_remove_our_new_claim_and_we_report_the_loss(
+    start_original: StartSession, store: AgentAwarenessStore, session: Session
 ) -> None:
-    pruner, other = about_to_prune_a_dead_claim(original, store), original()
+    pruner, other = about_to_prune_an_expired_claim(start_original, store), start_original()
     assert session.try_claim(KEY, "ci").status is Status.ACQUIRED
     finish(pruner)
     assert other.call("tryClaim", KEY) == {"claimed": True}
-    told = session.try_claim(KEY, "ci")
-    assert (told.status, told.lost is not None) == (Status.HELD, True)
+    attempt = session.try_claim(KEY, "ci")
+    assert (attempt.status, attempt.lost is not None) == (Status.HELD, True)
 
 
-def test_our_prune_spares_what_it_takes_meanwhile(
-    original: Original, store: AgentAwarenessStore, session: Session
+def test_our_prune_keeps_a_claim_that_the_original_took_meanwhile(
+    start_original: StartSession, store: AgentAwarenessStore, session: Session
 ) -> None:
-    grant(store, of_the_past())
+    grant(store, expired_claim())
     (dead,) = store.scan()
-    assert original().call("tryClaim", KEY) == {"claimed": True}
+    assert start_original().call("tryClaim", KEY) == {"claimed": True}
     assert not store.discard(dead)
     assert session.prune().live == 1

@@ -1,4 +1,4 @@
-"""The floor of starting and of memory: the server that the SDK's README shows, on stdio."""
+"""The server that the README of the SDK shows, on stdio: the floor of start, memory and one call."""
 
 from mcp.server import MCPServer
 

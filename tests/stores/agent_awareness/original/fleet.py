@@ -1,7 +1,7 @@
-"""Processes of both kinds that contend for the same keys: `nursery.py CLAIMS LOGS SECONDS KEYS SEED NODES OURS MODE`.
+"""Start sessions of both kinds that contend for the same keys: `fleet.py CLAIMS LOGS SECONDS KEYS SEED NODES OURS MODE`.
 
-NODES sessions of the original (MODE `original`, `repaired` of its faults, or `impatient`) and OURS of ours write logs of what they did
-as `tests/processes/contenders.py` says.  One of them is killed every now and then, and another started in its place.
+NODES sessions of the original (MODE is `original`, `repaired` or `impatient`, see `original.mjs`) and OURS of mcp-claims
+write logs as `tests/processes/contenders.py` describes.  Every 0.1 to 0.3 s one of them is killed and replaced.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model import validation
 from tests.processes.contenders import SECOND, Worker, clock
-from tests.stores.agent_awareness.original.partner import layout_store
+from tests.stores.agent_awareness.original.mcp_claims_process import open_layout_store
 
 ORIGINAL = Path(__file__).with_name("original.mjs")
 
 
-class Patient(Worker):
-    """A worker that is not surprised when a session of the original is stuck inside, or breaks in."""
+class TolerantWorker(Worker):
+    """A worker that goes on when a session of the original keeps its lock, or breaks ours."""
 
     def _try(self, key: str) -> int:
         try:
@@ -35,12 +36,14 @@ class Patient(Worker):
             return 0
 
     def _act(self, key: str, deadline: int) -> None:
-        # What could not be released is left to its time.
+        # A claim that cannot be released expires.
         with suppress(StoreBusyError, StoreUnavailableError):
             super()._act(key, deadline)
 
 
-class Nursery:
+class Fleet:
+    """The running processes and the log files."""
+
     def __init__(
         self, claims: str, logs: str, seconds: str, keys: str, seed: str, nodes: str, ours: str, mode: str
     ) -> None:
@@ -79,16 +82,16 @@ class Nursery:
             arguments = [node, ORIGINAL, self._claims, "contend", log, left, self._keys, seed, self._mode]
             process = subprocess.Popen([str(word) for word in arguments], stdin=subprocess.DEVNULL)
             self._alive[process.pid] = kind
-            process.returncode = 0  # Reaped by its PID alone.
+            process.returncode = 0  # It is reaped by `waitpid`, not by `Popen`.
         elif pid := os.fork():
             self._alive[pid] = kind
         else:
             keys = [f"key {number}" for number in range(self._keys)]
-            Patient(layout_store(self._claims), log, keys, self._until, Random(seed)).run()
+            TolerantWorker(open_layout_store(self._claims), log, keys, self._until, Random(seed)).run()
             os._exit(0)
 
 
 if __name__ == "__main__":
-    # A second is short for agents and long for this test.
-    validation.TTL_MINUTES = (1 / 60_000, validation.TTL_MINUTES[1])
-    print(json.dumps({"kills": Nursery(*sys.argv[1:]).run()}), flush=True)
+    # Claims of milliseconds, which agents may not ask for.
+    validation.MIN_TTL = timedelta(milliseconds=1)
+    print(json.dumps({"kills": Fleet(*sys.argv[1:]).run()}), flush=True)

@@ -1,4 +1,4 @@
-"""Each state in which one side can leave a key, as the other side finds it."""
+"""Each state in which one side can leave a key, and how the other side judges it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mcp_claims.model.records import Claim, Holder, Moment, OriginalHolder, Scop
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
-from tests.stores.agent_awareness.original.conftest import Original
+from tests.stores.agent_awareness.original.conftest import StartSession
 from tests.stores.agent_awareness.samples import lock, record
 from tests.stores.samples import grant
 
@@ -27,8 +27,8 @@ SCOPED = ScopedKey("ci", KEY)
 A_DAY_AND_MORE = 86_400 + 60
 
 
-def of_the_past(minutes: float = 1) -> Claim:
-    """Return a claim of ours, of a live process of this machine, whose time has passed."""
+def expired_claim(minutes: float = 1) -> Claim:
+    """Return an expired claim of a live process of mcp-claims on this machine."""
     then = Moment(datetime.now(UTC) - timedelta(minutes=60))
     holder = Holder(f"{socket.gethostname()}:{os.getpid()}:0123456789ab", os.getpid())
     return Claim(SCOPED, holder, then, expiry.later(then, timedelta(minutes=minutes)))
@@ -39,17 +39,20 @@ def make_old(path: Path, seconds: float = 11) -> None:
     os.utime(path, (then, then))
 
 
-# What the original leaves, as we find it.
+# The original acts first, then we do.
 
 
-def test_the_original_s_files_are_where_we_look(original: Original, store: AgentAwarenessStore) -> None:
-    original().call("tryClaim", KEY)
+@pytest.mark.rule("A2")
+def test_the_original_writes_the_file_that_we_read(start_original: StartSession, store: AgentAwarenessStore) -> None:
+    start_original().call("tryClaim", KEY)
     assert record(store, SCOPED) == Path(store.directory, "ci", "vercel_next.js_4521_checks_failed.json")
     assert record(store, SCOPED).is_file()
 
 
-def test_its_live_claim_is_held_and_said_to_be_of_its_kind(original: Original, session: Session) -> None:
-    holder = original()
+def test_a_live_claim_of_the_original_is_held_and_has_an_original_holder(
+    start_original: StartSession, session: Session
+) -> None:
+    holder = start_original()
     assert holder.call("tryClaim", KEY, minutes=45) == {"claimed": True}
     attempt = session.try_claim(KEY, "ci")
     assert attempt.status is Status.HELD
@@ -65,8 +68,8 @@ def test_its_live_claim_is_held_and_said_to_be_of_its_kind(original: Original, s
     assert session.prune().live == 1
 
 
-def test_what_it_renews_stays_its_own(original: Original, session: Session) -> None:
-    holder = original()
+def test_the_original_renews_its_claim(start_original: StartSession, session: Session) -> None:
+    holder = start_original()
     holder.call("tryClaim", KEY, minutes=10)
     holder.call("tryClaim", KEY, minutes=60)
     found = session.try_claim(KEY, "ci").found
@@ -74,49 +77,52 @@ def test_what_it_renews_stays_its_own(original: Original, session: Session) -> N
     assert expiry.remaining(found.expires, Moment(datetime.now(UTC))) > timedelta(minutes=59)
 
 
-def test_what_it_released_is_free(original: Original, session: Session) -> None:
-    holder = original()
+def test_a_key_that_the_original_released_is_free(start_original: StartSession, session: Session) -> None:
+    holder = start_original()
     holder.call("tryClaim", KEY)
     holder.call("release", KEY)
     assert session.try_claim(KEY, "ci").status is Status.ACQUIRED
 
 
-def test_its_expired_claim_is_taken_over_though_its_process_lives(original: Original, session: Session) -> None:
-    holder = original()
+def test_an_expired_claim_of_a_live_original_is_taken_over(start_original: StartSession, session: Session) -> None:
+    holder = start_original()
     holder.call("tryClaim", KEY, minutes=-1)
     attempt = session.try_claim(KEY, "ci")
     assert attempt.claimed and attempt.taken_over
-    assert attempt.taken_over.why is ClaimState.EXPIRED
-    assert isinstance(attempt.taken_over.what, Claim)
-    assert attempt.taken_over.what.holder.name == holder.name
+    assert attempt.taken_over.state is ClaimState.EXPIRED
+    assert isinstance(attempt.taken_over.found, Claim)
+    assert attempt.taken_over.found.holder.name == holder.name
 
 
 @pytest.mark.parametrize("reaped", [True, False])
-def test_its_claim_is_orphaned_once_its_process_is_dead(original: Original, session: Session, reaped: bool) -> None:
-    holder = original()
+def test_a_claim_of_a_dead_original_is_orphaned(start_original: StartSession, session: Session, reaped: bool) -> None:
+    holder = start_original()
     holder.call("tryClaim", KEY)
     if reaped:
-        holder.bury()
+        holder.kill_and_reap()
     else:
         holder.kill()
     attempt = session.try_claim(KEY, "ci")
     assert attempt.claimed and attempt.taken_over
-    assert attempt.taken_over.why is ClaimState.ORPHANED
+    assert attempt.taken_over.state is ClaimState.ORPHANED
 
 
-def test_its_claim_from_another_host_waits_for_its_time_whatever_its_pid(
-    original: Original, session: Session, store: AgentAwarenessStore
+def test_a_claim_of_the_original_on_another_host_is_held_until_it_expires(
+    start_original: StartSession, session: Session, store: AgentAwarenessStore
 ) -> None:
-    holder = original()
+    holder = start_original()
     holder.call("tryClaim", KEY)
-    holder.bury()
+    holder.kill_and_reap()
     there = record(store, SCOPED)
     there.write_text(there.read_text().replace(holder.name, f"elsewhere:{holder.pid}"))
     assert session.try_claim(KEY, "ci").status is Status.HELD
 
 
-def test_a_corrupt_claim_counts_as_held(original: Original, session: Session, store: AgentAwarenessStore) -> None:
-    original().call("tryClaim", KEY)
+@pytest.mark.rule("A11")
+def test_a_corrupt_record_counts_as_held(
+    start_original: StartSession, session: Session, store: AgentAwarenessStore
+) -> None:
+    start_original().call("tryClaim", KEY)
     there = record(store, SCOPED)
     there.write_bytes(there.read_bytes()[:20])
     attempt = session.try_claim(KEY, "ci")
@@ -125,12 +131,12 @@ def test_a_corrupt_claim_counts_as_held(original: Original, session: Session, st
     assert not expiry.is_past_any_ttl(attempt.found, attempt.now)
 
 
-def test_while_it_is_inside_we_wait_and_then_say_whose_turn_it_is(
-    original: Original, session: Session, store: AgentAwarenessStore
+def test_we_wait_for_a_live_lock_of_the_original_and_the_error_names_it(
+    start_original: StartSession, session: Session, store: AgentAwarenessStore
 ) -> None:
-    inside = original()
+    inside = start_original()
     assert inside.ask(call="tryClaim", plugin="ci", key=KEY, stops=["inside"]) == {"paused": "inside"}
-    # However old its lock looks: its owner lives.
+    # The lock looks old, but its owner lives.
     make_old(lock(store, SCOPED), 3_600)
     meta = lock(store, SCOPED) / "meta.json"
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"createdAt": "2026-01-01T00:00:00.000Z"}))
@@ -141,37 +147,38 @@ def test_while_it_is_inside_we_wait_and_then_say_whose_turn_it_is(
     assert session.try_claim(KEY, "ci").status is Status.HELD
 
 
-def test_the_lock_of_its_dead_process_is_broken_at_once(
-    original: Original, session: Session, store: AgentAwarenessStore
+def test_the_lock_of_a_dead_original_is_removed_at_once(
+    start_original: StartSession, session: Session, store: AgentAwarenessStore
 ) -> None:
-    inside = original()
+    inside = start_original()
     inside.ask(call="tryClaim", plugin="ci", key=KEY, stops=["inside"])
     inside.kill()
     assert session.try_claim(KEY, "ci", lock_timeout=0).status is Status.ACQUIRED
     assert not lock(store, SCOPED).exists()
 
 
-def test_a_lock_without_meta_is_waited_for_and_nobodys_after_10_s(
-    original: Original, session: Session, store: AgentAwarenessStore
+def test_a_lock_of_the_original_without_meta_is_removed_after_10_s(
+    start_original: StartSession, session: Session, store: AgentAwarenessStore
 ) -> None:
-    slow = original()
+    slow = start_original()
     assert slow.ask(call="tryClaim", plugin="ci", key=KEY, stops=["made"]) == {"paused": "made"}
     make_old(lock(store, SCOPED), 9)
     with pytest.raises(LockDirectoryBusyError):
         session.try_claim(KEY, "ci", lock_timeout=0.05)
     make_old(lock(store, SCOPED), 11)
     assert session.try_claim(KEY, "ci", lock_timeout=0).status is Status.ACQUIRED
-    # It was alive after all; its call fails, and it holds nothing.
+    # Its process was alive after all; its call fails, and it holds nothing.
     assert slow.ask(go=True) == {"failed": "ENOENT"}
     assert session.inspect(KEY, "ci").held_by_you
 
 
-# What we leave, as the original finds it.
+# We act first, then the original does.
 
 
-def test_it_sees_our_claim_as_held_by_us(original: Original, session: Session) -> None:
+@pytest.mark.rule("A4")
+def test_the_original_sees_our_claim_as_held(start_original: StartSession, session: Session) -> None:
     session.try_claim(KEY, "ci")
-    other = original()
+    other = start_original()
     assert other.call("tryClaim", KEY) == {"claimed": False, "holder": session.holder.name}
     assert other.call("isClaimedByOther", KEY) is True
     other.call("release", KEY)
@@ -180,86 +187,93 @@ def test_it_sees_our_claim_as_held_by_us(original: Original, session: Session) -
     assert other.call("tryClaim", KEY)["claimed"] is False
 
 
-def test_it_finds_free_what_we_released(original: Original, session: Session) -> None:
+def test_the_original_finds_a_key_free_that_we_released(start_original: StartSession, session: Session) -> None:
     session.try_claim(KEY, "ci")
     assert session.release(KEY, "ci").released
-    assert original().call("tryClaim", KEY) == {"claimed": True}
+    assert start_original().call("tryClaim", KEY) == {"claimed": True}
     assert session.try_claim(KEY, "ci").status is Status.HELD
 
 
-def test_it_takes_over_our_expired_claim_and_we_are_told(original: Original, store: AgentAwarenessStore) -> None:
-    grant(store, of_the_past())
-    holder = original()
+def test_the_original_takes_over_our_expired_claim(start_original: StartSession, store: AgentAwarenessStore) -> None:
+    grant(store, expired_claim())
+    holder = start_original()
     assert holder.call("tryClaim", KEY) == {"claimed": True}
     found = store.read(SCOPED)
     assert isinstance(found, Claim)
     assert found.holder.name == holder.name
 
 
-def test_it_takes_over_from_our_dead_process(original: Original, ours: Original) -> None:
-    holder = ours()
+def test_the_original_takes_over_from_our_dead_process(start_original: StartSession, start_ours: StartSession) -> None:
+    holder = start_ours()
     assert holder.ask(call="try_claim", key=KEY, plugin="ci")["answer"]["status"] == "acquired"
-    other = original()
+    other = start_original()
     assert other.call("tryClaim", KEY)["claimed"] is False
-    holder.bury()
+    holder.kill_and_reap()
     assert other.call("tryClaim", KEY) == {"claimed": True}
 
 
-def test_it_takes_our_corrupt_claim_for_free_which_is_a_fault_of_the_original(
-    original: Original, session: Session, store: AgentAwarenessStore
+@pytest.mark.rule("A11", "A13")
+def test_the_original_takes_a_corrupt_record_for_free_and_we_report_the_loss(
+    start_original: StartSession, session: Session, store: AgentAwarenessStore
 ) -> None:
     session.try_claim(KEY, "ci")
     record(store, SCOPED).write_bytes(b'{"holder": "half')
-    assert original().call("tryClaim", KEY) == {"claimed": True}
+    assert start_original().call("tryClaim", KEY) == {"claimed": True}
     lost = session.try_claim(KEY, "ci")
     assert lost.status is Status.HELD
     assert lost.lost
 
 
-def test_it_waits_while_we_are_inside(original: Original, ours: Original, store: AgentAwarenessStore) -> None:
-    inside = ours("stop")
+@pytest.mark.rule("A5")
+def test_the_original_waits_for_our_lock(
+    start_original: StartSession, start_ours: StartSession, store: AgentAwarenessStore
+) -> None:
+    inside = start_ours("stop")
     inside.tell(call="try_claim", key=KEY, plugin="ci")
     inside.await_stop()
     assert {path.name for path in lock(store, SCOPED).iterdir()} == {"meta.json"}
-    other = original()
+    other = start_original()
     other.tell(call="tryClaim", plugin="ci", key=KEY)
     inside.go_on()
     assert inside.hear()["answer"] == {"status": "acquired", "holder": inside.name}
     assert other.hear()["answer"] == {"claimed": False, "holder": inside.name}
 
 
-def test_it_breaks_the_lock_of_our_dead_process(original: Original, ours: Original, store: AgentAwarenessStore) -> None:
-    inside = ours("stop")
+def test_the_original_breaks_the_lock_of_our_dead_process(
+    start_original: StartSession, start_ours: StartSession, store: AgentAwarenessStore
+) -> None:
+    inside = start_ours("stop")
     inside.tell(call="try_claim", key=KEY, plugin="ci")
     inside.await_stop()
-    inside.bury()
-    assert original().call("tryClaim", KEY) == {"claimed": True}
+    inside.kill_and_reap()
+    assert start_original().call("tryClaim", KEY) == {"claimed": True}
     assert not lock(store, SCOPED).exists()
 
 
-def test_it_waits_for_our_lock_without_meta_and_breaks_it_after_10_s(
-    original: Original, store: AgentAwarenessStore
+def test_the_original_breaks_our_lock_without_meta_after_10_s(
+    start_original: StartSession, store: AgentAwarenessStore
 ) -> None:
-    # Where we are between two system calls, or died there.
+    # The state between our `mkdir` and our `link`, where one of our processes may also have died.
     lock(store, SCOPED).mkdir(parents=True)
-    other = original()
+    other = start_original()
     paused = other.ask(call="tryClaim", plugin="ci", key=KEY, stops=["no meta", "no meta", "stale"])
     assert paused == {"paused": "no meta"}
-    assert other.ask(go=True) == {"paused": "no meta"}, "it did not wait for a fresh one"
+    assert other.ask(go=True) == {"paused": "no meta"}, "it did not wait for a fresh lock"
     make_old(lock(store, SCOPED))
     assert other.ask(go=True) == {"paused": "stale"}
     assert other.ask(go=True) == {"answer": {"claimed": True}}
 
 
-# Keys whose names are the same.
+# Keys with the same file name.
 
 
-def test_a_key_whose_file_another_key_of_ours_holds_is_refused_and_says_so(
+@pytest.mark.rule("A3")
+def test_two_keys_with_one_file_exclude_each_other_and_the_refusal_names_the_other_key(
     session: Session, store: AgentAwarenessStore
 ) -> None:
     holder = session.try_claim("a/b", "ci").found
     attempt = session.try_claim("a:b", "ci")
-    assert attempt.status is Status.HELD, "the holder itself has not claimed this key"
+    assert attempt.status is Status.HELD, "the session holds the other key, not this one"
     assert attempt.found == holder
     assert session.inspect("a:b", "ci").claimed_by_other
     assert not session.release("a:b", "ci").released
@@ -269,24 +283,29 @@ def test_a_key_whose_file_another_key_of_ours_holds_is_refused_and_says_so(
     assert store.read(ScopedKey("ci", "a/b")) == store.read(ScopedKey("ci", "a:b"))
 
 
-def test_a_dead_claim_on_a_key_with_the_same_file_is_taken_over(session: Session, store: AgentAwarenessStore) -> None:
-    grant(store, of_the_past()._replace(scoped=ScopedKey("ci", "a/b")))
+def test_an_expired_claim_on_another_key_with_the_same_file_is_taken_over(
+    session: Session, store: AgentAwarenessStore
+) -> None:
+    grant(store, expired_claim()._replace(scoped=ScopedKey("ci", "a/b")))
     attempt = session.try_claim("a:b", "ci")
     assert attempt.claimed and attempt.taken_over
     assert session.inspect("a:b", "ci").held_by_you
     assert session.inspect("a/b", "ci").claimed_by_other
 
 
-def test_a_dead_claim_on_a_key_with_the_same_file_is_swept_by_a_look(
+def test_inspect_removes_an_expired_claim_on_another_key_with_the_same_file(
     session: Session, store: AgentAwarenessStore
 ) -> None:
-    grant(store, of_the_past()._replace(scoped=ScopedKey("ci", "a/b")))
+    grant(store, expired_claim()._replace(scoped=ScopedKey("ci", "a/b")))
     assert not session.inspect("a:b", "ci").claimed_by_other
     assert store.read(ScopedKey("ci", "a/b")) is None
 
 
-def test_the_original_s_claim_holds_every_key_with_its_name(original: Original, session: Session) -> None:
-    original().call("tryClaim", "a/b")
+@pytest.mark.rule("A3")
+def test_a_claim_of_the_original_holds_every_key_with_the_same_file(
+    start_original: StartSession, session: Session
+) -> None:
+    start_original().call("tryClaim", "a/b")
     for key in ("a/b", "a:b", "a#b", "a\\b", "a_b"):
         assert session.try_claim(key, "ci").status is Status.HELD
     assert session.try_claim("a-b", "ci").claimed

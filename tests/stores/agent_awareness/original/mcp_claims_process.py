@@ -1,6 +1,6 @@
-"""A session of ours in a process of its own: `partner.py CLAIMS [STOP]`.
+"""A session of mcp-claims in a process of its own: `mcp_claims_process.py CLAIMS [stop]`.
 
-It obeys orders as `original.mjs` does.  With any STOP it stops itself (SIGSTOP) once, before its first claim appears.
+It reads commands as `original.mjs` does.  With `stop` it stops itself (SIGSTOP) once, before its first record appears.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from pathlib import Path
 
 from mcp_claims.model.records import Claim
 from mcp_claims.session.identity import process_session
-from mcp_claims.stores.agent_awareness.filesystem import LayoutFileSystem
+from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSystem
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.config import open_store
 
 
-def layout_store(claims: Path | str, fs: LayoutFileSystem | None = None) -> AgentAwarenessStore:
-    """Open the store as the command line does."""
+def open_layout_store(claims: Path | str, fs: AgentAwarenessFileSystem | None = None) -> AgentAwarenessStore:
+    """Open the store as the command line does, with other system calls if *fs* is given."""
     store = open_store(str(claims), layout="agent-awareness", environment={})
     assert isinstance(store, AgentAwarenessStore)
-    return AgentAwarenessStore(store.directory, store.is_gone, fs=fs) if fs else store
+    return AgentAwarenessStore(store.directory, store.pid_is_gone, fs=fs) if fs else store
 
 
-class Stopping(LayoutFileSystem):
-    """Stops the process once, before a claim appears."""
+class StopsBeforeWrite(AgentAwarenessFileSystem):
+    """Stops the process once, before a record appears at its path."""
 
     stopped = False
 
@@ -46,13 +46,13 @@ class Stopping(LayoutFileSystem):
 
 def main() -> None:
     claims, *stop = sys.argv[1:]
-    session = process_session(layout_store(claims, Stopping() if stop else None))
+    session = process_session(open_layout_store(claims, StopsBeforeWrite() if stop else None))
     print(json.dumps({"name": session.holder.name}), flush=True)
     for line in sys.stdin:
-        order = json.loads(line)
-        call, key, plugin = order["call"], order["key"], order["plugin"]
+        command = json.loads(line)
+        call, key, plugin = command["call"], command["key"], command["plugin"]
         if call == "try_claim":
-            attempt = session.try_claim(key, plugin, ttl_minutes=order.get("minutes", 30))
+            attempt = session.try_claim(key, plugin, ttl_minutes=command.get("minutes", 30))
             holder = attempt.found.holder.name if isinstance(attempt.found, Claim) else None
             answer: dict[str, object] = {"status": attempt.status.value, "holder": holder}
         else:
