@@ -108,7 +108,7 @@ def test_a_grant_that_never_arrived_is_sent_again_and_changes_nothing_when_it_ar
 def test_a_grant_of_unknown_outcome_is_an_error_and_is_undone_as_soon_as_the_cluster_answers(
     session: Session, proxy: Proxy, direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 1.5)
     proxy.lose_answer_to(TRANSACTION, then_cut=True)
     with pytest.raises(StoreUnavailableError, match="no endpoint of etcd answered in time"):
         session.try_claim(KEY.key)
@@ -121,7 +121,7 @@ def test_two_sessions_with_unknown_grants_of_one_key_both_end_without_it(
 ) -> None:
     first, second = process_session(store), process_session(store)
     assert first.try_claim("warm").claimed
-    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 1.5)
     # The grant to the first is applied; the request of the second never arrives.
     proxy.lose_answer_to(TRANSACTION, then_cut=True)
     for session in (first, second):
@@ -137,7 +137,7 @@ def test_a_grant_answered_after_the_trust_time_is_undone_if_its_lease_cannot_be_
 ) -> None:
     session = process_session(store)
     assert session.try_claim("warm").claimed
-    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 1.5)
     commit = Transactions.commit
 
     def then_paused(*arguments: Any) -> Any:
@@ -273,5 +273,5 @@ def await_freed(direct: EtcdStore, proxy: Proxy) -> None:
     freed = Event()
     with direct.watch(KEY, freed.set):
         proxy.mend()
-        assert freed.wait(20)
+        assert freed.wait(30)
     assert direct.read(KEY) is None
