@@ -23,7 +23,7 @@ from mcp_claims.stores.config import (
     LAYOUT_VARIABLE,
     PROVIDER_VARIABLE,
 )
-from mcp_claims.stores.etcd.config import CREDENTIALS
+from mcp_claims.stores.etcd.config import VARIABLE_PREFIX
 
 if TYPE_CHECKING:
     from mcp_claims.hosts import Change, Launch, Surroundings
@@ -118,7 +118,7 @@ def _install(options: SimpleNamespace) -> int:
         changes.append(_hooks(where, launch, options.guard))
     if _carry_out(changes, options.dry_run):
         write_line(f"{host.title} starts it as {name!r}. {host.after}")
-        if unwritten := sorted(each for each in where.environment if each.startswith(CREDENTIALS)):
+        if unwritten := sorted(each for each in where.environment if each.startswith(VARIABLE_PREFIX)):
             write_line(
                 f"Not written down, as others may read it: the host itself has to be started with {', '.join(unwritten)}."
             )

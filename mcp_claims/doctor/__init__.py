@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mcp_claims.doctor.claims import examine_claims, examine_stored
 from mcp_claims.doctor.directory import examine_directory
-from mcp_claims.doctor.etcd import examine_cluster
 from mcp_claims.doctor.filesystem import examine_file_system
 from mcp_claims.doctor.finding import Finding, Level
 from mcp_claims.doctor.liveness import examine_identity
@@ -39,7 +38,10 @@ def diagnose_cluster(store: EtcdStore, chosen_by: str) -> Iterator[Finding]:
 
     Never raises for what it finds: that is a finding.
     """
+    # Here, as it needs an optional dependency.
+    from mcp_claims.doctor.etcd import examine_cluster
+
     machine = local_machine()
-    yield from examine_cluster(store.address, chosen_by)
+    yield from examine_cluster(store.config, chosen_by)
     yield from examine_claims(store, machine)
     yield from examine_identity(machine)

@@ -1,4 +1,4 @@
-"""A cluster of etcd: does each endpoint answer, as part of a majority; how fast, how new, and with which clock?"""
+"""Checks of an etcd cluster: does each endpoint answer, is there a majority, how fast, how new, and with which clock?"""
 
 from __future__ import annotations
 
@@ -7,41 +7,37 @@ import statistics
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
 from mcp_claims.model.validation import one_line
+from mcp_claims.stores.base import deadline_in
+from mcp_claims.stores.etcd import messages
+from mcp_claims.stores.etcd.config import Endpoint, EtcdConfig, format_endpoint
+from mcp_claims.stores.etcd.gateway import Gateway, GatewayError, GrpcStatus, NoAnswerError, RefusedError
+from mcp_claims.stores.etcd.lease import MIN_TTL, grant_lease, revoke_lease
 
-if TYPE_CHECKING:
-    from mcp_claims.stores.etcd.config import Address
-    from mcp_claims.stores.etcd.gateway import Transport
-
-_WITHIN = 1.5  # s
+_TIMEOUT = 3.0  # s, of one call
 _READS = 9
 _SLOW = 0.1  # s
-_SKEW = timedelta(seconds=5)
-_LONG_HISTORY = 100_000
-_LARGE = 1_500_000_000
-"""Bytes; etcd takes no more writes at 2 GB unless told otherwise."""
+_MAX_SKEW = timedelta(seconds=5)
+_OLDEST_VERSION = (3, 4)
+_LONG_HISTORY = 100_000  # revisions
+_LARGE = 1_500_000_000  # bytes; by default etcd refuses writes at 2 GB
 
 
-def examine_cluster(address: Address, chosen_by: str) -> Iterator[Finding]:
-    """Examine the cluster at *address*, which *chosen_by* chose; it writes and removes a key of its own."""
-    # Imported here: who has claims in files has no client of etcd.
-    from mcp_claims.stores.etcd.config import spell_endpoint
-    from mcp_claims.stores.etcd.gateway import RefusedError, Transport, UnansweredError
-
-    yield ok("cluster", f"{address} (chosen by {chosen_by}){_credentials(address)}")
-    transport = Transport(address)
+def examine_cluster(config: EtcdConfig, chosen_by: str) -> Iterator[Finding]:
+    """Examine the cluster of *config*, which *chosen_by* chose.  Puts and deletes one key of its own; never raises."""
+    yield ok("cluster", f"{config} (chosen by {chosen_by}){_credentials(config)}")
+    gateway = Gateway(config)
     statuses: list[dict[str, Any]] = []
-    for endpoint in address.endpoints:
-        name = spell_endpoint(endpoint)
+    for endpoint in config.endpoints:
+        name = format_endpoint(endpoint)
         try:
-            status = transport.ask_at(endpoint, "/maintenance/status", {}, 2 * _WITHIN)
+            status = gateway.call_endpoint(endpoint, "/maintenance/status", {}, _TIMEOUT)
             statuses.append(status)
-            yield from _endpoint(transport, endpoint, name, status)
-        except (UnansweredError, RefusedError, OSError) as error:
+            yield from _check_endpoint(gateway, endpoint, name, status)
+        except GatewayError as error:
             yield failure(
                 "endpoint", f"{name} does not serve: {one_line(str(error))}", "Start it, or take it out of the URL."
             )
@@ -50,102 +46,91 @@ def examine_cluster(address: Address, chosen_by: str) -> Iterator[Finding]:
     clusters = {status["header"]["cluster_id"] for status in statuses}
     if len(clusters) > 1:
         yield failure("cluster", "the endpoints belong to different clusters", "Name those of one cluster in the URL.")
-    yield from _history(transport, address, statuses)
-    yield from _write(transport, address)
+    yield from _check_storage(gateway, config, statuses)
+    yield from _check_write(gateway, config)
 
 
-def _endpoint(transport: Transport, endpoint: tuple[str, int], name: str, status: dict[str, Any]) -> Iterator[Finding]:
-    from mcp_claims.stores.etcd import messages
-
-    times = []
+def _check_endpoint(gateway: Gateway, endpoint: Endpoint, name: str, status: dict[str, Any]) -> Iterator[Finding]:
+    durations = []
     for _ in range(_READS):
         began = time.perf_counter()
-        transport.ask_at(endpoint, "/kv/range", messages.one(b"mcp-claims doctor"), 2 * _WITHIN)
-        times.append(time.perf_counter() - began)
-    took = statistics.median(times)
+        gateway.call_endpoint(endpoint, "/kv/range", messages.get_request(b"mcp-claims doctor"), _TIMEOUT)
+        durations.append(time.perf_counter() - began)
+    median = statistics.median(durations)
     version = str(status.get("version", "?"))
     leads = ", leads" if status.get("leader") == status["header"].get("member_id") else ""
-    said = f"{name} serves: etcd {one_line(version)}{leads}, a read takes {took * 1000:.1f} ms"
-    if took > _SLOW:
+    serves = f"{name} serves: etcd {one_line(version)}{leads}, a read takes {median * 1000:.1f} ms"
+    if median > _SLOW:
         yield warning(
-            "endpoint", said, "Each claim takes two writes, which are slower: see to its disk and the network."
+            "endpoint", serves, "Each claim takes two writes, which are slower still: check its disk and the network."
         )
-    elif (*map(int, version.split(".")[:2]),) < (3, 4):
-        yield failure("endpoint", said, "It is too old: etcd 3.4 at least is needed.")
+    elif tuple(map(int, version.split(".")[:2])) < _OLDEST_VERSION:
+        yield failure("endpoint", serves, "It is too old: use etcd 3.4 or newer.")
     else:
-        yield ok("endpoint", said)
-    # Its clock ends no claim early and keeps none, but times that are shown come from the machines of holders.
-    answer = transport.get(endpoint, "/version", _WITHIN)
-    skew = parsedate_to_datetime(answer.headers["Date"]) - datetime.now(UTC)
-    if abs(skew) > _SKEW:
+        yield ok("endpoint", serves)
+    # No safety depends on its clock, but the times that people read come from the holders' machines.
+    skew = gateway.clock_of(endpoint, _TIMEOUT / 2) - datetime.now(UTC)
+    if abs(skew) > _MAX_SKEW:
         yield warning(
             "clocks",
             f"the clock of {name} is {abs(skew).total_seconds():.0f} s {'ahead' if skew > timedelta(0) else 'behind'}",
-            "Claims are safe, but times that are shown are misleading: let both machines synchronize their clocks.",
+            "Claims are safe, but the times shown mislead: synchronize the clocks of both machines.",
         )
 
 
-def _history(transport: Transport, address: Address, statuses: list[dict[str, Any]]) -> Iterator[Finding]:
-    from mcp_claims.stores.base import deadline_in
-    from mcp_claims.stores.etcd import messages
-    from mcp_claims.stores.etcd.gateway import RefusedError, UnansweredError
-
+def _check_storage(gateway: Gateway, config: EtcdConfig, statuses: list[dict[str, Any]]) -> Iterator[Finding]:
     size = max(int(status.get("dbSize", 0)) for status in statuses)
     revision = max(int(status["header"]["revision"]) for status in statuses)
     if size > _LARGE:
         yield warning(
             "storage",
-            f"the database has {size / 1e6:,.0f} MB; at its quota etcd writes nothing",
+            f"the database has {size / 1e6:,.0f} MB; etcd refuses writes once it reaches its quota",
             "Compact and defragment it.",
         )
     try:
-        first = messages.one(address.prefix.encode()) | {"revision": "1"}
-        transport.ask("/kv/range", first, deadline_in(_WITHIN * 2))
+        # The first revision can be read only while nothing has been compacted.
+        first = messages.get_request(config.prefix.encode()) | {"revision": "1"}
+        gateway.call("/kv/range", first, deadline_in(_TIMEOUT))
         compacted = False
     except RefusedError as error:
         compacted = "compacted" in str(error)
-    except UnansweredError:
-        return  # The write tells of it.
+    except NoAnswerError:
+        return  # The check of a write reports that.
     if not compacted and revision > _LONG_HISTORY:
         yield warning(
             "storage",
-            f"nothing of the history of {revision:,} changes has been compacted, so it grows without end",
+            f"none of its {revision:,} revisions has been compacted, so the database grows without end",
             "Start etcd with --auto-compaction-retention=1h.",
         )
     else:
         yield ok("storage", f"{size / 1e6:,.1f} MB, revision {revision:,}, {'' if compacted else 'not yet '}compacted")
 
 
-def _write(transport: Transport, address: Address) -> Iterator[Finding]:
-    from mcp_claims.stores.base import deadline_in
-    from mcp_claims.stores.etcd import messages
-    from mcp_claims.stores.etcd.gateway import EXHAUSTED, RefusedError, UnansweredError
-    from mcp_claims.stores.etcd.lease import SHORTEST_TTL, grant_lease, revoke_lease
-
-    key = f"{address.prefix}/doctor/{secrets.token_hex(8)}".encode()
+def _check_write(gateway: Gateway, config: EtcdConfig) -> Iterator[Finding]:
+    key = f"{config.prefix}/doctor/{secrets.token_hex(8)}".encode()
     try:
-        lease = grant_lease(transport, SHORTEST_TTL, deadline_in(3))
+        lease_id = grant_lease(gateway, MIN_TTL, deadline_in(_TIMEOUT))
         began = time.perf_counter()
-        transport.ask("/kv/put", messages.put(key, b"", lease), deadline_in(3))
-        took = time.perf_counter() - began
-        revoke_lease(transport, lease, deadline_in(3))
-    except UnansweredError as error:
-        remedy = "Bring up a majority of its nodes; until then nothing is claimed, and what is held stays held."
-        yield failure("majority", f"the cluster writes nothing: {one_line(str(error))}", remedy)
+        gateway.call("/kv/put", messages.put_request(key, b"", lease_id), deadline_in(_TIMEOUT))
+        duration = time.perf_counter() - began
+        revoke_lease(gateway, lease_id, deadline_in(_TIMEOUT))
+    except NoAnswerError as error:
+        remedy = "Start a majority of its members; until then nobody can claim, and what is held stays held."
+        yield failure("majority", f"the cluster accepts no writes: {one_line(str(error))}", remedy)
     except RefusedError as error:
         refused = f"the cluster refuses: {one_line(str(error))}"
-        if error.code == EXHAUSTED:
+        if error.code == GrpcStatus.RESOURCE_EXHAUSTED:
             remedy = "Compact and defragment it, then disarm its alarm (etcdctl alarm disarm); claims can be released."
             yield failure("storage", refused, remedy)
         else:
-            remedy = f"Let this user read and write what begins with {address.prefix}/, and have leases."
+            remedy = f"Permit this user to read and write keys that begin with {config.prefix}/, and to grant leases."
             yield failure("permission", refused, remedy)
     else:
-        yield ok("majority", f"the cluster writes and gives leases (a write took {took * 1000:.1f} ms)")
+        yield ok("majority", f"the cluster accepts writes and grants leases (a write took {duration * 1000:.1f} ms)")
 
 
-def _credentials(address: Address) -> str:
-    said = [", over TLS"] if address.tls else []
-    said += [" with a certificate"] if address.certificate else []
-    said += [f" as user {address.user!r}"] if address.user else []
-    return "".join(said)
+def _credentials(config: EtcdConfig) -> str:
+    parts = [", over TLS"] if config.tls else []
+    parts += [" with a certificate"] if config.cert_file else []
+    parts += [f" as user {config.user!r}"] if config.user else []
+    return "".join(parts)

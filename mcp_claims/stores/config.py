@@ -155,12 +155,12 @@ def _agent_awareness_directory(provider: str | None) -> str:
 
 def _open_cluster(url: str, chosen_by: str, variables: Mapping[str, str], machine: Machine) -> Store:
     # The client is an optional dependency.
-    from mcp_claims.stores.etcd.config import read_address
+    from mcp_claims.stores.etcd.config import parse_config
 
-    address = read_address(url, variables, chosen_by)
+    config = parse_config(url, variables, chosen_by)
     try:
         from mcp_claims.stores.etcd.store import EtcdStore
     except ModuleNotFoundError as error:
         missing = f"needs a package that is not installed ({error.name}): pip install 'mcp-claims[etcd]'"
         raise InvalidInputError(chosen_by, missing) from error
-    return EtcdStore(address, machine)
+    return EtcdStore(config, machine)

@@ -11,7 +11,7 @@ from mcp_claims.liveness import local_machine
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.cli.commands import COMMAND
-from tests.support.etcd import fresh_address, one_node
+from tests.support.etcd import fresh_config, one_node
 from tests.support.proxy import Proxy
 from tests.support.servers import PYTHON_ENVIRONMENT
 
@@ -24,9 +24,9 @@ def proxy() -> Iterator[Proxy]:
 
 
 def test_who_watches_is_told_that_the_cluster_is_gone_and_goes_on_when_it_is_back(proxy: Proxy) -> None:
-    address = fresh_address()
-    others = process_session(EtcdStore(address, local_machine()))
-    url = f"etcd://127.0.0.1:{proxy.port}{address.prefix}"
+    config = fresh_config()
+    others = process_session(EtcdStore(config, local_machine()))
+    url = f"etcd://127.0.0.1:{proxy.port}{config.prefix}"
     with subprocess.Popen(
         [*COMMAND, "list", "--watch", "--json", "--store", url],
         env=PYTHON_ENVIRONMENT,
@@ -38,7 +38,7 @@ def test_who_watches_is_told_that_the_cluster_is_gone_and_goes_on_when_it_is_bac
         try:
             assert '"claims": []' in watching.stdout.readline()
             proxy.cut()
-            assert "no endpoint of etcd has answered in time" in watching.stderr.readline()
+            assert "no endpoint of etcd answered in time" in watching.stderr.readline()
             proxy.mend()
             assert others.try_claim("red").claimed
             assert '"red"' in watching.stdout.readline()
@@ -51,4 +51,4 @@ def test_who_wants_to_watch_where_no_cluster_answers_is_told_so(proxy: Proxy) ->
     url = f"etcd://127.0.0.1:{proxy.port}/p"
     command = [*COMMAND, "list", "--watch", "--store", url]
     done = subprocess.run(command, env=PYTHON_ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 3 and "no endpoint of etcd has answered in time" in done.stderr
+    assert done.returncode == 3 and "no endpoint of etcd answered in time" in done.stderr

@@ -27,7 +27,7 @@ def test_no_thread_takes_the_signals_that_are_the_command_s() -> None:
     store, red = fresh_store(), ScopedKey("default", "red")
     holder = process_session(store)
     held = holder.try_claim(red.key).found
-    command = [*COMMAND, "run", red.key, "--wait", "60", "--store", str(store.address), "--", "sleep", "60"]
+    command = [*COMMAND, "run", red.key, "--wait", "60", "--store", str(store.config), "--", "sleep", "60"]
     with subprocess.Popen(command, env=PYTHON_ENVIRONMENT) as running:
         try:
             threads = Path(f"/proc/{running.pid}/task")

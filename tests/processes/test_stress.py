@@ -17,7 +17,7 @@ import pytest
 from tests.processes import history
 from tests.processes.conftest import Spawn
 from tests.processes.history import History
-from tests.support.etcd import fresh_address
+from tests.support.etcd import fresh_config
 
 SECONDS = float(os.environ.get("MCP_CLAIMS_STRESS_SECONDS", "3"))
 
@@ -30,7 +30,7 @@ def test_32_processes_with_deaths_stalls_and_expiries_never_hold_one_key_at_once
 ) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
-    claims = tmp_path / "claims" if where == "files" else fresh_address()
+    claims = tmp_path / "claims" if where == "files" else fresh_config()
     counted = spawn("contenders.py", claims, logs, SECONDS, keys, f"seed {keys}").hear()
     seen = history.read(logs.iterdir())
 

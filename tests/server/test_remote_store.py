@@ -30,9 +30,9 @@ from mcp_claims.session.offload import acquire_async, read_off_loop
 from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import deadline_in
-from mcp_claims.stores.etcd.config import Address
+from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.store import EtcdStore
-from tests.support.etcd import fresh_address, fresh_store, one_node
+from tests.support.etcd import fresh_config, fresh_store, one_node
 from tests.support.proxy import Proxy
 from tests.support.servers import PYTHON_ENVIRONMENT, RawServer, facts, words
 
@@ -47,7 +47,7 @@ def proxy() -> Iterator[Proxy]:
 
 
 async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_server_recovers(proxy: Proxy) -> None:
-    store = EtcdStore(Address((("127.0.0.1", proxy.port),), fresh_address().prefix), local_machine())
+    store = EtcdStore(EtcdConfig((("127.0.0.1", proxy.port),), fresh_config().prefix), local_machine())
     server = build_server(lambda: SessionRegistry(store, own=process_session(store)))
     order: list[str] = []
     async with Client(server) as client:
@@ -58,7 +58,7 @@ async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_serve
         async def claim() -> None:
             answer = await client.call_tool("try_claim", {"key": "red"})
             order.append("claim")
-            assert answer.is_error and "no endpoint of etcd has answered in time" in words(answer)
+            assert answer.is_error and "no endpoint of etcd answered in time" in words(answer)
 
         async with anyio.create_task_group() as calls:
             calls.start_soon(claim)
@@ -76,7 +76,7 @@ async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_serve
 @pytest.mark.parametrize("tool", ["list_claims", "prune"])
 async def test_many_lists_of_a_cluster_that_does_not_answer_fail_together(tool: str) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=256) as silent:
-        store = EtcdStore(Address((silent.getsockname(),), "/p"), local_machine())
+        store = EtcdStore(EtcdConfig((silent.getsockname(),), "/p"), local_machine())
         async with Client(build_server(lambda: SessionRegistry(store, own=process_session(store)))) as client:
             began = time.monotonic()
 
@@ -123,8 +123,8 @@ async def test_a_call_that_had_to_wait_for_a_thread_has_so_much_less_time_for_it
 def test_to_prune_ends_with_the_first_question_that_nobody_answers(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = EtcdStore(Address((("127.0.0.1", proxy.port),), fresh_address().prefix), local_machine())
-    monkeypatch.setattr(store, "shortest_lease", 60)
+    store = EtcdStore(EtcdConfig((("127.0.0.1", proxy.port),), fresh_config().prefix), local_machine())
+    monkeypatch.setattr(store, "min_claim_lease", 60)
     session = named_session(store, "ci")
     for number in range(3):
         assert session.try_claim(f"red {number}", ttl_minutes=1 / 60).claimed
@@ -159,7 +159,7 @@ def test_sessions_that_ended_while_the_cluster_is_gone_have_one_time_together(mo
 @pytest.mark.parametrize("end", ["EOF", "SIGTERM"])
 async def test_the_end_of_a_server_frees_what_it_held_at_once(end: str) -> None:
     store = fresh_store()
-    serve = ["-m", "mcp_claims", "serve", "--store", str(store.address)]
+    serve = ["-m", "mcp_claims", "serve", "--store", str(store.config)]
     async with Client(StdioServerParameters(command=sys.executable, args=serve, env=PYTHON_ENVIRONMENT)) as client:
         for number in range(30):
             assert facts(await client.call_tool("try_claim", {"key": f"key {number}"}))["claimed"]
@@ -177,7 +177,7 @@ async def test_the_end_of_a_server_frees_what_it_held_at_once(end: str) -> None:
 def test_a_server_whose_cluster_is_gone_ends_in_time_however_many_sessions_hold_something(
     proxy: Proxy, end: str
 ) -> None:
-    url = str(Address((("127.0.0.1", proxy.port),), fresh_address().prefix))
+    url = str(EtcdConfig((("127.0.0.1", proxy.port),), fresh_config().prefix))
     command = [sys.executable, "-m", "mcp_claims", "serve", "--store", url]
     with subprocess.Popen(
         command, text=True, env=PYTHON_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -207,7 +207,7 @@ async def test_whoever_waits_is_woken_by_a_release_of_another_process(monkeypatc
             yield can_be
 
     monkeypatch.setattr(EtcdStore, "watch", noticed)
-    holder, waiter = process_session(EtcdStore(store.address, local_machine())), process_session(store)
+    holder, waiter = process_session(EtcdStore(store.config, local_machine())), process_session(store)
     server = build_server(lambda: SessionRegistry(store, own=waiter))
     assert holder.try_claim("red").claimed
     async with Client(server) as client, anyio.create_task_group() as calls:

@@ -12,13 +12,13 @@ from mcp_claims.session.session import Session
 from mcp_claims.stores.agent_awareness import filenames
 from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSystem
 from mcp_claims.stores.base import Store
-from mcp_claims.stores.etcd.keys import Names, spell
+from mcp_claims.stores.etcd.keys import Keyspace, decode_key
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.files.filenames import file_name
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.memory import MemoryStore
 from tests.stores.agent_awareness.samples import store_in
-from tests.support.etcd import fresh_address
+from tests.support.etcd import fresh_config
 from tests.support.etcd_keys import delete_raw, write_raw
 from tests.support.machines import World
 
@@ -126,7 +126,7 @@ class EtcdBench(Bench):
     def __init__(self) -> None:
         super().__init__()
         here = self.world.process()
-        self.store: EtcdStore = LongLeases(fresh_address(), here)
+        self.store: EtcdStore = LongLeases(fresh_config(), here)
 
     def damage(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, content: bytes = b"{") -> None:
         write_raw(self.store, ScopedKey(namespace, key), content)
@@ -136,7 +136,7 @@ class EtcdBench(Bench):
         delete_raw(self.store, ScopedKey(namespace, key))
 
     def place(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> str:
-        return spell(Names(self.store.address.prefix).claim(ScopedKey(namespace, key)))
+        return decode_key(Keyspace(self.store.config.prefix).claim_key(ScopedKey(namespace, key)))
 
     def contents(self) -> object:
         return list(self.store.scan())
@@ -145,7 +145,7 @@ class EtcdBench(Bench):
 class LongLeases(EtcdStore):
     """Gives each claim a lease of a day at least, for worlds in which days pass in a moment."""
 
-    shortest_lease = 24 * 60 * 60
+    min_claim_lease = 24 * 60 * 60
 
 
 class _DatingFileSystem(AgentAwarenessFileSystem):

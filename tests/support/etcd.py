@@ -1,17 +1,18 @@
-"""Real clusters of etcd on free loopback ports, for tests; never one that was there before."""
+"""Real etcd clusters on free loopback ports, each in processes of its own; never one that ran before the tests."""
 
 from __future__ import annotations
 
 import atexit
 import itertools
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -20,20 +21,21 @@ from typing import NamedTuple
 import pytest
 import requests
 
-from mcp_claims.liveness import local_machine
-from mcp_claims.stores.etcd.config import Address
-from mcp_claims.stores.etcd.store import EtcdStore, Here
+from mcp_claims.liveness import Machine, local_machine
+from mcp_claims.stores.etcd.config import Endpoint, EtcdConfig
+from mcp_claims.stores.etcd.store import EtcdStore
 
 PROGRAM_VARIABLE = "MCP_CLAIMS_ETCD"
 """Names the program where it is not on PATH."""
 
 _INSTALL = "there is no etcd: apt-get install -y --no-install-recommends etcd-server"
-_READY_WITHIN = 30.0
+_READY_TIMEOUT = 60.0  # s; a node starts in less than one, unless the machine is busy
+_PORTS = range(10_000, 32_000)
 _numbers = itertools.count()
 
 
 def program() -> str:
-    """Return the path of etcd; without one the test is skipped, or fails where CI is set."""
+    """Return the path of etcd; without one, skip the test, or fail it where CI is set."""
     found = os.environ.get(PROGRAM_VARIABLE) or shutil.which("etcd")
     if found is None:
         if os.environ.get("CI"):
@@ -51,55 +53,62 @@ class Certificates(NamedTuple):
 
 
 class Cluster:
-    """So many *nodes* of etcd, each a process of its own; with *certificates*, clients need one of those, too."""
+    """*nodes* members of etcd, each a process of its own; with *certificates* they require one of their clients."""
 
     def __init__(self, nodes: int = 1, certificates: Certificates | None = None) -> None:
         self._program = program()
-        self._scheme, self._more = "http", []
+        self._scheme, self._tls_options = "http", list[str]()
         self._session = requests.Session()
         self._session.trust_env = False
         if certificates is not None:
             self._scheme = "https"
-            self._more = ["--cert-file", certificates.certificate, "--key-file", certificates.key]
-            self._more += ["--client-cert-auth", "--trusted-ca-file", certificates.ca]
+            self._tls_options += ["--cert-file", certificates.certificate, "--key-file", certificates.key]
+            self._tls_options += ["--client-cert-auth", "--trusted-ca-file", certificates.ca]
             self._session.verify = certificates.ca
             self._session.cert = (certificates.certificate, certificates.key)
         self._directory = tempfile.TemporaryDirectory(prefix="mcp-claims-etcd-")
         ports = free_ports(2 * nodes)
         self.clients, self.peers = ports[:nodes], ports[nodes:]
         self.processes: list[subprocess.Popen[bytes]] = []
-        for number in range(nodes):
-            self.processes.append(self._start(number))
-        self.await_health(range(nodes))
+        self._reaper = _start_reaper()
+        try:
+            for number in range(nodes):
+                self.processes.append(self._start(number))
+            self.await_health(range(nodes))
+        except BaseException:
+            self.close()
+            raise
 
     @property
-    def endpoints(self) -> tuple[tuple[str, int], ...]:
+    def endpoints(self) -> tuple[Endpoint, ...]:
         return tuple(("127.0.0.1", port) for port in self.clients)
 
     def url(self, prefix: str) -> str:
-        return f"etcd://{','.join(f'{host}:{port}' for host, port in self.endpoints)}{prefix}"
+        return str(EtcdConfig(self.endpoints, prefix))
 
     def leader(self) -> int:
-        """Return which node leads."""
-        while True:
-            for number, port in enumerate(self.clients):
+        """Return the number of the node that leads."""
+        deadline = time.monotonic() + _READY_TIMEOUT
+        while time.monotonic() < deadline:
+            for number in range(len(self.clients)):
                 with suppress(requests.RequestException, KeyError):
-                    url = f"{self._scheme}://127.0.0.1:{port}/v3/maintenance/status"
+                    url = f"{self._client_url(number)}/v3/maintenance/status"
                     status = self._session.post(url, json={}, timeout=1).json()
                     if status["leader"] == status["header"]["member_id"]:
                         return number
             time.sleep(0.05)
+        raise AssertionError(f"no node leads: {self._log(0)}")
 
     def kill(self, number: int) -> None:
         self.processes[number].kill()
         self.processes[number].wait()
 
     def restart(self, number: int) -> None:
-        """Start a node again that was killed, with what it had on its disk."""
+        """Start a killed node again, with what it had on its disk."""
         self.processes[number] = self._start(number)
 
     def empty(self, number: int) -> None:
-        """Wipe the disk of a node that was killed."""
+        """Wipe the disk of a killed node."""
         shutil.rmtree(f"{self._directory.name}/n{number}")
 
     def freeze(self, number: int) -> None:
@@ -109,85 +118,113 @@ class Cluster:
         self.processes[number].send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        for process in self.processes:
+        for process in (*self.processes, self._reaper):
             process.kill()
             process.wait()
+        assert self._reaper.stdin
+        self._reaper.stdin.close()
         self._session.close()
         self._directory.cleanup()
 
-    def await_health(self, numbers: Sequence[int]) -> None:
-        """Return once the nodes serve."""
-        deadline = time.monotonic() + _READY_WITHIN
+    def await_health(self, numbers: Iterable[int]) -> None:
+        """Return once these nodes serve."""
+        deadline = time.monotonic() + _READY_TIMEOUT
         for number in numbers:
             while True:
                 with suppress(requests.RequestException):
-                    if self._session.get(f"{self._client_url(number)}/health", timeout=1).ok:
+                    if self._session.get(f"{self._client_url(number)}/health", timeout=5).ok:
                         break
-                assert time.monotonic() < deadline, self._log(number)
+                assert self.processes[number].poll() is None, f"etcd has ended: {self._log(number)}"
+                assert time.monotonic() < deadline, f"etcd does not serve: {self._log(number)}"
                 time.sleep(0.05)
 
+    def peer_url(self, number: int) -> str:
+        """Return where a node listens for the others."""
+        return f"http://127.0.0.1:{self.peers[number]}"
+
+    def advertised_peer_url(self, number: int) -> str:
+        """Return where the others reach a node."""
+        return self.peer_url(number)
+
     def _start(self, number: int) -> subprocess.Popen[bytes]:
-        client, peer = self._client_url(number), self.peer_url(number)
-        members = ",".join(f"n{each}={self.advertised(each)}" for each in range(len(self.clients)))
-        # What a package or a person has set for their own etcd is not for this one.
+        client, peer = self._client_url(number), self.advertised_peer_url(number)
+        members = ",".join(f"n{each}={self.advertised_peer_url(each)}" for each in range(len(self.clients)))
+        # Without the settings that a package or a person made for an etcd of their own.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD")}
         options = {
             "--name": f"n{number}",
             "--data-dir": f"{self._directory.name}/n{number}",
             "--listen-client-urls": client,
             "--advertise-client-urls": client,
-            "--listen-peer-urls": peer,
-            "--initial-advertise-peer-urls": self.advertised(number),
+            "--listen-peer-urls": self.peer_url(number),
+            "--initial-advertise-peer-urls": peer,
             "--initial-cluster": members,
             "--initial-cluster-token": self._directory.name,
             "--auto-compaction-retention": "1h",
             "--log-level": "warn",
         }
-        with open(Path(self._directory.name) / f"n{number}.log", "ab") as log:
+        with open(self._log_path(number), "ab") as log:
             return subprocess.Popen(
-                [self._program, *itertools.chain.from_iterable(options.items()), *self._more],
+                [self._program, *itertools.chain.from_iterable(options.items()), *self._tls_options],
                 env=environment,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                process_group=self._reaper.pid,
             )
-
-    def peer_url(self, number: int) -> str:
-        """Return where a node listens for the others."""
-        return f"http://127.0.0.1:{self.peers[number]}"
-
-    def advertised(self, number: int) -> str:
-        """Return where the others reach a node."""
-        return self.peer_url(number)
 
     def _client_url(self, number: int) -> str:
         return f"{self._scheme}://127.0.0.1:{self.clients[number]}"
 
+    def _log_path(self, number: int) -> Path:
+        return Path(self._directory.name) / f"n{number}.log"
+
     def _log(self, number: int) -> str:
-        return (Path(self._directory.name) / f"n{number}.log").read_text()[-2_000:]
+        return self._log_path(number).read_text()[-2_000:]
+
+
+def _start_reaper() -> subprocess.Popen[bytes]:
+    """Start the leader of a process group that kills the whole group once its stdin closes.
+
+    The system closes it when this process ends, by SIGKILL too, so that no etcd outlives the tests.
+    """
+    script = "trap '' HUP INT TERM; read _; kill -KILL 0"
+    return subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, process_group=0)
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of loopback on which nobody listens."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Return loopback ports on which nobody listens.
+
+    They lie below the range from which the system takes ports for outgoing connections: one of those could otherwise
+    occupy the port before etcd binds it, or while its node is down.
+    """
+    found: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no port is free")
 
 
 @cache
 def one_node() -> Cluster:
-    """Return a node for all tests of this process that do it no harm."""
+    """Return the node that all tests of this process share which do it no harm."""
     cluster = Cluster()
     atexit.register(cluster.close)
     return cluster
 
 
-def fresh_address(cluster: Cluster | None = None) -> Address:
-    """Return a place in *cluster*, else in the common one, where nothing is stored."""
-    return Address((cluster or one_node()).endpoints, f"/test-{os.getpid()}-{next(_numbers)}")
+def fresh_config(cluster: Cluster | None = None) -> EtcdConfig:
+    """Return a prefix under which nothing is stored, on *cluster* or else on the shared node."""
+    return EtcdConfig((cluster or one_node()).endpoints, f"/test-{os.getpid()}-{next(_numbers)}")
 
 
-def fresh_store(here: Here | None = None) -> EtcdStore:
+def config_at(port: int, prefix: str) -> EtcdConfig:
+    """Return how to reach *prefix* over this loopback *port* alone, a proxy's say."""
+    return EtcdConfig((("127.0.0.1", port),), prefix)
+
+
+def fresh_store(machine: Machine | None = None) -> EtcdStore:
     """Return an empty store."""
-    return EtcdStore(fresh_address(), here or local_machine())
+    return EtcdStore(fresh_config(), machine or local_machine())

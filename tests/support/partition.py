@@ -1,4 +1,4 @@
-"""A cluster of which single nodes can be cut off from the others, while their clients still reach them."""
+"""A cluster of which one node can be cut off from the others, while clients still reach it."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from tests.support.proxy import Proxy
 
 
 class PartitionableCluster(Cluster):
-    """Each node is reached by the others through a proxy of its own."""
+    """The nodes reach each one through a proxy of its own."""
 
     def __init__(self, nodes: int = 3) -> None:
         self._proxies: list[Proxy] = []
-        self._cut_off: int | None = None
+        self._isolated: int | None = None
         super().__init__(nodes)
 
-    def advertised(self, number: int) -> str:
+    def advertised_peer_url(self, number: int) -> str:
         while len(self._proxies) <= number:
             self._proxies.append(Proxy(self.peers[len(self._proxies)], self._admits))
         return f"http://127.0.0.1:{self._proxies[number].port}"
 
     def cut_off(self, number: int) -> None:
-        """Let nothing pass between node *number* and the others."""
-        self._cut_off = number
+        """Break every connection between node *number* and the others."""
+        self._isolated = number
         for each, proxy in enumerate(self._proxies):
             if each == number:
                 proxy.cut()
             else:
-                proxy.break_those(lambda source: not self._admits(source))
+                proxy.break_connections(lambda source: not self._admits(source))
 
     def mend(self) -> None:
-        """Let all nodes talk to each other again."""
-        self._cut_off = None
+        """Let all nodes reach each other again."""
+        self._isolated = None
         for proxy in self._proxies:
             proxy.mend()
 
@@ -44,10 +44,10 @@ class PartitionableCluster(Cluster):
             proxy.close()
 
     def _admits(self, source: int) -> bool:
-        """Tell whether the connection from the port *source* is not one of the node that is cut off."""
-        if self._cut_off is None:
+        """Return whether the connection from port *source* comes from another node than the isolated one."""
+        if self._isolated is None:
             return True
         with suppress(psutil.Error):
-            process = psutil.Process(self.processes[self._cut_off].pid)
+            process = psutil.Process(self.processes[self._isolated].pid)
             return all(each.laddr.port != source for each in process.net_connections("tcp"))
         return True

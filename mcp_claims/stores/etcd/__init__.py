@@ -1,18 +1,21 @@
-"""Claims on etcd, for fleets on several machines (DESIGN.md, chapter E).
+"""Claims on an etcd cluster, for agents on several machines.
 
-A claim is granted by a majority of the cluster or not at all.  It is attached to a lease, which etcd ends by its own
-clock when it no longer hears from the holder's process; no other machine's clock ends it.  What no lease can do is stop a
-holder that does not notice: who acts on something that can check generations should have it check them.
+What it promises: a majority of the cluster grants a claim, or nobody does.  An acknowledged claim survives crashes and
+changes of leader.  A claim is attached to a lease; etcd ends that lease by its own clock once it no longer hears from
+the holder's process, and the clock of no other machine ends it.
 
-| module | what is in it |
+What it does not promise: a holder that was paused past the end of its lease can act before it notices, and rarely (etcd
+#15247) a stalled leader ends a live lease.  Where that matters, have the resource check the claim's generation.
+
+| module | what it does |
 |---|---|
-| `address` | which cluster: URL, environment |
-| `transport` | one question to the cluster: endpoints in turn, time limits, credentials |
-| `names` | which key of etcd a claim has |
-| `questions` | what is asked, and how answers read |
-| `changes` | making one change, and finding out whether it was made |
-| `leases` | the lease of this process, and leases of single claims |
-| `tender` | the thread that keeps the lease and ends claims whose time is up |
-| `watching` | being told of changes |
-| `store` | the store itself |
+| `config` | which cluster and which credentials, from a URL and the environment |
+| `gateway` | sends one request to the cluster: endpoints in turn, time limits, login |
+| `keys` | which etcd key a claim has |
+| `messages` | JSON of requests and responses |
+| `lease` | the lease of this process with its fence, and leases of single claims |
+| `txn` | commits one compare-and-swap, and finds out its outcome where no answer came |
+| `keepalive` | the thread that renews the lease and removes claims at their expiry |
+| `watch` | notifies of changes |
+| `store` | the `Store` |
 """

@@ -1,4 +1,7 @@
-"""One question to the cluster: its endpoints in turn, each with little time, until one answers or the time is up."""
+"""The seam to the cluster: one request to etcd's JSON gateway, at one endpoint after the other until one answers.
+
+Nothing above knows the HTTP client.  Every failure leaves here as a `GatewayError`.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,11 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from enum import IntEnum
 from threading import Lock
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import requests
 import urllib3.exceptions
@@ -16,234 +22,283 @@ from etcd3gw import Etcd3Client
 from etcd3gw.exceptions import Etcd3Exception
 from requests.adapters import HTTPAdapter
 
-from mcp_claims.stores.etcd.config import Address, spell_endpoint
+from mcp_claims.stores.etcd.config import Endpoint, EtcdConfig, format_endpoint
 
-ANSWER_WITHIN = 4.0
-"""Seconds after which a question that nobody has answered has failed."""
+CALL_TIMEOUT = 4.0
+"""Seconds after which a call that no endpoint has answered fails."""
 
-# Of one attempt.  A follower passes on what it cannot answer, and hangs for 7 s on a leader that is stopped.
-_CONNECT_WITHIN, _READ_WITHIN = 0.9, 1.5
-_PAUSE = 0.1
-_LEAST = 0.02
-_CONNECTIONS = 64
-_API = "/v3/"
-_FOREIGN = "an answer that is none of etcd's"
-
-# Status codes of gRPC that say that nothing was done; others may be told of what is done all the same.
-NOT_FOUND, EXHAUSTED = 5, 8
-_UNAUTHENTICATED = 16
-_DEFINITE = frozenset({3, NOT_FOUND, 6, 7, EXHAUSTED, 9, 11, 12, _UNAUTHENTICATED})
+# Seconds of one attempt.  Short, since a follower that forwards to a stopped leader hangs for 7 s.
+_CONNECT_TIMEOUT, _READ_TIMEOUT = 0.9, 1.5
+_RETRY_DELAY = 0.1  # s, after all endpoints were tried in vain
+_MIN_TIME_LEFT = 0.02  # s, below which an attempt is not worth starting
+_POOL_SIZE = 64
+_API_PATH = "/v3/"
+_NOT_ETCD = "an answer that is not etcd's"
 
 
-class UnansweredError(Exception):
-    """Nobody has answered in time.  With `maybe_done` the question was sent, and may have been acted on, or may be yet."""
+class GrpcStatus(IntEnum):
+    """The gRPC status codes that matter here, as the gateway passes them on."""
 
-    def __init__(self, problems: Mapping[str, str], *, maybe_done: bool) -> None:
-        said = ", ".join(f"{endpoint}: {problem}" for endpoint, problem in problems.items())
-        super().__init__(said or "no time was left to ask")
-        self.maybe_done = maybe_done
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    UNAUTHENTICATED = 16
 
 
-class RefusedError(Exception):
-    """The cluster has answered that it will not do it; `code` is gRPC's."""
+# With these codes nothing was applied.  After any other (UNAVAILABLE, DEADLINE_EXCEEDED …) it may have been.
+_REFUSALS = frozenset(GrpcStatus) - {GrpcStatus.UNKNOWN}
+
+
+class GatewayError(Exception):
+    """A request to the cluster failed."""
+
+
+class NoAnswerError(GatewayError):
+    """No endpoint answered in time.
+
+    `problems` says why, for each endpoint that was tried.  With `outcome_unknown` the request was sent, so that it may
+    have been applied, or may be applied later, when the endpoint that received it continues.
+    """
+
+    def __init__(self, problems: Mapping[str, str], *, outcome_unknown: bool) -> None:
+        described = ", ".join(f"{endpoint}: {problem}" for endpoint, problem in problems.items())
+        super().__init__(described or "no time was left to ask")
+        self.problems, self.outcome_unknown = problems, outcome_unknown
+
+
+class RefusedError(GatewayError):
+    """The cluster refused the request and applied nothing; `code` is gRPC's."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-class Transport:
-    """Asks the cluster at *address*; for use by several threads."""
+class _Failure(NamedTuple):
+    """How one attempt failed: a gRPC code (0 where no gRPC server answered), words, and whether the request was sent."""
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
+    code: int
+    problem: str
+    sent: bool
+
+
+class Gateway:
+    """Sends requests to the cluster of *config*; for use by several threads.
+
+    Deadlines are times of `time.monotonic`, timeouts are seconds.
+    """
+
+    def __init__(self, config: EtcdConfig) -> None:
+        self._config = config
         self._session = requests.Session()
-        # Else REQUESTS_CA_BUNDLE would count for more than the CA that was given, and proxies would be asked.
+        # The environment must not decide: REQUESTS_CA_BUNDLE would override the configured CA, and proxies would be used.
         self._session.trust_env = False
-        # etcd sends nobody elsewhere; who does would be told the password, and each step has its own time.
+        # etcd never redirects.  Another server that does would receive the password, and each hop would get a new time-out.
         self._session.max_redirects = 0
-        self._session.verify = address.ca or True
-        if address.certificate and address.key:
-            self._session.cert = (address.certificate, address.key)
-        adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS)
+        self._session.verify = config.ca_file or True
+        if config.cert_file and config.key_file:
+            self._session.cert = (config.cert_file, config.key_file)
+        adapter = HTTPAdapter(pool_maxsize=_POOL_SIZE)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
         self._preferred = 0
-        self._logging_in = Lock()
+        self._login_lock = Lock()
         self._token: str | None = None
 
-    def ask(self, path: str, body: Mapping[str, Any], until: float, *, again: bool = True) -> dict[str, Any]:
-        """Return the answer to *body* at *path*, asked before *until* (`time.monotonic`).
+    def call(self, path: str, body: Mapping[str, Any], deadline: float, *, idempotent: bool = True) -> dict[str, Any]:
+        """Send *body* to *path* and return the response of the first endpoint that answers before *deadline*.
 
-        Where asking twice is not the same as asking once (not *again*), it is not asked anew after it may have been heard.
-        Raises `UnansweredError` and `RefusedError`.
+        A request that is not *idempotent* is not sent again once an endpoint may have received it.
+        Raises `NoAnswerError` and `RefusedError`.
         """
         problems: dict[str, str] = {}
-        maybe_done = False
-        tried = 0
-        while until - time.monotonic() > _LEAST:
-            chosen = self._preferred
+        outcome_unknown = False
+        attempts = 0
+        while deadline - time.monotonic() > _MIN_TIME_LEFT:
+            index = self._preferred
             try:
-                return self._ask(chosen, path, body, until)
-            except (Etcd3Exception, requests.RequestException) as error:
-                code, problem, heard = _understood(error)
-                if code in _DEFINITE:
-                    raise RefusedError(code, problem) from error
-                problems[spell_endpoint(self._address.endpoints[chosen])] = problem
-                maybe_done = maybe_done or heard
-            self.pass_over(chosen)
-            if maybe_done and not again:
+                with self._mapped_errors(self._config.endpoints[index]):
+                    return self._call_once(index, path, body, deadline)
+            except NoAnswerError as error:
+                problems.update(error.problems)
+                outcome_unknown = outcome_unknown or error.outcome_unknown
+            self._prefer_another(index)
+            if outcome_unknown and not idempotent:
                 break
-            tried += 1
-            if tried % len(self._address.endpoints) == 0:
-                time.sleep(max(0.0, min(_PAUSE, until - time.monotonic())))
-        raise UnansweredError(problems, maybe_done=maybe_done)
+            attempts += 1
+            if attempts % len(self._config.endpoints) == 0:
+                time.sleep(max(0.0, min(_RETRY_DELAY, deadline - time.monotonic())))
+        raise NoAnswerError(problems, outcome_unknown=outcome_unknown)
 
-    def ask_at(self, endpoint: tuple[str, int], path: str, body: Mapping[str, Any], within: float) -> dict[str, Any]:
-        """Return the answer of one *endpoint*.  Raises as `ask` does."""
+    def call_endpoint(self, endpoint: Endpoint, path: str, body: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        """Return the response of this *endpoint*, asked once.  Raises as `call` does."""
+        with self._mapped_errors(endpoint):
+            return self._call_once(self._config.endpoints.index(endpoint), path, body, time.monotonic() + timeout)
+
+    def clock_of(self, endpoint: Endpoint, timeout: float) -> datetime:
+        """Return the wall clock of *endpoint*'s machine, to a second, from the `Date` of a response; raises `NoAnswerError`."""
+        base_url = self._client(self._config.endpoints.index(endpoint), (timeout, timeout)).base_url
+        with self._mapped_errors(endpoint):
+            response = self._session.get(f"{base_url}/version", timeout=timeout)
         try:
-            return self._ask(self._address.endpoints.index(endpoint), path, body, time.monotonic() + within)
-        except (Etcd3Exception, requests.RequestException) as error:
-            code, problem, heard = _understood(error)
-            if code in _DEFINITE:
-                raise RefusedError(code, problem) from error
-            raise UnansweredError({spell_endpoint(endpoint): problem}, maybe_done=heard) from error
+            return parsedate_to_datetime(response.headers["Date"])
+        except (KeyError, ValueError) as error:
+            raise NoAnswerError({format_endpoint(endpoint): _NOT_ETCD}, outcome_unknown=False) from error
 
     @contextmanager
-    def stream(self, path: str, body: Mapping[str, Any], silence: float) -> Iterator[Iterator[bytes]]:
-        """Ask what is answered line by line; fails after *silence* seconds without any.
+    def stream(self, path: str, body: Mapping[str, Any], idle_timeout: float) -> Iterator[Iterator[bytes]]:
+        """Send *body* to *path* and yield the lines of the response as they come.
 
-        Raises `OSError`, of which `requests` makes all its errors.
+        Raises `NoAnswerError` and `RefusedError`, in the block as well: when the stream breaks, or when nothing comes
+        for *idle_timeout* seconds.
         """
-        chosen = self._preferred
-        try:
-            answer = self._session.post(
-                self._client(chosen, (_CONNECT_WITHIN, silence)).get_url(path),
-                json=body,
-                stream=True,
-                timeout=(_CONNECT_WITHIN, silence),
-                headers=self._credentials(chosen, time.monotonic() + _CONNECT_WITHIN + _READ_WITHIN),
-            )
-            answer.raise_for_status()
-        except requests.RequestException:
-            self.forget_token()
-            self.pass_over(chosen)
-            raise
-        except Etcd3Exception as error:
-            self.pass_over(chosen)
-            raise OSError(_understood(error)[1]) from error
-        with answer:
-            yield answer.iter_lines()
-
-    def get(self, endpoint: tuple[str, int], path: str, within: float) -> requests.Response:
-        """Get what *endpoint* has at *path*, outside the API; raises `OSError`."""
-        base = self._client(self._address.endpoints.index(endpoint), (within, within)).base_url
-        return self._session.get(f"{base}{path}", timeout=within)
-
-    def pass_over(self, endpoint: int) -> None:
-        """Ask another endpoint than the one of this number first from now on."""
-        if self._preferred == endpoint:
-            self._preferred = (endpoint + 1) % len(self._address.endpoints)
+        index = self._preferred
+        with self._mapped_errors(self._config.endpoints[index]):
+            try:
+                timeouts = (_CONNECT_TIMEOUT, idle_timeout)
+                response = self._session.post(
+                    self._client(index, timeouts).get_url(path),
+                    json=body,
+                    stream=True,
+                    timeout=timeouts,
+                    headers=self._auth_headers(index, time.monotonic() + _CONNECT_TIMEOUT + _READ_TIMEOUT),
+                )
+                response.raise_for_status()
+            except (Etcd3Exception, OSError) as error:
+                if isinstance(error, OSError):
+                    self.forget_token()
+                self._prefer_another(index)
+                raise
+            with response:
+                yield response.iter_lines()
 
     def forget_token(self) -> None:
-        """Say anew who we are with the next question."""
+        """Log in again before the next request."""
         self._token = None
 
     def close(self) -> None:
-        """Close all connections that nobody is using."""
+        """Close all idle connections."""
         self._session.close()
 
-    def _ask(self, chosen: int, path: str, body: Mapping[str, Any], until: float) -> dict[str, Any]:
-        try:
-            return self._post(chosen, path, body, until, self._credentials(chosen, until))
-        except Etcd3Exception as error:
-            if self._address.user is None or not _asks_who(error):
-                raise
-            self.forget_token()  # It was good for some minutes only, or until somebody's rights were changed.
-            return self._post(chosen, path, body, until, self._credentials(chosen, until))
+    def _prefer_another(self, index: int) -> None:
+        """Start with the next endpoint from now on, unless another thread has moved on from *index* already."""
+        if self._preferred == index:
+            self._preferred = (index + 1) % len(self._config.endpoints)
 
-    def _credentials(self, chosen: int, until: float) -> dict[str, str]:
-        """Return the headers that say who we are: a certificate alone does not, through the gateway."""
-        if self._address.user is None:
+    @contextmanager
+    def _mapped_errors(self, endpoint: Endpoint) -> Iterator[None]:
+        """Turn every error of the client, of `requests` and of the system into a `GatewayError`."""
+        try:
+            yield
+        except (Etcd3Exception, OSError) as error:  # Those of `requests` are `OSError`s.
+            failure = _classify(error)
+            if failure.code in _REFUSALS:
+                raise RefusedError(failure.code, failure.problem) from error
+            raise NoAnswerError({format_endpoint(endpoint): failure.problem}, outcome_unknown=failure.sent) from error
+
+    def _call_once(self, index: int, path: str, body: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+        try:
+            return self._post(index, path, body, deadline, self._auth_headers(index, deadline))
+        except Etcd3Exception as error:
+            if self._config.user is None or not _token_rejected(error):
+                raise
+            # Tokens expire after minutes, or when somebody changes a user or a role.
+            self.forget_token()
+            return self._post(index, path, body, deadline, self._auth_headers(index, deadline))
+
+    def _auth_headers(self, index: int, deadline: float) -> dict[str, str]:
+        """Return the headers that identify us, after a login if there is no token.
+
+        A client certificate does not: behind the gateway etcd sees the gateway's own connection.
+        """
+        if self._config.user is None:
             return {}
-        # No longer than all may take: those before us may each be waiting for an endpoint that does not answer.
-        if not self._logging_in.acquire(timeout=max(0.0, until - time.monotonic())):
+        # With a timeout, since the threads before us may each be waiting for an endpoint that does not answer.
+        if not self._login_lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise requests.ConnectTimeout
         try:
             if self._token is None:
-                who = {"name": self._address.user, "password": self._address.password}
-                self._token = self._post(chosen, "/auth/authenticate", who, until, {})["token"]
+                login = {"name": self._config.user, "password": self._config.password}
+                self._token = self._post(index, "/auth/authenticate", login, deadline, {})["token"]
             return {"Authorization": self._token}
         finally:
-            self._logging_in.release()
+            self._login_lock.release()
 
     def _post(
-        self, chosen: int, path: str, body: Mapping[str, Any], until: float, headers: dict[str, str]
+        self, index: int, path: str, body: Mapping[str, Any], deadline: float, headers: dict[str, str]
     ) -> dict[str, Any]:
-        left = until - time.monotonic()
-        if left <= _LEAST:
+        left = deadline - time.monotonic()
+        if left <= _MIN_TIME_LEFT:
             raise requests.ConnectTimeout
-        # Connecting and answering may each take their time, one after the other.
-        client = self._client(chosen, (min(_CONNECT_WITHIN, left / 2), min(_READ_WITHIN, left / 2)))
-        answer: object = client.post(client.get_url(path), json=body, headers=headers)
-        if not _is_etcds(answer):
+        # Half each: connecting and answering come one after the other.
+        client = self._client(index, (min(_CONNECT_TIMEOUT, left / 2), min(_READ_TIMEOUT, left / 2)))
+        response: object = client.post(client.get_url(path), json=body, headers=headers)
+        if not _is_from_etcd(response):
             raise requests.exceptions.InvalidJSONError
-        return answer
+        return response
 
-    def _client(self, chosen: int, timeouts: tuple[float, float]) -> Etcd3Client:
-        host, port = self._address.endpoints[chosen]
-        # It has no state but this.  The path is given, or it would ask for the version first.
+    def _client(self, index: int, timeouts: tuple[float, float]) -> Etcd3Client:
+        # Made for each attempt: its only state is the endpoint and the time-outs.
+        host, port = self._config.endpoints[index]
         return Etcd3Client(
             host,
             port,
-            "https" if self._address.tls else "http",
-            timeout=timeouts,  # type: ignore[arg-type]  # What `requests` takes.
-            api_path=_API,
+            "https" if self._config.tls else "http",
+            timeout=timeouts,  # type: ignore[arg-type]  # It passes them on to `requests`, which takes a pair.
+            api_path=_API_PATH,  # Otherwise the client asks for the version first.
             session=self._session,
         )
 
 
-def _is_etcds(answer: object) -> TypeGuard[dict[str, Any]]:
-    """Tell whether *answer* has the header of all that etcd answers, in a stream's result too; others may be at its port."""
-    if not isinstance(answer, dict):
+def _is_from_etcd(response: object) -> TypeGuard[dict[str, Any]]:
+    """Return whether *response* has the header of all etcd responses; another server may listen on that port."""
+    if not isinstance(response, dict):
         return False
-    result = answer.get("result", answer)
+    result = response.get("result", response)
     header = result.get("header") if isinstance(result, dict) else None
     return isinstance(header, dict) and str(header.get("cluster_id", "")).isdecimal()
 
 
-def _asks_who(error: Etcd3Exception) -> bool:
-    """Tell whether what we were is not known any more; nothing was done then."""
-    code, problem, _ = _understood(error)
-    # The latter for tokens that any change of users and roles makes old (JWT).
-    return code == _UNAUTHENTICATED or "revision of auth store is old" in problem
+def _token_rejected(error: Etcd3Exception) -> bool:
+    """Return whether *error* is that our token is not valid any more; the request was not applied then."""
+    failure = _classify(error)
+    # The message belongs to JWT tokens, which any change of users and roles outdates.
+    return failure.code == GrpcStatus.UNAUTHENTICATED or "revision of auth store is old" in failure.problem
 
 
-def _understood(error: Etcd3Exception | requests.RequestException) -> tuple[int, str, bool]:
-    """Return the code of gRPC, 0 if it was never reached, what went wrong, and whether the question may have been heard."""
-    cause = error if isinstance(error, requests.RequestException) else error.__context__
-    if isinstance(cause, requests.RequestException):
-        return 0, _short(cause), not _never_sent(cause)
+def _classify(error: Etcd3Exception | OSError) -> _Failure:
+    # etcd3gw raises its own exceptions while it handles those of `requests`, which say more.
+    cause = error if isinstance(error, OSError) else error.__context__
+    if isinstance(cause, OSError):
+        return _Failure(0, _describe(cause), sent=not _never_sent(cause))
     text = getattr(error, "detail_text", None) or ""
     try:
-        said = json.loads(text)
-        return int(said["code"]), str(said.get("message") or said.get("error")), True
+        status = json.loads(text)
+        return _Failure(int(status["code"]), str(status.get("message") or status.get("error")), sent=True)
     except (ValueError, KeyError, TypeError):
-        return 2, text[:200].strip() or _FOREIGN, True
+        return _Failure(GrpcStatus.UNKNOWN, text[:200].strip() or _NOT_ETCD, sent=True)
 
 
-def _never_sent(cause: BaseException) -> bool:
-    """Tell whether *cause* is that there was no connection to send anything over."""
-    if isinstance(cause, requests.ConnectTimeout):
+def _never_sent(error: BaseException) -> bool:
+    """Return whether *error* proves that there was no connection over which to send the request."""
+    if isinstance(error, requests.ConnectTimeout):
         return True
-    reason = getattr(cause.args[0] if cause.args else None, "reason", None)
-    if isinstance(cause, requests.exceptions.SSLError):
-        # Any other failure of TLS may come after the question.
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    if isinstance(error, requests.exceptions.SSLError):
+        # Any other TLS failure can come after the request.
         return bool(reason and reason.args and isinstance(reason.args[0], ssl.SSLCertVerificationError))
     return isinstance(reason, urllib3.exceptions.NewConnectionError)
 
 
-def _short(error: BaseException) -> str:
+def _describe(error: OSError) -> str:
+    if not isinstance(error, requests.RequestException):
+        return str(error)[:200]  # A CA file that was removed meanwhile, say.
     if isinstance(error, requests.ConnectTimeout):
         return "no connection in time"
     if isinstance(error, requests.Timeout):
@@ -253,5 +308,5 @@ def _short(error: BaseException) -> str:
     if _never_sent(error):
         return "no connection"
     if isinstance(error, requests.exceptions.InvalidJSONError | requests.TooManyRedirects):
-        return _FOREIGN
+        return _NOT_ETCD
     return "the connection broke"

@@ -1,8 +1,4 @@
-"""The thread that does for a process what has to be done in time, whether or not anybody calls.
-
-It renews the lease of the process, takes away claims whose own time is up before that of the lease, and finds out what became
-of grants of which nobody knows.
-"""
+"""The thread that does in time what must not wait for a call: renew the lease, remove expired claims, undo unknown grants."""
 
 from __future__ import annotations
 
@@ -12,23 +8,24 @@ from collections.abc import Callable
 from threading import Condition
 
 from mcp_claims.stores.base import deadline_in
-from mcp_claims.stores.etcd.gateway import ANSWER_WITHIN, RefusedError, UnansweredError
+from mcp_claims.stores.etcd.gateway import CALL_TIMEOUT, GatewayError
 from mcp_claims.stores.etcd.lease import TTL, Lease, ProcessLease
-from mcp_claims.stores.etcd.messages import Change
+from mcp_claims.stores.etcd.txn import Txn
 from mcp_claims.stores.threads import start_daemon_thread
 
-_SHARE = 3
-"""The lease is renewed when a third of its time has passed."""
-
-_PAUSE = 0.1  # s, after what was not answered
-_IDLE = 3_600.0
+_RENEWALS_PER_TTL = 3
+_RETRY_DELAY = 0.1  # s, after a call that failed
+_DEFECT_DELAY = 1.0  # s, after an unexpected exception
+_IDLE = 3_600.0  # s
 
 logger = logging.getLogger(__name__)
 
 
-class Tender:
-    """Tends *lease*.  *expire* takes away the claim at a key if it is ours and its time is up, and *settle* a grant that its
-    caller was told has failed; each raises as `Transport.ask` does.  *ticks* is the clock of both.
+class LeaseKeepAlive:
+    """Keeps *lease* alive.
+
+    *expire* removes the claim at a key if it is ours and has expired; *undo* deletes what a grant put whose caller was told
+    that it failed.  Both may raise `GatewayError` and are then tried again.  *ticks* is the clock of *lease*.
     """
 
     def __init__(
@@ -36,49 +33,50 @@ class Tender:
         lease: ProcessLease,
         ticks: Callable[[], float],
         expire: Callable[[bytes], None],
-        settle: Callable[[Change], None],
+        undo: Callable[[Txn], None],
     ) -> None:
         self._lease, self._ticks = lease, ticks
-        self._expire, self._settle = expire, settle
+        self._expire, self._undo = expire, undo
         self._expiries: dict[bytes, Counter[float]] = {}
-        self._doubts: set[Change] = set()
+        self._unknown_grants: set[Txn] = set()
         self._condition = Condition()
         self._running = False
-        self._ended = False
+        self._stopped = False
 
-    def expect(self, key: bytes, expires: float) -> None:
-        """See at *expires* whether the time of the claim at *key* is up, and take it away then.
+    def schedule_expiry(self, key: bytes, at: float) -> None:
+        """Call *expire* for *key* at the time *at*.
 
-        Each time counts for itself: were it one for each key, the claim that follows another would have that one's.
+        A key can have several times, and each is counted.  With one time per key, cancelling that of a released claim
+        would cancel that of the claim which another session has just made.
         """
         with self._condition:
-            self._expiries.setdefault(key, Counter())[expires] += 1
-            self._go()
+            self._expiries.setdefault(key, Counter())[at] += 1
+            self._start_or_wake()
 
-    def forget(self, key: bytes, expires: float) -> None:
-        """Take back what was said once by `expect`, if it was: that claim is not there, or has another time by now."""
+    def cancel_expiry(self, key: bytes, at: float) -> None:
+        """Take back one `schedule_expiry` with the same arguments, if there was one."""
         with self._condition:
             times = self._expiries.get(key, Counter())
-            if times[expires] > 1:
-                times[expires] -= 1
+            if times[at] > 1:
+                times[at] -= 1
                 return
-            del times[expires]
+            del times[at]
             if not times:
                 self._expiries.pop(key, None)
 
-    def doubt(self, grant: Change) -> None:
-        """Find out what became of *grant*, and take it away if it was made."""
+    def schedule_undo(self, grant: Txn) -> None:
+        """Call *undo* for *grant* as soon as the cluster answers."""
         with self._condition:
-            self._doubts.add(grant)
-            self._go()
+            self._unknown_grants.add(grant)
+            self._start_or_wake()
 
-    def end(self) -> None:
-        """Do nothing any more."""
+    def stop(self) -> None:
+        """Do nothing from now on; the lease then ends by itself."""
         with self._condition:
-            self._ended = True
+            self._stopped = True
             self._condition.notify()
 
-    def _go(self) -> None:
+    def _start_or_wake(self) -> None:
         if not self._running:
             start_daemon_thread(self._run, "mcp-claims etcd")
             self._running = True
@@ -86,56 +84,56 @@ class Tender:
             self._condition.notify()
 
     def _run(self) -> None:
-        renewed: Lease | None = None
-        due = 0.0
+        known: Lease | None = None
+        renew_at = 0.0
         while True:
             lease = self._lease.current
-            if lease is not None and (renewed is None or renewed.id != lease.id):
-                renewed, due = lease, self._ticks() + TTL / _SHARE
+            if lease is not None and (known is None or known.id != lease.id):
+                known, renew_at = lease, self._ticks() + TTL / _RENEWALS_PER_TTL
             with self._condition:
-                if self._ended:
+                if self._stopped:
                     return
                 expiries = (time for times in self._expiries.values() for time in times)
-                times = [*expiries, *([due] if lease else []), *([0.0] if self._doubts else [])]
-                left = min(times, default=self._ticks() + _IDLE) - self._ticks()
+                due = [*expiries, *([renew_at] if lease else []), *([0.0] if self._unknown_grants else [])]
+                left = min(due, default=self._ticks() + _IDLE) - self._ticks()
                 if left > 0:
                     self._condition.wait(left)
                     continue
             try:
-                if lease is not None and self._ticks() >= due:
-                    began = self._ticks()
-                    self._lease.renew(lease, deadline_in(ANSWER_WITHIN))
-                    due = began + TTL / _SHARE
-                self._do_some_of_what_is_due()
-            except (UnansweredError, RefusedError):
-                # Whoever calls is told; here there is nothing but to try again, from endpoint to endpoint.
-                self._wait(_PAUSE)
+                if lease is not None and self._ticks() >= renew_at:
+                    sent = self._ticks()
+                    self._lease.renew(lease, deadline_in(CALL_TIMEOUT))
+                    renew_at = sent + TTL / _RENEWALS_PER_TTL
+                self._do_one_of_each()
+            except GatewayError:
+                # Callers see such an error themselves; here only another attempt helps, at the next endpoint.
+                self._wait(_RETRY_DELAY)
             except Exception:
-                # A defect of ours in one round must not be the end of the lease.
-                logger.exception("tending the lease failed")
-                self._wait(1.0)
+                # A defect in one round must not end the thread, and with it the lease.
+                logger.exception("keeping the lease alive failed")
+                self._wait(_DEFECT_DELAY)
 
-    def _do_some_of_what_is_due(self) -> None:
-        """Do one thing of each kind: however much there is, it must not keep the lease from being renewed."""
+    def _do_one_of_each(self) -> None:
+        """Do one expiry and one undo that are due: a long list of them must not delay the next renewal."""
         now = self._ticks()
         with self._condition:
             expired = next((key for key, times in self._expiries.items() if min(times) <= now), None)
             if expired is not None:
-                # To the end of the queue: if it fails, the others come first.
+                # Move it to the end, so that a key which fails again and again does not block the others.
                 self._expiries[expired] = self._expiries.pop(expired)
-            doubt = next(iter(self._doubts), None)
+            grant = next(iter(self._unknown_grants), None)
         if expired is not None:
             self._expire(expired)
             with self._condition:
                 times = self._expiries.pop(expired, Counter())
                 if left := Counter({time: count for time, count in times.items() if time > now}):
                     self._expiries[expired] = left
-        if doubt is not None:
-            self._settle(doubt)
+        if grant is not None:
+            self._undo(grant)
             with self._condition:
-                self._doubts.discard(doubt)
+                self._unknown_grants.discard(grant)
 
     def _wait(self, seconds: float) -> None:
         with self._condition:
-            if not self._ended:
+            if not self._stopped:
                 self._condition.wait(seconds)

@@ -1,10 +1,10 @@
-"""Which key of etcd is whose.
+"""The etcd keys below the prefix.
 
     <prefix>/claims/<namespace>/<key>   a claim
-    <prefix>/sessions/<lease>           a process that holds claims; changed to make what it asked before void
-    <prefix>/secrets/handles            what session handles are signed with
+    <prefix>/sessions/<lease>           the fence of a process (see `lease`)
+    <prefix>/secrets/handles            the secret that signs session handles
 
-In the namespace `%` and `/` are escaped, so the first `/` behind it ends it, and the key follows as it is.
+`%` and `/` are escaped in the namespace, so that the first `/` after it ends it; the key follows unescaped.
 """
 
 from __future__ import annotations
@@ -12,48 +12,48 @@ from __future__ import annotations
 from mcp_claims.model.records import ScopedKey
 
 
-class Names:
+class Keyspace:
     """The keys below *prefix*."""
 
     def __init__(self, prefix: str) -> None:
-        self.claims = f"{prefix}/claims/".encode()
-        self.secret = f"{prefix}/secrets/handles".encode()
-        self._sessions = f"{prefix}/sessions/"
+        self.claims_prefix = f"{prefix}/claims/".encode()
+        self.handle_secret = f"{prefix}/secrets/handles".encode()
+        self._fences = f"{prefix}/sessions/"
 
-    def namespace(self, namespace: str | None) -> bytes:
-        """Return how the keys of the claims in *namespace*, or of all, begin."""
+    def namespace_prefix(self, namespace: str | None) -> bytes:
+        """Return the prefix of all claims in *namespace*, or of all claims (`None`)."""
         if namespace is None:
-            return self.claims
-        return self.claims + namespace.replace("%", "%25").replace("/", "%2F").encode() + b"/"
+            return self.claims_prefix
+        return self.claims_prefix + namespace.replace("%", "%25").replace("/", "%2F").encode() + b"/"
 
-    def claim(self, scoped: ScopedKey) -> bytes:
+    def claim_key(self, scoped: ScopedKey) -> bytes:
         """Return the key of the claim on *scoped*."""
-        return self.namespace(scoped.namespace) + scoped.key.encode()
+        return self.namespace_prefix(scoped.namespace) + scoped.key.encode()
 
-    def session(self, lease: int) -> bytes:
-        """Return the key of the process that has *lease*."""
-        return f"{self._sessions}{lease:016x}".encode()
+    def fence_key(self, lease_id: int) -> bytes:
+        """Return the key of the fence of the process with this lease."""
+        return f"{self._fences}{lease_id:016x}".encode()
 
     def position(self, key: bytes) -> str:
-        """Return a text that sorts like *key*, the key of a claim, whatever bytes somebody else has put there."""
-        # With the slash, as no position may be empty: that is where a list begins.
-        return key[len(self.claims) - 1 :].decode("latin-1")
+        """Return a text that sorts like *key*, the key of a claim; works for any bytes that somebody else put there."""
+        # Keeps the slash before the namespace: "" means the beginning of a list, so no key may have that position.
+        return key[len(self.claims_prefix) - 1 :].decode("latin-1")
 
-    def behind(self, position: str) -> bytes:
-        """Return the least key that comes after *position*, which anybody may have made up."""
-        return self.claims[:-1] + position.encode("latin-1", "replace") + b"\0"
-
-
-def after_all(beginning: bytes) -> bytes:
-    """Return the least key that is greater than all that begin with *beginning*, which ends with no 0xFF."""
-    return beginning[:-1] + bytes([beginning[-1] + 1])
+    def first_key_after(self, position: str) -> bytes:
+        """Return the least key after *position*, which may be any text that a caller made up."""
+        return self.claims_prefix[:-1] + position.encode("latin-1", "replace") + b"\0"
 
 
-def spell(key: bytes) -> str:
-    """Return *key* as text, whatever somebody else has put there."""
+def prefix_range_end(prefix: bytes) -> bytes:
+    """Return the least key greater than all keys that begin with *prefix*, whose last byte is not 0xFF."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def decode_key(key: bytes) -> str:
+    """Return *key* as text, without loss even where it is not UTF-8."""
     return key.decode(errors="surrogateescape")
 
 
-def unspell(text: str) -> bytes:
-    """Return the key that `spell` gave *text* for."""
+def encode_key(text: str) -> bytes:
+    """Return the key for which `decode_key` returned *text*."""
     return text.encode(errors="surrogateescape")

@@ -1,10 +1,12 @@
-"""Leases: that of this process, which etcd ends when it does not hear from it, and those of single claims.
+"""Leases: the one of this process, and those of single claims.
 
-A process that holds claims has one lease for all of them, renewed at a third of its time.  What it may rely on is not what
-etcd says but its own clock: the lease is there until `TRUSTED` seconds after the last renewal that was answered was *sent*.
+A process that holds claims attaches all of them to one lease, which it renews after a third of its TTL.  It relies on its
+own clock, not on what etcd says: the lease counts as alive until `TRUST_TIME` seconds after the last answered renewal was
+*sent*.
 
-Beside the lease there is a key of the process, the *fence*.  A grant that was sent and not answered may be acted on any time
-later, when the endpoint that has it goes on; it compares the fence, so changing the fence makes it void.
+The *fence* is a key of the process beside its lease.  A grant that was sent and not answered can be applied at any later
+time, when the endpoint that received it continues.  Every grant therefore compares the fence's revision, and putting the
+fence again makes all earlier grants of this process fail from then on.
 """
 
 from __future__ import annotations
@@ -12,143 +14,153 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
+from typing import NamedTuple
 
 from mcp_claims.stores.etcd import messages
-from mcp_claims.stores.etcd.gateway import NOT_FOUND, RefusedError, Transport
-from mcp_claims.stores.etcd.keys import Names
+from mcp_claims.stores.etcd.gateway import Gateway, GrpcStatus, RefusedError
+from mcp_claims.stores.etcd.keys import Keyspace
 
 TTL = 30
-"""Seconds after which a process that is not heard of has lost its claims."""
+"""Seconds after the last renewal at which etcd ends the lease of a process."""
 
-TRUSTED = TTL - 3
-"""Seconds for which a renewal is relied on.
+TRUST_TIME = TTL - 3
+"""Seconds for which a process relies on a renewal.
 
-Less, as a leader that was cut off does not know for up to two elections, of a second each, that there is another one, and
-may renew what that one does not.
+Shorter than the TTL: for up to two elections of 1 s each, a leader that was cut off does not know its successor and may
+answer a renewal of which the successor never hears.
 """
 
-SHORTEST_TTL = 5
-_SLACK = 2
-"""A claim's own lease is so many seconds longer than the claim."""
+MIN_TTL = 5
+"""Seconds that the lease of a single claim lasts at least."""
 
-_MOST = 40 * 24 * 60 * 60
+_MARGIN = 2
+"""Seconds by which the lease of a single claim outlasts the claim."""
+
+_MAX_TTL = 40 * 24 * 60 * 60
 
 logger = logging.getLogger(__name__)
 
 
+class Fence(NamedTuple):
+    """The key of a fence, and the revision at which it was last put."""
+
+    key: bytes
+    revision: int
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease of this process, and the revision at which its fence was last put."""
+    """The lease of this process with its fence; *trusted_until* is on the clock of `ProcessLease`."""
 
     id: int
-    fence: bytes
-    fenced_at: int
-    trusted_until: float  #: On the clock that never steps.
+    fence: Fence
+    trusted_until: float
 
 
 class ProcessLease:
-    """The lease of this process: made when it is first needed, and again when it was lost.
+    """The lease of this process: granted when it is first needed, and again after it was lost.
 
-    *ticks* is a clock that never steps, time asleep included, in seconds; *about* is told to people who look into etcd.
-    Methods raise `UnansweredError`, and `RefusedError` for what the cluster will not do.
+    *ticks* is a clock in seconds that never steps and counts time asleep.  *description* is the value of the fence, for
+    people who look into etcd.  Methods that take a *deadline* raise `GatewayError`.
     """
 
-    def __init__(self, transport: Transport, names: Names, ticks: Callable[[], float], about: str) -> None:
-        self._transport, self._names, self._ticks = transport, names, ticks
-        self._about = about.encode()
+    def __init__(self, gateway: Gateway, keyspace: Keyspace, ticks: Callable[[], float], description: str) -> None:
+        self._gateway, self._keyspace, self._ticks = gateway, keyspace, ticks
+        self._description = description.encode()
         self._lease: Lease | None = None
-        self._making, self._lock = Lock(), Lock()
+        self._grant_lock, self._lock = Lock(), Lock()
 
     @property
     def current(self) -> Lease | None:
-        """The lease as it is known, if there is one."""
+        """The lease as last known, `None` if there is none."""
         return self._lease
 
-    def get(self, until: float) -> Lease:
-        """Return the lease, made if there is none."""
+    def get_or_grant(self, deadline: float) -> Lease:
+        """Return the current lease, after granting one if there is none."""
         if (lease := self._lease) is not None:
             return lease
-        with self._making:
+        with self._grant_lock:
             if (lease := self._lease) is not None:
                 return lease
             sent = self._ticks()
-            made = grant_lease(self._transport, TTL, until)
-            fence = self._names.session(made)
-            fenced_at = self._put_fence(made, fence, until)
-            lease = Lease(made, fence, fenced_at, sent + TRUSTED)
+            lease_id = grant_lease(self._gateway, TTL, deadline)
+            key = self._keyspace.fence_key(lease_id)
+            fence = Fence(key, self._put_fence(lease_id, key, deadline))
+            lease = Lease(lease_id, fence, sent + TRUST_TIME)
             with self._lock:
                 self._lease = lease
             return lease
 
     def is_trusted(self, lease: Lease) -> bool:
-        """Tell whether *lease* is certain to be there still, by our own clock."""
+        """Return whether *lease* is certain to be alive, by our own clock."""
         current = self._lease
         return current is not None and current.id == lease.id and self._ticks() < current.trusted_until
 
-    def renew(self, lease: Lease, until: float) -> bool:
-        """Renew *lease*; tell whether it was still there."""
+    def renew(self, lease: Lease, deadline: float) -> bool:
+        """Renew *lease*; return whether it was still alive."""
         sent = self._ticks()
-        answer = self._transport.ask("/lease/keepalive", {"ID": str(lease.id)}, until)
-        if int(answer.get("result", {}).get("TTL", 0)) <= 0:
-            self.lost(lease)
+        response = self._gateway.call("/lease/keepalive", {"ID": str(lease.id)}, deadline)
+        if int(response.get("result", {}).get("TTL", 0)) <= 0:
+            self.mark_lost(lease)
             return False
         with self._lock:
-            if self._lease is not None and self._lease.id == lease.id and sent + TRUSTED > self._lease.trusted_until:
-                self._lease = Lease(lease.id, lease.fence, self._lease.fenced_at, sent + TRUSTED)
+            if self._lease is not None and self._lease.id == lease.id and sent + TRUST_TIME > self._lease.trusted_until:
+                self._lease = replace(self._lease, trusted_until=sent + TRUST_TIME)
         return True
 
-    def void(self, lease: Lease, until: float) -> None:
-        """Make void whatever was asked under *lease* before and has not been acted on yet."""
-        self.noticed(lease, self._put_fence(lease.id, lease.fence, until))
+    def move_fence(self, lease: Lease, deadline: float) -> None:
+        """Put the fence of *lease* again, so that no grant sent before can be applied any more."""
+        self.note_fence(lease, self._put_fence(lease.id, lease.fence.key, deadline))
 
-    def noticed(self, lease: Lease, fenced_at: int) -> None:
-        """Note that the fence of *lease* was put at the revision *fenced_at*."""
+    def note_fence(self, lease: Lease, revision: int) -> None:
+        """Remember that the fence of *lease* was put at *revision*, unless a later revision is known."""
         with self._lock:
-            if self._lease is not None and self._lease.id == lease.id and fenced_at > self._lease.fenced_at:
-                self._lease = Lease(lease.id, lease.fence, fenced_at, self._lease.trusted_until)
+            if self._lease is not None and self._lease.id == lease.id and revision > self._lease.fence.revision:
+                self._lease = replace(self._lease, fence=Fence(lease.fence.key, revision))
 
-    def lost(self, lease: Lease) -> None:
-        """Note that *lease* is no more, and all that was held under it."""
+    def mark_lost(self, lease: Lease) -> None:
+        """Remember that etcd has ended *lease*, and all claims attached to it."""
         with self._lock:
             if self._lease is None or self._lease.id != lease.id:
                 return
             self._lease = None
-        logger.warning("etcd has ended the lease of this process: what it held is lost")
+        logger.warning("etcd has ended the lease of this process: its claims are lost")
 
-    def revoke(self, until: float) -> None:
-        """End the lease, and with it all that is held under it."""
+    def revoke(self, deadline: float) -> None:
+        """End the lease, and with it all claims attached to it."""
         with self._lock:
             lease, self._lease = self._lease, None
         if lease is not None:
-            revoke_lease(self._transport, lease.id, until)
+            revoke_lease(self._gateway, lease.id, deadline)
 
-    def _put_fence(self, lease: int, fence: bytes, until: float) -> int:
-        return messages.revision_of(self._transport.ask("/kv/put", messages.put(fence, self._about, lease), until))
+    def _put_fence(self, lease_id: int, key: bytes, deadline: float) -> int:
+        request = messages.put_request(key, self._description, lease_id)
+        return messages.header_revision(self._gateway.call("/kv/put", request, deadline))
 
 
-def grant_lease(transport: Transport, ttl: int, until: float) -> int:
-    """Have a lease of *ttl* seconds made; return its id."""
-    # Chosen here, so that asking twice makes one.
-    chosen = secrets.randbits(62) + 1
+def grant_lease(gateway: Gateway, ttl: int, deadline: float) -> int:
+    """Grant a lease of *ttl* seconds; return its id."""
+    # We choose the id, so that a repeated request grants no second lease.
+    lease_id = secrets.randbits(62) + 1
     try:
-        transport.ask("/lease/grant", {"ID": str(chosen), "TTL": str(ttl)}, until)
+        gateway.call("/lease/grant", {"ID": str(lease_id), "TTL": str(ttl)}, deadline)
     except RefusedError as error:
         if "already exists" not in str(error):
             raise
-    return chosen
+    return lease_id
 
 
-def revoke_lease(transport: Transport, lease: int, until: float) -> None:
-    """End *lease*, if it is there; once this returns, nothing can be put under it any more."""
+def revoke_lease(gateway: Gateway, lease_id: int, deadline: float) -> None:
+    """End the lease if it exists; after this returns, nothing can be attached to it any more."""
     try:
-        transport.ask("/lease/revoke", {"ID": str(lease)}, until)
+        gateway.call("/lease/revoke", {"ID": str(lease_id)}, deadline)
     except RefusedError as error:
-        if error.code != NOT_FOUND:
+        if error.code != GrpcStatus.NOT_FOUND:
             raise
 
 
-def lease_seconds(seconds: float, shortest: int = SHORTEST_TTL) -> int:
-    """Return for how many seconds to lease a claim that has *seconds* to live."""
-    return min(max(int(seconds) + 1 + _SLACK, shortest), _MOST)
+def claim_lease_ttl(seconds: float, minimum: int = MIN_TTL) -> int:
+    """Return the TTL, in seconds, of the lease of a single claim that expires in *seconds*."""
+    return min(max(int(seconds) + 1 + _MARGIN, minimum), _MAX_TTL)

@@ -1,4 +1,4 @@
-"""The store: a register per key, on etcd."""
+"""The `Store` on etcd: one etcd key per claim, one transaction per change."""
 
 from __future__ import annotations
 
@@ -7,300 +7,309 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from mcp_claims.errors import StoreUnavailableError
+from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
-from mcp_claims.model.records import Claim, Found, Holder, Leased, Moment, Outcome, Proof, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Found, Holder, Leased, Outcome, Proof, ScopedKey, Unreadable
 from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap, call_deadline, deadline_in
+from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd import messages
-from mcp_claims.stores.etcd.config import Address
-from mcp_claims.stores.etcd.gateway import ANSWER_WITHIN, NOT_FOUND, RefusedError, Transport, UnansweredError
-from mcp_claims.stores.etcd.keepalive import Tender
-from mcp_claims.stores.etcd.keys import Names, after_all, unspell
-from mcp_claims.stores.etcd.lease import SHORTEST_TTL, Lease, ProcessLease, grant_lease, lease_seconds, revoke_lease
-from mcp_claims.stores.etcd.messages import Change
-from mcp_claims.stores.etcd.txn import Changes
-from mcp_claims.stores.etcd.watch import Watching
+from mcp_claims.stores.etcd.config import EtcdConfig
+from mcp_claims.stores.etcd.gateway import (
+    CALL_TIMEOUT,
+    Gateway,
+    GatewayError,
+    GrpcStatus,
+    NoAnswerError,
+    RefusedError,
+)
+from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
+from mcp_claims.stores.etcd.keys import Keyspace, encode_key, prefix_range_end
+from mcp_claims.stores.etcd.lease import Lease, ProcessLease
+from mcp_claims.stores.etcd.messages import KeyValue
+from mcp_claims.stores.etcd.txn import Transactions, Txn, TxnOutcome
+from mcp_claims.stores.etcd.watch import Watcher
 
-_PAGE = 500
-
-
-class Here(Protocol):
-    """What the store has to know of the machine that it runs on."""
-
-    def now(self) -> Moment:
-        """Return the time on both clocks."""
-        ...
-
-    def host(self) -> str:
-        """Return the name of the machine, for people."""
-        ...
-
-    def pid(self) -> int:
-        """Return the PID of the calling process."""
-        ...
-
-    def proof(self) -> Proof:
-        """Return by what the death of the calling process can be proved."""
-        ...
+_PAGE_SIZE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class _Process:
-    """What belongs to one process; a forked child needs its own connections, threads and lease."""
+class _Connection:
+    """What belongs to one process.  A forked child needs its own: sockets and leases cannot be shared, threads are gone."""
 
-    holder_pid: int
+    pid: int
     proof: Proof
-    transport: Transport
+    gateway: Gateway
     lease: ProcessLease
-    changes: Changes
-    tender: Tender
-    watching: Watching
+    transactions: Transactions
+    keepalive: LeaseKeepAlive
+    watcher: Watcher
 
 
 class EtcdStore:
-    """Claims below the prefix of *address*, shared by all machines that reach the cluster."""
+    """Claims below the prefix of *config*, shared by all machines that reach the cluster."""
 
     remote = True
-    shortest_lease = SHORTEST_TTL
-    """Seconds that the lease of a single claim has at least."""
+    min_claim_lease = leases.MIN_TTL
+    """Seconds that the lease of a single claim lasts at least."""
 
-    def __init__(self, address: Address, here: Here) -> None:
-        self.address = address
-        self._here = here
-        self._names = Names(address.prefix)
-        self._processes: dict[int, _Process] = {}
+    def __init__(self, config: EtcdConfig, machine: Machine) -> None:
+        self.config = config
+        self._machine = machine
+        self._keyspace = Keyspace(config.prefix)
+        self._connections: dict[int, _Connection] = {}
 
     def read(self, scoped: ScopedKey) -> Found:
-        key = self._names.claim(scoped)
-        with self._answering():
-            stored = self._process().changes.stored(key, deadline_in(ANSWER_WITHIN))
-        return None if stored is None else messages.claim_in(stored, key)
+        with self._store_errors():
+            kv = self._connection().transactions.get(self._keyspace.claim_key(scoped), deadline_in(CALL_TIMEOUT))
+        return self._parse(kv)
 
     def swap(
         self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> Swap:
-        key = self._names.claim(scoped)
-        # All that it takes, giving up a lease included, has one time together.
-        with self._answering(), call_deadline(deadline_in(ANSWER_WITHIN)):
+        # One deadline for all requests that it takes, giving up a lease included.
+        with self._store_errors(), call_deadline(deadline_in(CALL_TIMEOUT)):
             if old is not None and old.leased is None:
-                # Not as we returned it, so its revision has to be found out.
+                # The caller made this record itself, so read the revision to compare with.
                 found = self.read(scoped)
                 if found != old or not isinstance(found, Claim):
                     return Swap(False, found)
                 old = found
-            return self._swap(key, old, new, deadline_in(ANSWER_WITHIN))
+            key, deadline = self._keyspace.claim_key(scoped), deadline_in(CALL_TIMEOUT)
+            return self._remove(key, old, deadline) if new is None else self._put(key, old, new, deadline)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
             return self.swap(found.scoped, found, None, lock_timeout=lock_timeout).won
         (revision,) = found.fingerprint
         assert isinstance(revision, int)
-        with self._answering():
-            change = Change(unspell(found.where), revision, None)
-            return self._process().changes.make(change, deadline_in(ANSWER_WITHIN)).revision is not None
+        with self._store_errors():
+            txn = Txn(encode_key(found.where), revision, None)
+            return self._connection().transactions.commit(txn, deadline_in(CALL_TIMEOUT)).revision is not None
 
     def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
         fresh = secrets.token_bytes(SECRET_BYTES)
-        with self._answering():
-            transport, until = self._process().transport, deadline_in(ANSWER_WITHIN)
-            # Asked twice, it answers with what the first asking has made.
-            answer = transport.ask("/kv/txn", messages.creation(self._names.secret, fresh), until)
-        if answer.get("succeeded"):
+        request = messages.create_request(self._keyspace.handle_secret, fresh)
+        with self._store_errors():
+            # Safe to repeat: a second attempt finds what the first one put.
+            response = self._connection().gateway.call("/kv/txn", request, deadline_in(CALL_TIMEOUT))
+        if response.get("succeeded"):
             return fresh
-        (stored,) = messages.seen_by_loser(answer)
-        if stored is None or len(stored.value) != SECRET_BYTES:
+        (kv,) = messages.failed_compare(response)
+        if kv is None or len(kv.value) != SECRET_BYTES:
             damaged = "the secret of the session handles is damaged (delete it: all handles given so far are void then)"
-            raise StoreUnavailableError(f"{self.address}/secrets/handles", OSError(errno.EIO, damaged))
-        return stored.value
+            raise StoreUnavailableError(f"{self.config}/secrets/handles", OSError(errno.EIO, damaged))
+        return kv.value
 
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
-        beginning = self._names.namespace(namespace)
-        start, end = max(beginning, self._names.behind(after)) if after else beginning, after_all(beginning)
-        until = deadline_in(ANSWER_WITHIN)
+        prefix = self._keyspace.namespace_prefix(namespace)
+        start, end = max(prefix, self._keyspace.first_key_after(after)) if after else prefix, prefix_range_end(prefix)
+        deadline = deadline_in(CALL_TIMEOUT)
         while start < end:
-            with self._answering():
-                wanted = messages.many(start, end, _PAGE)
-                process = self._process()
-                answer = process.transport.ask("/kv/range", wanted, until)
-            process.changes.saw(answer)
-            page = messages.stored_in(answer)
-            for stored in page:
-                found = messages.claim_in(stored)
-                if isinstance(found, Claim):
-                    found = messages.claim_in(stored, self._names.claim(found.scoped))
-                yield found
-            if not answer.get("more"):
+            connection = self._connection()
+            with self._store_errors():
+                request = messages.range_request(start, end, _PAGE_SIZE)
+                response = connection.gateway.call("/kv/range", request, deadline)
+            connection.transactions.note_revision(response)
+            page = messages.key_values(response)
+            for kv in page:
+                yield messages.parse_claim(kv, self._keyspace)
+            if not response.get("more"):
                 return
-            # However many there are: a cluster that has answered once is asked on.
-            start, until = page[-1].key + b"\0", time.monotonic() + ANSWER_WITHIN
+            # Each page has its own deadline: a long list is no reason to fail while the cluster answers.
+            start, deadline = page[-1].key + b"\0", time.monotonic() + CALL_TIMEOUT
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
+        watcher = self._connection().watcher
         if isinstance(target, ScopedKey):
-            return self._process().watching.of(self._names.claim(target).__eq__, notify)
-        beginning = self._names.namespace(target)
-        return self._process().watching.of(lambda key: key.startswith(beginning), notify)
+            return watcher.subscribe(self._keyspace.claim_key(target).__eq__, notify)
+        prefix = self._keyspace.namespace_prefix(target)
+        return watcher.subscribe(lambda key: key.startswith(prefix), notify)
 
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         return nullcontext(False)
 
     def position(self, found: Claim | Unreadable) -> str:
-        key = self._names.claim(found.scoped) if isinstance(found, Claim) else unspell(found.where)
-        return self._names.position(key)
+        key = self._keyspace.claim_key(found.scoped) if isinstance(found, Claim) else encode_key(found.where)
+        return self._keyspace.position(key)
 
     def close(self, *, within: float) -> None:
-        process = self._processes.pop(os.getpid(), None)
-        if process is None:
+        connection = self._connections.pop(os.getpid(), None)
+        if connection is None:
             return
-        process.tender.end()
-        try:
-            process.lease.revoke(deadline_in(within))
-        except (UnansweredError, RefusedError):
-            # It has been given up, and nobody renews it any more.
-            return
+        connection.keepalive.stop()
+        # Without an answer the lease ends by itself, as nobody renews it any more.
+        with suppress(GatewayError):
+            connection.lease.revoke(deadline_in(within))
 
-    def trusted(self, claim: Claim) -> bool:
-        """Tell whether *claim*, which was granted here, is certain to be there still, without asking anybody.
+    def is_trusted(self, claim: Claim) -> bool:
+        """Return whether *claim*, which this process was granted, is certain to be in force, without asking the cluster.
 
-        By the holder's own clock alone: neither is its time up, nor has the lease gone without an answer for too long.
+        By our own clock alone: it has not expired, and the last answered renewal of its lease is recent enough.
         """
-        if claim.leased is None or expiry.has_passed(claim.expires, self._here.now()):
+        if claim.leased is None or expiry.has_passed(claim.expires, self._machine.now()):
             return False
-        process = self._process()
-        lease = process.lease.current
-        if not self._lives_here(claim.holder, process):
-            return True  # Under a lease of its own, which is longer than its time.
-        return lease is not None and lease.id == claim.leased.lease and process.lease.is_trusted(lease)
+        connection = self._connection()
+        if not self._ends_with_us(claim.holder, connection):
+            return True  # It has a lease of its own, which outlasts the claim.
+        lease = connection.lease.current
+        return lease is not None and lease.id == claim.leased.lease and connection.lease.is_trusted(lease)
 
-    def _swap(self, key: bytes, old: Claim | None, new: Claim | None, until: float) -> Swap:
-        process = self._process()
-        before = 0 if old is None or old.leased is None else old.leased.revision
+    def _remove(self, key: bytes, old: Claim | None, deadline: float) -> Swap:
+        connection = self._connection()
+        outcome = connection.transactions.commit(Txn(key, _revision(old), None), deadline)
+        if outcome.revision is None:
+            return self._lost_swap(key, old, None, outcome, connection)
+        self._cancel_expiry(key, old, connection)
+        return Swap(True, None)
+
+    def _put(self, key: bytes, old: Claim | None, new: Claim, deadline: float) -> Swap:
+        connection = self._connection()
         while True:
-            shared = self._shared_lease(new, process, until)
-            if new is not None and shared is None and old is None:
-                # Making a lease is a write, which whoever waits would make in vain again and again.
-                stored = process.changes.stored(key, until)
-                if stored is not None:
-                    return Swap(False, messages.claim_in(stored, key))
-            lease = shared.id if shared else self._own_lease(new, process, until)
-            fence = (shared.fence, shared.fenced_at) if shared and new is not None and not new.generation else None
-            change = Change.to(new, key, before, lease, fence) if new is not None else Change(key, before, None)
-            if shared and new is not None:
-                process.tender.expect(key, new.expires.ticks)
+            process_lease = self._process_lease(new, connection, deadline)
+            if process_lease is None and old is None:
+                # Read first: granting a lease is a write, which each attempt of a waiting session would make in vain.
+                kv = connection.transactions.get(key, deadline)
+                if kv is not None:
+                    return Swap(False, self._parse(kv))
+            lease_id = process_lease.id if process_lease else self._grant_claim_lease(new, connection, deadline)
+            fence = process_lease.fence if process_lease and not new.generation else None
+            txn = Txn.put(new, key, _revision(old), lease_id, fence)
+            if process_lease:
+                # Before the commit: with an unknown outcome the claim may be there, and must end in time all the same.
+                connection.keepalive.schedule_expiry(key, new.expires.ticks)
             try:
-                made = process.changes.make(change, until, shared)
+                outcome = connection.transactions.commit(txn, deadline, process_lease)
             except RefusedError as error:
-                if error.code != NOT_FOUND or new is None:
+                if error.code != GrpcStatus.NOT_FOUND:
                     raise
-                if shared is not None:
-                    process.tender.forget(key, new.expires.ticks)
-                    process.lease.lost(shared)
+                # The lease has ended since; try again with a new one.
+                if process_lease:
+                    connection.keepalive.cancel_expiry(key, new.expires.ticks)
+                    connection.lease.mark_lost(process_lease)
                 continue
-            if made.revision is None:
-                stored = made.seen[0]
-                if shared is not None and new is not None:
-                    process.tender.forget(key, new.expires.ticks)
-                elif lease:
-                    self._give_up(lease, process)
-                if shared is not None and fence is not None and (stored.revision if stored else 0) == before:
-                    # Not the key has changed but the fence: the lease is gone, or another grant was made void.
-                    fenced = made.seen[1]
-                    if fenced is None:
-                        process.lease.lost(shared)
+            if outcome.revision is None:
+                if process_lease:
+                    connection.keepalive.cancel_expiry(key, new.expires.ticks)
+                else:
+                    self._revoke_unused(lease_id, connection)
+                unchanged = (outcome.found.mod_revision if outcome.found else 0) == _revision(old)
+                if process_lease and fence is not None and unchanged:
+                    # The fence made it fail, not the key: our lease has ended, or another thread moved the fence.
+                    if outcome.fence is None:
+                        connection.lease.mark_lost(process_lease)
                     else:
-                        process.lease.noticed(shared, fenced.revision)
+                        connection.lease.note_fence(process_lease, outcome.fence.mod_revision)
                     continue
-                found = None if stored is None else messages.claim_in(stored, key)
-                if made.maybe and old is not None and self._ended_by_us(old, new, found):
-                    process.tender.forget(key, old.expires.ticks)
-                    return Swap(True, None)
-                return Swap(False, found)
-            if old is not None:
-                process.tender.forget(key, old.expires.ticks)
-            if new is None:
-                return Swap(True, None)
-            if shared and not process.changes.is_there(shared, change, until):
-                # We were stopped for so long that it may have been somebody else's by now.
-                stored = process.changes.stored(key, until)
-                return Swap(False, None if stored is None else messages.claim_in(stored, key))
-            won = new._replace(generation=new.generation or made.revision, leased=Leased(lease, made.revision))
-            return Swap(True, won)
+                return self._lost_swap(key, old, new, outcome, connection)
+            self._cancel_expiry(key, old, connection)
+            if process_lease and not connection.transactions.confirm_lease(process_lease, txn, deadline):
+                # This process was paused for so long that its lease, and the claim with it, has ended meanwhile.
+                return Swap(False, self._parse(connection.transactions.get(key, deadline)))
+            leased = Leased(lease_id, outcome.revision)
+            return Swap(True, new._replace(generation=new.generation or outcome.revision, leased=leased))
 
-    def _ended_by_us(self, old: Claim, new: Claim | None, found: Found) -> bool:
-        """Tell whether it was by our asking that *old* has ended, where that had no answer and *found* is there instead.
+    def _lost_swap(
+        self, key: bytes, old: Claim | None, new: Claim | None, outcome: TxnOutcome, connection: _Connection
+    ) -> Swap:
+        """Return the result of a swap that was not found to be applied."""
+        found = self._parse(outcome.found)
+        if outcome.unknown and old is not None and self._we_ended(old, new, found):
+            self._cancel_expiry(key, old, connection)
+            return Swap(True, None)
+        return Swap(False, found)
 
-        Its time was not up and its lease was there, so nobody else could end it but by force, which leaves a marker.
+    def _we_ended(self, old: Claim, new: Claim | None, found: Found) -> bool:
+        """Return whether it was our own release, of unknown outcome, that ended *old*, where *found* is stored now.
+
+        *old* had neither expired nor lost its lease, so nobody else could end it but by force, which leaves a marker.
         """
-        if (new is not None and new.ended is None) or not isinstance(found, Claim) or not self.trusted(old):
+        is_release = new is None or new.ended is not None
+        if not is_release or not isinstance(found, Claim) or not self.is_trusted(old):
             return False
-        # A parallel call may have renewed it: told as released, it would be held until that renewal's time is up.
-        same_grant = found.generation == old.generation
-        return not same_grant and (found.ended is None or found.ended.outcome is not Outcome.REVOKED)
+        if found.generation == old.generation:
+            # A parallel call renewed it instead.  Reported as released, it would stay held until that renewal expires.
+            return False
+        return found.ended is None or found.ended.outcome is not Outcome.REVOKED
 
-    def _give_up(self, lease: int, process: _Process) -> None:
-        """End *lease*, under which nothing is."""
-        try:
-            revoke_lease(process.transport, lease, deadline_in(ANSWER_WITHIN))
-        except (UnansweredError, RefusedError):
-            return  # It ends by itself.
+    def _cancel_expiry(self, key: bytes, old: Claim | None, connection: _Connection) -> None:
+        if old is not None:
+            connection.keepalive.cancel_expiry(key, old.expires.ticks)
 
-    def _shared_lease(self, new: Claim | None, process: _Process, until: float) -> Lease | None:
-        """Return the lease of this process if *new* is to be under it."""
-        if new is None or new.ended is not None or not self._lives_here(new.holder, process):
+    def _process_lease(self, new: Claim, connection: _Connection, deadline: float) -> Lease | None:
+        """Return the lease of this process if *new* belongs under it: a claim, not a marker, that ends with the process."""
+        if new.ended is not None or not self._ends_with_us(new.holder, connection):
             return None
-        return process.lease.get(until)
+        return connection.lease.get_or_grant(deadline)
 
-    def _own_lease(self, new: Claim | None, process: _Process, until: float) -> int:
-        """Have a lease made for *new* alone: a marker, or the claim of a session that outlives this process."""
-        if new is None:
-            return 0
-        left = expiry.remaining(new.expires, self._here.now()).total_seconds()
-        return grant_lease(process.transport, lease_seconds(left, self.shortest_lease), until)
+    def _grant_claim_lease(self, new: Claim, connection: _Connection, deadline: float) -> int:
+        """Grant a lease for *new* alone: a marker, or the claim of a session that outlives this process."""
+        left = expiry.remaining(new.expires, self._machine.now()).total_seconds()
+        return leases.grant_lease(connection.gateway, leases.claim_lease_ttl(left, self.min_claim_lease), deadline)
 
-    def _lives_here(self, holder: Holder, process: _Process) -> bool:
-        """Tell whether the session of *holder* ends with this process."""
-        return holder.pid == process.holder_pid and holder.proof == process.proof and process.proof.boot is not None
+    def _revoke_unused(self, lease_id: int, connection: _Connection) -> None:
+        # Without an answer it ends by itself, with nothing attached to it.
+        with suppress(GatewayError):
+            leases.revoke_lease(connection.gateway, lease_id, deadline_in(CALL_TIMEOUT))
 
-    def _process(self) -> _Process:
-        return self._processes.get(pid := os.getpid()) or self._begin(pid)
+    def _ends_with_us(self, holder: Holder, connection: _Connection) -> bool:
+        """Return whether the session of *holder* ends when this process does."""
+        return holder.pid == connection.pid and holder.proof == connection.proof and connection.proof.boot is not None
 
-    def _begin(self, pid: int) -> _Process:
-        # Of an ancestor, whose PID one of its descendants may have one day.
-        for other in [other for other in list(self._processes) if other != pid]:
-            self._processes.pop(other, None)
-        transport = Transport(self.address)
-        about = f"{self._here.host()}:{pid}"
-        lease = ProcessLease(transport, self._names, self._ticks, about)
-        changes = Changes(transport, lease, lambda grant: tender.doubt(grant))
-        tender = Tender(lease, self._ticks, self._expire, changes.settle)
-        watching = Watching(transport, self._names.claims, lambda: changes.seen, changes.forget_seen)
-        made = _Process(self._here.pid(), self._here.proof(), transport, lease, changes, tender, watching)
-        # Threads that begin at once have to have one lease and one tender.  No lock: a forked child could find it locked.
-        return self._processes.setdefault(pid, made)
+    def _connection(self) -> _Connection:
+        return self._connections.get(pid := os.getpid()) or self._connect(pid)
+
+    def _connect(self, pid: int) -> _Connection:
+        # Drop those of our ancestors: a later descendant may get the same PID again.
+        for other in [other for other in list(self._connections) if other != pid]:
+            self._connections.pop(other, None)
+        gateway = Gateway(self.config)
+        lease = ProcessLease(gateway, self._keyspace, self._ticks, f"{self._machine.host()}:{pid}")
+        transactions = Transactions(gateway, lease, lambda grant: keepalive.schedule_undo(grant))
+        keepalive = LeaseKeepAlive(lease, self._ticks, self._expire, transactions.undo_grant)
+        watcher = Watcher(
+            gateway,
+            self._keyspace.claims_prefix,
+            lambda: transactions.latest_revision,
+            transactions.reset_revision,
+        )
+        connection = _Connection(
+            self._machine.pid(), self._machine.proof(), gateway, lease, transactions, keepalive, watcher
+        )
+        # `setdefault`, so that threads that come here at once end up with one lease; a lock could be held by another
+        # thread at the moment of a fork, and stay locked in the child.
+        return self._connections.setdefault(pid, connection)
 
     def _ticks(self) -> float:
-        return self._here.now().ticks
+        return self._machine.now().ticks
 
     def _expire(self, key: bytes) -> None:
-        """Take the claim at *key* away if it is under our lease and its time is up."""
-        process, until = self._process(), deadline_in(ANSWER_WITHIN)
-        stored, lease = process.changes.stored(key, until), process.lease.current
-        if stored is None or lease is None or stored.lease != lease.id:
+        """Remove the claim at *key* if it is attached to our lease and has expired."""
+        connection, deadline = self._connection(), deadline_in(CALL_TIMEOUT)
+        kv, lease = connection.transactions.get(key, deadline), connection.lease.current
+        if kv is None or lease is None or kv.lease != lease.id:
             return
-        found = messages.claim_in(stored, key)
-        if isinstance(found, Claim) and expiry.is_expired(found, self._here.now()):
-            process.changes.make(Change(key, stored.revision, None), until)
+        found = messages.parse_claim(kv, self._keyspace)
+        if isinstance(found, Claim) and expiry.is_expired(found, self._machine.now()):
+            connection.transactions.commit(Txn(key, kv.mod_revision, None), deadline)
+
+    def _parse(self, kv: KeyValue | None) -> Found:
+        return None if kv is None else messages.parse_claim(kv, self._keyspace)
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Turn what the cluster does not do into errors of the store."""
+    def _store_errors(self) -> Iterator[None]:
         try:
             yield
-        except UnansweredError as error:
-            unanswered = OSError(errno.ETIMEDOUT, f"no endpoint of etcd has answered in time: {error}")
-            raise StoreUnavailableError(str(self.address), unanswered) from error
+        except NoAnswerError as error:
+            no_answer = OSError(errno.ETIMEDOUT, f"no endpoint of etcd answered in time: {error}")
+            raise StoreUnavailableError(str(self.config), no_answer) from error
         except RefusedError as error:
-            raise StoreUnavailableError(str(self.address), OSError(errno.EPROTO, f"etcd refuses: {error}")) from error
+            raise StoreUnavailableError(str(self.config), OSError(errno.EPROTO, f"etcd refuses: {error}")) from error
+
+
+def _revision(old: Claim | None) -> int:
+    """Return the revision that the key must be at for *old* to be what is stored there, 0 for nothing."""
+    return 0 if old is None or old.leased is None else old.leased.revision

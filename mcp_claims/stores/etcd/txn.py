@@ -1,128 +1,182 @@
-"""Making one change, and knowing whether it was made: what is not answered is found out by reading, never guessed."""
+"""Commit one compare-and-swap and know its outcome: where no answer came, it is read back, never guessed.
+
+A request that was sent and not answered has an unknown outcome: applied, not applied, or applied later.
+
+- A grant must not be applied later: its caller would hold a claim of which it knows nothing.  Moving the fence, or revoking
+  the lease that was granted for this claim alone, prevents that; what is then read at the key is final.
+- A renewal or a removal needs no fence: applied late, it changes only what its sender held, or fails because that has
+  changed.  When it is sent again and fails, its own first attempt may be the reason.
+"""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mcp_claims.model.codec import to_json
+from mcp_claims.model.records import Claim
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import messages
-from mcp_claims.stores.etcd.gateway import ANSWER_WITHIN, RefusedError, Transport, UnansweredError
-from mcp_claims.stores.etcd.lease import Lease, ProcessLease, revoke_lease
-from mcp_claims.stores.etcd.messages import Change, Stored
+from mcp_claims.stores.etcd.gateway import CALL_TIMEOUT, Gateway, GatewayError, NoAnswerError
+from mcp_claims.stores.etcd.lease import Fence, Lease, ProcessLease, revoke_lease
+from mcp_claims.stores.etcd.messages import KeyValue
+
+_MARK_FIELD = "change"
 
 
-class Made(NamedTuple):
-    """What became of a change.
+@dataclass(frozen=True, slots=True)
+class Txn:
+    """Put *value* (`None` deletes) at *key* if the key's last change is still the revision *expected*, 0 for no key.
 
-    `revision` is the one that it made.  It is `None` if the change was not found to be made; then `seen` is what was found
-    instead, at the key and the fence, and `maybe` tells that it may have been made all the same, and be gone since.
+    A *fence*, where there is one, must be at its revision too.
+    """
+
+    key: bytes
+    expected: int
+    value: bytes | None
+    lease: int = 0
+    fence: Fence | None = None
+    is_grant: bool = False
+
+    @classmethod
+    def put(cls, claim: Claim, key: bytes, expected: int, lease: int, fence: Fence | None) -> Txn:
+        """Return the transaction that puts *claim*, attached to *lease*, at *key*."""
+        # The random mark makes the value unique: without it, `has_put` could take an equal claim, put by another
+        # thread of this session, for our own.
+        value = to_json(claim, {_MARK_FIELD: secrets.token_hex(8)})
+        return cls(key, expected, value, lease, fence, is_grant=not claim.generation)
+
+    def has_put(self, kv: KeyValue | None) -> bool:
+        """Return whether *kv* is what this transaction put."""
+        return kv is not None and self.value is not None and kv.value == self.value
+
+    def request(self) -> dict[str, Any]:
+        """Return the request; if a compare fails, its response has the state of the key, then of the fence."""
+        expected = {self.key: self.expected}
+        if self.fence is not None:
+            expected[self.fence.key] = self.fence.revision
+        if self.value is None:
+            return messages.txn_request(expected, {"request_delete_range": messages.get_request(self.key)})
+        return messages.txn_request(expected, {"request_put": messages.put_request(self.key, self.value, self.lease)})
+
+
+class TxnOutcome(NamedTuple):
+    """What became of a transaction.
+
+    `revision` is the one at which it was applied; `None` if it was not found to be applied.  Then `found` is what is at
+    the key instead, and `fence` what is at the fence.  With `unknown` an attempt had no answer: it may have been applied
+    all the same, and overwritten since.
     """
 
     revision: int | None
-    seen: tuple[Stored | None, ...] = ()
-    maybe: bool = False
+    found: KeyValue | None = None
+    fence: KeyValue | None = None
+    unknown: bool = False
 
 
-class Changes:
-    """The changes of one process, of which grants are under *lease* or one of their own.
+class Transactions:
+    """The transactions of one process.
 
-    *doubt* is told of a grant that nobody knows the outcome of, to `settle` it later.  Methods raise as `Transport.ask` does.
+    *on_unknown_grant* receives each grant whose outcome could not be found out, so that somebody calls `undo_grant` later.
+    All methods with a deadline raise `GatewayError`.
     """
 
-    def __init__(self, transport: Transport, lease: ProcessLease, doubt: Callable[[Change], None]) -> None:
-        self._transport, self._lease, self._doubt = transport, lease, doubt
-        self.seen = 0
-        """The latest revision of the cluster that is known, 0 if none is."""
+    def __init__(self, gateway: Gateway, lease: ProcessLease, on_unknown_grant: Callable[[Txn], None]) -> None:
+        self._gateway, self._lease, self._on_unknown_grant = gateway, lease, on_unknown_grant
+        self.latest_revision = 0
+        """The latest revision of the cluster in any response, 0 before the first."""
 
-    def stored(self, key: bytes, until: float) -> Stored | None:
+    def get(self, key: bytes, deadline: float) -> KeyValue | None:
         """Return what is at *key*."""
-        answer = self._transport.ask("/kv/range", messages.one(key), until)
-        self.saw(answer)
-        return next(iter(messages.stored_in(answer)), None)
+        response = self._gateway.call("/kv/range", messages.get_request(key), deadline)
+        self.note_revision(response)
+        return next(iter(messages.key_values(response)), None)
 
-    def make(self, change: Change, until: float, shared: Lease | None = None) -> Made:
-        """Make *change*; return what became of it.
+    def commit(self, txn: Txn, deadline: float, process_lease: Lease | None = None) -> TxnOutcome:
+        """Send *txn* until its outcome is known, and return that.
 
-        *shared* is the lease of this process if a grant is under it.  Whether a grant was made is known when this returns,
-        and when it raises `RefusedError`.
+        *process_lease* is the lease of this process if *txn* attaches a claim to it.  When this raises, a grant was
+        certainly not applied, or `on_unknown_grant` has received it.
         """
-        asked_before = False
+        sent_before = False
         while True:
             try:
-                answer = self._transport.ask("/kv/txn", change.question(), until, again=False)
-            except UnansweredError as error:
-                if not error.maybe_done:
+                response = self._gateway.call("/kv/txn", txn.request(), deadline, idempotent=False)
+            except NoAnswerError as error:
+                if not error.outcome_unknown:
                     raise
             else:
-                revision = self.saw(answer)
-                if answer.get("succeeded"):
-                    return Made(revision)
-                seen = messages.seen_by_loser(answer)
-                # What was not answered before may have come just before this, and be what this has lost to.
-                return Made(self._made_at(change, seen[0]) if asked_before else None, tuple(seen), asked_before)
-            asked_before = True
+                revision = self.note_revision(response)
+                if response.get("succeeded"):
+                    return TxnOutcome(revision)
+                found, *fences = messages.failed_compare(response)
+                # An earlier attempt may have arrived just before this one, and be what made its compare fail.
+                applied = self._applied_revision(txn, found) if sent_before else None
+                return TxnOutcome(applied, found, next(iter(fences), None), unknown=sent_before)
+            sent_before = True
             try:
-                stored = self._find_out(change, shared, until)
-            except (UnansweredError, RefusedError):
-                if change.is_grant:
-                    self._doubt(change)
+                found = self._resolve_unknown(txn, process_lease, deadline)
+            except GatewayError:
+                if txn.is_grant:
+                    self._on_unknown_grant(txn)
                 raise
-            if (revision_made := self._made_at(change, stored)) is not None:
-                return Made(revision_made)
-            if (stored.revision if stored else 0) != change.before:
-                return Made(None, (stored,), maybe=True)
-            # It was not made, and never will be, so it can be asked for anew; a grant, under the fence of now.
-            if change.fence is not None:
-                return Made(None, (stored, self.stored(change.fence[0], until)))
+            if (applied := self._applied_revision(txn, found)) is not None:
+                return TxnOutcome(applied)
+            if (found.mod_revision if found else 0) != txn.expected:
+                return TxnOutcome(None, found, unknown=True)
+            # It was not applied.  A fenced one never will be; its caller sends a new one that compares the moved fence.
+            # Others are sent again from here.
+            if txn.fence is not None:
+                return TxnOutcome(None, found, self.get(txn.fence.key, deadline))
 
-    def is_there(self, shared: Lease, change: Change, until: float) -> bool:
-        """Tell whether *shared*, under which *change* was made, is there still; asks only where our clock does not tell."""
-        if self._lease.is_trusted(shared):
+    def confirm_lease(self, lease: Lease, txn: Txn, deadline: float) -> bool:
+        """Return whether the process *lease* of *txn* is alive; asks etcd only where our clock cannot tell."""
+        if self._lease.is_trusted(lease):
             return True
         try:
-            return self._lease.renew(shared, until)
-        except (UnansweredError, RefusedError):
-            if change.is_grant:
-                self._doubt(change)
+            return self._lease.renew(lease, deadline)
+        except GatewayError:
+            if txn.is_grant:
+                self._on_unknown_grant(txn)
             raise
 
-    def settle(self, grant: Change) -> None:
-        """Take away what *grant* has put, if it was made although its caller was told that it failed."""
-        until = deadline_in(ANSWER_WITHIN)
+    def undo_grant(self, grant: Txn) -> None:
+        """Delete what *grant* put, if it was applied although its caller was told that it failed."""
+        deadline = deadline_in(CALL_TIMEOUT)
         if grant.fence is None:
-            revoke_lease(self._transport, grant.lease, until)
+            revoke_lease(self._gateway, grant.lease, deadline)
         elif (lease := self._lease.current) is not None:
-            self._lease.void(lease, until)
-        stored = self.stored(grant.key, until)
-        if stored is not None and grant.mark.encode() in stored.value:
-            self.make(Change(grant.key, stored.revision, None), until)
+            self._lease.move_fence(lease, deadline)
+        found = self.get(grant.key, deadline)
+        if found is not None and grant.has_put(found):
+            self.commit(Txn(grant.key, found.mod_revision, None), deadline)
 
-    def saw(self, answer: dict[str, Any]) -> int:
-        """Note up to which revision *answer* tells of; return it."""
-        revision = messages.revision_of(answer)
-        self.seen = max(self.seen, revision)
+    def note_revision(self, response: dict[str, Any]) -> int:
+        """Remember the revision of *response*, and return it."""
+        revision = messages.header_revision(response)
+        self.latest_revision = max(self.latest_revision, revision)
         return revision
 
-    def forget_seen(self) -> None:
-        """Count anew: the cluster has counted less far than what was seen."""
-        self.seen = 0
+    def reset_revision(self) -> None:
+        """Forget the latest revision, as the cluster was emptied or restored and counts from a lower one."""
+        self.latest_revision = 0
 
-    def _find_out(self, change: Change, shared: Lease | None, until: float) -> Stored | None:
-        """Return what is at the key after *change* had no answer, once it can no longer be made later than this."""
-        if change.fence is not None and shared is not None:
-            self._lease.void(shared, until)
-        stored = self.stored(change.key, until)
-        if change.is_grant and shared is None and not change.made(stored):
-            # A lease of its own: without it, the claim cannot come any more, and goes if it came just now.
-            revoke_lease(self._transport, change.lease, until)
-        return stored
+    def _resolve_unknown(self, txn: Txn, process_lease: Lease | None, deadline: float) -> KeyValue | None:
+        """Return what is at the key of *txn*, which had no answer; after this a grant cannot be applied any more."""
+        if txn.fence is not None and process_lease is not None:
+            self._lease.move_fence(process_lease, deadline)
+        found = self.get(txn.key, deadline)
+        if txn.is_grant and process_lease is None and not txn.has_put(found):
+            # It has a lease of its own.  Without that the put fails, and if it came just now it is deleted.
+            revoke_lease(self._gateway, txn.lease, deadline)
+        return found
 
-    def _made_at(self, change: Change, stored: Stored | None) -> int | None:
-        """Return the revision by which *change* was made, if *stored* is what it has left."""
-        if change.made(stored):
-            assert stored is not None
-            return stored.revision
-        if stored is None and change.value is None:
-            return self.seen  # Gone, as was wanted.
+    def _applied_revision(self, txn: Txn, found: KeyValue | None) -> int | None:
+        """Return the revision at which *txn* was applied, if *found* is what it left."""
+        if found is not None and txn.has_put(found):
+            return found.mod_revision
+        if found is None and txn.value is None:
+            return self.latest_revision  # Deleted, as wanted.
         return None

@@ -1,7 +1,7 @@
-"""Being told of changes: one stream for all who ask in this process, taken up again where it broke.
+"""Notices of changes: one watch stream for all subscribers of this process, resumed where it broke.
 
-The client's own watcher has no say when its stream ends, so that a dead one looks like silence; hence this one.  Silence is
-cut short, too: a stream that says nothing for some seconds is asked for anew, from the revision up to which it was heard.
+etcd3gw has a watcher of its own, but does not report when its stream ends, so that a dead stream looks like a quiet one.
+For the same reason a stream on which nothing comes for some seconds is replaced, from the revision that it had reached.
 """
 
 from __future__ import annotations
@@ -17,42 +17,52 @@ from threading import Lock
 from typing import Any
 
 from mcp_claims.stores.etcd import messages
-from mcp_claims.stores.etcd.gateway import Transport
-from mcp_claims.stores.etcd.keys import after_all
+from mcp_claims.stores.etcd.gateway import Gateway, GatewayError
+from mcp_claims.stores.etcd.keys import prefix_range_end
 from mcp_claims.stores.threads import start_daemon_thread
 
 logger = logging.getLogger(__name__)
 
-_SILENCE = 5.0  # s
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+_IDLE_TIMEOUT = 5.0  # s
+_MIN_RETRY_DELAY, _MAX_RETRY_DELAY = 0.1, 2.0  # s
 
 
 @dataclass(eq=False, slots=True)
-class _Watcher:
-    concerns: Callable[[bytes], bool]
+class _Subscriber:
+    matches: Callable[[bytes], bool]
     notify: Callable[[], None]
-    since: int  #: What changed up to this revision was seen before.
+    seen_revision: int  #: It needs no notice of changes up to here.
 
 
-class Watching:
-    """Tells of changes of keys that begin with *beginning*.  *seen* returns the latest revision that is known, 0 if none is;
-    *forget* is called when it is none of the cluster as it is now.
+class Watcher:
+    """Watches the keys below *prefix*.
+
+    *latest_revision* returns the latest known revision of the cluster, 0 if there is none.  *reset_revision* is called when
+    the cluster turns out to count from a lower one.
     """
 
     def __init__(
-        self, transport: Transport, beginning: bytes, seen: Callable[[], int], forget: Callable[[], None]
+        self,
+        gateway: Gateway,
+        prefix: bytes,
+        latest_revision: Callable[[], int],
+        reset_revision: Callable[[], None],
     ) -> None:
-        self._transport, self._beginning, self._seen, self._forget = transport, beginning, seen, forget
-        self._watchers: list[_Watcher] = []
+        self._gateway, self._prefix = gateway, prefix
+        self._latest_revision, self._reset_revision = latest_revision, reset_revision
+        self._subscribers: list[_Subscriber] = []
         self._lock = Lock()
         self._running = False
 
     @contextmanager
-    def of(self, concerns: Callable[[bytes], bool], notify: Callable[[], None]) -> Iterator[bool]:
-        """Call *tell*, in another thread, when something *concerns* those who ask.  Yields whether it can be watched."""
-        watcher = _Watcher(concerns, notify, self._seen())
+    def subscribe(self, matches: Callable[[bytes], bool], notify: Callable[[], None]) -> Iterator[bool]:
+        """In this block, call *notify* from another thread after each change of a key that *matches*.
+
+        Yields true: etcd can always be watched.  While the stream is broken there are no notices.
+        """
+        subscriber = _Subscriber(matches, notify, self._latest_revision())
         with self._lock:
-            self._watchers.append(watcher)
+            self._subscribers.append(subscriber)
             if not self._running:
                 self._running = True
                 start_daemon_thread(self._run, "mcp-claims etcd watch")
@@ -60,83 +70,82 @@ class Watching:
             yield True
         finally:
             with self._lock:
-                self._watchers.remove(watcher)
+                self._subscribers.remove(subscriber)
 
     def _run(self) -> None:
-        # From where it is known, so that nothing is missed between the last look and the beginning of the stream.
-        revision = self._seen() + 1 if self._seen() else None
-        pause = _FIRST_PAUSE
+        # From what was read last, so that no change between that read and the start of the stream is missed.
+        revision = self._latest_revision() + 1 if self._latest_revision() else None
+        delay = _MIN_RETRY_DELAY
         while True:
             with self._lock:
-                if not self._watchers:
+                if not self._subscribers:
                     self._running = False
                     return
-            wish = messages.watch(self._beginning, after_all(self._beginning), revision)
+            request = messages.watch_request(self._prefix, prefix_range_end(self._prefix), revision)
             try:
-                with self._transport.stream("/watch", wish, _SILENCE) as lines:
+                with self._gateway.stream("/watch", request, _IDLE_TIMEOUT) as lines:
                     for line in lines:
                         if not line.strip():
                             continue
-                        said = json.loads(line)
-                        pause = _FIRST_PAUSE
-                        if said["result"].get("canceled"):
-                            compacted = self._hear_of_the_end(said["result"])
-                            revision, pause = compacted or revision, _FIRST_PAUSE if compacted else _LONGEST_PAUSE
+                        result = json.loads(line)["result"]
+                        delay = _MIN_RETRY_DELAY
+                        if result.get("canceled"):
+                            compacted = self._handle_cancel(result)
+                            revision, delay = compacted or revision, _MIN_RETRY_DELAY if compacted else _MAX_RETRY_DELAY
                             break
-                        if revision is not None and messages.revision_of(said["result"]) + 1 < revision:
-                            # Emptied, or restored from a backup: there would be silence until it has counted that far again.
-                            self._begin_anew()
+                        if revision is not None and messages.header_revision(result) + 1 < revision:
+                            # The cluster was emptied or restored from a backup.  Resumed from here, the stream would be
+                            # silent until the cluster has counted up to *revision* again.
+                            self._forget_revisions()
                             revision = None
                             break
-                        revision = self._hear(said, revision)
-            except (OSError, ValueError, KeyError):
-                # Broken, silent, or somebody else's words.
-                pass
+                        revision = self._handle_result(result, revision)
+            except (GatewayError, ValueError, KeyError):
+                pass  # It broke, was silent for too long, or did not come from etcd.
             except Exception:
-                # A defect of ours must not be the end of all notices.
+                # A defect must not end all notices.
                 logger.exception("watching etcd failed")
-            # Also where it has just ended: it would be asked for again and again without one.
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            # After a regular end too: a stream that ends at once must not be reopened without pause.
+            time.sleep(delay)
+            delay = min(2 * delay, _MAX_RETRY_DELAY)
 
-    def _hear(self, said: dict[str, Any], revision: int | None) -> int | None:
-        """Tell of what was *said*; return from where to go on."""
-        result = said["result"]
-        now = messages.revision_of(result)
+    def _handle_result(self, result: dict[str, Any], revision: int | None) -> int | None:
+        """Notify of the events in *result*; return the revision from which to resume."""
+        reached = messages.header_revision(result)
         if revision is None:
-            self._tell(None, now)
+            self._notify(None, reached)
         for event in result.get("events", []):
             changed = event["kv"]
-            self._tell(b64decode(changed["key"]), int(changed["mod_revision"]))
+            self._notify(b64decode(changed["key"]), int(changed["mod_revision"]))
         if revision is None or result.get("events"):
-            return now + 1
+            return reached + 1
         return revision
 
-    def _hear_of_the_end(self, result: dict[str, Any]) -> int | None:
-        """Tell that anything may have changed; return from where to go on if what was before that was compacted away.
+    def _handle_cancel(self, result: dict[str, Any]) -> int | None:
+        """Notify all, since anything may have changed; return where to resume if our revision was compacted away.
 
-        Else we may not watch, or not any more.  There is no revision of the cluster in a *result* of this kind.
+        Otherwise `None`: we are not permitted to watch, or not any more.  A *result* of this kind has no revision.
         """
-        self._tell(None, 0)
+        self._notify(None, 0)
         if "compact_revision" in result:
             return int(result["compact_revision"])
-        self._transport.forget_token()
+        self._gateway.forget_token()
         return None
 
-    def _begin_anew(self) -> None:
-        """Forget up to which revision anybody has seen anything."""
-        self._forget()
+    def _forget_revisions(self) -> None:
+        self._reset_revision()
         with self._lock:
-            for watcher in self._watchers:
-                watcher.since = 0
+            for subscriber in self._subscribers:
+                subscriber.seen_revision = 0
 
-    def _tell(self, key: bytes | None, revision: int) -> None:
+    def _notify(self, key: bytes | None, revision: int) -> None:
+        """Notify of the change of *key* at *revision*; with no *key*, notify everybody."""
         with self._lock:
-            watchers = list(self._watchers)
-        for watcher in watchers:
-            if key is None or (revision > watcher.since and watcher.concerns(key)):
+            subscribers = list(self._subscribers)
+        for subscriber in subscribers:
+            if key is None or (revision > subscriber.seen_revision and subscriber.matches(key)):
                 try:
-                    watcher.notify()
+                    subscriber.notify()
                 except Exception:
-                    # Whoever it is has maybe just gone; the others are to be told all the same.
-                    logger.exception("telling of a change failed")
+                    # It may have just gone, with its event loop; the others must be notified all the same.
+                    logger.exception("a subscriber to changes failed")

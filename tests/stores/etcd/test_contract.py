@@ -1,4 +1,4 @@
-"""The store on etcd keeps the contract."""
+"""`EtcdStore` keeps the contract of all stores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.etcd_keys import write_raw
 
 
 class TestEtcdStore(StoreContract):
-    rounds = 40  # Each takes a majority's word, and so some milliseconds.
+    rounds = 40  # Each waits for the disk of a node.
 
     @pytest.fixture
     def store(self) -> EtcdStore:

@@ -1,4 +1,4 @@
-"""A cluster that asks who we are: certificates, user and password."""
+"""A cluster with access control: certificates, user and password."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mcp_claims.model.records import ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.config import open_store
-from mcp_claims.stores.etcd.config import read_address
-from mcp_claims.stores.etcd.gateway import Transport
+from mcp_claims.stores.etcd.config import parse_config
+from mcp_claims.stores.etcd.gateway import Gateway
 from tests.stores.contract import WATCHED_WITHIN, Told
 from tests.support.etcd import Certificates, Cluster
 
@@ -22,7 +22,7 @@ PASSWORD = "a pass phrase"
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Make a CA and a certificate that it has signed."""
+    """A CA and a certificate that it has signed."""
     made = tmp_path_factory.mktemp("certificates")
 
     def openssl(*arguments: str) -> None:
@@ -31,7 +31,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     (made / "extensions").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
     new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     openssl(*new, "-x509", "-days", "2", "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.pem")
-    # With a common name it would be refused: through the gateway the cluster could not tell whose that is.
+    # Without a common name: etcd refuses one from its gateway, behind which it cannot know whose certificate that is.
     openssl(*new, "-subj", "/O=claims", "-keyout", "node.key", "-out", "node.csr")
     openssl(
         *("x509", "-req", "-days", "2", "-in", "node.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
@@ -42,22 +42,22 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module")
 def cluster(certificates: Certificates) -> Iterator[Cluster]:
-    """A node that wants a certificate, and a user who may do all below /claims and nothing else."""
+    """A node that requires a certificate, with a user who may read and write below /claims only."""
     made = Cluster(certificates=certificates)
-    transport = Transport(read_address(url(made), variables(certificates)))
+    gateway = Gateway(parse_config(url(made), variables(certificates)))
 
-    def ask(path: str, **body: object) -> None:
-        transport.ask(f"/auth/{path}", body, deadline_in(10))
+    def call(path: str, **body: object) -> None:
+        gateway.call(f"/auth/{path}", body, deadline_in(10))
 
     for name in ("root", "claims"):
-        ask("user/add", name=name, password=PASSWORD)
-        ask("role/add", name=name)
-    # From /claims/ to before /claims0, in base64.
+        call("user/add", name=name, password=PASSWORD)
+        call("role/add", name=name)
+    # From /claims/ to before /claims0, which is what follows it, in base64.
     permission = {"permType": "READWRITE", "key": "L2NsYWltcy8=", "range_end": "L2NsYWltczA="}
-    ask("role/grant", name="claims", perm=permission)
+    call("role/grant", name="claims", perm=permission)
     for name in ("root", "claims"):
-        ask("user/grant", user=name, role=name)
-    ask("enable")
+        call("user/grant", user=name, role=name)
+    call("enable")
     yield made
     made.close()
 
@@ -72,10 +72,11 @@ def variables(certificates: Certificates, user: str | None = None, password: str
     return {f"MCP_CLAIMS_ETCD_{name}": value for name, value in (files | who).items()}
 
 
-def test_whoever_has_a_certificate_and_the_password_can_claim_and_watch(
+@pytest.mark.rule("E12")
+def test_a_user_with_certificate_and_password_can_claim_and_watch(
     cluster: Cluster, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What a company sets for all programs of its machines must not count for more than the CA that was given.
+    # A variable that a company sets for all programs must not override the configured CA.
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/dev/null")
     store = open_store(url=url(cluster), environment=variables(certificates, "claims"))
     with process_session(store) as session:
@@ -86,12 +87,13 @@ def test_whoever_has_a_certificate_and_the_password_can_claim_and_watch(
             assert told.wait(WATCHED_WITHIN)
 
 
-def test_a_password_that_has_run_out_is_given_again(cluster: Cluster, certificates: Certificates) -> None:
-    transport = Transport(read_address(url(cluster), variables(certificates, "claims")))
-    transport._token = "one of long ago"
-    assert "header" in transport.ask("/kv/range", {"key": "L2NsYWltcy94"}, deadline_in(5))
+def test_an_expired_token_is_replaced(cluster: Cluster, certificates: Certificates) -> None:
+    gateway = Gateway(parse_config(url(cluster), variables(certificates, "claims")))
+    gateway._token = "an expired one"
+    assert "header" in gateway.call("/kv/range", {"key": "L2NsYWltcy94"}, deadline_in(5))
 
 
+@pytest.mark.rule("E12")
 @pytest.mark.parametrize(
     ("user", "password", "prefix", "problem"),
     [
@@ -100,7 +102,7 @@ def test_a_password_that_has_run_out_is_given_again(cluster: Cluster, certificat
         ("claims", PASSWORD, "/others", "permission denied"),
     ],
 )
-def test_whoever_may_not_is_told_so_and_no_secret_is_in_it(
+def test_the_error_says_why_access_is_denied_and_shows_no_secret(
     cluster: Cluster, certificates: Certificates, user: str | None, password: str, prefix: str, problem: str
 ) -> None:
     store = open_store(url=url(cluster, prefix), environment=variables(certificates, user, password))
@@ -109,8 +111,10 @@ def test_whoever_may_not_is_told_so_and_no_secret_is_in_it(
     assert "wrong" not in str(raised.value) and PASSWORD not in str(raised.value)
 
 
-def test_a_server_that_the_ca_has_not_signed_is_not_spoken_to(cluster: Cluster, certificates: Certificates) -> None:
-    trusting_others = variables(certificates, "claims") | {"MCP_CLAIMS_ETCD_CA": certificates.certificate}
-    store = open_store(url=url(cluster), environment=trusting_others)
+def test_a_server_with_a_certificate_of_another_ca_receives_nothing(
+    cluster: Cluster, certificates: Certificates
+) -> None:
+    other_ca = variables(certificates, "claims") | {"MCP_CLAIMS_ETCD_CA": certificates.certificate}
+    store = open_store(url=url(cluster), environment=other_ca)
     with pytest.raises(StoreUnavailableError, match="TLS failed"):
         process_session(store).try_claim("red")

@@ -1,4 +1,4 @@
-"""One question: no longer than its time, who we are told anew, and never asked twice after it may have been heard."""
+"""One request: it ends by its deadline, logs in again where that is needed, and is not repeated once it may have arrived."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -17,135 +18,142 @@ import requests
 import urllib3.exceptions
 
 from mcp_claims.stores.base import deadline_in
-from mcp_claims.stores.etcd.config import Address
-from mcp_claims.stores.etcd.gateway import Transport, UnansweredError, _never_sent
+from mcp_claims.stores.etcd.config import Endpoint, EtcdConfig
+from mcp_claims.stores.etcd.gateway import Gateway, NoAnswerError, _never_sent
 
-ANSWER = {"header": {"cluster_id": "14841639068965178418", "revision": "1"}}
+RESPONSE = {"header": {"cluster_id": "14841639068965178418", "revision": "1"}}
+NOT_ETCD = "an answer that is not etcd's"
+
+Respond = Callable[[str, str | None], tuple[int, dict[str, str], object]]
+"""Given a path and a token, returns status, headers and body."""
 
 
 @pytest.fixture
-def silent() -> Iterator[tuple[str, int]]:
-    """Who takes connections and says nothing, as a node does that is stopped."""
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as listening:
-        yield listening.getsockname()
+def silent() -> Iterator[Endpoint]:
+    """An endpoint that accepts connections and never answers, like a stopped node."""
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        yield listener.getsockname()
 
 
-def test_many_who_have_to_say_who_they_are_fail_in_time_where_nobody_answers(silent: tuple[str, int]) -> None:
-    transport = Transport(Address((silent,), "/p", user="me", password="secret"))
-    began = time.monotonic()
-
-    def ask(_: int) -> None:
-        with pytest.raises(UnansweredError):
-            transport.ask("/kv/range", {}, deadline_in(2.0))
-
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(ask, range(8)))
-    assert time.monotonic() - began < 5, "each waits for its own time, not for that of all before it"
-
-
-@pytest.mark.parametrize(
-    ("status", "refusal"),
-    [
-        (401, {"code": 16, "message": "etcdserver: invalid auth token"}),
-        # What a JWT is answered with once somebody has changed any user or role.
-        (400, {"code": 3, "message": "etcdserver: revision of auth store is old"}),
-    ],
-)
-def test_who_we_are_is_said_again_where_that_is_not_known_any_more(status: int, refusal: dict[str, Any]) -> None:
-    tokens = iter(["old", "new"])
-
-    def answer(path: str, token: str | None) -> tuple[int, dict[str, Any]]:
-        if path.endswith("authenticate"):
-            return 200, ANSWER | {"token": next(tokens)}
-        return (200, ANSWER) if token == "new" else (status, refusal)
-
-    with_server(answer, lambda transport: transport.ask("/kv/range", {}, deadline_in(4)))
-
-
-@pytest.mark.parametrize(
-    "said",
-    [{}, [], None, "hello", {"header": None}, {"header": {}}, {"header": {"cluster_id": "x"}}, {"result": 1}],
-    ids=repr,
-)
-def test_what_answers_at_the_port_of_a_cluster_and_is_none_is_said_to_be_none(said: object) -> None:
-    def ask(transport: Transport) -> dict[str, Any]:
-        for again in (True, False):
-            with pytest.raises(UnansweredError, match="an answer that is none of etcd's") as failure:
-                transport.ask("/kv/txn", {}, deadline_in(0.3), again=again)
-            assert failure.value.maybe_done
-        return ANSWER
-
-    with_server(lambda *_: (200, said), ask)
-
-
-def test_whoever_sends_us_elsewhere_is_none_of_etcd_s_and_is_not_followed() -> None:
-    asked: list[str] = []
-
-    class Elsewhere(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            asked.append(self.path)
-            self.send_response(307)
-            self.send_header("Location", "/elsewhere")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
-        serving = Thread(target=server.serve_forever)
-        serving.start()
-        try:
-            transport = Transport(Address((("127.0.0.1", server.server_port),), "/p", user="me", password="secret"))
-            with pytest.raises(UnansweredError, match="an answer that is none of etcd's"):
-                transport.ask("/kv/txn", {}, deadline_in(2), again=False)
-            with pytest.raises(OSError), transport.stream("/watch", {}, 1.0):
-                pass
-        finally:
-            server.shutdown()
-            serving.join()
-    assert set(asked) == {"/v3/auth/authenticate"}, "the password is for nobody else"
-
-
-def with_server(
-    answer: Callable[[str, str | None], tuple[int, object]], act: Callable[[Transport], dict[str, Any]]
-) -> None:
-    """Have *act* ask a server that answers as *answer* says, given a path and a token."""
+@contextmanager
+def server(respond: Respond) -> Iterator[Gateway]:
+    """Run a server in place of etcd; yield a gateway to it, with a user."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            status, said = answer(self.path, self.headers["Authorization"])
-            body = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            status, headers, content = respond(self.path, self.headers["Authorization"])
+            body = json.dumps(content).encode()
+            # The client may have given up: its deadline is short.
+            with suppress(ConnectionError):
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        serving = Thread(target=server.serve_forever)
-        serving.start()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = Thread(target=running.serve_forever)
+        thread.start()
+        gateway = Gateway(EtcdConfig((("127.0.0.1", running.server_port),), "/p", user="me", password="secret"))
         try:
-            assert (
-                act(Transport(Address((("127.0.0.1", server.server_port),), "/p", user="me", password="x"))) == ANSWER
-            )
+            yield gateway
         finally:
-            server.shutdown()
-            serving.join()
+            gateway.close()
+            running.shutdown()
+            thread.join()
 
 
+@pytest.mark.rule("E8")
+def test_many_calls_that_wait_for_one_login_all_fail_by_their_own_deadline(silent: Endpoint) -> None:
+    gateway = Gateway(EtcdConfig((silent,), "/p", user="me", password="secret"))
+    began = time.monotonic()
+
+    def call(_: int) -> None:
+        with pytest.raises(NoAnswerError):
+            gateway.call("/kv/range", {}, deadline_in(2.0))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(call, range(8)))
+    assert time.monotonic() - began < 8, "it takes 2 s on a quiet machine, and 16 s one after the other"
+
+
+@pytest.mark.rule("E12")
 @pytest.mark.parametrize(
-    ("reason", "never"),
+    ("status", "refusal"),
+    [
+        (401, {"code": 16, "message": "etcdserver: invalid auth token"}),
+        # The answer to a JWT token once somebody has changed any user or role.
+        (400, {"code": 3, "message": "etcdserver: revision of auth store is old"}),
+    ],
+)
+def test_a_rejected_token_is_replaced_by_another_login(status: int, refusal: dict[str, Any]) -> None:
+    tokens = iter(["old", "new"])
+
+    def respond(path: str, token: str | None) -> tuple[int, dict[str, str], object]:
+        if path.endswith("authenticate"):
+            return 200, {}, RESPONSE | {"token": next(tokens)}
+        return (200, {}, RESPONSE) if token == "new" else (status, {}, refusal)
+
+    with server(respond) as gateway:
+        assert gateway.call("/kv/range", {}, deadline_in(10)) == RESPONSE
+
+
+@pytest.mark.rule("E8")
+@pytest.mark.parametrize(
+    "content",
+    [{}, [], None, "hello", {"header": None}, {"header": {}}, {"header": {"cluster_id": "x"}}, {"result": 1}],
+    ids=repr,
+)
+def test_an_answer_without_etcd_s_header_counts_as_an_endpoint_that_fails(content: object) -> None:
+    paths: list[str] = []
+
+    def respond(path: str, _: str | None) -> tuple[int, dict[str, str], object]:
+        paths.append(path)
+        return 200, {}, content
+
+    with server(respond) as gateway:
+        with pytest.raises(NoAnswerError, match=NOT_ETCD) as failure:
+            gateway.call("/kv/txn", {}, deadline_in(10), idempotent=False)
+        assert failure.value.outcome_unknown
+        assert len(paths) == 1, "it may have arrived, and is not sent again"
+        with pytest.raises(NoAnswerError) as failure:
+            gateway.call("/kv/txn", {}, deadline_in(1), idempotent=True)
+        assert failure.value.outcome_unknown
+        assert len(paths) > 2
+
+
+@pytest.mark.rule("E8")
+def test_a_redirect_is_not_followed_and_counts_as_an_endpoint_that_fails() -> None:
+    paths: list[str] = []
+
+    def redirect(path: str, _: str | None) -> tuple[int, dict[str, str], object]:
+        paths.append(path)
+        return 307, {"Location": "/elsewhere"}, None
+
+    with server(redirect) as gateway:
+        with pytest.raises(NoAnswerError, match=NOT_ETCD):
+            gateway.call("/kv/txn", {}, deadline_in(10), idempotent=False)
+        with pytest.raises(NoAnswerError, match=NOT_ETCD), gateway.stream("/watch", {}, 1.0):
+            pass
+    assert set(paths) == {"/v3/auth/authenticate"}, "another server must not receive the password"
+
+
+@pytest.mark.rule("E8")
+@pytest.mark.parametrize(
+    ("reason", "expected"),
     [
         (ssl.SSLCertVerificationError(1, "self-signed certificate"), True),
-        # The connection was good, and the question has gone out over it.
+        # The handshake was done, and the request has been sent.
         (ssl.SSLError(1, "decryption failed or bad record mac"), False),
     ],
 )
-def test_only_a_certificate_that_is_not_trusted_tells_that_nothing_was_sent(reason: ssl.SSLError, never: bool) -> None:
-    told = urllib3.exceptions.MaxRetryError(None, "/", urllib3.exceptions.SSLError(reason))  # type: ignore[arg-type]
-    assert _never_sent(requests.exceptions.SSLError(told)) is never
+def test_of_tls_failures_only_an_untrusted_certificate_proves_that_nothing_was_sent(
+    reason: ssl.SSLError, expected: bool
+) -> None:
+    error = urllib3.exceptions.MaxRetryError(None, "/", urllib3.exceptions.SSLError(reason))  # type: ignore[arg-type]
+    assert _never_sent(requests.exceptions.SSLError(error)) is expected

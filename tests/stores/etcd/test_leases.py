@@ -1,4 +1,4 @@
-"""Leases: whose clock ends a claim, and how its holder comes to know."""
+"""Leases: whose clock ends a claim, and how its holder learns of that."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from mcp_claims.liveness import local_machine
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Outcome, ScopedKey
 from mcp_claims.render import text
 from mcp_claims.server.registry import SessionRegistry
 from mcp_claims.session.identity import handle_session, named_session, process_session, session_for_process
@@ -18,19 +18,18 @@ from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import lease as leases
-from mcp_claims.stores.etcd.gateway import ANSWER_WITHIN, Transport
-from mcp_claims.stores.etcd.lease import grant_lease, revoke_lease
+from mcp_claims.stores.etcd.gateway import CALL_TIMEOUT, Gateway
 from mcp_claims.stores.etcd.store import EtcdStore
-from tests.support.etcd import fresh_address, fresh_store
-from tests.support.etcd_keys import lease_of, read_raw, write_raw
+from tests.support.etcd import fresh_config, fresh_store
+from tests.support.etcd_keys import lease_of
 from tests.support.machines import World
 
 KEY = ScopedKey("default", "red")
-SOON = 20.0
+SOON = 30.0
 DAY = 24 * 60 * 60
 
 
-class Place(NamedTuple):
+class Site(NamedTuple):
     """A machine with a session on it."""
 
     world: World
@@ -39,27 +38,27 @@ class Place(NamedTuple):
 
 
 @pytest.fixture
-def places() -> tuple[Place, Place]:
+def sites() -> tuple[Site, Site]:
     """Two machines on one cluster, each with a boot and clocks of its own."""
-    address = fresh_address()
-    made = []
+    config = fresh_config()
+    made: list[Site] = []
     for name in ("boot-1", "boot-2"):
         world = World()
         world.boot = name
         machine = world.process()
-        store = EtcdStore(address, machine)
-        made.append(Place(world, store, process_session(store, machine)))
+        store = EtcdStore(config, machine)
+        made.append(Site(world, store, process_session(store, machine)))
     return made[0], made[1]
 
 
 def revoke(store: EtcdStore, lease: int) -> None:
-    """End *lease* as etcd does when it has not heard of its owner."""
-    revoke_lease(Transport(store.address), lease, deadline_in(5))
+    """End *lease*, as etcd does when nobody renews it."""
+    leases.revoke_lease(Gateway(store.config), lease, deadline_in(5))
 
 
 def seconds_left(store: EtcdStore, lease: int) -> int:
-    answer = Transport(store.address).ask("/lease/timetolive", {"ID": str(lease)}, deadline_in(5))
-    return int(answer.get("TTL", -1))
+    response = Gateway(store.config).call("/lease/timetolive", {"ID": str(lease)}, deadline_in(5))
+    return int(response.get("TTL", -1))
 
 
 def granted(session: Session, *, ttl_minutes: float = 30) -> Claim:
@@ -68,9 +67,10 @@ def granted(session: Session, *, ttl_minutes: float = 30) -> Claim:
     return found
 
 
+@pytest.mark.rule("E1")
 @pytest.mark.parametrize("step", [DAY, -DAY], ids=["ahead", "behind"])
-def test_no_other_machine_s_clock_ends_a_claim(places: tuple[Place, Place], step: float) -> None:
-    here, there = places
+def test_the_clock_of_another_machine_ends_no_claim(sites: tuple[Site, Site], step: float) -> None:
+    here, there = sites
     held = granted(here.session)
     there.world.set_wall_clock(step)
     attempt = there.session.try_claim(KEY.key)
@@ -84,10 +84,11 @@ def test_no_other_machine_s_clock_ends_a_claim(places: tuple[Place, Place], step
     assert here.store.read(KEY) == held
 
 
-def test_on_the_holder_s_own_machine_its_time_and_its_death_count_at_once(places: tuple[Place, Place]) -> None:
-    here, there = places
+@pytest.mark.rule("E1")
+def test_on_the_holder_s_machine_its_expiry_and_its_death_count_at_once(sites: tuple[Site, Site]) -> None:
+    here, there = sites
     neighbour = process_session(here.store, here.world.process())
-    # Nobody takes it away when its time is up, as would the process of a session that is bound to it.
+    # A named session: nobody removes its claims at their expiry, as a process does with its own.
     granted(named_session(here.store, "ci", here.world.process()), ttl_minutes=1)
     here.world.pass_time(61)
     there.world.pass_time(61)
@@ -99,12 +100,13 @@ def test_on_the_holder_s_own_machine_its_time_and_its_death_count_at_once(places
     assert taken.taken_over is not None and taken.taken_over.why is ClaimState.ORPHANED
 
 
-def test_what_a_machine_held_is_free_when_it_is_no_longer_heard_of_and_it_is_told_if_it_comes_back(
-    places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.rule("E2")
+def test_the_claims_of_a_silent_machine_become_free_and_it_learns_of_that_when_it_is_back(
+    sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = places
-    monkeypatch.setattr(leases, "TTL", 2)
-    # The clock of its world stands still, so it never finds that a renewal is due.
+    here, there = sites
+    monkeypatch.setattr(leases, "TTL", 4)
+    # The clock of its world stands still, so its renewal never comes due.
     held = granted(here.session)
     assert not there.session.try_claim(KEY.key).claimed
     freed = Event()
@@ -113,24 +115,26 @@ def test_what_a_machine_held_is_free_when_it_is_no_longer_heard_of_and_it_is_tol
     taken = there.session.try_claim(KEY.key)
     assert (taken.status, taken.taken_over) == (Status.ACQUIRED, None)
     assert isinstance(taken.found, Claim) and taken.found.generation > held.generation
-    # What was to be kept alive is not taken again, and the next call tells.
+    # A keep-alive does not claim it again, and the next call reports the loss.
     assert here.session.renew(held, 30) is None
-    told = here.session.try_claim(KEY.key)
-    assert (told.status, told.found, told.lost) == (Status.HELD, taken.found, held)
+    attempt = here.session.try_claim(KEY.key)
+    assert (attempt.status, attempt.found, attempt.lost) == (Status.HELD, taken.found, held)
 
 
-def test_a_lease_is_renewed_while_its_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "TTL", 3)
+@pytest.mark.rule("E2")
+def test_a_lease_is_renewed_while_its_process_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "TTL", 5)
     monkeypatch.setattr("mcp_claims.stores.etcd.keepalive.TTL", 3)
     store = fresh_store()
     session = process_session(store)
     held = granted(session)
-    assert not Event().wait(5), "longer than the lease would be there by itself"
+    assert not Event().wait(7), "longer than the lease lives without renewal"
     assert store.read(KEY) == held
-    assert store.trusted(held)
+    assert store.is_trusted(held)
 
 
-def test_a_session_whose_lease_has_gone_is_told_by_its_next_call_and_claims_anew_under_another() -> None:
+@pytest.mark.rule("E3")
+def test_the_next_call_after_a_lost_lease_reports_the_loss_and_claims_under_a_new_one() -> None:
     store = fresh_store()
     session = process_session(store)
     held = granted(session)
@@ -140,17 +144,18 @@ def test_a_session_whose_lease_has_gone_is_told_by_its_next_call_and_claims_anew
     assert (attempt.status, attempt.lost) == (Status.ACQUIRED, held)
     assert isinstance(attempt.found, Claim) and attempt.found.generation > held.generation
     assert lease_of(store, KEY) != before
-    assert not store.trusted(held)
-    assert store.trusted(attempt.found)
+    assert not store.is_trusted(held)
+    assert store.is_trusted(attempt.found)
 
 
-def test_a_claim_that_is_shorter_than_the_lease_is_taken_away_by_its_holder_s_process() -> None:
+@pytest.mark.rule("E4")
+def test_a_claim_shorter_than_the_lease_is_removed_by_its_holder_s_process() -> None:
     store = fresh_store()
     elsewhere = World()
-    read_only = process_session(EtcdStore(store.address, elsewhere.process()), elsewhere.process())
+    read_only = process_session(EtcdStore(store.config, elsewhere.process()), elsewhere.process())
     session = process_session(store)
     session.try_claim("long")
-    granted(session, ttl_minutes=1 / 60)
+    granted(session, ttl_minutes=3 / 60)
     assert read_only.try_claim(KEY.key).status is Status.HELD
     freed = Event()
     with store.watch(KEY, freed.set):
@@ -159,7 +164,8 @@ def test_a_claim_that_is_shorter_than_the_lease_is_taken_away_by_its_holder_s_pr
     assert not read_only.try_claim("long").claimed
 
 
-def test_what_ends_with_its_process_is_under_one_lease_and_what_outlives_it_under_its_own() -> None:
+@pytest.mark.rule("E5")
+def test_sessions_that_end_with_the_process_share_its_lease_and_others_have_a_lease_per_claim() -> None:
     store, machine = fresh_store(), local_machine()
     first, second = process_session(store), handle_session(store, machine, 7, b"n" * 16, bound=True)
     outliving = [
@@ -184,76 +190,69 @@ def claim_lease(store: EtcdStore, session: Session, key: str) -> int:
     return lease_of(store, ScopedKey("default", key))
 
 
-def test_the_marker_of_what_is_done_outlives_its_process_for_its_retention() -> None:
+@pytest.mark.rule("E5")
+def test_the_marker_of_done_work_outlives_its_process_until_its_retention_ends() -> None:
     store = fresh_store()
     session = process_session(store)
     granted(session)
     session.release(KEY.key, outcome=Outcome.DONE, retention_hours=2)
     store.close(within=5)
     assert 7_190 < seconds_left(store, lease_of(store, KEY)) <= 7_210
-    assert process_session(fresh_store_at(store)).try_claim(KEY.key).status is Status.DONE
+    assert process_session(reopened(store)).try_claim(KEY.key).status is Status.DONE
 
 
-def fresh_store_at(store: EtcdStore) -> EtcdStore:
-    return EtcdStore(store.address, local_machine())
+def reopened(store: EtcdStore) -> EtcdStore:
+    """Return another store on the same prefix."""
+    return EtcdStore(store.config, local_machine())
 
 
-def test_a_process_that_ends_in_order_frees_all_that_is_bound_to_it_at_once_however_much_that_is() -> None:
+@pytest.mark.rule("E2")
+def test_an_orderly_end_frees_all_claims_of_the_process_at_once() -> None:
     store = fresh_store()
     session = process_session(store)
     for number in range(200):
         assert session.try_claim(f"key {number}").claimed
     SessionRegistry(store, own=session).end(dying=True)
-    assert list(fresh_store_at(store).scan()) == []
+    assert list(reopened(store).scan()) == []
 
 
-def test_what_is_under_no_lease_is_held_until_a_person_frees_it() -> None:
+@pytest.mark.rule("E5")
+def test_an_attempt_that_loses_a_close_race_leaves_no_lease_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     store = fresh_store()
-    session = process_session(store)
-    granted(session)
-    write_raw(store, KEY, read_raw(store, KEY))
-    attempt = process_session(store).try_claim(KEY.key)
-    assert attempt.status is Status.HELD
-    assert isinstance(attempt.found, Unreadable)
-    assert "under no lease" in attempt.found.problem
-    assert session.revoke(attempt.found)
-    assert store.read(KEY) is None
-
-
-def test_who_is_refused_leaves_no_lease_behind_however_closely(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = fresh_store()
-    session, other = named_session(store, "ci"), process_session(EtcdStore(store.address, local_machine()))
-    other.try_claim("warm")
+    session, other = named_session(store, "ci"), process_session(EtcdStore(store.config, local_machine()))
+    other.try_claim("warm")  # Grants the lease of the process.
     before = all_leases(store)
     assert other.try_claim(KEY.key).claimed
     assert session.try_claim(KEY.key).status is Status.HELD
-    assert all_leases(store) <= before, "those of other tests may end meanwhile"
+    assert all_leases(store) <= before, "leases of other tests may end meanwhile"
     other.release(KEY.key)
-    grant = grant_lease
+    grant_lease = leases.grant_lease
 
     def then_the_other_is_faster(*arguments: Any) -> int:
-        made = grant(*arguments)
+        lease = grant_lease(*arguments)
         monkeypatch.undo()
         assert other.try_claim(KEY.key).claimed
-        return made
+        return lease
 
     monkeypatch.setattr(leases, "grant_lease", then_the_other_is_faster)
     assert session.try_claim(KEY.key).status is Status.HELD
-    assert all_leases(store) <= before, "those of other tests may end meanwhile"
+    assert all_leases(store) <= before, "leases of other tests may end meanwhile"
 
 
-def test_all_questions_of_one_change_have_one_time_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    session, wanted = named_session(fresh_store(), "ci"), list[float]()
-    grant = grant_lease
+@pytest.mark.rule("E8")
+def test_all_requests_of_one_swap_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, deadlines = named_session(fresh_store(), "ci"), list[float]()
+    grant_lease = leases.grant_lease
 
-    def note_the_time(*arguments: Any) -> int:
-        wanted.append(deadline_in(1_000.0))
-        return grant(*arguments)
+    def note_the_deadline(*arguments: Any) -> int:
+        deadlines.append(deadline_in(1_000.0))
+        return grant_lease(*arguments)
 
-    monkeypatch.setattr(leases, "grant_lease", note_the_time)
+    monkeypatch.setattr(leases, "grant_lease", note_the_deadline)
     assert session.try_claim(KEY.key).claimed
-    assert wanted[0] <= deadline_in(ANSWER_WITHIN)
+    assert deadlines[0] <= deadline_in(CALL_TIMEOUT)
 
 
 def all_leases(store: EtcdStore) -> set[str]:
-    return {each["ID"] for each in Transport(store.address).ask("/lease/leases", {}, deadline_in(5)).get("leases", [])}
+    response = Gateway(store.config).call("/lease/leases", {}, deadline_in(5))
+    return {each["ID"] for each in response.get("leases", [])}

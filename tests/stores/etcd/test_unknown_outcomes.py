@@ -1,8 +1,9 @@
-"""What was sent and not answered: found out by reading, never guessed, and never done late."""
+"""Requests that were sent and not answered: their outcome is read back, never guessed, and no grant is applied late."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from threading import Event
 from typing import Any
 
@@ -14,12 +15,15 @@ from mcp_claims.model.records import Claim, Outcome, ScopedKey
 from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
+from mcp_claims.stores.base import Swap
 from mcp_claims.stores.etcd import store as etcd_store
-from mcp_claims.stores.etcd.config import Address
+from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.lease import ProcessLease
 from mcp_claims.stores.etcd.store import EtcdStore
-from mcp_claims.stores.etcd.txn import Changes
-from tests.support.etcd import fresh_address, one_node
+from mcp_claims.stores.etcd.txn import Transactions
+from tests.stores.samples import KEY as SAMPLE_KEY
+from tests.stores.samples import claim
+from tests.support.etcd import config_at, fresh_config, one_node
 from tests.support.proxy import Proxy
 
 TRANSACTION = b"POST /v3/kv/txn "
@@ -28,158 +32,164 @@ KEY = ScopedKey("default", "red")
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
-    made = Proxy(one_node().clients[0])
-    yield made
-    made.close()
+    with closing(Proxy(one_node().clients[0])) as made:
+        yield made
 
 
 @pytest.fixture
-def address() -> Address:
-    return fresh_address()
+def config() -> EtcdConfig:
+    return fresh_config()
 
 
 @pytest.fixture
-def store(proxy: Proxy, address: Address) -> EtcdStore:
-    """A store whose only way to the cluster is the proxy."""
-    return EtcdStore(Address((("127.0.0.1", proxy.port),), address.prefix), local_machine())
+def store(proxy: Proxy, config: EtcdConfig) -> EtcdStore:
+    """A store that reaches the cluster through the proxy only."""
+    return EtcdStore(config_at(proxy.port, config.prefix), local_machine())
 
 
 @pytest.fixture
-def read_only(address: Address) -> EtcdStore:
-    """A store that sees what is stored."""
-    return EtcdStore(address, local_machine())
+def direct(config: EtcdConfig) -> EtcdStore:
+    """A store on the same prefix, past the proxy."""
+    return EtcdStore(config, local_machine())
 
 
-@pytest.fixture(params=["bound to its process", "outliving it"])
+@pytest.fixture(params=["ends with its process", "outlives its process"])
 def session(request: pytest.FixtureRequest, store: EtcdStore) -> Session:
-    opened = process_session(store) if request.param == "bound to its process" else named_session(store, "ci")
+    opened = process_session(store) if request.param == "ends with its process" else named_session(store, "ci")
     assert opened.try_claim("warm").claimed
     return opened
 
 
-def test_a_grant_whose_answer_was_lost_is_found_to_be_ours(
-    session: Session, proxy: Proxy, read_only: EtcdStore
-) -> None:
+@pytest.mark.rule("E7")
+def test_a_grant_whose_answer_was_lost_is_recognized_as_ours(session: Session, proxy: Proxy, direct: EtcdStore) -> None:
     proxy.lose_answer_to(TRANSACTION)
     attempt = session.try_claim(KEY.key)
-    assert proxy.happened.is_set()
-    assert (attempt.status, attempt.found) == (Status.ACQUIRED, read_only.read(KEY))
+    assert proxy.triggered.is_set()
+    assert (attempt.status, attempt.found) == (Status.ACQUIRED, direct.read(KEY))
 
 
+@pytest.mark.rule("E7")
 def test_a_renewal_whose_answer_was_lost_keeps_its_generation(
-    session: Session, proxy: Proxy, read_only: EtcdStore
+    session: Session, proxy: Proxy, direct: EtcdStore
 ) -> None:
     granted = session.try_claim(KEY.key).found
     proxy.lose_answer_to(TRANSACTION)
     attempt = session.try_claim(KEY.key, note="still on it")
-    assert proxy.happened.is_set()
+    assert proxy.triggered.is_set()
     assert isinstance(granted, Claim) and isinstance(attempt.found, Claim)
     assert (attempt.status, attempt.found.generation) == (Status.RENEWED, granted.generation)
-    assert read_only.read(KEY) == attempt.found
+    assert direct.read(KEY) == attempt.found
 
 
+@pytest.mark.rule("E7")
 @pytest.mark.parametrize("outcome", [None, Outcome.DONE])
-def test_a_release_whose_answer_was_lost_is_a_release(
-    session: Session, proxy: Proxy, read_only: EtcdStore, outcome: Outcome | None
+def test_a_release_whose_answer_was_lost_is_reported_as_released(
+    session: Session, proxy: Proxy, direct: EtcdStore, outcome: Outcome | None
 ) -> None:
     session.try_claim(KEY.key)
     proxy.lose_answer_to(TRANSACTION)
     assert session.release(KEY.key, outcome=outcome).released
-    assert proxy.happened.is_set()
-    assert isinstance(read_only.read(KEY), Claim) is (outcome is Outcome.DONE)
+    assert proxy.triggered.is_set()
+    assert isinstance(direct.read(KEY), Claim) is (outcome is Outcome.DONE)
 
 
-def test_a_grant_that_never_arrived_is_asked_for_again_and_its_late_arrival_does_nothing(
-    session: Session, proxy: Proxy, read_only: EtcdStore
+@pytest.mark.rule("E7")
+def test_a_grant_that_never_arrived_is_sent_again_and_changes_nothing_when_it_arrives_late(
+    session: Session, proxy: Proxy, direct: EtcdStore
 ) -> None:
     proxy.hold(TRANSACTION)
     assert session.try_claim(KEY.key).status is Status.ACQUIRED
-    assert proxy.happened.is_set()
+    assert proxy.triggered.is_set()
     assert session.release(KEY.key).released
-    # The key is as it was when the first question was sent.  Made now, its grant would be one that nobody knows of.
+    # The key is as it was when the first request was sent.  Applied now, it would be a grant that nobody knows of.
     answer = proxy.deliver()
     assert answer.startswith(b"HTTP/1.1"), answer
-    assert read_only.read(KEY) is None
+    assert direct.read(KEY) is None
 
 
-def test_a_grant_whose_outcome_cannot_be_found_out_is_an_error_and_goes_as_soon_as_it_can(
-    session: Session, proxy: Proxy, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.rule("E7")
+def test_a_grant_of_unknown_outcome_is_an_error_and_is_undone_as_soon_as_the_cluster_answers(
+    session: Session, proxy: Proxy, direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(etcd_store, "ANSWER_WITHIN", 0.5)
-    proxy.lose_answer_to(TRANSACTION, and_cut=True)
-    with pytest.raises(StoreUnavailableError, match="no endpoint of etcd has answered in time"):
+    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 1.5)
+    proxy.lose_answer_to(TRANSACTION, then_cut=True)
+    with pytest.raises(StoreUnavailableError, match="no endpoint of etcd answered in time"):
         session.try_claim(KEY.key)
-    await_freed(read_only, proxy)
+    await_freed(direct, proxy)
 
 
-def test_of_two_sessions_of_a_process_that_are_in_doubt_about_one_key_neither_keeps_it(
-    store: EtcdStore, proxy: Proxy, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.rule("E7")
+def test_two_sessions_with_unknown_grants_of_one_key_both_end_without_it(
+    store: EtcdStore, proxy: Proxy, direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = process_session(store), process_session(store)
     assert first.try_claim("warm").claimed
-    monkeypatch.setattr(etcd_store, "ANSWER_WITHIN", 0.5)
-    # The first is granted it; what the second asks for never arrives.
-    proxy.lose_answer_to(TRANSACTION, and_cut=True)
+    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 1.5)
+    # The grant to the first is applied; the request of the second never arrives.
+    proxy.lose_answer_to(TRANSACTION, then_cut=True)
     for session in (first, second):
         with pytest.raises(StoreUnavailableError):
             session.try_claim(KEY.key)
         proxy.cut()
-    await_freed(read_only, proxy)
+    await_freed(direct, proxy)
 
 
-def test_a_grant_that_is_answered_too_late_to_be_relied_on_goes_if_its_lease_cannot_be_asked_about(
-    store: EtcdStore, proxy: Proxy, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.rule("E7")
+def test_a_grant_answered_after_the_trust_time_is_undone_if_its_lease_cannot_be_confirmed(
+    store: EtcdStore, proxy: Proxy, direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = process_session(store)
     assert session.try_claim("warm").claimed
-    monkeypatch.setattr(etcd_store, "ANSWER_WITHIN", 0.5)
-    change = Changes.make
+    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 1.5)
+    commit = Transactions.commit
 
-    def stopped_meanwhile(*arguments: Any) -> Any:
-        made = change(*arguments)
+    def then_paused(*arguments: Any) -> Any:
+        outcome = commit(*arguments)
         monkeypatch.undo()
         monkeypatch.setattr(ProcessLease, "is_trusted", lambda *_: False)
         proxy.cut()
-        return made
+        return outcome
 
-    monkeypatch.setattr(Changes, "make", stopped_meanwhile)
+    monkeypatch.setattr(Transactions, "commit", then_paused)
     with pytest.raises(StoreUnavailableError):
         session.try_claim(KEY.key)
-    await_freed(read_only, proxy)
+    await_freed(direct, proxy)
 
 
+@pytest.mark.rule("E7")
 @pytest.mark.parametrize("outcome", [None, Outcome.DONE])
-def test_a_release_that_arrives_late_just_before_it_is_asked_for_again_is_a_release(
-    session: Session, proxy: Proxy, read_only: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
+def test_a_release_that_arrives_just_before_it_is_sent_again_is_reported_as_released(
+    session: Session, proxy: Proxy, direct: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session.try_claim(KEY.key)
-    find_out = Changes._find_out
+    resolve = Transactions._resolve_unknown
 
     def then_it_arrives(*arguments: Any) -> Any:
-        found = find_out(*arguments)
+        found = resolve(*arguments)
         proxy.deliver()
         return found
 
-    monkeypatch.setattr(Changes, "_find_out", then_it_arrives)
+    monkeypatch.setattr(Transactions, "_resolve_unknown", then_it_arrives)
     proxy.hold(TRANSACTION)
     release = session.release(KEY.key, outcome=outcome)
-    assert proxy.happened.is_set()
+    assert proxy.triggered.is_set()
     assert (release.released, release.lost) == (True, None)
-    assert isinstance(read_only.read(KEY), Claim) is (outcome is Outcome.DONE)
+    assert isinstance(direct.read(KEY), Claim) is (outcome is Outcome.DONE)
 
 
-@pytest.mark.parametrize("arrives", ["at once", "when it is about to be asked for again"])
+@pytest.mark.rule("E7")
+@pytest.mark.parametrize("arrives", ["at once", "just before it is sent again"])
 @pytest.mark.parametrize("outcome", [None, Outcome.FAILED])
-def test_a_release_whose_answer_was_lost_is_one_although_another_has_claimed_since(
+def test_a_release_whose_answer_was_lost_is_reported_as_released_although_another_session_has_claimed_since(
     session: Session,
     proxy: Proxy,
-    read_only: EtcdStore,
+    direct: EtcdStore,
     outcome: Outcome | None,
     arrives: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session.try_claim(KEY.key)
-    rival, find_out = process_session(read_only), Changes._find_out
+    rival, resolve = process_session(direct), Transactions._resolve_unknown
     late = arrives != "at once"
     if late:
         proxy.hold(TRANSACTION)
@@ -187,81 +197,101 @@ def test_a_release_whose_answer_was_lost_is_one_although_another_has_claimed_sin
         proxy.lose_answer_to(TRANSACTION)
 
     def meanwhile(*arguments: Any) -> Any:
-        found = find_out(*arguments) if late else None
+        found = resolve(*arguments) if late else None
         if late:
             proxy.deliver()
         assert rival.try_claim(KEY.key, redo=True).status is Status.ACQUIRED
-        return found if late else find_out(*arguments)
+        return found if late else resolve(*arguments)
 
-    monkeypatch.setattr(Changes, "_find_out", meanwhile)
+    monkeypatch.setattr(Transactions, "_resolve_unknown", meanwhile)
     release = session.release(KEY.key, outcome=outcome)
-    assert proxy.happened.is_set()
+    assert proxy.triggered.is_set()
     assert (release.released, release.lost) == (True, None)
     assert rival.release(KEY.key).released
 
 
+@pytest.mark.rule("E7")
 @pytest.mark.parametrize("outcome", [None, Outcome.FAILED])
-def test_a_claim_that_a_parallel_call_renewed_while_its_release_was_not_answered_is_released(
-    session: Session, proxy: Proxy, read_only: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
+def test_a_release_of_unknown_outcome_releases_a_claim_that_a_parallel_call_renewed_meanwhile(
+    session: Session, proxy: Proxy, direct: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session.try_claim(KEY.key)
-    find_out = Changes._find_out
+    resolve = Transactions._resolve_unknown
 
     def meanwhile(*arguments: Any) -> Any:
         assert session.try_claim(KEY.key, note="still on it").status is Status.RENEWED
-        return find_out(*arguments)
+        return resolve(*arguments)
 
-    monkeypatch.setattr(Changes, "_find_out", meanwhile)
+    monkeypatch.setattr(Transactions, "_resolve_unknown", meanwhile)
     proxy.hold(TRANSACTION)
     assert session.release(KEY.key, outcome=outcome).released
-    assert proxy.happened.is_set()
-    left = read_only.read(KEY)
+    assert proxy.triggered.is_set()
+    left = direct.read(KEY)
     assert left is None if outcome is None else isinstance(left, Claim) and left.ended
 
 
-@pytest.mark.parametrize("how", ["by force", "when its time was up"])
-def test_a_claim_that_was_lost_while_its_release_was_not_answered_is_told_as_lost(
-    session: Session, proxy: Proxy, store: EtcdStore, read_only: EtcdStore, how: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.rule("E7")
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+def test_a_claim_lost_during_a_release_of_unknown_outcome_is_reported_as_lost(
+    session: Session, proxy: Proxy, store: EtcdStore, direct: EtcdStore, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     granted = session.try_claim(KEY.key).found
-    rival, find_out = process_session(read_only), Changes._find_out
+    rival, resolve = process_session(direct), Transactions._resolve_unknown
 
     def meanwhile(*arguments: Any) -> Any:
-        found = read_only.read(KEY)
+        found = direct.read(KEY)
         assert isinstance(found, Claim)
-        if how == "by force":
+        if how == "revoked":
             assert rival.revoke(found)
         else:
-            monkeypatch.setattr(store, "trusted", lambda _: False)
-            assert read_only.discard(found)
+            monkeypatch.setattr(store, "is_trusted", lambda _: False)
+            assert direct.discard(found)
             assert rival.try_claim(KEY.key).claimed
-        return find_out(*arguments)
+        return resolve(*arguments)
 
-    monkeypatch.setattr(Changes, "_find_out", meanwhile)
+    monkeypatch.setattr(Transactions, "_resolve_unknown", meanwhile)
     proxy.hold(TRANSACTION)
     release = session.release(KEY.key)
-    assert proxy.happened.is_set()
+    assert proxy.triggered.is_set()
     assert not release.released
     assert release.lost == granted
 
 
-def test_what_is_gone_after_its_removal_was_not_answered_was_removed(
-    session: Session, proxy: Proxy, store: EtcdStore, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.rule("E7")
+def test_a_claim_that_is_gone_after_a_removal_of_unknown_outcome_counts_as_removed(
+    session: Session, proxy: Proxy, store: EtcdStore, direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Of a dead claim nobody's time or lease tells who has removed it.
-    monkeypatch.setattr(store, "trusted", lambda _: False)
+    # Of an expired claim, neither time nor lease says who has removed it.
+    monkeypatch.setattr(store, "is_trusted", lambda _: False)
     found = session.try_claim(KEY.key).found
     proxy.lose_answer_to(TRANSACTION)
     assert store.discard(found)
-    assert proxy.happened.is_set()
-    assert read_only.read(KEY) is None
+    assert proxy.triggered.is_set()
+    assert direct.read(KEY) is None
 
 
-def await_freed(read_only: EtcdStore, proxy: Proxy) -> None:
-    """Mend the way to the cluster, and wait until the key is free."""
-    assert isinstance(read_only.read(KEY), Claim), "it has been granted"
+@pytest.mark.rule("E7")
+def test_an_equal_claim_that_somebody_else_put_meanwhile_is_not_taken_for_our_own(
+    proxy: Proxy, store: EtcdStore, direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = Transactions._resolve_unknown
+
+    def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        assert direct.swap(SAMPLE_KEY, None, claim()).won
+        return resolve(*arguments)
+
+    monkeypatch.setattr(Transactions, "_resolve_unknown", meanwhile)
+    proxy.hold(TRANSACTION)
+    assert store.swap(SAMPLE_KEY, None, claim()) == Swap(False, direct.read(SAMPLE_KEY))
+    assert proxy.triggered.is_set()
+
+
+def await_freed(direct: EtcdStore, proxy: Proxy) -> None:
+    """Mend the proxy, and wait until the key is free."""
+    assert isinstance(direct.read(KEY), Claim), "the grant was applied"
     freed = Event()
-    with read_only.watch(KEY, freed.set):
+    with direct.watch(KEY, freed.set):
         proxy.mend()
-        assert freed.wait(20)
-    assert read_only.read(KEY) is None
+        assert freed.wait(30)
+    assert direct.read(KEY) is None

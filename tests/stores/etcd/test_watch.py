@@ -1,6 +1,9 @@
-"""The stream of changes breaks, and is taken up where it was."""
+"""The watch stream breaks, and is resumed where it was."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -9,19 +12,24 @@ from mcp_claims.model.records import Claim
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import messages
-from mcp_claims.stores.etcd.config import Address
-from mcp_claims.stores.etcd.gateway import Transport
+from mcp_claims.stores.etcd.gateway import Gateway
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.stores.contract import WATCHED_WITHIN, Told
 from tests.stores.samples import KEY, claim, grant
-from tests.support.etcd import Cluster, fresh_address, one_node
+from tests.support.etcd import Cluster, config_at, fresh_config, one_node
 from tests.support.proxy import Proxy
 
 
-def test_what_changes_while_the_stream_is_broken_is_told_when_it_is_back() -> None:
-    proxy, address = Proxy(one_node().clients[0]), fresh_address()
-    store = EtcdStore(Address((("127.0.0.1", proxy.port),), address.prefix), local_machine())
-    others = EtcdStore(address, local_machine())
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with closing(Proxy(one_node().clients[0])) as made:
+        yield made
+
+
+@pytest.mark.rule("E11")
+def test_a_change_made_while_the_stream_is_broken_is_notified_when_it_is_back(proxy: Proxy) -> None:
+    config = fresh_config()
+    store, others = (EtcdStore(each, local_machine()) for each in (config_at(proxy.port, config.prefix), config))
     granted = grant(store, claim())
     told = Told()
     with store.watch(KEY, told):
@@ -33,14 +41,14 @@ def test_what_changes_while_the_stream_is_broken_is_told_when_it_is_back() -> No
         assert not told.wait(0.5)
         proxy.mend()
         assert told.wait(WATCHED_WITHIN)
-    proxy.close()
 
 
-def test_whoever_was_behind_when_history_was_compacted_is_told_so_and_of_what_changes_later() -> None:
-    proxy, address = Proxy(one_node().clients[0]), fresh_address()
-    store = EtcdStore(Address((("127.0.0.1", proxy.port),), address.prefix), local_machine())
-    session = process_session(EtcdStore(address, local_machine()))
-    transport, told = Transport(address), Told()
+@pytest.mark.rule("E11")
+def test_a_subscriber_behind_a_compaction_is_notified_of_it_and_of_later_changes(proxy: Proxy) -> None:
+    config = fresh_config()
+    store = EtcdStore(config_at(proxy.port, config.prefix), local_machine())
+    session = process_session(EtcdStore(config, local_machine()))
+    gateway, told = Gateway(config), Told()
     store.read(KEY)
     with store.watch(KEY, told):
         assert session.try_claim(KEY.key, KEY.namespace).claimed
@@ -48,21 +56,20 @@ def test_whoever_was_behind_when_history_was_compacted_is_told_so_and_of_what_ch
         proxy.cut()
         for _ in range(3):
             assert session.try_claim(KEY.key, KEY.namespace).claimed
-        now = messages.revision_of(transport.ask("/kv/range", messages.one(b"any"), deadline_in(4)))
-        transport.ask("/kv/compaction", {"revision": str(now)}, deadline_in(4))
+        now = messages.header_revision(gateway.call("/kv/range", messages.get_request(b"any"), deadline_in(4)))
+        gateway.call("/kv/compaction", {"revision": str(now)}, deadline_in(4))
         told.clear()
         proxy.mend()
         assert told.wait(WATCHED_WITHIN), "anything may have changed"
         told.clear()
         assert session.release(KEY.key, KEY.namespace).released
         assert told.wait(WATCHED_WITHIN)
-    proxy.close()
 
 
-def test_whoever_watches_a_cluster_that_was_emptied_is_told_of_what_changes_in_it() -> None:
-    cluster = Cluster()
-    try:
-        store, others = (EtcdStore(address, local_machine()) for address in [fresh_address(cluster)] * 2)
+@pytest.mark.rule("E11")
+def test_a_subscriber_to_a_cluster_that_was_emptied_is_notified_of_new_changes() -> None:
+    with closing(Cluster()) as cluster:
+        store, others = (EtcdStore(config, local_machine()) for config in [fresh_config(cluster)] * 2)
         granted = None
         for session in range(5):
             granted = grant(others, claim(session=session), over=granted)
@@ -85,12 +92,11 @@ def test_whoever_watches_a_cluster_that_was_emptied_is_told_of_what_changes_in_i
             found = others.read(KEY)
             assert isinstance(found, Claim) and others.swap(KEY, found, None).won
             assert told.wait(WATCHED_WITHIN)
-    finally:
-        cluster.close()
 
 
-def test_one_who_cannot_be_told_keeps_the_others_from_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    store, others = (EtcdStore(address, local_machine()) for address in [fresh_address()] * 2)
+@pytest.mark.rule("E11")
+def test_a_subscriber_that_raises_does_not_keep_notices_from_others(caplog: pytest.LogCaptureFixture) -> None:
+    store, others = (EtcdStore(config, local_machine()) for config in [fresh_config()] * 2)
     told = Told()
 
     def gone() -> None:
