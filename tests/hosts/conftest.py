@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.cli.main import main
-from mcp_claims.hosts import HOSTS, Host, Surroundings
+from mcp_claims.hosts import HOSTS, Host, UserEnvironment
 
 Run = Callable[..., tuple[int, str]]
 
@@ -53,6 +53,6 @@ def host(request: pytest.FixtureRequest) -> Host:
 @pytest.fixture
 def file(host: Host, home: Path) -> Path:
     """The file of the host; its directory is there, the file is not."""
-    path = host.file(Surroundings(home, sys.platform, {}))
+    path = host.config_file(UserEnvironment(home, sys.platform, {}))
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.hosts.catalog import Surroundings
+from mcp_claims.hosts.catalog import UserEnvironment
 from mcp_claims.hosts.claude_hooks import GUARD, install_hooks
 from mcp_claims.hosts.entries import Launch
 from tests.hosts.conftest import Run
@@ -150,8 +150,8 @@ def test_no_other_host_has_hooks(run: Run) -> None:
 
 def test_on_windows_the_shell_gets_a_path_that_it_understands(tmp_path: Path) -> None:
     launch = Launch(r"C:\Program Files\Python\python.exe", ("-m", "mcp_claims", "hook", "guard"))
-    change = install_hooks(Surroundings(tmp_path, "win32", {}), [(GUARD, launch)])
+    change = install_hooks(UserEnvironment(tmp_path, "win32", {}), [(GUARD, launch)])
     tree: Any = json.loads(change.after or b"")
     hook = tree["hooks"]["PreToolUse"][0]["hooks"][0]
     assert hook["command"] == "'C:/Program Files/Python/python.exe' -m mcp_claims hook guard"
-    assert hook["timeout"] == GUARD.seconds
+    assert hook["timeout"] == GUARD.timeout

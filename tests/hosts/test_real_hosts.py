@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_claims.hosts import HOSTS, Surroundings, configured
+from mcp_claims.hosts import HOSTS, UserEnvironment, read_servers
 from tests.hosts.conftest import VARIABLES
 from tests.hosts.scripted_model import Block, say, scripted_model, use
 
@@ -104,8 +104,8 @@ def test_it_lists_the_server_that_was_put_beside_what_was_there(host: str, surro
 @pytest.mark.parametrize("host", ["claude-code", "codex", "gemini-cli"])
 def test_its_own_command_adds_it_once_where_that_is_asked_for(host: str, surroundings: dict[str, str]) -> None:
     claims(surroundings, "install", host, "--use-cli")
-    where = Surroundings(Path(surroundings["HOME"]), sys.platform, surroundings)
-    content, servers = configured(HOSTS[host], where)
+    where = UserEnvironment(Path(surroundings["HOME"]), sys.platform, surroundings)
+    content, servers = read_servers(HOSTS[host], where)
     assert servers.keys() == {"claims"}
     assert claims(surroundings, "install", host, "--use-cli") == f"{content.path}: nothing to do\n"
 

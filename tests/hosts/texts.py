@@ -56,7 +56,7 @@ def json_files(draw: st.DrawFn, form: JsonText, servers: st.SearchStrategy[objec
         return json.dumps(value, ensure_ascii=False)
 
     def closed(parts: list[str]) -> str:
-        trailing = "," if form.trailing and parts and draw(st.booleans()) else ""
+        trailing = "," if form.trailing_commas and parts and draw(st.booleans()) else ""
         return ",".join(parts) + trailing + gap()
 
     return gap() + spelt(tree) + gap()
