@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.doctor import Finding, Level
-from mcp_claims.doctor.hosts import examine_hosts
+from mcp_claims.doctor.hosts import check_hosts
 from mcp_claims.hosts import HOSTS, Launch, UserEnvironment, install
 from tests.support.servers import PYTHON_ENVIRONMENT
 
@@ -23,8 +23,8 @@ def where(tmp_path: Path) -> UserEnvironment:
     return UserEnvironment(tmp_path, "linux", {**PYTHON_ENVIRONMENT, "HOME": str(tmp_path), "XDG_CONFIG_HOME": ""})
 
 
-def found(where: UserEnvironment, patience: float = 30) -> dict[str, Finding]:
-    return {finding.check: finding for finding in examine_hosts(where, patience)}
+def found(where: UserEnvironment, timeout: float = 30) -> dict[str, Finding]:
+    return {finding.check: finding for finding in check_hosts(where, timeout)}
 
 
 def told(where: UserEnvironment, *arguments: str, host: str = "cursor") -> None:
@@ -33,7 +33,7 @@ def told(where: UserEnvironment, *arguments: str, host: str = "cursor") -> None:
 
 
 def test_hosts_without_a_file_are_not_spoken_of(where: UserEnvironment) -> None:
-    (finding,) = examine_hosts(where)
+    (finding,) = check_hosts(where)
     assert finding.level is Level.OK and "mcp-claims install HOST" in finding.what
 
 
@@ -67,9 +67,9 @@ def test_an_interpreter_that_is_gone_is_found(where: UserEnvironment) -> None:
     ("program", "why"),
     [
         ("import sys; sys.exit('no such module')", "ended without an answer: no such module"),
-        ("print('hello', flush=True); input()", "is no server of this kind"),
-        ("print('[]', flush=True); input()", "is no server of this kind"),
-        ("""input(); print('{"id": 1, "error": {}}', flush=True); input()""", "is no server of this kind"),
+        ("print('hello', flush=True); input()", "is not an MCP server"),
+        ("print('[]', flush=True); input()", "is not an MCP server"),
+        ("""input(); print('{"id": 1, "error": {}}', flush=True); input()""", "is not an MCP server"),
     ],
 )
 def test_what_starts_but_is_no_server_is_found(program: str, why: str, where: UserEnvironment) -> None:
@@ -83,7 +83,7 @@ def test_one_that_hangs_is_killed_with_what_it_has_started(where: UserEnvironmen
         f"import os, time; os.fork(); open({str(tmp_path / 'pid')!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(60)"
     )
     told(where, "-c", hang)
-    finding = found(where, patience=1)["host cursor"]
+    finding = found(where, timeout=1)["host cursor"]
     assert finding.level is Level.FAILURE and "did not answer in 1 s" in finding.what
     for pid in (tmp_path / "pid").read_text().split():
         deadline = time.monotonic() + 10
