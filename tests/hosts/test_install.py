@@ -110,15 +110,15 @@ def test_a_project_with_a_folder_of_our_name_is_not_run(home: Path, run: Run, tm
     ],
 )
 def test_what_serve_would_refuse_is_refused_before_a_host_is_told(wrong: list[str], home: Path, run: Run) -> None:
-    code, said = run("install", "claude-code", *wrong)
-    assert code == 2 and "Nothing was changed" in said
+    code, output = run("install", "claude-code", *wrong)
+    assert code == 2 and "Nothing was changed" in output
     assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize("host", ["zed", "vscode"])
 def test_a_host_without_a_command_of_its_own_that_can_be_trusted_is_told_so(host: str, home: Path, run: Run) -> None:
-    code, said = run("install", host, "--use-cli")
-    assert code == 3 and "Run `mcp-claims install` without --use-cli" in said
+    code, output = run("install", host, "--use-cli")
+    assert code == 3 and "Run `mcp-claims install` without --use-cli" in output
     assert list(home.iterdir()) == []
 
 
@@ -138,8 +138,8 @@ def test_a_command_of_the_host_that_does_something_else_is_noticed(
         (tmp_path / "claude").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "claude").chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    code, said = run("install", "claude-code", "--use-cli")
-    assert code == 3 and why in said
+    code, output = run("install", "claude-code", "--use-cli")
+    assert code == 3 and why in output
     assert home.is_dir()
 
 

@@ -159,11 +159,11 @@ def test_what_the_host_cannot_read_is_refused_and_untouched(
 ) -> None:
     file.write_bytes(BAD[state](host))
     before = contents(home)
-    code, said = run(command, host.name)
+    code, output = run(command, host.name)
     assert code == 3
-    assert str(file) in said
-    assert "Nothing was changed" in said
-    assert "--print" in said
+    assert str(file) in output
+    assert "Nothing was changed" in output
+    assert "--print" in output
     assert contents(home) == before
 
 
@@ -171,9 +171,9 @@ def test_a_file_that_somebody_made_read_only_is_left_alone(host: Host, file: Pat
     file.write_text(sample(host))
     file.chmod(0o400)
     before = contents(home)
-    code, said = run("install", host.name)
+    code, output = run("install", host.name)
     assert code == 3
-    assert f"{file} cannot be written" in said
+    assert f"{file} cannot be written" in output
     assert contents(home) == before
 
 
@@ -199,8 +199,8 @@ def test_a_link_that_leads_nowhere_yet_is_followed_and_one_in_a_circle_is_refuse
     assert file.is_symlink() and is_ours(host, tmp_path / "dotfiles" / "settings")
     file.unlink()
     file.symlink_to(file)
-    code, said = run("install", host.name)
-    assert code == 3 and "Nothing was changed" in said
+    code, output = run("install", host.name)
+    assert code == 3 and "Nothing was changed" in output
 
 
 def test_a_home_that_is_no_absolute_path_is_refused(
@@ -210,15 +210,15 @@ def test_a_home_that_is_no_absolute_path_is_refused(
     monkeypatch.chdir(start)
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, "somewhere")
-    code, said = run("install", host.name)
-    assert code == 3 and "relative path" in said
+    code, output = run("install", host.name)
+    assert code == 3 and "relative path" in output
     assert list(start.iterdir()) == []
 
 
 def test_a_directory_in_its_place_is_refused(host: Host, file: Path, run: Run) -> None:
     file.mkdir()
-    code, said = run("install", host.name)
-    assert code == 3 and "is not a file" in said
+    code, output = run("install", host.name)
+    assert code == 3 and "is not a file" in output
 
 
 def test_what_others_added_to_the_entry_stays_and_the_interpreter_is_renewed(host: Host, file: Path, run: Run) -> None:
@@ -245,28 +245,28 @@ def test_what_others_added_to_the_entry_stays_and_the_interpreter_is_renewed(hos
 def test_a_dry_run_shows_the_difference_and_changes_nothing(host: Host, file: Path, home: Path, run: Run) -> None:
     file.write_text(sample(host))
     before = contents(home)
-    code, said = run("install", host.name, "--dry-run")
+    code, output = run("install", host.name, "--dry-run")
     assert code == 0
-    assert said.startswith(f"--- {file}\n+++ {file}\n@@ ")
-    assert any(line.startswith("+") and "mcp_claims" in line for line in said.splitlines())
+    assert output.startswith(f"--- {file}\n+++ {file}\n@@ ")
+    assert any(line.startswith("+") and "mcp_claims" in line for line in output.splitlines())
     assert contents(home) == before
 
 
 def test_the_difference_that_is_shown_is_the_one_that_is_made(host: Host, file: Path, tmp_path: Path, run: Run) -> None:
     file.write_text(sample(host))
-    said = run("install", host.name, "--dry-run")[1]
+    output = run("install", host.name, "--dry-run")[1]
     copy = tmp_path / "copy"
     copy.write_text(sample(host))
-    subprocess.run(["patch", "-s", str(copy)], input=said, text=True, check=True)
+    subprocess.run(["patch", "-s", str(copy)], input=output, text=True, check=True)
     run("install", host.name)
     assert copy.read_text() == file.read_text()
 
 
 def test_what_is_printed_to_paste_is_what_would_be_written(host: Host, file: Path, home: Path, run: Run) -> None:
-    code, said = run("install", host.name, "--print")
+    code, output = run("install", host.name, "--print")
     assert code == 0 and contents(home) == {}
     run("install", host.name)
-    assert file.read_text() == said
+    assert file.read_text() == output
 
 
 def test_it_has_the_name_that_it_is_given(host: Host, file: Path, run: Run) -> None:

@@ -71,7 +71,11 @@ def test_its_model_calls_the_tools_of_the_server_and_gets_their_answers(
 ) -> None:
     host_home.install(real, "--dir", str(tmp_path / "claims"))
 
-    steps = [use("try_claim", key="red", note="fixing it"), use("release", key="red", outcome="done"), Say("DONE")]
+    steps: list[Step] = [
+        use("try_claim", key="red", note="fixing it"),
+        use("release", key="red", outcome="done"),
+        Say("DONE"),
+    ]
     transcript = host_home.run(real, "A check failed.", lambda results: steps[len(results)])
     assert transcript.output == "DONE"
     claim, release = transcript.turns[-1].results
