@@ -1,68 +1,70 @@
-"""`mcp-claims doctor`: is everything as claims need it?"""
+"""`mcp-claims doctor`: check that claims work here."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
-from mcp_claims.cli.options import add_store_options, chosen_store, store_choice
-from mcp_claims.cli.output import write_line
-from mcp_claims.doctor import Finding, Level, diagnose, diagnose_cluster
+from mcp_claims.cli.options import add_json, add_store_options, chosen_store, say, store_choice
+from mcp_claims.doctor import Finding, Level, run_checks, run_cluster_checks
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 
-_ORDER = (Level.OK, Level.WARNING, Level.FAILURE)
+_BY_SEVERITY = (Level.OK, Level.WARNING, Level.FAILURE)
 
 
 def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command and its options."""
+    """Add the command `doctor`."""
     doctor = commands.add_parser(
         "doctor",
-        help="look whether everything is as claims need it",
-        description="Look whether everything is as claims need it. Changes no claim. Exit code 1 if something fails.",
+        help="check that claims work here",
+        description="Check that claims work here: directory, file system or cluster, stored claims, clocks, process "
+        "identity. Changes no claim. Exit code 1 if a check fails.",
         epilog="example: mcp-claims doctor --hosts",
     )
     add_store_options(doctor)
-    doctor.add_argument("--hosts", action="store_true", help="also look at the hosts, and start what they would start")
-    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument("--hosts", action="store_true", help="also check the hosts, and start their servers to do so")
+    add_json(doctor)
     doctor.set_defaults(run=_doctor)
 
 
 def _doctor(options: SimpleNamespace) -> int:
-    store, choice = chosen_store(options), store_choice(options)
-    if isinstance(store, AgentAwarenessStore):
-        findings = list(diagnose(Path(store.directory), "in the layout of agent-awareness", store))
-    elif store.remote:
-        from mcp_claims.stores.etcd.store import EtcdStore
-
-        assert isinstance(store, EtcdStore)
-        findings = list(diagnose_cluster(store, choice.chosen_by))
-    else:
-        findings = list(diagnose(Path(choice.directory), choice.chosen_by))
-    if options.hosts:
-        # Imported here: it brings what edits files, which nothing else of this needs.
-        from mcp_claims.doctor.hosts import examine_hosts
-        from mcp_claims.hosts import Surroundings
-
-        findings += examine_hosts(Surroundings(Path.home(), sys.platform, os.environ))
-    worst = max((finding.level for finding in findings), key=_ORDER.index)
-    text = _as_json(findings, worst) if options.json else _as_lines(findings)
-    write_line(text)
+    findings = list(_findings(options))
+    worst = max((finding.level for finding in findings), key=_BY_SEVERITY.index)
+    say(_table(findings), _facts(findings, worst), as_json=options.json)
     return 1 if worst is Level.FAILURE else 0
 
 
-def _as_json(findings: list[Finding], worst: Level) -> str:
+def _findings(options: SimpleNamespace) -> Iterator[Finding]:
+    store, choice = chosen_store(options), store_choice(options)
+    if isinstance(store, AgentAwarenessStore):
+        yield from run_checks(Path(store.directory), "the layout agent-awareness", store)
+    elif store.remote:
+        # Imported here: the client of etcd is optional.
+        from mcp_claims.stores.etcd.store import EtcdStore
+
+        yield from run_cluster_checks(cast(EtcdStore, store), choice.chosen_by)
+    else:
+        yield from run_checks(Path(choice.directory), choice.chosen_by)
+    if options.hosts:
+        # Imported here: the SDK and the parsers of the hosts' files take a second to import, and nothing else needs them.
+        from mcp_claims.doctor.hosts import check_hosts
+        from mcp_claims.hosts import UserEnvironment
+
+        yield from check_hosts(UserEnvironment.current())
+
+
+def _facts(findings: list[Finding], worst: Level) -> dict[str, object]:
     listed = [
         {"check": each.check, "level": each.level.name.lower(), "what": each.what, "remedy": each.remedy}
         for each in findings
     ]
-    return json.dumps({"worst": worst.name.lower(), "findings": listed}, indent=2)
+    return {"worst": worst.name.lower(), "findings": listed}
 
 
-def _as_lines(findings: list[Finding]) -> str:
+def _table(findings: list[Finding]) -> str:
     width = max(len(finding.check) for finding in findings)
     lines = []
     for each in findings:

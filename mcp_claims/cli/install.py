@@ -1,4 +1,4 @@
-"""`mcp-claims install` and `uninstall`: connect a host without reading its manual."""
+"""`mcp-claims install` and `uninstall`: add the server to a host's configuration, and remove it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -26,65 +25,68 @@ from mcp_claims.stores.config import (
 from mcp_claims.stores.etcd.config import VARIABLE_PREFIX
 
 if TYPE_CHECKING:
-    from mcp_claims.hosts import Change, Launch, Surroundings
+    from mcp_claims.hosts import Change, Launch, UserEnvironment
 
-# Said here too, so that the help of other commands does not import what edits files; a test compares.
+# `mcp_claims.hosts` is imported inside the functions that need it: with its parsers of TOML and YAML it would double the
+# time of `mcp-claims --help` and of completion.  That is also why its names are repeated here; a test compares them.
 HOST_NAMES = (
     *("claude-code", "claude-desktop", "codex", "copilot-cli", "gemini-cli", "cursor", "vscode", "windsurf", "zed"),
     *("opencode", "cline", "continue"),
 )
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# Handed to `serve`; the variables count for `install`, since many hosts do not pass them on.
-_PASSED_ON = {
+_SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# Options that are passed on to `serve`, with the variable that counts where an option is missing.
+_SERVE_OPTIONS = {
     "layout": LAYOUT_VARIABLE,
     "provider": PROVIDER_VARIABLE,
-    # Not its variable: two hosts with one identity would be one holder.
+    # MCP_CLAIMS_SESSION does not count: written into two hosts, it would make them one holder.
     "session": None,
     "keep_alive_hours": None,
     "retention_hours": None,
 }
+_STORE_OPTIONS = ("--dir", "--layout", "--provider", "--store")
 
 
 def add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `install` and its options."""
+    """Add the command `install`."""
     install = commands.add_parser(
         "install",
-        help="make a host start the server: " + ", ".join(HOST_NAMES),
-        description="Make a host start the server: write the entry into its user-level file. All else in the file stays "
-        "as it is, and a copy of what was there is kept beside it.",
+        help="add the server to a host: " + ", ".join(HOST_NAMES),
+        description="Add the server to the user-level configuration of a host. Everything else in the file stays as it "
+        "is, and a backup is kept beside it.",
         epilog="example: mcp-claims install claude-code --hooks; exit codes: 0 done, or nothing to do; 2 wrong usage; "
-        "3 the host's file cannot be edited safely, or not written",
+        "3 the host's file cannot be edited safely or not written",
     )
     _add_common(install)
-    install.add_argument("--print", action="store_true", help="only print the entry to paste")
+    install.add_argument("--print", action="store_true", help="only print the entry, for pasting")
     install.add_argument(
-        "--use-cli", action="store_true", help="let the host's own command add the entry, where it has one"
+        "--use-cli", action="store_true", help="add the entry with the host's own command, if it has one"
     )
-    served = install.add_argument_group("what the server is started with")
-    add_store_options(served)
-    served.add_argument("--session", metavar="NAME", help="as for serve")
-    served.add_argument("--keep-alive-hours", type=float, metavar="H", help="as for serve")
-    served.add_argument("--retention-hours", type=float, metavar="H", help="as for serve")
+    server = install.add_argument_group("options of the server")
+    add_store_options(server)
+    server.add_argument("--session", metavar="NAME", help="as for serve")
+    server.add_argument("--keep-alive-hours", type=float, metavar="H", help="as for serve")
+    server.add_argument("--retention-hours", type=float, metavar="H", help="as for serve")
     hooks = install.add_argument_group("Claude Code only")
     hooks.add_argument(
-        "--hooks", action="store_true", help="also free a session's claims when it ends, after /clear too"
+        "--hooks", action="store_true", help="also release a session's claims when it ends, even by /clear"
     )
     hooks.add_argument(
         "--guard",
         nargs="?",
         choices=("lenient", "strict"),
         const="lenient",
-        help="also deny what touches a key or path that another session has claimed; strict: and where the store cannot answer",
+        help="also block edits and commands that touch a key or path claimed by another session; "
+        "strict: and those while the store cannot answer",
     )
     install.set_defaults(run=_install)
 
 
 def add_uninstall(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `uninstall` and its options."""
+    """Add the command `uninstall`."""
     uninstall = commands.add_parser(
         "uninstall",
-        help="take the server out of a host again",
-        description="Take the server, and its hooks, out of the host's file; all else stays as it is.",
+        help="remove the server from a host",
+        description="Remove the server and its hooks from the configuration of a host. Everything else stays as it is.",
         epilog="example: mcp-claims uninstall claude-code; exit codes as for install",
     )
     _add_common(uninstall)
@@ -98,72 +100,65 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 
 
 def _install(options: SimpleNamespace) -> int:
-    from mcp_claims.hosts import HOSTS, Launch, install
+    from mcp_claims import hosts
 
-    host, where = HOSTS[options.host], _surroundings()
+    host, user, name = hosts.HOSTS[options.host], hosts.UserEnvironment.current(), options.name
     if (options.hooks or options.guard) and host.name != "claude-code":
-        raise InvalidInputError("--hooks", "is for claude-code")
-    name = _named(options.name)
-    _check(options)
-    launch = Launch(_interpreter(), ("-P", "-m", "mcp_claims", "serve", *_served_with(options, where.environment)))
+        raise InvalidInputError("--hooks" if options.hooks else "--guard", "is for claude-code only")
+    _validate(options)
+    serve = ("-P", "-m", "mcp_claims", "serve", *_serve_arguments(options, user.environment))
+    launch = hosts.Launch(_interpreter(), serve)
     if options.print:
-        write_line(host.format.show(host.place, name, host.entry(launch).merged(None)).removesuffix("\n"))
+        entry = host.make_entry(launch).merged_into(None)
+        write_line(host.format.snippet(host.key_path, name, entry).removesuffix("\n"))
         return 0
     if options.use_cli and not options.dry_run:
-        from mcp_claims.hosts.vendor_cli import add_by_command
-
-        add_by_command(host, where, name, launch)
-    changes = [install(host, where, name, launch)]
+        hosts.add_with_own_command(host, user, name, launch)
+    changes = [hosts.install(host, user, name, launch)]
     if options.hooks or options.guard:
-        changes.append(_hooks(where, launch, options.guard))
-    if _carry_out(changes, options.dry_run):
-        write_line(f"{host.title} starts it as {name!r}. {host.after}")
-        if unwritten := sorted(each for each in where.environment if each.startswith(VARIABLE_PREFIX)):
+        changes.append(_hooks(user, launch, options.guard))
+    if _apply(changes, dry_run=options.dry_run):
+        write_line(f"{host.title} starts it as {name!r}. {host.next_step}")
+        if credentials := sorted(each for each in user.environment if each.startswith(VARIABLE_PREFIX)):
             write_line(
-                f"Not written down, as others may read it: the host itself has to be started with {', '.join(unwritten)}."
+                f"The file has no credentials, as others may read it: start the host with {', '.join(credentials)} set."
             )
-        if host.official:
-            write_line(f"Its own command for that is `{host.official}`.")
+        if host.own_command:
+            write_line(f"The host's own command for adding a server is `{host.own_command}`.")
     return 0
 
 
 def _uninstall(options: SimpleNamespace) -> int:
-    from mcp_claims.hosts import HOSTS, uninstall
+    from mcp_claims import hosts
 
-    host, where = HOSTS[options.host], _surroundings()
-    changes = [uninstall(host, where, _named(options.name))]
+    _validate_name(options.name)
+    host, user = hosts.HOSTS[options.host], hosts.UserEnvironment.current()
+    changes = [hosts.uninstall(host, user, options.name)]
     if host.name == "claude-code":
-        from mcp_claims.hosts.claude_hooks import uninstall_hooks
-
-        changes.append(uninstall_hooks(where))
-    _carry_out(changes, options.dry_run)
+        changes.append(hosts.uninstall_hooks(user))
+    _apply(changes, dry_run=options.dry_run)
     return 0
 
 
-def _hooks(where: Surroundings, launch: Launch, guard: str | None) -> Change:
-    from mcp_claims.hosts import Launch
-    from mcp_claims.hosts.claude_hooks import GUARD, SESSION_END, install_hooks
+def _hooks(user: UserEnvironment, launch: Launch, guard: str | None) -> Change:
+    """Return the change that installs the hooks.  They use the store of the server, *launch*."""
+    from mcp_claims import hosts
 
-    # The same store, or the hooks would look at other claims than the server.
     words = launch.arguments
-    store = [
-        word
-        for option in ("--dir", "--layout", "--provider", "--store")
-        if option in words
-        for word in (option, words[words.index(option) + 1])
-    ]
+    store = [words[at + offset] for at, word in enumerate(words) if word in _STORE_OPTIONS for offset in (0, 1)]
 
-    def told(*program: str) -> Launch:
-        return Launch(launch.command, ("-P", "-m", "mcp_claims", "hook", *program, *store))
+    def launch_of(hook: hosts.Hook, *arguments: str) -> Launch:
+        return hosts.Launch(launch.command, ("-P", "-m", "mcp_claims", "hook", hook.command, *arguments, *store))
 
-    wanted = [(SESSION_END, told(SESSION_END.program))]
+    wanted = [(hosts.SESSION_END, launch_of(hosts.SESSION_END))]
     if guard is not None:
-        wanted.append((GUARD, told(GUARD.program, *(["--strict"] if guard == "strict" else []))))
-    return install_hooks(where, wanted)
+        strict = ["--strict"] if guard == "strict" else []
+        wanted.append((hosts.GUARD, launch_of(hosts.GUARD, *strict)))
+    return hosts.install_hooks(user, wanted)
 
 
-def _carry_out(changes: list[Change], dry_run: bool) -> bool:
-    """Write, or show, what *changes* say; return whether something was written."""
+def _apply(changes: Sequence[Change], *, dry_run: bool) -> bool:
+    """Write the changes, or print them for a dry run; return whether anything was written."""
     for change in changes:
         if not change:
             write_line(f"{change.path}: nothing to do")
@@ -171,49 +166,36 @@ def _carry_out(changes: list[Change], dry_run: bool) -> bool:
             write_line(change.diff().removesuffix("\n"))
         else:
             change.write()
-            kept = f" (what was there: {change.backup.name})" if change.before.data is not None else ""
-            write_line(f"{change.path}: {'removed' if change.after is None else 'written'}{kept}")
+            backup = "" if change.before.data is None else f" (backup: {change.backup.name})"
+            write_line(f"{change.path}: {'removed' if change.after is None else 'written'}{backup}")
     return not dry_run and any(changes)
-
-
-def _surroundings() -> Surroundings:
-    from mcp_claims.hosts import Surroundings
-
-    return Surroundings(Path.home(), sys.platform, os.environ)
-
-
-def _named(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise InvalidInputError("--name", "must be 1 to 64 letters, digits, - or _")
-    return name
 
 
 def _interpreter() -> str:
     if not os.path.isabs(sys.executable):
         raise InvalidInputError("the interpreter", f"must have an absolute path, not {sys.executable!r}")
-    # Not resolved: what is in a virtual environment is a link to an interpreter that does not know the package.
+    # Not resolved: in a virtual environment it is a link to an interpreter that does not find the package.
     return os.path.abspath(sys.executable)
 
 
-def _served_with(options: SimpleNamespace, environment: Mapping[str, str]) -> list[str]:
-    """Return the options of `serve` to write into the entry.
+def _serve_arguments(options: SimpleNamespace, environment: Mapping[str, str]) -> list[str]:
+    """Return the arguments of `serve` in the entry: the store and the options.
 
-    Hosts give servers an environment of their own choosing: what chooses the directory here is written down, or two
-    hosts would keep their claims in different places, and a key would have two holders.
+    What chooses the store in *environment* is written down.  Hosts pass on few variables, and two hosts with different
+    stores would give one key two holders.
     """
     choice = store_choice(options)
     if choice.url is not None:
         return ["--store", choice.url, *_passed_on(options, {})]
-    arguments: list[str] = []
-    theirs = choice.layout == AGENT_AWARENESS
-    if options.dir is not None or DIRECTORY_VARIABLE in environment or ("XDG_STATE_HOME" in environment and not theirs):
-        arguments += ["--dir", choice.directory]
-    return arguments + _passed_on(options, environment)
+    chosen = options.dir is not None or DIRECTORY_VARIABLE in environment
+    if chosen or ("XDG_STATE_HOME" in environment and choice.layout != AGENT_AWARENESS):
+        return ["--dir", choice.directory, *_passed_on(options, environment)]
+    return _passed_on(options, environment)
 
 
 def _passed_on(options: SimpleNamespace, environment: Mapping[str, str]) -> list[str]:
     arguments: list[str] = []
-    for option, variable in _PASSED_ON.items():
+    for option, variable in _SERVE_OPTIONS.items():
         value = getattr(options, option)
         if value is None and variable is not None:
             value = environment.get(variable)
@@ -222,8 +204,9 @@ def _passed_on(options: SimpleNamespace, environment: Mapping[str, str]) -> list
     return arguments
 
 
-def _check(options: SimpleNamespace) -> None:
-    """Raise what `serve` would raise for these options, so that no host is given what cannot start."""
+def _validate(options: SimpleNamespace) -> None:
+    """Raise the error that `serve` would raise for these options: no host may get an entry that cannot start."""
+    _validate_name(options.name)
     store = chosen_store(options)
     if options.session is not None:
         named_session(store, options.session)
@@ -231,3 +214,8 @@ def _check(options: SimpleNamespace) -> None:
         hours("--keep-alive-hours", options.keep_alive_hours)
     if options.retention_hours is not None:
         validation.retention(options.retention_hours)
+
+
+def _validate_name(name: str) -> None:
+    if not _SERVER_NAME.fullmatch(name):
+        raise InvalidInputError("--name", "must be 1 to 64 letters, digits, - or _")

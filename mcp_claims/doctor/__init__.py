@@ -1,4 +1,7 @@
-"""What `mcp-claims doctor` looks at: each finding says what is the case and, where it is not well, what to do."""
+"""The checks of `mcp-claims doctor`.  Each finding states a fact and, unless all is well, what to do.
+
+`mcp_claims.doctor.hosts` is not imported here, since it imports the SDK.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcp_claims.doctor.claims import examine_claims, examine_stored
-from mcp_claims.doctor.directory import examine_directory
-from mcp_claims.doctor.filesystem import examine_file_system
+from mcp_claims.doctor.claims import check_claims, check_claims_directory
+from mcp_claims.doctor.etcd import examine_cluster
+from mcp_claims.doctor.filesystem import check_directory, check_file_system
 from mcp_claims.doctor.finding import Finding, Level
-from mcp_claims.doctor.liveness import examine_identity
+from mcp_claims.doctor.liveness import check_liveness
 from mcp_claims.liveness import local_machine
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files.store import FileStore
@@ -18,30 +21,28 @@ from mcp_claims.stores.files.store import FileStore
 if TYPE_CHECKING:
     from mcp_claims.stores.etcd.store import EtcdStore
 
-__all__ = ["Finding", "Level", "diagnose", "diagnose_cluster"]
+__all__ = ["Finding", "Level", "run_checks", "run_cluster_checks"]
 
 
-def diagnose(directory: Path, chosen_by: str, store: Store | None = None) -> Iterator[Finding]:
-    """Examine the claims *directory*, which *chosen_by* chose, and this machine; changes no claim and makes no directory.
+def run_checks(directory: Path, chosen_by: str, store: Store | None = None) -> Iterator[Finding]:
+    """Check the claims *directory*, which *chosen_by* chose, and this machine.
 
-    *store* is what reads the claims there, a `FileStore` unless given.  Never raises for what it finds: that is a finding.
+    *store* reads the claims in the directory; default a `FileStore`.  Changes no claim and does not make the directory.
+    Problems are findings, never exceptions.
     """
     machine = local_machine()
-    yield from examine_directory(directory, chosen_by)
-    yield from examine_file_system(directory)
-    yield from examine_stored(directory, store or FileStore(directory), machine)
-    yield from examine_identity(machine)
+    yield from check_directory(directory, chosen_by)
+    yield from check_file_system(directory)
+    yield from check_claims_directory(directory, store or FileStore(directory), machine)
+    yield from check_liveness(machine)
 
 
-def diagnose_cluster(store: EtcdStore, chosen_by: str) -> Iterator[Finding]:
-    """Examine the cluster of *store*, which *chosen_by* chose, and this machine; changes no claim.
+def run_cluster_checks(store: EtcdStore, chosen_by: str) -> Iterator[Finding]:
+    """Check the cluster of *store*, which *chosen_by* chose, and this machine.
 
-    Never raises for what it finds: that is a finding.
+    Changes no claim.  Problems are findings, never exceptions.
     """
-    # Here, as it needs an optional dependency.
-    from mcp_claims.doctor.etcd import examine_cluster
-
     machine = local_machine()
     yield from examine_cluster(store.config, chosen_by)
-    yield from examine_claims(store, machine)
-    yield from examine_identity(machine)
+    yield from check_claims(store, machine)
+    yield from check_liveness(machine)

@@ -1,4 +1,4 @@
-"""What is stored: claims and how they stand, what cannot be read, what is not ours, and locks that somebody keeps."""
+"""Checks the claims in the store: how they stand, what is unreadable, foreign files, and locks that are not released."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
@@ -17,89 +17,90 @@ from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Moment, Unreadable
+from mcp_claims.model.validation import one_line
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files.filenames import may_be_file_name
-from mcp_claims.stores.files.filesystem import LOCK, READ, FileSystem
+from mcp_claims.stores.files.filesystem import LOCK, FileSystem
 from mcp_claims.stores.files.generation_counter import COUNTER_BYTES, is_counter
 from mcp_claims.stores.files.lock import LOCK_FILE
 from mcp_claims.stores.files.store import FileStore
 
 _SHOWN = 5
-_PATIENCE = 0.5  # s
-_SLACK = timedelta(minutes=1)
+_LOCK_TIMEOUT = 0.5  # s
+_CLOCK_TOLERANCE = timedelta(minutes=1)
 
 
-def examine_stored(directory: Path, store: Store, machine: Machine) -> Iterator[Finding]:
-    """Examine the claims that *store* has in *directory*, and what else is there if the names in it are ours alone."""
+def check_claims_directory(directory: Path, store: Store, machine: Machine) -> Iterator[Finding]:
+    """Check the claims that *store* has in *directory* and, if it is a `FileStore`, the other files there.
+
+    Other stores share the directory with another program, so its files are not foreign.
+    """
     if not os.path.isdir(directory):  # Not `Path.is_dir`, which raises where this user may not look.
         return
-    yield from examine_claims(store, machine)
+    yield from check_claims(store, machine)
     if isinstance(store, FileStore):
-        yield from _entries(directory)
+        yield from _check_entries(directory)
 
 
-def examine_claims(store: Store, machine: Machine) -> Iterator[Finding]:
-    """Examine the claims that *store* has."""
-    standings: Counter[ClaimState] = Counter()
+def check_claims(store: Store, machine: Machine) -> Iterator[Finding]:
+    """Check the claims in *store*; reads all of them."""
+    states: Counter[ClaimState] = Counter()
     unreadable: list[Unreadable] = []
-    odd: list[str] = []
+    wrong_times: list[str] = []
     try:
         for found in store.scan():
             now = machine.now()
             if isinstance(found, Unreadable):
                 unreadable.append(found)
-                odd += _oddity(found.where, found.changed, now)
+                if found.changed > now.wall + _CLOCK_TOLERANCE:
+                    wrong_times.append(f"{one_line(found.where)} was changed in the future")
             else:
-                standings[expiry.state_of(found, now, machine.provably_dead)] += 1
-                odd += _odd_times(found, now)
+                states[expiry.state_of(found, now, machine.provably_dead)] += 1
+                wrong_times += _wrong_times(found, now)
     except ClaimsError as error:
-        yield failure("claims", validation.one_line(str(error)), "Mend that, and run doctor again.")
+        yield failure("claims", one_line(str(error)), "Correct that and run `mcp-claims doctor` again.")
         return
-    dead = standings[ClaimState.EXPIRED] + standings[ClaimState.ORPHANED]
-    yield ok("claims", f"{standings[ClaimState.HELD]} live, {dead} expired or orphaned (free for whoever asks)")
+    free = states[ClaimState.EXPIRED] + states[ClaimState.ORPHANED]
+    yield ok("claims", f"{states[ClaimState.HELD]} held, {free} expired or orphaned (free to take)")
     for found in unreadable[:_SHOWN]:
         yield warning(
             "claims",
-            f"cannot be read, so it counts as held: {validation.one_line(found.where)} ({validation.one_line(found.problem)})",
-            "Look at it; delete it if nobody works on that event. A day after its last change it is free.",
+            f"unreadable, so it counts as held: {one_line(found.where)} ({one_line(found.problem)})",
+            "Delete the file if nobody works on that event; otherwise it becomes free a day after its last change.",
         )
     if len(unreadable) > _SHOWN:
-        yield warning("claims", f"{len(unreadable) - _SHOWN} more cannot be read", "As above.")
-    for what in odd[:_SHOWN]:
-        yield warning("clocks", what, "Set the clock right; if the claim is nobody's, delete its file.")
+        yield warning("claims", f"{len(unreadable) - _SHOWN} more are unreadable", "As above.")
+    for problem in wrong_times[:_SHOWN]:
+        yield warning("clocks", problem, "Correct the clock; delete the file of the claim if nobody holds it.")
 
 
-def _odd_times(claim: Claim, now: Moment) -> list[str]:
-    name = f"the claim on {validation.one_line(claim.scoped.key)!r}"
-    if expiry.remaining(claim.expires, now) > validation.MAX_TTL + _SLACK:
-        return [f"{name} expires later than anybody can have asked for"]
-    if claim.claimed.epoch != now.epoch and claim.claimed.wall > now.wall + _SLACK:
+def _wrong_times(claim: Claim, now: Moment) -> list[str]:
+    name = f"the claim on {one_line(claim.scoped.key)!r}"
+    if expiry.remaining(claim.expires, now) > validation.MAX_TTL + _CLOCK_TOLERANCE:
+        return [f"{name} expires later than the longest TTL allows"]
+    if claim.claimed.epoch != now.epoch and claim.claimed.wall > now.wall + _CLOCK_TOLERANCE:
         return [f"{name} was made in the future"]
     return []
 
 
-def _oddity(where: str, changed: datetime, now: Moment) -> list[str]:
-    return [f"{validation.one_line(where)} was changed in the future"] if changed > now.wall + _SLACK else []
-
-
-def _entries(directory: Path) -> Iterator[Finding]:
+def _check_entries(directory: Path) -> Iterator[Finding]:
     try:
-        entries = sorted(os.listdir(directory))
+        names = sorted(os.listdir(directory))
     except OSError as error:
         yield failure(
-            "entries", f"{directory} cannot be listed: {error.strerror}", f"chmod 700 {directory}, as its owner."
+            "entries", f"{directory} cannot be listed: {error.strerror}", f"As its owner: chmod 700 {directory}"
         )
         return
     foreign = []
-    for name in entries:
+    for name in names:
         path = directory / name
         if may_be_file_name(name) and _may_be_namespace(path):
-            yield from _namespace(path)
+            yield from _check_namespace(path)
         elif not name.startswith("."):
-            foreign.append(validation.one_line(repr(name)))
+            foreign.append(one_line(repr(name)))
     if foreign:
         shown = ", ".join(foreign[:_SHOWN]) + (" and more" if len(foreign) > _SHOWN else "")
-        yield warning("entries", f"not made by mcp-claims, and left alone: {shown}", "Keep other files elsewhere.")
+        yield warning("entries", f"not made by mcp-claims, and ignored: {shown}", "Keep other files elsewhere.")
 
 
 def _may_be_namespace(path: Path) -> bool:
@@ -108,70 +109,57 @@ def _may_be_namespace(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # This user may not look; opening will tell.
+        return True  # This user may not look; opening the lock file shows what is wrong.
     return True
 
 
-def _namespace(path: Path) -> Iterator[Finding]:
-    """Tell why nothing can be claimed in a namespace, if that is so; the scan tells of one that others can write."""
+def _check_namespace(path: Path) -> Iterator[Finding]:
+    """Check that this user can make claims in a namespace.  `check_claims` reports one that others can write."""
     if os.path.islink(path):
-        yield failure("entries", f"{path} is a link, and nothing is claimed behind it", "Remove that link.")
-        return
-    if not os.access(path, os.W_OK | os.X_OK):
-        yield failure("entries", f"{path} cannot be written by this user", f"chmod 700 {path}, as its owner.")
-        return
-    yield from _lock(path)
+        yield failure("entries", f"{path} is a link, and claims are not made through links", "Remove that link.")
+    elif not os.access(path, os.W_OK | os.X_OK):
+        yield failure("entries", f"{path} cannot be written by this user", f"As its owner: chmod 700 {path}")
+    else:
+        yield from _check_lock_file(str(path / LOCK_FILE))
 
 
-def _lock(namespace: Path) -> Iterator[Finding]:
-    """Tell of a lock that somebody keeps, and of a damaged generation mark."""
-    fs, path = FileSystem(), str(namespace / LOCK_FILE)
+def _check_lock_file(path: str) -> Iterator[Finding]:
+    """Check that the lock can be acquired, and that the generation counter in its file is intact."""
+    fs = FileSystem()
     try:
         fd = fs.open(path, LOCK)
     except OSError as error:
-        yield failure("locks", f"{path} cannot be opened: {error.strerror}", f"chmod 600 {path}, as its owner.")
+        yield failure("locks", f"{path} cannot be opened: {error.strerror}", f"As its owner: chmod 600 {path}")
         return
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             yield failure("locks", f"{path} is not a file", "Move it away.")
             return
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _LOCK_TIMEOUT
         while not fs.try_lock(fd):
             if time.monotonic() > deadline:
-                yield failure(
-                    "locks", f"{path} is kept by {_keepers(fd)}", "End that process, or let it go on (kill -CONT)."
-                )
+                remedy = "End that process, or let it continue (kill -CONT)."
+                yield failure("locks", f"{path} is locked by {_lock_holders(fd)}", remedy)
                 return
             time.sleep(0.01)
+        counter = fs.read(fd, COUNTER_BYTES)
         fs.unlock(fd)
     finally:
         fs.close(fd)
-    yield from _mark(fs, path)
+    if counter and not is_counter(counter):
+        remedy = "Nothing to do: the next grant gets a sequence number above all that were given out."
+        yield warning("locks", f"the generation counter in {path} is damaged", remedy)
 
 
-def _mark(fs: FileSystem, path: str) -> Iterator[Finding]:
-    fd = fs.open(path, READ)
-    try:
-        data = fs.read(fd, COUNTER_BYTES)
-    finally:
-        fs.close(fd)
-    if data and not is_counter(data):
-        yield warning(
-            "locks",
-            f"the generation mark in {path} is damaged",
-            "Nothing to do: the next grant starts above every number that was given.",
-        )
-
-
-def _keepers(fd: int) -> str:
-    """Say which processes have the lock on *fd*, where that is told, proc_locks(5)."""
+def _lock_holders(fd: int) -> str:
+    """Return the processes that hold the lock on *fd*, where the system lists them, proc_locks(5)."""
     status = os.fstat(fd)
     pids: list[str] = []
     if sys.platform == "linux":
-        where = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
         try:
             lines = Path("/proc/locks").read_text().splitlines()
         except OSError:
             lines = []
-        pids = [line.split()[4] for line in lines if where in line.split() and "->" not in line]
+        pids = [line.split()[4] for line in lines if inode in line.split() and "->" not in line]
     return f"process {', '.join(pids)}" if pids else "another process"

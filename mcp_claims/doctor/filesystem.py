@@ -1,9 +1,10 @@
-"""The file system below the claims: its kind, its space, and by trial whether locks exclude and renames replace."""
+"""Checks the claims directory and its file system: who could replace it, and do locks and renames work as claims need?"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -11,57 +12,137 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mcp_claims.doctor.directory import nearest_existing
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
-from mcp_claims.stores.files.filesystem import CREATE, CREATE_LOCK, FileSystem, last_change, write_all
+from mcp_claims.stores.files.filesystem import CREATE, CREATE_LOCK, FileSystem, last_change, unsafe, write_all
 
-_CHECK = "file system"
-_OF_OTHER_MACHINES = frozenset(
+_DIRECTORY, _FILE_SYSTEM = "directory", "file system"
+_CHOOSE_ANOTHER = "choose another directory with --dir or MCP_CLAIMS_DIR."
+_NETWORK_FILE_SYSTEMS = frozenset(
     {
-        "9p",
-        "afs",
-        "ceph",
-        "cifs",
-        "fuse.ceph",
-        "fuse.glusterfs",
-        "fuse.sshfs",
-        "lustre",
-        "nfs",
-        "nfs4",
-        "smb3",
-        "smbfs",
-        "vboxsf",
+        *("9p", "afs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "lustre", "nfs", "nfs4", "smb3"),
+        *("smbfs", "vboxsf"),
     }
 )
-_LOW = 10 * 1024 * 1024
-_CLOCK_SLACK = 60.0  # s
-_REFUSED = 3
-_TRIAL = (
+_LITTLE_SPACE = 10 * 1024 * 1024  # bytes
+_CLOCK_TOLERANCE = 60.0  # s
+_LOCKED_OUT = 3
+_TRY_LOCK_PROGRAM = (
     "import sys\n"
     "from mcp_claims.stores.files.filesystem import LOCK, FileSystem\n"
-    "kernel = FileSystem()\n"
-    f"sys.exit(0 if kernel.try_lock(kernel.open(sys.argv[1], LOCK)) else {_REFUSED})\n"
+    "fs = FileSystem()\n"
+    f"sys.exit(0 if fs.try_lock(fs.open(sys.argv[1], LOCK)) else {_LOCKED_OUT})\n"
 )
 
 
-def examine_file_system(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> Iterator[Finding]:
-    """Examine the file system on which *directory* is or will be."""
-    place = nearest_existing(directory)
-    kind = kind_of(place, mounts)
-    if kind in _OF_OTHER_MACHINES:
+def check_directory(directory: Path, chosen_by: str) -> Iterator[Finding]:
+    """Check the owner and the permissions of *directory* and of the directories above it."""
+    name = f"{directory} (chosen by {chosen_by})"
+    try:
+        status = directory.stat()
+    except FileNotFoundError:
+        yield _check_missing(directory, name)
+    except OSError as error:
+        yield failure(
+            _DIRECTORY, f"{name} cannot be examined: {error.strerror}", f"Correct the path, or {_CHOOSE_ANOTHER}"
+        )
+        return
+    else:
+        if not stat.S_ISDIR(status.st_mode):
+            yield failure(_DIRECTORY, f"{name} is not a directory", f"Move it away, or {_CHOOSE_ANOTHER}")
+            return
+        yield _check_permissions(directory, name, status)
+    yield from _check_parents(directory)
+
+
+def _check_missing(directory: Path, name: str) -> Finding:
+    parent = _nearest_existing(directory)
+    missing = parent / directory.relative_to(parent).parts[0]
+    if os.path.islink(missing):
+        return failure(
+            _DIRECTORY,
+            f"{name} cannot be made: {missing} is a link that leads nowhere",
+            f"Remove that link, or {_CHOOSE_ANOTHER}",
+        )
+    if os.access(parent, os.W_OK | os.X_OK) and parent.is_dir():
+        return ok(_DIRECTORY, f"{name} does not exist yet; the first claim makes it")
+    return failure(
+        _DIRECTORY,
+        f"{name} does not exist, and nothing can be made in {parent}",
+        f"Make {parent} writable for this user, or {_CHOOSE_ANOTHER}",
+    )
+
+
+def _check_permissions(directory: Path, name: str, status: os.stat_result) -> Finding:
+    if problem := unsafe(status):
+        return failure(
+            _DIRECTORY, f"{name} {problem}: others could forge or remove claims", f"As its owner: chmod 700 {directory}"
+        )
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return failure(
+            _DIRECTORY, f"{name} cannot be written by this user", f"chmod 700 {directory}, or {_CHOOSE_ANOTHER}"
+        )
+    target = f", a link to {directory.resolve()}," if directory.is_symlink() else ""
+    return ok(_DIRECTORY, f"{name}{target} is yours alone")
+
+
+def _check_parents(directory: Path) -> Iterator[Finding]:
+    """Check the directories above, both as named and behind links: in which could others put another directory there?"""
+    if sys.platform == "win32":
+        return
+    above = [_nearest_existing(directory.parent), _nearest_existing(directory).resolve()]
+    parents = dict.fromkeys([*above[0].parents, above[0], *above[1].parents])
+    replaceable = [f"{parent} {problem}" for parent in parents if (problem := _unsafe_parent(parent))]
+    if replaceable:
         yield warning(
-            _CHECK,
-            f"{kind} is shared between machines; its locks may not exclude across them",
+            "parents",
+            f"others could replace the claims directory: {', '.join(replaceable)}",
+            "Take write permission from group and others (chmod go-w), or choose a directory in your home.",
+        )
+    else:
+        yield ok("parents", "nobody else can replace the claims directory")
+
+
+def _unsafe_parent(parent: Path) -> str | None:
+    try:
+        status = parent.stat()
+    except OSError:
+        return None
+    # With the sticky bit, as in /tmp, users can remove only what they own.
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
+        return "can be written by others"
+    if sys.platform != "win32" and status.st_uid not in (0, os.geteuid()):
+        return f"belongs to uid {status.st_uid}"
+    return None
+
+
+def check_file_system(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> Iterator[Finding]:
+    """Check the file system that *directory* is on or will be on, and try there what claims rely on."""
+    place = _nearest_existing(directory)
+    kind = kind_of(place, mounts)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        yield warning(
+            _FILE_SYSTEM,
+            f"{kind} is shared between machines; its locks may not exclude processes of other machines",
             "Use a directory on a disk of this machine.",
         )
     elif kind:
-        yield ok(_CHECK, f"{kind}, of this machine")
-    yield from _space(place)
-    yield from _try(place)
+        yield ok(_FILE_SYSTEM, f"{kind}, local to this machine")
+    yield from _check_space(place)
+    try:
+        # No namespace has a name like this.
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as trial:
+            yield _try_lock(Path(trial))
+            yield from _try_rename(Path(trial))
+    except OSError as error:
+        yield failure(
+            "trial",
+            f"files cannot be made in {place}: {error.strerror}",
+            "Make it writable for this user, and free some space.",
+        )
 
 
 def kind_of(place: Path, mounts: Path) -> str | None:
-    """Return the kind of file system at *place* as Linux calls it, or `None` where that is not told, proc(5)."""
+    """Return the type of the file system at *place* by Linux's name, from *mounts*; `None` on other systems, proc(5)."""
     try:
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:
@@ -71,68 +152,51 @@ def kind_of(place: Path, mounts: Path) -> str | None:
     for line in lines:
         before, _, after = line.partition(" - ")
         point = Path(before.split()[4].encode().decode("unicode_escape"))
-        # The last one mounted at a place hides the others.
+        # The last file system mounted at a place hides those before it.
         if target.is_relative_to(point) and (best is None or len(point.parts) >= best[0]):
             best = len(point.parts), after.split()[0]
     return best[1] if best else None
 
 
-def _space(place: Path) -> Iterator[Finding]:
+def _check_space(place: Path) -> Iterator[Finding]:
     if sys.platform == "win32":
         free = shutil.disk_usage(place).free
     else:
-        facts = os.statvfs(place)
-        if facts.f_flag & os.ST_RDONLY:
+        status = os.statvfs(place)
+        if status.f_flag & os.ST_RDONLY:
             yield failure(
-                "space", "the file system is mounted read-only", "Mount it for writing, or choose another directory."
+                "space", "the file system is mounted read-only", f"Mount it for writing, or {_CHOOSE_ANOTHER}"
             )
-        if facts.f_files and not facts.f_favail:
-            yield failure("space", "no inodes are free", "Remove files that nobody needs on that file system.")
-        free = facts.f_bavail * facts.f_frsize
-    if free < _LOW:
+        if status.f_files and not status.f_favail:
+            yield failure("space", "no inodes are free", "Remove files that nobody needs from that file system.")
+        free = status.f_bavail * status.f_frsize
+    if free < _LITTLE_SPACE:
         yield warning("space", f"only {free // 1024:,} KiB are free", "Free some space on that file system.")
     else:
         yield ok("space", f"{free // 1024 // 1024:,} MiB are free")
 
 
-def _try(place: Path) -> Iterator[Finding]:
-    """Do what claims rely on, in a directory that no namespace is called like and that is removed again."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as trial:
-            yield from _try_lock(Path(trial))
-            yield from _try_rename(Path(trial))
-    except OSError as error:
-        yield failure(
-            "trial",
-            f"files cannot be made in {place}: {error.strerror}",
-            "Make it writable for this user, with space to spare.",
-        )
-
-
-def _try_lock(trial: Path) -> Iterator[Finding]:
+def _try_lock(trial: Path) -> Finding:
     fs, path = FileSystem(), str(trial / "lock")
-    ours, other = fs.open(path, CREATE_LOCK), fs.open(path, CREATE_LOCK)
+    first, second = fs.open(path, CREATE_LOCK), fs.open(path, CREATE_LOCK)
     try:
-        locked, inside = fs.try_lock(ours), fs.try_lock(other)
+        locked, locked_twice = fs.try_lock(first), fs.try_lock(second)
         child = subprocess.run(
-            [sys.executable, "-c", _TRIAL, path], capture_output=True, text=True, timeout=30, check=False
+            [sys.executable, "-c", _TRY_LOCK_PROGRAM, path], capture_output=True, text=True, timeout=30, check=False
         )
     finally:
-        fs.close(other)
-        fs.close(ours)
+        fs.close(second)
+        fs.close(first)
     remedy = "Choose a directory on another file system: without this lock a key can get two holders."
     if not locked:
-        yield failure("lock", "the kernel's lock cannot be had here", remedy)
-    elif inside or child.returncode == 0:
-        yield failure(
-            "lock", f"the kernel's lock keeps nobody out, in {'this process' if inside else 'another process'}", remedy
-        )
-    elif child.returncode != _REFUSED:
-        yield warning(
-            "lock", f"a second process could not try the lock: {child.stderr.strip()[-200:]}", "Run doctor again."
-        )
-    else:
-        yield ok("lock", "the kernel's lock keeps out other openings and other processes")
+        return failure("lock", "the kernel's lock cannot be acquired here", remedy)
+    if locked_twice or child.returncode == 0:
+        admitted = "this process" if locked_twice else "another process"
+        return failure("lock", f"the kernel's lock keeps nobody out: {admitted} acquired it a second time", remedy)
+    if child.returncode != _LOCKED_OUT:
+        problem = child.stderr.strip()[-200:]
+        return warning("lock", f"a second process could not try the lock: {problem}", "Run `mcp-claims doctor` again.")
+    return ok("lock", "the kernel's lock keeps out this process and others while it is held")
 
 
 def _try_rename(trial: Path) -> Iterator[Finding]:
@@ -146,13 +210,23 @@ def _try_rename(trial: Path) -> Iterator[Finding]:
     written = fs.status_of(source)
     fs.replace(source, target)
     if Path(target).read_bytes() == b"new" and not Path(source).exists():
-        yield ok("rename", "a rename replaces what is there")
+        yield ok("rename", "a rename replaces an existing file")
     else:
-        yield failure("rename", "a rename does not replace what is there", "Choose a directory on another file system.")
+        yield failure(
+            "rename", "a rename does not replace an existing file", "Choose a directory on another file system."
+        )
     skew = last_change(written) - time.time()
-    if abs(skew) > _CLOCK_SLACK:
+    if abs(skew) > _CLOCK_TOLERANCE:
         yield warning(
             "rename",
-            f"the file system's clock is {skew:+.0f} s off this machine's",
-            "Set the clocks alike: damaged claims are freed by the age of their files.",
+            f"the clock of the file system differs from this machine's by {skew:+.0f} s",
+            "Synchronize the clocks: a damaged claim becomes free by the age of its file.",
         )
+
+
+def _nearest_existing(path: Path) -> Path:
+    """Return *path* or the closest directory above it that exists, as far as this user can see."""
+    # Not `Path.exists`, which raises for names that are too long and in directories that this user may not enter.
+    while not os.path.exists(path) and path != path.parent:
+        path = path.parent
+    return path

@@ -1,4 +1,4 @@
-"""A finding: what was looked at, how it is, and what to do."""
+"""A finding: the result of one check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Level(Enum):
-    """How a thing is; the values are what is printed."""
+    """How serious a finding is.  The values are what `mcp-claims doctor` prints."""
 
     OK = "ok"
     WARNING = "warn"
@@ -16,7 +16,7 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is the case; *remedy* says what to do where it is not well."""
+    """The result of *check*.  *remedy* is what to do about it; only an `OK` has none."""
 
     check: str
     level: Level
@@ -30,7 +30,7 @@ def ok(check: str, what: str) -> Finding:
 
 
 def warning(check: str, what: str, remedy: str) -> Finding:
-    """Return a finding that claims are safe but something is not as it should be."""
+    """Return a finding that something is not as it should be, though claims are safe."""
     return Finding(check, Level.WARNING, what, remedy)
 
 

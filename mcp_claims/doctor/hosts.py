@@ -1,200 +1,198 @@
-"""The hosts: is the server in their files, and does what they would start answer?"""
+"""Checks the hosts: is the server in their files, does it start and answer, and do all of them share one store?
+
+Not imported by `mcp_claims.doctor`: this module alone needs the SDK, whose import takes more than half a second.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import asyncio
+import logging
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any
+from typing import Any, TextIO
+
+import anyio
+from mcp import ClientSession, MCPError, StdioServerParameters
+from mcp.client.session import IncomingMessage
+from mcp.client.stdio import stdio_client
+from mcp_types import CONNECTION_CLOSED
+from pydantic import ValidationError
 
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.hosts import HOSTS, Host, Started, Surroundings, configured, started_by
-from mcp_claims.hosts.errors import HostFileUnfitError
+from mcp_claims.hosts import HOSTS, Host, Launch, UserEnvironment, parse_entry, read_servers
+from mcp_claims.hosts.errors import HostFileUneditableError
 from mcp_claims.stores.config import claims_directory
 
-_PATIENCE = 30.0  # s
-# Cline gives a server 3 s to answer first, the least of all.
-_SLOW = 3.0  # s
-_ENDING = 2.0  # s
-_VERSION = "2025-06-18"
+_ANSWER_TIMEOUT = 30.0  # s
+_SLOW = 3.0  # s: Cline, the least patient host, waits so long for the first answer.
+_NOT_A_SERVER = "it is not an MCP server: "
+
+# The SDK logs what it cannot read, with a traceback; that is a finding here.
+logging.getLogger("mcp").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What became of a start: *tools* and *seconds* until they were listed, or *problem*."""
+    """The outcome of a start: the *seconds* until *tools* were listed, or the *problem*."""
 
     seconds: float = 0.0
     tools: int = 0
     problem: str | None = None
 
 
-def examine_hosts(where: Surroundings, patience: float = _PATIENCE) -> Iterator[Finding]:
-    """Examine the hosts that have a file, and start each server of ours as they would, for *patience* seconds at most.
+def check_hosts(user: UserEnvironment, timeout: float = _ANSWER_TIMEOUT) -> Iterator[Finding]:
+    """Check each host that has a file, and start each `mcp-claims` server in it as the host would.
 
-    A server that answers is ended, one that does not is killed; nothing is claimed.
+    A server has *timeout* seconds to answer.  It is then ended, with every process of its group, within 7 s.  Nothing is
+    claimed.
     """
-    directories: dict[str, str] = {}
+    stores: dict[str, str] = {}
     any_file = False
     for host in HOSTS.values():
         check = f"host {host.name}"
         try:
-            content, servers = configured(host, where)
-        except HostFileUnfitError as error:
+            content, servers = read_servers(host, user)
+        except HostFileUneditableError as error:
             any_file = True
-            yield failure(check, f"{error.where} {error.problem}", "Mend the file: the host cannot read it either.")
+            yield failure(check, f"{error.where} {error.problem}", "Correct the file: the host cannot read it either.")
             continue
         if content.data is None:
             continue
         any_file = True
-        ours = {name: started for name, entry in servers.items() if (started := _ours(started_by(entry)))}
-        if not ours:
-            yield ok(check, f"not configured, in {content.path} (`mcp-claims install {host.name}`)")
-        for name, started in ours.items():
-            yield _judged(host, content.path, name, _asked(started, where.environment, patience))
-            directories[f"{host.name} {name}"] = _directory(started, where.environment)
+        launches = {name: launch for name, entry in servers.items() if (launch := _our_launch(entry))}
+        if not launches:
+            yield ok(check, f"not configured in {content.path} (`mcp-claims install {host.name}` does that)")
+        for name, launch in launches.items():
+            yield _finding(host, content.path, name, _start(launch, user.environment, timeout))
+            stores[f"{host.name} {name}"] = _store_of(launch, user.environment)
     if not any_file:
-        yield ok("hosts", "none has a file here yet (`mcp-claims install HOST` makes one)")
-    if len(set(directories.values())) > 1:
-        listed = "; ".join(f"{who}: {directory}" for who, directory in directories.items())
+        yield ok("hosts", "no host has a configuration file (`mcp-claims install HOST` makes one)")
+    if len(set(stores.values())) > 1:
+        listed = "; ".join(f"{server}: {store}" for server, store in stores.items())
         yield warning(
             "hosts",
             f"they do not share their claims, so a key can have a holder in each: {listed}",
-            "Install them with the same --dir.",
+            "Run `mcp-claims install HOST` for each of them with the same --dir.",
         )
 
 
-def _ours(started: Started | None) -> Started | None:
-    """Return *started* if that is this server, under whatever name."""
-    if started is None:
+def _our_launch(entry: object) -> Launch | None:
+    """Return what *entry* starts if that is this server, under whatever name."""
+    launch = parse_entry(entry)
+    if launch is None:
         return None
-    names = [Path(word).stem for word in (started.command, *started.arguments)]
-    return started if "mcp-claims" in names or "mcp_claims" in started.arguments else None
+    programs = [Path(word).stem for word in (launch.command, *launch.arguments)]
+    return launch if "mcp-claims" in programs or "mcp_claims" in launch.arguments else None
 
 
-def _directory(started: Started, environment: Mapping[str, str]) -> str:
-    """Return where it would keep its claims, if the host hands on our environment."""
-    words = started.arguments
+def _store_of(launch: Launch, environment: Mapping[str, str]) -> str:
+    """Return the claims directory of a server, provided that the host passes on *environment*."""
+    words = launch.arguments
     option = words[words.index("--dir") + 1] if "--dir" in words[:-1] else None
     try:
-        return str(claims_directory(option, environment={**environment, **started.variables}))
+        return str(claims_directory(option, environment={**environment, **launch.variables}))
     except InvalidInputError:
         return str(option)
 
 
-def _judged(host: Host, path: Path, name: str, answer: _Answer) -> Finding:
-    check, said = f"host {host.name}", f"configured as {name!r} in {path}"
+def _finding(host: Host, path: Path, name: str, answer: _Answer) -> Finding:
+    check, configured = f"host {host.name}", f"configured as {name!r} in {path}"
     if answer.problem is not None:
-        return failure(check, f"{said}; {answer.problem}", f"Run `mcp-claims install {host.name} --name {name}` again.")
-    took = f"{said}; starts and answers in {answer.seconds * 1000:.0f} ms with {answer.tools} tools"
+        remedy = f"Run `mcp-claims install {host.name} --name {name}` again."
+        return failure(check, f"{configured}; {answer.problem}", remedy)
+    what = f"{configured}; starts and answers in {answer.seconds * 1000:.0f} ms with {answer.tools} tools"
     if answer.seconds > _SLOW:
-        return warning(check, took, "Hosts that are impatient give up: let the machine do less, and look again.")
-    return ok(check, took)
+        return warning(check, what, "Some hosts give up sooner: reduce the load of this machine and check again.")
+    return ok(check, what)
 
 
-def _asked(started: Started, environment: Mapping[str, str], patience: float) -> _Answer:
-    """Start it as a host does, shake hands and list the tools, in plain lines of JSON: the SDK stays unimported."""
-    begun = time.monotonic()
-    try:
-        server = subprocess.Popen(
-            [started.command, *started.arguments],
-            env={**environment, **started.variables},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=os.path.abspath(os.sep),
-            start_new_session=True,
-        )
-    except OSError as error:
-        return _Answer(problem=f"{started.command} cannot be started ({error.strerror})")
-    lines: SimpleQueue[bytes] = SimpleQueue()
-    errors: list[bytes] = []
-    # Daemons: a grandchild that got away may keep the pipes open.
-    readers = [
-        Thread(target=_read, args=(server, lines), daemon=True),
-        Thread(target=_drain, args=(server, errors), daemon=True),
-    ]
-    for reader in readers:
-        reader.start()
-    try:
-        answer = _conversation(server, lines, begun, patience)
-    finally:
-        _end(server, readers)
-    said = b"".join(errors).decode(errors="replace").strip().splitlines()
-    if answer.problem is not None and said:
-        return _Answer(problem=f"{answer.problem}: {said[-1][:300]}")
-    return answer
+class _RecordingLoop(asyncio.SelectorEventLoop):
+    """An event loop that keeps the PIDs of the processes that it starts; the SDK does not reveal them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pids: list[int] = []
+
+    async def subprocess_exec(self, *arguments: Any, **options: Any) -> Any:
+        """Start a process and keep its PID."""
+        transport, protocol = await super().subprocess_exec(*arguments, **options)
+        self.pids.append(transport.get_pid())
+        return transport, protocol
 
 
-def _end(server: subprocess.Popen[bytes], readers: list[Thread]) -> None:
-    """End *server*: at the end of its input it goes by itself; one that hangs is killed, with what it has started."""
-    assert server.stdin is not None
-    with contextlib.suppress(OSError):
-        server.stdin.close()
-    deadline = time.monotonic() + _ENDING
-    for reader in readers:
-        reader.join(max(0.0, deadline - time.monotonic()))
-    # Not waited for before: its PID, and so its group, would be free for others then.
-    if sys.platform == "win32":
-        server.kill()
-    else:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
-    for reader in readers:
-        reader.join(_ENDING)
+def _start(launch: Launch, environment: Mapping[str, str], timeout: float) -> _Answer:
+    """Start a server as a host does, list its tools, and end it with all that it has started."""
+    loop = None if sys.platform == "win32" else _RecordingLoop()
+    options = {"loop_factory": lambda: loop} if loop else {}
+    with (
+        tempfile.TemporaryFile() as file,
+        open(file.fileno(), "w+", encoding="utf-8", errors="replace", closefd=False) as stderr,
+    ):
+        try:
+            answer = anyio.run(_ask, launch, environment, timeout, stderr, backend_options=options)
+        except OSError as error:
+            return _Answer(problem=f"{launch.command} cannot be started ({error.strerror})")
+        finally:
+            # The SDK kills the process group of a server that hangs.  One that has ended may have left processes behind.
+            for pid in loop.pids if loop else ():
+                _kill_group(pid)
+        if answer.problem is None:
+            return answer
+        stderr.seek(0)
+        lines = stderr.read().strip().splitlines()
+    return _Answer(problem=f"{answer.problem}: {lines[-1][:300]}") if lines else answer
 
 
-def _conversation(server: subprocess.Popen[bytes], lines: SimpleQueue[bytes], begun: float, patience: float) -> _Answer:
-    client = {"protocolVersion": _VERSION, "capabilities": {}, "clientInfo": {"name": "doctor", "version": "1"}}
+async def _ask(launch: Launch, environment: Mapping[str, str], timeout: float, stderr: TextIO) -> _Answer:
+    """Start a server, initialize a session and list the tools.  Raises `OSError` if the command cannot be started."""
+    started = time.monotonic()
+    parameters = StdioServerParameters(
+        command=launch.command,
+        args=list(launch.arguments),
+        env={**environment, **launch.variables},
+        cwd=os.path.abspath(os.sep),
+    )
+    conversation = anyio.CancelScope(deadline=anyio.current_time() + timeout)
+    unreadable = False
 
-    def ask(message: dict[str, Any]) -> Any:
-        assert server.stdin is not None
-        server.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
-        server.stdin.flush()
-        while "id" in message:
-            line = lines.get(timeout=max(0.0, begun + patience - time.monotonic()))
-            if not line:
-                raise BrokenPipeError
-            answer = json.loads(line)
-            # Others are notices.
-            if answer.get("id") == message["id"]:
-                return answer["result"]
-        return None
+    async def end_if_unreadable(message: IncomingMessage) -> None:
+        # The SDK would skip the line and wait for an answer; strict hosts end the connection.
+        nonlocal unreadable
+        if isinstance(message, Exception):
+            unreadable = True
+            conversation.cancel()
 
-    line = "its first line"
-    try:
-        ask({"id": 1, "method": "initialize", "params": client})
-        line = "a later line"
-        ask({"method": "notifications/initialized"})
-        tools = len(ask({"id": 2, "method": "tools/list"})["tools"])
-    except OSError:
-        return _Answer(problem="it ended without an answer")
-    except Empty:
-        return _Answer(problem=f"it did not answer in {patience:g} s")
-    except (ValueError, AttributeError, LookupError, TypeError):
-        return _Answer(problem=f"it is no server of this kind: {line} is no answer to what it was asked")
-    return _Answer(time.monotonic() - begun, tools)
+    async with (
+        stdio_client(parameters, errlog=stderr) as streams,
+        ClientSession(*streams, message_handler=end_if_unreadable) as session,
+    ):
+        with conversation:
+            try:
+                await session.initialize()
+                tools = len((await session.list_tools()).tools)
+                return _Answer(time.monotonic() - started, tools)
+            except MCPError as error:
+                if error.code == CONNECTION_CLOSED:
+                    return _Answer(problem="it ended without an answer")
+                return _Answer(problem=f"{_NOT_A_SERVER}{error}")
+            except (ValidationError, RuntimeError):
+                return _Answer(problem=f"{_NOT_A_SERVER}its answer has another form")
+    if unreadable:
+        return _Answer(problem=f"{_NOT_A_SERVER}it prints lines that are not messages")
+    return _Answer(problem=f"it did not answer in {timeout:g} s")
 
 
-def _read(server: subprocess.Popen[bytes], lines: SimpleQueue[bytes]) -> None:
-    assert server.stdout is not None
-    with server.stdout as stdout:
-        for line in stdout:
-            lines.put(line)
-    lines.put(b"")
-
-
-def _drain(server: subprocess.Popen[bytes], errors: list[bytes]) -> None:
-    assert server.stderr is not None
-    with server.stderr as stderr:
-        errors.extend(stderr)
+def _kill_group(pid: int) -> None:
+    """Kill the processes that are left in the group of *pid*, a server that has ended; there is none on Windows."""
+    # The group keeps its number from being reused while it has a member.
+    if sys.platform != "win32":
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)

@@ -1,22 +1,29 @@
-"""The hosts that people run agents in: where each keeps its MCP servers, and how ours gets in and out again.
+"""The hosts that run agents: where each keeps its list of MCP servers, and how to add and remove one there.
 
-Nothing here runs when a server or a short command does: `install`, `uninstall` and `doctor --hosts` import it.
+Only `install`, `uninstall` and `doctor --hosts` import this; servers and short commands do not.
 """
 
 from mcp_claims.hosts.atomic_file import Change
-from mcp_claims.hosts.catalog import HOSTS, Host, Surroundings
-from mcp_claims.hosts.entries import Launch, Started, started_by
-from mcp_claims.hosts.install import configured, install, uninstall
+from mcp_claims.hosts.catalog import HOSTS, Host, UserEnvironment
+from mcp_claims.hosts.claude_hooks import GUARD, SESSION_END, Hook, install_hooks, uninstall_hooks
+from mcp_claims.hosts.entries import Launch, parse_entry
+from mcp_claims.hosts.install import install, read_servers, uninstall
+from mcp_claims.hosts.vendor_cli import add_with_own_command
 
 __all__ = [
+    "GUARD",
     "HOSTS",
+    "SESSION_END",
     "Change",
+    "Hook",
     "Host",
     "Launch",
-    "Started",
-    "Surroundings",
-    "configured",
+    "UserEnvironment",
+    "add_with_own_command",
     "install",
-    "started_by",
+    "install_hooks",
+    "parse_entry",
+    "read_servers",
     "uninstall",
+    "uninstall_hooks",
 ]

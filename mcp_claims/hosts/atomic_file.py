@@ -1,4 +1,4 @@
-"""Reading and replacing a host's file: whole or not at all, with a copy of what was there beside it."""
+"""Reads and replaces a host's file: a reader sees the old or the new file, and a backup is kept beside it."""
 
 from __future__ import annotations
 
@@ -9,39 +9,45 @@ import os
 import secrets
 import stat
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_claims.hosts.errors import HostFileChangedError, HostFileUnfitError, HostFileUnwritableError
+from mcp_claims.hosts.errors import (
+    HostFileChangedError,
+    HostFileUneditableError,
+    HostFileUnwritableError,
+    UneditableTextError,
+)
 
 _BOM = "\ufeff"
-_BACKUP = ".mcp-claims.bak"
-_NEW = 0o600  # of a file that we make: such files hold tokens
+_BACKUP_SUFFIX = ".mcp-claims.bak"
+_NEW_FILE_MODE = 0o600  # Hosts keep tokens in such files.
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is in a file: *path* is the real one, behind links; *data* is `None` if there is none."""
+    """The content of a file.  *path* has its links resolved; *data* is `None` if the file does not exist."""
 
     path: Path
     data: bytes | None
 
     def text(self) -> str:
-        """Return the text, without a byte order mark.  Raises `HostFileUnfitError` if it is no UTF-8."""
+        """Return the text without a byte order mark.  Raises `HostFileUneditableError` if it is not UTF-8."""
         try:
             return (self.data or b"").decode().removeprefix(_BOM)
         except UnicodeDecodeError as error:
-            raise HostFileUnfitError(self.path, f"is no text in UTF-8 (byte {error.start})") from error
+            raise HostFileUneditableError(self.path, f"is not UTF-8 text (byte {error.start})") from error
 
-    def encoded(self, text: str) -> bytes:
-        """Return *text* as it is written here: with a byte order mark if there was one."""
+    def encode(self, text: str) -> bytes:
+        """Return *text* as the bytes of this file: with a byte order mark if it has one now."""
         mark = _BOM if (self.data or b"").decode().startswith(_BOM) else ""
         return (mark + text).encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a file is to become: *after* is `None` if it is to be removed; nothing to do if both are the same."""
+    """A planned change of a file; *after* is `None` to remove it.  False if nothing changes."""
 
     before: Content
     after: bytes | None
@@ -53,43 +59,42 @@ class Change:
 
     @property
     def backup(self) -> Path:
-        """Where a copy of what was there before is kept: one for each file, of the last change."""
-        return backup_of(self.path)
+        """The backup that `write` makes; it overwrites that of the change before."""
+        return backup_path(self.path)
 
     def __bool__(self) -> bool:
         return self.before.data != self.after
 
     def diff(self) -> str:
-        """Return what changes, as a unified diff."""
+        """Return the change as a unified diff."""
         old, new = ((data or b"").decode().splitlines(keepends=True) for data in (self.before.data, self.after))
-        name = str(self.path)
-        was, will = ("/dev/null" if data is None else name for data in (self.before.data, self.after))
-        lines = difflib.unified_diff(old, new, was, will)
+        old_name, new_name = (
+            "/dev/null" if data is None else str(self.path) for data in (self.before.data, self.after)
+        )
         return "".join(
             line.replace("\r", "") if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
-            for line in lines
+            for line in difflib.unified_diff(old, new, old_name, new_name)
         )
 
     def write(self) -> None:
-        """Make it so, with a copy of what was there.
+        """Back up the file and replace or remove it.
 
-        Raises `HostFileUnwritableError` if that is not permitted or fails, and `HostFileChangedError` if the file is no
-        longer as it was read; either way it is then as it was.
+        Raises `HostFileUnwritableError` if that fails or the file is read-only, and `HostFileChangedError` if the file
+        has changed since it was read.  After an error the file is as it was.
         """
         path, old = self.path, self.before.data
         try:
-            mode, owner = _NEW, None
-            if old is not None:
+            mode, owner = _NEW_FILE_MODE, None
+            if old is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            else:
                 status = path.stat()
                 mode, owner = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)
-                # To replace a file takes no permission to write to it; but somebody meant something by that.
+                # A rename needs write permission on the directory only; but somebody made the file read-only on purpose.
                 if not mode & 0o222:
                     raise PermissionError(errno.EACCES, "it is read-only")
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            if old is not None:
                 _replace(self.backup, old, mode, owner)
-            # Hosts rewrite their files while they run.  What they wrote since ours was read must not be lost.
+            # Hosts rewrite their files while they run: what they wrote since we read the file must not be lost.
             if read(path).data != old:
                 raise HostFileChangedError(path)
             if self.after is None:
@@ -100,34 +105,47 @@ class Change:
             raise HostFileUnwritableError(path, error) from error
 
 
-def backup_of(path: Path) -> Path:
-    """Return where the copy of *path* is."""
-    return path.with_name(path.name + _BACKUP)
+def backup_path(path: Path) -> Path:
+    """Return where the backup of *path* is."""
+    return path.with_name(path.name + _BACKUP_SUFFIX)
 
 
 def read(path: Path) -> Content:
-    """Read what is at *path*, behind any links.  Raises `HostFileUnfitError` if that is no file or cannot be read."""
+    """Read the file at *path*, through links.
+
+    Raises `HostFileUneditableError` if *path* is relative, is not a file or cannot be read.
+    """
     real = path
     if not path.is_absolute():
         # Hosts start in other directories than we do.
-        raise HostFileUnfitError(path, "is a relative path, so HOME or a variable of the host has to be corrected")
+        raise HostFileUneditableError(path, "is a relative path: correct HOME or the variable of the host")
     try:
         real = path.resolve()
         if real.exists() and not real.is_file():
-            raise HostFileUnfitError(path, "is no file")
+            raise HostFileUneditableError(path, "is not a file")
         return Content(real, real.read_bytes())
     except FileNotFoundError:
         return Content(real, None)
     except (OSError, RuntimeError) as error:
-        # RuntimeError: links that lead in a circle.
+        # RuntimeError: links that form a circle.
         reason = getattr(error, "strerror", None) or "its links lead nowhere"
-        raise HostFileUnfitError(path, f"cannot be read ({reason})") from error
+        raise HostFileUneditableError(path, f"cannot be read ({reason})") from error
+
+
+def restore(content: Content, edit: Callable[[Content], bytes | None]) -> Change | None:
+    """Return the change back to the backup, or to no file, if *edit* makes exactly *content* of it; else `None`."""
+    for data in dict.fromkeys((read(backup_path(content.path)).data, None)):
+        original = Content(content.path, data)
+        with contextlib.suppress(UneditableTextError, HostFileUneditableError):
+            if edit(original) == content.data:
+                return Change(content, data)
+    return None
 
 
 def _replace(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
-    """Put *data* at *path*: whoever reads it sees the old or the new, never half, also after a power cut."""
+    """Replace *path* by a rename: a reader sees the old or the new data, never a part, even after a power cut."""
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), _NEW)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), _NEW_FILE_MODE)
     try:
         with open(fd, "wb") as file:
             file.write(data)

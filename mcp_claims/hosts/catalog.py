@@ -1,108 +1,120 @@
-"""The hosts: where each keeps its servers, in which format, and what its entry looks like.
+"""The hosts: where each keeps its MCP servers, in which format, and the form of an entry.
 
-Each has the address of the page that says so, as it was in November 2026.
+The documentation of each host was read in November 2026.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_claims.hosts import entries
 from mcp_claims.hosts.entries import Entry, Launch
-from mcp_claims.hosts.format import Format, Unfit
+from mcp_claims.hosts.errors import UneditableTextError
+from mcp_claims.hosts.format import Format
 from mcp_claims.hosts.jsonc import JsonText
 from mcp_claims.hosts.toml import TomlText
 from mcp_claims.hosts.yaml import YamlText
 
-STRICT, COMMENTED, LENIENT = JsonText(), JsonText(comments=True), JsonText(comments=True, trailing=True)
+_JSON = JsonText()
+_JSON_WITH_COMMENTS = JsonText(comments=True)
+_JSONC = JsonText(comments=True, trailing_commas=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """Whose files: the home directory, `sys.platform`, and the environment."""
+class UserEnvironment:
+    """The user whose files are meant: home directory, `sys.platform` and environment variables."""
 
     home: Path
     platform: str
     environment: Mapping[str, str]
 
-    def chosen(self, variable: str, default: Path) -> Path:
-        """Return the directory that *variable* names, else *default*."""
+    @classmethod
+    def current(cls) -> UserEnvironment:
+        """Return the environment of the user who runs this process."""
+        return cls(Path.home(), sys.platform, os.environ)
+
+    def directory_in(self, variable: str, default: Path) -> Path:
+        """Return the directory in the environment *variable*, else *default*."""
         return Path(self.environment.get(variable) or default)
 
-    def applications(self) -> Path:
-        """Return where programs with a window keep their settings."""
+    def application_settings(self) -> Path:
+        """Return where desktop applications keep their settings."""
         if self.platform == "darwin":
             return self.home / "Library" / "Application Support"
-        return self.roaming() if self.platform == "win32" else self.config()
+        return self.appdata() if self.platform == "win32" else self.xdg_config()
 
-    def roaming(self) -> Path:
+    def appdata(self) -> Path:
         """Return `%APPDATA%`."""
-        return self.chosen("APPDATA", self.home / "AppData" / "Roaming")
+        return self.directory_in("APPDATA", self.home / "AppData" / "Roaming")
 
-    def config(self) -> Path:
+    def xdg_config(self) -> Path:
         """Return `$XDG_CONFIG_HOME` or its default."""
-        return self.chosen("XDG_CONFIG_HOME", self.home / ".config")
+        return self.directory_in("XDG_CONFIG_HOME", self.home / ".config")
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host: *file* is its user-level file, *place* where the servers are in it.
-
-    *official* is the host's own command for adding a server, for people to know of, and *after* what to do once the file
-    has changed.
-    """
+    """A host and its user-level configuration file."""
 
     name: str
     title: str
-    source: str
-    file: Callable[[Surroundings], Path]
+    documentation: str
+    config_file: Callable[[UserEnvironment], Path]
+    """Returns the path of the file.  Raises `UneditableTextError` if it must not be made."""
     format: Format
-    place: tuple[str, ...]
-    entry: Callable[[Launch], Entry]
-    after: str = "Restart it to take effect."
-    official: str | None = None
+    key_path: tuple[str, ...]
+    """The keys that lead to the servers in the file."""
+    make_entry: Callable[[Launch], Entry]
+    next_step: str = "Restart it to take effect."
+    """What the user has to do, or can check, once the file has changed."""
+    own_command: str | None = None
+    """The host's own command for adding a server."""
 
 
-def claude_directory(where: Surroundings) -> Path:
-    """Return where Claude Code keeps its settings."""
-    return where.chosen("CLAUDE_CONFIG_DIR", where.home / ".claude")
+def claude_directory(user: UserEnvironment) -> Path:
+    """Return the directory of Claude Code's settings."""
+    return user.directory_in("CLAUDE_CONFIG_DIR", user.home / ".claude")
 
 
-def _claude_code(where: Surroundings) -> Path:
-    # An older name, which Claude Code goes on using where it is.
-    older = claude_directory(where) / ".config.json"
-    return older if older.exists() else where.chosen("CLAUDE_CONFIG_DIR", where.home) / ".claude.json"
+def _claude_code(user: UserEnvironment) -> Path:
+    # Claude Code still uses the older name where that file exists.
+    older = claude_directory(user) / ".config.json"
+    return older if older.exists() else user.directory_in("CLAUDE_CONFIG_DIR", user.home) / ".claude.json"
 
 
-def _zed(where: Surroundings) -> Path:
-    if where.platform == "win32":
-        return where.roaming() / "Zed" / "settings.json"
-    # Not in Application Support, on macOS either.
-    return (where.home / ".config" if where.platform == "darwin" else where.config()) / "zed" / "settings.json"
+def _zed(user: UserEnvironment) -> Path:
+    if user.platform == "win32":
+        return user.appdata() / "Zed" / "settings.json"
+    # Not in Application Support, not even on macOS.
+    return (user.home / ".config" if user.platform == "darwin" else user.xdg_config()) / "zed" / "settings.json"
 
 
-def _opencode(where: Surroundings) -> Path:
-    directory = where.config() / "opencode"
-    # It reads both, the one with comments last.
+def _opencode(user: UserEnvironment) -> Path:
+    directory = user.xdg_config() / "opencode"
+    # opencode reads both; the file with comments wins.
     with_comments = directory / "opencode.jsonc"
     return with_comments if with_comments.exists() else directory / "opencode.json"
 
 
-def _cline(where: Surroundings) -> Path:
+def _cline(user: UserEnvironment) -> Path:
     name = "cline_mcp_settings.json"
-    shared = where.chosen("CLINE_DIR", where.home / ".cline") / "data" / "settings" / name
-    older = where.applications() / "Code" / "User" / "globalStorage" / "saoudrizwan.claude-dev" / "settings" / name
+    shared = user.directory_in("CLINE_DIR", user.home / ".cline") / "data" / "settings" / name
+    older = (
+        user.application_settings() / "Code" / "User" / "globalStorage" / "saoudrizwan.claude-dev" / "settings" / name
+    )
     return older if older.exists() and not shared.exists() else shared
 
 
-def _continue(where: Surroundings) -> Path:
-    directory = where.chosen("CONTINUE_GLOBAL_DIR", where.home / ".continue")
+def _continue(user: UserEnvironment) -> Path:
+    directory = user.directory_in("CONTINUE_GLOBAL_DIR", user.home / ".continue")
     file, older = directory / "config.yaml", directory / "config.json"
     if older.exists() and not file.exists():
-        # Continue would read the new file alone, and the user's models would be gone.
-        raise Unfit(f"does not exist, and would hide {older}; let Continue migrate that first")
+        # Continue would then ignore the older file, and the user's models would be gone.
+        raise UneditableTextError(f"does not exist, and would hide {older}; let Continue migrate that first")
     return file
 
 
@@ -112,18 +124,18 @@ _ALL = (
         "Claude Code",
         "https://code.claude.com/docs/en/mcp",
         _claude_code,
-        STRICT,
+        _JSON,
         ("mcpServers",),
-        entries.typed,
-        "New sessions have it; /mcp shows it.",
-        "claude mcp add --scope user",
+        entries.with_transport,
+        next_step="New sessions have it; /mcp shows it.",
+        own_command="claude mcp add --scope user",
     ),
     Host(
         "claude-desktop",
         "Claude Desktop",
         "https://modelcontextprotocol.io/docs/develop/connect-local-servers",
-        lambda where: where.applications() / "Claude" / "claude_desktop_config.json",
-        STRICT,
+        lambda user: user.application_settings() / "Claude" / "claude_desktop_config.json",
+        _JSON,
         ("mcpServers",),
         entries.plain,
     ),
@@ -131,95 +143,95 @@ _ALL = (
         "codex",
         "Codex",
         "https://developers.openai.com/codex/mcp",
-        lambda where: where.chosen("CODEX_HOME", where.home / ".codex") / "config.toml",
+        lambda user: user.directory_in("CODEX_HOME", user.home / ".codex") / "config.toml",
         TomlText(),
         ("mcp_servers",),
         entries.codex,
-        "New sessions have it; /mcp shows it.",
-        "codex mcp add",
+        next_step="New sessions have it; /mcp shows it.",
+        own_command="codex mcp add",
     ),
     Host(
         "copilot-cli",
         "Copilot CLI",
         "https://docs.github.com/en/copilot/how-tos/copilot-cli/customize-copilot/add-mcp-servers",
-        lambda where: where.chosen("COPILOT_HOME", where.home / ".copilot") / "mcp-config.json",
-        LENIENT,
+        lambda user: user.directory_in("COPILOT_HOME", user.home / ".copilot") / "mcp-config.json",
+        _JSONC,
         ("mcpServers",),
         entries.copilot,
-        "New sessions have it; /mcp shows it.",
-        "copilot mcp add",
+        next_step="New sessions have it; /mcp shows it.",
+        own_command="copilot mcp add",
     ),
     Host(
         "gemini-cli",
         "Gemini CLI",
         "https://github.com/google-gemini/gemini-cli/blob/main/docs/tools/mcp-server.md",
-        lambda where: where.chosen("GEMINI_CLI_HOME", where.home) / ".gemini" / "settings.json",
-        COMMENTED,
+        lambda user: user.directory_in("GEMINI_CLI_HOME", user.home) / ".gemini" / "settings.json",
+        _JSON_WITH_COMMENTS,
         ("mcpServers",),
         entries.plain,
-        "New sessions in trusted folders have it; /mcp shows it.",
-        "gemini mcp add --scope user",
+        next_step="New sessions in trusted folders have it; /mcp shows it.",
+        own_command="gemini mcp add --scope user",
     ),
     Host(
         "cursor",
         "Cursor",
         "https://cursor.com/docs/context/mcp",
-        lambda where: where.home / ".cursor" / "mcp.json",
-        LENIENT,
+        lambda user: user.home / ".cursor" / "mcp.json",
+        _JSONC,
         ("mcpServers",),
-        entries.typed,
+        entries.with_transport,
     ),
     Host(
         "vscode",
         "VS Code",
         "https://code.visualstudio.com/docs/agents/reference/mcp-configuration",
-        lambda where: where.applications() / "Code" / "User" / "mcp.json",
-        LENIENT,
+        lambda user: user.application_settings() / "Code" / "User" / "mcp.json",
+        _JSONC,
         ("servers",),
-        entries.typed,
-        "`MCP: List Servers` shows it.",
-        "code --add-mcp",
+        entries.with_transport,
+        next_step="`MCP: List Servers` shows it.",
+        own_command="code --add-mcp",
     ),
     Host(
         "windsurf",
         "Windsurf",
         "https://docs.windsurf.com/windsurf/cascade/mcp",
-        lambda where: where.home / ".codeium" / "windsurf" / "mcp_config.json",
-        LENIENT,
+        lambda user: user.home / ".codeium" / "windsurf" / "mcp_config.json",
+        _JSONC,
         ("mcpServers",),
         entries.plain,
-        "Refresh its list of MCP servers, or restart it.",
+        next_step="Refresh its list of MCP servers, or restart it.",
     ),
     Host(
         "zed",
         "Zed",
         "https://zed.dev/docs/ai/mcp",
         _zed,
-        LENIENT,
+        _JSONC,
         ("context_servers",),
-        entries.seconds,
-        "It notices by itself.",
+        entries.with_timeout,
+        next_step="It notices by itself.",
     ),
     Host(
         "opencode",
         "opencode",
         "https://opencode.ai/docs/mcp-servers",
         _opencode,
-        LENIENT,
+        _JSONC,
         ("mcp",),
         entries.opencode,
-        "New sessions have it; `opencode mcp list` shows it.",
-        "opencode mcp add",
+        next_step="New sessions have it; `opencode mcp list` shows it.",
+        own_command="opencode mcp add",
     ),
     Host(
         "cline",
         "Cline",
         "https://docs.cline.bot/getting-started/config",
         _cline,
-        STRICT,
+        _JSON,
         ("mcpServers",),
-        entries.seconds,
-        "It notices by itself.",
+        entries.with_timeout,
+        next_step="It notices by itself.",
     ),
     Host(
         "continue",
@@ -229,9 +241,9 @@ _ALL = (
         YamlText(),
         ("mcpServers",),
         entries.continue_dev,
-        "Its agent mode has it after a reload.",
+        next_step="Its agent mode has it after a reload.",
     ),
 )
 
 HOSTS: Mapping[str, Host] = {host.name: host for host in _ALL}
-"""The hosts by the name that `install` takes."""
+"""The hosts by the name that `mcp-claims install` takes."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mcp_claims.errors import ClaimsError, shown_path
 
 
-class HostFileUnfitError(ClaimsError):
+class UneditableTextError(Exception):
+    """A text cannot be edited safely.  The message continues a sentence that begins with the name of its file."""
+
+
+class HostFileUneditableError(ClaimsError):
     """The file of a host cannot be edited safely; it was left as it is.
 
     `where` is the file and `problem` what is wrong with it.
@@ -19,15 +25,15 @@ class HostFileUnfitError(ClaimsError):
 
     def __str__(self) -> str:
         return (
-            f"{shown_path(self.where)} {self.problem}. Nothing was changed. Mend it and try again, or put in by hand what "
-            "`mcp-claims install HOST --print` shows."
+            f"{shown_path(self.where)} {self.problem}. Nothing was changed. Correct it and try again, or paste what "
+            "`mcp-claims install HOST --print` prints."
         )
 
 
 class HostFileUnwritableError(ClaimsError):
     """The file of a host could not be written; it was left as it is.
 
-    `where` is the file and `cause` what the system said.
+    `where` is the file and `cause` the error of the operating system.
     """
 
     def __init__(self, where: str | os.PathLike[str], cause: OSError) -> None:
@@ -37,13 +43,12 @@ class HostFileUnwritableError(ClaimsError):
     def __str__(self) -> str:
         return (
             f"{shown_path(self.where)} cannot be written: {self.cause.strerror or self.cause}. Nothing was changed. Make the "
-            "file and its directory writable for this user, or put in by hand what `mcp-claims install HOST --print` "
-            "shows."
+            "file and its directory writable for this user, or paste what `mcp-claims install HOST --print` prints."
         )
 
 
 class HostFileChangedError(ClaimsError):
-    """Somebody else has written the file of a host since it was read; their version is what is there.
+    """Another program has written the file of a host since it was read; that version is kept.
 
     `where` is the file.
     """
@@ -54,13 +59,13 @@ class HostFileChangedError(ClaimsError):
 
     def __str__(self) -> str:
         return (
-            f"{shown_path(self.where)} was changed by somebody else just now. Nothing of it was changed here. Try again; if "
-            "it stays so, close the host first."
+            f"{shown_path(self.where)} was just changed by another program, probably the host. Its version was kept and "
+            "nothing was written. Try again; if the error persists, close the host first."
         )
 
 
 class HostCommandError(ClaimsError):
-    """A host's own command for adding a server is not there, failed, or did something else.
+    """A host's own command for adding a server does not exist, failed, or did something else.
 
     `host` is the host and `problem` what went wrong.
     """
@@ -70,4 +75,13 @@ class HostCommandError(ClaimsError):
         self.host, self.problem = host, problem
 
     def __str__(self) -> str:
-        return f"{self.host} {self.problem}. Look at its file, and install without --use-cli."
+        return f"{self.host} {self.problem}. Run `mcp-claims install` without --use-cli: it edits the file itself."
+
+
+@contextmanager
+def naming_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise an `UneditableTextError` of the body as a `HostFileUneditableError` about *path*."""
+    try:
+        yield
+    except UneditableTextError as error:
+        raise HostFileUneditableError(path, str(error)) from error

@@ -1,4 +1,4 @@
-"""What the formats of the hosts' files have in common, and the check that an edit did nothing but what it should."""
+"""The interface of the file formats, and edits that are checked to change nothing but one server."""
 
 from __future__ import annotations
 
@@ -6,75 +6,81 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Protocol
 
-
-class Unfit(Exception):
-    """The text cannot be edited safely; says why, to go on after the name of the file."""
+from mcp_claims.hosts.errors import UneditableTextError
 
 
 class Format(Protocol):
-    """A format of configuration files.  All texts are without a byte order mark."""
+    """A format of configuration files.
+
+    Texts have no byte order mark.  *key_path* has the keys that lead to the servers.  Every method raises
+    `UneditableTextError` for a text that it cannot parse or edit safely.
+    """
 
     @property
-    def fresh(self) -> dict[str, Any]:
-        """What a file that said nothing says besides the servers, once there are some."""
+    def skeleton(self) -> dict[str, Any]:
+        """What a new file needs besides its servers."""
         ...
 
-    def load(self, text: str) -> Any:
-        """Return what *text* says.  Raises `Unfit` for what does not parse."""
+    def parse(self, text: str) -> Any:
+        """Return the value of *text*."""
         ...
 
-    def entries(self, tree: Any, place: Sequence[str]) -> dict[str, Any]:
-        """Return the servers at *place* in *tree* by name.  Raises `Unfit` if something else is there."""
+    def servers(self, tree: Any, key_path: Sequence[str]) -> dict[str, Any]:
+        """Return the servers in *tree*, a parsed text, by name."""
         ...
 
-    def put(self, text: str, place: Sequence[str], name: str, value: dict[str, Any]) -> str:
-        """Return *text* with the server *name* at *place*; every byte that is not ours stays.  Raises `Unfit`."""
+    def put(self, text: str, key_path: Sequence[str], name: str, entry: dict[str, Any]) -> str:
+        """Return *text* with *entry* as the server *name*; everything else keeps every byte."""
         ...
 
-    def drop(self, text: str, place: Sequence[str], name: str) -> str:
-        """Return *text* without the server *name*, which is at *place*.  Raises `Unfit`."""
+    def remove(self, text: str, key_path: Sequence[str], name: str) -> str:
+        """Return *text* without the server *name*, which it has."""
         ...
 
-    def show(self, place: Sequence[str], name: str, value: dict[str, Any]) -> str:
-        """Return what a person would paste."""
+    def snippet(self, key_path: Sequence[str], name: str, entry: dict[str, Any]) -> str:
+        """Return the text of a new file with the server *name* alone, for pasting."""
         ...
 
 
-def put_checked(form: Format, text: str, place: Sequence[str], name: str, value: dict[str, Any]) -> str:
-    """Return *text* with the server in it; raises `Unfit` if that would change anything else that the file says."""
-    # First of all: the editors rely on a text that parses.
-    expected = {**form.entries(form.load(text), place), name: value}
-    after = form.put(text, place, name, value)
-    _compare(form, text, after, place, expected)
+def put_server(form: Format, text: str, key_path: Sequence[str], name: str, entry: dict[str, Any]) -> str:
+    """Return *text* with *entry* as the server *name*.
+
+    Raises `UneditableTextError` if that would change anything else that the file says.
+    """
+    # Parsed first: `put` relies on a text that parses.
+    expected = {**form.servers(form.parse(text), key_path), name: entry}
+    after = form.put(text, key_path, name, entry)
+    _check(form, text, after, key_path, expected)
     return after
 
 
-def drop_checked(form: Format, text: str, place: Sequence[str], name: str) -> str:
-    """Return *text* without the server; raises `Unfit` if that would change anything else that the file says."""
-    expected = form.entries(form.load(text), place)
+def remove_server(form: Format, text: str, key_path: Sequence[str], name: str) -> str:
+    """Return *text* without the server *name*; raises as `put_server`."""
+    expected = form.servers(form.parse(text), key_path)
     del expected[name]
-    after = form.drop(text, place, name)
-    _compare(form, text, after, place, expected)
+    after = form.remove(text, key_path, name)
+    _check(form, text, after, key_path, expected)
     return after
 
 
-def _compare(form: Format, before: str, after: str, place: Sequence[str], expected: dict[str, Any]) -> None:
+def _check(form: Format, before: str, after: str, key_path: Sequence[str], expected: dict[str, Any]) -> None:
+    """Raise `UneditableTextError` unless *after* has the *expected* servers and otherwise says what *before* does."""
+    problem = "is written in a way that cannot be edited safely"
     try:
-        tree = form.load(after)
-        same = form.entries(tree, place) == expected and _rest(tree, place) == _rest(
-            form.load(before) or form.fresh, place
-        )
-    except Unfit as error:
-        raise Unfit("is written in a way that cannot be edited safely") from error
-    if not same:
-        raise Unfit("is written in a way that cannot be edited safely")
+        tree = form.parse(after)
+        servers = form.servers(tree, key_path)
+        rest, rest_before = (_without_servers(each, key_path) for each in (tree, form.parse(before) or form.skeleton))
+    except UneditableTextError as error:
+        raise UneditableTextError(problem) from error
+    if servers != expected or rest != rest_before:
+        raise UneditableTextError(problem)
 
 
-def _rest(tree: Any, place: Sequence[str]) -> Any:
-    """Return all of *tree* but what is at *place*, and objects on the way there that are empty without it."""
+def _without_servers(tree: Any, key_path: Sequence[str]) -> Any:
+    """Return *tree* without what is at *key_path*, and without the objects on the way that are empty then."""
     tree = deepcopy(tree)
     parents, node = [], tree
-    for key in place:
+    for key in key_path:
         if not isinstance(node, dict) or key not in node:
             break
         parents.append((node, key))

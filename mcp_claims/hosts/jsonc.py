@@ -1,8 +1,8 @@
-"""JSON, and JSON with comments and trailing commas, edited in place: what is not ours keeps every byte.
+"""Edits JSON, with or without comments and trailing commas, in place: everything else keeps every byte.
 
-Libraries that keep comments write the whole file anew, or bind a parser of another language; so the text is cut here.
-Comments and trailing commas are blanked out, which keeps all offsets, and the standard library's decoder, which says
-where a value ends, walks what is left.
+Libraries that keep comments rewrite the whole file or bind a parser of another language.  So this module blanks out
+comments and trailing commas, which keeps all offsets, walks the rest with the decoder of the standard library, which
+returns where a value ends, and cuts the text there.
 """
 
 from __future__ import annotations
@@ -13,94 +13,96 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
-from mcp_claims.hosts.format import Unfit
+from mcp_claims.hosts.errors import UneditableTextError
 
 _STRING = r'"(?:\\.|[^"\\\n])*"'
 _COMMENT = re.compile(rf"{_STRING}|//[^\r\n]*|/\*.*?\*/", re.DOTALL)
-_TRAILING = re.compile(rf"{_STRING}|,(?=\s*[}}\]])")
+_TRAILING_COMMA = re.compile(rf"{_STRING}|,(?=\s*[}}\]])")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
 class JsonText:
-    """JSON with *comments*, with *trailing* commas, with both or neither: as much as the host takes."""
+    """JSON as one host accepts it: with *comments*, *trailing_commas*, both or neither."""
 
     comments: bool = False
-    trailing: bool = False
-    fresh: ClassVar[dict[str, Any]] = {}
+    trailing_commas: bool = False
+    skeleton: ClassVar[dict[str, Any]] = {}
 
-    def load(self, text: str) -> Any:
-        """Return what *text* says; nothing at all counts as `{}`.  Raises `Unfit` for what the host cannot read."""
+    def parse(self, text: str) -> Any:
+        """Return the object in *text*; an empty text is `{}`.  Raises `UneditableTextError` if the host cannot read it."""
         plain = _Blanked(text, self).plain
         if not plain.strip():
             return {}
         try:
-            tree = json.loads(plain, object_pairs_hook=_no_doubles, parse_constant=_no_constants)
+            tree = json.loads(plain, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
-            raise Unfit(f"is no valid JSON: {error.msg} in line {error.lineno}, column {error.colno}") from error
+            raise UneditableTextError(
+                f"is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+            ) from error
         except ValueError as error:  # A number with thousands of digits.
-            raise Unfit(f"cannot be read ({error})") from error
+            raise UneditableTextError(f"cannot be read ({error})") from error
         except RecursionError as error:
-            raise Unfit("is nested too deeply") from error
+            raise UneditableTextError("is nested too deeply") from error
         if not isinstance(tree, dict):
-            raise Unfit("holds no JSON object")
+            raise UneditableTextError("is not a JSON object")
         return tree
 
-    def entries(self, tree: Any, place: Sequence[str]) -> dict[str, Any]:
+    def servers(self, tree: Any, key_path: Sequence[str]) -> dict[str, Any]:
         """Return the servers in *tree* by name."""
-        for key in place:
+        for key in key_path:
             tree = tree.get(key, {})
             if not isinstance(tree, dict):
-                raise Unfit(f"has something else than an object as {key!r}")
+                raise UneditableTextError(f"has something else than an object as {key!r}")
         return dict(tree)
 
-    def put(self, text: str, place: Sequence[str], name: str, value: object) -> str:
-        """Return *text* with *value* as member *name* of the object at *place*, which is made if it is not there."""
+    def put(self, text: str, key_path: Sequence[str], name: str, entry: object) -> str:
+        """Return *text* with *entry* as member *name* of the object at *key_path*, which is made if it is missing."""
         cut = _Blanked(text, self)
         if not cut.plain.strip():
-            return _whole(text, _nested([*place, name], value))
+            return _whole(text, _nested([*key_path, name], entry))
         start = cut.root()
-        for depth, key in enumerate(place):
+        for depth, key in enumerate(key_path):
             member = cut.find(start, key)
             if member is None:
-                return cut.insert(start, _nested([*place[depth + 1 :], name], value), key)
+                return cut.insert(start, _nested([*key_path[depth + 1 :], name], entry), key)
             start = member.value
         member = cut.find(start, name)
         if member is None:
-            return cut.insert(start, value, name)
-        spelt = _spelt(value, cut.unit(), cut.indentation(member.value), cut.newline)
-        return text[: member.value] + spelt + text[member.end :]
+            return cut.insert(start, entry, name)
+        new = _to_json(entry, cut.unit(), cut.indentation(member.value), cut.newline)
+        return text[: member.value] + new + text[member.end :]
 
-    def drop(self, text: str, place: Sequence[str], name: str) -> str:
-        """Return *text* without the member *name*, which is there, of the object at *place*."""
+    def remove(self, text: str, key_path: Sequence[str], name: str) -> str:
+        """Return *text* without the member *name*, which it has, of the object at *key_path*."""
         cut = _Blanked(text, self)
-        start = cut.at(place)
+        start = cut.at(key_path)
         return cut.remove(start, [member.key for member in cut.members(start)[0]].index(name))
 
-    def append(self, text: str, place: Sequence[str], value: object) -> str:
-        """Return *text* with *value* as the last element of the array at *place*, which is made if it is not there."""
+    def append(self, text: str, key_path: Sequence[str], value: object) -> str:
+        """Return *text* with *value* as the last element of the array at *key_path*, which is made if it is missing."""
         cut = _Blanked(text, self)
-        found: Any = self.load(text)
-        for key in place:
+        found: Any = self.parse(text)
+        for key in key_path:
             found = found.get(key) if isinstance(found, dict) else None
         if not isinstance(found, list):
-            return self.put(text, place[:-1], place[-1], [value])
-        return cut.insert(cut.at(place), value)
+            return self.put(text, key_path[:-1], key_path[-1], [value])
+        return cut.insert(cut.at(key_path), value)
 
-    def drop_element(self, text: str, place: Sequence[str], index: int) -> str:
-        """Return *text* without the element *index*, which is there, of the array at *place*."""
+    def remove_element(self, text: str, key_path: Sequence[str], index: int) -> str:
+        """Return *text* without the element *index*, which it has, of the array at *key_path*."""
         cut = _Blanked(text, self)
-        return cut.remove(cut.at(place), index)
+        return cut.remove(cut.at(key_path), index)
 
-    def show(self, place: Sequence[str], name: str, value: object) -> str:
-        """Return what to paste into an empty file."""
-        return _whole("", _nested([*place, name], value))
+    def snippet(self, key_path: Sequence[str], name: str, entry: object) -> str:
+        """Return the text of a new file with the server *name* alone, for pasting."""
+        return _whole("", _nested([*key_path, name], entry))
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A member of an object, or an element of an array (then *key* is `None`), as offsets."""
+    """The offsets of a member of an object, or of an element of an array (then *key* is `None`)."""
 
     key: str | None
     start: int
@@ -109,48 +111,50 @@ class _Member:
 
 
 class _Blanked:
-    """A text, and the same with comments and trailing commas replaced by as many spaces."""
+    """A text, and *plain*: the same with each character of comments and trailing commas replaced by a space."""
 
     def __init__(self, text: str, form: JsonText) -> None:
         self.text, self.newline = text, "\r\n" if "\r\n" in text else "\n"
-        self.trailing: set[int] = set()
-        self.remarks: list[tuple[int, int]] = []
-        self.plain = _COMMENT.sub(self._comment, text) if form.comments else text
-        if form.trailing:
-            self.plain = _TRAILING.sub(self._comma, self.plain)
+        self.trailing_commas: set[int] = set()
+        self.line_comments: list[tuple[int, int]] = []
+        self.plain = _COMMENT.sub(self._blank_comment, text) if form.comments else text
+        if form.trailing_commas:
+            self.plain = _TRAILING_COMMA.sub(self._blank_comma, self.plain)
 
-    def _comment(self, match: re.Match[str]) -> str:
+    def _blank_comment(self, match: re.Match[str]) -> str:
         if match[0].startswith('"'):
             return match[0]
         if match[0].startswith("//"):
-            self.remarks.append(match.span())
+            self.line_comments.append(match.span())
         return re.sub(r"[^\r\n]", " ", match[0])
 
-    def _comma(self, match: re.Match[str]) -> str:
+    def _blank_comma(self, match: re.Match[str]) -> str:
         if match[0] != ",":
             return match[0]
-        self.trailing.add(match.start())
+        self.trailing_commas.add(match.start())
         return " "
 
     def root(self) -> int:
+        """Return where the value of the whole text starts."""
         return self._skip(0)
 
-    def at(self, place: Sequence[str]) -> int:
-        """Return where the value at *place*, which is there, starts."""
+    def at(self, key_path: Sequence[str]) -> int:
+        """Return where the value at *key_path*, which exists, starts."""
         start = self.root()
-        for key in place:
+        for key in key_path:
             member = self.find(start, key)
-            assert member is not None, "its caller has looked"
+            assert member is not None, "the caller has checked that it exists"
             start = member.value
         return start
 
     def find(self, start: int, key: str) -> _Member | None:
+        """Return the member *key* of the object at *start*, if it has one."""
         if self.plain[start] != "{":
-            raise Unfit("has something else than an object where our entry belongs")
+            raise UneditableTextError("has something else than an object where the entry belongs")
         return next((member for member in self.members(start)[0] if member.key == key), None)
 
     def members(self, start: int) -> tuple[list[_Member], int]:
-        """Return what the object or array at *start* holds, and where its bracket closes."""
+        """Return the members of the object or array at *start*, and where its closing bracket is."""
         keyed, found = self.plain[start] == "{", []
         position = self._skip(start + 1)
         while self.plain[position] not in "}]":
@@ -175,12 +179,12 @@ class _Blanked:
             piece = f", {named}{_compact(value)}" if comma is None else f" {named}{_compact(value)},"
             return text[:end] + piece + text[end:]
         base, unit = self.indentation(start), self.unit()
-        child = self._alone_in_line(members[0].start) if members else None
+        child = self._indentation_of_first_in_line(members[0].start) if members else None
         if child is None:
             child = base + unit
-        # After the last comment too: it is about what stands before it.
+        # After the last comment too, which is about the member before it.
         tail = len(text[:close].rstrip())
-        piece = f"{self.newline}{child}{named}{_spelt(value, unit, child, self.newline)}"
+        piece = f"{self.newline}{child}{named}{_to_json(value, unit, child, self.newline)}"
         if comma is not None:
             piece += ","
         if not members and "\n" not in text[tail:close]:
@@ -189,7 +193,7 @@ class _Blanked:
         return text[:last] + ("," if members and comma is None else "") + text[last:tail] + piece + text[tail:]
 
     def remove(self, start: int, index: int) -> str:
-        """Return the text without member *index* of what is at *start*: what `insert` put there goes as it came."""
+        """Return the text without member *index* of the object or array at *start*; this undoes `insert` to the byte."""
         text, (members, close) = self.text, self.members(start)
         member, last = members[index], index == len(members) - 1
         cut = len(text[: member.start].rstrip())
@@ -197,8 +201,8 @@ class _Blanked:
         end = member.end if comma is None else comma + 1
         follows = re.split(r"[\r\n]", text[end:], maxsplit=1)[0].strip() != ""
         rest = text[end:]
-        if follows and (not last or any(first < cut <= end for first, end in self.remarks)):
-            # What follows in the same line must not slide into a comment before it.
+        if follows and (not last or any(first < cut <= end for first, end in self.line_comments)):
+            # Do not move the rest of the line into a comment before it.
             cut, rest = member.start, rest.lstrip(" \t")
         head = text[:cut]
         if last and index and comma is None:
@@ -209,38 +213,41 @@ class _Blanked:
         return head + rest
 
     def indentation(self, position: int) -> str:
-        """Return the white space at the beginning of the line of *position*."""
+        """Return the white space at the start of the line that has *position*."""
         line = self.text[self.text.rfind("\n", 0, position) + 1 : position]
         return line[: len(line) - len(line.lstrip(" \t"))]
 
     def unit(self) -> str:
-        """Return by what the file indents: what stands before the first member of the whole."""
+        """Return one step of the file's indentation, taken from the first member of the whole."""
         members, _ = self.members(self.root())
-        return (self._alone_in_line(members[0].start) if members else None) or "  "
+        return (self._indentation_of_first_in_line(members[0].start) if members else None) or "  "
 
-    def _alone_in_line(self, position: int) -> str | None:
+    def _indentation_of_first_in_line(self, position: int) -> str | None:
+        """Return the white space before *position* if nothing else stands before it in its line."""
         line = self.text[self.text.rfind("\n", 0, position) + 1 : position]
         return line if "\n" in self.text[:position] and not line.strip(" \t") else None
 
     def _trailing_comma(self, members: list[_Member], close: int) -> int | None:
-        return next((at for at in self.trailing if members and members[-1].end <= at < close), None)
+        return next((at for at in self.trailing_commas if members and members[-1].end <= at < close), None)
 
     def _skip(self, position: int) -> int:
         found = _SPACE.match(self.plain, position)
-        assert found is not None, "nothing is some white space too"
+        assert found is not None, "the pattern matches the empty string"
         return found.end()
 
 
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise Unfit(f"has the key {next(key for key in keys if keys.count(key) > 1)!r} twice in one object")
+        raise UneditableTextError(
+            f"has the key {next(key for key in keys if keys.count(key) > 1)!r} twice in one object"
+        )
     return found
 
 
-def _no_constants(name: str) -> NoReturn:
-    raise Unfit(f"is no valid JSON: it says {name}")
+def _refuse_constant(name: str) -> NoReturn:
+    raise UneditableTextError(f"is not valid JSON: it has {name}")
 
 
 def _nested(path: Sequence[str], value: object) -> object:
@@ -249,7 +256,7 @@ def _nested(path: Sequence[str], value: object) -> object:
     return value
 
 
-def _spelt(value: object, unit: str, indentation: str, newline: str) -> str:
+def _to_json(value: object, unit: str, indentation: str, newline: str) -> str:
     return json.dumps(value, indent=unit, ensure_ascii=False).replace("\n", newline + indentation)
 
 
@@ -260,4 +267,4 @@ def _compact(value: object) -> str:
 def _whole(text: str, value: object) -> str:
     newline = "\r\n" if "\r\n" in text else "\n"
     gap = newline if text.strip() and not text.endswith("\n") else ""
-    return text + gap + _spelt(value, "  ", "", newline) + newline
+    return text + gap + _to_json(value, "  ", "", newline) + newline

@@ -1,4 +1,4 @@
-"""TOML, edited in place: what is not ours keeps every byte."""
+"""Edits TOML in place: everything else keeps every byte."""
 
 from __future__ import annotations
 
@@ -7,77 +7,82 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from mcp_claims.hosts.format import Unfit
+import tomlkit
+
+from mcp_claims.hosts.errors import UneditableTextError
 
 
 class TomlText:
     """TOML with a table for each server, as in `[mcp_servers.claims]`.
 
-    A table is added at the end and removed as lines.  tomlkit does what is written in other ways (inline tables, dotted
-    keys), but it takes comments that stand before the next table for ours, so it comes second.
+    A table is added at the end of the file and removed as lines.  tomlkit edits servers that are written otherwise (inline
+    tables, dotted keys); it is the second choice, since it moves comments that stand before the next table.
     """
 
-    fresh: ClassVar[dict[str, Any]] = {}
+    skeleton: ClassVar[dict[str, Any]] = {}
 
-    def load(self, text: str) -> dict[str, Any]:
-        """Return what *text* says.  Raises `Unfit` for what does not parse."""
+    def parse(self, text: str) -> dict[str, Any]:
+        """Return the document in *text*.  Raises `UneditableTextError` if it does not parse."""
         try:
             return tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise Unfit(f"is no valid TOML: {error}") from error
+            raise UneditableTextError(f"is not valid TOML: {error}") from error
         except ValueError as error:  # A number with thousands of digits.
-            raise Unfit(f"cannot be read ({error})") from error
+            raise UneditableTextError(f"cannot be read ({error})") from error
         except RecursionError as error:
-            raise Unfit("is nested too deeply") from error
+            raise UneditableTextError("is nested too deeply") from error
 
-    def entries(self, tree: Any, place: Sequence[str]) -> dict[str, Any]:
+    def servers(self, tree: Any, key_path: Sequence[str]) -> dict[str, Any]:
         """Return the servers in *tree* by name."""
-        for key in place:
+        for key in key_path:
             tree = tree.get(key, {})
             if not isinstance(tree, dict):
-                raise Unfit(f"has something else than a table as {key!r}")
+                raise UneditableTextError(f"has something else than a table as {key!r}")
         return dict(tree)
 
-    def put(self, text: str, place: Sequence[str], name: str, value: dict[str, Any]) -> str:
-        """Return *text* with a table of its own for the server *name*."""
+    def put(self, text: str, key_path: Sequence[str], name: str, entry: dict[str, Any]) -> str:
+        """Return *text* with *entry* as the table of the server *name*."""
         newline = "\r\n" if "\r\n" in text else "\n"
-        if name in self.entries(self.load(text), place):
-            return self._replaced(text, place, name, value, newline) or _by_tomlkit(text, place, name, value)
-        table = self.show(place, name, value).replace("\n", newline)
-        # A file that does not end in a line break does not do so afterwards: `drop` can tell then what was there.
+        if name in self.servers(self.parse(text), key_path):
+            replaced = self._replace_table(text, key_path, name, entry, newline)
+            return _edit_with_tomlkit(text, key_path, name, entry) if replaced is None else replaced
+        table = self.snippet(key_path, name, entry).replace("\n", newline)
+        # A file that lacks a final line break goes without one, so that `remove` restores it to the byte.
         whole = not text or text.endswith("\n")
         after = text + ("" if not text else newline if whole else newline * 2) + (table if whole else table.rstrip())
-        return after if _parses(after) else _by_tomlkit(text, place, name, value)
+        return after if _parses(after) else _edit_with_tomlkit(text, key_path, name, entry)
 
-    def _replaced(self, text: str, place: Sequence[str], name: str, value: dict[str, Any], newline: str) -> str | None:
-        """Return *text* with other lines in the table of *name*; `None` if it is no table with lines of its own."""
+    def _replace_table(
+        self, text: str, key_path: Sequence[str], name: str, entry: dict[str, Any], newline: str
+    ) -> str | None:
+        """Return *text* with new lines in the table of *name*; `None` if that is not a table with lines of its own."""
         lines = text.splitlines(keepends=True)
-        tables = list(_tables(lines, [*place, name]))
+        tables = list(_tables(lines, [*key_path, name]))
         if not tables or not re.match(r"[^#]*" + re.escape(name) + r"[\"']?\s*\]", lines[tables[0][0]]):
             return None
         first, end = tables[0]
-        below = {key for key, each in value.items() if isinstance(each, dict)} if len(tables) > 1 else set()
-        shown = self.show(place, name, {key: each for key, each in value.items() if key not in below})
-        table = [line + newline for line in shown.splitlines()[1:]]
+        subtables = {key for key, each in entry.items() if isinstance(each, dict)} if len(tables) > 1 else set()
+        snippet = self.snippet(key_path, name, {key: each for key, each in entry.items() if key not in subtables})
+        table = [line + newline for line in snippet.splitlines()[1:]]
         if not lines[end - 1].endswith("\n"):
             table[-1] = table[-1].rstrip()
         return "".join(lines[: first + 1] + table + lines[end:])
 
-    def drop(self, text: str, place: Sequence[str], name: str) -> str:
-        """Return *text* without the tables of the server *name*."""
-        without = _without_tables(text, [*place, name])
-        if _parses(without) and name not in self.entries(tomllib.loads(without), place):
+    def remove(self, text: str, key_path: Sequence[str], name: str) -> str:
+        """Return *text* without the tables of the server *name*, which it has."""
+        without = _without_tables(text, [*key_path, name])
+        if _parses(without) and name not in self.servers(tomllib.loads(without), key_path):
             return without
-        return _by_tomlkit(text, place, name, None)
+        return _edit_with_tomlkit(text, key_path, name, None)
 
-    def show(self, place: Sequence[str], name: str, value: dict[str, Any]) -> str:
-        """Return the table as text."""
-        lines = [f"{key} = {_spelt(each)}" for key, each in value.items()]
-        return "\n".join([f"[{'.'.join([*place, name])}]", *lines, ""])
+    def snippet(self, key_path: Sequence[str], name: str, entry: dict[str, Any]) -> str:
+        """Return the table of the server *name*, for pasting."""
+        lines = [f"{key} = {_to_toml(each)}" for key, each in entry.items()]
+        return "\n".join([f"[{'.'.join([*key_path, name])}]", *lines, ""])
 
 
 def _without_tables(text: str, path: Sequence[str]) -> str:
-    """Return *text* without the tables at and below *path*, and without the empty line before each."""
+    """Return *text* without the tables at and below *path*, and without the empty line before each of them."""
     lines = text.splitlines(keepends=True)
     for first, end in reversed(list(_tables(lines, path))):
         before = lines[:first]
@@ -90,18 +95,18 @@ def _without_tables(text: str, path: Sequence[str]) -> str:
 
 
 def _tables(lines: Sequence[str], path: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield the first line of each table at or below *path* and the one after its last key."""
+    """Yield the numbers of the header line of each table at or below *path*, and of the line after its last key."""
     keys = r"\s*\.\s*".join(rf"""["']?{re.escape(key)}["']?""" for key in path)
-    ours = re.compile(rf"\s*\[\s*{keys}\s*(\.[^\]]*)?\]\s*(#.*)?$")
+    header = re.compile(rf"\s*\[\s*{keys}\s*(\.[^\]]*)?\]\s*(#.*)?$")
 
     def is_header(at: int) -> bool:
-        # In a string or a list of several lines it only looks like one; what comes before does not parse then.
+        # Inside a string or array of several lines it only looks like a header; the lines before do not parse then.
         return re.match(r"\s*\[", lines[at]) is not None and _parses("".join(lines[:at]))
 
     for first, line in enumerate(lines):
-        if ours.match(line) and is_header(first):
+        if header.match(line) and is_header(first):
             end = next((at for at in range(first + 1, len(lines)) if is_header(at)), len(lines))
-            # Comments and empty lines after the last key are about what comes next.
+            # Comments and empty lines after the last key belong to the next table.
             while end > first + 1 and re.match(r"\s*(#.*)?$", lines[end - 1]):
                 end -= 1
             yield first, end
@@ -115,9 +120,7 @@ def _parses(text: str) -> bool:
     return True
 
 
-def _spelt(value: object) -> str:
-    import tomlkit
-
+def _to_toml(value: object) -> str:
     if isinstance(value, dict):
         table = tomlkit.inline_table()
         table.update(value)
@@ -125,27 +128,29 @@ def _spelt(value: object) -> str:
     return tomlkit.item(value).as_string()
 
 
-def _by_tomlkit(text: str, place: Sequence[str], name: str, value: dict[str, Any] | None) -> str:
-    """Do it with tomlkit.  Raises `Unfit` if it moves or drops lines that are not ours, as it can with tables apart."""
-    import tomlkit
+def _edit_with_tomlkit(text: str, key_path: Sequence[str], name: str, entry: dict[str, Any] | None) -> str:
+    """Return *text* with *entry* as the server *name*, or without that server if *entry* is `None`.
 
+    Raises `UneditableTextError` if tomlkit moves or loses other lines, as it does with tables that stand apart.
+    """
     document = tomlkit.parse(text)
     table: Any = document
-    for key in place:
+    for key in key_path:
         table = table[key]
-    if value is None:
+    if entry is None:
         del table[name]
     elif name not in table:
         table[name] = tomlkit.inline_table()
-        table[name].update(value)
+        table[name].update(entry)
     else:
-        for key, each in value.items():
+        for key, each in entry.items():
             if table[name].get(key) != each:
                 table[name][key] = each
     after = tomlkit.dumps(document)
-    theirs = [line for line in text.splitlines() if name not in line]
-    if value is not None and all(character in rest for rest in [iter(after)] for character in text):
-        return after
-    if [line for line in after.splitlines() if line in set(theirs)] != theirs:
-        raise Unfit("is written in a way that cannot be edited safely")
+    rest = iter(after)
+    if entry is not None and all(character in rest for character in text):
+        return after  # Only added to.
+    others = [line for line in text.splitlines() if name not in line]
+    if [line for line in after.splitlines() if line in set(others)] != others:
+        raise UneditableTextError("is written in a way that cannot be edited safely")
     return after

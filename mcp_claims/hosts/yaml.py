@@ -1,4 +1,4 @@
-"""YAML, edited in place: what is not ours keeps every byte."""
+"""Edits YAML in place: everything else keeps every byte."""
 
 from __future__ import annotations
 
@@ -6,92 +6,82 @@ import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from mcp_claims.hosts.format import Unfit
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mcp_claims.hosts.errors import UneditableTextError
 
 
 class YamlText:
-    """YAML with a list of servers in which each says its `name`, as `mcpServers` of Continue.
+    """YAML with a list of servers, each with its `name`, such as `mcpServers` of Continue.
 
-    Round-trip libraries write the file anew, with indentation of their own.  So the parser only tells where things are,
-    and lines are put in or taken out there.
+    Round-trip libraries rewrite the file with an indentation of their own.  So the parser only finds the offsets, and
+    whole lines are inserted and removed there.
     """
 
-    # Continue wants them in every file.
-    fresh: ClassVar[dict[str, Any]] = {"name": "Local Config", "version": "1.0.0", "schema": "v1"}
+    # Continue requires these in every file.
+    skeleton: ClassVar[dict[str, Any]] = {"name": "Local Config", "version": "1.0.0", "schema": "v1"}
 
-    def load(self, text: str) -> dict[str, Any]:
-        """Return what *text* says; nothing at all counts as an empty mapping.  Raises `Unfit` for what does not parse."""
-        from ruamel.yaml import YAML
-        from ruamel.yaml.error import YAMLError
-
+    def parse(self, text: str) -> dict[str, Any]:
+        """Return the mapping in *text*; an empty text is `{}`.  Raises `UneditableTextError` if it does not parse."""
         try:
             tree = YAML(typ="safe", pure=True).load(text)
         except YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f" in line {mark.line + 1}" if mark else ""
-            raise Unfit(f"is no valid YAML: {getattr(error, 'problem', None) or 'it cannot be read'}{where}") from error
+            problem = getattr(error, "problem", None) or "it cannot be read"
+            raise UneditableTextError(f"is not valid YAML: {problem}{where}") from error
         except ValueError as error:  # A number with thousands of digits.
-            raise Unfit(f"cannot be read ({error})") from error
+            raise UneditableTextError(f"cannot be read ({error})") from error
         except RecursionError as error:
-            raise Unfit("is nested too deeply") from error
+            raise UneditableTextError("is nested too deeply") from error
         if tree is None:
             return {}
         if not isinstance(tree, dict):
-            raise Unfit("holds no YAML mapping")
+            raise UneditableTextError("is not a YAML mapping")
         return tree
 
-    def entries(self, tree: Any, place: Sequence[str]) -> dict[str, Any]:
-        """Return the servers in *tree* by name; one that says no name counts by its position."""
-        (key,) = place
+    def servers(self, tree: Any, key_path: Sequence[str]) -> dict[str, Any]:
+        """Return the servers in *tree* by name; one without a name gets a label from its position."""
+        (key,) = key_path
         servers = tree.get(key) or []
         if not isinstance(servers, list):
-            raise Unfit(f"has something else than a list as {key!r}")
+            raise UneditableTextError(f"has something else than a list as {key!r}")
         found: dict[str, Any] = {}
         for position, server in enumerate(servers):
             name = server.get("name") if isinstance(server, dict) else None
             label = name if isinstance(name, str) else f"\0{position}"
             if label in found:
-                raise Unfit(f"has two servers {label!r}")
+                raise UneditableTextError(f"has two servers {label!r}")
             found[label] = {k: v for k, v in server.items() if k != "name"} if label == name else server
         return found
 
-    def put(self, text: str, place: Sequence[str], name: str, value: dict[str, Any]) -> str:
-        """Return *text* with an item for the server *name*."""
+    def put(self, text: str, key_path: Sequence[str], name: str, entry: dict[str, Any]) -> str:
+        """Return *text* with *entry* as the item of the server *name*."""
         newline = "\r\n" if "\r\n" in text else "\n"
-        if not self.load(text):
-            return _ended(text, newline) + self.show(place, name, value).replace("\n", newline)
-        key, servers = _servers(text, place[0])
+        if not self.parse(text):
+            return _with_final_newline(text, newline) + self.snippet(key_path, name, entry).replace("\n", newline)
+        key, servers = _find_servers(text, key_path[0])
         if servers is None or (servers.flow_style and not servers.value):
-            return self._begin(text, key, servers, place[0], _lines(name, value), newline)
+            return _put_first(text, key, servers, key_path[0], _item(name, entry), newline)
         if servers.flow_style:
-            raise Unfit("has its servers in one line")
-        items = [item for item in servers.value if _name_of(item) == name]
+            raise UneditableTextError("has its servers in flow style, in one line")
+        item = next((item for item in servers.value if _name_of(item) == name), None)
         indentation = " " * servers.start_mark.column
-        piece = "".join(f"{indentation}{line}{newline}" for line in _lines(name, value))
-        if items:
-            start, end = _item_lines(text, items[0])
+        piece = "".join(f"{indentation}{line}{newline}" for line in _item(name, entry))
+        if item is not None:
+            start, end = _item_lines(text, item)
             return text[:start] + (piece if text[:end].endswith("\n") else piece.removesuffix(newline)) + text[end:]
         end = _item_lines(text, servers.value[-1])[1]
         if not text[:end].endswith("\n"):
             return text[:end] + newline + piece.removesuffix(newline) + text[end:]
         return text[:end] + piece + text[end:]
 
-    def _begin(self, text: str, key: Any, servers: Any, named: str, lines: list[str], newline: str) -> str:
-        """Return *text* with the first server in it."""
-        items = newline.join(f"  {line}" for line in lines)
-        if key is None:
-            whole = not text or text.endswith("\n")
-            return text + ("" if whole else newline) + f"{named}:{newline}{items}" + (newline if whole else "")
-        start, end = (servers.start_mark.index, servers.end_mark.index) if servers else (text.index(":", key) + 1,) * 2
-        line_end = text.find("\n", end)
-        rest = text[end : line_end if line_end >= 0 else len(text)].rstrip("\r")
-        return text[:start].rstrip(" ") + rest + newline + items + text[end + len(rest) :]
-
-    def drop(self, text: str, place: Sequence[str], name: str) -> str:
-        """Return *text* without the item of the server *name*, and without an empty list."""
-        key, servers = _servers(text, place[0])
+    def remove(self, text: str, key_path: Sequence[str], name: str) -> str:
+        """Return *text* without the item of the server *name*, which it has; the last item takes the list with it."""
+        key, servers = _find_servers(text, key_path[0])
         if servers.flow_style:
-            raise Unfit("has its servers in one line")
+            raise UneditableTextError("has its servers in flow style, in one line")
         item = next(item for item in servers.value if _name_of(item) == name)
         start, end = _item_lines(text, item)
         if len(servers.value) == 1:
@@ -100,16 +90,28 @@ class YamlText:
             return text[:start].removesuffix("\n").removesuffix("\r")
         return text[:start] + text[end:]
 
-    def show(self, place: Sequence[str], name: str, value: dict[str, Any]) -> str:
-        """Return what to paste into an empty file."""
-        head = [f"{key}: {each}" for key, each in self.fresh.items()]
-        return "\n".join([*head, f"{place[0]}:", *(f"  {line}" for line in _lines(name, value)), ""])
+    def snippet(self, key_path: Sequence[str], name: str, entry: dict[str, Any]) -> str:
+        """Return the text of a new file with the server *name* alone, for pasting."""
+        head = [f"{key}: {each}" for key, each in self.skeleton.items()]
+        return "\n".join([*head, f"{key_path[0]}:", *(f"  {line}" for line in _item(name, entry)), ""])
 
 
-def _lines(name: str, value: dict[str, Any]) -> list[str]:
-    """Return the item as lines; a scalar in JSON is the same in YAML."""
+def _put_first(text: str, key: int | None, servers: Any, key_name: str, item: list[str], newline: str) -> str:
+    """Return *text* with its first server; *key* and *servers* are where the key and the empty list stand, if they do."""
+    lines = newline.join(f"  {line}" for line in item)
+    if key is None:
+        complete = not text or text.endswith("\n")
+        return text + ("" if complete else newline) + f"{key_name}:{newline}{lines}" + (newline if complete else "")
+    start, end = (servers.start_mark.index, servers.end_mark.index) if servers else (text.index(":", key) + 1,) * 2
+    line_end = text.find("\n", end)
+    comment = text[end : line_end if line_end >= 0 else len(text)].rstrip("\r")
+    return text[:start].rstrip(" ") + comment + newline + lines + text[end + len(comment) :]
+
+
+def _item(name: str, entry: dict[str, Any]) -> list[str]:
+    """Return the lines of an item; a JSON scalar is a YAML scalar too."""
     lines = [f"- name: {name}"]
-    for key, each in value.items():
+    for key, each in entry.items():
         if isinstance(each, list):
             lines += [f"  {key}:", *(f"    - {json.dumps(one, ensure_ascii=False)}" for one in each)]
         else:
@@ -117,17 +119,15 @@ def _lines(name: str, value: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _servers(text: str, named: str) -> tuple[int | None, Any]:
-    """Return where the key of the servers starts, and their node; `None` for what is not there."""
-    from ruamel.yaml import YAML
-
+def _find_servers(text: str, key_name: str) -> tuple[int | None, Any]:
+    """Return where the key of the servers starts, and the node of the list; `None` for what is missing."""
     root: Any = YAML(typ="safe", pure=True).compose(text)
     if root.flow_style or text[root.end_mark.index :].strip():
-        raise Unfit("is not written as one block of YAML")
+        raise UneditableTextError("is not one YAML document in block style")
     for key, value in root.value:
-        if key.value == named:
+        if key.value == key_name:
             if value.anchor or (value.start_mark.index < key.start_mark.index):
-                raise Unfit("has an alias where the servers belong")
+                raise UneditableTextError("has an alias where the servers belong")
             return key.start_mark.index, None if value.tag.endswith(":null") else value
     return None, None
 
@@ -139,7 +139,7 @@ def _name_of(item: Any) -> str | None:
 
 
 def _item_lines(text: str, item: Any) -> tuple[int, int]:
-    """Return where the lines of an item of a list in block style begin and end, comments at its end not included."""
+    """Return where the lines of an item of a block-style list start and end, without the comments after it."""
     start = text.rfind("\n", 0, item.start_mark.index) + 1
     last = item
     while last.id != "scalar" and not last.flow_style and last.value:
@@ -151,5 +151,5 @@ def _item_lines(text: str, item: Any) -> tuple[int, int]:
     return start, line_end + 1 if line_end >= 0 else len(text)
 
 
-def _ended(text: str, newline: str) -> str:
+def _with_final_newline(text: str, newline: str) -> str:
     return text + newline if text and not text.endswith("\n") else text

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from mcp_claims.doctor import Finding, Level, filesystem
-from mcp_claims.doctor.filesystem import examine_file_system, kind_of
-from mcp_claims.doctor.liveness import examine_identity
+from mcp_claims.doctor.filesystem import check_file_system, kind_of
+from mcp_claims.doctor.liveness import check_liveness
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import Moment, Proof
@@ -80,7 +80,7 @@ def test_where_all_is_well_each_check_says_so_and_nothing_changes(claims: Path) 
     lines = done.stdout.splitlines()
     assert [line[6:].split("  ")[0] for line in lines] == CHECKS
     assert all(line.startswith("ok ") for line in lines), done.stdout
-    assert "1 live, 0 expired or orphaned" in done.stdout
+    assert "1 held, 0 expired or orphaned" in done.stdout
     assert contents(claims) == before
 
 
@@ -110,7 +110,7 @@ def test_a_name_that_is_too_long_is_a_finding(tmp_path: Path) -> None:
         ("claims/default", 0o500, "claims", "default cannot be written by this user"),
         ("claims/default", 0o600, "claims", "default cannot be written by this user"),
         ("claims", 0o400, "claims", "claims (chosen by a test) cannot be written by this user"),
-        ("claims", 0o000, "claims/inside/of/it", "cannot be looked at: Permission denied"),
+        ("claims", 0o000, "claims/inside/of/it", "cannot be examined: Permission denied"),
     ],
 )
 def test_what_this_user_may_not_enter_or_write_is_a_finding(
@@ -119,19 +119,19 @@ def test_what_this_user_may_not_enter_or_write_is_a_finding(
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from mcp_claims.doctor import Level, diagnose\n"
+        "from mcp_claims.doctor import Level, run_checks\n"
         "from mcp_claims.session.identity import process_session\n"
         "from mcp_claims.stores.files.store import FileStore\n"
         "here, closed, mode, examine = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]\n"
         # All is imported; nobody else may read the interpreter's files, and nothing keeps root from looking.
-        "list(diagnose(here, 'a test'))\n"
+        "list(run_checks(here, 'a test'))\n"
         "if os.geteuid() == 0:\n"
         "    os.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
         "process_session(FileStore(here / 'claims')).try_claim('red')\n"
         "(here / closed).chmod(mode)\n"
         "sys.executable = '/bin/false'\n"
         "try:\n"
-        "    findings = list(diagnose(here / examine, 'a test'))\n"
+        "    findings = list(run_checks(here / examine, 'a test'))\n"
         "finally:\n"
         "    (here / closed).chmod(0o700)\n"
         "print(*(finding.what for finding in findings if finding.level is Level.FAILURE), sep='\\n')\n"
@@ -186,7 +186,7 @@ HARM: dict[str, tuple[Callable[[Path], object], int, str, str]] = {
         "red.json (not JSON",
     ),
     "another file": (lambda claims: (claims / "notes.txt").write_text("x"), 0, "entries", "notes.txt"),
-    "a damaged mark": (lambda claims: (claims / "default" / ".lock").write_text("x"), 0, "locks", "generation mark"),
+    "a damaged mark": (lambda claims: (claims / "default" / ".lock").write_text("x"), 0, "locks", "generation counter"),
     "a mark that nobody can open": (lambda claims: _link_the_lock_away(claims), 1, "locks", "cannot be opened"),
     "a lock that leads nowhere": (lambda claims: _replace_the_lock(claims, "link"), 1, "locks", "cannot be opened"),
     "a lock that is a pipe": (lambda claims: _replace_the_lock(claims, "pipe"), 1, "locks", "is not a file"),
@@ -233,7 +233,7 @@ def test_an_expiry_that_nobody_can_have_asked_for_is_found(claims: Path) -> None
     claim = granted(session, "green")
     far = claim.expires._replace(wall=claim.expires.wall + timedelta(days=9), ticks=claim.expires.ticks + 9 * 86_400)
     (claims / "default" / "green.json").write_bytes(to_json(claim._replace(expires=far)))
-    assert "later than anybody can have asked for" in examined(claims)[1][0]["what"]
+    assert "later than the longest TTL allows" in examined(claims)[1][0]["what"]
 
 
 def test_a_claim_from_the_future_is_found(claims: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_lock_that_a_stopped_process_keeps_is_told_with_the_process(claims: Pa
     with stopped_inside(claims / "default") as pid:
         code, bad = examined(claims)
     assert code == 1
-    assert f"default/.lock is kept by process {pid}" in bad[0]["what"]
+    assert f"default/.lock is locked by process {pid}" in bad[0]["what"]
 
 
 MOUNTS = """\
@@ -285,7 +285,7 @@ def test_a_file_system_of_several_machines_is_warned_about(
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS.format(kind=kind))
     monkeypatch.setattr(filesystem, "kind_of", lambda _, mounts: kind_of(Path("/home/ada/net/claims"), mounts))
-    findings = list(examine_file_system(tmp_path / "claims", mounts))
+    findings = list(check_file_system(tmp_path / "claims", mounts))
     assert [finding.level for finding in findings if finding.check == "file system"] == [Level.WARNING]
 
 
@@ -304,7 +304,7 @@ def test_the_kind_of_the_nearest_mount_is_taken(tmp_path: Path) -> None:
 
 def findings_with(fs: type[FileSystem], directory: Path, monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     monkeypatch.setattr(filesystem, "FileSystem", fs)
-    return [finding for finding in examine_file_system(directory) if finding.level is Level.FAILURE]
+    return [finding for finding in check_file_system(directory) if finding.level is Level.FAILURE]
 
 
 def test_a_lock_that_keeps_nobody_out_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +342,7 @@ class Secretive:
 
 
 def test_where_death_cannot_be_proved_it_is_said_what_is_missing() -> None:
-    clocks, identity = examine_identity(Secretive(local_machine(), boot=None, start=None))
+    clocks, identity = check_liveness(Secretive(local_machine(), boot=None, start=None))
     assert (clocks.level, identity.level) == (Level.WARNING, Level.WARNING)
     assert "the boot, the start time cannot be read" in identity.what
 
@@ -360,7 +360,7 @@ def test_in_the_layout_of_agent_awareness_its_directory_is_what_is_examined(tmp_
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert str(directory) in done.stdout and "1 live" in done.stdout and "not made by" not in done.stdout
+    assert str(directory) in done.stdout and "1 held" in done.stdout and "not made by" not in done.stdout
 
 
 def test_a_directory_whose_name_is_no_text_is_examined_all_the_same(tmp_path: Path) -> None:
@@ -368,4 +368,4 @@ def test_a_directory_whose_name_is_no_text_is_examined_all_the_same(tmp_path: Pa
     granted(process_session(FileStore(directory)), "red")
     done = doctor(directory)
     assert done.returncode == 0, done.stderr
-    assert "1 live" in done.stdout
+    assert "1 held" in done.stdout

@@ -11,53 +11,77 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.doctor import Finding, Level
-from mcp_claims.doctor.hosts import examine_hosts
-from mcp_claims.hosts import HOSTS, Launch, Surroundings, install
+from mcp_claims.doctor.hosts import check_hosts
+from mcp_claims.hosts import HOSTS, Launch, UserEnvironment, install
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 SERVER = Launch(sys.executable, ("-P", "-m", "mcp_claims", "serve"))
 
 
 @pytest.fixture
-def where(tmp_path: Path) -> Surroundings:
-    return Surroundings(tmp_path, "linux", {**PYTHON_ENVIRONMENT, "HOME": str(tmp_path), "XDG_CONFIG_HOME": ""})
+def user(tmp_path: Path) -> UserEnvironment:
+    return UserEnvironment(tmp_path, "linux", {**PYTHON_ENVIRONMENT, "HOME": str(tmp_path), "XDG_CONFIG_HOME": ""})
 
 
-def found(where: Surroundings, patience: float = 30) -> dict[str, Finding]:
-    return {finding.check: finding for finding in examine_hosts(where, patience)}
+def findings_of(user: UserEnvironment, timeout: float = 30) -> dict[str, Finding]:
+    return {finding.check: finding for finding in check_hosts(user, timeout)}
 
 
-def told(where: Surroundings, *arguments: str, host: str = "cursor") -> None:
-    """Let *host* start a Python of ours with *arguments* as if that were the server."""
-    install(HOSTS[host], where, "claims", Launch(sys.executable, (*arguments, "mcp_claims"))).write()
+def install_program(user: UserEnvironment, program: str) -> None:
+    """Install *program*, in Python, in Cursor as if it were the server."""
+    install(HOSTS["cursor"], user, "claims", Launch(sys.executable, ("-c", program, "mcp_claims"))).write()
 
 
-def test_hosts_without_a_file_are_not_spoken_of(where: Surroundings) -> None:
-    (finding,) = examine_hosts(where)
+def answer(**body: object) -> str:
+    """Return a program that answers its first request with *body*."""
+    return (
+        "import json; id = json.loads(input())['id']\n"
+        f"print(json.dumps({{'jsonrpc': '2.0', 'id': id, **{body!r}}}), flush=True); input()"
+    )
+
+
+def assert_ends(pid: int) -> None:
+    """Wait until the process *pid* has ended; fail after 10 s."""
+    deadline = time.monotonic() + 10
+    while is_running(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still running"
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def test_hosts_without_a_file_are_not_listed(user: UserEnvironment) -> None:
+    (finding,) = check_hosts(user)
     assert finding.level is Level.OK and "mcp-claims install HOST" in finding.what
 
 
-def test_it_says_which_are_configured_and_that_the_server_starts_and_answers(
-    where: Surroundings, tmp_path: Path
+def test_each_configured_host_is_reported_with_the_time_to_the_first_answer(
+    user: UserEnvironment, tmp_path: Path
 ) -> None:
     for host in ("codex", "continue", "opencode"):
-        install(HOSTS[host], where, "claims", SERVER).write()
+        install(HOSTS[host], user, "claims", SERVER).write()
     (tmp_path / ".cursor").mkdir()
     (tmp_path / ".cursor" / "mcp.json").write_text('{"mcpServers": {"docs": {"url": "https://example.com"}}}')
-    findings = found(where)
+    findings = findings_of(user)
     assert findings.keys() == {"host codex", "host continue", "host opencode", "host cursor"}
     assert {finding.level for finding in findings.values()} <= {Level.OK, Level.WARNING}
     for host in ("codex", "continue", "opencode"):
-        path = HOSTS[host].file(where)
+        path = HOSTS[host].config_file(user)
         assert findings[f"host {host}"].what.startswith(f"configured as 'claims' in {path}; starts and answers in ")
         assert findings[f"host {host}"].what.endswith(" ms with 6 tools")
     assert "not configured" in findings["host cursor"].what
     assert not (tmp_path / ".local").exists()
 
 
-def test_an_interpreter_that_is_gone_is_found(where: Surroundings) -> None:
-    install(HOSTS["zed"], where, "claims", Launch("/gone/python", ("-m", "mcp_claims", "serve"))).write()
-    finding = found(where)["host zed"]
+def test_an_interpreter_that_is_gone_is_found(user: UserEnvironment) -> None:
+    install(HOSTS["zed"], user, "claims", Launch("/gone/python", ("-m", "mcp_claims", "serve"))).write()
+    finding = findings_of(user)["host zed"]
     assert finding.level is Level.FAILURE
     assert "/gone/python cannot be started (No such file or directory)" in finding.what
     assert finding.remedy == "Run `mcp-claims install zed --name claims` again."
@@ -67,54 +91,92 @@ def test_an_interpreter_that_is_gone_is_found(where: Surroundings) -> None:
     ("program", "why"),
     [
         ("import sys; sys.exit('no such module')", "ended without an answer: no such module"),
-        ("print('hello', flush=True); input()", "is no server of this kind"),
-        ("print('[]', flush=True); input()", "is no server of this kind"),
-        ("""input(); print('{"id": 1, "error": {}}', flush=True); input()""", "is no server of this kind"),
+        ("print('hello', flush=True); import time; time.sleep(60)", "is not an MCP server: it prints lines"),
+        ("print('[]', flush=True); input()", "is not an MCP server: it prints lines"),
+        ("""input(); print('{"id": 1, "error": {}}', flush=True); input()""", "is not an MCP server"),
+        (
+            answer(result={}),
+            "is not an MCP server: its answer has another form",
+        ),
+        (
+            answer(error={"code": -1, "message": "no initialize here"}),
+            "is not an MCP server: no initialize here",
+        ),
     ],
 )
-def test_what_starts_but_is_no_server_is_found(program: str, why: str, where: Surroundings) -> None:
-    told(where, "-c", program)
-    finding = found(where)["host cursor"]
+def test_a_program_that_starts_but_is_not_a_server_is_found(
+    program: str, why: str, user: UserEnvironment, capfd: pytest.CaptureFixture[str]
+) -> None:
+    install_program(user, program)
+    started = time.monotonic()
+    finding = findings_of(user)["host cursor"]
     assert finding.level is Level.FAILURE and why in finding.what
+    assert time.monotonic() - started < 20, "it waited for the time-out"
+    assert capfd.readouterr() == ("", "")
 
 
-def test_one_that_hangs_is_killed_with_what_it_has_started(where: Surroundings, tmp_path: Path) -> None:
-    hang = (
-        f"import os, time; os.fork(); open({str(tmp_path / 'pid')!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(60)"
+@pytest.mark.rule("H9")
+@pytest.mark.parametrize("end", ["time.sleep(60)", "sys.exit('it is over')"], ids=["hangs", "ends"])
+def test_a_server_that_hangs_or_ends_is_killed_with_what_it_has_started(
+    end: str, user: UserEnvironment, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    program = (
+        "import os, sys, time\n"
+        "child = os.fork()\n"
+        f"open({str(pids)!r}, 'a').write(f'{{os.getpid()}} ')\n"
+        "if child == 0: time.sleep(60)\n"
+        f"while len(open({str(pids)!r}).read().split()) < 2: time.sleep(0.01)\n"
+        f"{end}"
     )
-    told(where, "-c", hang)
-    finding = found(where, patience=1)["host cursor"]
+    install_program(user, program)
+    finding = findings_of(user, timeout=1)["host cursor"]
+    # The child keeps stdout open after its parent has ended, so the connection does not end.
     assert finding.level is Level.FAILURE and "did not answer in 1 s" in finding.what
-    for pid in (tmp_path / "pid").read_text().split():
-        deadline = time.monotonic() + 10
-        while Path(f"/proc/{pid}").exists() and _state(int(pid)) != "Z":
-            assert time.monotonic() < deadline
+    for pid in pids.read_text().split():
+        assert_ends(int(pid))
 
 
-def test_a_file_that_the_host_cannot_read_is_found_and_the_others_are_looked_at(
-    where: Surroundings, tmp_path: Path
+@pytest.mark.rule("H9")
+def test_a_server_that_answers_but_ignores_eof_and_sigterm_is_killed(user: UserEnvironment, tmp_path: Path) -> None:
+    program = (
+        "import os, signal, time\n"
+        "from mcp.server.mcpserver import MCPServer\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "MCPServer('stubborn').run()\n"
+        "time.sleep(60)\n"
+    )
+    install_program(user, program)
+    started = time.monotonic()
+    finding = findings_of(user)["host cursor"]
+    assert finding.level is not Level.FAILURE and finding.what.endswith(" with 0 tools")
+    assert time.monotonic() - started < 37, "30 s to answer and 7 s to end"
+    assert_ends(int((tmp_path / "pid").read_text()))
+
+
+def test_a_file_that_the_host_cannot_read_is_found_and_the_others_are_checked(
+    user: UserEnvironment, tmp_path: Path
 ) -> None:
     (tmp_path / ".claude.json").write_text("{")
-    install(HOSTS["zed"], where, "claims", SERVER).write()
-    findings = found(where)
+    install(HOSTS["zed"], user, "claims", SERVER).write()
+    findings = findings_of(user)
     assert findings["host claude-code"].level is Level.FAILURE
-    assert "no valid JSON" in findings["host claude-code"].what
+    assert "not valid JSON" in findings["host claude-code"].what
     assert "answers in" in findings["host zed"].what
 
 
-def test_hosts_that_do_not_share_their_claims_are_found(where: Surroundings, tmp_path: Path) -> None:
-    install(HOSTS["zed"], where, "claims", SERVER).write()
-    install(
-        HOSTS["codex"], where, "claims", Launch(SERVER.command, (*SERVER.arguments, "--dir", str(tmp_path)))
-    ).write()
-    finding = found(where)["hosts"]
+def test_hosts_that_do_not_share_their_claims_are_found(user: UserEnvironment, tmp_path: Path) -> None:
+    install(HOSTS["zed"], user, "claims", SERVER).write()
+    install(HOSTS["codex"], user, "claims", Launch(SERVER.command, (*SERVER.arguments, "--dir", str(tmp_path)))).write()
+    finding = findings_of(user)["hosts"]
     assert finding.level is Level.WARNING
     assert "a key can have a holder in each" in finding.what and f"codex claims: {tmp_path}" in finding.what
 
 
-def test_the_command_looks_at_hosts_only_if_asked_and_fails_if_one_cannot_start(tmp_path: Path) -> None:
-    where = Surroundings(tmp_path, sys.platform, {})
-    install(HOSTS["claude-code"], where, "claims", Launch("/gone/python", ("-m", "mcp_claims"))).write()
+def test_the_command_checks_hosts_only_if_asked_and_fails_if_one_cannot_start(tmp_path: Path) -> None:
+    user = UserEnvironment(tmp_path, sys.platform, {})
+    install(HOSTS["claude-code"], user, "claims", Launch("/gone/python", ("-m", "mcp_claims"))).write()
 
     def checks(*options: str) -> tuple[int, list[str]]:
         done = subprocess.run(
@@ -131,10 +193,3 @@ def test_the_command_looks_at_hosts_only_if_asked_and_fails_if_one_cannot_start(
     assert code == 0 and not any("host" in check for check in plain)
     code, all_checks = checks("--hosts")
     assert code == 1 and all_checks == [*plain, "host claude-code"]
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "Z"

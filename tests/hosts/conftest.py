@@ -1,4 +1,4 @@
-"""A home directory of its own for each test, and the command line in it."""
+"""A home directory for each test, the command line in it, and real hosts in one of their own."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.cli.main import main
-from mcp_claims.hosts import HOSTS, Host, Surroundings
+from mcp_claims.hosts import HOSTS, Host, UserEnvironment
+from tests.hosts.real_hosts import HostHome, make_host_home
 
 Run = Callable[..., tuple[int, str]]
 
-# What would lead out of the home directory, or choose another claims directory.
-VARIABLES = [
+# They lead out of the home directory, or choose another store.
+_VARIABLES = [
     *("APPDATA", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "CLAUDE_CONFIG_DIR", "CODEX_HOME", "COPILOT_HOME", "CLINE_DIR"),
-    *("GEMINI_CLI_HOME", "CONTINUE_GLOBAL_DIR", "MCP_CLAIMS_DIR", "MCP_CLAIMS_LAYOUT", "MCP_CLAIMS_PROVIDER"),
+    *("GEMINI_CLI_HOME", "CONTINUE_GLOBAL_DIR"),
+    *("MCP_CLAIMS_DIR", "MCP_CLAIMS_LAYOUT", "MCP_CLAIMS_PROVIDER", "MCP_CLAIMS_STORE"),
 ]
 
 
@@ -27,19 +29,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory.mkdir()
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(directory))
-    for name in VARIABLES:
+    for name in _VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return directory
 
 
 @pytest.fixture
 def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line; return its exit code and what it said, on stdout and stderr together."""
+    """Run the command line; return its exit code and its output, stdout and stderr together."""
 
     def run(*arguments: str) -> tuple[int, str]:
         code = main(arguments)
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        output = capsys.readouterr()
+        return code, output.out + output.err
 
     return run
 
@@ -52,7 +54,13 @@ def host(request: pytest.FixtureRequest) -> Host:
 
 @pytest.fixture
 def file(host: Host, home: Path) -> Path:
-    """The file of the host; its directory is there, the file is not."""
-    path = host.file(Surroundings(home, sys.platform, {}))
+    """The path of the host's file, which does not exist; its directory does."""
+    path = host.config_file(UserEnvironment(home, sys.platform, {}))
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@pytest.fixture
+def host_home(tmp_path: Path) -> HostHome:
+    """A home directory for real hosts, in which none has a file yet."""
+    return make_host_home(tmp_path)

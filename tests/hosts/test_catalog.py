@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from mcp_claims.cli.install import HOST_NAMES
-from mcp_claims.hosts import HOSTS, Launch, Surroundings, started_by
-from mcp_claims.hosts.format import Unfit
+from mcp_claims.hosts import HOSTS, Launch, UserEnvironment, parse_entry
+from mcp_claims.hosts.errors import UneditableTextError
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 HOME = Path("/home/ada")
@@ -44,7 +44,9 @@ MOVED = {
 
 
 def file(host: str, platform: str = "linux", home: Path = HOME, environment: Mapping[str, str] | None = None) -> str:
-    return str(PurePosixPath(HOSTS[host].file(Surroundings(home, platform, environment or {})).relative_to(home)))
+    return str(
+        PurePosixPath(HOSTS[host].config_file(UserEnvironment(home, platform, environment or {})).relative_to(home))
+    )
 
 
 @pytest.mark.parametrize("platform", APPLICATIONS)
@@ -87,17 +89,17 @@ def test_of_several_files_it_is_the_one_that_the_host_reads(
 def test_no_file_is_made_that_would_hide_an_older_one(tmp_path: Path) -> None:
     (tmp_path / ".continue").mkdir()
     (tmp_path / ".continue" / "config.json").touch()
-    with pytest.raises(Unfit, match="would hide"):
+    with pytest.raises(UneditableTextError, match="would hide"):
         file("continue", home=tmp_path)
 
 
 def test_each_host_starts_what_it_is_given() -> None:
     launch = Launch("/a b/python", ("-m", "mcp_claims"))
     for host in HOSTS.values():
-        started = started_by(host.entry(launch).merged(None))
+        started = parse_entry(host.make_entry(launch).merged_into(None))
         assert started is not None
         assert (started.command, started.arguments) == (launch.command, launch.arguments)
-        assert host.source.startswith("https://")
+        assert host.documentation.startswith("https://")
 
 
 def test_the_command_line_knows_all_hosts_without_importing_what_edits_files() -> None:

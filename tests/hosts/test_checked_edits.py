@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from mcp_claims.hosts.format import Unfit, drop_checked, put_checked
+from mcp_claims.hosts.errors import UneditableTextError
+from mcp_claims.hosts.format import put_server, remove_server
 from mcp_claims.hosts.jsonc import JsonText
 
 PLACE, TEXT = ("mcpServers",), '{"a": 1, "mcpServers": {"docs": {}, "claims": {"command": "x"}}}'
@@ -24,23 +25,23 @@ class Careless(JsonText):
 
     made = ""
 
-    def put(self, text: str, place: Sequence[str], name: str, value: object) -> str:
+    def put(self, text: str, key_path: Sequence[str], name: str, entry: object) -> str:
         return self.made
 
-    def drop(self, text: str, place: Sequence[str], name: str) -> str:
+    def remove(self, text: str, key_path: Sequence[str], name: str) -> str:
         return self.made
 
 
 @pytest.mark.parametrize("made", WRONG.values(), ids=WRONG)
 def test_an_edit_that_does_something_else_is_refused(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Careless, "made", made)
-    with pytest.raises(Unfit, match="cannot be edited safely"):
-        put_checked(Careless(), TEXT, PLACE, "claims", {"command": "y"})
-    with pytest.raises(Unfit, match="cannot be edited safely"):
-        drop_checked(Careless(), TEXT, PLACE, "claims")
+    with pytest.raises(UneditableTextError, match="cannot be edited safely"):
+        put_server(Careless(), TEXT, PLACE, "claims", {"command": "y"})
+    with pytest.raises(UneditableTextError, match="cannot be edited safely"):
+        remove_server(Careless(), TEXT, PLACE, "claims")
 
 
 def test_an_edit_that_does_what_it_should_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     right = '{"a": 1, "mcpServers": {"docs": {}, "claims": {"command": "y"}}}'
     monkeypatch.setattr(Careless, "made", right)
-    assert put_checked(Careless(), TEXT, PLACE, "claims", {"command": "y"}) == right
+    assert put_server(Careless(), TEXT, PLACE, "claims", {"command": "y"}) == right

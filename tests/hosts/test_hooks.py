@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.hosts.catalog import Surroundings
+from mcp_claims.hosts.catalog import UserEnvironment
 from mcp_claims.hosts.claude_hooks import GUARD, install_hooks
 from mcp_claims.hosts.entries import Launch
 from tests.hosts.conftest import Run
@@ -112,9 +112,9 @@ def test_what_they_run_is_there_and_says_nothing_where_nothing_is_claimed(
 ) -> None:
     run("install", "claude-code", "--guard", "--dir", str(tmp_path / "claims"))
     (command,) = commands(settings, "SessionEnd" if hook == "session-end" else "PreToolUse")
-    told = json.dumps({"reason": "clear", "cwd": str(tmp_path), "tool_input": {"file_path": "a.py"}})
+    event = json.dumps({"reason": "clear", "cwd": str(tmp_path), "tool_input": {"file_path": "a.py"}})
     done = subprocess.run(
-        ["sh", "-c", command], input=told, env=PYTHON_ENVIRONMENT, capture_output=True, text=True, check=False
+        ["sh", "-c", command], input=event, env=PYTHON_ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -137,21 +137,21 @@ def test_they_look_at_the_same_directory_as_the_server(run: Run, settings: Path,
 )
 def test_settings_of_another_form_are_refused_before_anything_is_written(text: str, run: Run, settings: Path) -> None:
     settings.write_text(text)
-    code, said = run("install", "claude-code", "--hooks")
-    assert code == 3 and str(settings) in said and "Nothing was changed" in said
+    code, output = run("install", "claude-code", "--hooks")
+    assert code == 3 and str(settings) in output and "Nothing was changed" in output
     assert settings.read_text() == text
     assert [path.name for path in settings.parent.parent.iterdir()] == [".claude"]
 
 
 def test_no_other_host_has_hooks(run: Run) -> None:
-    code, said = run("install", "codex", "--hooks")
-    assert code == 2 and "is for claude-code" in said
+    code, output = run("install", "codex", "--hooks")
+    assert code == 2 and "is for claude-code" in output
 
 
 def test_on_windows_the_shell_gets_a_path_that_it_understands(tmp_path: Path) -> None:
     launch = Launch(r"C:\Program Files\Python\python.exe", ("-m", "mcp_claims", "hook", "guard"))
-    change = install_hooks(Surroundings(tmp_path, "win32", {}), [(GUARD, launch)])
+    change = install_hooks(UserEnvironment(tmp_path, "win32", {}), [(GUARD, launch)])
     tree: Any = json.loads(change.after or b"")
     hook = tree["hooks"]["PreToolUse"][0]["hooks"][0]
     assert hook["command"] == "'C:/Program Files/Python/python.exe' -m mcp_claims hook guard"
-    assert hook["timeout"] == GUARD.seconds
+    assert hook["timeout"] == GUARD.timeout

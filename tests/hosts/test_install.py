@@ -61,7 +61,7 @@ def test_a_cluster_is_written_down_for_server_and_hooks_and_its_credentials_are_
     assert served(home) == ["--store", url]
     written = (home / ".claude.json").read_text() + (home / ".claude" / "settings.json").read_text()
     assert written.count(url) == 3 and "hush" not in written
-    assert "has to be started with MCP_CLAIMS_ETCD_PASSWORD, MCP_CLAIMS_ETCD_USER" in done[1]
+    assert "start the host with MCP_CLAIMS_ETCD_PASSWORD, MCP_CLAIMS_ETCD_USER set" in done[1]
     monkeypatch.delenv("MCP_CLAIMS_STORE")
     run("install", "claude-code", "--store", url)
     assert served(home) == ["--store", url]
@@ -110,15 +110,15 @@ def test_a_project_with_a_folder_of_our_name_is_not_run(home: Path, run: Run, tm
     ],
 )
 def test_what_serve_would_refuse_is_refused_before_a_host_is_told(wrong: list[str], home: Path, run: Run) -> None:
-    code, said = run("install", "claude-code", *wrong)
-    assert code == 2 and "Nothing was changed" in said
+    code, output = run("install", "claude-code", *wrong)
+    assert code == 2 and "Nothing was changed" in output
     assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize("host", ["zed", "vscode"])
 def test_a_host_without_a_command_of_its_own_that_can_be_trusted_is_told_so(host: str, home: Path, run: Run) -> None:
-    code, said = run("install", host, "--use-cli")
-    assert code == 3 and "install without --use-cli" in said
+    code, output = run("install", host, "--use-cli")
+    assert code == 3 and "Run `mcp-claims install` without --use-cli" in output
     assert list(home.iterdir()) == []
 
 
@@ -127,7 +127,7 @@ def test_a_host_without_a_command_of_its_own_that_can_be_trusted_is_told_so(host
     [
         (None, "no `claude` on the PATH"),
         ("echo it broke >&2; exit 3", "refused with `claude mcp add-json`: it broke"),
-        ("exit 0", "did not add what it was told"),
+        ("exit 0", "did not add the requested entry"),
         ('echo \'{"mcpServers": {"claims": {"command": "other"}}}\' > "$HOME/.claude.json"', "did not add"),
     ],
 )
@@ -138,8 +138,8 @@ def test_a_command_of_the_host_that_does_something_else_is_noticed(
         (tmp_path / "claude").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "claude").chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    code, said = run("install", "claude-code", "--use-cli")
-    assert code == 3 and why in said
+    code, output = run("install", "claude-code", "--use-cli")
+    assert code == 3 and why in output
     assert home.is_dir()
 
 

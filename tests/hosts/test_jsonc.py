@@ -6,11 +6,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mcp_claims.hosts.format import Unfit, drop_checked, put_checked
+from mcp_claims.hosts.errors import UneditableTextError
+from mcp_claims.hosts.format import put_server, remove_server
 from mcp_claims.hosts.jsonc import JsonText
 from tests.hosts.texts import ENTRY, is_within, json_files
 
-STRICT, COMMENTED, LENIENT = JsonText(), JsonText(comments=True), JsonText(comments=True, trailing=True)
+STRICT, COMMENTED, LENIENT = JsonText(), JsonText(comments=True), JsonText(comments=True, trailing_commas=True)
 PLACE = ("mcpServers",)
 ALL = st.sampled_from([STRICT, COMMENTED, LENIENT]).flatmap(lambda form: st.tuples(st.just(form), json_files(form)))
 
@@ -21,8 +22,8 @@ ALL = st.sampled_from([STRICT, COMMENTED, LENIENT]).flatmap(lambda form: st.tupl
 @example((LENIENT, '{"mcpServers": {"a": {} // one\n}}'))
 def test_a_server_is_put_into_any_file_and_all_else_stays_to_the_byte(made: tuple[JsonText, str]) -> None:
     form, text = made
-    after = put_checked(form, text, PLACE, "claims", ENTRY)
-    assert form.entries(form.load(after), PLACE)["claims"] == ENTRY
+    after = put_server(form, text, PLACE, "claims", ENTRY)
+    assert form.servers(form.parse(after), PLACE)["claims"] == ENTRY
     assert is_within(text, after)
 
 
@@ -33,10 +34,10 @@ def test_a_server_is_put_into_any_file_and_all_else_stays_to_the_byte(made: tupl
 @example((STRICT, '{"mcpServers":{"a":{}}}'))
 def test_what_was_put_in_beside_others_goes_out_again_to_the_byte(made: tuple[JsonText, str]) -> None:
     form, text = made
-    after = put_checked(form, text, PLACE, "claims", ENTRY)
-    back = drop_checked(form, after, PLACE, "claims")
+    after = put_server(form, text, PLACE, "claims", ENTRY)
+    back = remove_server(form, after, PLACE, "claims")
     assert is_within(back, after)
-    if form.entries(form.load(text), PLACE):
+    if form.servers(form.parse(text), PLACE):
         assert back == text
 
 
@@ -44,9 +45,9 @@ def test_what_was_put_in_beside_others_goes_out_again_to_the_byte(made: tuple[Js
 @given(ALL, st.data())
 def test_any_server_can_be_taken_out_wherever_it_stands(made: tuple[JsonText, str], data: st.DataObject) -> None:
     form, text = made
-    servers = form.entries(form.load(text), PLACE)
+    servers = form.servers(form.parse(text), PLACE)
     if servers:
-        after = drop_checked(form, text, PLACE, data.draw(st.sampled_from(sorted(servers))))
+        after = remove_server(form, text, PLACE, data.draw(st.sampled_from(sorted(servers))))
         assert is_within(after, text)
 
 
@@ -54,9 +55,9 @@ def test_any_server_can_be_taken_out_wherever_it_stands(made: tuple[JsonText, st
 @given(ALL)
 def test_a_server_is_replaced_in_its_place(made: tuple[JsonText, str]) -> None:
     form, text = made
-    once = put_checked(form, text, PLACE, "claims", {"command": "old"})
-    after = put_checked(form, once, PLACE, "claims", ENTRY)
-    assert form.entries(form.load(after), PLACE)["claims"] == ENTRY
+    once = put_server(form, text, PLACE, "claims", {"command": "old"})
+    after = put_server(form, once, PLACE, "claims", ENTRY)
+    assert form.servers(form.parse(after), PLACE)["claims"] == ENTRY
 
 
 @pytest.mark.parametrize(
@@ -87,37 +88,37 @@ def test_a_server_is_replaced_in_its_place(made: tuple[JsonText, str]) -> None:
     ],
 )
 def test_it_looks_as_the_rest_of_the_file_does(before: str, after: str) -> None:
-    assert put_checked(LENIENT, before, ("s",), "claims", {"command": "x"}) == after
+    assert put_server(LENIENT, before, ("s",), "claims", {"command": "x"}) == after
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ("{", "line 1"),
-        ('{"a": 1}}', "no valid JSON"),
-        ("[]", "no JSON object"),
+        ('{"a": 1}}', "not valid JSON"),
+        ("[]", "not a JSON object"),
         ('{"a": NaN}', "NaN"),
         ('{"a": 1, "a": 2}', "twice"),
         ('{"mcpServers": []}', "else than an object"),
-        ("{'a': 1}", "no valid JSON"),
-        ('{"a": "x\ny"}', "no valid JSON"),
-        ("/* open", "no valid JSON"),
+        ("{'a': 1}", "not valid JSON"),
+        ('{"a": "x\ny"}', "not valid JSON"),
+        ("/* open", "not valid JSON"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a": %s}' % ("9" * 5_000), "digits"),
-        ("\0", "no valid JSON"),
+        ("\0", "not valid JSON"),
     ],
 )
 def test_what_the_host_cannot_read_or_may_read_otherwise_is_refused(text: str, why: str) -> None:
-    with pytest.raises(Unfit, match=why):
-        put_checked(LENIENT, text, PLACE, "claims", ENTRY)
+    with pytest.raises(UneditableTextError, match=why):
+        put_server(LENIENT, text, PLACE, "claims", ENTRY)
 
 
 @pytest.mark.parametrize("text", ['{"a": 1, // c\n "b": 2}', '{"a": 1,}', '/* c */ {"a": 1}'])
 def test_comments_are_refused_where_the_host_refuses_them(text: str) -> None:
-    with pytest.raises(Unfit, match="no valid JSON"):
-        put_checked(STRICT, text, PLACE, "claims", ENTRY)
+    with pytest.raises(UneditableTextError, match="not valid JSON"):
+        put_server(STRICT, text, PLACE, "claims", ENTRY)
 
 
 def test_trailing_commas_are_refused_where_only_comments_are_taken() -> None:
-    with pytest.raises(Unfit, match="no valid JSON"):
-        put_checked(COMMENTED, '{"a": 1, /* c */}', PLACE, "claims", ENTRY)
+    with pytest.raises(UneditableTextError, match="not valid JSON"):
+        put_server(COMMENTED, '{"a": 1, /* c */}', PLACE, "claims", ENTRY)

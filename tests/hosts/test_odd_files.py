@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.hosts import Host, Launch, Surroundings, install
-from mcp_claims.hosts.atomic_file import backup_of
+from mcp_claims.hosts import Host, Launch, UserEnvironment, install
+from mcp_claims.hosts.atomic_file import backup_path
 from mcp_claims.hosts.errors import HostFileChangedError
 from tests.hosts.conftest import Run
 from tests.hosts.texts import is_within
@@ -32,11 +32,11 @@ def sample(host: Host) -> str:
             "# mine\nname: Mine\nversion: 1.0.0\nschema: v1\nmcpServers:\n  - name: docs\n    command: docs # why\n"
             "models:\n  - name: GPT\n"
         )
-    (place,) = host.place
+    (place,) = host.key_path
     text = f'{{\n    "theme": "ü",\n    "{place}": {{\n        "docs": {{"command": "docs"}}\n    }},\n    "z": [1, 2]\n}}\n'
     if getattr(host.format, "comments", False):
         text = f"// mine\n{text}".replace("[1, 2]", "[1, 2] /* z */")
-    return text.replace("[1, 2]", "[1, 2,],") if getattr(host.format, "trailing", False) else text
+    return text.replace("[1, 2]", "[1, 2,],") if getattr(host.format, "trailing_commas", False) else text
 
 
 def alone(host: Host) -> str:
@@ -48,7 +48,7 @@ def alone(host: Host) -> str:
 
 def entry(host: Host, file: Path, name: str = "claims") -> Any:
     text = file.read_bytes().decode("utf-8-sig")
-    return host.format.entries(host.format.load(text), host.place).get(name)
+    return host.format.servers(host.format.parse(text), host.key_path).get(name)
 
 
 def is_ours(host: Host, file: Path) -> bool:
@@ -69,7 +69,7 @@ def test_a_file_that_is_not_there_is_made_and_removed_again(host: Host, file: Pa
     assert run("install", host.name)[0] == 0
     assert is_ours(host, file)
     assert file.stat().st_mode & 0o777 == 0o600
-    assert not backup_of(file).exists()
+    assert not backup_path(file).exists()
     assert run("uninstall", host.name)[0] == 0
     assert not file.exists()
 
@@ -101,8 +101,8 @@ def test_all_else_stays_and_uninstall_restores_every_byte(state: str, host: Host
     assert is_ours(host, file)
     assert is_within(before.decode(), after.decode())
     assert after.count(b"\n") == after.count(b"\r\n") or state != "with CRLF"
-    assert backup_of(file).read_bytes() == before
-    assert [path.stat().st_mode & 0o777 for path in (file, backup_of(file))] == [0o640, 0o640]
+    assert backup_path(file).read_bytes() == before
+    assert [path.stat().st_mode & 0o777 for path in (file, backup_path(file))] == [0o640, 0o640]
     assert run("uninstall", host.name)[0] == 0
     assert file.read_bytes() == before
     assert file.stat().st_mode & 0o777 == 0o640
@@ -111,7 +111,7 @@ def test_all_else_stays_and_uninstall_restores_every_byte(state: str, host: Host
 def test_beside_others_it_goes_out_to_the_byte_without_the_copy_too(host: Host, file: Path, run: Run) -> None:
     file.write_text(sample(host))
     run("install", host.name)
-    backup_of(file).unlink()
+    backup_path(file).unlink()
     run("uninstall", host.name)
     assert file.read_text() == sample(host)
 
@@ -142,7 +142,7 @@ def test_the_second_time_there_is_nothing_to_do_and_nothing_is_touched(
 BAD: dict[str, Callable[[Host], bytes]] = {
     "bad": lambda host: {"codex": b"a = ", "continue": b"a: ["}.get(host.name, b'{"a": 1'),
     "of another form": lambda host: {"codex": b"mcp_servers = 1", "continue": b"mcpServers: 1"}.get(
-        host.name, b'{"%s": 1}' % host.place[0].encode()
+        host.name, b'{"%s": 1}' % host.key_path[0].encode()
     ),
     "no UTF-8": lambda _: "{}".encode("utf-16"),
     "with comments that the host refuses": lambda host: (
@@ -159,11 +159,11 @@ def test_what_the_host_cannot_read_is_refused_and_untouched(
 ) -> None:
     file.write_bytes(BAD[state](host))
     before = contents(home)
-    code, said = run(command, host.name)
+    code, output = run(command, host.name)
     assert code == 3
-    assert str(file) in said
-    assert "Nothing was changed" in said
-    assert "--print" in said
+    assert str(file) in output
+    assert "Nothing was changed" in output
+    assert "--print" in output
     assert contents(home) == before
 
 
@@ -171,9 +171,9 @@ def test_a_file_that_somebody_made_read_only_is_left_alone(host: Host, file: Pat
     file.write_text(sample(host))
     file.chmod(0o400)
     before = contents(home)
-    code, said = run("install", host.name)
+    code, output = run("install", host.name)
     assert code == 3
-    assert f"{file} cannot be written" in said
+    assert f"{file} cannot be written" in output
     assert contents(home) == before
 
 
@@ -185,7 +185,7 @@ def test_a_link_stays_one_and_what_it_leads_to_is_changed(host: Host, file: Path
     assert run("install", host.name)[0] == 0
     assert file.is_symlink()
     assert is_ours(host, real)
-    assert backup_of(real).read_text() == sample(host)
+    assert backup_path(real).read_text() == sample(host)
     assert list(file.parent.iterdir()) == [file]
     run("uninstall", host.name)
     assert file.is_symlink() and real.read_text() == sample(host)
@@ -199,8 +199,8 @@ def test_a_link_that_leads_nowhere_yet_is_followed_and_one_in_a_circle_is_refuse
     assert file.is_symlink() and is_ours(host, tmp_path / "dotfiles" / "settings")
     file.unlink()
     file.symlink_to(file)
-    code, said = run("install", host.name)
-    assert code == 3 and "Nothing was changed" in said
+    code, output = run("install", host.name)
+    assert code == 3 and "Nothing was changed" in output
 
 
 def test_a_home_that_is_no_absolute_path_is_refused(
@@ -210,15 +210,15 @@ def test_a_home_that_is_no_absolute_path_is_refused(
     monkeypatch.chdir(start)
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, "somewhere")
-    code, said = run("install", host.name)
-    assert code == 3 and "relative path" in said
+    code, output = run("install", host.name)
+    assert code == 3 and "relative path" in output
     assert list(start.iterdir()) == []
 
 
 def test_a_directory_in_its_place_is_refused(host: Host, file: Path, run: Run) -> None:
     file.mkdir()
-    code, said = run("install", host.name)
-    assert code == 3 and "is no file" in said
+    code, output = run("install", host.name)
+    assert code == 3 and "is not a file" in output
 
 
 def test_what_others_added_to_the_entry_stays_and_the_interpreter_is_renewed(host: Host, file: Path, run: Run) -> None:
@@ -245,28 +245,28 @@ def test_what_others_added_to_the_entry_stays_and_the_interpreter_is_renewed(hos
 def test_a_dry_run_shows_the_difference_and_changes_nothing(host: Host, file: Path, home: Path, run: Run) -> None:
     file.write_text(sample(host))
     before = contents(home)
-    code, said = run("install", host.name, "--dry-run")
+    code, output = run("install", host.name, "--dry-run")
     assert code == 0
-    assert said.startswith(f"--- {file}\n+++ {file}\n@@ ")
-    assert any(line.startswith("+") and "mcp_claims" in line for line in said.splitlines())
+    assert output.startswith(f"--- {file}\n+++ {file}\n@@ ")
+    assert any(line.startswith("+") and "mcp_claims" in line for line in output.splitlines())
     assert contents(home) == before
 
 
 def test_the_difference_that_is_shown_is_the_one_that_is_made(host: Host, file: Path, tmp_path: Path, run: Run) -> None:
     file.write_text(sample(host))
-    said = run("install", host.name, "--dry-run")[1]
+    output = run("install", host.name, "--dry-run")[1]
     copy = tmp_path / "copy"
     copy.write_text(sample(host))
-    subprocess.run(["patch", "-s", str(copy)], input=said, text=True, check=True)
+    subprocess.run(["patch", "-s", str(copy)], input=output, text=True, check=True)
     run("install", host.name)
     assert copy.read_text() == file.read_text()
 
 
 def test_what_is_printed_to_paste_is_what_would_be_written(host: Host, file: Path, home: Path, run: Run) -> None:
-    code, said = run("install", host.name, "--print")
+    code, output = run("install", host.name, "--print")
     assert code == 0 and contents(home) == {}
     run("install", host.name)
-    assert file.read_text() == said
+    assert file.read_text() == output
 
 
 def test_it_has_the_name_that_it_is_given(host: Host, file: Path, run: Run) -> None:
@@ -281,7 +281,7 @@ def test_it_has_the_name_that_it_is_given(host: Host, file: Path, run: Run) -> N
 def test_what_the_host_writes_meanwhile_is_not_lost(host: Host, file: Path, home: Path) -> None:
     file.write_text(sample(host))
     change = install(
-        host, Surroundings(home, sys.platform, {}), "claims", Launch("/python", ("-m", "mcp_claims", "serve"))
+        host, UserEnvironment(home, sys.platform, {}), "claims", Launch("/python", ("-m", "mcp_claims", "serve"))
     )
     file.write_text(alone(host))
     with pytest.raises(HostFileChangedError):

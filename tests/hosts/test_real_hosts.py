@@ -1,179 +1,120 @@
-"""The real hosts read what `install` has written: each lists the server, and those that look connect to it.
-
-Needs `MCP_CLAIMS_HOSTS`: a directory into which npm has installed what `.ci/run` names.
-"""
+"""Real hosts read what `install` has written, start the server, and call its tools."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
 import sys
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from mcp_claims.hosts import HOSTS, Surroundings, configured
-from tests.hosts.conftest import VARIABLES
-from tests.hosts.scripted_model import Block, say, scripted_model, use
+from mcp_claims.hosts import HOSTS, UserEnvironment, read_servers
+from tests.hosts.real_hosts import REAL_HOSTS, TIMEOUT, HostHome, RealHost, needs_hosts
+from tests.hosts.scripted_model import Say, Step, use
 
-INSTALLED = os.environ.get("MCP_CLAIMS_HOSTS")
+pytestmark = needs_hosts
 
-pytestmark = pytest.mark.skipif(
-    INSTALLED is None and "CI" not in os.environ,
-    reason="npm install --prefix DIR what .ci/run names, and set MCP_CLAIMS_HOSTS=DIR",
-)
-
-# How each lists its servers, and what it says of one: Claude Code, Gemini CLI and opencode connect to it for that.
-LISTS = {
-    "claude-code": (["claude", "mcp", "list"], r"{name}: .*mcp_claims serve.* - . Connected"),
-    "codex": (["codex", "mcp", "list"], r"{name} .*-m mcp_claims serve .*enabled"),
-    "gemini-cli": (["gemini", "mcp", "list"], r"{name}: .*mcp_claims serve.* \(stdio\) - Connected"),
-    "opencode": (["opencode", "mcp", "list"], r"{name} .*connected"),
-}
-REAL = pytest.mark.parametrize("host", LISTS)
-
-OTHERS = {
-    "claude-code": (".claude.json", '{\n  "numStartups": 3,\n  "mcpServers": {}\n}\n'),
-    "codex": (".codex/config.toml", '# mine\nmodel = "o3"\n\n[mcp_servers.docs]\ncommand = "false" # why\n'),
-    "gemini-cli": (".gemini/settings.json", '// mine\n{\n  "ui": {"hideTips": true} // why\n}\n'),
-    "opencode": (".config/opencode/opencode.jsonc", '{\n  // mine\n  "share": "disabled", // why\n}\n'),
-}
+EACH_HOST = pytest.mark.parametrize("real", REAL_HOSTS.values(), ids=REAL_HOSTS)
 
 
-@pytest.fixture
-def surroundings(tmp_path: Path) -> dict[str, str]:
-    """An environment with a home of its own, in a project of its own, with the hosts on the PATH."""
-    assert INSTALLED, "CI has to install the hosts"
-    for name in ("home", "project"):
-        (tmp_path / name).mkdir()
-    # Not one of an agent that runs the tests, which the hosts would take for a session around theirs.
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "CODEX", "GEMINI"))}
-    return {
-        **{name: value for name, value in own.items() if name not in VARIABLES},
-        "HOME": str(tmp_path / "home"),
-        "PATH": f"{Path(INSTALLED) / 'node_modules' / '.bin'}{os.pathsep}{os.environ['PATH']}",
-        "GEMINI_CLI_TRUST_WORKSPACE": "true",
-        "NO_COLOR": "1",
-    }
+def is_claimed(answer: str) -> bool:
+    """Return whether *answer* of try_claim is a grant: some hosts show the model its structured form, others its text."""
+    granted = '"claimed":true' in answer or "CLAIMED: you hold" in answer
+    assert granted or '"claimed":false' in answer or "NOT CLAIMED" in answer, answer
+    return granted
 
 
-def call(surroundings: dict[str, str], *command: str) -> str:
-    done = subprocess.run(
-        command,
-        env=surroundings,
-        cwd=Path(surroundings["HOME"]).parent / "project",
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    said = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)
-    assert done.returncode == 0, said
-    return said
+@EACH_HOST
+def test_it_lists_a_server_that_was_added_to_a_new_file(real: RealHost, host_home: HostHome) -> None:
+    host_home.claims("install", real.name)
+    assert host_home.lists_server(real)
 
 
-def claims(surroundings: dict[str, str], *arguments: str) -> str:
-    return call(surroundings, sys.executable, "-m", "mcp_claims", *arguments)
+@EACH_HOST
+def test_it_lists_a_server_that_was_added_to_an_existing_file(real: RealHost, host_home: HostHome) -> None:
+    host_home.write(real.existing_file)
+    host_home.claims("install", real.name, "--name", "team-claims", "--dir", f"{host_home.home}/ü b")
+    assert host_home.lists_server(real, "team-claims")
 
 
-def is_listed(surroundings: dict[str, str], host: str, name: str = "claims") -> bool:
-    command, line = LISTS[host]
-    return re.search(line.format(name=name), call(surroundings, *command)) is not None
-
-
-@REAL
-def test_it_lists_the_server_that_was_put_into_a_new_file(host: str, surroundings: dict[str, str]) -> None:
-    claims(surroundings, "install", host)
-    assert is_listed(surroundings, host)
-
-
-@REAL
-def test_it_lists_the_server_that_was_put_beside_what_was_there(host: str, surroundings: dict[str, str]) -> None:
-    name, text = OTHERS[host]
-    file = Path(surroundings["HOME"]) / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-    claims(surroundings, "install", host, "--name", "team-claims", "--dir", f"{surroundings['HOME']}/ü b")
-    assert is_listed(surroundings, host, "team-claims")
-
-
-@pytest.mark.parametrize("host", ["claude-code", "codex", "gemini-cli"])
-def test_its_own_command_adds_it_once_where_that_is_asked_for(host: str, surroundings: dict[str, str]) -> None:
-    claims(surroundings, "install", host, "--use-cli")
-    where = Surroundings(Path(surroundings["HOME"]), sys.platform, surroundings)
-    content, servers = configured(HOSTS[host], where)
+@pytest.mark.parametrize("name", ["claude-code", "codex", "gemini-cli"])
+def test_its_own_command_adds_the_server_once_with_use_cli(name: str, host_home: HostHome) -> None:
+    host_home.claims("install", name, "--use-cli")
+    user = UserEnvironment(host_home.home, sys.platform, host_home.environment)
+    content, servers = read_servers(HOSTS[name], user)
     assert servers.keys() == {"claims"}
-    assert claims(surroundings, "install", host, "--use-cli") == f"{content.path}: nothing to do\n"
+    assert host_home.claims("install", name, "--use-cli") == f"{content.path}: nothing to do\n"
 
 
-def test_claude_code_runs_the_hook_at_the_end_of_a_session(surroundings: dict[str, str], tmp_path: Path) -> None:
-    claims(surroundings, "install", "claude-code", "--hooks", "--guard")
-    settings = Path(surroundings["HOME"]) / ".claude" / "settings.json"
-    # What it runs is seen by a program in the place of the interpreter.
+def test_claude_code_runs_the_hook_at_the_end_of_a_session(host_home: HostHome, tmp_path: Path) -> None:
+    host_home.claims("install", "claude-code", "--hooks", "--guard")
+    settings = host_home.home / ".claude" / "settings.json"
+    # A program in place of the interpreter shows with which arguments the hook runs.
     spy = tmp_path / "spy"
-    spy.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/told\n')
+    spy.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n')
     spy.chmod(0o700)
     text = settings.read_text().replace(os.path.abspath(sys.executable), str(spy))
     settings.write_text(text)
-    # A listing of servers is the shortest session that there is without an account.
-    is_listed(surroundings, "claude-code")
-    assert (tmp_path / "told").read_text() == "-P -m mcp_claims hook session-end\n"
+    # Listing the servers is the shortest session that needs no model.
+    host_home.lists_server(REAL_HOSTS["claude-code"])
+    assert (tmp_path / "arguments").read_text() == "-P -m mcp_claims hook session-end\n"
     assert settings.read_text() == text
 
 
-def test_of_two_sessions_of_claude_code_that_see_one_event_one_acts_and_the_other_reports(
-    surroundings: dict[str, str], tmp_path: Path
+@EACH_HOST
+def test_its_model_calls_the_tools_of_the_server_and_gets_their_answers(
+    real: RealHost, host_home: HostHome, tmp_path: Path
+) -> None:
+    host_home.install(real, "--dir", str(tmp_path / "claims"))
+
+    steps: list[Step] = [
+        use("try_claim", key="red", note="fixing it"),
+        use("release", key="red", outcome="done"),
+        Say("DONE"),
+    ]
+    transcript = host_home.run(real, "A check failed.", lambda results: steps[len(results)])
+    assert transcript.output == "DONE"
+    claim, release = transcript.turns[-1].results
+    assert is_claimed(claim) and "released" in release.lower()
+    (listed,) = json.loads(host_home.claims("list", "--dir", str(tmp_path / "claims"), "--json"))["claims"]
+    assert (listed["key"], listed["note"], listed["outcome"]) == ("red", "fixing it", "done")
+
+
+# Gemini CLI and opencode take half a minute for two sessions on two cores.
+@pytest.mark.parametrize("real", [REAL_HOSTS["claude-code"], REAL_HOSTS["codex"]], ids=["claude-code", "codex"])
+def test_of_two_sessions_that_see_one_event_one_acts_and_the_other_reports(
+    real: RealHost, host_home: HostHome, tmp_path: Path
 ) -> None:
     """Everything is real but the model: host, configuration, server, claims."""
-    claims(surroundings, "install", "claude-code", "--dir", str(tmp_path / "claims"))
-    refused, acted = threading.Event(), tmp_path / "acted"
+    directory, acted = tmp_path / "claims", tmp_path / "acted"
+    host_home.install(real, "--dir", str(directory))
+    refused = threading.Event()
 
-    def script(results: list[Block]) -> Block:
-        # Claude Code shows the model the structured part of an answer.
-        said = json.dumps([result["content"] for result in results]).replace("\\", "")
+    def script(results: Sequence[str]) -> Step:
         if not results:
-            return use("mcp__claims__try_claim", key="acme/web#12:checks_failed", note="fixing it")
-        if '"claimed":false' in said:
+            return use("try_claim", key="acme/web#12:checks_failed", note="fixing it")
+        if not is_claimed(results[0]):
             refused.set()
-            return say(f"REPORTED: {said}")
+            return Say(f"REPORTED: {results[0]}")
         if len(results) == 1:
-            # Not before the other has asked: otherwise it might ask only when the work is done.
-            assert refused.wait(60)
-            return use("Bash", command=f"echo acted >> {acted}", description="Act on the event")
+            # Act only once the other session was refused: after the release it could act too.
+            assert refused.wait(TIMEOUT)
+            return real.shell(f"echo acted >> {acted}")
         if len(results) == 2:
-            return use("mcp__claims__release", key="acme/web#12:checks_failed", outcome="done", note="fixed")
-        return say("ACTED")
+            return use("release", key="acme/web#12:checks_failed", outcome="done", note="fixed")
+        return Say("ACTED")
 
-    with scripted_model(script) as url:
-        model = {
-            "ANTHROPIC_BASE_URL": url,
-            "ANTHROPIC_API_KEY": "none",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            # All tools at once, as the script does not look for them.
-            "ENABLE_TOOL_SEARCH": "false",
-        }
-        allowed = "mcp__claims__try_claim,mcp__claims__release,Bash"
-        sessions = [
-            subprocess.Popen(
-                ["claude", "-p", "The checks of acme/web#12 failed.", "--allowedTools", allowed],
-                env=surroundings | model,
-                cwd=tmp_path / "project",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for _ in range(2)
-        ]
-        said = sorted(session.communicate(timeout=100)[0].strip() for session in sessions)
-    assert said[0] == "ACTED"
-    assert said[1].startswith("REPORTED:") and '"note":"fixing it"' in said[1] and '"client":"claude-code' in said[1]
+    with ThreadPoolExecutor() as threads:
+        sessions = [threads.submit(host_home.run, real, "The checks of acme/web#12 failed.", script) for _ in range(2)]
+        winner, loser = sorted((session.result() for session in sessions), key=lambda each: each.output)
+    assert winner.output == "ACTED"
+    assert loser.output.startswith("REPORTED: ") and "fixing it" in loser.output and real.client in loser.output
     assert acted.read_text() == "acted\n"
-    listed = json.loads(claims(surroundings, "list", "--dir", str(tmp_path / "claims"), "--json"))["claims"]
+    listed = json.loads(host_home.claims("list", "--dir", str(directory), "--json"))["claims"]
     assert [(each["key"], each["outcome"], each["note"]) for each in listed] == [
         ("acme/web#12:checks_failed", "done", "fixed")
     ]

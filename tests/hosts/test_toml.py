@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_claims.hosts.format import Unfit, drop_checked, put_checked
+from mcp_claims.hosts.errors import UneditableTextError
+from mcp_claims.hosts.format import put_server, remove_server
 from mcp_claims.hosts.toml import TomlText
 from tests.hosts.texts import is_within
 
@@ -38,18 +39,18 @@ def toml_files(draw: st.DrawFn) -> str:
 @settings(deadline=None)
 @given(toml_files())
 def test_a_server_is_put_into_any_file_and_goes_out_again_to_the_byte(text: str) -> None:
-    after = put_checked(FORM, text, PLACE, "claims", ENTRY)
-    assert FORM.load(after)["mcp_servers"]["claims"] == ENTRY
+    after = put_server(FORM, text, PLACE, "claims", ENTRY)
+    assert FORM.parse(after)["mcp_servers"]["claims"] == ENTRY
     assert after.startswith(text)
-    assert drop_checked(FORM, after, PLACE, "claims") == text
+    assert remove_server(FORM, after, PLACE, "claims") == text
 
 
 @settings(deadline=None)
 @given(toml_files(), st.data())
 def test_any_server_can_be_taken_out_and_no_comment_goes_with_it(text: str, data: st.DataObject) -> None:
-    servers = FORM.entries(FORM.load(text), PLACE)
+    servers = FORM.servers(FORM.parse(text), PLACE)
     if servers:
-        after = drop_checked(FORM, text, PLACE, data.draw(st.sampled_from(sorted(servers))))
+        after = remove_server(FORM, text, PLACE, data.draw(st.sampled_from(sorted(servers))))
         assert is_within(after, text)
         assert [line for line in text.splitlines() if line.startswith("#")] == [
             line for line in after.splitlines() if line.startswith("#")
@@ -61,9 +62,9 @@ def test_any_server_can_be_taken_out_and_no_comment_goes_with_it(text: str, data
 def test_a_server_is_changed_in_its_place(text: str) -> None:
     old = {**ENTRY, "command": "/gone/python"}
     newline = "\r\n" if "\r\n" in text else "\n"
-    once = put_checked(FORM, text, PLACE, "claims", old) + f"{newline}# after{newline}[after]{newline}"
-    now = FORM.show(PLACE, "claims", ENTRY).splitlines()[1].removeprefix("command = ")
-    assert put_checked(FORM, once, PLACE, "claims", ENTRY) == once.replace('"/gone/python"', now)
+    once = put_server(FORM, text, PLACE, "claims", old) + f"{newline}# after{newline}[after]{newline}"
+    now = FORM.snippet(PLACE, "claims", ENTRY).splitlines()[1].removeprefix("command = ")
+    assert put_server(FORM, once, PLACE, "claims", ENTRY) == once.replace('"/gone/python"', now)
 
 
 @pytest.mark.parametrize(
@@ -76,27 +77,27 @@ def test_a_server_is_changed_in_its_place(text: str) -> None:
     ],
 )
 def test_servers_written_in_other_ways_stay_as_they_are_written(text: str) -> None:
-    after = put_checked(FORM, text, PLACE, "claims", ENTRY)
+    after = put_server(FORM, text, PLACE, "claims", ENTRY)
     assert is_within(text, after)
-    back = drop_checked(FORM, after, PLACE, "claims")
+    back = remove_server(FORM, after, PLACE, "claims")
     assert back == text
 
 
 def test_a_server_written_inline_is_taken_out() -> None:
     text = "[mcp_servers]\nclaims = { command = 'x' } # ours\ndocs = { command = 'docs' } # theirs\n"
-    assert drop_checked(FORM, text, PLACE, "claims") == "[mcp_servers]\ndocs = { command = 'docs' } # theirs\n"
+    assert remove_server(FORM, text, PLACE, "claims") == "[mcp_servers]\ndocs = { command = 'docs' } # theirs\n"
 
 
 def test_what_a_person_added_below_it_goes_with_it() -> None:
     text = "[a]\nb = 1\n\n[mcp_servers.claims]\ncommand = 'x'\n\n[mcp_servers.claims.env]\nA = 'b'\n\n# about c\n[c]\n"
-    assert drop_checked(FORM, text, PLACE, "claims") == "[a]\nb = 1\n\n# about c\n[c]\n"
+    assert remove_server(FORM, text, PLACE, "claims") == "[a]\nb = 1\n\n# about c\n[c]\n"
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("a = ", "no valid TOML"),
-        ("a = 1\na = 2", "no valid TOML"),
+        ("a = ", "not valid TOML"),
+        ("a = 1\na = 2", "not valid TOML"),
         ("mcp_servers = 1", "else than a table"),
         ("\0", "TOML"),
         ("a = " + "9" * 5_000, "digits"),
@@ -104,5 +105,5 @@ def test_what_a_person_added_below_it_goes_with_it() -> None:
     ],
 )
 def test_what_does_not_parse_is_refused(text: str, why: str) -> None:
-    with pytest.raises(Unfit, match=why):
-        put_checked(FORM, text, PLACE, "claims", ENTRY)
+    with pytest.raises(UneditableTextError, match=why):
+        put_server(FORM, text, PLACE, "claims", ENTRY)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_claims.hosts.format import Unfit, drop_checked, put_checked
+from mcp_claims.hosts.errors import UneditableTextError
+from mcp_claims.hosts.format import put_server, remove_server
 from mcp_claims.hosts.yaml import YamlText
 from tests.hosts.texts import ENTRY, is_within
 
@@ -44,73 +45,73 @@ def yaml_files(draw: st.DrawFn, servers: list[str]) -> str:
 @settings(deadline=None, max_examples=40)
 @given(yaml_files(SERVERS))
 def test_a_server_is_put_beside_others_and_goes_out_again_to_the_byte(text: str) -> None:
-    after = put_checked(FORM, text, PLACE, "claims", ENTRY)
+    after = put_server(FORM, text, PLACE, "claims", ENTRY)
     assert is_within(text, after)
-    assert drop_checked(FORM, after, PLACE, "claims") == text
+    assert remove_server(FORM, after, PLACE, "claims") == text
 
 
 @settings(deadline=None, max_examples=40)
 @given(yaml_files([]))
 def test_a_server_is_put_where_there_were_none_and_goes_out_again_to_the_byte(text: str) -> None:
-    after = put_checked(FORM, text, PLACE, "claims", ENTRY)
+    after = put_server(FORM, text, PLACE, "claims", ENTRY)
     assert is_within(text, after)
-    assert drop_checked(FORM, after, PLACE, "claims").rstrip() == text.rstrip()
+    assert remove_server(FORM, after, PLACE, "claims").rstrip() == text.rstrip()
 
 
 @settings(deadline=None, max_examples=40)
 @given(yaml_files(EMPTY))
 def test_a_list_without_servers_gets_its_first(text: str) -> None:
-    after = put_checked(FORM, text, PLACE, "claims", ENTRY)
+    after = put_server(FORM, text, PLACE, "claims", ENTRY)
     assert is_within(text.replace(" []", ""), after)
-    drop_checked(FORM, after, PLACE, "claims")
+    remove_server(FORM, after, PLACE, "claims")
 
 
 @settings(deadline=None, max_examples=40)
 @given(yaml_files(SERVERS))
 def test_a_server_is_replaced_in_its_place(text: str) -> None:
-    once = put_checked(FORM, text, PLACE, "claims", {"command": "old"})
-    assert put_checked(FORM, once, PLACE, "claims", ENTRY) == put_checked(FORM, text, PLACE, "claims", ENTRY)
+    once = put_server(FORM, text, PLACE, "claims", {"command": "old"})
+    assert put_server(FORM, once, PLACE, "claims", ENTRY) == put_server(FORM, text, PLACE, "claims", ENTRY)
 
 
 @settings(deadline=None, max_examples=40)
 @given(yaml_files(SERVERS))
 def test_others_can_be_taken_out_too(text: str) -> None:
-    for name in FORM.entries(FORM.load(text), PLACE):
+    for name in FORM.servers(FORM.parse(text), PLACE):
         # A comment below a list that goes would become part of a literal block above it: that is refused.
         if not name.startswith("\0") and "# the end" not in text:
-            assert is_within(drop_checked(FORM, text, PLACE, name), text)
+            assert is_within(remove_server(FORM, text, PLACE, name), text)
 
 
 def test_a_new_file_has_what_the_host_wants_in_each() -> None:
-    tree = FORM.load(put_checked(FORM, "", PLACE, "claims", ENTRY))
-    assert tree == {**YamlText.fresh, "mcpServers": [{"name": "claims", **ENTRY}]}
+    tree = FORM.parse(put_server(FORM, "", PLACE, "claims", ENTRY))
+    assert tree == {**YamlText.skeleton, "mcpServers": [{"name": "claims", **ENTRY}]}
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("a: [", "no valid YAML"),
-        ("- a", "no YAML mapping"),
+        ("a: [", "not valid YAML"),
+        ("- a", "not a YAML mapping"),
         ("mcpServers: x", "else than a list"),
         ("mcpServers: [{name: a, command: b}]", "in one line"),
-        ("{name: a}", "cannot be edited safely|not written as one block"),
-        ("a: 1\n---\nb: 2", "no valid YAML"),
+        ("{name: a}", "cannot be edited safely|not one YAML document"),
+        ("a: 1\n---\nb: 2", "not valid YAML"),
         ("a: &x [{name: b}]\nmcpServers: *x", "alias|in one line"),
         ("mcpServers:\n- name: a\n- name: a\n", "two servers"),
-        ("a: !!python/object:os.system {}", "no valid YAML"),
-        ("\0", "no valid YAML"),
+        ("a: !!python/object:os.system {}", "not valid YAML"),
+        ("\0", "not valid YAML"),
         ("a: " + "9" * 5_000, "digits"),
     ],
 )
 def test_what_cannot_be_edited_safely_is_refused(text: str, why: str) -> None:
-    with pytest.raises(Unfit, match=why):
-        put_checked(FORM, text, PLACE, "claims", ENTRY)
+    with pytest.raises(UneditableTextError, match=why):
+        put_server(FORM, text, PLACE, "claims", ENTRY)
 
 
 def test_an_edit_that_would_change_something_else_is_refused() -> None:
     # Without the list, the comment below it would be part of the text above it.
-    with pytest.raises(Unfit, match="cannot be edited safely"):
-        drop_checked(FORM, "p: |\n    say\nmcpServers:\n    - name: a\n    # theirs\n", PLACE, "a")
+    with pytest.raises(UneditableTextError, match="cannot be edited safely"):
+        remove_server(FORM, "p: |\n    say\nmcpServers:\n    - name: a\n    # theirs\n", PLACE, "a")
     # With something after it, the last line of the text would get a line break.
-    with pytest.raises(Unfit, match="cannot be edited safely"):
-        put_checked(FORM, "mcpServers:\n- name: a\n  command: |\n    long", PLACE, "claims", ENTRY)
+    with pytest.raises(UneditableTextError, match="cannot be edited safely"):
+        put_server(FORM, "mcpServers:\n- name: a\n  command: |\n    long", PLACE, "claims", ENTRY)

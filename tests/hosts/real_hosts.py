@@ -1,0 +1,231 @@
+"""Runs real hosts: what npm has installed, in a home directory of its own, with a scripted model.
+
+A host is described by data, a `RealHost`.  `HostHome.run` gives it a prompt and returns the transcript of the session.
+Needs `MCP_CLAIMS_HOSTS`: the directory into which npm has installed the packages in `.ci/run`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.hosts.scripted_model import Script, Turn, Use, scripted_model, use
+from tests.support.servers import PYTHON_ENVIRONMENT
+
+INSTALLED = os.environ.get("MCP_CLAIMS_HOSTS")
+TIMEOUT = 300  # s; a host needs a tenth of that on a quiet machine.
+
+needs_hosts = [
+    pytest.mark.skipif(
+        INSTALLED is None and "CI" not in os.environ,
+        reason="npm install --prefix DIR the packages of hosts in .ci/run, and set MCP_CLAIMS_HOSTS=DIR",
+    ),
+    pytest.mark.timeout(2 * TIMEOUT),
+]
+"""Marks of a test module that runs real hosts."""
+
+
+@dataclass(frozen=True)
+class RealHost:
+    """How to run one host.  In commands and variables, {url}, {prompt} and {name} are replaced."""
+
+    name: str
+    """The name that `mcp-claims install` takes."""
+    list_command: Sequence[str]
+    listed: str
+    """A pattern for the line in which `list_command` shows the server {name}: connected, if the host connects to it."""
+    existing_file: tuple[str, str]
+    """A configuration file with the user's own settings: its path in the home directory, and its text."""
+    session_command: Sequence[str]
+    """Runs {prompt} without asking anybody, with the model at {url}."""
+    shell: Callable[[str], Use]
+    """Returns the step in which the model runs a command."""
+    client: str
+    """The name that the host gives itself as an MCP client."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    settings: tuple[str, str] | None = None
+    """A configuration file that `session_command` needs, where options and variables do not suffice."""
+
+
+_OPENCODE_CONFIG = (
+    '{"provider": {"anthropic": {"options": {"baseURL": "{url}/v1", "apiKey": "none"}}},'
+    ' "model": "anthropic/claude-sonnet-4-5", "permission": "allow", "share": "disabled", "autoupdate": false}'
+)
+
+REAL_HOSTS: Mapping[str, RealHost] = {
+    host.name: host
+    for host in (
+        RealHost(
+            "claude-code",
+            list_command=("claude", "mcp", "list"),
+            listed=r"{name}: .*mcp_claims serve.* - . Connected",
+            existing_file=(".claude.json", '{\n  "numStartups": 3,\n  "mcpServers": {}\n}\n'),
+            session_command=("claude", "-p", "{prompt}", "--allowedTools", "mcp__claims,Bash"),
+            shell=lambda command: use("Bash", command=command, description="Act"),
+            client="claude-code",
+            variables={
+                "ANTHROPIC_BASE_URL": "{url}",
+                "ANTHROPIC_API_KEY": "none",
+                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+                # All tools at once: a script does not search for them.
+                "ENABLE_TOOL_SEARCH": "false",
+                # The first turn waits for the server, however loaded the machine is.
+                "MCP_CONNECTION_NONBLOCKING": "false",
+                "MCP_CONNECT_TIMEOUT_MS": "60000",
+            },
+        ),
+        RealHost(
+            "codex",
+            list_command=("codex", "mcp", "list"),
+            listed=r"{name} .*-m mcp_claims serve .*enabled",
+            existing_file=(
+                ".codex/config.toml",
+                '# mine\nmodel = "o3"\n\n[mcp_servers.docs]\ncommand = "false" # why\n',
+            ),
+            session_command=(
+                *("codex", "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"),
+                *("-c", 'model="scripted"', "-c", 'model_provider="scripted"'),
+                *(
+                    "-c",
+                    'model_providers.scripted.name="scripted"',
+                    "-c",
+                    'model_providers.scripted.wire_api="responses"',
+                ),
+                *("-c", 'model_providers.scripted.base_url="{url}/v1"'),
+                # Otherwise the first turn does not wait for the server.
+                *("-c", "mcp_servers.claims.required=true"),
+                "{prompt}",
+            ),
+            shell=lambda command: use("exec_command", cmd=command),
+            client="codex-mcp-client",
+        ),
+        RealHost(
+            "gemini-cli",
+            list_command=("gemini", "mcp", "list"),
+            listed=r"{name}: .*mcp_claims serve.* \(stdio\) - Connected",
+            existing_file=(".gemini/settings.json", '// mine\n{\n  "ui": {"hideTips": true} // why\n}\n'),
+            session_command=("gemini", "--yolo", "-m", "gemini-2.5-pro", "-p", "{prompt}"),
+            shell=lambda command: use("run_shell_command", command=command),
+            client="gemini-cli-mcp-client",
+            variables={
+                "GEMINI_API_KEY": "none",
+                "GOOGLE_GEMINI_BASE_URL": "{url}",
+                "GEMINI_CLI_TRUST_WORKSPACE": "true",
+            },
+            settings=(
+                ".gemini/settings.json",
+                '{"security": {"auth": {"selectedType": "gemini-api-key"}}, "privacy": {"usageStatisticsEnabled": false}}',
+            ),
+        ),
+        RealHost(
+            "opencode",
+            list_command=("opencode", "mcp", "list"),
+            listed=r"{name} .*connected",
+            existing_file=(
+                ".config/opencode/opencode.jsonc",
+                '{\n  // mine\n  "share": "disabled", // why\n}\n',
+            ),
+            session_command=("opencode", "run", "{prompt}"),
+            shell=lambda command: use("bash", command=command, description="Act"),
+            client="opencode",
+            variables={"OPENCODE_CONFIG_CONTENT": _OPENCODE_CONFIG},
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One session of a host."""
+
+    output: str
+    """What the host printed on stdout, without colours."""
+    turns: Sequence[Turn]
+    """The requests to the model, and its steps."""
+
+
+@dataclass(frozen=True)
+class HostHome:
+    """A home directory and a project directory for hosts."""
+
+    home: Path
+    project: Path
+    environment: Mapping[str, str]
+
+    def write(self, file: tuple[str, str]) -> None:
+        """Write a file: its path in the home directory, and its text."""
+        path = self.home / file[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file[1])
+
+    def call(self, *command: str, variables: Mapping[str, str] | None = None, stderr: bool = False) -> str:
+        """Run *command* in the project directory; return what it prints, with *stderr* also there, without colours.
+
+        It has to succeed.
+        """
+        done = subprocess.run(
+            command,
+            env={**self.environment, **(variables or {})},
+            cwd=self.project,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr if stderr else done.stdout)
+
+    def claims(self, *arguments: str) -> str:
+        """Run `mcp-claims`."""
+        return self.call(sys.executable, "-m", "mcp_claims", *arguments)
+
+    def lists_server(self, host: RealHost, name: str = "claims") -> bool:
+        """Return whether *host* lists the server *name*."""
+        line = re.compile(host.listed.replace("{name}", name))
+        # Gemini CLI gives the server 5 s to connect, which is too little on a machine that is busy for a moment.
+        return any(line.search(self.call(*host.list_command, stderr=True)) for _ in range(3))
+
+    def install(self, host: RealHost, *options: str) -> None:
+        """Let *host* start the server, and have the settings that its sessions need."""
+        if host.settings is not None:
+            self.write(host.settings)
+        self.claims("install", host.name, *options)
+
+    def run(self, host: RealHost, prompt: str, script: Script) -> Transcript:
+        """Run one session of *host* with *prompt*, in which the model follows *script*.
+
+        Raises what the script raises.  Sessions may run at the same time, in threads.
+        """
+        with scripted_model(script) as model:
+
+            def filled(text: str) -> str:
+                return text.replace("{url}", model.url).replace("{prompt}", prompt)
+
+            variables = {name: filled(value) for name, value in host.variables.items()}
+            output = self.call(*map(filled, host.session_command), variables=variables)
+        if model.failure is not None:
+            raise model.failure
+        return Transcript(output.strip(), model.turns)
+
+
+def make_host_home(directory: Path) -> HostHome:
+    """Make the directories below *directory*; hosts are found on the PATH."""
+    assert INSTALLED, "CI has to install the hosts"
+    home, project = directory / "home", directory / "project"
+    for each in (home, project):
+        each.mkdir()
+    # Hosts would take the variables of an agent that runs the tests for their own.
+    foreign = ("CLAUDE", "CODEX", "GEMINI", "OPENCODE", "ANTHROPIC", "OPENAI", "XDG_", "MCP_CLAIMS_")
+    own = {name: value for name, value in PYTHON_ENVIRONMENT.items() if not name.startswith(foreign)}
+    path = f"{Path(INSTALLED) / 'node_modules' / '.bin'}{os.pathsep}{os.environ['PATH']}"
+    return HostHome(
+        home, project, {**own, "HOME": str(home), "PATH": path, "GEMINI_CLI_TRUST_WORKSPACE": "true", "NO_COLOR": "1"}
+    )
