@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 from mcp_claims.cli.options import add_store_options, chosen_store
 from mcp_claims.cli.output import write_line
@@ -32,7 +31,7 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     doctor.set_defaults(run=_doctor)
 
 
-def _doctor(options: SimpleNamespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     store = chosen_store(options)
     if isinstance(store, AgentAwarenessStore):
         findings = list(diagnose(Path(store.directory), "in the layout of agent-awareness", store))

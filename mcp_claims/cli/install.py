@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from mcp_claims.cli.options import add_store_options, chosen_store
@@ -99,7 +98,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
 
-def _install(options: SimpleNamespace) -> int:
+def _install(options: argparse.Namespace) -> int:
     from mcp_claims.hosts import HOSTS, Launch, install
 
     host, where = HOSTS[options.host], _surroundings()
@@ -129,7 +128,7 @@ def _install(options: SimpleNamespace) -> int:
     return 0
 
 
-def _uninstall(options: SimpleNamespace) -> int:
+def _uninstall(options: argparse.Namespace) -> int:
     from mcp_claims.hosts import HOSTS, uninstall
 
     host, where = HOSTS[options.host], _surroundings()
@@ -197,7 +196,7 @@ def _interpreter() -> str:
     return os.path.abspath(sys.executable)
 
 
-def _served_with(options: SimpleNamespace, environment: Mapping[str, str]) -> list[str]:
+def _served_with(options: argparse.Namespace, environment: Mapping[str, str]) -> list[str]:
     """Return the options of `serve` to write into the entry.
 
     Hosts give servers an environment of their own choosing: what chooses the directory here is written down, or two
@@ -214,7 +213,7 @@ def _served_with(options: SimpleNamespace, environment: Mapping[str, str]) -> li
     return arguments + _passed_on(options, environment)
 
 
-def _passed_on(options: SimpleNamespace, environment: Mapping[str, str]) -> list[str]:
+def _passed_on(options: argparse.Namespace, environment: Mapping[str, str]) -> list[str]:
     arguments: list[str] = []
     for option, variable in _PASSED_ON.items():
         value = getattr(options, option)
@@ -225,7 +224,7 @@ def _passed_on(options: SimpleNamespace, environment: Mapping[str, str]) -> list
     return arguments
 
 
-def _check(options: SimpleNamespace) -> None:
+def _check(options: argparse.Namespace) -> None:
     """Raise what `serve` would raise for these options, so that no host is given what cannot start."""
     store = chosen_store(options)
     if options.session is not None:
