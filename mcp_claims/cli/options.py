@@ -120,7 +120,10 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
 def chosen_session(options: argparse.Namespace, store: Store) -> Session | None:
     """Return the session that *options*, else the environment, name; `None` if they name none."""
     if options.for_pid is not None:
-        return session_for_process(store, options.for_pid)
+        try:
+            return session_for_process(store, options.for_pid)
+        except InvalidInputError as error:
+            raise InvalidInputError(error.field, f"{error.rule}; --session NAME claims for a name instead") from error
     name = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
     return None if name is None else named_session(store, name)
 
