@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import cast
 
-from mcp_claims.cli.options import add_json, add_store_options, chosen_store, say, store_choice
+from mcp_claims.cli.options import add_json, add_store_options, chosen_store, store_choice
+from mcp_claims.cli.output import print_result
 from mcp_claims.doctor import Finding, Level, run_checks, run_cluster_checks
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 
@@ -30,14 +30,14 @@ def add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     doctor.set_defaults(run=_doctor)
 
 
-def _doctor(options: SimpleNamespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     findings = list(_findings(options))
     worst = max((finding.level for finding in findings), key=_BY_SEVERITY.index)
-    say(_table(findings), _facts(findings, worst), as_json=options.json)
+    print_result(_table(findings), _facts(findings, worst), as_json=options.json)
     return 1 if worst is Level.FAILURE else 0
 
 
-def _findings(options: SimpleNamespace) -> Iterator[Finding]:
+def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     store, choice = chosen_store(options), store_choice(options)
     if isinstance(store, AgentAwarenessStore):
         yield from run_checks(Path(store.directory), "the layout agent-awareness", store)

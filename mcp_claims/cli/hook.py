@@ -1,12 +1,13 @@
 """`mcp-claims hook`: what a host runs by itself, as Claude Code's hooks; https://code.claude.com/docs/en/hooks.
 
-The host tells on standard input what is about to happen.  Who "we" are is told by the processes: the claims server of a
-session is a child of the host's process, perhaps through a shell, and so is the hook.  A session's own name, which the
-host also tells, is not enough: a host that is started inside another one may inherit it, and `/clear` changes it.
+The host describes on standard input what is about to happen.  A hook recognises its own session by the processes: the
+claims server of a session is a child of the host's process, perhaps through a shell, and so is the hook.  The session
+id that the host passes is not enough: a host inside another host inherits it, and `/clear` changes it.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -14,185 +15,181 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import Any
 
-from mcp_claims.cli.options import STORE_TROUBLE, add_command, chosen_store
+from mcp_claims.cli.errors import STORE_ERROR, describe
+from mcp_claims.cli.options import Subparsers, add_command, chosen_store
 from mcp_claims.cli.output import write_error, write_line
 from mcp_claims.errors import ClaimsError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim
+from mcp_claims.render.lists import listed_line
+from mcp_claims.session.identity import process_session
 from mcp_claims.session.session import Session
 
-if TYPE_CHECKING:
-    import argparse
-    from typing import Any
+_SESSION_END, _GUARD = "session-end", "guard"
+_MAX_CLAIMS = 5_000
+_MIN_KEY_IN_COMMAND = 4
+"""Characters of a key that is searched for in commands: a shorter one is in many of them by chance."""
 
-_MOST_LOOKED_AT = 5_000
-_LEAST_IN_COMMAND = 4
-"""Characters of a key that is looked for in commands: a shorter one is in many of them by chance."""
+_MAX_WORDS = 500
+_MAX_PATH = 4_096
+"""Characters: no system opens a longer path, and to resolve the links in one takes seconds."""
 
-_MOST_WORDS = 500
-_LONGEST_PATH = 4_096
-"""Characters: no system opens a longer one, and to look for links in it takes seconds."""
-
-_PROJECT = "CLAUDE_PROJECT_DIR"
-_PATHS = ("file_path", "notebook_path", "path")
-_INPUT_BYTES = 64 * 1024 * 1024
+_PROJECT_VARIABLE = "CLAUDE_PROJECT_DIR"
+_PATH_FIELDS = ("file_path", "notebook_path", "path")
+_MAX_INPUT_BYTES = 64 * 1024 * 1024
 
 
-def add_hook(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
+def add_hook(commands: Subparsers) -> None:
+    """Add `hook`."""
     command = add_command(
         commands,
         "hook",
-        "answer a host's hook; `mcp-claims install claude-code --hooks` makes it run this",
+        "answer a hook of a host; `mcp-claims install claude-code --hooks` configures the host to run this",
         "  mcp-claims hook session-end < event.json\n  mcp-claims hook guard --strict < event.json",
+        "0 answered, 1 no event or wrong usage (never 2, which a host takes for a denial)",
     )
     command.add_argument(
         "hook",
-        choices=("session-end", "guard"),
-        help="session-end frees what the session holds; guard denies what touches a key or path that others hold",
+        choices=(_SESSION_END, _GUARD),
+        help="session-end releases the claims of the session; guard denies what touches a key or path that another "
+        "session has claimed",
     )
-    command.add_argument("--strict", action="store_true", help="guard: deny, too, where the store cannot answer")
-    command.set_defaults(run=hook)
+    command.add_argument(
+        "--strict", action="store_true", help="guard: also deny everything while the store cannot answer"
+    )
+    command.set_defaults(run=_hook)
 
 
-def hook(options: SimpleNamespace) -> int:
-    """Run `hook`."""
-    from mcp_claims.session.identity import process_session
-
-    ending = options.hook == "session-end"
+def _hook(options: argparse.Namespace) -> int:
+    ending = options.hook == _SESSION_END
     strict = options.strict and not ending
-    told = _event()
-    if told is None:
-        # Not 2: that a hook ends with 2 means to a host that it forbids what is about to happen.
-        return _in_trouble("a host has to tell a hook on standard input what happens, as JSON", strict, 1)
+    event = _read_event()
+    if event is None:
+        return _fail("a hook needs a JSON object on standard input that describes the event", strict=strict, code=1)
     try:
         machine = local_machine()
         session = process_session(chosen_store(options), machine)
         if ending:
-            _end_session(session, machine, told)
-        elif (reason := _objection(session, machine, told)) is not None:
+            _end_session(session, machine, event)
+        elif (reason := _conflict(session, machine, event)) is not None:
             _deny(reason)
     except ClaimsError as error:
-        return _in_trouble(str(error), strict, STORE_TROUBLE if ending else 0)
+        return _fail(describe(error, options), strict=strict, code=STORE_ERROR if ending else 0)
     return 0
 
 
-def _event() -> dict[str, Any] | None:
-    """Return what the host tells, `None` if that is no event."""
+def _read_event() -> dict[str, Any] | None:
+    """Return the event on standard input; `None` if there is none."""
     try:
-        told = json.loads(sys.stdin.buffer.read(_INPUT_BYTES))
+        event = json.loads(sys.stdin.buffer.read(_MAX_INPUT_BYTES))
     except (ValueError, RecursionError):
         return None
-    return told if isinstance(told, dict) else None
+    return event if isinstance(event, dict) else None
 
 
-def _in_trouble(what: str, strict: bool, code: int) -> int:
-    """Say *what* keeps this hook from doing its work, and deny if it is *strict*; return the exit code, *code* if not."""
-    write_error(what)
+def _fail(problem: str, *, strict: bool, code: int) -> int:
+    """Print the *problem* that keeps the hook from its work; deny if it is *strict*, else return the exit code *code*."""
+    write_error(problem)
     if not strict:
         return code
-    _deny(f"The claims cannot be looked at, and this guard is strict: {what}")
+    _deny(f"The claims cannot be read, and this guard is strict: {problem}")
     return 0
 
 
-def _end_session(session: Session, machine: Machine, told: dict[str, Any]) -> None:
-    """Free what the servers of our host hold: the conversation that claimed it is over, though they may go on."""
-    why = told.get("reason")
+def _end_session(session: Session, machine: Machine, event: dict[str, Any]) -> None:
+    """Revoke what the servers of our host hold: the conversation that claimed it is over, even if they go on."""
+    why = event.get("reason")
     session.describe_client("mcp-claims hook session-end")
-    for claim in _held(session):
-        if _is_of_our_host(claim, machine):
+    for claim in _held_claims(session):
+        if _has_our_host(claim, machine):
             session.revoke(claim, f"its session has ended ({why})" if isinstance(why, str) else "its session has ended")
 
 
-def _objection(session: Session, machine: Machine, told: dict[str, Any]) -> str | None:
-    """Return why what is about to happen must not, if that is so."""
-    from mcp_claims.render import text
-
-    asked = told.get("tool_input")
-    if not isinstance(asked, dict):
+def _conflict(session: Session, machine: Machine, event: dict[str, Any]) -> str | None:
+    """Return why what is about to happen must not: another session has claimed it.  `None` if nobody has."""
+    tool_input = event.get("tool_input")
+    if not isinstance(tool_input, dict):
         return None
-    here, command = _directory(told.get("cwd")), asked.get("command")
-    paths = [asked[name] for name in _PATHS if isinstance(asked.get(name), str)]
+    here, command = _working_directory(event.get("cwd")), tool_input.get("command")
+    paths = [tool_input[name] for name in _PATH_FIELDS if isinstance(tool_input.get(name), str)]
     if isinstance(command, str):
         paths += _paths_in(command)
-    # The host may have gone to another directory than that from which its agents name files.
-    starts = {here, _directory(project) if (project := os.environ.get(_PROJECT)) else here}
-    spelt = {spelling for path in paths for spelling in _spellings(os.path.join(here, path), starts)}
-    for claim in _held(session):
+    # The host may have gone to another directory than the one from which its agents name files.
+    bases = {here, _working_directory(project) if (project := os.environ.get(_PROJECT_VARIABLE)) else here}
+    spellings = {spelling for path in paths for spelling in _spellings(os.path.join(here, path), bases)}
+    for claim in _held_claims(session):
         key = claim.scoped.key
-        by_path = _names_path(key, spelt)
-        by_command = isinstance(command, str) and _is_in_command(key, command)
-        if (by_path or by_command) and not _is_of_our_host(claim, machine):
-            listed = session.stored(key, claim.scoped.namespace)
-            if not listed.page or listed.page[0].state is not ClaimState.HELD:
+        touched = _is_path(key, spellings) or (isinstance(command, str) and _is_in_command(key, command))
+        if touched and not _has_our_host(claim, machine):
+            stored = session.read(key, claim.scoped.namespace)
+            if not stored.claims or stored.claims[0].state is not ClaimState.HELD:
                 continue
-            said = text.listed_text(listed.page[0], listed.now)
-            return f"Another session has claimed this: {said} Leave it alone; go on with something else, or report it."
+            line = listed_line(stored.claims[0], stored.now)
+            return f"Another session has claimed this: {line} Leave it alone; go on with something else, or report it."
     return None
 
 
-def _held(session: Session) -> Iterator[Claim]:
-    """Yield live claims, the first ones where there are very many."""
-    for listed in session.listing(at_most=_MOST_LOOKED_AT).page:
+def _held_claims(session: Session) -> Iterator[Claim]:
+    """Yield the live claims, the first ones where there are very many."""
+    for listed in session.list_claims(limit=_MAX_CLAIMS).claims:
         if listed.state is ClaimState.HELD and isinstance(listed.found, Claim):
             yield listed.found
 
 
-def _directory(cwd: object) -> str:
-    """Return the directory from which paths are meant."""
+def _working_directory(cwd: object) -> str:
+    """Return the directory from which the host names paths, which it describes as *cwd*."""
     try:
         return os.path.join(os.getcwd(), cwd if isinstance(cwd, str) else "")
-    except FileNotFoundError:  # Ours has been removed.
+    except FileNotFoundError:  # Our own working directory has been removed.
         return os.path.join("/", cwd if isinstance(cwd, str) else "")
 
 
 def _paths_in(command: str) -> list[str]:
-    """Return the words of *command* that can be paths, the first ones where there are very many."""
+    """Return the words of *command* that may be paths, the first ones where there are very many."""
     words = (found[0] for found in re.finditer(r"[^\s'\"`;|&<>()=,:]+", command))
-    return list(itertools.islice((word for word in words if "/" in word), _MOST_WORDS))
+    return list(itertools.islice((word for word in words if "/" in word), _MAX_WORDS))
 
 
-def _spellings(path: str, starts: set[str]) -> Iterator[str]:
-    """Yield how *path* can be called: absolute or from one of *starts*, by the links that it is spelt with or without."""
+def _spellings(path: str, bases: set[str]) -> Iterator[str]:
+    """Yield the names of *path*: absolute, and relative to each of *bases*, with links as they are and resolved."""
     path = os.path.normpath(path)
-    if len(path) > _LONGEST_PATH:
+    if len(path) > _MAX_PATH:
         return
-    for spell in (os.path.normpath, _resolved):
-        yield (absolute := spell(path))
-        for start in starts:
-            # On Windows no way leads from one drive to another.
+    for normalise in (os.path.normpath, _resolved):
+        yield (absolute := normalise(path))
+        for base in bases:
+            # On Windows no relative path leads from one drive to another.
             with suppress(ValueError):
-                yield os.path.relpath(absolute, spell(start))
+                yield os.path.relpath(absolute, normalise(base))
 
 
 def _resolved(path: str) -> str:
     try:
         return os.path.realpath(path)
-    except (OSError, ValueError):  # ValueError: it has a NUL in it, so there is no such file.
+    except (OSError, ValueError):  # ValueError: it contains a NUL, so there is no such file.
         return os.path.normpath(path)
 
 
-def _names_path(key: str, spelt: set[str]) -> bool:
-    """Tell whether *key* is the path *spelt* so, or a directory that it is in."""
-    if not (plain := key.rstrip("/")) or not spelt:
+def _is_path(key: str, spellings: set[str]) -> bool:
+    """Return whether *key* names a path with one of *spellings*, or a directory above it."""
+    if not (plain := key.rstrip("/")) or not spellings:
         return False
     keys = {plain, os.path.normpath(plain)} | ({_resolved(plain)} if os.path.isabs(plain) else set())
-    return any(path == each or path.startswith(f"{each}/") for path in spelt for each in keys)
+    return any(path == each or path.startswith(f"{each}/") for path in spellings for each in keys)
 
 
 def _is_in_command(key: str, command: str) -> bool:
-    """Tell whether *command* has *key* in it as a word of its own."""
-    if len(key) < _LEAST_IN_COMMAND or key not in command:  # The latter takes no time, the pattern below some.
+    """Return whether *command* contains *key* as a word of its own."""
+    if len(key) < _MIN_KEY_IN_COMMAND or key not in command:  # Takes no time; the pattern below does.
         return False
     return re.search(rf"(?<![\w./-]){re.escape(key)}(?![\w.-])", command) is not None
 
 
-def _is_of_our_host(claim: Claim, machine: Machine) -> bool:
-    """Tell whether the process that holds *claim* and this one have been started by the same host."""
+def _has_our_host(claim: Claim, machine: Machine) -> bool:
+    """Return whether one host has started both the process that holds *claim* and this one."""
     ours = machine.proof()
     theirs = claim.holder.proof
     if theirs.boot is None or (theirs.boot, theirs.pid_namespace) != (ours.boot, ours.pid_namespace):

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from mcp_claims.cli.options import add_store_options, chosen_store, store_choice
@@ -99,7 +98,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
 
-def _install(options: SimpleNamespace) -> int:
+def _install(options: argparse.Namespace) -> int:
     from mcp_claims import hosts
 
     host, user, name = hosts.HOSTS[options.host], hosts.UserEnvironment.current(), options.name
@@ -128,7 +127,7 @@ def _install(options: SimpleNamespace) -> int:
     return 0
 
 
-def _uninstall(options: SimpleNamespace) -> int:
+def _uninstall(options: argparse.Namespace) -> int:
     from mcp_claims import hosts
 
     _validate_name(options.name)
@@ -178,7 +177,7 @@ def _interpreter() -> str:
     return os.path.abspath(sys.executable)
 
 
-def _serve_arguments(options: SimpleNamespace, environment: Mapping[str, str]) -> list[str]:
+def _serve_arguments(options: argparse.Namespace, environment: Mapping[str, str]) -> list[str]:
     """Return the arguments of `serve` in the entry: the store and the options.
 
     What chooses the store in *environment* is written down.  Hosts pass on few variables, and two hosts with different
@@ -193,7 +192,7 @@ def _serve_arguments(options: SimpleNamespace, environment: Mapping[str, str]) -
     return _passed_on(options, environment)
 
 
-def _passed_on(options: SimpleNamespace, environment: Mapping[str, str]) -> list[str]:
+def _passed_on(options: argparse.Namespace, environment: Mapping[str, str]) -> list[str]:
     arguments: list[str] = []
     for option, variable in _SERVE_OPTIONS.items():
         value = getattr(options, option)
@@ -204,7 +203,7 @@ def _passed_on(options: SimpleNamespace, environment: Mapping[str, str]) -> list
     return arguments
 
 
-def _validate(options: SimpleNamespace) -> None:
+def _validate(options: argparse.Namespace) -> None:
     """Raise the error that `serve` would raise for these options: no host may get an entry that cannot start."""
     _validate_name(options.name)
     store = chosen_store(options)

@@ -1,20 +1,22 @@
-"""The command `mcp-claims`: which command runs, and what its errors mean for the exit code."""
+"""The command `mcp-claims`: parses the command line, runs one command, and turns errors into exit codes."""
 
 from __future__ import annotations
 
-import gc
+import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import argparse
+from mcp_claims import __version__
+from mcp_claims.cli.errors import USAGE_ERROR, describe, exit_code_of
+from mcp_claims.cli.options import Subparsers
+from mcp_claims.cli.output import discard, open_closed_streams, write_error, write_line
+from mcp_claims.errors import ClaimsError
 
-# Where each command is.  Only the one that is asked for is imported: a check in a hook is to take no longer than the
-# interpreter itself.
-_COMMANDS = {
+# The module of each command.  Only that of the command at hand is imported: hosts run a check before each tool call,
+# and the SDK alone takes most of a second.
+_MODULES = {
     "serve": "serve",
     "list": "list_commands",
     "show": "list_commands",
@@ -28,87 +30,83 @@ _COMMANDS = {
     "uninstall": "install",
     "doctor": "doctor",
     "demo": "demo",
-    "completion": "completion",
+    "completion": "main",
 }
-_COMPLETING = "_ARGCOMPLETE"
-_USAGE = 2
-_INTERRUPTED, _UNREAD = 128 + 2, 128 + 13  # What a shell makes of the end by SIGINT and SIGPIPE.
+_SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
+_COMPLETING = "_ARGCOMPLETE"  # The variable that shells set to complete a command line.
+_INTERRUPTED, _BROKEN_PIPE = 128 + 2, 128 + 13  # As a shell reports an end by SIGINT and by SIGPIPE.
 
 
 def command() -> int:
-    """Be the command `mcp-claims`: run `main`, and where that was a matter of milliseconds, end as fast."""
-    # A process that lives for so short a time leaves no garbage worth looking for.
-    gc.disable()
-    from mcp_claims.cli.output import open_closed_streams
-    from mcp_claims.cli.plain import plain_options
-
+    """Run the command line of this process; return the exit code."""
     open_closed_streams()
-    asked = sys.argv[1:]
-    plain = None if _COMPLETING in os.environ else plain_options(asked)
-    if plain is None:
-        gc.enable()
-        return main(asked)
-    code = _run(plain)
-    # There are no threads to wait for and no files to close; to take all modules apart would be a tenth of the time.
-    os._exit(code)
+    return main(sys.argv[1:])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 yes or well, 1 no, 2 wrong usage, 3 the store cannot answer."""
-    asked = sys.argv[1:] if arguments is None else list(arguments)
-    completing = _COMPLETING in os.environ
-    only = asked[0] if asked and asked[0] in _COMMANDS and not completing else None
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line *arguments*; return the exit code: 0 yes or done, 1 no, 2 wrong usage, 3 store trouble."""
+    words = list(arguments)
+    only = words[0] if words and words[0] in _MODULES and _COMPLETING not in os.environ else None
     parser = build_parser(only)
-    if completing:
-        import argcomplete
+    if _COMPLETING in os.environ:
+        import argcomplete  # An import of 30 ms that completion alone needs.
 
         argcomplete.autocomplete(parser)
-    # Parsed by us: to argparse, what comes behind a key would be the command's, its options too.
-    dashes = asked.index("--") if only == "run" and "--" in asked else len(asked)
+    # `run` gets what stands behind `--` unparsed: argparse would remove a second `--`, which belongs to the command.
+    end = words.index("--") if only == "run" and "--" in words else len(words)
     try:
-        options = parser.parse_args(asked[:dashes], SimpleNamespace(after_dashes=asked[dashes + 1 :]))
-    except SystemExit as end:
-        # From a hook 2 would mean to a host that what is about to happen is forbidden.
-        sys.exit(1 if only == "hook" and end.code == _USAGE else end.code)
+        options = parser.parse_args(words[:end], argparse.Namespace(command=words[end + 1 :]))
+    except SystemExit as stop:
+        # A host takes 2 from a hook for a denial of what is about to happen.
+        sys.exit(1 if only == "hook" and stop.code == USAGE_ERROR else stop.code)
     return _run(options)
-
-
-def _run(options: SimpleNamespace) -> int:
-    from mcp_claims.cli.output import discard, write_error
-    from mcp_claims.errors import ClaimsError, InvalidInputError
-
-    try:
-        code = int(options.run(options))
-        sys.stdout.flush()
-    except InvalidInputError as error:
-        write_error(str(error))
-        return _USAGE
-    except ClaimsError as error:
-        write_error(str(error))
-        return 3
-    except KeyboardInterrupt:
-        return _INTERRUPTED  # A person who presses Ctrl-C while a command waits needs no traceback.
-    except BrokenPipeError:
-        # Whoever reads the list has seen enough of it.
-        discard(sys.stdout)
-        return _UNREAD
-    return code
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of all commands, or of *only* one."""
-    import argparse
-    import importlib
-
-    from mcp_claims import __version__
-
     parser = argparse.ArgumentParser(
         prog="mcp-claims",
-        description="Claims for agents that run side by side: of all that see an event, exactly one acts.",
+        description="Exclusive claims for agents that run side by side: of all that see an event, exactly one acts.",
     )
     parser.add_argument("--version", action="version", version=f"mcp-claims {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, module in _COMMANDS.items():
+    for name, module in _MODULES.items():
         if only in (None, name):
             getattr(importlib.import_module(f"mcp_claims.cli.{module}"), f"add_{name}")(commands)
     return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        code = int(options.run(options))
+        sys.stdout.flush()
+    except ClaimsError as error:
+        write_error(describe(error, options))
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        return _INTERRUPTED  # Ctrl-C during a wait is no defect: no traceback.
+    except BrokenPipeError:
+        discard(sys.stdout)
+        return _BROKEN_PIPE
+    return code
+
+
+def add_completion(commands: Subparsers) -> None:
+    """Add `completion`."""
+    completion = commands.add_parser(
+        "completion",
+        help="print a script that makes a shell complete commands and options",
+        description="Print a script that makes a shell complete commands and options.",
+        epilog='examples:\n  eval "$(mcp-claims completion bash)"      # in ~/.bashrc\n'
+        "  mcp-claims completion fish > ~/.config/fish/completions/mcp-claims.fish",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    completion.add_argument("shell", choices=_SHELLS)
+    completion.set_defaults(run=_completion)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from argcomplete.shell_integration import shellcode  # An import of 30 ms that completion alone needs.
+
+    write_line(shellcode(["mcp-claims"], shell=options.shell))
+    return 0

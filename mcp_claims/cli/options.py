@@ -1,16 +1,15 @@
-"""Options that commands have in common: which store, on whose behalf, how to print; and the exit codes."""
+"""Options that commands have in common: which store, which key, on whose behalf, and how to print."""
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
-from mcp_claims.cli.output import format_json, write_line
+from mcp_claims.cli.errors import OPTIONS, STORE_ERROR, USAGE_ERROR
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.model.validation import DEFAULT_NAMESPACE
+from mcp_claims.model.validation import DEFAULT_NAMESPACE, MAX_WAIT_SECONDS
+from mcp_claims.session.identity import named_session, session_for_process
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.config import (
@@ -25,26 +24,22 @@ from mcp_claims.stores.config import (
     open_store,
 )
 
-if TYPE_CHECKING:
-    import argparse
-
-YES, NO, USAGE_ERROR, STORE_TROUBLE = 0, 1, 2, 3
-EXIT_CODES = "exit codes: 0 yes, 1 no, 2 wrong usage, 3 the store cannot answer"
 SESSION_VARIABLE = "MCP_CLAIMS_SESSION"
 _OPTIONS = {"directory": "--dir", "layout": "--layout", "provider": "--provider", "url": "--store"}
 
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
 
 def add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, examples: str
+    commands: Subparsers, name: str, summary: str, examples: str, exit_codes: str = "0 yes, 1 no"
 ) -> argparse.ArgumentParser:
     """Add the command *name* with its options for the store; return its parser."""
-    import argparse
-
+    exit_codes = f"{exit_codes}, {USAGE_ERROR} wrong usage, {STORE_ERROR} the store cannot answer"
     command = commands.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"examples:\n{examples}\n\n{EXIT_CODES}",
+        epilog=f"examples:\n{examples}\n\nexit codes: {exit_codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_store_options(command)
@@ -52,54 +47,61 @@ def add_command(
 
 
 def add_store_options(parser: argparse._ActionsContainer) -> None:
-    """Add the options that say which store."""
-    parser.add_argument("--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else your own)")
+    """Add the options that choose the store."""
+    parser.add_argument(
+        "--dir", metavar="PATH", help=f"claims directory (else {DIRECTORY_VARIABLE}, else one in your state directory)"
+    )
     parser.add_argument(
         "--layout",
         metavar="NAME",
-        help=f"{' or '.join(LAYOUTS)}: whose sessions to share the claims with (else {LAYOUT_VARIABLE}, else ours)",
+        help=f"layout of the directory, {' or '.join(LAYOUTS)}: which program's sessions to share the claims with "
+        f"(else {LAYOUT_VARIABLE}, else {LAYOUTS[0]})",
     )
     parser.add_argument(
         "--provider",
         metavar="NAME",
-        help=f"in the layout {AGENT_AWARENESS}, whose directory (else {PROVIDER_VARIABLE}, else the common one)",
+        help=f"which directory of {AGENT_AWARENESS}, in its layout (else {PROVIDER_VARIABLE}, else the common one)",
     )
     parser.add_argument(
         "--store",
         metavar="URL",
-        help=f"claims on etcd: etcd://host1:2379,host2:2379/prefix, etcds:// for TLS (else {STORE_VARIABLE})",
+        help="keep the claims on an etcd cluster: etcd://host1:2379,host2:2379/prefix, or etcds:// for TLS "
+        f"(else {STORE_VARIABLE})",
     )
 
 
-def chosen_store(options: SimpleNamespace) -> Store:
-    """Open the store that *options* and the environment ask for; raise `InvalidInputError` for what none has."""
-    with naming_options():
-        return open_store(options.dir, layout=options.layout, provider=options.provider, url=options.store)
+def chosen_store(options: argparse.Namespace) -> Store:
+    """Open the store that *options*, else the environment, choose; raise `InvalidInputError` if none is like that."""
+    return open_store(options.dir, layout=options.layout, provider=options.provider, url=options.store)
 
 
-def store_choice(options: SimpleNamespace) -> StoreChoice:
-    """Return which store *options* and the environment ask for, and the option or the variable that does."""
-    with naming_options():
-        choice = choose_store(options.dir, layout=options.layout, provider=options.provider, url=options.store)
-    return choice._replace(chosen_by=_OPTIONS.get(choice.chosen_by, choice.chosen_by))
-
-
-@contextmanager
-def naming_options() -> Iterator[None]:
-    """Let an `InvalidInputError` about an argument of the library name the option that it came from."""
-    try:
-        yield
-    except InvalidInputError as error:
-        raise InvalidInputError(_OPTIONS.get(error.field, error.field), error.rule) from error
+def store_choice(options: argparse.Namespace) -> StoreChoice:
+    """Return which store *options*, else the environment, choose, and the option or variable that chose it."""
+    choice = choose_store(options.dir, layout=options.layout, provider=options.provider, url=options.store)
+    return choice._replace(chosen_by=OPTIONS.get(choice.chosen_by, choice.chosen_by))
 
 
 def add_key(parser: argparse.ArgumentParser) -> None:
     """Add a key and its namespace."""
     parser.add_argument(
-        "key", metavar="KEY", help="the event, spelt alike by all, e.g. vercel/next.js#4521:checks_failed"
+        "key", metavar="KEY", help="one occurrence of an event, named alike by all: acme/web#12:red@3f2a91c"
     )
+    add_namespace(parser, default=DEFAULT_NAMESPACE, purpose="scope of the key (%(default)s)")
+
+
+def add_namespace(parser: argparse.ArgumentParser, *, default: str | None = None, purpose: str) -> None:
+    """Add a namespace."""
+    parser.add_argument("-n", "--namespace", default=default, metavar="NAME", help=purpose)
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """Add how long to wait for the holder of the key."""
     parser.add_argument(
-        "-n", "--namespace", default=DEFAULT_NAMESPACE, metavar="NAME", help="scope of the key (%(default)s)"
+        "--wait",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help=f"while another session holds the key, wait for it, up to {MAX_WAIT_SECONDS:g} s (%(default)g)",
     )
 
 
@@ -109,43 +111,39 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_identity(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say on whose behalf a command acts that does not live on itself."""
-    who = parser.add_mutually_exclusive_group()
-    who.add_argument(
+    """Add the options that name the session for which a command acts, since it ends at once itself."""
+    session = parser.add_mutually_exclusive_group()
+    session.add_argument(
         "--for-pid",
         type=int,
         metavar="PID",
-        help="on behalf of a process that lives on, such as a shell's $$: its claims end with it",
+        help="act for the process PID, such as $$, the shell: its claims end with it",
     )
-    who.add_argument(
+    session.add_argument(
         "--session",
         metavar="NAME",
-        help=f"on behalf of a name: its claims end by release or when their time is up (else {SESSION_VARIABLE})",
+        help=f"act for the session NAME: its claims end by release or expiry (else {SESSION_VARIABLE})",
     )
 
 
-def chosen_session(options: SimpleNamespace, store: Store) -> Session | None:
-    """Return the session on whose behalf *options* and the environment say to act, if they do."""
-    from mcp_claims.session.identity import named_session, session_for_process
-
+def chosen_session(options: argparse.Namespace, store: Store) -> Session | None:
+    """Return the session that *options*, else the environment, name; `None` if they name none."""
     if options.for_pid is not None:
-        return session_for_process(store, options.for_pid)
+        try:
+            return session_for_process(store, options.for_pid)
+        except InvalidInputError as error:
+            raise InvalidInputError(error.field, f"{error.rule}; --session NAME claims for a name instead") from error
     name = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
     return None if name is None else named_session(store, name)
 
 
-def needed_session(options: SimpleNamespace, store: Store) -> Session:
-    """Return the session on whose behalf to act; raise `InvalidInputError` where nothing says so."""
+def required_session(options: argparse.Namespace, store: Store) -> Session:
+    """Return the session that *options*, else the environment, name; raise `InvalidInputError` if they name none."""
     session = chosen_session(options, store)
     if session is None:
         raise InvalidInputError(
             "--for-pid",
-            "or --session has to say on whose behalf, since this command ends at once and its claims would with it; "
-            "for the time of one command there is `mcp-claims run`",
+            "or --session must name who claims: this command ends at once, and a claim of its own would end with it. "
+            "To hold a key while one command runs, use `mcp-claims run`",
         )
     return session
-
-
-def say(text: str, facts: object, *, as_json: bool) -> None:
-    """Print *facts* as JSON, or else *text*."""
-    write_line(format_json(facts, indent=2) if as_json else text)

@@ -1,66 +1,70 @@
-"""The standard streams as whoever started us left them: closed, no longer read, full, or without our characters."""
+"""Printing, on standard streams that may be closed, no longer read, full, or unable to encode a character."""
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import io
-    from typing import TextIO
+from collections.abc import Mapping
+from typing import TextIO
 
 
 def open_closed_streams() -> None:
-    """See to it that there are the three streams, and that the two for printing take any text.
+    """Open each closed standard stream on `/dev/null`, and let the other two print any text.
 
-    Where one is closed, the next file that is opened would get its number, and be read or written as that stream.
+    The next file that is opened would get the number of a closed stream, and be read or written as that stream.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # The lowest number that is free, so that of the stream.  A command that we run does not inherit it.
-            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8", closefd=False))
+            # The lowest free number is that of the stream.  A command that `run` starts does not inherit it.
+            number = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (open for good)
     for stream in (sys.stdout, sys.stderr):
-        _text(stream).reconfigure(errors="backslashreplace")
+        _wrapper(stream).reconfigure(errors="backslashreplace")
+
+
+def print_result(text: str, facts: Mapping[str, object], *, as_json: bool) -> None:
+    """Print *facts* as JSON, or else *text*; advice is for models, who call tools."""
+    if as_json:
+        text = format_json({name: value for name, value in facts.items() if name != "advice"}, indent=2)
+    write_line(text)
 
 
 def write_line(text: str) -> bool:
-    """Print *text*; tell whether that went well.
+    """Print *text*; return whether that succeeded.
 
-    What a command has done is done: whether anybody can read of it does not change the exit code.
+    A failure does not change the exit code: what a command has done is done, whether anybody can read about it or not.
     """
     try:
         print(text, flush=True)
     except OSError as error:
         discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
-            write_error(f"what there is to say cannot be written: {error.strerror}")
+            write_error(f"the output cannot be written: {error.strerror}")
         return False
     return True
 
 
 def write_error(text: str) -> None:
-    """Say on stderr what is wrong, or different from what was asked for."""
+    """Print an error or a warning on stderr, if anybody reads that."""
     try:
         print(f"mcp-claims: {text}", file=sys.stderr, flush=True)
     except OSError:
-        # Nobody is left to be told, and the exit code says it, too.
         discard(sys.stderr)
 
 
 def discard(stream: TextIO) -> None:
-    """Let *stream* lead nowhere: what is left in its buffer would fail again when the process ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    """Connect *stream* to `/dev/null`: what is left in its buffer would fail again at the end of the process."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def format_json(facts: object, *, indent: int | None = None) -> str:
-    """Return *facts* as JSON, which is read as UTF-8, whatever the terminal's encoding."""
-    import json
-
-    return json.dumps(facts, ensure_ascii=_text(sys.stdout).encoding.lower() != "utf-8", indent=indent)
+    """Return *facts* as JSON, in ASCII where stdout is not UTF-8: readers of JSON expect UTF-8."""
+    return json.dumps(facts, ensure_ascii=_wrapper(sys.stdout).encoding.lower() != "utf-8", indent=indent)
 
 
-def _text(stream: TextIO) -> io.TextIOWrapper:
-    return stream  # type: ignore[return-value] # What the interpreter opens, and what is opened above, is one.
+def _wrapper(stream: TextIO) -> io.TextIOWrapper:
+    return stream  # type: ignore[return-value] # The interpreter's streams, and those opened above, are of this class.

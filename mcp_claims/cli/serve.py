@@ -1,4 +1,4 @@
-"""`mcp-claims serve`: its options, and which of the two servers they ask for."""
+"""`mcp-claims serve`: start the server over stdin and stdout, or over HTTP."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from datetime import timedelta
 
-from mcp_claims.cli.options import SESSION_VARIABLE, add_store_options, chosen_store
+from mcp_claims.cli.options import SESSION_VARIABLE, Subparsers, add_store_options, chosen_store
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import validation
-from mcp_claims.server.registry import DEFAULT_IDLE, DEFAULT_RETENTION_HOURS, SessionRegistry
+from mcp_claims.model.requests import DEFAULT_RETENTION_HOURS
+from mcp_claims.server.registry import DEFAULT_IDLE, SessionRegistry
 from mcp_claims.session.identity import named_session, process_session
-from mcp_claims.session.keepalive import DEFAULT_LONGEST_KEEPING
+from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT
 from mcp_claims.stores.base import Store
 
 logger = logging.getLogger(__name__)
@@ -29,83 +30,84 @@ SWITCH_EVERY = 0.000_5
 _HTTP_OPTIONS = ("host", "port", "path", "token_file", "idle_minutes")
 
 
-def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command and its options."""
+def add_serve(commands: Subparsers) -> None:
+    """Add `serve`."""
     serve = commands.add_parser(
         "serve",
-        help="serve MCP clients: one over stdin and stdout, or many over HTTP",
+        help="serve one MCP client over stdin and stdout, or many over HTTP",
         description="Serve one MCP client over stdin and stdout, or many over Streamable HTTP.",
+        epilog="example: mcp-claims serve --http --port 8765",
     )
     add_store_options(serve)
     serve.add_argument(
         "--session",
         metavar="NAME",
-        help=f"a fixed identity that outlives the process, for hosts that start a server for each call ({SESSION_VARIABLE})",
+        help=f"a fixed session that outlives the process, for hosts that start a server for each call (else {SESSION_VARIABLE})",
     )
     serve.add_argument(
         "--keep-alive-hours",
         type=float,
-        default=DEFAULT_LONGEST_KEEPING / 3600,
+        default=DEFAULT_KEEP_ALIVE_LIMIT / timedelta(hours=1),
         metavar="H",
-        help="how long try_claim(keep_alive=true) renews at most (%(default)g)",
+        help="how long try_claim(keep_alive=true) renews a claim at most (%(default)g)",
     )
     serve.add_argument(
         "--retention-hours",
         type=float,
         default=DEFAULT_RETENTION_HOURS,
         metavar="H",
-        help="how long an outcome given to release is known (%(default)g)",
+        help="how long an outcome given to release is kept (%(default)g)",
     )
     http = serve.add_argument_group("over HTTP")
     http.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdin and stdout")
-    http.add_argument("--host", help="address to listen on (127.0.0.1); any but a loopback one needs a token")
+    http.add_argument("--host", help="address to listen on (127.0.0.1); any but a loopback address needs a token")
     http.add_argument("--port", type=int, help="port to listen on, 0 for a free one (8765)")
     http.add_argument("--path", help="path of the endpoint (/mcp)")
-    http.add_argument("--token-file", metavar="PATH", help="bearer tokens, one a line (or MCP_CLAIMS_TOKEN, one)")
-    http.add_argument("--idle-minutes", type=float, metavar="M", help="a session without requests ends after (30)")
+    http.add_argument("--token-file", metavar="PATH", help="bearer tokens, one a line (or one in MCP_CLAIMS_TOKEN)")
+    http.add_argument("--idle-minutes", type=float, metavar="M", help="when a session without requests ends (30)")
     serve.set_defaults(run=_serve)
 
 
-def _serve(options: SimpleNamespace) -> int:
+def _serve(options: argparse.Namespace) -> int:
     sys.setswitchinterval(SWITCH_EVERY)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mcp-claims: %(levelname)s: %(message)s")
-    longest = hours("--keep-alive-hours", options.keep_alive_hours)
+    keep_alive_limit = timedelta(hours=hours("--keep-alive-hours", options.keep_alive_hours))
     validation.retention(options.retention_hours)
     store = chosen_store(options)
     if options.http:
         if options.session is not None:
             raise InvalidInputError("--session", "is for stdin and stdout; over HTTP each session has a handle")
         if SESSION_VARIABLE in os.environ:
-            logger.warning("%s is for stdin and stdout, and changes nothing over HTTP", SESSION_VARIABLE)
-        return _serve_http(options, store, longest)
+            logger.warning("%s is for stdin and stdout; it has no effect over HTTP", SESSION_VARIABLE)
+        return _serve_http(options, store, keep_alive_limit)
     for name in _HTTP_OPTIONS:
         if getattr(options, name) is not None:
             raise InvalidInputError(f"--{name.replace('_', '-')}", "needs --http")
-    return _serve_stdio(options, store, longest)
+    return _serve_stdio(options, store, keep_alive_limit)
 
 
-def _serve_stdio(options: SimpleNamespace, store: Store, longest: float) -> int:
-    fixed = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
-    own = process_session(store) if fixed is None else named_session(store, fixed)
+def _serve_stdio(options: argparse.Namespace, store: Store, keep_alive_limit: timedelta) -> int:
+    name = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
+    own = process_session(store) if name is None else named_session(store, name)
     # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with _for_good():
+    with _importing_server():
         from mcp_claims.server.stdio import serve_stdio
 
     serve_stdio(
         SessionRegistry(
             store,
             own=own,
-            lasting=fixed is not None,
-            longest_keeping=longest * 3600,
+            lasting=name is not None,
+            keep_alive_limit=keep_alive_limit,
             retention_hours=options.retention_hours,
         )
     )
 
 
-def _serve_http(options: SimpleNamespace, store: Store, longest: float) -> int:
-    idle = DEFAULT_IDLE / 60 if options.idle_minutes is None else hours("--idle-minutes", options.idle_minutes)
-    with _for_good():
+def _serve_http(options: argparse.Namespace, store: Store, keep_alive_limit: timedelta) -> int:
+    idle = DEFAULT_IDLE if options.idle_minutes is None else 60 * hours("--idle-minutes", options.idle_minutes)
+    with _importing_server():
         from mcp_claims.server.auth import read_tokens
         from mcp_claims.server.http import HttpSettings, serve_http
 
@@ -114,21 +116,26 @@ def _serve_http(options: SimpleNamespace, store: Store, longest: float) -> int:
         port=8765 if options.port is None else options.port,
         path=options.path or "/mcp",
         tokens=read_tokens(options.token_file),
-        idle=idle * 60,
+        idle=idle,
     )
     return serve_http(
         lambda: SessionRegistry(
-            store, own=None, idle=idle * 60, longest_keeping=longest * 3600, retention_hours=options.retention_hours
+            store,
+            own=None,
+            idle=idle,
+            keep_alive_limit=keep_alive_limit,
+            retention_hours=options.retention_hours,
         ),
         settings,
     )
 
 
 @contextmanager
-def _for_good() -> Iterator[None]:
-    """Import a server, which makes some 300,000 objects that live as long as the process.
+def _importing_server() -> Iterator[None]:
+    """Import a server without collecting garbage.
 
-    Looking through them again and again for garbage takes a fifth of its CPU time.
+    The import makes some 300,000 objects that live as long as the process; to search them for garbage again and again
+    takes a fifth of its CPU time.
     """
     gc.disable()
     try:
@@ -139,7 +146,7 @@ def _for_good() -> Iterator[None]:
 
 
 def hours(option: str, value: float) -> float:
-    """Return *value* if it is a time that can be asked for; raises `InvalidInputError` if not."""
+    """Return *value*, a time in the unit of *option*, if it is in range; raise `InvalidInputError` if not."""
     if not 0 < value <= 10_000:
-        raise InvalidInputError(option, "must be a number above 0, 10,000 at most")
+        raise InvalidInputError(option, "must be a number above 0, at most 10,000")
     return value

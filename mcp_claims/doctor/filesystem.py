@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
-from mcp_claims.stores.files.filesystem import CREATE, CREATE_LOCK, FileSystem, last_change, unsafe, write_all
+from mcp_claims.stores.files.directories import unsafe
+from mcp_claims.stores.files.filesystem import CREATE, CREATE_LOCK, FileSystem, last_change, write_all
 
 _DIRECTORY, _FILE_SYSTEM = "directory", "file system"
 _CHOOSE_ANOTHER = "choose another directory with --dir or MCP_CLAIMS_DIR."

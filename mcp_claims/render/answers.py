@@ -82,10 +82,19 @@ class ReleaseAnswer(ClaimFacts):
 
 
 class Rendered(NamedTuple):
-    """An answer as a model gets it: structured, and as text."""
+    """An answer: structured, and its first sentence, which says what is the case.
+
+    The advice in the structured answer is for models, who call tools; people at a shell see the lead alone.
+    """
 
     structured: Any
-    text: str
+    lead: str
+
+    @property
+    def text(self) -> str:
+        """The whole answer in words, as a model gets it."""
+        separator = "\n" if "\n" in self.lead else " "
+        return f"{self.lead}{separator}{self.structured['advice']}"
 
 
 def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = False) -> Rendered:
@@ -123,7 +132,7 @@ def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = F
     answer.update(claim_facts(found, now))
     if result.taken_over is not None:
         answer["previous"] = _previous(result)
-    return Rendered(answer, f"{lead} {advice}")
+    return Rendered(answer, lead)
 
 
 def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
@@ -158,7 +167,7 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
         if not inspection.in_force:
             advice = "Stop what you did under that generation: do not push, merge or send it."
     answer["advice"] = _warned(inspection.lost, found, now, advice)
-    return Rendered(answer, f"{lead} {answer['advice']}")
+    return Rendered(answer, lead)
 
 
 def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
@@ -189,7 +198,7 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
         **facts,
         "advice": advice,
     }
-    return Rendered(answer, f"{lead} {advice}")
+    return Rendered(answer, lead)
 
 
 def claim_facts(found: Found, now: Moment) -> ClaimFacts:

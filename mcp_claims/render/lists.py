@@ -61,7 +61,7 @@ def list_answer(page: ClaimPage, cursor: str | None) -> Rendered:
     if cursor is not None:
         answer["cursor"] = cursor
     count = f"{len(page.claims)} {'claim' if len(page.claims) == 1 else 'claims'}"
-    lines = [f"LISTED: {count}.", *(f"- {listed_line(listed, page.now)}" for listed in page.claims), advice]
+    lines = [f"LISTED: {count}.", *(f"- {listed_line(listed, page.now)}" for listed in page.claims)]
     return Rendered(answer, "\n".join(lines))
 
 
@@ -90,7 +90,7 @@ def prune_answer(result: PruneResult) -> Rendered:
         f"PRUNED: removed {result.expired} expired, {result.orphaned} orphaned and {result.unreadable} unreadable; "
         f"kept {result.live} live, {result.markers} outcomes and {len(result.kept_unreadable)} unreadable."
     )
-    return Rendered(answer, " ".join([lead, *problems, advice]))
+    return Rendered(answer, " ".join([lead, *problems]))
 
 
 def open_session_answer(handle: str, holder: str) -> Rendered:
@@ -100,7 +100,7 @@ def open_session_answer(handle: str, holder: str) -> Rendered:
         "yours alone, not your connection's."
     )
     answer: OpenSessionAnswer = {"session": handle, "holder": phrases.shown(holder), "advice": advice}
-    return Rendered(answer, f"OPENED: session {handle} (others see you as {holder}). {advice}")
+    return Rendered(answer, f"OPENED: session {handle} (others see you as {holder}).")
 
 
 def listed_facts(listed: ListedClaim, now: Moment) -> ListedFacts:

@@ -116,7 +116,7 @@ async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToo
         raise MCPError(INVALID_PARAMS, f"There is no tool {name[:100]!r}; there are {', '.join(TOOLS)}.")
     registry, caller = context.lifespan_context.registry, caller_of(context)
     try:
-        structured, text = await tool.run(Call(registry, caller, params.arguments, context.session.report_progress))
+        answer = await tool.run(Call(registry, caller, params.arguments, context.session.report_progress))
     except InvalidInputError as error:
         return _failure(f"{name} failed: {error} Call it again with {error.field} corrected.")
     except ClaimsError as error:
@@ -128,7 +128,7 @@ async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToo
             f"{name} failed by a defect of mcp-claims; the server's log has the details. Do not act on this event; "
             "is_claimed_by_other returns what is stored."
         )
-    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=structured)
+    return CallToolResult(content=[TextContent(type="text", text=answer.text)], structured_content=answer.structured)
 
 
 def _failure(text: str) -> CallToolResult:

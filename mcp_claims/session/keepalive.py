@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import timedelta
 from threading import Event
 from types import TracebackType
@@ -22,15 +22,17 @@ _FRACTION = 3
 """A claim is renewed when a third of its TTL has passed, so that two renewals may fail before it expires."""
 
 _RETRIES = 10
+_LONGEST_PAUSE = 60.0  # s
 _NEVER = float("inf")
 
 
-@dataclass(slots=True)
 class _Kept:
-    grant: Claim
-    ttl: timedelta
-    due: float
-    until: float
+    """A claim that is kept alive: when it is due for renewal, and until when it is renewed at all."""
+
+    def __init__(self, grant: Claim, ttl: timedelta, due: float, until: float) -> None:
+        self.grant, self.ttl, self.due, self.until = grant, ttl, due, until
+        #: The error of the last renewal, if that failed.
+        self.problem: ClaimsError | None = None
 
 
 class KeepAlive:
@@ -57,6 +59,11 @@ class KeepAlive:
         kept = self._kept.get(scoped)
         return None if kept is None else kept.grant
 
+    def problem(self, scoped: ScopedKey) -> ClaimsError | None:
+        """Return the error of the last renewal of the claim on *scoped*, if that failed."""
+        kept = self._kept.get(scoped)
+        return None if kept is None else kept.problem
+
     def renew_due(self, now: float) -> float:
         """Renew what is due at *now*; return the seconds until a claim is due again, infinite if none is kept."""
         for scoped, kept in list(self._kept.items()):
@@ -66,13 +73,27 @@ class KeepAlive:
                 self._renew(scoped, kept, now)
         return min((kept.due - now for kept in list(self._kept.values())), default=_NEVER)
 
+    def verify(self, scoped: ScopedKey) -> None:
+        """Stop keeping the claim on *scoped* if it is lost; a store that cannot answer is asked again later."""
+        kept = self._kept.get(scoped)
+        if kept is None:
+            return
+        with suppress(ClaimsError):
+            # Not `inspect`, which would remove the claim if it has expired, while it can still be renewed.
+            stored = self._session.read(scoped.key, scoped.namespace).claims
+            found = stored[0].found if stored else None
+            if not isinstance(found, Claim) or found.ended or found.generation != kept.grant.generation:
+                self._drop(scoped, kept)
+
     def _renew(self, scoped: ScopedKey, kept: _Kept, now: float) -> None:
         try:
             renewed = self._session.renew(kept.grant, kept.ttl)
-        except ClaimsError:
+        except ClaimsError as error:
             # The namespace is locked or the disk is full: there is time for more tries.
             kept.due = now + _interval(kept.ttl) / _RETRIES
+            kept.problem = error
             return
+        kept.problem = None
         if renewed is None:
             # Lost: the session hears so when it next asks about the key.
             self._drop(scoped, kept)
@@ -86,13 +107,28 @@ class KeepAlive:
 
 
 class KeepAliveThread:
-    """Keeps one *grant* of *session* alive for a block, in a thread; for programs without an event loop."""
+    """Keeps one *grant* of *session* alive for a block, in a thread; for programs without an event loop.
 
-    def __init__(self, session: Session, grant: Claim, ttl: timedelta) -> None:
-        self._session = session
+    With *verify_every* (seconds) the thread also checks between renewals that nobody has revoked the claim.
+    """
+
+    def __init__(self, session: Session, grant: Claim, ttl: timedelta, *, verify_every: float = _NEVER) -> None:
+        self._session, self._grant = session, grant
+        self._longest_pause = min(verify_every, _LONGEST_PAUSE)
+        self._verifies = verify_every < _NEVER
         self._keep_alive = KeepAlive(session, timedelta.max / 2)
         self._keep_alive.add(grant, ttl, self._now())
         self._ended = Event()
+
+    @property
+    def claim(self) -> Claim | None:
+        """The claim as of its last renewal; `None` once it was found lost."""
+        return self._keep_alive.get(self._grant.scoped)
+
+    @property
+    def problem(self) -> ClaimsError | None:
+        """The error of the last renewal, if that failed."""
+        return self._keep_alive.problem(self._grant.scoped)
 
     def __enter__(self) -> Self:
         start_daemon_thread(self._run, "mcp-claims keep-alive")
@@ -104,8 +140,12 @@ class KeepAliveThread:
         self._ended.set()
 
     def _run(self) -> None:
-        while not self._ended.wait(min(60.0, self._keep_alive.renew_due(self._now()))):
-            continue
+        pause = 0.0
+        while self.claim is not None and not self._ended.wait(pause):
+            # `wait` does not count the time that the machine is suspended, the clock of the renewals does.
+            pause = min(self._longest_pause, self._keep_alive.renew_due(self._now()))
+            if self._verifies:
+                self._keep_alive.verify(self._grant.scoped)
 
     def _now(self) -> float:
         return self._session.now().ticks

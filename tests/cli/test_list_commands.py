@@ -24,7 +24,7 @@ def test_a_table_has_a_line_for_each_claim_and_says_how_it_stands(commands: Comm
     session.try_claim("blue")
     (claims_dir / "default" / "blue.json").write_text("{")
     header, *lines = commands("list").stdout.splitlines()
-    assert header.split() == ["NAMESPACE", "KEY", "STATUS", "LEFT", "GEN", "HOLDER", "NOTE"]
+    assert header.split() == ["NAMESPACE", "KEY", "STATE", "LEFT", "GEN", "HOLDER", "NOTE"]
     assert [line.split()[:3] for line in lines[:2]] == [["ci", "old", "done"], ["ci", "red", "held"]]
     assert "[bold]on it[/bold] |" in lines[1], "other people's words are never markup"
     assert "unreadable" in lines[2] and "blue.json" in lines[2]
@@ -48,7 +48,7 @@ def test_json_has_the_keys_as_they_are(commands: Commands) -> None:
 
 def test_show_of_what_nobody_holds_says_so(commands: Commands) -> None:
     assert commands("show", "red").returncode == 1
-    assert commands.facts("show", "red") == {"key": "red", "namespace": "default", "status": "free"}
+    assert commands.facts("show", "red") == {"key": "red", "namespace": "default", "state": "free"}
 
 
 @contextmanager
@@ -67,9 +67,9 @@ def test_a_script_that_watches_gets_a_line_of_json_for_each_change(commands: Com
         assert json.loads(next(lines)) == {"claims": []}
         session = process_session(FileStore(claims_dir))
         session.try_claim("red")
-        assert [each["status"] for each in json.loads(next(lines))["claims"]] == ["held"]
+        assert [each["state"] for each in json.loads(next(lines))["claims"]] == ["held"]
         session.release("red", outcome=Outcome.FAILED)
-        assert [each.get("outcome") for each in json.loads(next(lines))["claims"]] == ["failed"]
+        assert [each["state"] for each in json.loads(next(lines))["claims"]] == ["failed"]
         session.try_claim("blue")
         assert len(json.loads(next(lines))["claims"]) == 2
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.cli.run import _keep
+from mcp_claims.cli.run import _hold_until_ended
 from mcp_claims.liveness import local_machine
 from mcp_claims.model import expiry
-from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Claim, Moment, ScopedKey
 from mcp_claims.session.identity import process_session
+from mcp_claims.session.results import ClaimPage, ListedClaim
 from tests.cli.commands import COMMAND
 from tests.cli.test_run import eventually
 from tests.stores.samples import claim
@@ -31,11 +33,11 @@ def test_no_thread_takes_the_signals_that_are_the_command_s() -> None:
     with subprocess.Popen(command, env=PYTHON_ENVIRONMENT) as running:
         try:
             threads = Path(f"/proc/{running.pid}/task")
-            # Who waits has one that is told of changes, and others that ask; the latter end with the wait.
-            eventually(lambda: len(list(threads.iterdir())) > 2)
+            # A wait has a thread that gets notices of changes.
+            eventually(lambda: others_of(threads))
             holder.release(red.key)
             eventually(lambda: isinstance(found := store.read(red), Claim) and found != held)
-            # That which is told of changes is there for some seconds more.
+            # That thread goes on for some seconds more, and the keep-alive has one from now on.
             eventually(lambda: (blocking := [*map(blocks_signals, others_of(threads))]) and all(blocking))
         finally:
             running.terminate()
@@ -67,6 +69,12 @@ def test_a_command_is_stopped_before_its_time_is_up_though_the_store_has_not_ans
     class Session:
         remote = True
 
+        def now(self) -> Moment:
+            return machine.now()
+
+        def read(self, *_: object) -> ClaimPage:
+            return ClaimPage((ListedClaim(granted, ClaimState.HELD),), machine.now(), None)
+
         def renew(self, *_: object) -> Claim:
             assert stopped.wait(20), "the command goes on as long as the store does not answer"
             return granted
@@ -75,13 +83,13 @@ def test_a_command_is_stopped_before_its_time_is_up_though_the_store_has_not_ans
         def wait(self, seconds: float) -> bool:
             return not Event().wait(seconds) and stopped.is_set()
 
-        def stop(self, patience: float) -> None:
-            asked_to_end.append((machine.now().ticks, patience))
+        def stop(self, timeout: float) -> None:
+            asked_to_end.append((machine.now().ticks, timeout))
             stopped.set()
 
     session: Any = Session()
     child: Any = Child()
-    assert not _keep(session, granted, 6 / 60, child)
+    assert not _hold_until_ended(session, granted, timedelta(seconds=6), child)
     assert "could not be renewed in time: the store has not answered" in capsys.readouterr().err
-    ((when, patience),) = asked_to_end
-    assert patience > 0 and when + patience < granted.expires.ticks
+    ((when, timeout),) = asked_to_end
+    assert timeout > 0 and when + timeout < granted.expires.ticks

@@ -1,0 +1,41 @@
+"""What errors are at the command line: an exit code, and a message that names the options."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from mcp_claims.errors import ClaimsError, InvalidInputError, StoreBusyError, StoreUnavailableError
+
+YES, NO, USAGE_ERROR, STORE_ERROR = 0, 1, 2, 3
+
+# What sets an argument of the library, where it is not the option of the same name.
+OPTIONS = {
+    "key": "KEY",
+    "directory": "--dir",
+    "url": "--store",
+    "pid": "--for-pid",
+    "ttl_minutes": "--ttl",
+    "wait_seconds": "--wait",
+    "retention_hours": "--retention",
+}
+
+
+def exit_code_of(error: ClaimsError) -> int:
+    """Return the exit code for *error*."""
+    return USAGE_ERROR if isinstance(error, InvalidInputError) else STORE_ERROR
+
+
+def describe(error: ClaimsError, options: Namespace) -> str:
+    """Return the message of *error* for a person who gave *options*."""
+    if isinstance(error, InvalidInputError):
+        return str(InvalidInputError(_option(error.field, options), error.rule))
+    if isinstance(error, StoreUnavailableError | StoreBusyError):
+        return f"{error} `mcp-claims doctor` examines the store."
+    return str(error)
+
+
+def _option(argument: str, options: Namespace) -> str:
+    """Return what the library's *argument* is called here; anything else, such as a variable, keeps its name."""
+    if argument in options and argument != "key":
+        return f"--{argument.replace('_', '-')}"
+    return OPTIONS.get(argument, argument)
