@@ -4,8 +4,8 @@ What it promises: a majority of the cluster grants a claim, or nobody does.  An 
 changes of leader.  A claim is attached to a lease; etcd ends that lease by its own clock once it no longer hears from
 the holder's process, and the clock of no other machine ends it.
 
-What it does not promise: a holder that is paused past its lease does not notice, and rarely (etcd #15247) a stalled
-leader ends a live lease.  Protect what must not be written twice by checking the generation there.
+What it does not promise: a holder that was paused past the end of its lease can act before it notices, and rarely (etcd
+#15247) a stalled leader ends a live lease.  Where that matters, have the resource check the claim's generation.
 
 | module | what it does |
 |---|---|

@@ -12,8 +12,7 @@ import pytest
 from mcp_claims.liveness import local_machine
 from mcp_claims.model.records import Claim, Proof, ScopedKey
 from mcp_claims.session.identity import named_session, process_session
-from mcp_claims.stores.base import deadline_in
-from mcp_claims.stores.etcd.gateway import Gateway
+from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
 from mcp_claims.stores.etcd.lease import TTL, Fence, Lease
 from mcp_claims.stores.etcd.store import EtcdStore
@@ -65,6 +64,19 @@ def test_a_slow_release_does_not_cancel_the_expiry_of_the_next_claim_by_another_
     assert isinstance(read_only.read(KEY), Claim)
     with read_only.watch(KEY, freed.set):
         assert freed.wait(SOON)
+    assert read_only.read(KEY) is None
+
+
+@pytest.mark.rule("E4")
+def test_a_refused_attempt_does_not_cancel_the_expiry_of_the_holder_in_the_same_process() -> None:
+    store, elsewhere = fresh_store(), World()
+    read_only = EtcdStore(store.config, elsewhere.process())
+    assert process_session(store).try_claim(KEY.key, ttl_minutes=SHORT).claimed
+    assert not process_session(store).try_claim(KEY.key, ttl_minutes=60).claimed
+    freed = Event()
+    assert isinstance(read_only.read(KEY), Claim)
+    with read_only.watch(KEY, freed.set):
+        assert freed.wait(SOON / 2), "before the lease of the process could end it"
     assert read_only.read(KEY) is None
 
 
@@ -132,15 +144,11 @@ def test_two_threads_that_both_make_the_first_claim_share_one_lease(monkeypatch:
 
 
 @pytest.mark.rule("E5")
-def test_a_refused_attempt_grants_no_lease() -> None:
+def test_a_refused_attempt_grants_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     store = fresh_store()
-    gateway = Gateway(store.config)
-
-    def count_leases() -> int:
-        return len(gateway.call("/lease/leases", {}, deadline_in(5)).get("leases", []))
-
     assert process_session(store).try_claim(KEY.key).claimed
-    before = count_leases()
+    granted: list[object] = []
+    monkeypatch.setattr(leases, "grant_lease", lambda *arguments: granted.append(arguments))
     for number in range(5):
         assert not named_session(store, f"ci {number}").try_claim(KEY.key).claimed
-    assert count_leases() == before
+    assert granted == []

@@ -15,11 +15,14 @@ from mcp_claims.model.records import Claim, Outcome, ScopedKey
 from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
+from mcp_claims.stores.base import Swap
 from mcp_claims.stores.etcd import store as etcd_store
 from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.lease import ProcessLease
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.txn import Transactions
+from tests.stores.samples import KEY as SAMPLE_KEY
+from tests.stores.samples import claim
 from tests.support.etcd import config_at, fresh_config, one_node
 from tests.support.proxy import Proxy
 
@@ -265,6 +268,23 @@ def test_a_claim_that_is_gone_after_a_removal_of_unknown_outcome_counts_as_remov
     assert store.discard(found)
     assert proxy.triggered.is_set()
     assert direct.read(KEY) is None
+
+
+@pytest.mark.rule("E7")
+def test_an_equal_claim_that_somebody_else_put_meanwhile_is_not_taken_for_our_own(
+    proxy: Proxy, store: EtcdStore, direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = Transactions._resolve_unknown
+
+    def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        assert direct.swap(SAMPLE_KEY, None, claim()).won
+        return resolve(*arguments)
+
+    monkeypatch.setattr(Transactions, "_resolve_unknown", meanwhile)
+    proxy.hold(TRANSACTION)
+    assert store.swap(SAMPLE_KEY, None, claim()) == Swap(False, direct.read(SAMPLE_KEY))
+    assert proxy.triggered.is_set()
 
 
 def await_freed(direct: EtcdStore, proxy: Proxy) -> None:
