@@ -108,7 +108,9 @@ def note(text: str | None) -> str | None:
 
 def one_line(text: str) -> str:
     """Return *text* with all that could disturb a terminal, a log or a prompt turned into single spaces."""
-    return " ".join("".join(" " if _is_forbidden(character) else character for character in text).split())
+    if not text.isprintable():
+        text = "".join(" " if _is_forbidden(character) else character for character in text)
+    return " ".join(text.split())
 
 
 def _name(field: str, text: str) -> str:
@@ -119,7 +121,8 @@ def _name(field: str, text: str) -> str:
     # The length first: the text may be megabytes long, and a character is at least a byte.
     if len(text) > MAX_KEY_BYTES or len(text.encode(errors="replace")) > MAX_KEY_BYTES:
         raise InvalidInputError(field, f"must be at most {MAX_KEY_BYTES:,} bytes of UTF-8")
-    if any(map(_is_forbidden, text)):
+    # Every printable character is allowed, and of the others a few, such as those that join emoji.
+    if not text.isprintable() and any(map(_is_forbidden, text)):
         raise InvalidInputError(field, "must not contain line breaks, control characters or invisible ones")
     return text
 

@@ -22,6 +22,7 @@ from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import local_machine
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.model.requests import ClaimRequest
 from mcp_claims.server.app import build_server
 from mcp_claims.server.registry import Caller, SessionRegistry
 from mcp_claims.session import acquire, offload
@@ -95,7 +96,7 @@ async def test_a_call_that_had_to_wait_for_a_thread_has_so_much_less_time_for_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads = anyio.CapacityLimiter(1)
-    monkeypatch.setattr(offload, "_ASKING", threads)
+    monkeypatch.setattr(offload, "_asking", threads)
     claims = process_session(fresh_store())
     under_way, let_go = Event(), Event()
 
@@ -195,7 +196,7 @@ def test_a_server_whose_cluster_is_gone_ends_in_time_however_many_sessions_hold_
 
 
 async def test_whoever_waits_is_woken_by_a_release_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acquire, "_LOOK_AGAIN", 60.0)  # Not by looking again.
+    monkeypatch.setattr(acquire, "_POLL_INTERVAL", 60.0)  # Not by looking again.
     store = fresh_store()
     watched = Event()
     watch = EtcdStore.watch
@@ -221,21 +222,23 @@ async def test_whoever_waits_is_woken_by_a_release_of_another_process(monkeypatc
         await anyio.to_thread.run_sync(holder.release, "red")
 
 
-async def test_what_is_granted_to_a_call_that_was_cancelled_meanwhile_is_given_back() -> None:
+async def test_what_is_granted_to_a_call_that_was_cancelled_meanwhile_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store = fresh_store()
     session = process_session(store)
     asked, cancelled = Event(), Event()
 
-    def attempt_once(lock_timeout: float) -> ClaimResult:
+    try_request = session.try_request
+
+    def answer_late(request: ClaimRequest, *, lock_timeout: float) -> ClaimResult:
         asked.set()
         assert cancelled.wait(20)
-        return session.try_claim("red", lock_timeout=lock_timeout)
+        return try_request(request, lock_timeout=lock_timeout)
 
-    async def unheard(waited: float, of: float, what: str) -> None:
-        """Nobody asked to be told."""
-
+    monkeypatch.setattr(session, "try_request", answer_late)
     async with anyio.create_task_group() as calls:
-        calls.start_soon(acquire_async, session, ScopedKey("default", "red"), attempt_once, 0.0, unheard)
+        calls.start_soon(acquire_async, session, ClaimRequest.parse("red"))
         await anyio.to_thread.run_sync(asked.wait)
         calls.cancel_scope.cancel()
         cancelled.set()

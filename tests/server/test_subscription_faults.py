@@ -82,7 +82,7 @@ async def test_what_fails_while_it_is_looked_at_is_looked_at_again(
     claims_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     claims = process_session(FileStore(claims_dir))
-    monkeypatch.setattr(module, "_LOOK_AGAIN", 0.02)
+    monkeypatch.setattr(module, "_POLL_INTERVAL", 0.02)
     looks = 0
     heard = anyio.Event()
 

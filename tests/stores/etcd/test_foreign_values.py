@@ -28,8 +28,8 @@ def test_a_list_in_pages_contains_everything_even_where_others_put_junk() -> Non
         gateway.call("/kv/put", messages.put_request(prefix + junk, b"\xff"), deadline_in(5))
     seen, after = [], ""
     while True:
-        listing = session.listing(after=after, at_most=1)
-        seen += [each.found for each in listing.page]
+        listing = session.list_claims(after=after, limit=1)
+        seen += [each.found for each in listing.claims]
         if listing.after is None:
             break
         after = listing.after

@@ -11,7 +11,8 @@ import pytest
 from mcp_claims.liveness import local_machine
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Outcome, ScopedKey
-from mcp_claims.render import text
+from mcp_claims.model.validation import DEFAULT_TTL
+from mcp_claims.render.answers import claim_answer
 from mcp_claims.server.registry import SessionRegistry
 from mcp_claims.session.identity import handle_session, named_session, process_session, session_for_process
 from mcp_claims.session.results import Status
@@ -78,8 +79,8 @@ def test_the_clock_of_another_machine_ends_no_claim(sites: tuple[Site, Site], st
     look = there.session.inspect(KEY.key)
     assert look.claimed_by_other
     assert there.session.prune().live == 1
-    assert there.session.listing().page[0].state is ClaimState.HELD
-    said = text.attempt_lead(KEY, attempt)
+    assert there.session.list_claims().claims[0].state is ClaimState.HELD
+    said = claim_answer(KEY, attempt).text
     assert ("until the store ends it" in said) is (step > 0), said
     assert here.store.read(KEY) == held
 
@@ -94,10 +95,10 @@ def test_on_the_holder_s_machine_its_expiry_and_its_death_count_at_once(sites: t
     there.world.pass_time(61)
     assert there.session.try_claim(KEY.key).status is Status.HELD
     taken = neighbour.try_claim(KEY.key)
-    assert taken.taken_over is not None and taken.taken_over.why is ClaimState.EXPIRED
+    assert taken.taken_over is not None and taken.taken_over.state is ClaimState.EXPIRED
     here.world.kill(neighbour)
     taken = here.session.try_claim(KEY.key)
-    assert taken.taken_over is not None and taken.taken_over.why is ClaimState.ORPHANED
+    assert taken.taken_over is not None and taken.taken_over.state is ClaimState.ORPHANED
 
 
 @pytest.mark.rule("E2")
@@ -116,7 +117,7 @@ def test_the_claims_of_a_silent_machine_become_free_and_it_learns_of_that_when_i
     assert (taken.status, taken.taken_over) == (Status.ACQUIRED, None)
     assert isinstance(taken.found, Claim) and taken.found.generation > held.generation
     # A keep-alive does not claim it again, and the next call reports the loss.
-    assert here.session.renew(held, 30) is None
+    assert here.session.renew(held, DEFAULT_TTL) is None
     attempt = here.session.try_claim(KEY.key)
     assert (attempt.status, attempt.found, attempt.lost) == (Status.HELD, taken.found, held)
 
@@ -212,7 +213,7 @@ def test_an_orderly_end_frees_all_claims_of_the_process_at_once() -> None:
     session = process_session(store)
     for number in range(200):
         assert session.try_claim(f"key {number}").claimed
-    SessionRegistry(store, own=session).end(dying=True)
+    SessionRegistry(store, own=session).close(dying=True)
     assert list(reopened(store).scan()) == []
 
 
