@@ -70,7 +70,7 @@ def test_serving_ends_at_once_when_nobody_is_there(tmp_path: Path) -> None:
 
 
 def test_neither_the_core_nor_the_command_line_imports_the_sdk_or_pydantic() -> None:
-    heavy = {"mcp", "mcp_types", "pydantic", "anyio", "starlette", "rich", "platformdirs", "psutil"}
+    heavy = {"mcp", "mcp_types", "pydantic", "anyio", "starlette", "rich", "psutil"}
     assert not imported_by("import mcp_claims, mcp_claims.cli.main") & heavy
 
 
