@@ -54,7 +54,7 @@ def looked(server: RawServer, *, in_line: bool = False) -> None:
             with suppress(FileNotFoundError):
                 if "inotify wd:" in fd.read_text():
                     return
-                if in_line and process.joinpath("fd", fd.name).readlink().name == ".wait-queue":
+                if in_line and process.joinpath("fd", fd.name).readlink().name == ".line":
                     return
         time.sleep(0.01)
     pytest.fail("it does not wait")
@@ -175,11 +175,7 @@ async def test_sessions_of_one_http_server_wait_for_each_other_and_for_others(cl
 
 def in_line(claims_dir: Path) -> list[str]:
     """Return the locks of those who stand in line, as the kernel has them."""
-    inode = (
-        (claims_dir / "default" / ".wait-queue").stat().st_ino
-        if (claims_dir / "default" / ".wait-queue").exists()
-        else -1
-    )
+    inode = (claims_dir / "default" / ".line").stat().st_ino if (claims_dir / "default" / ".line").exists() else -1
     return [lock for lock in Path("/proc/locks").read_text().splitlines() if f":{inode} " in lock]
 
 

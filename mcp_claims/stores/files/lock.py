@@ -31,12 +31,14 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_02, 0.002, 1.5  # s
 
 
 class LockFile:
-    """The lock file of the namespace in *directory*: the owner of the descriptor that `NamespaceLock` locks.
+    """The lock file of the namespace in *directory*; it owns the descriptor that `NamespaceLock` locks.
 
-    Two context managers, each within the other, so that an exception at any line, be it `KeyboardInterrupt` in the middle
-    of leaving the inner one, leaves no lock behind:
+    The two are context managers of their own, used one inside the other:
 
         with LockFile(fs, directory) as file, NamespaceLock(file, timeout) as lock:
+
+    An exception such as `KeyboardInterrupt` can cut the exit of the inner one short.  Then the outer one still closes the
+    file, which frees the lock.
     """
 
     def __init__(self, fs: FileSystem, directory: str) -> None:
@@ -96,7 +98,7 @@ class NamespaceLock:
                 raise OSError(errno.EINVAL, "the lock file is not a file", self._file.path)
             if self._is_in_place():
                 return self
-            # Somebody has removed or replaced the file since we opened it: others lock the one at the path.
+            # Somebody has replaced the file since we opened it, and others lock the new one: open that.
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -25,7 +25,7 @@ from mcp_claims.stores.threads import start_daemon_thread
 if sys.platform == "linux":
     import fcntl
 
-QUEUE_FILE = ".wait-queue"
+QUEUE_FILE = ".line"  # As in earlier versions, whose waiters share the queue.
 
 MAX_TICKETS = 64
 """Tickets of one process at a time; each costs a descriptor and, until it is the first, a thread."""

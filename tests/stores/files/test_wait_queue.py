@@ -145,8 +145,8 @@ def test_all_queues_of_a_namespace_share_one_empty_hidden_file(store: FileStore)
         with ExitStack() as ada:
             join(ada, store, ScopedKey("ci", f"event {number}"))
     files = {path.name: path.stat() for path in place(store).parent.iterdir()}
-    assert files.keys() == {".lock", ".wait-queue", place(store).name}
-    assert (files[".wait-queue"].st_size, files[".wait-queue"].st_mode & 0o777) == (0, 0o600)
+    assert files.keys() == {".lock", ".line", place(store).name}
+    assert (files[".line"].st_size, files[".line"].st_mode & 0o777) == (0, 0o600)
     assert [found.scoped for found in store.scan()] == [KEY]  # type: ignore[union-attr]
 
 
@@ -154,7 +154,7 @@ def test_without_a_queue_every_waiter_is_first(store: FileStore) -> None:
     with store.wait_queue(ScopedKey("nowhere", "red"), pytest.fail) as queued:
         assert not queued
     assert not Path(store.directory, "nowhere").exists()
-    (place(store).parent / ".wait-queue").symlink_to("elsewhere")
+    (place(store).parent / ".line").symlink_to("elsewhere")
     with store.wait_queue(KEY, pytest.fail) as queued:
         assert not queued
     assert not (place(store).parent / "elsewhere").exists()
@@ -164,7 +164,7 @@ def test_a_namespace_that_others_can_write_to_has_no_queue(store: FileStore) -> 
     place(store).parent.chmod(0o777)
     with pytest.raises(UnsafeDirectoryError), FileStore(store.directory).wait_queue(KEY, pytest.fail):
         pytest.fail("it is not safe")
-    assert not (place(store).parent / ".wait-queue").exists()
+    assert not (place(store).parent / ".line").exists()
 
 
 @contextmanager
@@ -195,7 +195,7 @@ def another_process_first(store: FileStore) -> Iterator[Callable[[], None]]:
 
 def wait_until_blocked(store: FileStore, number: int) -> None:
     """Return once *number* threads wait for a lock on the queue's file, by `/proc/locks`."""
-    inode = (place(store).parent / ".wait-queue").stat().st_ino
+    inode = (place(store).parent / ".line").stat().st_ino
     deadline = time.monotonic() + WITHIN
     while time.monotonic() < deadline:
         locks = Path("/proc/locks").read_text().splitlines()
