@@ -26,7 +26,7 @@ from mcp_types import CONNECTION_CLOSED
 from pydantic import ValidationError
 
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
-from mcp_claims.errors import InvalidInputError
+from mcp_claims.errors import InvalidInputError, shown_path
 from mcp_claims.hosts import HOSTS, Host, Launch, UserEnvironment, parse_entry, read_servers
 from mcp_claims.hosts.errors import HostFileUneditableError
 from mcp_claims.stores.config import claims_directory
@@ -138,8 +138,10 @@ def _start(launch: Launch, environment: Mapping[str, str], timeout: float) -> _A
     ):
         try:
             answer = anyio.run(_ask, launch, environment, timeout, stderr, backend_options=options)
-        except OSError as error:
-            return _Answer(problem=f"{launch.command} cannot be started ({error.strerror})")
+        except (OSError, ValueError) as error:
+            # ValueError: a file may have a null character in the command.
+            reason = getattr(error, "strerror", None) or error
+            return _Answer(problem=f"{shown_path(launch.command)} cannot be started ({reason})")
         finally:
             # The SDK kills the process group of a server that hangs.  One that has ended may have left processes behind.
             for pid in loop.pids if loop else ():

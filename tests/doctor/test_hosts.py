@@ -87,6 +87,12 @@ def test_an_interpreter_that_is_gone_is_found(user: UserEnvironment) -> None:
     assert finding.remedy == "Run `mcp-claims install zed --name claims` again."
 
 
+def test_a_command_with_a_null_character_is_found(user: UserEnvironment) -> None:
+    install(HOSTS["cursor"], user, "claims", Launch("py\0thon", ("-m", "mcp_claims"))).write()
+    finding = findings_of(user)["host cursor"]
+    assert finding.level is Level.FAILURE and r"'py\x00thon' cannot be started" in finding.what
+
+
 @pytest.mark.parametrize(
     ("program", "why"),
     [
