@@ -19,6 +19,7 @@ from tests.cli.commands import COMMAND, Commands
 Process = subprocess.Popen[bytes]
 
 
+@pytest.mark.rule("L2")
 def test_a_claim_for_a_process_outlives_the_command_and_ends_with_the_process(
     commands: Commands, somebody: Process
 ) -> None:
@@ -48,6 +49,7 @@ def test_the_name_can_come_from_the_environment(commands: Commands) -> None:
     assert commands.facts("check", "red")["held_by_you"]
 
 
+@pytest.mark.rule("L2")
 @pytest.mark.parametrize("command", ["try", "release"])
 def test_nothing_is_claimed_for_the_command_itself_which_is_gone_at_once(commands: Commands, command: str) -> None:
     done = commands(command, "red")
@@ -56,6 +58,7 @@ def test_nothing_is_claimed_for_the_command_itself_which_is_gone_at_once(command
     assert not commands.directory.exists()
 
 
+@pytest.mark.rule("L2")
 @pytest.mark.parametrize("pid", ["0", "-1", "999999999", str(2**70)])
 def test_a_process_that_is_not_there_can_hold_nothing(commands: Commands, pid: str) -> None:
     done = commands("try", "red", f"--for-pid={pid}")
@@ -63,6 +66,7 @@ def test_a_process_that_is_not_there_can_hold_nothing(commands: Commands, pid: s
     assert not commands.directory.exists()
 
 
+@pytest.mark.rule("L2")
 def test_whoever_has_lost_its_parent_does_not_share_a_holder_with_all_the_others(commands: Commands) -> None:
     done = commands("try", "red", "--for-pid", 1)
     assert done.returncode == 2 and "--for-pid must not be 1" in done.stderr and "--session" in done.stderr
@@ -175,6 +179,7 @@ def _target(link: Path) -> str:
         return ""
 
 
+@pytest.mark.rule("L3")
 def test_force_asks_nobody_where_there_is_nobody(commands: Commands, claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
@@ -183,6 +188,7 @@ def test_force_asks_nobody_where_there_is_nobody(commands: Commands, claims_dir:
     assert holder.inspect("red").held_by_you
 
 
+@pytest.mark.rule("L3")
 def test_whose_claim_was_taken_is_told_by_whom_and_why_and_its_generation_is_out_of_force(
     commands: Commands, claims_dir: Path
 ) -> None:
@@ -222,6 +228,7 @@ def test_prune_says_what_it_did_and_by_its_exit_code_whether_somebody_has_to_loo
     assert done.returncode == 1 and "live.json" in done.stdout
 
 
+@pytest.mark.rule("L1")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -260,6 +267,7 @@ def test_wrong_usage_is_told_by_the_option_s_own_name(commands: Commands, option
     assert commands(*words).stderr.startswith(f"mcp-claims: {option} must be")
 
 
+@pytest.mark.rule("L1")
 @pytest.mark.parametrize(
     "command", ["check red", "show red", "try red --session ci", "release red --session ci", "list", "prune"]
 )

@@ -53,16 +53,19 @@ LEFT_TO_ARGPARSE = [
 ]
 
 
+@pytest.mark.rule("L6")
 @pytest.mark.parametrize("asked", PLAIN, ids=" ".join)
 def test_what_is_understood_is_what_argparse_makes_of_it(asked: list[str]) -> None:
     assert plain_options(asked) == build_parser().parse_args(asked, SimpleNamespace(after_dashes=[]))
 
 
+@pytest.mark.rule("L6")
 @pytest.mark.parametrize("asked", LEFT_TO_ARGPARSE, ids=" ".join)
 def test_whatever_else_is_left_to_argparse(asked: list[str]) -> None:
     assert plain_options(asked) is None
 
 
+@pytest.mark.rule("L6")
 @pytest.mark.parametrize("command", ["check red", "hook guard"])
 def test_they_import_nothing_that_only_others_need(commands: Commands, command: str) -> None:
     code = (
@@ -96,6 +99,7 @@ def test_they_import_nothing_that_only_others_need(commands: Commands, command: 
     assert loaded & (needless | slow) == set()
 
 
+@pytest.mark.rule("L6")
 @pytest.mark.parametrize(
     ("environment", "plain"),
     [
@@ -130,6 +134,7 @@ def test_the_directory_is_that_of_platformdirs_which_is_imported_only_where_it_i
     assert imported == str(not plain)
 
 
+@pytest.mark.rule("L6")
 @pytest.mark.parametrize(("key", "code"), [("red", 1), ("green", 0)])
 def test_all_that_is_said_arrives_although_the_process_ends_at_once(commands: Commands, key: str, code: int) -> None:
     commands("try", "red", "--for-pid", os.getpid())

@@ -163,6 +163,7 @@ def test_no_command_is_wrong_usage(commands: Commands) -> None:
     assert not commands.directory.exists()
 
 
+@pytest.mark.rule("L4")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTERM"])
 def test_a_signal_is_passed_on_once_and_the_command_decides(commands: Commands, claims_dir: Path, name: str) -> None:
     with running(commands) as run:
@@ -175,6 +176,7 @@ def test_a_signal_is_passed_on_once_and_the_command_decides(commands: Commands, 
         assert run.process.wait(PATIENCE) == 7
 
 
+@pytest.mark.rule("L4")
 def test_at_a_terminal_ctrl_c_reaches_the_command_once(commands: Commands) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -231,6 +233,7 @@ def test_a_command_runs_where_an_output_is_closed(commands: Commands, closed: st
     assert subprocess.run(shell, env=commands.environment, timeout=PATIENCE, check=False).returncode == 7
 
 
+@pytest.mark.rule("L4")
 def test_when_we_are_killed_the_command_is_too_and_the_key_is_free(commands: Commands, claims_dir: Path) -> None:
     with running(commands) as run:
         claim = holder(claims_dir)
@@ -240,6 +243,7 @@ def test_when_we_are_killed_the_command_is_too_and_the_key_is_free(commands: Com
         assert holder(claims_dir) is None
 
 
+@pytest.mark.rule("L4")
 def test_a_key_is_held_as_long_as_the_command_lives_whatever_becomes_of_us(
     commands: Commands, claims_dir: Path
 ) -> None:
@@ -269,6 +273,7 @@ def test_it_is_renewed_while_the_command_runs(commands: Commands, claims_dir: Pa
         assert run.process.wait(PATIENCE) == 7
 
 
+@pytest.mark.rule("L4")
 def test_a_command_whose_claim_is_taken_away_is_stopped(commands: Commands) -> None:
     # Long before it has to be renewed.
     with running(commands, "--ttl", "600", stderr=subprocess.PIPE) as run:
@@ -279,6 +284,7 @@ def test_a_command_whose_claim_is_taken_away_is_stopped(commands: Commands) -> N
     assert commands.facts("show", "red")["outcome"] == "revoked", "what it became is not written over that"
 
 
+@pytest.mark.rule("L4")
 def test_a_claim_that_cannot_be_renewed_in_time_stops_the_command(commands: Commands, claims_dir: Path) -> None:
     with running(commands, "--ttl", "0.05", stderr=subprocess.PIPE) as run:
         claims_dir.rename(claims_dir.with_name("elsewhere"))

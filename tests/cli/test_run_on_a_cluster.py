@@ -23,6 +23,7 @@ from tests.support.etcd import fresh_store
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 
+@pytest.mark.rule("E9")
 def test_no_thread_takes_the_signals_that_are_the_command_s() -> None:
     store, red = fresh_store(), ScopedKey("default", "red")
     holder = process_session(store)
@@ -57,6 +58,7 @@ def blocks_signals(thread: Path) -> bool:
     return all(blocked & 1 << number - 1 for number in (signal.SIGCHLD, signal.SIGTERM))
 
 
+@pytest.mark.rule("E9", "L4")
 def test_a_command_is_stopped_before_its_time_is_up_though_the_store_has_not_answered_yet(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -55,6 +55,7 @@ def test_it_says_which_are_configured_and_that_the_server_starts_and_answers(
     assert not (tmp_path / ".local").exists()
 
 
+@pytest.mark.rule("H9")
 def test_an_interpreter_that_is_gone_is_found(where: Surroundings) -> None:
     install(HOSTS["zed"], where, "claims", Launch("/gone/python", ("-m", "mcp_claims", "serve"))).write()
     finding = found(where)["host zed"]
@@ -78,6 +79,7 @@ def test_what_starts_but_is_no_server_is_found(program: str, why: str, where: Su
     assert finding.level is Level.FAILURE and why in finding.what
 
 
+@pytest.mark.rule("H9")
 def test_one_that_hangs_is_killed_with_what_it_has_started(where: Surroundings, tmp_path: Path) -> None:
     hang = (
         f"import os, time; os.fork(); open({str(tmp_path / 'pid')!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(60)"
@@ -102,6 +104,7 @@ def test_a_file_that_the_host_cannot_read_is_found_and_the_others_are_looked_at(
     assert "answers in" in findings["host zed"].what
 
 
+@pytest.mark.rule("H9")
 def test_hosts_that_do_not_share_their_claims_are_found(where: Surroundings, tmp_path: Path) -> None:
     install(HOSTS["zed"], where, "claims", SERVER).write()
     install(

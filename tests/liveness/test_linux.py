@@ -66,6 +66,7 @@ def test_another_process_is_not_dead_while_it_lives_and_dead_when_it_has_ended()
     assert MACHINE.provably_dead(other.holder)
 
 
+@pytest.mark.rule("P2")
 def test_a_killed_process_that_nobody_has_reaped_is_dead() -> None:
     with sleeper() as pid:
         holder = holder_of(pid)
@@ -75,6 +76,7 @@ def test_a_killed_process_that_nobody_has_reaped_is_dead() -> None:
         assert MACHINE.provably_dead(holder)
 
 
+@pytest.mark.rule("P4")
 def test_who_asks_right_after_the_kill_is_told_that_the_process_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     # On a machine under load a process takes longer to die than anybody should have to wait, except for this test.
     monkeypatch.setattr("mcp_claims.liveness.linux._DYING_TAKES", 10_000)
@@ -96,6 +98,7 @@ def test_a_stopped_process_is_not_dead() -> None:
         assert not MACHINE.provably_dead(holder)
 
 
+@pytest.mark.rule("P2")
 @pytest.mark.skipif(platform.machine() not in {"x86_64", "aarch64"}, reason="number of the system call unknown")
 def test_a_process_whose_first_thread_has_exited_is_not_dead_while_another_runs() -> None:
     with process("--without-leader") as other:
@@ -113,6 +116,7 @@ def test_a_process_with_brackets_in_its_name_is_not_mistaken_for_a_corpse(tmp_pa
         assert not MACHINE.provably_dead(holder_of(pid))
 
 
+@pytest.mark.rule("P2")
 def test_a_later_process_with_the_same_pid_does_not_keep_the_first_one_alive() -> None:
     with sleeper() as pid:
         holder = holder_of(pid)
@@ -121,6 +125,7 @@ def test_a_later_process_with_the_same_pid_does_not_keep_the_first_one_alive() -
         assert MACHINE.provably_dead(holder._replace(proof=earlier))
 
 
+@pytest.mark.rule("P2")
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -205,6 +210,7 @@ def test_a_pid_namespace_of_its_own_proves_its_own_dead() -> None:
         assert inside.state_of(spawned) == "dead"
 
 
+@pytest.mark.rule("P3")
 def test_start_times_from_a_foreign_proc_are_not_believed() -> None:
     # `/proc` numbers processes of the outer namespace here: `/proc/2` is some other process than our PID 2.  The
     # spawned one mounts a `/proc` of its own and so knows its start time, which the one that judges must not use.
@@ -220,6 +226,7 @@ def test_start_times_from_a_foreign_proc_are_not_believed() -> None:
         assert inside.state_of(spawned) == "dead"
 
 
+@pytest.mark.rule("P3")
 def test_start_times_shifted_by_a_time_namespace_are_not_compared() -> None:
     with process(under=unshare("--time", "--fork", "--boottime", "100000")) as shifted:
         me = Holder("me", MACHINE.pid(), MACHINE.proof())
@@ -255,6 +262,7 @@ def test_the_wall_clock_is_utc_in_whole_milliseconds() -> None:
         assert wall.microsecond % 1_000 == 0
 
 
+@pytest.mark.rule("T1")
 def test_the_ticks_count_from_boot_with_time_asleep_and_never_go_back() -> None:
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     ticks = [MACHINE.now().ticks for _ in range(100)]

@@ -38,11 +38,13 @@ def test_a_corpse_that_nobody_has_reaped_is_dead() -> None:
         assert local_machine().provably_dead(OriginalHolder(f"{HOST}:{child.pid}", child.pid))
 
 
+@pytest.mark.rule("A4")
 @pytest.mark.parametrize("host", ["elsewhere", f"{HOST}2", f"x{HOST}", ""])
 def test_a_pid_of_another_host_proves_nothing(host: str, dead: int) -> None:
     assert not local_machine().provably_dead(OriginalHolder(f"{host}:{dead}", dead))
 
 
+@pytest.mark.rule("A4")
 def test_a_holder_of_ours_without_a_proof_is_never_judged_by_host_and_pid(dead: int) -> None:
     for name in (f"{HOST}:{dead}", f"{HOST}:{dead}:0123456789ab"):
         assert not local_machine().provably_dead(Holder(name, dead, Proof()))

@@ -44,10 +44,12 @@ def test_the_server_answers_calls_before_the_definitions_are_made() -> None:
     assert done.stdout == "False\n"
 
 
+@pytest.mark.rule("V6")
 def test_all_definitions_together_stay_under_6_kb() -> None:
     assert len(json.dumps([listed(name) for name in TOOLS], separators=(",", ":"))) < 6_000
 
 
+@pytest.mark.rule("V6")
 def test_the_instructions_teach_the_protocol_in_under_600_characters() -> None:
     assert len(INSTRUCTIONS) < 600
     for word in ("try_claim", "release", "claimed=true", "claimed=false", "before it expires"):

@@ -30,6 +30,7 @@ def test_the_store_is_our_own_unless_told_otherwise(tmp_path: Path) -> None:
     assert store.directory == str(tmp_path)
 
 
+@pytest.mark.rule("A1")
 @pytest.mark.parametrize(("layout", "environment"), [("agent-awareness", {}), (None, LAYOUT)])
 def test_the_original_s_layout_is_in_the_original_s_directory(
     home: Path, layout: str | None, environment: dict[str, str]
@@ -39,6 +40,7 @@ def test_the_original_s_layout_is_in_the_original_s_directory(
     assert Path(store.directory) == home / ".cache" / "agent-awareness" / "claims"
 
 
+@pytest.mark.rule("A1")
 @pytest.mark.parametrize(
     ("provider", "environment"), [("claude", LAYOUT), (None, LAYOUT | {"MCP_CLAIMS_PROVIDER": "claude"})]
 )

@@ -12,6 +12,7 @@ import pytest
 from mcp_claims.stores.threads import start_daemon_thread
 
 
+@pytest.mark.rule("L4")
 @pytest.mark.skipif(sys.platform == "win32", reason="there threads get no signals")
 def test_no_thread_of_ours_takes_signals_from_whoever_awaits_them() -> None:
     """While `run` renews it awaits none, and the kernel would give its SIGTERM to a thread that does not block it."""

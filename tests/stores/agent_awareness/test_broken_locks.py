@@ -201,6 +201,7 @@ def calls_of(directory: Path, change: Change) -> int:
     return counting.calls
 
 
+@pytest.mark.rule("A8")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("sweeps", [False, True], ids=["claims", "sweeps-and-claims"])
 @pytest.mark.parametrize("change", CHANGES)

@@ -123,6 +123,7 @@ def check_that_it_goes_on(store: AgentAwarenessStore, after: Found, earlier: Cla
     assert [path.name for path in record(store).parent.iterdir()] == [".lock"]
 
 
+@pytest.mark.rule("A9")
 @pytest.mark.parametrize(("held", "change"), CHANGES)
 def test_a_crash_at_any_call_leaves_old_or_new_and_a_lock_that_goes(tmp_path: Path, held: bool, change: Change) -> None:
     for at in range(1, MORE_CALLS_THAN_ANY_CHANGE_MAKES):
@@ -143,6 +144,7 @@ def test_a_crash_at_any_call_leaves_old_or_new_and_a_lock_that_goes(tmp_path: Pa
         pytest.fail("the crash never came too late")
 
 
+@pytest.mark.rule("A9")
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EMFILE, errno.EIO], ids=errno.errorcode.get)
 @pytest.mark.parametrize(("held", "change"), CHANGES)
 def test_a_change_that_fails_at_any_call_leaves_old_or_new_and_no_descriptor_open(
@@ -172,6 +174,7 @@ def test_a_change_that_fails_at_any_call_leaves_old_or_new_and_no_descriptor_ope
         pytest.fail("the fault never came too late")
 
 
+@pytest.mark.rule("S7")
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO], ids=errno.errorcode.get)
 def test_a_look_that_fails_at_any_call_is_an_error_and_not_a_free_key(tmp_path: Path, error: int) -> None:
     clean = store_in(tmp_path / "claims")

@@ -48,6 +48,7 @@ def leave(path: Path, **changed: object) -> None:
     path.write_text(json.dumps(THEIRS | changed, indent=2) + "\n")
 
 
+@pytest.mark.rule("A2")
 @pytest.mark.parametrize(
     ("key", "name"),
     [
@@ -86,6 +87,7 @@ def test_a_namespace_is_the_directory_of_the_plugin_by_its_name(
     assert list(store.scan()) == list(store.scan(namespace)) == [granted]
 
 
+@pytest.mark.rule("A2")
 @pytest.mark.parametrize(
     "namespace",
     ["..", ".", "a/../b", "a//b", "/etc", "a/", "red.json", "red.json.lock", "a/red.json.lock/b", ".lock", ".new"],
@@ -141,6 +143,7 @@ def test_a_record_of_ours_that_lacks_something_is_none_of_the_original_s(
     assert isinstance(store.read(KEY), Unreadable)
 
 
+@pytest.mark.rule("A4")
 def test_a_file_store_never_takes_a_record_without_our_proof_for_a_claim(tmp_path: Path) -> None:
     files = FileStore(tmp_path / "claims")
     grant(files, claim())
@@ -156,6 +159,7 @@ def test_a_record_of_another_place_is_unreadable(store: AgentAwarenessStore) -> 
         assert isinstance(next(store.scan()), Unreadable)
 
 
+@pytest.mark.rule("A12")
 def test_generations_of_ours_grow_past_claims_of_the_original(store: AgentAwarenessStore) -> None:
     seen = []
     for _ in range(3):
@@ -182,6 +186,7 @@ def test_a_scan_shows_the_claims_of_both(store: AgentAwarenessStore) -> None:
     assert list(store.scan()) == [granted]
 
 
+@pytest.mark.rule("A13")
 @pytest.mark.skipif(sys.platform != "linux", reason="not every system allows such names")
 def test_what_is_no_claim_is_neither_shown_nor_touched(store: AgentAwarenessStore) -> None:
     granted = grant(store, claim())
@@ -204,6 +209,7 @@ def test_what_is_no_claim_is_neither_shown_nor_touched(store: AgentAwarenessStor
     assert all(thing.read_text() == "mine" for thing in things)
 
 
+@pytest.mark.rule("A2")
 def test_directories_in_one_another_without_end_keep_no_claim_from_being_seen(
     store: AgentAwarenessStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +225,7 @@ def test_directories_in_one_another_without_end_keep_no_claim_from_being_seen(
     subprocess.run(["rm", "-rf", "without-end", "d"], check=True)
 
 
+@pytest.mark.rule("A13")
 def test_what_we_keep_there_is_nothing_that_the_original_looks_at(store: AgentAwarenessStore) -> None:
     assert store.swap(KEY, grant(store, claim()), None).won
     names = [path.name for path in record(store).parent.iterdir()]
@@ -233,6 +240,7 @@ def test_directories_are_ours_alone_whatever_the_umask(store: AgentAwarenessStor
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
 
 
+@pytest.mark.rule("A1")
 def test_a_plugin_s_directory_that_others_can_write_is_refused_with_the_remedy(store: AgentAwarenessStore) -> None:
     grant(store, claim())
     record(store).parent.chmod(0o775)
@@ -242,6 +250,7 @@ def test_a_plugin_s_directory_that_others_can_write_is_refused_with_the_remedy(s
     assert store_in(store.directory).read(KEY) is not None
 
 
+@pytest.mark.rule("A1")
 def test_a_plugin_that_others_can_write_keeps_no_other_one_from_being_seen(store: AgentAwarenessStore) -> None:
     for namespace in ("a", "b", "c"):
         grant(store, claim(ScopedKey(namespace, "red")))
@@ -257,6 +266,7 @@ def test_a_plugin_that_others_can_write_keeps_no_other_one_from_being_seen(store
         list(store_in(Path(store.directory)).scan("b"))
 
 
+@pytest.mark.rule("A11")
 def test_a_damaged_expiry_of_ours_is_judged_by_the_age_of_its_file_and_never_one_of_the_original_s(
     store: AgentAwarenessStore,
 ) -> None:
@@ -271,6 +281,7 @@ def test_a_damaged_expiry_of_ours_is_judged_by_the_age_of_its_file_and_never_one
     assert theirs.stored is None
 
 
+@pytest.mark.rule("A4")
 def test_a_claim_of_the_original_for_longer_than_the_calendar_is_a_claim(store: AgentAwarenessStore) -> None:
     # What `tryClaim(key, 1e10)` writes.  Were it unreadable, it would be free after a day, while its holder lives.
     leave(record(store), expiresAt="+021039-12-15T02:40:00.000Z")

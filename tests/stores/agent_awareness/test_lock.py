@@ -87,6 +87,7 @@ def test_nothing_but_the_claim_and_the_kernel_lock_is_left(store: AgentAwareness
     assert entries(store) == [".lock", "red-check.json"]
 
 
+@pytest.mark.rule("A5")
 def test_inside_nothing_is_done_but_compare_and_write(store: AgentAwarenessStore) -> None:
     # What takes long, numbering above all, which may sync the disk, is done before.
     calls: list[str] = []
@@ -102,6 +103,7 @@ def test_inside_nothing_is_done_but_compare_and_write(store: AgentAwarenessStore
     assert len(inside) < 30
 
 
+@pytest.mark.rule("A6")
 @pytest.mark.parametrize("age", [0, 3_600])
 def test_the_lock_of_a_dead_process_is_broken_at_once(store: AgentAwarenessStore, age: float) -> None:
     put_lock(store, pid=NOBODY, age=age)
@@ -109,6 +111,7 @@ def test_the_lock_of_a_dead_process_is_broken_at_once(store: AgentAwarenessStore
     assert entries(store) == [".lock", "red-check.json"]
 
 
+@pytest.mark.rule("A6")
 @pytest.mark.parametrize("age", [0, 11, 365 * 86_400])
 def test_the_lock_of_a_live_process_is_never_broken_however_old(store: AgentAwarenessStore, age: float) -> None:
     path = put_lock(store, pid=os.getppid(), age=age)
@@ -132,6 +135,7 @@ def test_a_lock_of_ours_with_a_recycled_pid_goes_after_10_s(
             store.swap(KEY, None, claim(), lock_timeout=0)
 
 
+@pytest.mark.rule("A6")
 @pytest.mark.parametrize(
     "meta", [None, "", "{", "[]", "{}", '{"pid": "1"}', '{"pid": 0}', '{"pid": -1}', '{"pid": true}', "[" * 5_000]
 )
@@ -173,6 +177,7 @@ def work_in_a_lock(path: Path) -> None:
     (path / "meta.json").write_text(json.dumps({"pid": NOBODY}))
 
 
+@pytest.mark.rule("A7")
 @pytest.mark.parametrize("make", [work, work_in_a_lock, file, link])
 def test_what_is_no_lock_is_left_alone_however_old(store: AgentAwarenessStore, make: Callable[[Path], None]) -> None:
     make(lock(store))
@@ -184,6 +189,7 @@ def test_what_is_no_lock_is_left_alone_however_old(store: AgentAwarenessStore, m
     assert make is not work_in_a_lock or (lock(store) / "meta.json").is_file()
 
 
+@pytest.mark.rule("A7")
 @pytest.mark.parametrize("call", ["replace", "remove_empty"])
 @pytest.mark.parametrize("dead", [True, False], ids=["of-a-dead-process", "without-meta"])
 def test_a_lock_made_since_the_stale_one_was_judged_stays_its_owner_s(
@@ -210,6 +216,7 @@ def test_a_lock_made_since_the_stale_one_was_judged_stays_its_owner_s(
     assert entries(store) == [".lock", "red-check.json.lock"]
 
 
+@pytest.mark.rule("A7")
 def test_a_new_lock_without_meta_is_not_taken_for_the_old_one_that_was_judged(store: AgentAwarenessStore) -> None:
     class Overtaken(HookedLayoutKernel):
         judging = done = False
@@ -243,6 +250,7 @@ def half_written(store: AgentAwarenessStore) -> Callable[[int], None]:
     return write_the_rest_and_leave
 
 
+@pytest.mark.rule("A10")
 def test_a_reader_looks_again_at_what_is_half_written(store: AgentAwarenessStore) -> None:
     patient = Patient(half_written(store))
     found = store_in(store.directory, patient).read(KEY)
@@ -265,6 +273,7 @@ def test_a_change_waits_for_what_is_half_written(store: AgentAwarenessStore) -> 
     assert swap.found.generation == 7
 
 
+@pytest.mark.rule("A5")
 def test_who_finds_the_lock_taken_looks_every_20_ms_and_gives_up_in_time(store: AgentAwarenessStore) -> None:
     put_lock(store, pid=os.getppid())
     patient = Patient()
@@ -275,6 +284,7 @@ def test_who_finds_the_lock_taken_looks_every_20_ms_and_gives_up_in_time(store: 
     assert busy.value.waited == LOCK_TIMEOUT
 
 
+@pytest.mark.rule("A5")
 def test_while_it_waits_others_can_change_the_namespace(store: AgentAwarenessStore) -> None:
     other = ScopedKey("ci", "review")
     put_lock(store, pid=os.getppid())
@@ -297,6 +307,7 @@ def test_a_lock_left_meanwhile_is_taken_and_what_changed_is_compared_with(store:
     assert swap.found == store.read(KEY) is not None
 
 
+@pytest.mark.rule("A8")
 def test_nothing_is_written_once_the_lock_is_broken(store: AgentAwarenessStore) -> None:
     class Broken(HookedLayoutKernel):
         written = False
@@ -315,6 +326,7 @@ def test_nothing_is_written_once_the_lock_is_broken(store: AgentAwarenessStore) 
     assert store.read(KEY) is None
 
 
+@pytest.mark.rule("A8")
 def test_a_claim_written_under_a_broken_lock_whose_breaker_stays_inside_is_nobody_s(
     store: AgentAwarenessStore,
 ) -> None:

@@ -64,6 +64,7 @@ def cut_off(cluster: PartitionableCluster, number: int) -> Callable[[], None]:
     return cluster.mend
 
 
+@pytest.mark.rule("E8")
 @pytest.mark.timeout(120 + 3 * SECONDS)
 def test_no_key_has_two_holders_and_no_claim_is_lost_while_leaders_are_killed_frozen_and_cut_off(
     mended: PartitionableCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,6 +111,7 @@ def at(cluster: PartitionableCluster, number: int, prefix: str) -> EtcdStore:
     return EtcdStore(Address((cluster.endpoints[number],), prefix), local_machine())
 
 
+@pytest.mark.rule("E8")
 def test_a_minority_grants_nothing_says_so_in_time_and_recovers(mended: PartitionableCluster) -> None:
     prefix = fresh_address(mended).prefix
     minority = mended.leader()
@@ -142,6 +144,7 @@ def inside_claim(store: EtcdStore, scoped: ScopedKey) -> Claim:
     return found
 
 
+@pytest.mark.rule("E8")
 def test_acknowledged_claims_are_there_when_all_nodes_were_killed_and_are_back(mended: PartitionableCluster) -> None:
     address = fresh_address(mended)
     session = process_session(EtcdStore(address, local_machine()))

@@ -61,6 +61,7 @@ def test_the_option_counts_for_more_than_the_environment_and_two_stores_at_once_
         open_store(str(tmp_path), url=URL, environment={})
 
 
+@pytest.mark.rule("E12")
 def test_secrets_come_from_the_environment_or_a_file_and_are_shown_nowhere(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("pass phrase\n")
     (tmp_path / "ca").write_text("")
@@ -80,6 +81,7 @@ def test_secrets_come_from_the_environment_or_a_file_and_are_shown_nowhere(tmp_p
         read_address("etcds://n1/p", {"MCP_CLAIMS_ETCD_CA": str(tmp_path / "none")})
 
 
+@pytest.mark.rule("E12")
 @pytest.mark.parametrize(
     "url", ["etcd://me:pa/ss@n1/p", "etcd://me:pass@n1", "etcd://n1,me:pa?ss@n2", "etcd://me:pa#ss@n1"]
 )
@@ -95,6 +97,7 @@ def test_a_url_that_cannot_be_read_is_wrong_usage(url: str) -> None:
         read_address(url, {})
 
 
+@pytest.mark.rule("E12")
 def test_a_password_file_that_is_no_text_is_wrong_usage_and_not_shown(tmp_path: Path) -> None:
     (tmp_path / "password").write_bytes(b"pass\xff")
     environment = {"MCP_CLAIMS_ETCD_USER": "me", "MCP_CLAIMS_ETCD_PASSWORD_FILE": str(tmp_path / "password")}
@@ -103,6 +106,7 @@ def test_a_password_file_that_is_no_text_is_wrong_usage_and_not_shown(tmp_path: 
     assert raised.value.__cause__ is None and raised.value.__suppress_context__
 
 
+@pytest.mark.rule("E12")
 def test_who_has_claims_in_files_does_not_import_the_client(tmp_path: Path) -> None:
     code = f"from mcp_claims.cli.main import main; main(['check', 'red', '--dir', {str(tmp_path)!r}])"
     done = subprocess.run(
@@ -158,6 +162,7 @@ def test_doctor_tells_of_a_cluster_that_is_full_and_claims_are_released_on_it() 
         cluster.close()
 
 
+@pytest.mark.rule("E10")
 def test_a_list_in_pages_has_everything_also_what_somebody_else_has_put_there() -> None:
     store = fresh_store()
     transport, beginning = Transport(store.address), Names(store.address.prefix).claims

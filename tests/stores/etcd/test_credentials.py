@@ -72,6 +72,7 @@ def variables(certificates: Certificates, user: str | None = None, password: str
     return {f"MCP_CLAIMS_ETCD_{name}": value for name, value in (files | who).items()}
 
 
+@pytest.mark.rule("E12")
 def test_whoever_has_a_certificate_and_the_password_can_claim_and_watch(
     cluster: Cluster, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_password_that_has_run_out_is_given_again(cluster: Cluster, certificat
     assert "header" in transport.ask("/kv/range", {"key": "L2NsYWltcy94"}, deadline_in(5))
 
 
+@pytest.mark.rule("E12")
 @pytest.mark.parametrize(
     ("user", "password", "prefix", "problem"),
     [

@@ -30,6 +30,7 @@ def silent() -> Iterator[tuple[str, int]]:
         yield listening.getsockname()
 
 
+@pytest.mark.rule("E8")
 def test_many_who_have_to_say_who_they_are_fail_in_time_where_nobody_answers(silent: tuple[str, int]) -> None:
     transport = Transport(Address((silent,), "/p", user="me", password="secret"))
     began = time.monotonic()
@@ -43,6 +44,7 @@ def test_many_who_have_to_say_who_they_are_fail_in_time_where_nobody_answers(sil
     assert time.monotonic() - began < 5, "each waits for its own time, not for that of all before it"
 
 
+@pytest.mark.rule("E12")
 @pytest.mark.parametrize(
     ("status", "refusal"),
     [
@@ -62,6 +64,7 @@ def test_who_we_are_is_said_again_where_that_is_not_known_any_more(status: int, 
     with_server(answer, lambda transport: transport.ask("/kv/range", {}, deadline_in(4)))
 
 
+@pytest.mark.rule("E8")
 @pytest.mark.parametrize(
     "said",
     [{}, [], None, "hello", {"header": None}, {"header": {}}, {"header": {"cluster_id": "x"}}, {"result": 1}],
@@ -78,6 +81,7 @@ def test_what_answers_at_the_port_of_a_cluster_and_is_none_is_said_to_be_none(sa
     with_server(lambda *_: (200, said), ask)
 
 
+@pytest.mark.rule("E8")
 def test_whoever_sends_us_elsewhere_is_none_of_etcd_s_and_is_not_followed() -> None:
     asked: list[str] = []
 
@@ -138,6 +142,7 @@ def with_server(
             serving.join()
 
 
+@pytest.mark.rule("E8")
 @pytest.mark.parametrize(
     ("reason", "never"),
     [

@@ -26,6 +26,7 @@ SOON = 20.0
 SHORT = 1.5 / 60
 
 
+@pytest.mark.rule("E4")
 def test_a_claim_goes_at_its_own_time_not_at_that_of_one_before_it_which_was_taken_away() -> None:
     store, elsewhere = fresh_store(), World()
     read_only = EtcdStore(store.address, elsewhere.process())
@@ -41,6 +42,7 @@ def test_a_claim_goes_at_its_own_time_not_at_that_of_one_before_it_which_was_tak
     assert read_only.read(KEY) is None
 
 
+@pytest.mark.rule("E4")
 def test_a_release_that_is_over_late_takes_no_notice_of_the_claim_of_another_session_that_follows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -65,6 +67,7 @@ def test_a_release_that_is_over_late_takes_no_notice_of_the_claim_of_another_ses
     assert read_only.read(KEY) is None
 
 
+@pytest.mark.rule("E4")
 def test_what_has_been_given_back_is_not_looked_at_again() -> None:
     store = fresh_store()
     session = process_session(store)
@@ -76,6 +79,7 @@ def test_what_has_been_given_back_is_not_looked_at_again() -> None:
     assert store._process().tender._expiries == {}
 
 
+@pytest.mark.rule("E2")
 def test_however_many_claims_run_out_the_lease_is_renewed_in_time() -> None:
     now = 0.0
     renewals = [0.0]
@@ -106,6 +110,7 @@ def test_however_many_claims_run_out_the_lease_is_renewed_in_time() -> None:
     assert len(renewals) > 5
 
 
+@pytest.mark.rule("E2")
 def test_threads_that_are_the_first_to_claim_do_so_under_one_lease() -> None:
     class Here:
         """A machine on which both threads are about to begin before either has begun."""
@@ -130,6 +135,7 @@ def test_threads_that_are_the_first_to_claim_do_so_under_one_lease() -> None:
     assert list(store.scan()) == []
 
 
+@pytest.mark.rule("E5")
 def test_an_attempt_that_is_refused_makes_no_lease() -> None:
     store = fresh_store()
     transport = Transport(store.address)

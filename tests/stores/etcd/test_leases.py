@@ -68,6 +68,7 @@ def granted(session: Session, *, ttl_minutes: float = 30) -> Claim:
     return found
 
 
+@pytest.mark.rule("E1")
 @pytest.mark.parametrize("step", [DAY, -DAY], ids=["ahead", "behind"])
 def test_no_other_machine_s_clock_ends_a_claim(places: tuple[Place, Place], step: float) -> None:
     here, there = places
@@ -84,6 +85,7 @@ def test_no_other_machine_s_clock_ends_a_claim(places: tuple[Place, Place], step
     assert here.store.read(KEY) == held
 
 
+@pytest.mark.rule("E1")
 def test_on_the_holder_s_own_machine_its_time_and_its_death_count_at_once(places: tuple[Place, Place]) -> None:
     here, there = places
     neighbour = process_session(here.store, here.world.process())
@@ -99,6 +101,7 @@ def test_on_the_holder_s_own_machine_its_time_and_its_death_count_at_once(places
     assert taken.taken_over is not None and taken.taken_over.why is ClaimState.ORPHANED
 
 
+@pytest.mark.rule("E2")
 def test_what_a_machine_held_is_free_when_it_is_no_longer_heard_of_and_it_is_told_if_it_comes_back(
     places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +122,7 @@ def test_what_a_machine_held_is_free_when_it_is_no_longer_heard_of_and_it_is_tol
     assert (told.status, told.found, told.lost) == (Status.HELD, taken.found, held)
 
 
+@pytest.mark.rule("E2")
 def test_a_lease_is_renewed_while_its_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "TTL", 3)
     monkeypatch.setattr("mcp_claims.stores.etcd.keepalive.TTL", 3)
@@ -130,6 +134,7 @@ def test_a_lease_is_renewed_while_its_process_is_there(monkeypatch: pytest.Monke
     assert store.trusted(held)
 
 
+@pytest.mark.rule("E3")
 def test_a_session_whose_lease_has_gone_is_told_by_its_next_call_and_claims_anew_under_another() -> None:
     store = fresh_store()
     session = process_session(store)
@@ -144,6 +149,7 @@ def test_a_session_whose_lease_has_gone_is_told_by_its_next_call_and_claims_anew
     assert store.trusted(attempt.found)
 
 
+@pytest.mark.rule("E4")
 def test_a_claim_that_is_shorter_than_the_lease_is_taken_away_by_its_holder_s_process() -> None:
     store = fresh_store()
     elsewhere = World()
@@ -159,6 +165,7 @@ def test_a_claim_that_is_shorter_than_the_lease_is_taken_away_by_its_holder_s_pr
     assert not read_only.try_claim("long").claimed
 
 
+@pytest.mark.rule("E5")
 def test_what_ends_with_its_process_is_under_one_lease_and_what_outlives_it_under_its_own() -> None:
     store, machine = fresh_store(), local_machine()
     first, second = process_session(store), handle_session(store, machine, 7, b"n" * 16, bound=True)
@@ -184,6 +191,7 @@ def claim_lease(store: EtcdStore, session: Session, key: str) -> int:
     return lease_of(store, ScopedKey("default", key))
 
 
+@pytest.mark.rule("E5")
 def test_the_marker_of_what_is_done_outlives_its_process_for_its_retention() -> None:
     store = fresh_store()
     session = process_session(store)
@@ -198,6 +206,7 @@ def fresh_store_at(store: EtcdStore) -> EtcdStore:
     return EtcdStore(store.address, local_machine())
 
 
+@pytest.mark.rule("E2")
 def test_a_process_that_ends_in_order_frees_all_that_is_bound_to_it_at_once_however_much_that_is() -> None:
     store = fresh_store()
     session = process_session(store)
@@ -207,6 +216,7 @@ def test_a_process_that_ends_in_order_frees_all_that_is_bound_to_it_at_once_howe
     assert list(fresh_store_at(store).scan()) == []
 
 
+@pytest.mark.rule("E10")
 def test_what_is_under_no_lease_is_held_until_a_person_frees_it() -> None:
     store = fresh_store()
     session = process_session(store)
@@ -220,6 +230,7 @@ def test_what_is_under_no_lease_is_held_until_a_person_frees_it() -> None:
     assert store.read(KEY) is None
 
 
+@pytest.mark.rule("E5")
 def test_who_is_refused_leaves_no_lease_behind_however_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     store = fresh_store()
     session, other = named_session(store, "ci"), process_session(EtcdStore(store.address, local_machine()))
@@ -242,6 +253,7 @@ def test_who_is_refused_leaves_no_lease_behind_however_closely(monkeypatch: pyte
     assert all_leases(store) <= before, "those of other tests may end meanwhile"
 
 
+@pytest.mark.rule("E8")
 def test_all_questions_of_one_change_have_one_time_together(monkeypatch: pytest.MonkeyPatch) -> None:
     session, wanted = named_session(fresh_store(), "ci"), list[float]()
     grant = grant_lease

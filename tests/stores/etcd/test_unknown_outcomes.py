@@ -57,6 +57,7 @@ def session(request: pytest.FixtureRequest, store: EtcdStore) -> Session:
     return opened
 
 
+@pytest.mark.rule("E7")
 def test_a_grant_whose_answer_was_lost_is_found_to_be_ours(
     session: Session, proxy: Proxy, read_only: EtcdStore
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_renewal_whose_answer_was_lost_keeps_its_generation(
     assert read_only.read(KEY) == attempt.found
 
 
+@pytest.mark.rule("E7")
 @pytest.mark.parametrize("outcome", [None, Outcome.DONE])
 def test_a_release_whose_answer_was_lost_is_a_release(
     session: Session, proxy: Proxy, read_only: EtcdStore, outcome: Outcome | None
@@ -89,6 +91,7 @@ def test_a_release_whose_answer_was_lost_is_a_release(
     assert isinstance(read_only.read(KEY), Claim) is (outcome is Outcome.DONE)
 
 
+@pytest.mark.rule("E7")
 def test_a_grant_that_never_arrived_is_asked_for_again_and_its_late_arrival_does_nothing(
     session: Session, proxy: Proxy, read_only: EtcdStore
 ) -> None:
@@ -102,6 +105,7 @@ def test_a_grant_that_never_arrived_is_asked_for_again_and_its_late_arrival_does
     assert read_only.read(KEY) is None
 
 
+@pytest.mark.rule("E7")
 def test_a_grant_whose_outcome_cannot_be_found_out_is_an_error_and_goes_as_soon_as_it_can(
     session: Session, proxy: Proxy, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +116,7 @@ def test_a_grant_whose_outcome_cannot_be_found_out_is_an_error_and_goes_as_soon_
     await_freed(read_only, proxy)
 
 
+@pytest.mark.rule("E7")
 def test_of_two_sessions_of_a_process_that_are_in_doubt_about_one_key_neither_keeps_it(
     store: EtcdStore, proxy: Proxy, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +132,7 @@ def test_of_two_sessions_of_a_process_that_are_in_doubt_about_one_key_neither_ke
     await_freed(read_only, proxy)
 
 
+@pytest.mark.rule("E7")
 def test_a_grant_that_is_answered_too_late_to_be_relied_on_goes_if_its_lease_cannot_be_asked_about(
     store: EtcdStore, proxy: Proxy, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +154,7 @@ def test_a_grant_that_is_answered_too_late_to_be_relied_on_goes_if_its_lease_can
     await_freed(read_only, proxy)
 
 
+@pytest.mark.rule("E7")
 @pytest.mark.parametrize("outcome", [None, Outcome.DONE])
 def test_a_release_that_arrives_late_just_before_it_is_asked_for_again_is_a_release(
     session: Session, proxy: Proxy, read_only: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
@@ -168,6 +175,7 @@ def test_a_release_that_arrives_late_just_before_it_is_asked_for_again_is_a_rele
     assert isinstance(read_only.read(KEY), Claim) is (outcome is Outcome.DONE)
 
 
+@pytest.mark.rule("E7")
 @pytest.mark.parametrize("arrives", ["at once", "when it is about to be asked for again"])
 @pytest.mark.parametrize("outcome", [None, Outcome.FAILED])
 def test_a_release_whose_answer_was_lost_is_one_although_another_has_claimed_since(
@@ -200,6 +208,7 @@ def test_a_release_whose_answer_was_lost_is_one_although_another_has_claimed_sin
     assert rival.release(KEY.key).released
 
 
+@pytest.mark.rule("E7")
 @pytest.mark.parametrize("outcome", [None, Outcome.FAILED])
 def test_a_claim_that_a_parallel_call_renewed_while_its_release_was_not_answered_is_released(
     session: Session, proxy: Proxy, read_only: EtcdStore, outcome: Outcome | None, monkeypatch: pytest.MonkeyPatch
@@ -219,6 +228,7 @@ def test_a_claim_that_a_parallel_call_renewed_while_its_release_was_not_answered
     assert left is None if outcome is None else isinstance(left, Claim) and left.ended
 
 
+@pytest.mark.rule("E7")
 @pytest.mark.parametrize("how", ["by force", "when its time was up"])
 def test_a_claim_that_was_lost_while_its_release_was_not_answered_is_told_as_lost(
     session: Session, proxy: Proxy, store: EtcdStore, read_only: EtcdStore, how: str, monkeypatch: pytest.MonkeyPatch
@@ -245,6 +255,7 @@ def test_a_claim_that_was_lost_while_its_release_was_not_answered_is_told_as_los
     assert release.lost == granted
 
 
+@pytest.mark.rule("E7")
 def test_what_is_gone_after_its_removal_was_not_answered_was_removed(
     session: Session, proxy: Proxy, store: EtcdStore, read_only: EtcdStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

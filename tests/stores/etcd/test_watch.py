@@ -18,6 +18,7 @@ from tests.support.etcd import Cluster, fresh_address, one_node
 from tests.support.proxy import Proxy
 
 
+@pytest.mark.rule("E11")
 def test_what_changes_while_the_stream_is_broken_is_told_when_it_is_back() -> None:
     proxy, address = Proxy(one_node().clients[0]), fresh_address()
     store = EtcdStore(Address((("127.0.0.1", proxy.port),), address.prefix), local_machine())
@@ -36,6 +37,7 @@ def test_what_changes_while_the_stream_is_broken_is_told_when_it_is_back() -> No
     proxy.close()
 
 
+@pytest.mark.rule("E11")
 def test_whoever_was_behind_when_history_was_compacted_is_told_so_and_of_what_changes_later() -> None:
     proxy, address = Proxy(one_node().clients[0]), fresh_address()
     store = EtcdStore(Address((("127.0.0.1", proxy.port),), address.prefix), local_machine())
@@ -59,6 +61,7 @@ def test_whoever_was_behind_when_history_was_compacted_is_told_so_and_of_what_ch
     proxy.close()
 
 
+@pytest.mark.rule("E11")
 def test_whoever_watches_a_cluster_that_was_emptied_is_told_of_what_changes_in_it() -> None:
     cluster = Cluster()
     try:
@@ -89,6 +92,7 @@ def test_whoever_watches_a_cluster_that_was_emptied_is_told_of_what_changes_in_i
         cluster.close()
 
 
+@pytest.mark.rule("E11")
 def test_one_who_cannot_be_told_keeps_the_others_from_nothing(caplog: pytest.LogCaptureFixture) -> None:
     store, others = (EtcdStore(address, local_machine()) for address in [fresh_address()] * 2)
     told = Told()

@@ -77,6 +77,7 @@ def prune(store: FileStore, held: Claim | None) -> None:
     process_session(store).prune()
 
 
+@pytest.mark.rule("S4")
 @pytest.mark.parametrize(
     ("held", "change"),
     [

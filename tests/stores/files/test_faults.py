@@ -123,6 +123,7 @@ def check_error(error: StoreUnavailableError, number: int, store: FileStore) -> 
     assert message.endswith(", then try again.")
 
 
+@pytest.mark.rule("S7")
 @pytest.mark.skipif(sys.platform == "win32", reason="counts descriptors in /dev/fd")
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from-then-on"])
 @pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
@@ -179,6 +180,7 @@ def check_that_it_goes_on(store: FileStore, found: Found, *, used: Found = None)
     assert list(store.scan()) == []
 
 
+@pytest.mark.rule("S7")
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO, errno.ENFILE], ids=errno.errorcode.get)
 def test_a_look_that_fails_at_any_call_is_an_error_and_not_a_free_key(tmp_path: Path, error: int) -> None:
     clean = FileStore(tmp_path / "claims")
@@ -249,6 +251,7 @@ def test_the_error_names_the_first_fault_and_not_that_of_the_clean_up(tmp_path: 
     check_that_it_goes_on(FileStore(tmp_path / "claims"), earlier)
 
 
+@pytest.mark.rule("S7")
 def test_a_process_without_free_descriptors_gets_an_error_and_goes_on(tmp_path: Path) -> None:
     if sys.platform == "win32":
         pytest.skip("has no such limit")

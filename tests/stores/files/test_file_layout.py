@@ -46,6 +46,7 @@ def entries(store: FileStore) -> list[str]:
     return sorted(path.name for path in place(store).parent.iterdir())
 
 
+@pytest.mark.rule("S8")
 @pytest.mark.usefixtures("umask")
 def test_directories_and_files_are_ours_alone_whatever_the_umask(store: FileStore) -> None:
     granted = grant(store, claim())
@@ -82,6 +83,7 @@ def test_directories_above_the_claims_directory_are_made_too(tmp_path: Path) -> 
     assert mode(tmp_path / "state" / "mcp" / "claims") == 0o700
 
 
+@pytest.mark.rule("S2")
 def test_the_lock_file_stays_the_same_file_whatever_happens_to_the_claims(store: FileStore) -> None:
     world = World()
     first, second = world.session(store), world.session(store)
@@ -121,6 +123,7 @@ def test_nothing_but_claims_and_the_lock_stays(store: FileStore) -> None:
     assert os.listdir(store.directory) == [KEY.namespace]
 
 
+@pytest.mark.rule("S4")
 @pytest.mark.parametrize("left", ["half", "link"])
 def test_what_a_crash_left_of_a_write_is_replaced(store: FileStore, tmp_path: Path, left: str) -> None:
     granted = grant(store, claim())
@@ -139,6 +142,7 @@ def test_what_a_crash_left_of_a_write_is_replaced(store: FileStore, tmp_path: Pa
     assert os.listdir(store.directory) == [KEY.namespace]
 
 
+@pytest.mark.rule("S4")
 def test_a_namespace_that_is_mounted_from_elsewhere_has_its_records_written_in_itself(store: FileStore) -> None:
     class Mounted(HookedFileSystem):
         def replace(self, source: str, target: str) -> None:

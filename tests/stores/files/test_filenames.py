@@ -85,6 +85,7 @@ def test_keys_that_look_alike_have_names_of_their_own(seen: Callable[[str], str]
     assert len({seen(file_name(key)) for key in KEYS}) == len(KEYS)
 
 
+@pytest.mark.rule("N2")
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: ascii(key)[:30])
 def test_a_name_is_one_harmless_component_of_a_path(key: str, tmp_path: Path) -> None:
     name = file_name(key)
@@ -96,6 +97,7 @@ def test_a_name_is_one_harmless_component_of_a_path(key: str, tmp_path: Path) ->
     assert (tmp_path / name).resolve().parent == tmp_path.resolve()
 
 
+@pytest.mark.rule("N2")
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: ascii(key)[:30])
 def test_no_name_is_a_device_on_windows(key: str) -> None:
     assert file_name(key).lower().partition(".")[0].rstrip(" ") not in RESERVED
@@ -119,6 +121,7 @@ def test_no_two_texts_share_a_name(one: str, other: str) -> None:
     assert (file_name(one) == file_name(other)) == (one == other)
 
 
+@pytest.mark.rule("N1")
 @given(awkward, awkward)
 @settings(deadline=None)
 def test_no_two_texts_share_a_name_where_case_and_form_do_not_count(one: str, other: str) -> None:
@@ -128,12 +131,14 @@ def test_no_two_texts_share_a_name_where_case_and_form_do_not_count(one: str, ot
     assert (seen(one) == seen(other)) == (one == other)
 
 
+@pytest.mark.rule("N1")
 @given(awkward | st.text(min_size=1, max_size=MAX_NAME // len("%f0%9f%a6%80")))
 @settings(deadline=None)
 def test_a_key_that_is_not_too_long_can_be_read_back_from_its_name(text: str) -> None:
     assert unescaped(file_name(text)) == text
 
 
+@pytest.mark.rule("N3")
 @given(st.text(st.sampled_from("a%.A🦀"), min_size=60, max_size=300))
 @settings(deadline=None)
 def test_a_name_is_short_enough_wherever_it_is_cut(text: str) -> None:
@@ -143,6 +148,7 @@ def test_a_name_is_short_enough_wherever_it_is_cut(text: str) -> None:
     assert re.fullmatch(r"([^%]|%[0-9a-f]{2})+", name)
 
 
+@pytest.mark.rule("N3")
 def test_long_keys_that_begin_alike_have_names_of_their_own() -> None:
     stem = "x" * 1_000
     keys = [stem, *(stem + end for end in ("y", "z", "Y", ".", " ", "yy"))]
@@ -150,11 +156,13 @@ def test_long_keys_that_begin_alike_have_names_of_their_own() -> None:
         assert file_name(one).lower() != file_name(other).lower()
 
 
+@pytest.mark.rule("N3")
 def test_a_long_key_s_name_is_no_other_key_s_name() -> None:
     long = "k" * 300
     assert file_name(file_name(long)) != file_name(long)
 
 
+@pytest.mark.rule("N1")
 def test_every_key_in_every_namespace_is_a_claim_of_its_own(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "claims")
     granted = [grant(store, claim(ScopedKey("ci", key))) for key in KEYS]

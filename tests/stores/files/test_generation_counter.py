@@ -71,6 +71,7 @@ def disk_and_store(tmp_path: Path) -> tuple[Disk, FileStore]:
     return disk, FileStore(tmp_path / "claims", fs=disk)
 
 
+@pytest.mark.rule("G1")
 def test_a_removed_claim_s_generation_is_remembered(store: FileStore) -> None:
     assert [cycle(store) for _ in range(4)] == [1, 2, 3, 4]
     assert cycle(FileStore(store.directory)) == 5
@@ -125,6 +126,7 @@ def test_a_new_boot_leaps_even_if_nothing_was_ever_removed(store: FileStore) -> 
     assert cycle(store, boot="boot-2") > granted.generation
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize("claims", [1, 20])
 def test_no_generation_comes_back_after_power_cuts(tmp_path: Path, claims: int) -> None:
     disk, store = disk_and_store(tmp_path)
@@ -136,6 +138,7 @@ def test_no_generation_comes_back_after_power_cuts(tmp_path: Path, claims: int) 
     assert seen == sorted(set(seen))
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize("failing_boot", ["boot-1", "boot-2"])
 def test_a_sync_that_failed_is_made_up_for(tmp_path: Path, failing_boot: str) -> None:
     disk, store = disk_and_store(tmp_path)
@@ -151,6 +154,7 @@ def test_a_sync_that_failed_is_made_up_for(tmp_path: Path, failing_boot: str) ->
     assert seen == sorted(set(seen))
 
 
+@pytest.mark.rule("S9")
 def test_the_disk_is_synced_once_per_boot_and_namespace_not_per_claim(tmp_path: Path) -> None:
     fs = Counting()
     store = FileStore(tmp_path / "claims", fs=fs)
@@ -187,12 +191,14 @@ def test_the_generation_of_what_could_not_be_read_does_not_come_back(store: File
     assert grant(store, claim()).generation > granted.generation
 
 
+@pytest.mark.rule("G1")
 def test_the_generation_of_a_claim_that_somebody_removed_by_hand_does_not_come_back(store: FileStore) -> None:
     granted = grant(store, claim())
     place(store).unlink()
     assert grant(store, claim()).generation > granted.generation
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -221,6 +227,7 @@ def test_a_damaged_mark_brings_no_generation_back(store: FileStore, damage: byte
     assert seen[-1] <= MAX_GENERATION - LEAP
 
 
+@pytest.mark.rule("G2")
 def test_a_mark_that_was_damaged_leads_past_any_count_of_claims(store: FileStore) -> None:
     lock_file(store).parent.mkdir(mode=0o700, parents=True)
     lock_file(store).write_bytes(b"garbage")
@@ -245,6 +252,7 @@ def test_ending_between_the_mark_and_the_claim_wastes_a_number_at_most(store: Fi
     assert cycle(store) == last + 2
 
 
+@pytest.mark.rule("G1")
 def test_the_mark_is_written_before_the_claim(store: FileStore) -> None:
     marks = []
 
@@ -269,6 +277,7 @@ def test_a_mark_written_in_pieces_is_whole(store: FileStore) -> None:
     assert store.read(KEY) == granted
 
 
+@pytest.mark.rule("G2")
 @pytest.mark.parametrize("harm", [Path.unlink, lambda lock: lock.write_bytes(b"")], ids=["removed", "emptied"])
 def test_a_mark_removed_by_hand_brings_no_generation_back_while_there_are_claims(
     store: FileStore, harm: Callable[[Path], None]

@@ -130,6 +130,7 @@ def find(store: FileStore) -> Unreadable:
     return found
 
 
+@pytest.mark.rule("S5")
 @pytest.mark.parametrize(("make", "problem"), HOSTILE)
 def test_it_is_reported_as_unreadable_and_is_never_free(store: FileStore, make: Maker, problem: str) -> None:
     make(place(store))
@@ -184,6 +185,7 @@ def test_what_is_gone_is_not_discarded(store: FileStore) -> None:
     assert not store.discard(found, lock_timeout=0)
 
 
+@pytest.mark.rule("S5")
 def test_a_directory_where_a_claim_belongs_is_put_aside_with_all_that_is_in_it(store: FileStore) -> None:
     directory(place(store))
     place(store).joinpath("work").write_text("mine")
@@ -200,6 +202,7 @@ def test_a_directory_where_a_claim_is_written_first_is_put_aside(store: FileStor
     assert store.swap(OTHER_KEY, None, claim(OTHER_KEY), lock_timeout=0).won
 
 
+@pytest.mark.rule("S5")
 def test_a_file_made_to_look_old_is_as_new_as_its_last_change(store: FileStore) -> None:
     # `touch` sets the time of the last write to anything; that of the last change of the inode is the kernel's.
     place(store).write_bytes(b"{")
@@ -253,6 +256,7 @@ with tempfile.TemporaryDirectory() as directory:
     assert child.stdout.splitlines() == ["Permission denied", "False False True", "True None"], child.stderr
 
 
+@pytest.mark.rule("S5")
 @pytest.mark.parametrize("make", [link_to_a_valid_claim, link_to_nothing, directory, fifo, bound_socket])
 def test_a_lock_file_that_is_none_lets_nobody_in(store: FileStore, make: Maker) -> None:
     granted = grant(store, claim())

@@ -91,6 +91,7 @@ def process_inside(store: FileStore) -> Iterator[subprocess.Popen[str]]:
         child.communicate()
 
 
+@pytest.mark.rule("S6")
 @pytest.mark.parametrize("lock_timeout", [0.0, 0.01, 1.0, LOCK_TIMEOUT])
 def test_who_finds_the_namespace_locked_waits_as_long_as_told_and_is_told_what_to_do(
     store: FileStore, lock_timeout: float
@@ -124,6 +125,7 @@ def test_pauses_begin_short_and_stay_short(store: FileStore) -> None:
     assert max(patient.sleeps) <= 0.01
 
 
+@pytest.mark.rule("S6")
 def test_what_is_locked_for_a_moment_is_waited_for_without_a_pause(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +148,7 @@ def thread_inside(store: FileStore) -> ExitStack:
     return stack
 
 
+@pytest.mark.rule("S6")
 @pytest.mark.parametrize("lock_timeout", [0.0, LOCK_TIMEOUT])
 def test_a_thread_of_this_process_that_is_inside_is_waited_for_in_short_pauses_even_by_who_may_not_wait(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, lock_timeout: float
@@ -160,6 +163,7 @@ def test_a_thread_of_this_process_that_is_inside_is_waited_for_in_short_pauses_e
     assert len(given_way) == 8
 
 
+@pytest.mark.rule("S6")
 def test_a_thread_of_this_process_that_stays_inside_has_its_turn_once_not_from_each_who_asks(store: FileStore) -> None:
     patient = Patient()
     asking = FileStore(store.directory, fs=patient)
@@ -184,6 +188,7 @@ def test_another_process_is_waited_for_as_such_although_a_thread_of_ours_was_ins
     assert (len(given_way), patient.sleeps) == (ASKED, [])
 
 
+@pytest.mark.rule("S6")
 @pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
 def test_a_forked_child_takes_its_parent_for_another_process(store: FileStore) -> None:
     program = (
@@ -222,6 +227,7 @@ def test_a_discard_waits_likewise(store: FileStore, readable: bool) -> None:
     assert store.read(KEY) == found
 
 
+@pytest.mark.rule("C1")
 def test_looking_waits_for_nobody(store: FileStore) -> None:
     granted = grant(store, claim())
     patient = Patient()
@@ -315,6 +321,7 @@ def test_the_lock_is_free_although_a_forked_child_still_has_the_opening(store: F
             os.close(fd)
 
 
+@pytest.mark.rule("S2")
 def test_a_lock_file_replaced_under_a_waiter_makes_it_lock_the_new_one(store: FileStore) -> None:
     first, second = locked(store), ExitStack()
 
@@ -351,6 +358,7 @@ def test_who_got_the_lock_of_a_file_that_is_gone_is_inside_by_the_one_there(stor
     assert is_free(store)
 
 
+@pytest.mark.rule("S1")
 def test_a_process_killed_inside_is_out_at_once(store: FileStore) -> None:
     with process_inside(store) as child:
         assert not is_free(store)
@@ -362,6 +370,7 @@ def test_a_process_killed_inside_is_out_at_once(store: FileStore) -> None:
         assert sorted(path.name for path in place(store).parent.iterdir()) == [".lock", "red-check.json"]
 
 
+@pytest.mark.rule("S6")
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGSTOP")
 def test_a_process_stopped_inside_holds_up_its_namespace_alone_and_nobody_breaks_in(store: FileStore) -> None:
     if sys.platform == "win32":
@@ -382,6 +391,7 @@ def test_a_process_stopped_inside_holds_up_its_namespace_alone_and_nobody_breaks
         assert swap.found == store.read(KEY) is not None
 
 
+@pytest.mark.rule("S1")
 @pytest.mark.parametrize("shared", [True, False], ids=["one-store", "two-stores"])
 def test_threads_of_one_process_exclude_each_other(store: FileStore, shared: bool) -> None:
     inside, go_on = Event(), Event()

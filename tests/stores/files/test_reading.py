@@ -75,6 +75,7 @@ def test_one_claim_that_cannot_be_read_does_not_hide_the_others(store: FileStore
     assert set(store.scan()) == {granted, store.read(KEY)}
 
 
+@pytest.mark.rule("C12")
 def test_what_comes_before_a_page_is_not_read_for_it(store: FileStore) -> None:
     found = [
         grant(store, claim(ScopedKey(space, f"key-{number}"))) for space in ("ci", "deploy") for number in range(5)
@@ -127,6 +128,7 @@ def test_a_namespace_that_goes_away_during_a_scan_does_not_end_it(store: FileSto
     assert list(FileStore(store.directory, fs=Vanishing()).scan()) == [granted]
 
 
+@pytest.mark.rule("S4")
 def test_a_claim_replaced_while_it_is_read_is_seen_whole(store: FileStore) -> None:
     class Slow(FileSystem):
         replaced = False

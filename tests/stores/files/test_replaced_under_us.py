@@ -22,6 +22,7 @@ from tests.stores.samples import KEY, claim, fresh, grant, renewed
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.rule("S2")
 @pytest.mark.parametrize("renewal", [False, True], ids=["claim", "renewal"])
 def test_what_is_written_while_somebody_replaces_the_directory_does_not_reach_the_new_one(
     tmp_path: Path, renewal: bool
@@ -45,6 +46,7 @@ def test_what_is_written_while_somebody_replaces_the_directory_does_not_reach_th
     assert [store.read(KEY)] == successors
 
 
+@pytest.mark.rule("S2")
 def test_what_is_released_while_somebody_replaces_the_directory_stays_in_the_new_one(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "claims")
     granted = grant(store, claim())
@@ -65,6 +67,7 @@ def test_what_is_released_while_somebody_replaces_the_directory_stays_in_the_new
     assert [store.read(KEY)] == successors
 
 
+@pytest.mark.rule("P5")
 def test_a_child_forked_inside_does_not_keep_the_lock_when_its_parent_is_killed(tmp_path: Path) -> None:
     directory = str(tmp_path / "claims" / "ci")
     # A process of its own forks while it is inside; the child says so and lives on.

@@ -19,6 +19,7 @@ def place(directory: Path) -> Path:
     return directory / ".secrets" / "handles"
 
 
+@pytest.mark.rule("I5")
 def test_of_many_who_ask_first_all_get_the_same_secret(tmp_path: Path) -> None:
     ready = Barrier(8, timeout=20)
 
@@ -33,6 +34,7 @@ def test_of_many_who_ask_first_all_get_the_same_secret(tmp_path: Path) -> None:
     assert FileStore(tmp_path / "claims").secret() in secrets
 
 
+@pytest.mark.rule("I5")
 def test_who_was_slower_takes_the_secret_of_who_was_faster(tmp_path: Path) -> None:
     faster: list[bytes] = []
 
@@ -65,6 +67,7 @@ HARM: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.rule("I5")
 @pytest.mark.parametrize(("harm", "problem"), HARM.values(), ids=HARM)
 def test_a_harmed_secret_is_an_error_with_the_remedy_and_stays_as_it_is(
     tmp_path: Path, harm: Callable[[Path], object], problem: str

@@ -80,6 +80,7 @@ def seen_in_all(store: FileStore) -> str:
     return f"{found.where} {found.problem}"
 
 
+@pytest.mark.rule("S8")
 @pytest.mark.parametrize("unsafe", [0o770, 0o707, 0o720, 0o702, 0o777, 0o1777], ids=oct)
 @pytest.mark.parametrize("which", ["claims", "claims/ci"])
 def test_a_directory_that_others_can_write_is_refused_with_the_remedy(tmp_path: Path, which: str, unsafe: int) -> None:
@@ -102,6 +103,7 @@ def test_a_directory_that_others_can_only_read_is_taken(tmp_path: Path, safe: in
     grant(FileStore(tmp_path / "claims"), claim())
 
 
+@pytest.mark.rule("S8")
 @pytest.mark.parametrize("which", ["claims", "claims/ci"])
 def test_a_directory_of_another_user_is_refused(tmp_path: Path, which: str) -> None:
     grant(FileStore(tmp_path / "claims"), claim())
@@ -111,6 +113,7 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path, which: str) -> N
     assert "belongs to another user" in seen_in_all(store)
 
 
+@pytest.mark.rule("S8")
 def test_an_unsafe_namespace_keeps_no_other_one_from_being_seen(store: FileStore) -> None:
     granted, other = grant(store, claim()), grant(store, claim(ScopedKey("other", "red-check"), session=2))
     place(store).parent.chmod(0o777)
@@ -137,6 +140,7 @@ def test_a_namespace_that_cannot_be_listed_keeps_no_other_one_from_being_seen(st
         list(FileStore(store.directory, fs=Closed()).scan("ci"))
 
 
+@pytest.mark.rule("S8")
 def test_a_directory_that_became_unsafe_is_noticed_by_a_store_that_trusted_it(tmp_path: Path) -> None:
     fs = Clocked()
     store = FileStore(tmp_path / "claims", fs=fs)
@@ -147,6 +151,7 @@ def test_a_directory_that_became_unsafe_is_noticed_by_a_store_that_trusted_it(tm
         store.read(KEY)
 
 
+@pytest.mark.rule("S8")
 def test_directories_that_are_not_namespaces_are_none_of_a_scans_business(store: FileStore) -> None:
     granted = grant(store, claim())
     photos = Path(store.directory, "photos")
@@ -168,6 +173,7 @@ def test_a_directory_made_unsafe_by_somebody_faster_is_refused_at_the_first_clai
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.rule("S8")
 def test_a_namespace_that_is_a_link_is_refused(store: FileStore, tmp_path: Path) -> None:
     outside = FileStore(tmp_path / "outside")
     granted = grant(outside, claim())

@@ -38,6 +38,7 @@ def come(stack: ExitStack, store: FileStore, scoped: ScopedKey = KEY) -> Event:
     return first
 
 
+@pytest.mark.rule("V9")
 def test_turns_come_in_the_order_of_coming(store: FileStore) -> None:
     with ExitStack() as ada, ExitStack() as ben, ExitStack() as cleo:
         first, second = come(ada, store), come(ben, store)
@@ -66,6 +67,7 @@ def test_who_leaves_early_keeps_nobody_waiting(store: FileStore) -> None:
     wait_until_blocked(store, 0)
 
 
+@pytest.mark.rule("V9")
 def test_a_process_that_dies_leaves_the_line(store: FileStore) -> None:
     with somebody_before_us(store) as kill, ExitStack() as ada:
         first = come(ada, store)
@@ -74,6 +76,7 @@ def test_a_process_that_dies_leaves_the_line(store: FileStore) -> None:
         assert first.wait(WITHIN)
 
 
+@pytest.mark.rule("V9")
 def test_who_gives_up_and_comes_again_takes_no_second_place(store: FileStore) -> None:
     with somebody_before_us(store) as kill:
         threads, files = threading.active_count(), open_files()
@@ -88,6 +91,7 @@ def test_who_gives_up_and_comes_again_takes_no_second_place(store: FileStore) ->
     wait_until_blocked(store, 0)
 
 
+@pytest.mark.rule("V9")
 def test_a_process_has_so_many_places_and_no_more_and_everybody_has_a_turn(store: FileStore) -> None:
     with somebody_before_us(store) as kill, ExitStack() as crowd:
         threads, files = threading.active_count(), open_files()

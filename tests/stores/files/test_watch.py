@@ -18,6 +18,7 @@ from tests.support.descriptors import open_files
 WITHIN = 20.0  # s, on a machine that is busy with other things
 
 
+@pytest.mark.rule("V10")
 def test_so_many_directories_are_watched_each_by_itself_and_the_others_all_the_same(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "claims")
     keys = [ScopedKey(f"ns{number}", "red") for number in range(MOST_DIRECTORIES + 40)]

@@ -42,6 +42,7 @@ def make_old(path: Path, seconds: float = 11) -> None:
 # What the original leaves, as we find it.
 
 
+@pytest.mark.rule("A2")
 def test_the_original_s_files_are_where_we_look(original: Original, store: AgentAwarenessStore) -> None:
     original().call("tryClaim", KEY)
     assert record(store, SCOPED) == Path(store.directory, "ci", "vercel_next.js_4521_checks_failed.json")
@@ -115,6 +116,7 @@ def test_its_claim_from_another_host_waits_for_its_time_whatever_its_pid(
     assert session.try_claim(KEY, "ci").status is Status.HELD
 
 
+@pytest.mark.rule("A11")
 def test_a_corrupt_claim_counts_as_held(original: Original, session: Session, store: AgentAwarenessStore) -> None:
     original().call("tryClaim", KEY)
     there = record(store, SCOPED)
@@ -169,6 +171,7 @@ def test_a_lock_without_meta_is_waited_for_and_nobodys_after_10_s(
 # What we leave, as the original finds it.
 
 
+@pytest.mark.rule("A4")
 def test_it_sees_our_claim_as_held_by_us(original: Original, session: Session) -> None:
     session.try_claim(KEY, "ci")
     other = original()
@@ -205,6 +208,7 @@ def test_it_takes_over_from_our_dead_process(original: Original, ours: Original)
     assert other.call("tryClaim", KEY) == {"claimed": True}
 
 
+@pytest.mark.rule("A11", "A13")
 def test_it_takes_our_corrupt_claim_for_free_which_is_a_fault_of_the_original(
     original: Original, session: Session, store: AgentAwarenessStore
 ) -> None:
@@ -216,6 +220,7 @@ def test_it_takes_our_corrupt_claim_for_free_which_is_a_fault_of_the_original(
     assert lost.lost
 
 
+@pytest.mark.rule("A5")
 def test_it_waits_while_we_are_inside(original: Original, ours: Original, store: AgentAwarenessStore) -> None:
     inside = ours("stop")
     inside.tell(call="try_claim", key=KEY, plugin="ci")
@@ -254,6 +259,7 @@ def test_it_waits_for_our_lock_without_meta_and_breaks_it_after_10_s(
 # Keys whose names are the same.
 
 
+@pytest.mark.rule("A3")
 def test_a_key_whose_file_another_key_of_ours_holds_is_refused_and_says_so(
     session: Session, store: AgentAwarenessStore
 ) -> None:
@@ -285,6 +291,7 @@ def test_a_dead_claim_on_a_key_with_the_same_file_is_swept_by_a_look(
     assert store.read(ScopedKey("ci", "a/b")) is None
 
 
+@pytest.mark.rule("A3")
 def test_the_original_s_claim_holds_every_key_with_its_name(original: Original, session: Session) -> None:
     original().call("tryClaim", "a/b")
     for key in ("a/b", "a:b", "a#b", "a\\b", "a_b"):

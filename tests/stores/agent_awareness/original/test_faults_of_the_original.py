@@ -46,6 +46,7 @@ def stopped_before_its_claim_appears(ours: Original) -> Party:
 # Breaking by force after 5 s, although the owner lives.
 
 
+@pytest.mark.rule("A13")
 def test_its_forced_break_makes_two_holders_of_its_own(original: Original) -> None:
     slow, impatient = original(), original()
     stop(slow, "read")
@@ -53,6 +54,7 @@ def test_its_forced_break_makes_two_holders_of_its_own(original: Original) -> No
     assert finish(slow) == CLAIMED
 
 
+@pytest.mark.rule("A6")
 def test_we_never_break_in_upon_a_live_owner(original: Original, session: Session) -> None:
     slow = original()
     stop(slow, "read")
@@ -69,6 +71,7 @@ def test_when_it_breaks_in_upon_us_by_force_it_alone_has_the_key(original: Origi
     assert slow.hear()["answer"] == {"status": "held", "holder": impatient.name}
 
 
+@pytest.mark.rule("A8")
 def test_when_it_breaks_in_upon_our_takeover_by_force_it_alone_has_the_key(
     original: Original, ours: Original, store: AgentAwarenessStore
 ) -> None:
@@ -94,6 +97,7 @@ def test_when_it_breaks_in_upon_us_and_is_still_inside_we_wait_for_what_it_does(
     assert slow.hear()["answer"] == {"status": "held", "holder": impatient.name}
 
 
+@pytest.mark.rule("A13")
 def test_who_was_robbed_among_its_own_can_write_over_our_claim_and_we_are_told(
     original: Original, session: Session
 ) -> None:
@@ -119,6 +123,7 @@ def about_to_remove_a_lock_that_was_left(original: Original) -> Party:
     return waiting
 
 
+@pytest.mark.rule("A13")
 def test_a_lock_left_in_good_order_counts_as_stale_and_makes_two_holders_of_its_own(original: Original) -> None:
     robber, robbed = about_to_remove_a_lock_that_was_left(original), original()
     stop(robbed, "read")
@@ -147,6 +152,7 @@ def about_to_break_a_dead_one_s_lock(original: Original, *breakers: Party) -> No
         go_on(breaker, "stale")
 
 
+@pytest.mark.rule("A13")
 def test_two_breakers_of_one_lock_make_two_holders_of_their_own(original: Original) -> None:
     first, second = original(), original()
     about_to_break_a_dead_one_s_lock(original, first, second)
@@ -188,6 +194,7 @@ def test_its_prune_removes_a_claim_taken_again_and_makes_two_holders_of_its_own(
     assert second.call("tryClaim", KEY) == {"claimed": True}
 
 
+@pytest.mark.rule("A13")
 def test_its_prune_can_remove_our_claim_and_we_are_told(
     original: Original, store: AgentAwarenessStore, session: Session
 ) -> None:

@@ -27,6 +27,7 @@ MOST_RUNS = 4
 MILLISECOND = 1_000_000
 
 
+@pytest.mark.rule("A13")
 @pytest.mark.parametrize("repaired", [True, False])
 def test_of_four_and_four_processes_exactly_one_gets_each_key_unless_the_original_confesses(
     original: Original, ours: Original, repaired: bool
@@ -141,6 +142,7 @@ def is_contest(run: Run, *kinds: bool) -> bool:
     return run.kills >= 3 and all(tries[kind, status] > 5 for kind in kinds for status in ("acquired", "held"))
 
 
+@pytest.mark.rule("A13")
 @pytest.mark.parametrize("keys", [1, 100])
 def test_without_the_original_s_faults_nobody_is_second(parties: list[Party], tmp_path: Path, keys: int) -> None:
     for run in contests(parties, tmp_path, "repaired", keys, nodes=4, ours=4, mode="repaired"):
@@ -148,6 +150,7 @@ def test_without_the_original_s_faults_nobody_is_second(parties: list[Party], tm
         assert run.faults == []
 
 
+@pytest.mark.rule("A13")
 @pytest.mark.parametrize("keys", [1, 100])
 def test_without_sessions_of_the_original_nobody_is_second(parties: list[Party], tmp_path: Path, keys: int) -> None:
     for run in contests(parties, tmp_path, "ours alone", keys, nodes=0, ours=8, mode="none"):
@@ -155,6 +158,7 @@ def test_without_sessions_of_the_original_nobody_is_second(parties: list[Party],
         assert history.generations_going_back(run.seen) == []
 
 
+@pytest.mark.rule("A13")
 @pytest.mark.parametrize("mode", ["original", "impatient"])
 @pytest.mark.parametrize("keys", [1, 100])
 def test_with_the_original_s_faults_each_second_holder_is_one_of_them(
