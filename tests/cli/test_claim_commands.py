@@ -6,7 +6,6 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from mcp_claims.model.records import Outcome
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from tests.cli.commands import COMMAND, Commands
+from tests.cli.commands import COMMAND, PATIENCE, Commands, eventually
 
 Process = subprocess.Popen[bytes]
 
@@ -115,10 +114,9 @@ def test_waiting_ends_with_the_release(commands: Commands, claims_dir: Path) -> 
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
     with commands.start("try", "red", "--session", "ci", "--wait", "60", stdout=subprocess.PIPE) as waiting:
-        while not (claims_dir / "default" / ".line").exists():
-            pass
+        eventually((claims_dir / "default" / ".line").exists)
         holder.release("red")
-        assert waiting.stdout is not None and waiting.stdout.read().startswith("CLAIMED:")
+        assert waiting.communicate(timeout=PATIENCE)[0].startswith("CLAIMED:")
     assert waiting.returncode == 0
 
 
@@ -138,7 +136,7 @@ def in_terminal(commands: Commands, answer: str, *arguments: str) -> tuple[int, 
     ) as process:
         os.close(theirs)
         os.write(ours, f"{answer}\n".encode())
-        said = process.communicate(timeout=60)[0].decode()
+        said = process.communicate(timeout=PATIENCE)[0].decode()
     os.close(ours)
     return process.returncode, said
 
@@ -161,14 +159,11 @@ def test_ctrl_c_ends_what_waits_quietly_and_claims_nothing(
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
     with commands.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None and process.stdout is not None
-        fds, deadline = Path(f"/proc/{process.pid}/fd"), time.monotonic() + 20
-        while not any("inotify" in _target(fd) for fd in fds.iterdir()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        fds = Path(f"/proc/{process.pid}/fd")
+        eventually(lambda: any("inotify" in _target(fd) for fd in fds.iterdir()))
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == (130 if "try" in command else 0)
-        assert process.stderr.read() == ""
+        assert process.communicate(timeout=PATIENCE)[1] == ""
+    assert process.returncode == (130 if "try" in command else 0)
     assert holder.inspect("red").held_by_you
 
 

@@ -16,8 +16,7 @@ from mcp_claims.liveness import local_machine
 from mcp_claims.model import expiry
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.session.identity import process_session
-from tests.cli.commands import COMMAND
-from tests.cli.test_run import eventually
+from tests.cli.commands import COMMAND, PATIENCE, eventually
 from tests.stores.samples import claim
 from tests.support.etcd import fresh_store
 from tests.support.servers import PYTHON_ENVIRONMENT
@@ -70,7 +69,7 @@ def test_a_command_is_stopped_before_its_time_is_up_though_the_store_has_not_ans
         remote = True
 
         def renew(self, *_: object) -> Claim:
-            assert stopped.wait(20), "the command goes on as long as the store does not answer"
+            assert stopped.wait(PATIENCE), "the command goes on as long as the store does not answer"
             return granted
 
     class Child:
