@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.support.strays import mark_children, wait_for_strays
+from tests.support.strays import exit_with_failure_if_left_behind, mark_children
 
 # These hold assertions but are no test modules; this has to come before anything imports them.
 pytest.register_assert_rewrite("tests.stores.contract", "tests.stores.samples", "tests.stores.agent_awareness.samples")
@@ -18,8 +19,6 @@ pytest.register_assert_rewrite("tests.stores.contract", "tests.stores.samples", 
 for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
-
-_strays = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture
@@ -42,18 +41,5 @@ def pytest_configure(config: pytest.Config) -> None:
     # The workers of pytest-xdist are children, too, and inherit the mark.
     if not hasattr(config, "workerinput"):
         mark_children()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run if a process that a test started is still alive."""
-    if hasattr(session.config, "workerinput"):
-        return
-    session.config.stash[_strays] = found = wait_for_strays()
-    if found and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for stray in config.stash.get(_strays, []):
-        terminalreporter.write_line(f"LEFT BEHIND {stray}", red=True)
+        # Registered first, so it runs last, when what all tests share has ended.
+        atexit.register(exit_with_failure_if_left_behind)

@@ -7,6 +7,7 @@ import time
 import uuid
 
 import psutil
+import pytest
 
 _MARK = "MCP_CLAIMS_TEST_RUN"
 _PATIENCE = 5.0  # s, for processes that are about to end
@@ -17,12 +18,14 @@ def mark_children() -> None:
     os.environ[_MARK] = uuid.uuid4().hex
 
 
-def wait_for_strays() -> list[str]:
-    """Return the processes with the mark of this run that do not end within some seconds, as lines of text."""
+def exit_with_failure_if_left_behind() -> None:
+    """At the exit of the run, end it as failed if a process with its mark does not end within some seconds."""
     deadline = time.monotonic() + _PATIENCE
     while (found := _marked()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return found
+    if found:
+        print(*found, sep="\n", flush=True)
+        os._exit(pytest.ExitCode.TESTS_FAILED)
 
 
 def _marked() -> list[str]:
@@ -32,7 +35,7 @@ def _marked() -> list[str]:
             environment = process.environ()
             if process.pid != os.getpid() and environment.get(_MARK) == os.environ[_MARK]:
                 test = environment.get("PYTEST_CURRENT_TEST", "a test")
-                found.append(f"by {test}: {process.pid} {' '.join(process.cmdline())}")
+                found.append(f"LEFT BEHIND by {test}: {process.pid} {' '.join(process.cmdline())}")
         except (psutil.Error, OSError):  # It has ended, or belongs to another user.
             continue
     return found
