@@ -31,6 +31,7 @@ def measured(*arguments: str) -> dict[str, Any]:
     return printed
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform == "win32", reason="the bare system calls are those of POSIX")
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_each_subject_has_figures_beside_their_floors(subject: str) -> None:
@@ -87,6 +88,7 @@ def test_writing_replaces_the_figures_and_nothing_else(tmp_path: Path, monkeypat
     assert once.startswith(before) and report.RESULTS.read_text().endswith(after)
 
 
+@pytest.mark.nightly
 def test_the_one_of_etcd_has_figures_beside_the_bare_client_and_the_file_store() -> None:
     program()
     command = [sys.executable, "-m", "benchmarks.etcd", "--share", "0.01", "--json"]

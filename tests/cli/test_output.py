@@ -49,19 +49,25 @@ ANSWERS = [
 ]
 
 
+STREAMS = [
+    "<&-",
+    ">&-",
+    "2>&-",
+    "<&- >&- 2>&-",
+    "| true; exit ${PIPESTATUS[0]}",
+    "2>&1 >/dev/full | true; exit ${PIPESTATUS[0]}",
+]
+# Each way to write on each kind of stream, all commands on those that are closed or full.
+WAYS = {"check, held", "check as JSON", "wrong usage", "list", "run"}
+CASES = [
+    pytest.param(streams, *answer.values, id=f"{answer.id} {streams}")
+    for answer in ANSWERS
+    for streams in (STREAMS if answer.id in WAYS else STREAMS[3::2])
+]
+
+
 @pytest.mark.rule("L1")
-@pytest.mark.parametrize(("arguments", "code"), ANSWERS)
-@pytest.mark.parametrize(
-    "streams",
-    [
-        "<&-",
-        ">&-",
-        "2>&-",
-        "<&- >&- 2>&-",
-        "| true; exit ${PIPESTATUS[0]}",
-        "2>&1 >/dev/full | true; exit ${PIPESTATUS[0]}",
-    ],
-)
+@pytest.mark.parametrize(("streams", "arguments", "code"), CASES)
 def test_an_answer_is_the_same_whatever_the_streams_are(
     commands: Commands, claims_dir: Path, streams: str, arguments: list[str], code: int
 ) -> None:
