@@ -77,9 +77,14 @@ def failing(tree: Path, tests: tuple[str, ...]) -> set[str]:
         said = run.communicate()[0]
         with suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
-    if run.returncode not in (0, 1):
+    failed = {without_parameters(name) for name in re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)}
+    if run.returncode not in (0, 1) or (run.returncode == 1) != bool(failed):
         raise RuntimeError(said[-2_000:])
-    return {name.partition("[")[0] for name in re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)}
+    return failed
+
+
+def without_parameters(test: str) -> str:
+    return test.partition("[")[0]
 
 
 def outcome(fault: Fault) -> str:
@@ -93,7 +98,7 @@ def outcome(fault: Fault) -> str:
         if applied.returncode:
             return f"CANNOT BE APPLIED: {applied.stdout.strip()}"
         try:
-            survived = set(fault.tests) - failing(tree, fault.tests)
+            survived = set(map(without_parameters, fault.tests)) - failing(tree, fault.tests)
         except RuntimeError as error:
             return f"CANNOT BE TESTED: {error}"
     return f"SURVIVED {', '.join(sorted(survived))}" if survived else "caught"
@@ -106,6 +111,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args()
     chosen = [read(FOLDER / f"{name}.patch") for name in options.names] or [*map(read, sorted(FOLDER.glob("*.patch")))]
+    if not chosen:
+        parser.error("there are no patches")
     broken = failing(ROOT, tuple(sorted({test for fault in chosen for test in fault.tests})))
     if broken:
         print("Without any fault these fail:", *sorted(broken), sep="\n  ")
