@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-# These hold assertions but are no test modules; said before anything imports them.
+from tests.support.strays import exit_with_failure_if_left_behind, mark_children
+
+# These hold assertions but are no test modules; this has to come before anything imports them.
 pytest.register_assert_rewrite("tests.stores.contract", "tests.stores.samples", "tests.stores.agent_awareness.samples")
+
+# A run that was started with `&` or `nohup` ignores SIGINT and SIGHUP, and its children would inherit that: the tests
+# that end a child by a signal would wait until they time out. A handler is not inherited, and this run still ignores them.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture
@@ -19,3 +30,16 @@ def anyio_backend() -> str:
 def claims_dir(tmp_path: Path) -> Path:
     """A claims directory that does not exist yet."""
     return tmp_path / "claims"
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many tests run at a time: one more than there are cores; for tests asked for by name, all in this process."""
+    return 0 if any("::" in argument for argument in config.args) else len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The workers of pytest-xdist are children, too, and inherit the mark.
+    if not hasattr(config, "workerinput"):
+        mark_children()
+        # Registered first, so it runs last, when what all tests share has ended.
+        atexit.register(exit_with_failure_if_left_behind)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 COMMAND = [sys.executable, "-m", "mcp_claims"]
+PATIENCE = 60.0
+"""Seconds within which anything happens, on a machine that is busy with other things, too."""
 
 
 class Commands:
@@ -28,7 +35,7 @@ class Commands:
             input=said,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -39,6 +46,46 @@ class Commands:
         told: dict[str, Any] = json.loads(done.stdout)
         return told
 
-    def start(self, *arguments: object, **popen: Any) -> subprocess.Popen[str]:
-        """Start a command that goes on."""
-        return subprocess.Popen([*COMMAND, *map(str, arguments)], env=self.environment, text=True, **popen)
+    @contextmanager
+    def start(self, *arguments: object, **popen: Any) -> Iterator[subprocess.Popen[str]]:
+        """Start a command that goes on; what is left of it in the end is killed."""
+        command = [*COMMAND, *map(str, arguments)]
+        with subprocess.Popen(command, env=self.environment, text=True, **popen) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+@contextmanager
+def at_terminal(
+    command: list[str], environment: dict[str, str], *, stdout: int | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run *command* as the leader of a terminal of its own; yields it and the person's side of the terminal.
+
+    What is left of it in the end is killed.
+    """
+    ours, theirs = pty.openpty()
+    try:
+        with subprocess.Popen(
+            ["setsid", "-c", "-w", *command],
+            env=environment,
+            stdin=theirs,
+            stdout=theirs if stdout is None else stdout,
+            stderr=theirs if stdout is None else None,
+        ) as process:
+            os.close(theirs)
+            try:
+                yield process, ours
+            finally:
+                process.kill()
+    finally:
+        os.close(ours)
+
+
+def eventually(holds: Callable[[], object]) -> None:
+    """Wait until *holds* returns something true."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, "it has not come true in time"
+        time.sleep(0.01)

@@ -6,7 +6,6 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,12 @@ import pytest
 from mcp_claims.model.records import Outcome
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from tests.cli.commands import COMMAND, Commands
+from tests.cli.commands import COMMAND, PATIENCE, Commands, eventually
 
 Process = subprocess.Popen[bytes]
 
 
+@pytest.mark.rule("L2")
 def test_a_claim_for_a_process_outlives_the_command_and_ends_with_the_process(
     commands: Commands, somebody: Process
 ) -> None:
@@ -46,6 +46,7 @@ def test_the_name_can_come_from_the_environment(commands: Commands) -> None:
     assert commands.facts("check", "red")["held_by_you"]
 
 
+@pytest.mark.rule("L2")
 @pytest.mark.parametrize("command", ["try", "release"])
 def test_nothing_is_claimed_for_the_command_itself_which_is_gone_at_once(commands: Commands, command: str) -> None:
     done = commands(command, "red")
@@ -54,6 +55,7 @@ def test_nothing_is_claimed_for_the_command_itself_which_is_gone_at_once(command
     assert not commands.directory.exists()
 
 
+@pytest.mark.rule("L2")
 @pytest.mark.parametrize("pid", ["0", "-1", "999999999", str(2**70)])
 def test_a_process_that_is_not_there_can_hold_nothing(commands: Commands, pid: str) -> None:
     done = commands("try", "red", f"--for-pid={pid}")
@@ -61,6 +63,7 @@ def test_a_process_that_is_not_there_can_hold_nothing(commands: Commands, pid: s
     assert not commands.directory.exists()
 
 
+@pytest.mark.rule("L2")
 def test_whoever_has_lost_its_parent_does_not_share_a_holder_with_all_the_others(commands: Commands) -> None:
     done = commands("try", "red", "--for-pid", 1)
     assert done.returncode == 2 and "--for-pid must not be 1" in done.stderr and "--session" in done.stderr
@@ -109,10 +112,9 @@ def test_waiting_ends_with_the_release(commands: Commands, claims_dir: Path) -> 
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
     with commands.start("try", "red", "--session", "ci", "--wait", "60", stdout=subprocess.PIPE) as waiting:
-        while not (claims_dir / "default" / ".line").exists():
-            pass
+        eventually((claims_dir / "default" / ".line").exists)
         holder.release("red")
-        assert waiting.stdout is not None and waiting.stdout.read().startswith("CLAIMED:")
+        assert waiting.communicate(timeout=PATIENCE)[0].startswith("CLAIMED:")
     assert waiting.returncode == 0
 
 
@@ -132,7 +134,7 @@ def in_terminal(commands: Commands, answer: str, *arguments: str) -> tuple[int, 
     ) as process:
         os.close(theirs)
         os.write(ours, f"{answer}\n".encode())
-        said = process.communicate(timeout=60)[0].decode()
+        said = process.communicate(timeout=PATIENCE)[0].decode()
     os.close(ours)
     return process.returncode, said
 
@@ -155,14 +157,11 @@ def test_ctrl_c_ends_what_waits_quietly_and_claims_nothing(
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
     with commands.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None and process.stdout is not None
-        fds, deadline = Path(f"/proc/{process.pid}/fd"), time.monotonic() + 20
-        while not any("inotify" in _target(fd) for fd in fds.iterdir()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        fds = Path(f"/proc/{process.pid}/fd")
+        eventually(lambda: any("inotify" in _target(fd) for fd in fds.iterdir()))
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == (130 if "try" in command else 0)
-        assert process.stderr.read() == ""
+        assert process.communicate(timeout=PATIENCE)[1] == ""
+    assert process.returncode == (130 if "try" in command else 0)
     assert holder.inspect("red").held_by_you
 
 
@@ -173,6 +172,7 @@ def _target(link: Path) -> str:
         return ""
 
 
+@pytest.mark.rule("L3")
 def test_force_asks_nobody_where_there_is_nobody(commands: Commands, claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
@@ -181,6 +181,7 @@ def test_force_asks_nobody_where_there_is_nobody(commands: Commands, claims_dir:
     assert holder.inspect("red").held_by_you
 
 
+@pytest.mark.rule("L3")
 def test_whose_claim_was_taken_is_told_by_whom_and_why_and_its_generation_is_out_of_force(
     commands: Commands, claims_dir: Path
 ) -> None:
@@ -220,6 +221,7 @@ def test_prune_says_what_it_did_and_by_its_exit_code_whether_somebody_has_to_loo
     assert done.returncode == 1 and "live.json" in done.stdout
 
 
+@pytest.mark.rule("L1")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -258,6 +260,7 @@ def test_wrong_usage_is_told_by_the_option_s_own_name(commands: Commands, option
     assert commands(*words).stderr.startswith(f"mcp-claims: {option} must be")
 
 
+@pytest.mark.rule("L1")
 @pytest.mark.parametrize(
     "command", ["check red", "show red", "try red --session ci", "release red --session ci", "list", "prune"]
 )

@@ -82,6 +82,7 @@ def host(commands: Commands) -> Iterator[Host]:
         yield host
 
 
+@pytest.mark.rule("L5")
 @pytest.mark.parametrize("shell", [True, False], ids=["through a shell", "directly"])
 def test_the_end_of_a_session_frees_what_its_server_holds_for_it_and_its_sub_agents_and_nothing_else(
     commands: Commands, host: Host, claims_dir: Path, shell: bool
@@ -109,6 +110,7 @@ def test_who_is_freed_by_the_end_of_a_session_is_told_why(host: Host) -> None:
     assert "its session has ended (clear)" in told["advice"] and "mcp-claims hook session-end" in told["advice"]
 
 
+@pytest.mark.rule("L5")
 @pytest.mark.parametrize(
     ("key", "asked"),
     [
@@ -156,12 +158,14 @@ def test_what_touches_something_else_is_not(host: Host, claims_dir: Path, key: s
     assert host.guard(**asked) is None
 
 
+@pytest.mark.rule("L5")
 @pytest.mark.parametrize("shell", [True, False], ids=["through a shell", "directly"])
 def test_what_our_own_session_claimed_is_ours_to_touch(host: Host, shell: bool) -> None:
     host.call("try_claim", key="src/app.py")
     assert host.guard(shell=shell, file_path="/repo/src/app.py") is None
 
 
+@pytest.mark.rule("L5")
 def test_a_path_is_meant_from_the_project_too_wherever_the_host_has_gone(commands: Commands, claims_dir: Path) -> None:
     process_session(FileStore(claims_dir)).try_claim("src/app.py")
     event = json.dumps({"cwd": "/repo/src", "tool_input": {"file_path": "/repo/src/app.py"}})
@@ -184,6 +188,7 @@ def test_dead_claims_guard_nothing(host: Host, commands: Commands) -> None:
     assert host.guard(file_path="/repo/src/app.py") is None
 
 
+@pytest.mark.rule("L5")
 def test_trouble_with_the_store_blocks_nobody_unless_asked_to(commands: Commands, claims_dir: Path) -> None:
     claims_dir.write_text("no directory")
     event = json.dumps({"tool_input": {"file_path": "/repo/a"}})
@@ -205,6 +210,7 @@ def test_a_store_that_is_chosen_wrongly_blocks_nobody_unless_asked_to(commands: 
     assert strict.returncode == 0 and '"deny"' in strict.stdout
 
 
+@pytest.mark.rule("L5")
 @pytest.mark.parametrize(
     "wrong",
     [[], ["nonsense"], ["--bogus"], ["guard", "--bogus"], ["guard", "--dir"], ["session-end", "x"]],
@@ -224,6 +230,7 @@ def test_what_is_no_event_blocks_nobody(commands: Commands, hook: str, said: str
     assert (done.returncode == 1) == bool(done.stderr)
 
 
+@pytest.mark.rule("L5")
 @pytest.mark.parametrize(
     "environment",
     [{"MCP_CLAIMS_DIR": "relative"}, {"MCP_CLAIMS_LAYOUT": "nonsense"}, {"MCP_CLAIMS_STORE": "etcd://one"}],
@@ -239,6 +246,7 @@ def test_settings_that_are_wrong_block_nobody_unless_asked_to(commands: Commands
     assert commands("hook", "session-end", said=event).returncode == 3
 
 
+@pytest.mark.rule("L5")
 @pytest.mark.parametrize("said", ["[" * 100_000, '{"a":' * 100_000, "1" * 100_000], ids=["lists", "objects", "digits"])
 def test_what_is_too_deep_to_read_is_no_event_and_only_a_strict_guard_denies_it(commands: Commands, said: str) -> None:
     lax, strict = commands("hook", "guard", said=said), commands("hook", "guard", "--strict", said=said)
@@ -246,6 +254,7 @@ def test_what_is_too_deep_to_read_is_no_event_and_only_a_strict_guard_denies_it(
     assert strict.returncode == 0 and "strict" in reason_in(strict.stdout)
 
 
+@pytest.mark.rule("L5")
 def test_a_path_is_the_same_by_whatever_link_it_is_spelt(commands: Commands, claims_dir: Path, tmp_path: Path) -> None:
     tmp_path.joinpath("real/src").mkdir(parents=True)
     tmp_path.joinpath("link").symlink_to("real")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from mcp_claims.model.records import Outcome
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from tests.cli.commands import COMMAND, Commands
+from tests.cli.commands import COMMAND, PATIENCE, Commands, at_terminal
 
 
 def test_a_table_has_a_line_for_each_claim_and_says_how_it_stands(commands: Commands, claims_dir: Path) -> None:
@@ -56,10 +55,7 @@ def watching(commands: Commands, *options: str) -> Iterator[Iterator[str]]:
     """Start `list --watch`; yields its lines."""
     with commands.start("list", "--watch", *options, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        try:
-            yield iter(process.stdout)
-        finally:
-            process.kill()
+        yield iter(process.stdout)
 
 
 def test_a_script_that_watches_gets_a_line_of_json_for_each_change(commands: Commands, claims_dir: Path) -> None:
@@ -82,23 +78,15 @@ def test_in_a_pipe_whoever_watches_gets_the_table_again_with_each_change(command
 
 
 def test_at_a_terminal_the_table_is_redrawn_in_place_and_ctrl_c_ends_it(commands: Commands, claims_dir: Path) -> None:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        ["setsid", "-c", "-w", *COMMAND, "list", "--watch"],
-        env=commands.environment | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    seen = read_until(ours, b"Nothing is claimed.")
-    process_session(FileStore(claims_dir)).try_claim("red")
-    seen += read_until(ours, b"held")
-    assert b"\x1b[1A" in seen, "the cursor goes up again"
-    os.write(ours, b"\x03")
-    assert process.wait(timeout=20) == 0
-    assert b"Traceback" not in seen + read_until(ours, b"")
-    os.close(ours)
+    environment = commands.environment | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    with at_terminal([*COMMAND, "list", "--watch"], environment) as (process, terminal):
+        seen = read_until(terminal, b"Nothing is claimed.")
+        process_session(FileStore(claims_dir)).try_claim("red")
+        seen += read_until(terminal, b"held")
+        assert b"\x1b[1A" in seen, "the cursor goes up again"
+        os.write(terminal, b"\x03")
+        assert process.wait(PATIENCE) == 0
+        assert b"Traceback" not in seen + read_until(terminal, b"")
 
 
 def read_until(terminal: int, wanted: bytes) -> bytes:

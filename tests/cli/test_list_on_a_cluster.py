@@ -23,6 +23,7 @@ def proxy() -> Iterator[Proxy]:
     made.close()
 
 
+@pytest.mark.rule("E11")
 def test_who_watches_is_told_that_the_cluster_is_gone_and_goes_on_when_it_is_back(proxy: Proxy) -> None:
     config = fresh_config()
     others = process_session(EtcdStore(config, local_machine()))
@@ -46,6 +47,7 @@ def test_who_watches_is_told_that_the_cluster_is_gone_and_goes_on_when_it_is_bac
             watching.kill()
 
 
+@pytest.mark.rule("E11")
 def test_who_wants_to_watch_where_no_cluster_answers_is_told_so(proxy: Proxy) -> None:
     proxy.cut()
     url = f"etcd://127.0.0.1:{proxy.port}/p"

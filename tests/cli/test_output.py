@@ -49,18 +49,25 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code"), ANSWERS)
-@pytest.mark.parametrize(
-    "streams",
-    [
-        "<&-",
-        ">&-",
-        "2>&-",
-        "<&- >&- 2>&-",
-        "| true; exit ${PIPESTATUS[0]}",
-        "2>&1 >/dev/full | true; exit ${PIPESTATUS[0]}",
-    ],
-)
+STREAMS = [
+    "<&-",
+    ">&-",
+    "2>&-",
+    "<&- >&- 2>&-",
+    "| true; exit ${PIPESTATUS[0]}",
+    "2>&1 >/dev/full | true; exit ${PIPESTATUS[0]}",
+]
+# Each way to write on each kind of stream, all commands on those that are closed or full.
+WAYS = {"check, held", "check as JSON", "wrong usage", "list", "run"}
+CASES = [
+    pytest.param(streams, *answer.values, id=f"{answer.id} {streams}")
+    for answer in ANSWERS
+    for streams in (STREAMS if answer.id in WAYS else STREAMS[3::2])
+]
+
+
+@pytest.mark.rule("L1")
+@pytest.mark.parametrize(("streams", "arguments", "code"), CASES)
 def test_an_answer_is_the_same_whatever_the_streams_are(
     commands: Commands, claims_dir: Path, streams: str, arguments: list[str], code: int
 ) -> None:
@@ -70,6 +77,7 @@ def test_an_answer_is_the_same_whatever_the_streams_are(
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
+@pytest.mark.rule("L1")
 @pytest.mark.parametrize("arguments", [["check", ""], ["run", "red", "--", "true"], ["nonsense"]], ids=" ".join)
 def test_what_is_wrong_does_not_end_up_in_the_output_where_there_is_no_place_for_it(
     commands: Commands, claims_dir: Path, arguments: list[str]
@@ -85,6 +93,7 @@ def test_the_command_that_is_run_gets_the_streams_as_they_were(commands: Command
     assert shell(commands, '"$@"', "run", "green", "--", "bash", "-c", f"code=10; {seen}").returncode == 13
 
 
+@pytest.mark.rule("L1")
 @pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("watch", [["list", "--watch"], ["list", "--watch", "--json"]], ids=["table", "json"])
 def test_a_watch_that_cannot_be_written_ends_and_says_so(commands: Commands, watch: list[str], buffered: str) -> None:
@@ -113,6 +122,7 @@ def test_what_the_encoding_has_no_characters_for_is_spelt_in_ascii(
     assert "doctor" in arguments or "\\u2192" in done.stdout
 
 
+@pytest.mark.rule("L1")
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_json_is_json_in_any_encoding(commands: Commands, claims_dir: Path, encoding: str) -> None:
     process_session(FileStore(claims_dir)).try_claim("é→ключ")

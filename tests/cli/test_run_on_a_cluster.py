@@ -18,13 +18,13 @@ from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Moment, ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import ClaimPage, ListedClaim
-from tests.cli.commands import COMMAND
-from tests.cli.test_run import eventually
+from tests.cli.commands import COMMAND, PATIENCE, eventually
 from tests.stores.samples import claim
 from tests.support.etcd import fresh_store
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 
+@pytest.mark.rule("E9")
 def test_no_thread_takes_the_signals_that_are_the_command_s() -> None:
     store, red = fresh_store(), ScopedKey("default", "red")
     holder = process_session(store)
@@ -59,6 +59,7 @@ def blocks_signals(thread: Path) -> bool:
     return all(blocked & 1 << number - 1 for number in (signal.SIGCHLD, signal.SIGTERM))
 
 
+@pytest.mark.rule("E9", "L4")
 def test_a_command_is_stopped_before_its_time_is_up_though_the_store_has_not_answered_yet(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -76,7 +77,7 @@ def test_a_command_is_stopped_before_its_time_is_up_though_the_store_has_not_ans
             return ClaimPage((ListedClaim(granted, ClaimState.HELD),), machine.now(), None)
 
         def renew(self, *_: object) -> Claim:
-            assert stopped.wait(20), "the command goes on as long as the store does not answer"
+            assert stopped.wait(PATIENCE), "the command goes on as long as the store does not answer"
             return granted
 
     class Child:

@@ -79,6 +79,7 @@ def test_each_configured_host_is_reported_with_the_time_to_the_first_answer(
     assert not (tmp_path / ".local").exists()
 
 
+@pytest.mark.rule("H9")
 def test_an_interpreter_that_is_gone_is_found(user: UserEnvironment) -> None:
     install(HOSTS["zed"], user, "claims", Launch("/gone/python", ("-m", "mcp_claims", "serve"))).write()
     finding = findings_of(user)["host zed"]
@@ -172,6 +173,7 @@ def test_a_file_that_the_host_cannot_read_is_found_and_the_others_are_checked(
     assert "answers in" in findings["host zed"].what
 
 
+@pytest.mark.rule("H9")
 def test_hosts_that_do_not_share_their_claims_are_found(user: UserEnvironment, tmp_path: Path) -> None:
     install(HOSTS["zed"], user, "claims", SERVER).write()
     install(HOSTS["codex"], user, "claims", Launch(SERVER.command, (*SERVER.arguments, "--dir", str(tmp_path)))).write()

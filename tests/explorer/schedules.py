@@ -32,7 +32,7 @@ Action = tuple[str, int]
 """What happens next: `run`, `kill` or `time out` a process, or `expire`, `step` the wall clock, `recycle` a PID."""
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """A property does not hold; the trace says how it came to that."""
 
 
@@ -196,20 +196,20 @@ class Run:
     def granted(self, process: Process, claim: Claim) -> None:
         """Note a grant; each new one has a generation of its own, higher than all before."""
         if self.world.ticks < self.done_until:
-            raise Violation(self.told("what was done was claimed again"))
+            raise ViolationError(self.told("what was done was claimed again"))
         owner = self.generations.setdefault(claim.generation, process.claims.holder.name)
         if owner != process.claims.holder.name or claim.generation < max(self.generations):
-            raise Violation(self.told(f"generation {claim.generation} was given twice or went back"))
+            raise ViolationError(self.told(f"generation {claim.generation} was given twice or went back"))
 
     def refused(self, error: ClaimsError) -> None:
         """Note that a call ended in an error, which only a time-out of a wait for the lock may cause here."""
         if not self.scenario.planted and not (isinstance(error, StoreBusyError) and "time out" in self.spent):
-            raise Violation(self.told(f"an error where nothing failed: {error}"))
+            raise ViolationError(self.told(f"an error where nothing failed: {error}"))
 
     def check(self) -> None:
         believers = [process.number for process in self.processes if process.believes]
         if len(believers) > 1:
-            raise Violation(self.told(f"{' and '.join(f'P{number}' for number in believers)} both hold the key"))
+            raise ViolationError(self.told(f"{' and '.join(f'P{number}' for number in believers)} both hold the key"))
 
     def finish(self) -> None:
         """Check that the key is claimable once everybody's time is up, whatever happened."""
@@ -218,7 +218,7 @@ class Run:
         last = Process(self, 99, None)
         attempt = last.try_claim()
         if attempt is None or not attempt.claimed:
-            raise Violation(self.told("the key cannot be claimed any more"))
+            raise ViolationError(self.told("the key cannot be claimed any more"))
 
     def told(self, what: str) -> str:
         return f"{self.scenario.name}: {what}\n  " + "\n  ".join(self.trace)
@@ -229,13 +229,13 @@ class Found:
     """What an exploration saw: how many different schedules, and the first violation, shrunk."""
 
     schedules: int
-    violation: Violation | None = None
+    violation: ViolationError | None = None
 
 
 def play(scenario: Scenario, decisions: list[Action], chance: random.Random | None = None) -> list[list[Action]]:
     """Run one schedule: *decisions*, then the current process until it ends, or with *chance* anything.
 
-    Returns the alternatives at each step, what was chosen first.  Raises `Violation`.
+    Returns the alternatives at each step, what was chosen first.  Raises `ViolationError`.
     """
     run = Run(scenario)
     alternatives: list[list[Action]] = []
@@ -275,12 +275,12 @@ def explore(scenario: Scenario, *, bound: int, at_most: int, random_runs: int = 
     for _ in range(random_runs):
         try:
             seen.add(tuple(step[0] for step in play(scenario, [], chance)))
-        except Violation as found:
+        except ViolationError as found:
             return Found(count + len(seen), found)
     return Found(count + len(seen))
 
 
-def _systematic(scenario: Scenario, bound: int, at_most: int, seed: int) -> Iterator[Violation | None]:
+def _systematic(scenario: Scenario, bound: int, at_most: int, seed: int) -> Iterator[ViolationError | None]:
     """Run the schedules by cost: all of one level before any of the next, which is taken in random order.
 
     Each schedule comes up once: it is the continuation of a prefix that differs from all others in its last decision.
@@ -296,7 +296,7 @@ def _systematic(scenario: Scenario, bound: int, at_most: int, seed: int) -> Iter
             decisions = chosen[:length] if other is None else [*chosen[:length], other]
             try:
                 alternatives = play(scenario, decisions)
-            except Violation as violation:
+            except ViolationError as violation:
                 yield _shrunk(scenario, decisions, violation)
                 return
             yield None
@@ -312,7 +312,7 @@ def _systematic(scenario: Scenario, bound: int, at_most: int, seed: int) -> Iter
         level = further
 
 
-def _shrunk(scenario: Scenario, decisions: list[Action], violation: Violation) -> Violation:
+def _shrunk(scenario: Scenario, decisions: list[Action], violation: ViolationError) -> ViolationError:
     """Drop decisions as long as a violation remains; the trace of what is left is what a person has to read."""
     position = 0
     while position < len(decisions):
@@ -320,6 +320,6 @@ def _shrunk(scenario: Scenario, decisions: list[Action], violation: Violation) -
         try:
             play(scenario, shorter)
             position += 1
-        except Violation as smaller:
+        except ViolationError as smaller:
             decisions, violation = shorter, smaller
     return violation

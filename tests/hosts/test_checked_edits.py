@@ -32,6 +32,7 @@ class Careless(JsonText):
         return self.made
 
 
+@pytest.mark.rule("H2")
 @pytest.mark.parametrize("made", WRONG.values(), ids=WRONG)
 def test_an_edit_that_does_something_else_is_refused(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Careless, "made", made)

@@ -47,6 +47,7 @@ def commands(settings: Path, event: str) -> list[str]:
     return [hook["command"] for group in groups for hook in group["hooks"]]
 
 
+@pytest.mark.rule("H8")
 def test_only_the_end_of_a_session_is_hooked_unless_the_guard_is_asked_for(run: Run, settings: Path) -> None:
     assert run("install", "claude-code")[0] == 0
     assert not settings.exists()
@@ -62,6 +63,7 @@ def test_only_the_end_of_a_session_is_hooked_unless_the_guard_is_asked_for(run: 
     assert len(commands(settings, "SessionEnd")) == 1
 
 
+@pytest.mark.rule("H8")
 @pytest.mark.parametrize("before", [None, "", "{}", '{"hooks": {}}', '{"model": "opus"}', THEIRS])
 def test_they_stand_beside_the_user_s_own_and_go_out_again_to_the_byte(
     before: str | None, run: Run, settings: Path
@@ -119,6 +121,7 @@ def test_what_they_run_is_there_and_says_nothing_where_nothing_is_claimed(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.rule("H8")
 def test_they_look_at_the_same_directory_as_the_server(run: Run, settings: Path, tmp_path: Path) -> None:
     run("install", "claude-code", "--guard", "--dir", str(tmp_path / "my claims"))
     for event in ("SessionEnd", "PreToolUse"):

@@ -28,6 +28,7 @@ def test_options_of_serve_are_passed_on(home: Path, run: Run) -> None:
     assert served(home) == options
 
 
+@pytest.mark.rule("H6")
 def test_what_hosts_do_not_pass_on_of_the_environment_is_written_down(
     home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_cluster_is_written_down_for_server_and_hooks_and_its_credentials_are_
     assert served(home) == ["--store", url]
 
 
+@pytest.mark.rule("H6")
 def test_one_identity_is_not_given_to_all_hosts_by_a_variable(
     home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +77,7 @@ def test_one_identity_is_not_given_to_all_hosts_by_a_variable(
     assert served(home) == []
 
 
+@pytest.mark.rule("H6")
 def test_a_project_with_a_folder_of_our_name_is_not_run(home: Path, run: Run, tmp_path: Path) -> None:
     run("install", "claude-code", "--guard")
     (tmp_path / "mcp_claims").mkdir()
@@ -95,6 +98,7 @@ def test_a_project_with_a_folder_of_our_name_is_not_run(home: Path, run: Run, tm
         assert "whoever" not in done.stdout
 
 
+@pytest.mark.rule("H6")
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -122,6 +126,7 @@ def test_a_host_without_a_command_of_its_own_that_can_be_trusted_is_told_so(host
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.rule("H7")
 @pytest.mark.parametrize(
     ("script", "why"),
     [
@@ -143,6 +148,7 @@ def test_a_command_of_the_host_that_does_something_else_is_noticed(
     assert home.is_dir()
 
 
+@pytest.mark.rule("H7")
 def test_a_server_of_another_kind_under_the_name_is_not_overwritten_by_the_host_s_command(
     home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ PLACE = ("mcpServers",)
 ALL = st.sampled_from([STRICT, COMMENTED, LENIENT]).flatmap(lambda form: st.tuples(st.just(form), json_files(form)))
 
 
+@pytest.mark.rule("H1")
 @settings(deadline=None)
 @given(ALL)
 @example((LENIENT, '{"mcpServers": {"a": {}, // one\n}}'))
@@ -91,6 +92,7 @@ def test_it_looks_as_the_rest_of_the_file_does(before: str, after: str) -> None:
     assert put_server(LENIENT, before, ("s",), "claims", {"command": "x"}) == after
 
 
+@pytest.mark.rule("H2")
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -119,6 +121,7 @@ def test_comments_are_refused_where_the_host_refuses_them(text: str) -> None:
         put_server(STRICT, text, PLACE, "claims", ENTRY)
 
 
+@pytest.mark.rule("H2")
 def test_trailing_commas_are_refused_where_only_comments_are_taken() -> None:
     with pytest.raises(UneditableTextError, match="not valid JSON"):
         put_server(COMMENTED, '{"a": 1, /* c */}', PLACE, "claims", ENTRY)

@@ -65,6 +65,7 @@ def contents(home: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
+@pytest.mark.rule("H5")
 def test_a_file_that_is_not_there_is_made_and_removed_again(host: Host, file: Path, run: Run) -> None:
     assert run("install", host.name)[0] == 0
     assert is_ours(host, file)
@@ -91,6 +92,7 @@ STATES: dict[str, Callable[[Host], bytes]] = {
 }
 
 
+@pytest.mark.rule("H1", "H5")
 @pytest.mark.parametrize("state", STATES)
 def test_all_else_stays_and_uninstall_restores_every_byte(state: str, host: Host, file: Path, run: Run) -> None:
     before = STATES[state](host)
@@ -108,6 +110,7 @@ def test_all_else_stays_and_uninstall_restores_every_byte(state: str, host: Host
     assert file.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.rule("H5")
 def test_beside_others_it_goes_out_to_the_byte_without_the_copy_too(host: Host, file: Path, run: Run) -> None:
     file.write_text(sample(host))
     run("install", host.name)
@@ -116,6 +119,7 @@ def test_beside_others_it_goes_out_to_the_byte_without_the_copy_too(host: Host, 
     assert file.read_text() == sample(host)
 
 
+@pytest.mark.rule("H5")
 def test_what_a_person_changed_since_stays_when_it_goes(host: Host, file: Path, run: Run) -> None:
     file.write_text(sample(host))
     run("install", host.name)
@@ -124,6 +128,7 @@ def test_what_a_person_changed_since_stays_when_it_goes(host: Host, file: Path, 
     assert file.read_text() == sample(host).replace("docs", "other")
 
 
+@pytest.mark.rule("H4")
 def test_the_second_time_there_is_nothing_to_do_and_nothing_is_touched(
     host: Host, file: Path, home: Path, run: Run
 ) -> None:
@@ -152,6 +157,7 @@ BAD: dict[str, Callable[[Host], bytes]] = {
 }
 
 
+@pytest.mark.rule("H2")
 @pytest.mark.parametrize("command", ["install", "uninstall"])
 @pytest.mark.parametrize("state", BAD)
 def test_what_the_host_cannot_read_is_refused_and_untouched(
@@ -167,6 +173,7 @@ def test_what_the_host_cannot_read_is_refused_and_untouched(
     assert contents(home) == before
 
 
+@pytest.mark.rule("H3")
 def test_a_file_that_somebody_made_read_only_is_left_alone(host: Host, file: Path, home: Path, run: Run) -> None:
     file.write_text(sample(host))
     file.chmod(0o400)
@@ -177,6 +184,7 @@ def test_a_file_that_somebody_made_read_only_is_left_alone(host: Host, file: Pat
     assert contents(home) == before
 
 
+@pytest.mark.rule("H3")
 def test_a_link_stays_one_and_what_it_leads_to_is_changed(host: Host, file: Path, tmp_path: Path, run: Run) -> None:
     real = tmp_path / "dotfiles" / "settings"
     real.parent.mkdir()
@@ -203,6 +211,7 @@ def test_a_link_that_leads_nowhere_yet_is_followed_and_one_in_a_circle_is_refuse
     assert code == 3 and "Nothing was changed" in output
 
 
+@pytest.mark.rule("H2")
 def test_a_home_that_is_no_absolute_path_is_refused(
     host: Host, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +230,7 @@ def test_a_directory_in_its_place_is_refused(host: Host, file: Path, run: Run) -
     assert code == 3 and "is not a file" in output
 
 
+@pytest.mark.rule("H4")
 def test_what_others_added_to_the_entry_stays_and_the_interpreter_is_renewed(host: Host, file: Path, run: Run) -> None:
     run("install", host.name)
     added = {"codex": 'startup_timeout_sec = 99\n\n[mcp_servers.claims.env]\nA = "b"\n'}
@@ -278,6 +288,7 @@ def test_it_has_the_name_that_it_is_given(host: Host, file: Path, run: Run) -> N
     assert file.read_text() == sample(host)
 
 
+@pytest.mark.rule("H3")
 def test_what_the_host_writes_meanwhile_is_not_lost(host: Host, file: Path, home: Path) -> None:
     file.write_text(sample(host))
     change = install(
@@ -303,6 +314,7 @@ def in_a_process(home: Path, before: str, *arguments: str) -> subprocess.Complet
     )
 
 
+@pytest.mark.rule("H3")
 def test_a_directory_that_is_read_only_is_an_error_that_says_so(home: Path) -> None:
     (home / ".claude.json").write_text("{}")
     where = shlex.quote(str(home))
@@ -313,6 +325,7 @@ def test_a_directory_that_is_read_only_is_an_error_that_says_so(home: Path) -> N
     assert f"{home / '.claude.json'} cannot be written: Read-only file system. Nothing was changed." in done.stderr
 
 
+@pytest.mark.rule("H3")
 def test_a_disk_that_is_full_leaves_the_file_and_no_litter(home: Path) -> None:
     (home / ".claude.json").write_text("{}")
     # Python ignores the signal, so that the write fails: the same as with a full disk.

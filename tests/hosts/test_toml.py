@@ -36,6 +36,7 @@ def toml_files(draw: st.DrawFn) -> str:
     return (head + "\n".join(parts) + end).replace("\n", newline)
 
 
+@pytest.mark.rule("H1")
 @settings(deadline=None)
 @given(toml_files())
 def test_a_server_is_put_into_any_file_and_goes_out_again_to_the_byte(text: str) -> None:
@@ -45,6 +46,7 @@ def test_a_server_is_put_into_any_file_and_goes_out_again_to_the_byte(text: str)
     assert remove_server(FORM, after, PLACE, "claims") == text
 
 
+@pytest.mark.rule("H1")
 @settings(deadline=None)
 @given(toml_files(), st.data())
 def test_any_server_can_be_taken_out_and_no_comment_goes_with_it(text: str, data: st.DataObject) -> None:

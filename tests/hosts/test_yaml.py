@@ -42,6 +42,7 @@ def yaml_files(draw: st.DrawFn, servers: list[str]) -> str:
     return text.replace("\n", draw(st.sampled_from(["\n", "\r\n"])))
 
 
+@pytest.mark.rule("H1")
 @settings(deadline=None, max_examples=40)
 @given(yaml_files(SERVERS))
 def test_a_server_is_put_beside_others_and_goes_out_again_to_the_byte(text: str) -> None:
@@ -87,6 +88,7 @@ def test_a_new_file_has_what_the_host_wants_in_each() -> None:
     assert tree == {**YamlText.skeleton, "mcpServers": [{"name": "claims", **ENTRY}]}
 
 
+@pytest.mark.rule("H2")
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -108,6 +110,7 @@ def test_what_cannot_be_edited_safely_is_refused(text: str, why: str) -> None:
         put_server(FORM, text, PLACE, "claims", ENTRY)
 
 
+@pytest.mark.rule("H2")
 def test_an_edit_that_would_change_something_else_is_refused() -> None:
     # Without the list, the comment below it would be part of the text above it.
     with pytest.raises(UneditableTextError, match="cannot be edited safely"):

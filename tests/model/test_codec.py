@@ -171,11 +171,12 @@ def test_null_is_no_value_for_a_required_field(field: str) -> None:
         from_json(changed(**{field: None}))
 
 
-@pytest.mark.parametrize("value", [1, 0, True, [], ["a"], {}], ids=repr)
 @pytest.mark.parametrize("field", TEXTS + OPTIONAL_TEXTS)
-def test_text_of_another_type_is_unreadable(field: str, value: object) -> None:
-    with pytest.raises(RecordError, match=f"{field} is not text"):
-        from_json(changed(**{field: value}))
+def test_text_of_another_type_is_unreadable(field: str) -> None:
+    others: list[object] = [1, 0, True, [], ["a"], {}]
+    for value in others:
+        with pytest.raises(RecordError, match=f"{field} is not text"):
+            from_json(changed(**{field: value}))
 
 
 @pytest.mark.parametrize("field", TEXTS)
@@ -184,13 +185,12 @@ def test_required_text_that_is_empty_is_unreadable(field: str) -> None:
         from_json(changed(**{field: ""}))
 
 
-@pytest.mark.parametrize(
-    "value", [True, 0, -1, 1.0, 1.5, "1", [], 2**53, 10**400, float("nan")], ids=lambda value: repr(value)[:6]
-)
 @pytest.mark.parametrize("field", COUNTS)
-def test_a_count_that_is_no_whole_number_from_one_up_is_unreadable(field: str, value: object) -> None:
-    with pytest.raises(RecordError):
-        from_json(changed(**{field: value}))
+def test_a_count_that_is_no_whole_number_from_one_up_is_unreadable(field: str) -> None:
+    no_counts: list[object] = [True, 0, -1, 1.0, 1.5, "1", [], 2**53, 10**400, float("nan")]
+    for value in no_counts:
+        with pytest.raises(RecordError):
+            from_json(changed(**{field: value}))
 
 
 @pytest.mark.parametrize("field", ["pid", "processStart"])
@@ -209,15 +209,23 @@ def test_a_start_time_that_is_no_count_is_unreadable(value: object) -> None:
         from_json(changed(processStart=value))
 
 
-@pytest.mark.parametrize(
-    "value",
-    [True, "7", [], float("nan"), float("inf"), float("-inf"), -0.5, 1e300, 10**400, -(10**400)],
-    ids=lambda value: repr(value)[:6],
-)
 @pytest.mark.parametrize("field", SECONDS)
-def test_seconds_that_no_clock_can_show_are_unreadable(field: str, value: object) -> None:
-    with pytest.raises(RecordError):
-        from_json(changed(**{field: value}))
+def test_seconds_that_no_clock_can_show_are_unreadable(field: str) -> None:
+    no_seconds: list[object] = [
+        True,
+        "7",
+        [],
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        -0.5,
+        1e300,
+        10**400,
+        -(10**400),
+    ]
+    for value in no_seconds:
+        with pytest.raises(RecordError):
+            from_json(changed(**{field: value}))
 
 
 @pytest.mark.parametrize("field", ["claimedAt", "expiresAt"])
@@ -226,13 +234,11 @@ def test_a_time_without_a_zone_is_unreadable(field: str) -> None:
         from_json(changed(**{field: "2026-11-23T12:00:00.000"}))
 
 
-@pytest.mark.parametrize(
-    "text", ["soon", "2026-13-01T00:00:00Z", "2026-11-23", "1763899200", "+12026-11-23T12:00:00Z", "T"]
-)
 @pytest.mark.parametrize("field", ["claimedAt", "expiresAt"])
-def test_a_time_that_no_calendar_has_is_unreadable(field: str, text: str) -> None:
-    with pytest.raises(RecordError, match=field):
-        from_json(changed(**{field: text}))
+def test_a_time_that_no_calendar_has_is_unreadable(field: str) -> None:
+    for text in ("soon", "2026-13-01T00:00:00Z", "2026-11-23", "1763899200", "+12026-11-23T12:00:00Z", "T"):
+        with pytest.raises(RecordError, match=field):
+            from_json(changed(**{field: text}))
 
 
 @pytest.mark.parametrize("field", ["holder", "key", "namespace", *OPTIONAL_TEXTS])

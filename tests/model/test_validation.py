@@ -31,6 +31,7 @@ def state(claim: Claim, world: World) -> ClaimState:
     return expiry.state_of(claim, observer.now(), observer.provably_dead)
 
 
+@pytest.mark.rule("T4")
 def test_a_claim_is_held_until_the_instant_of_its_expiry() -> None:
     world = World()
     claim = claim_in(world)
@@ -40,6 +41,7 @@ def test_a_claim_is_held_until_the_instant_of_its_expiry() -> None:
     assert state(claim, world) is ClaimState.EXPIRED
 
 
+@pytest.mark.rule("T1")
 @pytest.mark.parametrize("step", [DAY, -DAY], ids=["forward", "back"])
 def test_a_step_of_the_wall_clock_neither_ends_a_claim_nor_prolongs_it(step: float) -> None:
     world = World()
@@ -51,6 +53,7 @@ def test_a_step_of_the_wall_clock_neither_ends_a_claim_nor_prolongs_it(step: flo
     assert state(claim, world) is ClaimState.EXPIRED
 
 
+@pytest.mark.rule("T2")
 def test_after_a_reboot_the_wall_clock_decides() -> None:
     world = World()
     claim = claim_in(world)
@@ -95,6 +98,7 @@ def test_a_later_moment_is_later_on_both_clocks_of_the_same_boot() -> None:
     assert expiry.later(moment, timedelta(seconds=1.5)) == expected
 
 
+@pytest.mark.rule("S5")
 @pytest.mark.parametrize(
     ("age", "is_past_any_ttl"),
     [
@@ -111,6 +115,7 @@ def test_what_cannot_be_read_is_nobodys_only_when_any_claim_would_have_expired(
     assert expiry.is_past_any_ttl(Unreadable("somewhere", "half", now.wall - age, ()), now) is is_past_any_ttl
 
 
+@pytest.mark.rule("T3")
 @pytest.mark.parametrize(
     "minutes",
     [0, -1, 1 / 61, math.nan, math.inf, -math.inf, 10**400, -(10**400), 1_440.001, 365 * 1_440],

@@ -49,6 +49,7 @@ def test_a_stopped_process_is_not_dead(spawn: Spawn, tmp_path: Path) -> None:
     assert process_session(FileStore(tmp_path / "claims")).try_claim(KEY).status is Status.HELD
 
 
+@pytest.mark.rule("P1")
 def test_a_process_that_got_the_pid_of_a_dead_one_neither_keeps_nor_owns_its_claim(
     spawn: Spawn, tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_killed_process_frees_the_lock_that_it_was_stopped_with(spawn: Spawn, 
     assert session.try_claim("theirs", lock_timeout=0).status is Status.ACQUIRED
 
 
+@pytest.mark.rule("S3")
 @pytest.mark.parametrize("call", ["try_claim", "prune"])
 def test_a_process_stopped_after_it_judged_a_claim_dead_does_not_destroy_the_claim_of_its_successor(
     spawn: Spawn, tmp_path: Path, call: str

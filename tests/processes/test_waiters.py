@@ -17,6 +17,7 @@ WAITERS = 50
 RELEASES = 400
 
 
+@pytest.mark.rule("V9")
 @pytest.mark.parametrize("kill_every", [0, 10], ids=["undisturbed", "with kills"])
 def test_each_release_has_one_winner_and_nobody_is_passed_over_for_long(
     spawn: Spawn, tmp_path: Path, kill_every: int

@@ -22,6 +22,7 @@ from mcp_claims.model.validation import scoped_key
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
+from tests.support.forks import fork
 
 PATIENCE = 300.0
 KEY = scoped_key("red", "ci")
@@ -69,7 +70,7 @@ def main(claims: str, logs: str, waiters: int, releases: int, kill_every: int, s
     def bear() -> None:
         nonlocal born
         born += 1
-        pid = os.fork()
+        pid = fork()
         if pid:
             living.append(pid)
             return

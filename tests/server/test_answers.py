@@ -45,6 +45,7 @@ async def test_the_first_to_try_acts_and_the_second_is_told_who_does(claims_dir:
     assert 1_790 < theirs["expires_in_seconds"] <= 1_800
 
 
+@pytest.mark.rule("V4")
 @ERAS
 async def test_the_text_of_a_refusal_is_sufficient_on_its_own(claims_dir: Path, era: Era) -> None:
     async with client(claims_dir, era, "claude-code") as ada, client(claims_dir, era) as ben:
@@ -56,6 +57,7 @@ async def test_the_text_of_a_refusal_is_sufficient_on_its_own(claims_dir: Path, 
         assert needed in text
 
 
+@pytest.mark.rule("I2")
 @ERAS
 async def test_a_second_try_of_the_same_session_says_renewed_and_since_when(claims_dir: Path, era: Era) -> None:
     async with client(claims_dir, era) as ada:
@@ -163,6 +165,7 @@ async def test_an_unreadable_claim_counts_as_held_and_the_remedy_is_named(claims
         assert "red.json" in words(answer) and "Ask a person" in words(answer) and "until 20" in words(answer)
 
 
+@pytest.mark.rule("V4")
 @ERAS
 async def test_what_another_session_wrote_is_shown_on_one_bounded_quoted_line(claims_dir: Path, era: Era) -> None:
     hostile = World()
@@ -184,6 +187,7 @@ async def test_what_another_session_wrote_is_shown_on_one_bounded_quoted_line(cl
     assert 'quoted: "x [2J' in words(refused)
 
 
+@pytest.mark.rule("I2")
 @ERAS
 async def test_two_connections_of_one_server_object_are_two_sessions(claims_dir: Path, era: Era) -> None:
     server = build_server(lambda: one_client(FileStore(claims_dir)))

@@ -52,6 +52,7 @@ def server_on(directory: Path) -> Client:
     return Client(build_server(lambda: one_client(FileStore(directory))))
 
 
+@pytest.mark.rule("C9", "V5")
 @pytest.mark.parametrize(("tool", "arguments", "rule"), BAD)
 async def test_a_bad_argument_is_an_error_that_says_the_rule_and_changes_nothing(
     claims_dir: Path, tool: str, arguments: dict[str, Any], rule: str
@@ -65,6 +66,7 @@ async def test_a_bad_argument_is_an_error_that_says_the_rule_and_changes_nothing
         assert facts(await client.call_tool("try_claim", {"key": "k"}))["claimed"], "the server goes on"
 
 
+@pytest.mark.rule("V5")
 async def test_a_note_that_looks_like_json_stays_text(claims_dir: Path) -> None:
     async with server_on(claims_dir) as client:
         for note in ('{"a": 1}', "null", "[1]", "true"):
@@ -96,6 +98,7 @@ async def test_a_store_that_cannot_answer_is_an_error_and_the_server_recovers(cl
         assert facts(await client.call_tool("try_claim", {"key": "k"}))["claimed"]
 
 
+@pytest.mark.rule("S8")
 async def test_a_directory_that_others_can_write_is_refused_with_the_remedy(claims_dir: Path) -> None:
     claims_dir.mkdir()
     claims_dir.chmod(0o777)

@@ -31,10 +31,12 @@ def test_every_snapshot_belongs_to_a_tool() -> None:
     assert {path.stem for path in SNAPSHOTS.iterdir()} == set(TOOLS)
 
 
+@pytest.mark.rule("V6")
 def test_all_definitions_together_stay_under_8_kb() -> None:
     assert len(json.dumps([listed(name) for name in TOOLS], separators=(",", ":"))) <= 8_000
 
 
+@pytest.mark.rule("V6")
 def test_the_instructions_teach_the_protocol_in_under_600_characters() -> None:
     assert len(INSTRUCTIONS) < 600
     for word in ("try_claim", "release", "claimed=true", "claimed=false", "before it expires"):

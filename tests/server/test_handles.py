@@ -33,6 +33,7 @@ def test_a_handle_has_128_random_bits_and_no_two_are_alike() -> None:
     assert {len(opened.nonce) for _, opened in issued} == {16}
 
 
+@pytest.mark.rule("I3")
 def test_every_single_wrong_character_is_refused() -> None:
     handle, _ = Handles(SECRET).issue(4_711, "tests", "ada")
     for place in range(len(handle)):
@@ -50,6 +51,7 @@ def test_no_other_text_is_a_handle_and_the_error_is_always_the_same(text: str) -
     assert str(refusal.value) == str(InvalidSessionError())
 
 
+@pytest.mark.rule("I3")
 def test_a_handle_works_neither_for_another_caller_nor_without_one_nor_with_another_secret() -> None:
     handle, _ = Handles(SECRET).issue(7, None, "ada")
     anonymous, _ = Handles(SECRET).issue(7, None, None)

@@ -41,6 +41,7 @@ async def test_three_claims_are_three_lines_with_who_until_when_and_why(claims_d
         assert [each["key"] for each in sub_agent] == ["a/b#1"]
 
 
+@pytest.mark.rule("C12")
 async def test_three_thousand_are_pages_of_fifty_that_lead_from_one_to_the_next(claims_dir: Path) -> None:
     session = process_session(FileStore(claims_dir))
     for number in range(3_000):

@@ -12,6 +12,7 @@ from tests.support.servers import facts, raw_server, stdio, words
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.rule("C10")
 def test_what_one_server_finished_before_it_ended_another_one_does_not_do_again(claims_dir: Path) -> None:
     with raw_server(claims_dir) as ada:
         holder = ada.call("try_claim", key="red", note="fixing the build")["holder"]
@@ -48,6 +49,7 @@ async def test_the_text_alone_tells_what_became_of_it(claims_dir: Path) -> None:
         assert (facts(pruned)["live"], facts(pruned)["outcomes"]) == (0, 1)
 
 
+@pytest.mark.rule("C11")
 async def test_before_a_push_a_holder_can_ask_whether_its_grant_is_still_in_force(claims_dir: Path) -> None:
     async with Client(stdio(claims_dir)) as ada, Client(stdio(claims_dir)) as ben:
         mine = facts(await ada.call_tool("try_claim", {"key": "red"}))["generation"]

@@ -91,6 +91,7 @@ def test_each_handle_is_a_session_and_differs_from_its_connection(rig: Rig, serv
     assert mine.session.holder.client == "codex 1, tests"
 
 
+@pytest.mark.rule("I4")
 def test_no_handle_and_no_connection_id_is_part_of_a_name_or_of_a_record(rig: Rig) -> None:
     sessions = rig.http()
     handle, session = sessions.open(None, ADA)
@@ -155,6 +156,7 @@ def test_a_connection_that_its_client_ends_has_released_its_claims(rig: Rig) -> 
         ada.session.try_claim("red")
 
 
+@pytest.mark.rule("I8")
 def test_a_call_that_comes_through_only_after_its_connection_was_ended_claims_nothing(rig: Rig) -> None:
     sessions = rig.http()
     claim(sessions.session_for(ADA, None))
@@ -199,6 +201,7 @@ def test_the_end_of_many_sessions_waits_no_longer_for_a_lock_than_that_of_one(ri
     assert len(busy.waits) == 20 and sum(busy.waits) <= CLOSE_TIMEOUT
 
 
+@pytest.mark.rule("I8")
 def test_a_connection_ends_when_it_is_idle_but_not_while_a_request_of_it_is_open(rig: Rig) -> None:
     sessions = rig.http()
     connection = ADA.connection or ""
@@ -233,6 +236,7 @@ def test_the_end_of_a_stdio_server_releases_what_belongs_to_its_handles_too(rig:
     assert (rig.holder("own"), rig.holder("handle")) == (None, None)
 
 
+@pytest.mark.rule("I6")
 def test_what_a_killed_http_server_held_for_connections_is_free_at_once_and_for_handles_when_its_time_is_up(
     rig: Rig,
 ) -> None:
@@ -285,6 +289,7 @@ def live(rig: Rig, sessions: SessionRegistry, minutes: float, *, busy: Caller | 
         sessions.maintain()
 
 
+@pytest.mark.rule("I7")
 def test_what_is_kept_alive_outlives_its_ttl_with_its_generation_for_as_long_as_allowed(rig: Rig) -> None:
     sessions = rig.stdio()
     granted = keep(sessions, sessions.session_for(NOBODY, None))
@@ -306,6 +311,7 @@ def test_the_server_is_told_when_to_tend_next(rig: Rig) -> None:
     assert sessions.maintain() == 60
 
 
+@pytest.mark.rule("I7")
 def test_what_was_released_or_taken_over_is_not_renewed(rig: Rig) -> None:
     sessions = rig.stdio()
     session = sessions.session_for(NOBODY, None)
@@ -318,6 +324,7 @@ def test_what_was_released_or_taken_over_is_not_renewed(rig: Rig) -> None:
     assert sessions.maintain() == 15 * 60, "nothing is kept any more"
 
 
+@pytest.mark.rule("I7")
 def test_over_http_it_is_renewed_only_while_the_session_shows_activity(rig: Rig) -> None:
     sessions = rig.http()
     handle, opened = sessions.open(None, NOBODY)
@@ -330,6 +337,7 @@ def test_over_http_it_is_renewed_only_while_the_session_shows_activity(rig: Rig)
     assert rig.holder() is None
 
 
+@pytest.mark.rule("I7")
 def test_over_stdio_what_a_handle_keeps_alive_is_renewed_as_long_as_the_process_is_there(rig: Rig) -> None:
     sessions = rig.stdio()
     _, opened = sessions.open("sub-agent", NOBODY)
@@ -338,6 +346,7 @@ def test_over_stdio_what_a_handle_keeps_alive_is_renewed_as_long_as_the_process_
     assert rig.holder() == opened.session.holder.name
 
 
+@pytest.mark.rule("I7")
 def test_what_a_handle_got_after_waiting_longer_than_the_idle_time_is_kept_alive(rig: Rig) -> None:
     sessions = SessionRegistry(rig.store, own=None, machine=rig.world.process(), idle=120)
     handle, _ = sessions.open(None, NOBODY)
@@ -350,6 +359,7 @@ def test_what_a_handle_got_after_waiting_longer_than_the_idle_time_is_kept_alive
     assert rig.holder() == waiting.session.holder.name
 
 
+@pytest.mark.rule("I7")
 def test_handles_that_hold_nothing_are_forgotten_before_what_another_one_keeps_alive(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

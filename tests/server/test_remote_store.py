@@ -47,6 +47,7 @@ def proxy() -> Iterator[Proxy]:
     made.close()
 
 
+@pytest.mark.rule("E9")
 async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_server_recovers(proxy: Proxy) -> None:
     store = EtcdStore(EtcdConfig((("127.0.0.1", proxy.port),), fresh_config().prefix), local_machine())
     server = build_server(lambda: SessionRegistry(store, own=process_session(store)))
@@ -74,6 +75,7 @@ async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_serve
         assert not facts(await client.call_tool("try_claim", {"key": "red", "session": handle}))["claimed"]
 
 
+@pytest.mark.rule("E8")
 @pytest.mark.parametrize("tool", ["list_claims", "prune"])
 async def test_many_lists_of_a_cluster_that_does_not_answer_fail_together(tool: str) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=256) as silent:
@@ -92,6 +94,7 @@ async def test_many_lists_of_a_cluster_that_does_not_answer_fail_together(tool: 
     assert time.monotonic() - began < 15, "4 s; 20 s where they go two by two"
 
 
+@pytest.mark.rule("E8")
 async def test_a_call_that_had_to_wait_for_a_thread_has_so_much_less_time_for_its_question(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -121,6 +124,7 @@ async def test_a_call_that_had_to_wait_for_a_thread_has_so_much_less_time_for_it
     assert asked < second[0] <= waited + 5
 
 
+@pytest.mark.rule("E8")
 def test_to_prune_ends_with_the_first_question_that_nobody_answers(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +149,7 @@ def test_to_prune_ends_with_the_first_question_that_nobody_answers(
     assert len(asked) == 1
 
 
+@pytest.mark.rule("E8")
 def test_sessions_that_ended_while_the_cluster_is_gone_have_one_time_together(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = SessionRegistry(fresh_store(), own=None)
     for connection in ("one", "two"):
@@ -174,6 +179,7 @@ async def test_the_end_of_a_server_frees_what_it_held_at_once(end: str) -> None:
     assert list(store.scan()) == []
 
 
+@pytest.mark.rule("E9")
 @pytest.mark.parametrize("end", ["EOF", "SIGTERM"])
 def test_a_server_whose_cluster_is_gone_ends_in_time_however_many_sessions_hold_something(
     proxy: Proxy, end: str
@@ -222,6 +228,7 @@ async def test_whoever_waits_is_woken_by_a_release_of_another_process(monkeypatc
         await anyio.to_thread.run_sync(holder.release, "red")
 
 
+@pytest.mark.rule("E9")
 async def test_what_is_granted_to_a_call_that_was_cancelled_meanwhile_is_given_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

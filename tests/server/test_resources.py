@@ -33,6 +33,7 @@ async def content(client: Client, uri: str) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.rule("V7")
 @pytest.mark.parametrize("of", [*AWKWARD, *(each.namespace for each in AWKWARD), None], ids=lambda of: repr(of)[:40])
 def test_each_key_and_namespace_has_a_uri_of_its_own(of: ScopedKey | str | None) -> None:
     uri = uri_of(of)
@@ -78,6 +79,7 @@ async def test_one_claim_is_told_with_who_until_when_and_why(claims_dir: Path, o
         assert (await content(client, uri_of(of)))["status"] == "done"
 
 
+@pytest.mark.rule("V7")
 @pytest.mark.anyio
 async def test_a_dead_claim_is_marked_and_left_where_it_is(claims_dir: Path) -> None:
     async with Client(stdio(claims_dir)) as client:
@@ -105,6 +107,7 @@ async def test_a_namespace_has_its_claims_only_and_all_has_all(claims_dir: Path)
         assert await keys("claims://nowhere") == []
 
 
+@pytest.mark.rule("V7")
 @pytest.mark.anyio
 async def test_what_is_too_much_to_read_is_cut_and_says_so(claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
@@ -139,6 +142,7 @@ async def test_all_resources_are_listed_in_pages_each_namespace_once_before_its_
     assert listed.index("claims://namespace%201") < listed.index("claims://namespace%202")
 
 
+@pytest.mark.rule("V7")
 @pytest.mark.anyio
 async def test_no_resource_has_a_handle_in_it(claims_dir: Path) -> None:
     async with Client(stdio(claims_dir)) as client:

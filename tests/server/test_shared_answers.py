@@ -30,6 +30,7 @@ def leave_a_claim(directory: Path, *, expires: str = "2126-11-23T12:30:00.000Z")
     path.write_text(json.dumps({"holder": "rig:4242", "pid": 4242, "claimedAt": claimed, "expiresAt": expires}))
 
 
+@pytest.mark.rule("A4")
 @pytest.mark.parametrize("tool", ["try_claim", "is_claimed_by_other", "release"])
 async def test_a_claim_of_the_original_is_said_to_be_one_in_words_and_in_facts(claims_dir: Path, tool: str) -> None:
     leave_a_claim(claims_dir)
@@ -52,6 +53,7 @@ async def test_a_takeover_from_the_original_says_so(claims_dir: Path) -> None:
     assert answer["previous"] == {"state": "expired", "holder": "rig:4242", "client": "agent-awareness"}
 
 
+@pytest.mark.rule("A3")
 @pytest.mark.parametrize("tool", ["try_claim", "is_claimed_by_other", "release"])
 async def test_a_refusal_for_a_key_with_the_same_file_name_says_which_key_is_claimed(
     claims_dir: Path, tool: str

@@ -64,6 +64,7 @@ def seconds_until_gone(server: RawServer, end: Callable[[RawServer], None]) -> f
     return time.monotonic() - began
 
 
+@pytest.mark.rule("V2")
 @ENDS
 def test_the_claims_are_released_and_the_process_is_gone_at_once(
     claims_dir: Path, end: Callable[[RawServer], None]
@@ -97,6 +98,7 @@ def test_a_stopped_process_in_the_way_does_not_delay_the_end(
         assert heir.call("try_claim", key="red")["previous"]["state"] == "orphaned"
 
 
+@pytest.mark.rule("V2")
 @ENDS
 def test_a_call_that_waits_for_a_stopped_process_does_not_delay_the_end(
     claims_dir: Path, end: Callable[[RawServer], None]
@@ -116,6 +118,7 @@ def test_a_call_that_waits_for_a_stopped_process_does_not_delay_the_end(
     assert FileStore(claims_dir).read(ScopedKey("default", "green")) is None
 
 
+@pytest.mark.rule("C8")
 @ENDS
 def test_a_namespace_that_others_can_write_neither_stops_the_end_nor_keeps_other_claims(
     claims_dir: Path, end: Callable[[RawServer], None]

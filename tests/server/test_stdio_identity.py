@@ -38,6 +38,7 @@ def test_the_claims_of_handles_end_with_the_connection_they_were_used_on(claims_
     assert not (claims_dir / "default" / "red.json").exists()
 
 
+@pytest.mark.rule("I6")
 @pytest.mark.parametrize("how", ["option", "variable"])
 def test_a_fixed_session_is_the_same_in_every_server_started_for_a_call(claims_dir: Path, how: str) -> None:
     arguments = ["--session", "night shift"] if how == "option" else []
@@ -55,6 +56,7 @@ def test_a_fixed_session_is_the_same_in_every_server_started_for_a_call(claims_d
         assert server.call("release", key="red")["released"]
 
 
+@pytest.mark.rule("I7")
 def test_what_is_kept_alive_outlives_its_ttl_and_what_is_not_does_not(claims_dir: Path) -> None:
     other = process_session(FileStore(claims_dir))
     with raw_server(claims_dir) as server:
@@ -86,6 +88,7 @@ def test_a_claim_that_was_kept_alive_and_taken_is_told_of_with_the_next_call(cla
     assert answer["advice"].startswith("You lost your claim of generation 1: it was removed before it expired")
 
 
+@pytest.mark.rule("I1")
 def test_the_hosts_own_session_is_recorded_for_people_and_is_no_identity(claims_dir: Path) -> None:
     env = {"CLAUDE_CODE_SESSION_ID": "4f2a9c1e-aaaa-bbbb-cccc-dddddddddddd"}
     with raw_server(claims_dir, env=env) as ada, raw_server(claims_dir, env=env) as ben:

@@ -64,6 +64,7 @@ def waiting_in(pipe: IO[str]) -> int:
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
+@pytest.mark.rule("V11")
 def test_a_client_that_stops_reading_gets_every_answer_whole_when_it_reads_again(claims_dir: Path) -> None:
     with raw_server(claims_dir) as server:
         assert server.call("try_claim", key="red")["claimed"]
@@ -73,6 +74,7 @@ def test_a_client_that_stops_reading_gets_every_answer_whole_when_it_reads_again
     assert all(answer["result"]["structuredContent"]["held_by_you"] for answer in answers)
 
 
+@pytest.mark.rule("V11")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_client_that_stops_reading_delays_neither_the_end_nor_the_release(
     claims_dir: Path, number: signal.Signals
@@ -85,6 +87,7 @@ def test_a_client_that_stops_reading_delays_neither_the_end_nor_the_release(
     assert FileStore(claims_dir).read(ScopedKey("default", "red")) is None
 
 
+@pytest.mark.rule("V11")
 def test_what_tools_and_their_children_print_goes_to_stderr_and_stdin_is_empty_for_them(claims_dir: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STRAY, "serve", "--dir", str(claims_dir)],
@@ -98,6 +101,7 @@ def test_what_tools_and_their_children_print_goes_to_stderr_and_stdin_is_empty_f
     assert sorted(json.loads(line)["id"] for line in done.stdout.splitlines()) == [1, 2]
 
 
+@pytest.mark.rule("V11")
 def test_lines_arrive_whole_however_they_are_cut(claims_dir: Path) -> None:
     # Two in one write, one in two, one of a megabyte, with the line ends of Windows, and a last one without any.
     long = call_line(3, "try_claim", key="é" * 500_000)
@@ -117,6 +121,7 @@ def test_lines_arrive_whole_however_they_are_cut(claims_dir: Path) -> None:
     assert rest == "" or json.loads(rest)["id"] == 4
 
 
+@pytest.mark.rule("V11")
 def test_a_file_as_stdin_and_another_as_stdout_are_served_too(claims_dir: Path, tmp_path: Path) -> None:
     asked, told = tmp_path / "asked", tmp_path / "told"
     asked.write_bytes(call_line(1, "is_claimed_by_other", key="red") + b"\n")

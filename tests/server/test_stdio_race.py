@@ -5,11 +5,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.support.servers import raw_server
 
 SERVERS, ROUNDS = 8, 100
 
 
+@pytest.mark.rule("S1")
 def test_of_eight_servers_exactly_one_wins_each_of_100_rounds_and_every_loser_names_it(claims_dir: Path) -> None:
     wins: dict[str, int] = {}
     with ExitStack() as stack:

@@ -18,6 +18,7 @@ from tests.support.servers import facts, raw_server, stdio
 posix = pytest.mark.skipif(sys.platform == "win32", reason="flock of POSIX")
 
 
+@pytest.mark.rule("V3")
 def test_lines_that_are_no_messages_leave_the_server_going_and_stdout_clean(claims_dir: Path) -> None:
     with raw_server(claims_dir) as server:
         for line in ("", "{", "null", "[]", '{"jsonrpc": "2.0"}', "\x00", "é" * 10_000, '{"id": 1, "method": 3}'):
@@ -29,6 +30,7 @@ def test_lines_that_are_no_messages_leave_the_server_going_and_stdout_clean(clai
         assert message["result"]["structuredContent"]["claimed"]
 
 
+@pytest.mark.rule("V3")
 def test_neither_keys_nor_notes_appear_in_the_log(claims_dir: Path) -> None:
     with raw_server(claims_dir, stderr=subprocess.PIPE) as server:
         server.call("try_claim", key="secret-key", note="secret-note")
@@ -40,6 +42,7 @@ def test_neither_keys_nor_notes_appear_in_the_log(claims_dir: Path) -> None:
         assert server.process.stderr.read() == ""
 
 
+@pytest.mark.rule("V1")
 @posix
 def test_a_stopped_process_in_one_namespace_keeps_neither_other_calls_nor_other_namespaces_waiting(
     claims_dir: Path,

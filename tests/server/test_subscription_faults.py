@@ -37,6 +37,7 @@ def session(tell: Callable[[str], None]) -> ServerSession:
     return cast("ServerSession", Session(tell))
 
 
+@pytest.mark.rule("V10")
 async def test_a_connection_that_cannot_be_told_is_not_the_end_of_the_others(claims_dir: Path) -> None:
     claims = process_session(FileStore(claims_dir))
     claims.try_claim("red")
@@ -78,6 +79,7 @@ async def test_what_was_unsubscribed_while_another_was_told_is_not_told(claims_d
     assert len(set(heard)) == 1
 
 
+@pytest.mark.rule("V10")
 async def test_what_fails_while_it_is_looked_at_is_looked_at_again(
     claims_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -138,6 +138,7 @@ async def connected(heard: MemoryObjectReceiveStream[str], other: Session, key: 
         pass
 
 
+@pytest.mark.rule("V10")
 async def test_each_watcher_is_told_of_what_it_watches_and_of_nothing_else(
     watchers: Watchers, claims_dir: Path
 ) -> None:
@@ -156,6 +157,7 @@ async def test_each_watcher_is_told_of_what_it_watches_and_of_nothing_else(
         assert await silent(heard)
 
 
+@pytest.mark.rule("V10")
 async def test_a_burst_of_changes_is_told_once_or_twice(watchers: Watchers, claims_dir: Path) -> None:
     other = somebody(claims_dir)
     async with watchers.watching("claims://all") as heard:
@@ -170,6 +172,7 @@ async def test_a_burst_of_changes_is_told_once_or_twice(watchers: Watchers, clai
         assert more < 10
 
 
+@pytest.mark.rule("V10")
 async def test_a_directory_that_is_not_there_yet_is_watched_as_soon_as_it_is(
     watchers: Watchers, claims_dir: Path
 ) -> None:
@@ -225,6 +228,7 @@ async def test_one_too_many_is_refused_and_the_others_stay(claims_dir: Path) -> 
             assert await told_of(heard, 1) == {"claims://ci/255"}
 
 
+@pytest.mark.rule("V10")
 async def test_a_client_that_goes_is_no_longer_watched_for(claims_dir: Path) -> None:
     """What a server watches is seen in its file descriptors."""
     somebody(claims_dir).try_claim("red")
@@ -245,6 +249,7 @@ async def test_a_client_that_goes_is_no_longer_watched_for(claims_dir: Path) -> 
                     await anyio.sleep(0.01)
 
 
+@pytest.mark.rule("V10")
 async def test_a_client_that_does_not_read_keeps_no_other_from_being_told(claims_dir: Path) -> None:
     other = somebody(claims_dir)
     with serving(claims_dir, "http", "legacy") as watchers:

@@ -60,6 +60,7 @@ def looked(server: RawServer, *, in_line: bool = False) -> None:
     pytest.fail("it does not wait")
 
 
+@pytest.mark.rule("V8")
 def test_a_release_wakes_whoever_waits_long_before_it_would_look_by_itself(claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     delays = []
@@ -78,6 +79,7 @@ def test_a_release_wakes_whoever_waits_long_before_it_would_look_by_itself(claim
     assert statistics.median(delays) < 0.5
 
 
+@pytest.mark.rule("V8")
 def test_the_death_of_the_holder_wakes_whoever_waits(claims_dir: Path) -> None:
     with raw_server(claims_dir) as holder, raw_server(claims_dir) as server:
         holder.call("try_claim", key="red")
@@ -128,6 +130,7 @@ def test_a_wait_keeps_no_other_call_of_the_session_waiting_and_ends_with_it(clai
     assert not holder.inspect("other").claimed_by_other
 
 
+@pytest.mark.rule("V8")
 @pytest.mark.anyio
 async def test_a_wait_that_is_cancelled_leaves_nothing_behind(claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
@@ -202,6 +205,7 @@ async def test_a_wait_out_of_range_is_refused(claims_dir: Path, seconds: object)
     assert refused.is_error and "wait_seconds" in words(refused)
 
 
+@pytest.mark.rule("V9")
 def test_each_release_is_got_by_exactly_one_of_those_who_wait_and_all_get_it_in_the_end(claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")

@@ -38,6 +38,7 @@ def left(session: Session) -> timedelta:
     return expiry.remaining(look.found.expires, look.now)
 
 
+@pytest.mark.rule("T1")
 @steps
 def test_a_live_claim_outlives_a_step_of_the_wall_clock_until_its_time_has_passed(bench: Bench, step: float) -> None:
     claim = granted(bench.session())

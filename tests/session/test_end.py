@@ -23,6 +23,7 @@ def holders(bench: Bench) -> list[str]:
     return [found.holder.name for found in bench.store.scan() if isinstance(found, Claim)]
 
 
+@pytest.mark.rule("C8")
 def test_the_end_releases_every_own_claim_in_every_namespace_and_only_those(bench: Bench) -> None:
     session, other = bench.session(), bench.session()
     for key, namespace in (("a", "one"), ("b", "one"), ("a", "two")):
@@ -88,6 +89,7 @@ def test_the_end_goes_on_when_a_claim_cannot_be_released(bench: Bench) -> None:
     assert bench.session().try_claim("a").status is Status.ACQUIRED
 
 
+@pytest.mark.rule("C8")
 def test_the_end_takes_no_longer_than_it_may_however_many_claims_are_busy(bench: Bench) -> None:
     busy = Busy(bench.store)
     busy.idle = True
@@ -101,6 +103,7 @@ def test_the_end_takes_no_longer_than_it_may_however_many_claims_are_busy(bench:
     assert sum(busy.waits) <= CLOSE_TIMEOUT
 
 
+@pytest.mark.rule("C8")
 def test_the_end_of_a_dying_process_stops_when_its_time_is_up_and_any_other_goes_on(bench: Bench) -> None:
     for dying, released in ((True, 1), (False, 3)):
         slow = Sluggish(bench.store)
@@ -165,6 +168,7 @@ def test_leaving_the_context_by_an_error_ends_the_session_and_passes_the_error_o
     assert holders(bench) == []
 
 
+@pytest.mark.rule("P5")
 def test_a_forked_child_that_leaves_the_context_does_not_release_its_parents_claims(bench: Bench) -> None:
     session = process_session(bench.store)
     granted(session)
@@ -204,6 +208,7 @@ class Gated(DelegatingStore):
             assert self.go.wait(30)
 
 
+@pytest.mark.rule("C8")
 @pytest.mark.parametrize("after", [False, True], ids=["before it is stored", "before it is believed"])
 @pytest.mark.parametrize("renews", [False, True], ids=["new claim", "renewal"])
 def test_a_session_that_ends_while_another_thread_claims_leaves_nothing_behind(

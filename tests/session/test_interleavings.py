@@ -106,25 +106,27 @@ GAPS = [
 ]
 
 
-@pytest.mark.parametrize("rival", [try_claim, look, release, prune])
 @pytest.mark.parametrize(
     ("state", "call"), GAPS, ids=[f"{call.__name__} of {state.__name__}".replace("_", " ") for state, call in GAPS]
 )
 def test_whatever_happens_in_the_gap_at_most_one_believes_and_the_store_agrees(
-    race: Race, state: Callable[[Race], None], call: Callable[[Agent], object], rival: Callable[[Agent], object]
+    new_bench: Callable[[], Bench], state: Callable[[Race], None], call: Callable[[Agent], object]
 ) -> None:
-    state(race)
-    race.gap.interrupt_with(lambda: rival(race.fast))
-    call(race.slow)
-    assert race.gap.ran == 1
-    believers = race.believers()
-    assert len(believers) <= 1
-    if try_claim in (call, rival) and state is not live_of_the_slow_one:
-        assert len(believers) == 1, "a key that nobody live held is claimed by exactly one of those who tried"
-    stored = [found.holder.name for found in race.bench.store.scan() if isinstance(found, Claim)]
-    assert set(believers) <= set(stored)
+    for rival in (try_claim, look, release, prune):
+        race = Race(new_bench())
+        state(race)
+        race.gap.interrupt_with(partial(rival, race.fast))
+        call(race.slow)
+        assert race.gap.ran == 1
+        believers = race.believers()
+        assert len(believers) <= 1, rival
+        if try_claim in (call, rival) and state is not live_of_the_slow_one:
+            assert len(believers) == 1, "a key that nobody live held is claimed by exactly one of those who tried"
+        stored = [found.holder.name for found in race.bench.store.scan() if isinstance(found, Claim)]
+        assert set(believers) <= set(stored), rival
 
 
+@pytest.mark.rule("C1")
 @pytest.mark.parametrize("state", [*FREE, *DEAD, *OWN[1:], *RIVALS])
 def test_of_two_who_both_saw_a_key_free_or_dead_the_second_is_told_of_the_first(
     race: Race, state: Callable[[Race], None]
@@ -178,6 +180,7 @@ def test_a_take_over_that_finds_the_key_released_in_the_gap_took_over_from_nobod
     assert race.slow.try_claim().taken_over is None
 
 
+@pytest.mark.rule("C5")
 @pytest.mark.parametrize("state", [*DEAD, expired_of_the_slow_one, *RIVALS])
 def test_a_look_whose_dead_claim_was_taken_in_the_gap_names_the_taker(
     race: Race, state: Callable[[Race], None]
@@ -213,6 +216,7 @@ def test_many_rivals_in_a_row_leave_one_holder(race: Race) -> None:
     assert [agent.name for agent in (race.slow, race.fast, *rivals) if agent.believes()] == [race.fast.name]
 
 
+@pytest.mark.rule("T4")
 @pytest.mark.parametrize("delays", [[61.0], [60.0, 90.0, 3_600.0]], ids=["once", "three times"])
 @pytest.mark.parametrize("holds", [False, True], ids=["on a free key", "on an own claim"])
 def test_a_claim_that_ran_out_while_waiting_for_the_lock_is_not_handed_over_dead(
@@ -266,6 +270,7 @@ def test_a_loss_is_told_once_even_if_the_new_claim_is_lost_too_while_waiting_for
     assert session.inspect(KEY).lost is None
 
 
+@pytest.mark.rule("L3")
 def test_what_is_renewed_while_it_is_taken_away_by_force_is_taken_away(race: Race) -> None:
     claim = granted(race.fast.session)
     race.gap.interrupt_with(*(partial(race.fast.session.try_claim, KEY, ttl_minutes=each) for each in (90, 120, 150)))
@@ -276,6 +281,7 @@ def test_what_is_renewed_while_it_is_taken_away_by_force_is_taken_away(race: Rac
     assert race.fast.session.inspect(KEY).lost is None, "that is told once"
 
 
+@pytest.mark.rule("L3")
 @pytest.mark.parametrize("outcome", [None, Outcome.DONE])
 @pytest.mark.parametrize("anew", [False, True])
 def test_what_is_given_back_or_claimed_anew_while_it_is_taken_away_by_force_stays(

@@ -23,6 +23,7 @@ def keys(session: Session, namespace: str | None = None, *, mine: bool = False, 
         after = page.after
 
 
+@pytest.mark.rule("C12")
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 50])
 def test_all_pages_together_have_each_claim_once_in_the_order_of_the_store(bench: Bench, limit: int) -> None:
     for namespace in ("a", "a-b", "a.b", "default"):
@@ -51,6 +52,7 @@ def test_a_claim_that_goes_between_two_pages_hides_no_other(bench: Bench) -> Non
     ]
 
 
+@pytest.mark.rule("C12")
 def test_each_thing_is_listed_as_it_stands_and_stays(bench: Bench) -> None:
     dead, live, done, late = (bench.session() for _ in range(4))
     granted(dead, "b")

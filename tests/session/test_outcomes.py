@@ -23,6 +23,7 @@ def finished(bench: Bench, outcome: Outcome = Outcome.DONE, note: str | None = N
     return release.found
 
 
+@pytest.mark.rule("C10")
 def test_who_comes_later_is_told_that_it_is_done_by_whom_when_and_how(bench: Bench) -> None:
     marker = finished(bench, note="fixed in #4530")
     bench.world.pass_time(600)
@@ -76,6 +77,7 @@ def test_what_failed_or_was_given_up_is_free_at_once_and_the_next_holder_is_told
     assert (attempt.status, attempt.taken_over) == (Status.ACQUIRED, TakenOver(marker, ClaimState(outcome.value)))
 
 
+@pytest.mark.rule("C10")
 def test_a_marker_ends_with_its_retention_whatever_became_of_its_writer(bench: Bench) -> None:
     finished(bench)
     bench.world.pass_time(DAY - 1)
@@ -120,6 +122,7 @@ def test_only_the_holder_can_say_what_became_of_it(bench: Bench) -> None:
     assert holder.inspect(KEY).held_by_you
 
 
+@pytest.mark.rule("C10")
 def test_who_lost_the_claim_cannot_mark_the_work_of_its_successor_as_done(bench: Bench) -> None:
     store = Interrupting(bench.store)
     late = bench.session(store)
@@ -142,6 +145,7 @@ def test_the_clock_does_not_end_a_marker_early(bench: Bench) -> None:
     assert bench.session().try_claim(KEY).status is Status.DONE
 
 
+@pytest.mark.rule("C11")
 def test_a_grant_is_in_force_until_it_is_given_back_or_taken_over(bench: Bench) -> None:
     first, second = bench.session(), bench.session()
     generation = granted(first, ttl_minutes=1).generation

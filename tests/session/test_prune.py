@@ -96,6 +96,7 @@ def test_a_bad_namespace_prunes_nothing(bench: Bench, namespace: str) -> None:
     assert bench.contents() == before
 
 
+@pytest.mark.rule("C6")
 @pytest.mark.parametrize("interrupted", [Overtaken, Interrupting], ids=["after the read", "before the removal"])
 @pytest.mark.parametrize("die", [expired, orphaned])
 def test_prune_keeps_what_was_taken_again_between_its_read_and_its_removal(
@@ -152,6 +153,7 @@ def test_prune_keeps_a_nobodys_record_that_was_taken_over_meanwhile(bench: Bench
     assert rival.inspect(KEY).held_by_you
 
 
+@pytest.mark.rule("C6")
 def test_a_claim_that_cannot_be_removed_does_not_keep_the_others(bench: Bench) -> None:
     for key in ("a", "b", "c"):
         orphaned(bench, key)

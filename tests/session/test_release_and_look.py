@@ -60,6 +60,7 @@ def it_cannot_be_read(bench: Bench) -> Found:
     return next(bench.store.scan())
 
 
+@pytest.mark.rule("C4")
 @pytest.mark.parametrize("there", [somebody_holds, somebody_dead_held, nothing_is_there, it_cannot_be_read])
 def test_what_is_not_ones_own_is_not_released_but_named(bench: Bench, there: Callable[[Bench], Found]) -> None:
     found = there(bench)
@@ -69,6 +70,7 @@ def test_what_is_not_ones_own_is_not_released_but_named(bench: Bench, there: Cal
     assert bench.contents() == before
 
 
+@pytest.mark.rule("C4")
 def test_a_release_spares_the_claim_of_whoever_took_the_key_since(bench: Bench) -> None:
     store = Interrupting(bench.store)
     holder, rival = bench.session(store), bench.session()
@@ -83,6 +85,7 @@ def test_a_release_spares_the_claim_of_whoever_took_the_key_since(bench: Bench) 
     assert rival.inspect(KEY).held_by_you
 
 
+@pytest.mark.rule("C4")
 def test_a_release_spares_what_a_parallel_call_of_the_same_session_took_anew(bench: Bench) -> None:
     store = Interrupting(bench.store)
     session = bench.session(store)
@@ -151,6 +154,7 @@ def damage_and_wait(bench: Bench, _holder: Session) -> None:
     bench.world.pass_time(DAY + 1)
 
 
+@pytest.mark.rule("C5")
 @pytest.mark.parametrize("die", [expire, kill, damage_and_wait])
 def test_a_look_sweeps_a_dead_claim_that_it_meets(bench: Bench, die: Callable[[Bench, Session], None]) -> None:
     holder = bench.session()
@@ -176,6 +180,7 @@ def test_a_look_does_not_sweep_what_was_taken_again_since_it_read(
     assert taker.inspect(KEY).held_by_you
 
 
+@pytest.mark.rule("C5")
 def test_a_look_answers_without_waiting_when_it_cannot_sweep(bench: Bench) -> None:
     claim = granted(bench.session())
     bench.world.pass_time(HALF_AN_HOUR)
@@ -223,6 +228,7 @@ def asked(call: str, session: Session) -> tuple[Found, Claim | None]:
     return release.found, release.lost
 
 
+@pytest.mark.rule("C7")
 @pytest.mark.parametrize("call", ["try_claim", "is_claimed_by_other", "release"])
 @pytest.mark.parametrize("lose", [to_a_taker, to_nobody, to_a_taker_who_is_done, to_a_damaged_record])
 def test_the_next_call_about_a_lost_claim_tells_of_it_once_and_who_has_the_key(

@@ -76,6 +76,7 @@ class StoreContract:
         assert store.swap(KEY, None, claim(session=2)) == Swap(False, granted)
         assert store.read(KEY) == granted
 
+    @pytest.mark.rule("S3")
     @pytest.mark.parametrize("new", [claim(session=2), None], ids=["replace", "remove"])
     def test_a_swap_against_what_was_there_before_is_lost_and_says_what_is(
         self, store: Store, new: Claim | None
@@ -110,6 +111,7 @@ class StoreContract:
         granted = grant(store, claim())
         assert grant(store, renewed(granted), over=granted) == renewed(granted)
 
+    @pytest.mark.rule("E6")
     def test_generations_grow_whichever_way_a_claim_ends(self, store: Store) -> None:
         def take_over(store: Store, granted: Claim) -> None:
             seen.append(grant(store, claim(session=2), over=granted).generation)
@@ -144,6 +146,7 @@ class StoreContract:
         assert store.read(KEY) is None
         assert not store.discard(granted)
 
+    @pytest.mark.rule("S3")
     def test_a_claim_that_changed_since_it_was_seen_is_not_discarded(self, store: Store) -> None:
         seen = grant(store, claim())
         now = grant(store, renewed(seen), over=seen)
@@ -164,6 +167,7 @@ class StoreContract:
         assert set(store.scan()) == set(granted)
         assert list(store.scan("nobody's")) == []
 
+    @pytest.mark.rule("C12")
     def test_a_scan_goes_on_behind_each_position_and_stands_made_up_ones(self, store: Store) -> None:
         keys = ("a", "a b", "a/b", "ab", "\N{SNOWMAN}", "\N{GRINNING FACE}")
         for space in ("ci", "ci-2", "deploy"):
@@ -212,6 +216,7 @@ class StoreContract:
         assert not store.discard(found)
         assert store.read(KEY) == granted
 
+    @pytest.mark.rule("S1")
     def test_of_many_who_change_the_same_claim_at_once_exactly_one_wins(self, store: Store) -> None:
         ready = Barrier(8, timeout=20)
         seen: list[Found] = []
@@ -250,6 +255,7 @@ class StoreContract:
         assert store.secret() == secret
         assert list(store.scan()) == []
 
+    @pytest.mark.rule("V8", "E11")
     @pytest.mark.parametrize("of", [KEY, KEY.namespace, None], ids=["key", "namespace", "all"])
     @pytest.mark.parametrize("kind", ["claim", "renewal", "removal"])
     def test_whoever_watches_is_told_of_each_change_and_of_no_look(
@@ -274,6 +280,7 @@ class StoreContract:
         grant(store, claim(OTHER_NAMESPACE))
         assert not told.wait(0.2), "it is no longer watched"
 
+    @pytest.mark.rule("E11")
     def test_whoever_watches_one_key_or_namespace_is_not_told_of_others(self, store: Store) -> None:
         grant(store, claim())
         of_key, of_namespace, of_all = Told(), Told(), Told()

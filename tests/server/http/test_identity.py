@@ -102,6 +102,7 @@ async def test_of_sessions_that_race_exactly_one_wins_and_a_repeat_renews(
     assert (again["status"], again["generation"]) == ("renewed", winner["generation"])
 
 
+@pytest.mark.rule("I2")
 @ERAS
 async def test_sub_agents_with_handles_race_on_one_connection(
     server: HttpServer, era: Era, connections: AsyncExitStack
@@ -117,6 +118,7 @@ async def test_sub_agents_with_handles_race_on_one_connection(
     assert (await ada.call("release"))["released"]
 
 
+@pytest.mark.rule("I1")
 async def test_without_a_session_2026_07_28_may_look_and_prune_but_is_told_to_open_one_to_act(
     server: HttpServer, claims_dir: Path
 ) -> None:
@@ -139,6 +141,7 @@ async def test_a_client_that_goes_without_a_word_keeps_its_claim(
     assert holder(claims_dir) == mine
 
 
+@pytest.mark.rule("I8")
 @ERAS
 async def test_a_session_that_is_deleted_has_released_its_claims_and_a_handle_has_not(
     server: HttpServer, claims_dir: Path, era: Era
@@ -167,6 +170,7 @@ async def test_what_belongs_to_connections_is_free_when_the_server_is_gone_and_w
     assert holder(claims_dir) == (None if era == "legacy" else mine)
 
 
+@pytest.mark.rule("I8")
 @ERAS
 async def test_a_session_without_requests_ends_when_it_is_idle(claims_dir: Path, era: Era) -> None:
     with http_server(claims_dir, "--idle-minutes", "0.02") as server:
@@ -181,6 +185,7 @@ async def test_a_session_without_requests_ends_when_it_is_idle(claims_dir: Path,
         assert holder(claims_dir) == (None if era == "legacy" else mine)
 
 
+@pytest.mark.rule("I3")
 @ERAS
 async def test_a_restarted_server_knows_the_handles_of_the_one_before(claims_dir: Path, era: Era) -> None:
     async with AsyncExitStack() as stack:
@@ -195,6 +200,7 @@ async def test_a_restarted_server_knows_the_handles_of_the_one_before(claims_dir
             assert (await Agent(client, handle).call("release"))["released"]
 
 
+@pytest.mark.rule("I4")
 @ERAS
 async def test_a_forged_a_stolen_and_a_mistyped_handle_are_refused_alike_and_nothing_changes(
     claims_dir: Path, era: Era, tmp_path: Path
@@ -223,6 +229,7 @@ async def test_a_forged_a_stolen_and_a_mistyped_handle_are_refused_alike_and_not
                 assert path.is_dir() or handle.encode() not in path.read_bytes()
 
 
+@pytest.mark.rule("I1")
 async def test_a_session_id_of_the_handshake_era_gives_no_identity_in_a_later_one(server: HttpServer) -> None:
     async with httpx2.AsyncClient() as plain:
         hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "ada", "version": "1"}}
@@ -237,6 +244,7 @@ async def test_a_session_id_of_the_handshake_era_gives_no_identity_in_a_later_on
         assert "Call open_session once" in refused.text, refused.text
 
 
+@pytest.mark.rule("I3")
 async def test_two_workers_behind_one_port_know_each_others_handles(claims_dir: Path) -> None:
     with two_workers(claims_dir) as url:
         while not await answers(url):

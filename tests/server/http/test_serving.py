@@ -49,6 +49,7 @@ def refused(*arguments: str, env: dict[str, str] | None = None) -> str:
     return done.stderr
 
 
+@pytest.mark.rule("I9")
 @pytest.mark.parametrize(
     ("arguments", "env", "rule"),
     [
@@ -91,6 +92,7 @@ def test_a_port_that_is_taken_is_refused() -> None:
         assert "cannot be listened on" in refused("--http", "--port", str(taken.getsockname()[1]))
 
 
+@pytest.mark.rule("I9")
 def test_what_is_likely_a_mistake_is_warned_of_and_served(claims_dir: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text(f"{TOKEN}\n")
@@ -118,6 +120,7 @@ def test_what_is_likely_a_mistake_is_warned_of_and_served(claims_dir: Path, tmp_
         assert len(said) == (2 if warning else 1)
 
 
+@pytest.mark.rule("I9")
 async def test_only_who_has_a_token_is_let_in_and_no_token_is_logged(claims_dir: Path) -> None:
     with http_server(claims_dir, "--host", "0.0.0.0", env={"MCP_CLAIMS_TOKEN": TOKEN}) as server:
         url = server.url.replace("0.0.0.0", "127.0.0.1")
@@ -153,6 +156,7 @@ async def test_a_session_of_another_token_is_refused_and_its_id_is_not_logged(cl
         assert "Rejecting request for session …" in said and session not in said
 
 
+@pytest.mark.rule("I9")
 async def test_a_page_that_made_its_name_mean_this_machine_is_refused(claims_dir: Path) -> None:
     with http_server(claims_dir) as server:
         async with httpx2.AsyncClient() as plain:
@@ -169,6 +173,7 @@ async def test_every_loopback_address_can_be_served_and_called(claims_dir: Path)
             assert (await plain.post(server.url, json=CALL, headers=HEADERS | {"host": "evil"})).status_code == 421
 
 
+@pytest.mark.rule("I9")
 @pytest.mark.parametrize(
     ("at", "token", "status"),
     [

@@ -22,6 +22,7 @@ from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model import validation
 from tests.processes.contenders import SECOND, Worker, clock
 from tests.stores.agent_awareness.original.mcp_claims_process import open_layout_store
+from tests.support.forks import fork
 
 ORIGINAL = Path(__file__).with_name("original.mjs")
 
@@ -83,11 +84,13 @@ class Fleet:
             process = subprocess.Popen([str(word) for word in arguments], stdin=subprocess.DEVNULL)
             self._alive[process.pid] = kind
             process.returncode = 0  # It is reaped by `waitpid`, not by `Popen`.
-        elif pid := os.fork():
+        elif pid := fork():
             self._alive[pid] = kind
         else:
             keys = [f"key {number}" for number in range(self._keys)]
-            TolerantWorker(open_layout_store(self._claims), log, keys, self._until, Random(seed)).run()
+            TolerantWorker(
+                open_layout_store(self._claims), log, keys, lambda: clock() < self._until, Random(seed)
+            ).run()
             os._exit(0)
 
 
