@@ -17,7 +17,6 @@ ENVIRONMENTS = [
     {"HOME": "/home/kim", "XDG_STATE_HOME": "/var/kim"},
     {"HOME": "/home/kim", "XDG_STATE_HOME": "/var/kim/"},
     {"HOME": "/home/kim", "XDG_STATE_HOME": ""},
-    {"HOME": "/home/kim", "XDG_STATE_HOME": " /var/kim"},
     {},
 ]
 
