@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from mcp_claims import __version__
 from mcp_claims.cli.errors import USAGE_ERROR, describe, exit_code_of
@@ -37,10 +38,13 @@ _COMPLETING = "_ARGCOMPLETE"  # The variable that shells set to complete a comma
 _INTERRUPTED, _BROKEN_PIPE = 128 + 2, 128 + 13  # As a shell reports an end by SIGINT and by SIGPIPE.
 
 
-def command() -> int:
-    """Run the command line of this process; return the exit code."""
+def command() -> NoReturn:
+    """Run the command line of this process, and end the process with its exit code."""
     open_closed_streams()
-    return main(sys.argv[1:])
+    code = main(sys.argv[1:])
+    # Taking the modules apart would be a sixth of the time of a short command, and nothing is left to be done: the streams
+    # have been flushed, and all threads are daemons.
+    os._exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from mcp_claims.cli.errors import NO, USAGE_ERROR
 from mcp_claims.cli.options import Subparsers, add_command, add_key, add_wait, chosen_store
 from mcp_claims.cli.output import write_error
 from mcp_claims.cli.supervisor import CannotStartError, Child
+from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.records import Claim, Outcome
 from mcp_claims.model.requests import DEFAULT_RETENTION_HOURS, DEFAULT_TTL_MINUTES, ClaimRequest, ReleaseRequest
 from mcp_claims.render.answers import claim_answer
@@ -76,6 +77,8 @@ def _run(options: argparse.Namespace) -> int:
     if not options.command:
         write_error("there is no command to run: mcp-claims run KEY -- COMMAND")
         return USAGE_ERROR
+    if not 0 <= options.held_exit_code <= 255:
+        raise InvalidInputError("held_exit_code", "must be a number from 0 to 255")
     request = ClaimRequest.parse(
         options.key,
         options.namespace,

@@ -129,7 +129,7 @@ def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = F
         "namespace": phrases.shown(scoped.namespace),
         "advice": advice,
     }
-    answer.update(claim_facts(found, now))  # type: ignore[typeddict-item]  # it may hold other keys
+    answer.update(claim_facts(found, now))  # type: ignore[typeddict-item] # No other key is in it.
     if result.taken_over is not None:
         answer["previous"] = _previous(result)
     return Rendered(answer, lead)
@@ -160,7 +160,7 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
         "namespace": phrases.shown(scoped.namespace),
         "advice": "",
     }
-    answer.update(claim_facts(found, now))  # type: ignore[typeddict-item]  # it may hold other keys
+    answer.update(claim_facts(found, now))  # type: ignore[typeddict-item] # No other key is in it.
     if inspection.in_force is not None:
         answer["in_force"] = inspection.in_force
         lead += f" The generation that you asked about {'is' if inspection.in_force else 'is NOT'} in force."

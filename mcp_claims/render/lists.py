@@ -114,7 +114,7 @@ def listed_facts(listed: ListedClaim, now: Moment) -> ListedFacts:
             "namespace": phrases.shown(found.scoped.namespace),
             "state": listed.state.value,
         }
-    facts.update(claim_facts(found, now))  # type: ignore[typeddict-item]  # as in `answers`
+    facts.update(claim_facts(found, now))  # type: ignore[typeddict-item] # As in `answers`.
     return facts
 
 

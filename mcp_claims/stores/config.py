@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
-from typing import NamedTuple
-
-import platformdirs
+from typing import TYPE_CHECKING, NamedTuple
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.records import OriginalHolder
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files.store import FileStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DIRECTORY_VARIABLE = "MCP_CLAIMS_DIR"
 LAYOUT_VARIABLE = "MCP_CLAIMS_LAYOUT"
@@ -82,6 +82,8 @@ def claims_directory(directory: str | None = None, *, environment: Mapping[str, 
     Raises `InvalidInputError` for an empty or relative path: hosts start servers in directories of their own choice,
     so two servers with the same relative path would not see each other's claims.
     """
+    from pathlib import Path  # Imported here, as `platformdirs` is.
+
     return Path(_choose_directory(directory, os.environ if environment is None else environment)[0])
 
 
@@ -131,6 +133,8 @@ def _choose_directory(directory: str | None, variables: Mapping[str, str]) -> tu
     # of it ignore a relative path, some use it.
     state = "" if sys.platform == "win32" else variables.get(_STATE_VARIABLE, "")
     if not state.strip():
+        import platformdirs  # Not needed with a directory of one's own, and a tenth of the time of a short command.
+
         state = platformdirs.user_state_dir(appauthor=False)
     return os.path.join(_absolute(_STATE_VARIABLE, state, state), "mcp-claims", "claims"), "the default of this user"
 

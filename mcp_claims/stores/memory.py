@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
@@ -21,7 +21,7 @@ class MemoryStore:
         self._generations: dict[ScopedKey, int] = {}
         self._lock = Lock()
         self._watchers: list[tuple[ScopedKey | str | None, Callable[[], None]]] = []
-        self._secret = secrets.token_bytes(SECRET_BYTES)
+        self._secret = os.urandom(SECRET_BYTES)
 
     def read(self, scoped: ScopedKey) -> Found:
         return self._stored.get(scoped)

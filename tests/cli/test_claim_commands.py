@@ -95,6 +95,17 @@ def test_what_is_done_is_not_free_and_redo_claims_it(commands: Commands) -> None
     assert commands("try", "red", "--session", "other", "--redo").returncode == 0
 
 
+def test_a_check_says_how_the_key_stands_without_advice_for_tools(commands: Commands) -> None:
+    assert commands("check", "red").stdout == 'FREE: nobody holds "red" (namespace "default").\n'
+    commands("try", "red", "--session", "ci")
+    assert commands("check", "red", "--session", "ci").stdout.startswith('YOURS: you hold "red"')
+    held = commands("check", "red").stdout
+    assert held.startswith('HELD: "red"') and "Do not act" not in held
+    commands("release", "red", "--session", "ci", "--outcome", "done")
+    assert commands("check", "red").stdout.startswith('DONE: "red"')
+    assert "advice" not in commands.facts("check", "red")
+
+
 def test_what_failed_is_free(commands: Commands) -> None:
     commands("try", "red", "--session", "ci")
     commands("release", "red", "--session", "ci", "--outcome", "failed")
@@ -253,11 +264,20 @@ def test_wrong_usage_is_told_with_2_and_claims_nothing(commands: Commands, argum
         ("--ttl", ["run", "red", "--ttl", "nan", "--", "true"]),
         ("--retention", ["run", "red", "--retention", "0", "--", "true"]),
         ("--retention", ["release", "red", "--session", "ci", "--outcome", "done", "--retention", "0"]),
+        ("--wait", ["try", "red", "--session", "ci", "--wait", "301"]),
+        ("--session", ["check", "red", "--session", "a\tb"]),
+        ("--generation", ["check", "red", "--generation", "0"]),
+        ("--layout", ["check", "red", "--layout", "nonsense"]),
+        ("--dir", ["check", "red", "--dir", "relative"]),
+        ("--held-exit-code", ["run", "red", "-E", "256", "--", "true"]),
+        ("--retention-hours", ["serve", "--retention-hours", "0"]),
+        ("--keep-alive-hours", ["serve", "--keep-alive-hours", "0"]),
+        ("KEY", ["check", ""]),
     ],
     ids=str,
 )
 def test_wrong_usage_is_told_by_the_option_s_own_name(commands: Commands, option: str, words: list[str]) -> None:
-    assert commands(*words).stderr.startswith(f"mcp-claims: {option} must be")
+    assert commands(*words).stderr.startswith(f"mcp-claims: {option} must ")
 
 
 @pytest.mark.rule("L1")
@@ -268,4 +288,5 @@ def test_a_store_that_cannot_answer_is_told_with_3(commands: Commands, command: 
     commands.directory.write_text("no directory")
     done = commands(*command.split())
     assert done.returncode == 3, done.stderr
-    assert str(commands.directory) in done.stderr and "Traceback" not in done.stderr
+    assert str(commands.directory) in done.stderr and "`mcp-claims doctor`" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,85 @@
+"""Keep-alive: what is renewed and when, and how the loss of a claim is noticed between renewals."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from threading import Event
+
+import pytest
+
+from mcp_claims.model.records import ScopedKey
+from mcp_claims.session.keepalive import KeepAlive, KeepAliveThread
+from mcp_claims.session.session import Session
+from tests.session.bench import HALF_AN_HOUR, MemoryBench, granted
+from tests.session.faulty import Failing
+
+TTL = timedelta(seconds=HALF_AN_HOUR)
+RED = ScopedKey("default", "red")
+
+
+@pytest.fixture
+def bench() -> MemoryBench:
+    return MemoryBench()
+
+
+def kept_alive(session: Session) -> KeepAlive:
+    """Keep a claim on `red` alive from now on."""
+    keep_alive = KeepAlive(session)
+    keep_alive.add(granted(session, RED.key), TTL, session.now().ticks)
+    return keep_alive
+
+
+def test_a_claim_that_was_revoked_is_noticed_without_a_renewal(bench: MemoryBench) -> None:
+    session = bench.session()
+    keep_alive = kept_alive(session)
+    keep_alive.verify(RED)
+    claim = keep_alive.get(RED)
+    assert claim is not None, "nobody has revoked it"
+    bench.session().revoke(claim)
+    keep_alive.verify(RED)
+    assert keep_alive.get(RED) is None
+
+
+def test_a_claim_that_another_session_has_taken_over_is_noticed_without_a_renewal(bench: MemoryBench) -> None:
+    keep_alive = kept_alive(bench.session())
+    bench.world.pass_time(HALF_AN_HOUR)
+    granted(bench.session(), RED.key)
+    keep_alive.verify(RED)
+    assert keep_alive.get(RED) is None
+
+
+def test_a_claim_that_has_expired_is_kept_as_long_as_it_can_be_renewed(bench: MemoryBench) -> None:
+    session = bench.session()
+    keep_alive = kept_alive(session)
+    bench.world.pass_time(2 * HALF_AN_HOUR)
+    keep_alive.verify(RED)
+    assert keep_alive.get(RED) is not None
+    keep_alive.renew_due(session.now().ticks)
+    assert session.inspect(RED.key).held_by_you
+
+
+def test_a_renewal_that_failed_is_known_until_one_succeeds(bench: MemoryBench) -> None:
+    broken: set[str] = set()
+    session = bench.session(Failing(bench.store, broken))
+    keep_alive = kept_alive(session)
+    bench.world.pass_time(HALF_AN_HOUR / 2)
+    broken.add(RED.key)
+    keep_alive.renew_due(session.now().ticks)
+    assert "cannot be used" in str(keep_alive.problem(RED)) and keep_alive.get(RED) is not None
+    broken.clear()
+    bench.world.pass_time(HALF_AN_HOUR / 10)
+    keep_alive.renew_due(session.now().ticks)
+    assert keep_alive.problem(RED) is None
+
+
+def test_a_thread_notices_a_revoked_claim_and_ends(bench: MemoryBench) -> None:
+    session = bench.session()
+    grant = granted(session, RED.key)
+    with KeepAliveThread(session, grant, TTL, verify_every=0.01) as kept:
+        assert kept.claim == grant
+        bench.session().revoke(grant)
+        deadline = time.monotonic() + 60
+        while kept.claim is not None:
+            assert time.monotonic() < deadline
+            Event().wait(0.005)
