@@ -9,7 +9,7 @@ import errno
 import os
 
 _FREE_SPACE = "Free some space on that file system"
-_PERMIT = "Make the directory writable for this user, or choose another one"
+_PERMIT = "Make the directory writable for this user, or choose another with MCP_CLAIMS_DIR"
 _CLOSE_FILES = "Let the process open more files (`ulimit -n`)"
 _ALLOW_FILES = "Let the process write larger files (`ulimit -f`)"
 _CLEAR = "Something else is where a claim or a directory of claims belongs: move it away"
@@ -136,7 +136,7 @@ class UnsafeDirectoryError(ClaimsError):
         where = shown_path(self.where)
         return (
             f"the claims directory {where} {self.problem}. {_NOTHING_CLAIMED} Make it yours alone (`chmod 700 {where}`) "
-            "or choose another one."
+            "or choose another with MCP_CLAIMS_DIR."
         )
 
 

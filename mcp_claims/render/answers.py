@@ -103,14 +103,14 @@ def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = F
     if isinstance(found, Unreadable):
         lead, advice = f"NOT CLAIMED: {name} counts as held.", f"Do not act. {_in_doubt(found)}"
     elif result.status is Status.ACQUIRED:
-        lead = f"CLAIMED: you hold {name} {phrases.until(found, now)}, generation {found.generation}."
+        lead = f"CLAIMED: you hold {name} {phrases.until(found, now)}, generation {found.generation}, as {phrases.who(found)}."
         if result.taken_over is not None:
             lead += f" {phrases.taken_over(result.taken_over)}"
         renewal = "the server renews it meanwhile" if kept_alive else "call try_claim again before it expires to renew"
         advice = f"You act, nobody else will. Release it when done; {renewal}."
     elif result.status is Status.RENEWED:
         since = f"since {phrases.wall_time(found.claimed.wall)}, now {phrases.until(found, now)}"
-        lead = f"RENEWED: you have held {name} {since}, generation {found.generation}."
+        lead = f"RENEWED: you have held {name} {since}, generation {found.generation}, as {phrases.who(found)}."
         advice = (
             f"Your connection has held this since {phrases.wall_time(found.claimed.wall)}. If you did not claim it "
             "yourself, a sub-agent on your connection did: do not act. Release it when done."
@@ -125,8 +125,8 @@ def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = F
     answer: ClaimAnswer = {
         "claimed": result.claimed,
         "status": result.status.value,
-        "key": phrases.shown(scoped.key),
-        "namespace": phrases.shown(scoped.namespace),
+        "key": scoped.key,
+        "namespace": scoped.namespace,
         "advice": advice,
     }
     answer.update(claim_facts(found, now))  # type: ignore[typeddict-item] # No other key is in it.
@@ -143,7 +143,7 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
     elif isinstance(found, Unreadable):
         lead, advice = f"IN DOUBT: {name} counts as held.", f"Do not act. {_in_doubt(found)}"
     elif inspection.held_by_you:
-        lead = f"YOURS: you hold {name} {phrases.until(found, now)}, generation {found.generation}."
+        lead = f"YOURS: you hold {name} {phrases.until(found, now)}, generation {found.generation}, as {phrases.who(found)}."
         advice = "Go on, and release it when done."
     elif inspection.done:
         lead, advice = f"DONE: {name} {phrases.ended(found)}", "Do not act; report that it has been handled."
@@ -156,8 +156,8 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
     answer: InspectAnswer = {
         "claimed_by_other": inspection.claimed_by_other,
         "held_by_you": inspection.held_by_you,
-        "key": phrases.shown(scoped.key),
-        "namespace": phrases.shown(scoped.namespace),
+        "key": scoped.key,
+        "namespace": scoped.namespace,
         "advice": "",
     }
     answer.update(claim_facts(found, now))  # type: ignore[typeddict-item] # No other key is in it.
@@ -193,8 +193,8 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
     advice = _warned(result.lost, found, now, advice)
     answer: ReleaseAnswer = {
         "released": result.released,
-        "key": phrases.shown(scoped.key),
-        "namespace": phrases.shown(scoped.namespace),
+        "key": scoped.key,
+        "namespace": scoped.namespace,
         **facts,
         "advice": advice,
     }

@@ -43,6 +43,17 @@ _yield_processor: Callable[[], None] = getattr(os, "sched_yield", lambda: time.s
 class FileSystem:
     """The operating system's side of the file store."""
 
+    # Those that are one system call on every system.
+    close: Callable[[int], None] = staticmethod(os.close)
+    read: Callable[[int, int], bytes] = staticmethod(os.read)
+    write: Callable[[int, bytes], int] = staticmethod(os.write)
+    sync: Callable[[int], None] = staticmethod(os.fsync)
+    status: Callable[[int], os.stat_result] = staticmethod(os.fstat)
+    status_of: Callable[[str], os.stat_result] = staticmethod(os.lstat)  # of a path itself: links are not followed
+    status_behind: Callable[[str], os.stat_result] = staticmethod(os.stat)  # of what a path leads to
+    monotonic: Callable[[], float] = staticmethod(time.monotonic)
+    sleep: Callable[[float], None] = staticmethod(time.sleep)
+
     def open(self, path: str, flags: int) -> int:
         """Open *path*; a file that this makes has mode 0600, whatever the umask."""
         fd = -1
@@ -57,37 +68,14 @@ class FileSystem:
                 os.close(fd)
             raise
 
-    def close(self, fd: int) -> None:
-        os.close(fd)
-
-    def read(self, fd: int, size: int) -> bytes:
-        return os.read(fd, size)
-
-    def write(self, fd: int, data: bytes) -> int:
-        return os.write(fd, data)
-
     def seek(self, fd: int, position: int) -> None:
         os.lseek(fd, position, os.SEEK_SET)
-
-    def sync(self, fd: int) -> None:
-        os.fsync(fd)
 
     def sync_directory(self, path: str) -> None:
         """Make the names in a directory survive a power cut; Windows does so by itself."""
         if sys.platform != "win32":
             with OpenFile(self, path, os.O_RDONLY) as fd:
                 os.fsync(fd)
-
-    def status(self, fd: int) -> os.stat_result:
-        return os.fstat(fd)
-
-    def status_of(self, path: str) -> os.stat_result:
-        """Return the status of *path* itself; links are not followed."""
-        return os.lstat(path)
-
-    def status_behind(self, path: str) -> os.stat_result:
-        """Return the status of what *path* leads to; links are followed."""
-        return os.stat(path)
 
     def replace(self, source: str, target: str) -> None:
         if sys.platform == "win32":
@@ -141,12 +129,6 @@ class FileSystem:
         else:
             fcntl.flock(fd, fcntl.LOCK_UN)
 
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
 
 def _despite_readers(change: Callable[[], None]) -> None:
     for _ in range(_SHARING_RETRIES):
@@ -164,21 +146,17 @@ class OpenFile:
 
     def __init__(self, fs: FileSystem, path: str, flags: int) -> None:
         self._fs = fs
-        self._fds: list[int] = []  # One until it is closed, then none.
-        self._fds.append(fs.open(path, flags))
-
-    @property
-    def fd(self) -> int:
-        """The descriptor; raises `OSError` (EBADF) after `close`."""
-        if not self._fds:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return self._fds[0]
+        self.fd = (
+            -1
+        )  #: The descriptor; -1, for which every call fails with EBADF, before it is open and once it is closed.
+        self.fd = fs.open(path, flags)
 
     def close(self) -> None:
         # Forgotten before it is closed.  After an interrupt in between it stays open; were it closed twice instead, the
         # second time could close, and so unlock, a file that another thread has opened meanwhile.
-        if self._fds:
-            self._fs.close(self._fds.pop())
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._fs.close(fd)
 
     def __enter__(self) -> int:
         return self.fd

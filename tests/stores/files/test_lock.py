@@ -105,7 +105,7 @@ def test_waiting_for_a_locked_namespace_ends_at_the_time_limit_with_an_error_tha
     assert f"{lock_file(store)} for {lock_timeout:.1f} s" in message
     assert "Nothing was changed" in message
     assert "Other namespaces are not affected" in message
-    assert "`mcp-claims doctor`" in message
+    assert "if it stays so, end that process" in message
     assert store.read(KEY) is None
 
 
