@@ -13,6 +13,7 @@ import pytest
 from mcp_claims.model.records import Outcome
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.files.wait_queue import QUEUE_FILE
 from tests.cli.commands import COMMAND, PATIENCE, Commands, eventually
 
 Process = subprocess.Popen[bytes]
@@ -123,7 +124,7 @@ def test_waiting_ends_with_the_release(commands: Commands, claims_dir: Path) -> 
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
     with commands.start("try", "red", "--session", "ci", "--wait", "60", stdout=subprocess.PIPE) as waiting:
-        eventually((claims_dir / "default" / ".line").exists)
+        eventually((claims_dir / "default" / QUEUE_FILE).exists)
         holder.release("red")
         assert waiting.communicate(timeout=PATIENCE)[0].startswith("CLAIMED:")
     assert waiting.returncode == 0

@@ -16,6 +16,7 @@ import pytest
 from mcp_claims.model.records import Claim
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.files.wait_queue import QUEUE_FILE
 from tests.cli.commands import COMMAND, PATIENCE, Commands, at_terminal, eventually
 
 # Says its PID and what signals it gets, and ends on a SIGTERM or at the end of its input.
@@ -113,7 +114,7 @@ def test_it_waits_if_asked_to_and_runs_when_the_key_is_free(commands: Commands, 
     other = process_session(FileStore(claims_dir))
     other.try_claim("red")
     with commands.start("run", "red", "--wait", "60", "--", "echo", "run", stdout=subprocess.PIPE) as waiting:
-        eventually((claims_dir / "default" / ".line").exists)
+        eventually((claims_dir / "default" / QUEUE_FILE).exists)
         other.release("red")
         assert waiting.communicate(timeout=PATIENCE)[0] == "run\n"
     assert waiting.returncode == 0
@@ -126,7 +127,7 @@ def test_a_wait_that_is_interrupted_runs_nothing_and_leaves_nothing(
     other = process_session(FileStore(claims_dir))
     other.try_claim("red")
     with commands.start("run", "red", "--wait", "60", "--", "echo", "run", stdout=subprocess.PIPE) as waiting:
-        eventually((claims_dir / "default" / ".line").exists)
+        eventually((claims_dir / "default" / QUEUE_FILE).exists)
         children = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children")
         (child,) = map(int, children.read_text().split())
         waiting.send_signal(number)
