@@ -9,15 +9,23 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
-from mcp_claims.model.records import Claim
+from mcp_claims.cli.run import _hold_until_ended
+from mcp_claims.model import expiry
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Claim, Moment
 from mcp_claims.session.identity import process_session
+from mcp_claims.session.results import ClaimPage, ListedClaim
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.files.wait_queue import QUEUE_FILE
 from tests.cli.commands import COMMAND, PATIENCE, Commands, at_terminal, eventually
+from tests.stores.samples import claim
 
 # Says its PID and what signals it gets, and ends on a SIGTERM or at the end of its input.
 WITNESS = """
@@ -288,3 +296,40 @@ def test_in_a_pipe_the_commands_output_is_all_there_is(commands: Commands) -> No
         check=True,
     )
     assert (done.stdout, done.stderr) == ("y\n", "")
+
+
+@pytest.mark.rule("L4")
+def test_a_run_that_was_suspended_beyond_its_ttl_goes_on_if_the_claim_can_still_be_renewed() -> None:
+    clock, renewed = [1_000.0], Event()
+    ttl = timedelta(seconds=3)
+
+    def now() -> Moment:
+        return Moment(datetime.now(UTC), clock[0], "boot")
+
+    granted = claim()._replace(expires=expiry.later(now(), ttl))
+
+    class Session:
+        remote = False
+
+        def now(self) -> Moment:
+            return now()
+
+        def read(self, *_: object) -> ClaimPage:
+            return ClaimPage((ListedClaim(granted, ClaimState.HELD),), now(), None)
+
+        def renew(self, grant: Claim, ttl: timedelta) -> Claim:
+            assert clock[0] > 1_000, "the suspension comes first"
+            renewed.set()
+            return grant._replace(expires=expiry.later(now(), ttl))
+
+    class Child:
+        def wait(self, seconds: float) -> bool:
+            clock[0] = 1_010.0  # At the first wait both processes are suspended, and the claim expires.
+            return renewed.wait(0.01)
+
+        def stop(self, timeout: float) -> None:
+            pytest.fail("nobody else has taken the claim")
+
+    session: Any = Session()
+    child: Any = Child()
+    assert _hold_until_ended(session, granted, ttl, child)
