@@ -50,7 +50,7 @@ def agent() -> None:
             try:
                 if line == "try\n":
                     result = session.try_claim(EVENT)
-                    answer = f"{'CLAIMED' if result.claimed else 'NOT CLAIMED'}, the holder is {name_in(result.found)}"
+                    answer = f"{'CLAIMED' if result.claimed else 'HELD'}, the holder is {name_in(result.found)}"
                 else:
                     answer = "still ours" if session.inspect(EVENT).held_by_you else "no longer ours"
             except ClaimsError as error:
@@ -74,7 +74,7 @@ def between_two_machines() -> None:
         run("ip", "link", "set", "ada", "down")
         print("ada:", run_in(ada, "check"))
         cut_off = time.monotonic()
-        while "NOT CLAIMED" in (answer := run_in(ben, "try")):
+        while "HELD" in (answer := run_in(ben, "try")):
             time.sleep(1)
         print(f"ben: {answer} ({time.monotonic() - cut_off:.0f} s later)")
         print("-- ada is connected again")

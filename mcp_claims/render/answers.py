@@ -101,7 +101,7 @@ def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = F
     """Answer `try_claim`; *kept_alive* says that the server renews the claim."""
     found, now, name = result.found, result.now, phrases.named(scoped)
     if isinstance(found, Unreadable):
-        lead, advice = f"NOT CLAIMED: {name} counts as held.", f"Do not act. {_in_doubt(found)}"
+        lead, advice = f"HELD: {name} counts as held.", f"Do not act. {_in_doubt(found)}"
     elif result.status is Status.ACQUIRED:
         lead = f"CLAIMED: you hold {name} {phrases.until(found, now)}, generation {found.generation}, as {phrases.who(found)}."
         if result.taken_over is not None:
@@ -119,7 +119,7 @@ def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = F
         lead = f"DONE: {name} {phrases.ended(found)}"
         advice = "Do not act; report that it has been handled. If it must be done again, call try_claim with redo=true."
     else:
-        lead = f"NOT CLAIMED: {name} is {phrases.held(found, now)}"
+        lead = f"HELD: {name} is {phrases.held(found, now)}"
         advice = f"{_caveats(scoped, found)}Do not act. Report who is on it. To act after them, call again with wait_seconds."
     advice = _warned(result.lost, found, now, advice)
     answer: ClaimAnswer = {
@@ -176,18 +176,18 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
     advice = "Claim it again before you act on it again."
     facts: ClaimFacts = {}
     if isinstance(found, Claim) and found.ended is not None:
-        lead = f"RELEASED: {name} " if result.released else f"NOT RELEASED: nobody holds {name}; it "
+        lead = f"RELEASED: {name} " if result.released else f"NOTHING TO RELEASE: nobody holds {name}; it "
         lead += phrases.ended(found)
         facts = claim_facts(found, now)
     elif result.released:
         lead = f"RELEASED: {name} is free."
     elif found is None:
-        lead, advice = f"NOT RELEASED: nobody holds {name}.", "There is nothing to do."
+        lead, advice = f"NOTHING TO RELEASE: nobody holds {name}.", "There is nothing to do."
     elif isinstance(found, Unreadable):
-        lead, advice = f"NOT RELEASED: {name} counts as held.", _in_doubt(found)
+        lead, advice = f"NOT YOURS: {name} counts as held.", _in_doubt(found)
         facts = claim_facts(found, now)
     else:
-        lead = f"NOT RELEASED: {name} is not yours but {phrases.held(found, now)}"
+        lead = f"NOT YOURS: {name} is {phrases.held(found, now)}"
         advice = f"{_caveats(scoped, found)}Leave it to its holder; if you still act on it, stop."
         facts = claim_facts(found, now)
     advice = _warned(result.lost, found, now, advice)

@@ -82,7 +82,7 @@ def test_a_refusal_says_who_and_until_when(commands: Commands, claims_dir: Path)
     holder.try_claim("red", note="on it")
     done = commands("try", "red", "--session", "ci")
     assert done.returncode == 1
-    assert done.stdout.startswith('NOT CLAIMED: "red"') and holder.holder.name in done.stdout and "on it" in done.stdout
+    assert done.stdout.startswith('HELD: "red"') and holder.holder.name in done.stdout and "on it" in done.stdout
     told = commands.facts("try", "red", "--session", "ci")
     assert (told["claimed"], told["status"], told["holder"]) == (False, "held", holder.holder.name)
 
@@ -134,7 +134,7 @@ def test_another_ones_claim_is_not_released(commands: Commands, claims_dir: Path
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
     done = commands("release", "red", "--session", "ci")
-    assert done.returncode == 1 and "is not yours" in done.stdout
+    assert done.returncode == 1 and done.stdout.startswith("NOT YOURS")
     assert holder.inspect("red").held_by_you
 
 

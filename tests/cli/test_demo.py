@@ -36,7 +36,7 @@ def test_it_shows_one_that_acts_a_kill_and_a_takeover_and_leaves_nothing_behind(
     done = run_demo(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     for shown in (
-        "NOT CLAIMED",
+        "HELD",
         "Exactly one acts",
         "SIGKILL",
         "whose process is dead",

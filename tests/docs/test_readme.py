@@ -137,7 +137,7 @@ def test_the_lines_for_the_command_line_do_what_they_say(tmp_path: Path) -> None
     assert bash(guarded).stdout == "made\n"
     assert "was done by" in bash(guarded).stderr
     assert "you hold" in bash(claim).stdout
-    assert bash(force).stdout.startswith("RELEASED: taken from ")
+    assert bash(force).stdout.startswith("REVOKED: ")
     with subprocess.Popen(shlex.split(watch), env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         seen = (line for line in watching.stdout if "nightly" in line)
@@ -172,7 +172,7 @@ def test_the_example_without_mcp_runs(tmp_path: Path) -> None:
 
 def test_the_example_with_two_sessions_shows_a_refusal_and_a_release(tmp_path: Path) -> None:
     lines = run_python("examples/two_sessions.py", directory=tmp_path).splitlines()
-    assert [line.split(":")[1].strip() for line in lines] == ["CLAIMED", "NOT CLAIMED", "CLAIMED"]
+    assert [line.split(":")[1].strip() for line in lines] == ["CLAIMED", "HELD", "CLAIMED"]
 
 
 def test_the_example_of_an_outcome_shows_that_what_is_done_is_not_done_again(tmp_path: Path) -> None:

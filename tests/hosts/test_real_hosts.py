@@ -24,7 +24,7 @@ EACH_HOST = pytest.mark.parametrize("real", REAL_HOSTS.values(), ids=REAL_HOSTS)
 def is_claimed(answer: str) -> bool:
     """Return whether *answer* of try_claim is a grant: some hosts show the model its structured form, others its text."""
     granted = '"claimed":true' in answer or "CLAIMED: you hold" in answer
-    assert granted or '"claimed":false' in answer or "NOT CLAIMED" in answer, answer
+    assert granted or '"claimed":false' in answer or "HELD" in answer, answer
     return granted
 
 

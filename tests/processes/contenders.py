@@ -33,6 +33,7 @@ from mcp_claims.errors import ClaimsError, StoreBusyError, StoreUnavailableError
 from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.session.identity import process_session
+from mcp_claims.model.requests import ReleaseRequest
 from mcp_claims.session.results import ReleaseResult, Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
@@ -284,13 +285,14 @@ def plant(fault: str) -> None:
         return
     assert fault == "release by path"
 
-    def release(self: Session, scoped: ScopedKey, lock_timeout: float, _: object = None) -> ReleaseResult:
+    def release(self: Session, request: ReleaseRequest, lock_timeout: float) -> ReleaseResult:
+        scoped = request.scoped
         while isinstance(found := self._store.read(scoped), Claim):
             if self._store.swap(scoped, found, None, lock_timeout=lock_timeout).won:
                 return ReleaseResult(True, found, self._machine.now())
         return ReleaseResult(False, None, self._machine.now())
 
-    Session._release = release  # type: ignore[method-assign, assignment]
+    Session._release = release  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

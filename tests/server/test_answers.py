@@ -52,7 +52,7 @@ async def test_the_text_of_a_refusal_is_sufficient_on_its_own(claims_dir: Path, 
         holder = facts(await ada.call_tool("try_claim", {"key": "red", "note": "bisecting", "ttl_minutes": 45}))
         text = words(await ben.call_tool("try_claim", {"key": "red"}))
     until = holder["expires_at"][:19]
-    said = ("NOT CLAIMED", '"red"', holder["holder"], "claude-code 2.1", until, "45 min", '"bisecting"', "Do not act")
+    said = ("HELD", '"red"', holder["holder"], "claude-code 2.1", until, "45 min", '"bisecting"', "Do not act")
     for needed in said:
         assert needed in text
 
@@ -81,7 +81,7 @@ async def test_looking_tells_each_side_the_truth_and_claims_nothing(claims_dir: 
     assert "call try_claim before you act" in words(nobody)
     assert (facts(own)["claimed_by_other"], facts(own)["held_by_you"]) == (False, True)
     assert (facts(other)["claimed_by_other"], facts(other)["held_by_you"]) == (True, False)
-    assert words(other).startswith("YES") and words(own).startswith("NO")
+    assert words(other).startswith("HELD") and words(own).startswith("YOURS")
 
 
 @ERAS
@@ -93,8 +93,13 @@ async def test_only_the_holder_can_release_and_the_others_are_told_why_not(claim
         nothing = await ada.call_tool("release", {"key": "red"})
         taken = facts(await ben.call_tool("try_claim", {"key": "red"}))
     assert (facts(refused)["released"], facts(refused)["holder"]) == (False, holder)
-    assert "is not yours" in words(refused)
-    assert facts(done) == {"released": True, "advice": "Claim it again before you act on it again."}
+    assert words(refused).startswith("NOT YOURS")
+    assert facts(done) == {
+        "released": True,
+        "key": "red",
+        "namespace": "default",
+        "advice": "Claim it again before you act on it again.",
+    }
     assert facts(nothing)["released"] is False
     assert "nobody holds" in words(nothing)
     assert (taken["status"], taken["generation"]) == ("acquired", 2)

@@ -25,11 +25,11 @@ async def test_three_claims_are_three_lines_with_who_until_when_and_why(claims_d
         await ben.call_tool("try_claim", {"key": "mine"})
         answer = await ben.call_tool("list_claims", {})
         lines = words(answer).splitlines()
-        assert lines[0] == "LISTED: 3 claims." and lines[-1] == "That is all."
+        assert lines[0] == "LISTED: 3 claims." and lines[-1].endswith(" That is all.")
         assert lines[1].startswith('- "red" (namespace "ci") was done by ')
         assert lines[2].startswith('- "a/b#1" (namespace "default") is held by ') and 'quoted: "on it"' in lines[2]
         listed = facts(answer)["claims"]
-        assert [(each["key"], each["namespace"], each["status"]) for each in listed] == [
+        assert [(each["key"], each["namespace"], each["state"]) for each in listed] == [
             ("red", "ci", "done"),
             ("a/b#1", "default", "held"),
             ("mine", "default", "held"),
@@ -69,5 +69,5 @@ async def test_three_thousand_are_pages_of_fifty_that_lead_from_one_to_the_next(
 async def test_nothing_to_list_is_said(claims_dir: Path) -> None:
     async with Client(stdio(claims_dir)) as client:
         answer = await client.call_tool("list_claims", {"namespace": "nothing here"})
-    assert words(answer) == "LISTED: 0 claims.\nThat is all."
+    assert words(answer) == "LISTED: 0 claims. That is all."
     assert not claims_dir.exists()

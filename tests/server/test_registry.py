@@ -363,7 +363,7 @@ def test_what_a_handle_got_after_waiting_longer_than_the_idle_time_is_kept_alive
 def test_handles_that_hold_nothing_are_forgotten_before_what_another_one_keeps_alive(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_MOST_REMEMBERED", 3)
+    monkeypatch.setattr(registry, "_MAX_HANDLES", 3)
     sessions = rig.http()
     _, opened = sessions.open(None, NOBODY)
     keep(sessions, opened)

@@ -157,7 +157,7 @@ def test_sessions_that_ended_while_the_cluster_is_gone_have_one_time_together(mo
         assert sessions.session_for(caller, None).session.try_claim(connection).claimed
         sessions.end_connection(connection)
     wanted: list[float] = []
-    monkeypatch.setattr(Session, "end", lambda *_, **__: wanted.append(deadline_in(1_000.0)))
+    monkeypatch.setattr(Session, "close", lambda *_, **__: wanted.append(deadline_in(1_000.0)))
     sessions.release_ended()
     assert len(wanted) == 2 and wanted[0] == wanted[1]
 

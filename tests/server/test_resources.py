@@ -70,13 +70,13 @@ async def test_one_claim_is_told_with_who_until_when_and_why(claims_dir: Path, o
     holder = process_session(FileStore(claims_dir))
     async with Client(stdio(claims_dir)) as client:
         free = await content(client, uri_of(of))
-        assert free == {"key": of.key, "namespace": of.namespace, "status": "free"}
+        assert free == {"key": of.key, "namespace": of.namespace, "state": "free"}
         attempt = holder.try_claim(of.key, of.namespace, note="on\nit")
         held = await content(client, uri_of(of))
-        assert (held["status"], held["holder"], held["note"]) == ("held", holder.holder.name, "on it")
+        assert (held["state"], held["holder"], held["note"]) == ("held", holder.holder.name, "on it")
         assert held["expires_in_seconds"] <= 1_800 and held["generation"] == attempt.found.generation  # type: ignore[union-attr]
         holder.release(of.key, of.namespace, outcome=Outcome.DONE)
-        assert (await content(client, uri_of(of)))["status"] == "done"
+        assert (await content(client, uri_of(of)))["state"] == "done"
 
 
 @pytest.mark.rule("V7")
@@ -85,10 +85,10 @@ async def test_a_dead_claim_is_marked_and_left_where_it_is(claims_dir: Path) -> 
     async with Client(stdio(claims_dir)) as client:
         holder = process_session(FileStore(claims_dir))
         holder.try_claim("red", ttl_minutes=1 / 60)
-        while (told := await content(client, "claims://default/red"))["status"] == "held":
+        while (told := await content(client, "claims://default/red"))["state"] == "held":
             pass
-        assert told["status"] == "expired"
-        assert (await content(client, "claims://all"))["claims"][0]["status"] == "expired"
+        assert told["state"] == "expired"
+        assert (await content(client, "claims://all"))["claims"][0]["state"] == "expired"
 
 
 @pytest.mark.anyio

@@ -40,7 +40,7 @@ async def test_a_claim_of_the_original_is_said_to_be_one_in_words_and_in_facts(c
     assert said["holder"] == "rig:4242"
     assert "generation" not in said
     assert tool == "release" or said["client"] == "agent-awareness"
-    assert "written by agent-awareness, without a proof of death" in said["advice"]
+    assert "agent-awareness wrote it without a proof of death" in said["advice"]
     assert 'held by rig:4242 ("agent-awareness")' in words(answer)
     assert "generation" not in words(answer)
 

@@ -29,18 +29,18 @@ LEAST_PIPE = 4096
 # A tool that prints in three ways, served as `mcp-claims` serves.
 STRAY = """
 import os, subprocess, sys
-from mcp_types import CallToolResult
 from mcp_claims.cli.main import main
+from mcp_claims.render.answers import Rendered
 from mcp_claims.server.tools import TOOLS
 
 async def stray(*_):
     print("stray print", flush=True)
     os.write(1, b"stray write\\n")
     subprocess.run("cat; echo stray child", shell=True, check=True)
-    return CallToolResult(content=[], structured_content={"printed": True})
+    return Rendered({"printed": True, "advice": ""}, "printed")
 
-TOOLS["stray"] = stray
-sys.exit(main())
+TOOLS["stray"] = TOOLS["prune"]._replace(run=stray)
+sys.exit(main(sys.argv[1:]))
 """
 
 
