@@ -1,12 +1,11 @@
-"""A process for tests to look at: it says who it is, and judges others from where it stands.
+"""A process for tests of liveness: it prints itself as a holder, and judges other holders from where it runs.
 
-Run as `python -m tests.core.process`.  It prints itself as a holder, answers each line of input with one line, and
-ends with its input:
+Run as `python -m tests.support.process`.  It answers each line of input with one line, and ends with its input:
 
     judge HOLDER      answers `dead` or `not dead`
-    now               answers with its ticks and its epoch, or with `null` for the latter
-    spawn [WORDS...]  starts one more of these, WORDS before its command; answers with what that prints of itself
-    kill              kills and reaps the one started last; answers `killed`
+    now               answers with its ticks and its epoch, which may be `null`
+    spawn [WORDS...]  starts another such process, WORDS before its command; answers with the holder that it prints
+    kill              kills and reaps the process that was spawned last; answers `killed`
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def answer(machine: Machine) -> None:
 
 
 def answer_without_leader(machine: Machine, holder: Holder) -> None:
-    """Let the main thread exit and go on in another one: the leader is then a zombie, the process alive."""
+    """Let the main thread exit and go on in another one: the leader of the threads is then a zombie, the process alive."""
 
     def work() -> None:
         stat = f"/proc/{os.getpid()}/task/{os.getpid()}/stat"
@@ -82,7 +81,7 @@ def answer_without_leader(machine: Machine, holder: Holder) -> None:
 
 
 def become_nobody() -> None:
-    """Give up root, where we are root."""
+    """Give up the rights of root, if this process has them."""
     if sys.platform != "win32" and os.geteuid() == 0:
         os.setgroups([])
         os.setgid(NOBODY)
