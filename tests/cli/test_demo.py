@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
+from tests.cli.commands import PATIENCE, at_terminal
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 DEMO = [sys.executable, "-m", "mcp_claims", "demo"]
@@ -22,7 +21,7 @@ def run_demo(tmp_path: Path, command: list[str] = DEMO) -> subprocess.CompletedP
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -55,21 +54,12 @@ def test_it_is_plain_when_piped(tmp_path: Path) -> None:
 
 
 def test_it_draws_tables_in_colour_in_a_terminal(tmp_path: Path) -> None:
-    pty = pytest.importorskip("pty", reason="terminals of POSIX")
-    primary, secondary = pty.openpty()
-    child = subprocess.Popen(
-        DEMO,
-        env=PYTHON_ENVIRONMENT | {"TMPDIR": str(tmp_path), "COLUMNS": "100", "TERM": "xterm-256color"},
-        stdin=subprocess.DEVNULL,
-        stdout=secondary,
-        stderr=secondary,
-    )
-    os.close(secondary)
-    shown = bytearray()
-    while part := _read(primary):
-        shown += part
-    os.close(primary)
-    assert child.wait(timeout=60) == 0
+    environment = PYTHON_ENVIRONMENT | {"TMPDIR": str(tmp_path), "COLUMNS": "100", "TERM": "xterm-256color"}
+    with at_terminal(DEMO, environment) as (demo, terminal):
+        shown = bytearray()
+        while part := _read(terminal):
+            shown += part
+        assert demo.wait(PATIENCE) == 0
     assert "┃" in shown.decode() and "\x1b[32myes" in shown.decode()
 
 
@@ -88,7 +78,7 @@ def test_it_fails_when_two_win(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 1

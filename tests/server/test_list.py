@@ -25,7 +25,7 @@ async def test_three_claims_are_three_lines_with_who_until_when_and_why(claims_d
         await ben.call_tool("try_claim", {"key": "mine"})
         answer = await ben.call_tool("list_claims", {})
         lines = words(answer).splitlines()
-        assert lines[0] == "LISTED: 3 claims." and lines[-1].endswith(" That is all.")
+        assert lines[0] == "LISTED: 3 claims." and lines[-1] == "That is all."
         assert lines[1].startswith('- "red" (namespace "ci") was done by ')
         assert lines[2].startswith('- "a/b#1" (namespace "default") is held by ') and 'quoted: "on it"' in lines[2]
         listed = facts(answer)["claims"]

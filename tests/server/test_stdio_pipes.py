@@ -143,6 +143,6 @@ def test_without_stderr_stray_prints_go_nowhere(claims_dir: Path) -> None:
     ) as process:
         server = RawServer(process)
         server.send("stray", {})
-        assert server.receive()["result"]["structuredContent"] == {"printed": True}
+        assert server.receive()["result"]["structuredContent"] == {"printed": True, "advice": ""}
         server.stdin.close()
         assert server.stdout.read() == ""

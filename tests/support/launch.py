@@ -1,4 +1,4 @@
-"""Starting `tests.core.process`, in new namespaces where a test needs them."""
+"""Starting `tests.support.process`, in new namespaces where a test needs them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """A running `tests.core.process`."""
+    """A running `tests.support.process`."""
 
     def __init__(self, command: list[str]) -> None:
         self._popen = subprocess.Popen(
@@ -36,7 +36,12 @@ class Process:
         return self.ask(f"judge {holder_to_json(holder)}")
 
     def end(self) -> None:
-        self._popen.communicate(timeout=30)
+        """Close its input, which ends it; kill it if that does not."""
+        with self._popen:
+            try:
+                self._popen.communicate(timeout=60)
+            finally:
+                self._popen.kill()
 
     def _line(self) -> str:
         assert self._popen.stdout is not None
@@ -53,7 +58,7 @@ def process(*options: str, under: list[str] | None = None) -> Iterator[Process]:
 
 
 def unshare(*flags: str) -> list[str]:
-    """Return the words that run a command in new namespaces; skip where that is not allowed, but never in CI."""
+    """Return the words that run a command in new namespaces; where that is not allowed, skip the test, or fail it in CI."""
     root = sys.platform == "linux" and os.geteuid() == 0
     words = ["unshare", *([] if root else ["--user", "--map-root-user"]), *flags]
     try:
