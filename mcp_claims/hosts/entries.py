@@ -44,14 +44,28 @@ def with_transport(launch: Launch) -> Entry:
     return Entry({"type": "stdio", **plain(launch).required})
 
 
+def claude_code(launch: Launch) -> Entry:
+    """Return the entry of Claude Code, which otherwise hides the tools behind a search, and does not wait for them."""
+    return Entry(with_transport(launch).required, {"alwaysLoad": True})
+
+
+def qwen(launch: Launch) -> Entry:
+    """Return the entry of Qwen Code, which otherwise hides the tools behind a search."""
+    return Entry(plain(launch).required, {"alwaysLoadTools": True})
+
+
 def with_timeout(launch: Launch) -> Entry:
     """Return the entry of Zed and Cline, which by default give a call 60 s."""
     return Entry(plain(launch).required, {"timeout": CALL_SECONDS})
 
 
 def codex(launch: Launch) -> Entry:
-    """Return the entry of Codex, which by default gives a server 10 s to start and a call 60 s."""
-    return Entry(plain(launch).required, {"startup_timeout_sec": START_SECONDS, "tool_timeout_sec": CALL_SECONDS})
+    """Return the entry of Codex, which by default gives a server 10 s to start and a call 60 s.
+
+    Without `required` its first turn does not wait for the server, and the model has no tools.
+    """
+    time_limits = {"startup_timeout_sec": START_SECONDS, "tool_timeout_sec": CALL_SECONDS}
+    return Entry(plain(launch).required, {"required": True, **time_limits})
 
 
 def copilot(launch: Launch) -> Entry:

@@ -142,6 +142,7 @@ class _ToolSpec(NamedTuple):
     run: Callable[[Call], Awaitable[Rendered]]
     read_only: bool = False
     idempotent: bool = True
+    always_load: bool = False
 
 
 TOOLS = {
@@ -154,6 +155,7 @@ TOOLS = {
         ClaimAnswer,
         _try_claim,
         idempotent=False,
+        always_load=True,
     ),
     "is_claimed_by_other": _ToolSpec(
         "See who holds an event",
@@ -171,6 +173,7 @@ TOOLS = {
         ReleaseArguments,
         ReleaseAnswer,
         _release,
+        always_load=True,
     ),
     "list_claims": _ToolSpec(
         "List claims",
@@ -217,6 +220,8 @@ def definitions() -> dict[str, Tool]:
                 idempotent_hint=tool.idempotent,
                 open_world_hint=False,
             ),
+            # Claude Code hides other tools behind a search, and a model does not search for what it does not know.
+            meta={"anthropic/alwaysLoad": True} if tool.always_load else None,
         )
         for name, tool in TOOLS.items()
     }

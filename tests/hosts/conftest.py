@@ -17,7 +17,7 @@ Run = Callable[..., tuple[int, str]]
 # They lead out of the home directory, or choose another store.
 _VARIABLES = [
     *("APPDATA", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "CLAUDE_CONFIG_DIR", "CODEX_HOME", "COPILOT_HOME", "CLINE_DIR"),
-    *("GEMINI_CLI_HOME", "CONTINUE_GLOBAL_DIR"),
+    *("GEMINI_CLI_HOME", "QWEN_HOME", "CONTINUE_GLOBAL_DIR"),
     *("MCP_CLAIMS_DIR", "MCP_CLAIMS_LAYOUT", "MCP_CLAIMS_PROVIDER", "MCP_CLAIMS_STORE"),
 ]
 

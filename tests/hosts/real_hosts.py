@@ -76,10 +76,7 @@ REAL_HOSTS: Mapping[str, RealHost] = {
                 "ANTHROPIC_BASE_URL": "{url}",
                 "ANTHROPIC_API_KEY": "none",
                 "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-                # All tools at once: a script does not search for them.
-                "ENABLE_TOOL_SEARCH": "false",
-                # The first turn waits for the server, however loaded the machine is.
-                "MCP_CONNECTION_NONBLOCKING": "false",
+                # On a loaded machine.
                 "MCP_CONNECT_TIMEOUT_MS": "60000",
             },
         ),
@@ -101,8 +98,6 @@ REAL_HOSTS: Mapping[str, RealHost] = {
                     'model_providers.scripted.wire_api="responses"',
                 ),
                 *("-c", 'model_providers.scripted.base_url="{url}/v1"'),
-                # Otherwise the first turn does not wait for the server.
-                *("-c", "mcp_servers.claims.required=true"),
                 "{prompt}",
             ),
             shell=lambda command: use("exec_command", cmd=command),
@@ -127,6 +122,24 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             ),
             # By default 5 s, which is too little on a busy machine.
             more_time=(".gemini/settings.json", '"command":', '"timeout": 100000, "command":'),
+        ),
+        RealHost(
+            "qwen-code",
+            list_command=("qwen", "mcp", "list"),
+            listed=r"{name}: .*mcp_claims serve.* \(stdio\) - Connected",
+            existing_file=(".qwen/settings.json", '// mine\n{\n  "ui": {"hideTips": true} // why\n}\n'),
+            session_command=("qwen", "--yolo", "{prompt}"),
+            shell=lambda command: use("run_shell_command", command=command, description="Act", is_background=False),
+            client="qwen-code",
+            variables={
+                "ANTHROPIC_BASE_URL": "{url}",
+                "ANTHROPIC_API_KEY": "none",
+                "ANTHROPIC_MODEL": "claude-sonnet-4-5",
+            },
+            settings=(
+                ".qwen/settings.json",
+                '{"security": {"auth": {"selectedType": "anthropic"}}, "privacy": {"usageStatisticsEnabled": false}}',
+            ),
         ),
         RealHost(
             "opencode",
@@ -232,7 +245,7 @@ def make_host_home(directory: Path) -> HostHome:
     for each in (home, project):
         each.mkdir()
     # Hosts would take the variables of an agent that runs the tests for their own.
-    foreign = ("CLAUDE", "CODEX", "GEMINI", "OPENCODE", "ANTHROPIC", "OPENAI", "XDG_", "MCP_CLAIMS_")
+    foreign = ("CLAUDE", "CODEX", "GEMINI", "QWEN", "OPENCODE", "ANTHROPIC", "OPENAI", "XDG_", "MCP_CLAIMS_")
     own = {name: value for name, value in PYTHON_ENVIRONMENT.items() if not name.startswith(foreign)}
     path = f"{Path(INSTALLED) / 'node_modules' / '.bin'}{os.pathsep}{os.environ['PATH']}"
     return HostHome(
