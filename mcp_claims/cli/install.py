@@ -29,7 +29,18 @@ if TYPE_CHECKING:
 # `mcp_claims.hosts` is imported inside the functions that need it: with its parsers of TOML and YAML it would double the
 # time of `mcp-claims --help` and of completion.  That is also why its names are repeated here; a test compares them.
 HOST_NAMES = (
-    *("claude-code", "claude-desktop", "codex", "copilot-cli", "gemini-cli", "qwen-code", "cursor", "vscode", "windsurf", "zed"),
+    *(
+        "claude-code",
+        "claude-desktop",
+        "codex",
+        "copilot-cli",
+        "gemini-cli",
+        "qwen-code",
+        "cursor",
+        "vscode",
+        "windsurf",
+        "zed",
+    ),
     *("opencode", "cline", "continue"),
 )
 _SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import re
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints, is_typeddict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -106,12 +108,13 @@ class PruneArguments(Arguments):
 
 
 A = TypeVar("A", bound=Arguments)
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 
 
 def parse(model: type[A], arguments: dict[str, Any] | None) -> A:
     """Check *arguments*; raise `InvalidInputError` that names the first wrong one and says what it has to be."""
     try:
-        return model.model_validate(arguments or {})
+        return model.model_validate(_in_own_types(model, arguments or {}))
     except ValidationError as error:
         # Without the input and the link to pydantic's pages: a model has to read this.
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -123,6 +126,31 @@ def parse(model: type[A], arguments: dict[str, Any] | None) -> A:
         described = getattr(model.model_fields.get(name), "description", None)
         meaning = f" ({described})" if described else ""
         raise InvalidInputError(name, f"is wrong: {first['msg'].lower()}{meaning}") from error
+
+
+def _in_own_types(model: type[Arguments], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return *arguments* as *model* means them, where hosts write them otherwise.
+
+    A host with strict schemas sends every argument, and "" or null for what its model left out; some models quote
+    numbers and booleans, or write a key that is a number without quotes.
+    """
+    own: dict[str, Any] = {}
+    for name, value in arguments.items():
+        field = model.model_fields.get(name)
+        if field is None:
+            own[name] = value
+            continue
+        if value in ("", None) and not field.is_required():
+            continue
+        types = get_args(field.annotation) or (field.annotation,)
+        if bool in types and value in ("true", "false"):
+            value = value == "true"
+        elif (float in types or int in types) and isinstance(value, str) and _NUMBER.fullmatch(value):
+            value = json.loads(value)
+        elif str in types and isinstance(value, int | float) and not isinstance(value, bool):
+            value = json.dumps(value)
+        own[name] = value
+    return own
 
 
 def encode_cursor(position: str) -> str:

@@ -16,21 +16,22 @@ from tests.support.servers import facts, one_client, words
 pytestmark = pytest.mark.anyio
 
 RANGE = "ttl_minutes must be a number from 1/60 (one second) to 1,440 (24 hours)"
-# JSON has no NaN and no infinity: clients send null.
 IN_WORDS = "ttl_minutes is wrong: input should be a valid number (Minutes until the claim expires unless renewed: 1/60 to 1440)"
 BAD = [
     pytest.param("try_claim", {}, "key is wrong: field required", id="no key"),
     pytest.param("try_claim", {"key": ""}, "key must not be empty", id="empty key"),
-    pytest.param("try_claim", {"key": 7}, "key is wrong: input should be a valid string", id="number for a key"),
+    pytest.param("try_claim", {"key": None}, "key is wrong: input should be a valid string", id="null for a key"),
+    pytest.param("try_claim", {"key": True}, "key is wrong: input should be a valid string", id="true for a key"),
     pytest.param("try_claim", {"key": "k" * 1_025}, "key must be at most 1,024 bytes", id="key too long"),
     pytest.param("try_claim", {"key": "é" * 513}, "key must be at most 1,024 bytes", id="key too long in bytes"),
     pytest.param("try_claim", {"key": "a\nb"}, "key must not contain line breaks", id="line break in key"),
-    pytest.param("try_claim", {"key": "k", "namespace": ""}, "namespace must not be empty", id="empty namespace"),
     pytest.param("try_claim", {"key": "k", "namespace": "\x00"}, "namespace must not contain", id="NUL in namespace"),
     pytest.param("try_claim", {"key": "k", "ttl_minutes": 0}, RANGE, id="TTL zero"),
     pytest.param("try_claim", {"key": "k", "ttl_minutes": -1}, RANGE, id="TTL negative"),
-    pytest.param("try_claim", {"key": "k", "ttl_minutes": float("nan")}, IN_WORDS, id="TTL not a number"),
-    pytest.param("try_claim", {"key": "k", "ttl_minutes": float("inf")}, IN_WORDS, id="TTL infinite"),
+    pytest.param("try_claim", {"key": "k", "ttl_minutes": "NaN"}, IN_WORDS, id="TTL not a number"),
+    pytest.param("try_claim", {"key": "k", "ttl_minutes": "Infinity"}, IN_WORDS, id="TTL infinite"),
+    pytest.param("try_claim", {"key": "k", "ttl_minutes": "1e2"}, IN_WORDS, id="TTL with an exponent"),
+    pytest.param("try_claim", {"key": "k", "redo": "yes"}, "redo is wrong", id="redo in words"),
     pytest.param("try_claim", {"key": "k", "ttl_minutes": 525_600}, RANGE, id="TTL of a year"),
     pytest.param("try_claim", {"key": "k", "ttl_minutes": True}, IN_WORDS, id="TTL true"),
     pytest.param("try_claim", {"key": "k", "ttl_minutes": "soon"}, IN_WORDS, id="TTL in words"),
@@ -43,7 +44,7 @@ BAD = [
     ),
     pytest.param("release", {"key": ""}, "key must not be empty", id="release of an empty key"),
     pytest.param("is_claimed_by_other", {"key": "a\x1b"}, "key must not contain", id="look at a control character"),
-    pytest.param("prune", {"namespace": ""}, "namespace must not be empty", id="prune of an empty namespace"),
+    pytest.param("release", {"key": "k", "outcome": "great"}, "outcome is wrong", id="made-up outcome"),
     pytest.param("prune", {"all": True}, "all is not an argument", id="prune with a made-up argument"),
 ]
 
@@ -74,10 +75,26 @@ async def test_a_note_that_looks_like_json_stays_text(claims_dir: Path) -> None:
             assert facts(answer)["note"] == note
 
 
-async def test_null_for_what_may_be_left_out_is_leaving_it_out(claims_dir: Path) -> None:
+async def test_arguments_count_in_the_spellings_that_hosts_use(claims_dir: Path) -> None:
+    """A strict host sends every argument, with "" or null for those left out; models quote numbers and booleans."""
+    absent: dict[str, Any]
     async with server_on(claims_dir) as client:
-        assert facts(await client.call_tool("try_claim", {"key": "k", "note": None}))["claimed"]
-        assert facts(await client.call_tool("prune", {"namespace": None}))["live"] == 1
+        for absent in (
+            {"session": "", "namespace": "", "note": ""},
+            {"session": None, "namespace": None, "note": None},
+        ):
+            arguments = {"key": "k", "ttl_minutes": "45", "wait_seconds": "0", "redo": "false", "keep_alive": "true"}
+            answer = facts(await client.call_tool("try_claim", arguments | absent))
+            assert (answer["claimed"], answer["namespace"]) == (True, "default")
+            assert 44 * 60 < answer["expires_in_seconds"] <= 45 * 60
+            assert "note" not in answer
+        number = facts(await client.call_tool("try_claim", {"key": 4521}))
+        assert (number["claimed"], number["key"]) == (True, "4521")
+        generation = {"key": "4521", "generation": str(number["generation"])}
+        assert facts(await client.call_tool("is_claimed_by_other", generation))["in_force"] is True
+        assert facts(await client.call_tool("prune", {"namespace": None}))["live"] == 2
+        released = facts(await client.call_tool("release", {"key": "k", "outcome": "", "retention_hours": None}))
+        assert released["released"] and "outcome" not in released
 
 
 async def test_a_tool_that_does_not_exist_is_a_protocol_error_that_names_those_that_do(claims_dir: Path) -> None:

@@ -198,7 +198,7 @@ async def test_whoever_waits_is_told_that_it_goes_on(claims_dir: Path) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("seconds", [-1, 301, "5", True])
+@pytest.mark.parametrize("seconds", [-1, 301, "soon", True])
 async def test_a_wait_out_of_range_is_refused(claims_dir: Path, seconds: object) -> None:
     async with Client(stdio(claims_dir)) as client:
         refused = await client.call_tool("try_claim", {"key": "red", "wait_seconds": seconds})
