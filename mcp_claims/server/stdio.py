@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
-from typing import NoReturn
+from contextvars import Context
+from types import TracebackType
+from typing import NoReturn, Self
 
 import anyio
 from mcp.server.stdio import stdio_server
+from mcp.shared._stream_protocols import ReadStream, WriteStream
+from mcp.shared.message import SessionMessage
+from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError
+from pydantic import ValidationError
 
 from mcp_claims.server.app import build_server
 from mcp_claims.server.pipes import host_pipes
@@ -41,11 +48,76 @@ async def _serve(registry: SessionRegistry) -> None:
     server = build_server(lambda: registry)
     async with stdio_server(*host_pipes()) as (reading, writing):
         try:
-            await server.run(reading, writing, server.create_initialization_options())
+            messages = _AnsweredStream(reading, writing)
+            await server.run(messages, writing, server.create_initialization_options())
         except anyio.get_cancelled_exc_class():
             # Writing failed, so the client has gone, although it may have left stdin open.  The sessions have ended on
             # the way here.
             _exit(0)
+
+
+class _AnsweredStream:
+    """The messages of *reading*; a line that is none is answered with an error instead.
+
+    The SDK drops such a line without a word, and a host that waits for the answer waits until its time-out.
+    """
+
+    def __init__(self, reading: ReadStream[SessionMessage | Exception], writing: WriteStream[SessionMessage]) -> None:
+        self._reading, self._writing = reading, writing
+
+    @property
+    def last_context(self) -> Context | None:
+        """The context of the last message, as the SDK's own streams have it."""
+        return getattr(self._reading, "last_context", None)
+
+    async def receive(self) -> SessionMessage | Exception:
+        while True:
+            item = await self._reading.receive()
+            if not isinstance(item, Exception):
+                return item
+            for error in _errors_for(item):
+                await self._writing.send(SessionMessage(error))
+
+    async def aclose(self) -> None:
+        await self._reading.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def _errors_for(problem: Exception) -> list[JSONRPCError]:
+    """Return an error for each request in a line that is no message; one without an id if none can be found."""
+    found = [each["input"] for each in problem.errors(include_url=False)] if isinstance(problem, ValidationError) else []
+    line = next((each for each in found if isinstance(each, dict)), found[0] if found else None)
+    code, reason = INVALID_REQUEST, "not a JSON-RPC message"
+    if isinstance(line, str):
+        if not line.strip():
+            return []
+        try:
+            line = json.loads(line)
+            reason = "not valid Unicode"  # Python reads it and the SDK does not: half of a surrogate pair.
+        except ValueError:
+            code, reason = PARSE_ERROR, "not JSON"
+    if isinstance(line, list):
+        reason = "batches are not supported; send one message a line"
+    requests = [each for each in (line if isinstance(line, list) else [line]) if isinstance(each, dict)]
+    ids = [each["id"] for each in requests if isinstance(each.get("id"), str | int)]
+    data = ErrorData(code=code, message=reason)
+    return [JSONRPCError(jsonrpc="2.0", id=each, error=data) for each in ids or [None]]
 
 
 def _stop_on_signals(registry: SessionRegistry) -> None:
