@@ -92,7 +92,7 @@ async def test_the_sdks_client_claims_in_every_era(claims_dir: Path, era: str) -
 def test_a_line_that_is_no_message_is_answered_with_an_error_and_its_id_where_it_has_one(claims_dir: Path) -> None:
     """A host waits for the answer to its request until its time-out: 330 s, where `install` wrote the entry."""
     surrogate = '{"name": "try_claim", "arguments": {"key": "k", "note": "\\ud83d"}}'
-    lines = {
+    lines: dict[str, list[tuple[int | str | None, int]]] = {
         f'{{"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {surrogate}}}': [(2, -32600)],
         "no JSON": [(None, -32700)],
         '[{"jsonrpc": "2.0", "id": 3, "method": "ping"}, {"jsonrpc": "2.0", "id": "x", "method": "ping"}]': [
