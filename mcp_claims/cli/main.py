@@ -52,9 +52,10 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line *arguments*; return the exit code: 0 yes or done, 1 no, 2 wrong usage, 3 store trouble."""
     words = list(arguments)
     completing = _COMPLETING in os.environ
-    typed = os.environ["COMP_LINE"].split() if completing else words
+    typed = os.environ["COMP_LINE"].split()[1:] if completing else words
     # No option before the command has a value, so argparse takes the same word for the command.
-    chosen = next((word for word in typed if word in COMMANDS), None)
+    first = next((word for word in typed if not word.startswith("-")), None)
+    chosen = first if first in COMMANDS else None
     parser = build_parser(chosen)
     if completing:
         import argcomplete  # An import of 30 ms that completion alone needs.
@@ -71,14 +72,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of the command line, in which only the command *chosen* has its options."""
+    """Return the parser of the command *chosen*, or else of the names of all commands, without their options."""
     parser = argparse.ArgumentParser(
         prog="mcp-claims",
         description="Exclusive claims for agents that run side by side: of all that see an event, exactly one acts.",
     )
     parser.add_argument("--version", action="version", version=f"mcp-claims {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (module, summary) in COMMANDS.items():
+    for name in COMMANDS if chosen is None else (chosen,):
+        module, summary = COMMANDS[name]
         command = commands.add_parser(
             name,
             help=summary,
