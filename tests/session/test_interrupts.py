@@ -15,6 +15,7 @@ from mcp_claims.errors import NotClaimedError
 from mcp_claims.model.records import Claim
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.session import Session
+from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.store import FileStore
 from tests.support.interrupts import Interrupt, InterruptAtLine, no_lock_is_held
 
@@ -31,12 +32,22 @@ KEY = "red"
 MIN_LINES = 50  # Fewer would mean that the lines are not traced.
 
 
+class Unsynced(FileSystem):
+    """No power is cut in these tests, and each first grant syncs three times."""
+
+    def sync(self, fd: int) -> None:
+        """Do nothing."""
+
+    def sync_directory(self, path: str) -> None:
+        """Do nothing."""
+
+
 def hold(session: Session) -> None:
     assert session.try_claim(KEY).claimed
 
 
 def held_by_another(session: Session) -> None:
-    hold(process_session(FileStore(session._store.directory)))  # type: ignore[attr-defined]
+    hold(process_session(session._store))
 
 
 def nothing(session: Session) -> None:
@@ -75,7 +86,7 @@ OPERATIONS = {
 def test_an_interrupt_at_any_line_leaves_no_key_with_an_ended_session_and_no_lock(tmp_path: Path, name: str) -> None:
     operation = OPERATIONS[name]
     for at in count(1):
-        store = FileStore(tmp_path / str(at))
+        store = FileStore(tmp_path / str(at), fs=Unsynced())
         session = process_session(store)
         operation.prepare(session)
         line = InterruptAtLine(at, mcp_claims)
