@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Lock
+from threading import RLock
 
 from mcp_claims.errors import StoreBusyError, UnsafeDirectoryError
 from mcp_claims.model.records import Claim, Found, ScopedKey
@@ -17,7 +17,8 @@ class HeldClaims:
         self._name = name
         self._granted: dict[ScopedKey, Claim] = {}
         self._in_doubt: list[ScopedKey] = []
-        self._lock = Lock()
+        # Re-entrant: an exception in the middle of leaving it must not lock this thread out of its own session.
+        self._lock = RLock()
 
     def __bool__(self) -> bool:
         return bool(self._granted or self._in_doubt)
