@@ -51,9 +51,16 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
     if request.wait_seconds <= 0 or not _waits.acquire(blocking=False):
         return await change_off_loop(session, partial(_try_once, session, request), undo)
 
+    reporting: list[anyio.CancelScope] = []
+
+    async def send(waited: float) -> None:
+        if report is not None and not wakeup.stopped:
+            with anyio.CancelScope() as scope:
+                reporting[:] = [scope]
+                await report(waited, request.wait_seconds, "still held by another session")
+
     def progress(waited: float) -> None:
-        if report is not None:
-            anyio.from_thread.run(report, waited, request.wait_seconds, "still held by another session")
+        anyio.from_thread.run(send, waited)
 
     try:
         wakeup = Wakeup()
@@ -62,6 +69,8 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
             return await anyio.to_thread.run_sync(job.run, abandon_on_cancel=True, limiter=_unlimited)
         except anyio.get_cancelled_exc_class():
             wakeup.stop()
+            for scope in reporting:  # The client may no longer read, and the thread waits for its report.
+                scope.cancel()
             await job.abandon()
             wakeup.close()  # The thread may not have begun.
             raise

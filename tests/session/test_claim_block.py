@@ -16,6 +16,7 @@ import pytest
 from mcp_claims.errors import NotClaimedError, SessionEndedError, StoreBusyError, StoreUnavailableError
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.requests import ClaimRequest
+from mcp_claims.session import acquire as acquire_module
 from mcp_claims.session import offload
 from mcp_claims.session.acquire import Wakeup, acquire
 from mcp_claims.session.results import ClaimResult, Status
@@ -243,6 +244,30 @@ def test_of_waits_that_begin_at_once_those_beyond_the_limit_are_answered_at_once
             await anyio.sleep(0.1)
             assert [answer.status for answer in answers] == [Status.HELD] * 3
             tasks.cancel_scope.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_wait_is_cancelled_although_its_client_reads_no_progress(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acquire_module, "_PROGRESS_INTERVAL", 0.0)
+    monkeypatch.setattr(acquire_module, "_POLL_INTERVAL", 0.01)
+    session, other = bench.session(), bench.session()
+    granted(other)
+
+    async def run() -> None:
+        sending = asyncio.Event()
+
+        async def report(waited: float, of: float, what: str) -> None:
+            sending.set()
+            await anyio.sleep_forever()
+
+        task = asyncio.create_task(offload.acquire_async(session, ClaimRequest.parse(KEY, wait_seconds=60), report))
+        await sending.wait()
+        task.cancel()
+        _, waiting = await asyncio.wait([task], timeout=WITHIN)
+        assert not waiting
 
     asyncio.run(run())
 
