@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from threading import BoundedSemaphore, Event, Thread
 from typing import NoReturn
 
@@ -20,9 +23,11 @@ from mcp_claims.session import acquire as acquire_module
 from mcp_claims.session import offload
 from mcp_claims.session.acquire import Wakeup, acquire
 from mcp_claims.session.results import ClaimResult, Status
+from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
 from tests.session.bench import HALF_AN_HOUR, KEY, Bench, MemoryBench, granted
 from tests.session.faulty import Busy, Delayed
+from tests.stores.files.test_interrupts import Interrupt, InterruptAtLine
 from tests.support.interrupting import DelegatingStore
 
 WITHIN = 20.0  # s, on a machine that is busy with other things
@@ -280,3 +285,34 @@ def test_a_wait_without_descriptors_is_a_clear_error(bench: Bench, monkeypatch: 
     with pytest.raises(StoreUnavailableError, match="Too many open files"), bench.session().claim(KEY, wait=1):
         pass
     assert list(bench.store.scan()) == []
+
+
+def hold_briefly(session: Session) -> None:
+    with session.claim(KEY):
+        pass
+
+
+CALLS: dict[str, Callable[[Session], object]] = {
+    "try_claim": lambda session: session.try_claim(KEY),
+    "claim": hold_briefly,
+    "release": lambda session: session.release(KEY),
+}
+
+
+@pytest.mark.rule("C8")
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("name", CALLS)
+def test_an_interrupt_at_any_line_leaves_no_key_held_by_a_session_that_has_ended(name: str, held: bool) -> None:
+    for at in count(1):
+        bench = MemoryBench()
+        session = bench.session()
+        if held:
+            granted(session)
+        line = InterruptAtLine(at, os.path.dirname(acquire_module.__file__))
+        with suppress(Interrupt, NotClaimedError), line:
+            CALLS[name](session)
+        session.close()
+        assert list(bench.store.scan()) == [], line.interrupted
+        assert not session.holds_anything, line.interrupted
+        if line.interrupted is None:
+            break

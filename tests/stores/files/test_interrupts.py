@@ -34,10 +34,10 @@ class Interrupt(BaseException):
 
 
 class InterruptAtLine:
-    """Raises `Interrupt` before the line with number *at*, counted from one as they are executed, of the file store."""
+    """Raises `Interrupt` before the line with number *at*, counted from one as they are executed, of *package*."""
 
-    def __init__(self, at: int) -> None:
-        self._left = at
+    def __init__(self, at: int, package: str = PACKAGE) -> None:
+        self._left, self._package = at, package
         self.interrupted: CodeType | None = None
 
     def __enter__(self) -> None:
@@ -50,7 +50,7 @@ class InterruptAtLine:
         sys.settrace(self._before)
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        if not frame.f_code.co_filename.startswith(self._package):
             return None
         if event == "line" and self.interrupted is None:
             self._left -= 1
