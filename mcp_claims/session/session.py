@@ -129,8 +129,12 @@ class Session:
         request = ClaimRequest.parse(
             key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, wait_seconds=wait, keep_alive=keep_alive
         )
-        with self._hold(request, acquire(self, request)) as claim:
-            yield claim
+        claim = _new_grant(request, acquire(self, request))
+        try:
+            with self._keep_alive(claim, request):
+                yield claim
+        finally:
+            self.release_own(claim, LOCK_TIMEOUT)
 
     @asynccontextmanager
     async def claim_async(
@@ -145,13 +149,17 @@ class Session:
         keep_alive: bool = False,
     ) -> AsyncIterator[Claim]:
         """Hold *key* for the block, as `claim` does, without blocking the event loop (asyncio or trio's, by anyio)."""
-        from mcp_claims.session.offload import acquire_async  # Only this method needs an event loop.
+        from mcp_claims.session.offload import acquire_async, release_async  # Only this method needs an event loop.
 
         request = ClaimRequest.parse(
             key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, wait_seconds=wait, keep_alive=keep_alive
         )
-        with self._hold(request, await acquire_async(self, request)) as claim:
-            yield claim
+        claim = _new_grant(request, await acquire_async(self, request))
+        try:
+            with self._keep_alive(claim, request):
+                yield claim
+        finally:
+            await release_async(self, claim)
 
     def inspect(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, generation: int | None = None) -> Inspection:
         """Return who holds *key*.  Claims nothing; removes a dead claim that it meets.
@@ -246,7 +254,7 @@ class Session:
         self._closed = True
         deadline = time.monotonic() + within
         released = 0
-        for scoped in self._held.keys():  # noqa: SIM118 (a copy, since a release changes it)
+        for scoped in self._held.keys():  # noqa: SIM118 (a copy, since a release changes what is held)
             left = deadline - time.monotonic()
             if dying and left <= 0:
                 break
@@ -297,13 +305,14 @@ class Session:
                 taken_over = TakenOver(found, state)
             assert not isinstance(found, Unreadable)
             new = self._renewed(found, now, request) if ours and found else self._granted(now, request)
-            with self._held.in_doubt(scoped):
+            # A renewal leaves nothing in doubt: what it renews was held before.
+            with nullcontext() if ours else self._held.in_doubt(new):
                 swap = self._store.swap(scoped, found, new, lock_timeout=lock_timeout)
                 found = swap.found
                 if not swap.won or not isinstance(found, Claim):
                     taken_over = None
                     continue
-                acquired = acquired or not ours
+                acquired = acquired or not ours or self._held.take_doubt(found)
                 lost = lost or self._held.lost(cached, found)
                 now = self._machine.now()
                 # A claim that expired while we waited for the lock is renewed, not handed over dead.
@@ -363,10 +372,17 @@ class Session:
         """Release *grant*, which its caller has not heard of, unless somebody else has built on it since."""
         try:
             if self._store.swap(grant.scoped, grant, None).won:
-                self._held.remove(grant.scoped, grant.generation)
+                self._held.remove(grant)
         except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
             # Nobody is left to report to.  The claim is ours: the end of the session or its expiry frees it.
             return
+
+    def release_own(self, grant: Claim, lock_timeout: float) -> ReleaseResult:
+        """Release *grant*, renewed or not, and no other grant of this session, which a parallel call may just have got.
+
+        Works on a closed session too, which may have failed to release it.
+        """
+        return self._release(ReleaseRequest(grant.scoped), lock_timeout, grant)
 
     def begin_close(self) -> None:
         """Refuse further calls; `close` follows later, from where it may take its time."""
@@ -398,16 +414,8 @@ class Session:
         """Return the present moment on this machine's clocks."""
         return self._machine.now()
 
-    @contextmanager
-    def _hold(self, request: ClaimRequest, result: ClaimResult) -> Iterator[Claim]:
-        if result.status is not Status.ACQUIRED or not isinstance(result.found, Claim):
-            raise NotClaimedError(_refusal(request.scoped, result), result)
-        kept = KeepAliveThread(self, result.found, request.ttl) if request.keep_alive else nullcontext()
-        try:
-            with kept:
-                yield result.found
-        finally:
-            self._release(ReleaseRequest(request.scoped), LOCK_TIMEOUT)
+    def _keep_alive(self, grant: Claim, request: ClaimRequest) -> AbstractContextManager[object]:
+        return KeepAliveThread(self, grant, request.ttl) if request.keep_alive else nullcontext()
 
     def _check_usable(self, namespace: str | None = None) -> None:
         if namespace is not None:
@@ -420,10 +428,14 @@ class Session:
     def _is_forked(self) -> bool:
         return self._forks != fork_count() or self._machine.pid() != self._pid
 
-    def _release(self, request: ReleaseRequest, lock_timeout: float) -> ReleaseResult:
+    def _release(self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None) -> ReleaseResult:
+        """Release our claim on the key of *request*; with *grant* only if it is that one."""
         scoped = request.scoped
-        cached = self._held.get(scoped)
-        first = self._store.read(scoped) if cached is None else cached
+        cached, doubts = self._held.get(scoped), self._held.doubts(scoped)
+        if grant is not None and (cached is None or cached.generation != grant.generation):
+            first: Found = grant
+        else:
+            first = self._store.read(scoped) if cached is None else cached
         found: Found = first
         # A claim that a parallel call of ours took anew has a new generation: it is not the one to release.
         while isinstance(found, Claim) and isinstance(first, Claim) and self._holds(found, scoped):
@@ -435,9 +447,10 @@ class Session:
                 marker = expiry.marker_of(found, request.outcome, now, request.retention, request.note)
             swap = self._store.swap(scoped, found, marker, lock_timeout=lock_timeout)
             if swap.won:
-                self._held.remove(scoped, found.generation)
+                self._held.remove(found)
                 return ReleaseResult(True, swap.found or found, self._machine.now())
             found = swap.found
+        self._held.settle(doubts, found)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
 
     def _granted(self, now: Moment, request: ClaimRequest) -> Claim:
@@ -471,6 +484,12 @@ class Session:
         if self._closed:
             self._release(ReleaseRequest(grant.scoped), CLOSE_TIMEOUT)
             raise SessionEndedError
+
+
+def _new_grant(request: ClaimRequest, result: ClaimResult) -> Claim:
+    if result.status is not Status.ACQUIRED or not isinstance(result.found, Claim):
+        raise NotClaimedError(_refusal(request.scoped, result), result)
+    return result.found
 
 
 def _refusal(scoped: ScopedKey, result: ClaimResult) -> str:

@@ -155,7 +155,7 @@ class TakesUnreadableForFree(FileStore):
 
 
 class ReleasesByPath(Session):
-    def _release(self, request: ReleaseRequest, lock_timeout: float) -> ReleaseResult:
+    def _release(self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None) -> ReleaseResult:
         scoped = request.scoped
         found = self._store.read(scoped)
         while isinstance(found, Claim):

@@ -285,7 +285,9 @@ def plant(fault: str) -> None:
         return
     assert fault == "release by path"
 
-    def release(self: Session, request: ReleaseRequest, lock_timeout: float) -> ReleaseResult:
+    def release(
+        self: Session, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None
+    ) -> ReleaseResult:
         scoped = request.scoped
         while isinstance(found := self._store.read(scoped), Claim):
             if self._store.swap(scoped, found, None, lock_timeout=lock_timeout).won:

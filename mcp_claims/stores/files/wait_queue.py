@@ -39,19 +39,22 @@ def join_wait_queue(directory: str, key: str, notify: Callable[[], None]) -> Ite
     is a queue; there is none where the system has no such locks or the file cannot be made.  One process has at most
     `MAX_TICKETS`; waiters beyond that get theirs when one is given back.
     """
-    waiter = None
-    if sys.platform == "linux":
-        waiter = _Waiter(f"{directory}/{QUEUE_FILE}", key, notify)
+    if sys.platform != "linux":
+        yield False
+        return
+    waiter = _Waiter(f"{directory}/{QUEUE_FILE}", key, notify)
+    # Joined inside: were an interrupt to leave the ticket behind, no later waiter would become the first.
+    try:
         try:
             _TICKETS.join(waiter)
         except OSError:
             # No namespace yet, no space, no descriptor: without a queue, waiters are served in no particular order.
-            waiter = None
-    try:
-        yield waiter is not None
+            queued = False
+        else:
+            queued = True
+        yield queued
     finally:
-        if sys.platform == "linux" and waiter is not None:
-            _TICKETS.leave(waiter)
+        _TICKETS.leave(waiter)
 
 
 if sys.platform == "linux":
