@@ -15,7 +15,7 @@ from mcp_claims.stores.files.store import FileStore
 from tests.cli.commands import COMMAND, PATIENCE, Commands, at_terminal
 
 
-def test_a_table_has_a_line_for_each_claim_and_says_how_it_stands(commands: Commands, claims_dir: Path) -> None:
+def test_a_table_has_a_line_for_each_claim_with_its_state(commands: Commands, claims_dir: Path) -> None:
     session = process_session(FileStore(claims_dir))
     session.try_claim("red", "ci", note="[bold]on it[/bold]\n|")
     session.try_claim("old", "ci")
@@ -26,7 +26,7 @@ def test_a_table_has_a_line_for_each_claim_and_says_how_it_stands(commands: Comm
     assert header.split() == ["NAMESPACE", "KEY", "STATE", "LEFT", "GEN", "HOLDER", "NOTE"]
     assert [line.split()[:3] for line in lines[:2]] == [["ci", "old", "done"], ["ci", "red", "held"]]
     assert "[bold]on it[/bold] |" in lines[1], "other people's words are never markup"
-    assert "unreadable" in lines[2] and "blue.json" in lines[2]
+    assert "blue.json" in lines[2] and " held " in lines[2] and "cannot be read" in lines[2]
     assert [line.split()[1] for line in commands("list", "-n", "ci").stdout.splitlines()[1:]] == ["old", "red"]
 
 
