@@ -1,4 +1,4 @@
-"""The answers: each is made in one pass, structured and as text, from what an operation of a session returned.
+"""The answers: each is made in one pass, structured and as text, from the result of an operation of a session.
 
 The text says what is the case, then what to do.  It suffices alone, as the structured answer does: some hosts show the
 model only one of them.  The output schemas of the tools are made from these types.
@@ -82,7 +82,7 @@ class ReleaseAnswer(ClaimFacts):
 
 
 class Rendered(NamedTuple):
-    """An answer: structured, and its first sentence, which says what is the case.
+    """An answer: structured, and its first sentence, the lead, which states what is the case.
 
     The advice in the structured answer is for models, who call tools; people at a shell see the lead alone.
     """
@@ -247,7 +247,7 @@ def _in_doubt(found: Unreadable) -> str:
 
 
 def _warned(lost: Claim | None, found: Found, now: Moment, advice: str) -> str:
-    """Return *advice*, behind what a session that lost a claim must know before anything else."""
+    """Return *advice*, after the warning that the session has lost the claim *lost*, if it has."""
     if lost is None:
         return advice
     left = expiry.remaining(lost.expires, now)

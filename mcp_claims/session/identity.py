@@ -1,4 +1,4 @@
-"""Opening sessions: what each is called, and whose death ends it.
+"""Opening sessions: their names, and the process whose death ends each.
 
 A name is `host:pid:nonce`; the nonce keeps two processes with one PID apart.  A session bound to a process carries what
 proves that process dead one day; a session that outlives its process carries no proof, and its claims end by release
@@ -48,8 +48,8 @@ def session_for_process(store: Store, pid: int, machine: Machine | None = None) 
     """Open the session of process *pid* of this machine, the same for everybody who acts on its behalf.
 
     Its claims die with that process, whatever happens to ours.  The process may belong to another user, since it may
-    have been started with `sudo`.  Raises `InvalidInputError` for 1, for a process that does not run, and where nothing
-    tells it from a later process with its PID.
+    have been started with `sudo`.  Raises `InvalidInputError` for 1, for a process that is not running, and where the
+    boot or the start time of the process cannot be read.
     """
     machine = machine or local_machine()
     if pid == _INIT:
@@ -64,7 +64,7 @@ def session_for_process(store: Store, pid: int, machine: Machine | None = None) 
 
 
 def named_session(store: Store, name: str, machine: Machine | None = None) -> Session:
-    """Open the session called *name*, for hosts that start a server for each call; see `open_session`."""
+    """Open the session called *name*, for hosts that start a server for each call; as `open_session` does."""
     if not 0 < len(name) <= MAX_NAME_CHARACTERS or not name.isprintable() or name != one_line(name):
         raise InvalidInputError("session", f"must be a name of 1 to {MAX_NAME_CHARACTERS} printable characters")
     machine = machine or local_machine()
