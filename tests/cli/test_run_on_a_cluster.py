@@ -18,7 +18,7 @@ from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Moment, ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import ClaimPage, ListedClaim
-from tests.cli.commands import COMMAND, PATIENCE, eventually
+from tests.cli.commands import COMMAND, TIMEOUT, eventually
 from tests.stores.samples import claim
 from tests.support.etcd import fresh_store
 from tests.support.servers import PYTHON_ENVIRONMENT
@@ -77,7 +77,7 @@ def test_a_command_is_stopped_before_its_time_is_up_though_the_store_has_not_ans
             return ClaimPage((ListedClaim(granted, ClaimState.HELD),), machine.now(), None)
 
         def renew(self, *_: object) -> Claim:
-            assert stopped.wait(PATIENCE), "the command goes on as long as the store does not answer"
+            assert stopped.wait(TIMEOUT), "the command goes on as long as the store does not answer"
             return granted
 
     class Child:

@@ -48,8 +48,8 @@ def prunes(process: Process) -> None:
     process.prune()
 
 
-def looks(process: Process) -> None:
-    process.look()
+def inspects(process: Process) -> None:
+    process.inspect()
 
 
 def warm(run: Run) -> None:
@@ -98,14 +98,14 @@ SCENARIOS = [
     Scenario("two take over what is expired", (claims, works), expired),
     Scenario("one prunes what another takes over", (prunes, claims, claims), orphaned),
     Scenario("one prunes what another renews and releases", (prunes, renews), expired),
-    Scenario("one looks at what two take over", (looks, claims, claims), orphaned),
+    Scenario("one looks at what two take over", (inspects, claims, claims), orphaned),
     Scenario("two find a damaged claim of a live holder", (works, works), damaged),
     Scenario("two find something damaged that is nobody's", (works, claims), is_past_any_ttl),
     Scenario("renewals meet takeovers", (renews, renews), expired),
     Scenario("one finishes what two others try", (finishes, claims, works), warm),
     Scenario("one fails at what another takes over and a third prunes", (fails, claims, prunes), warm),
-    Scenario("two finish what was left behind", (finishes, finishes, looks), orphaned),
-    Scenario("four at once", (works, claims, prunes, looks), orphaned),
+    Scenario("two finish what was left behind", (finishes, finishes, inspects), orphaned),
+    Scenario("four at once", (works, claims, prunes, inspects), orphaned),
 ]
 
 

@@ -60,7 +60,7 @@ def perform(session: Session, order: dict[str, Any]) -> dict[str, object]:
     return {"expired": pruned.expired, "orphaned": pruned.orphaned, "live": pruned.live}
 
 
-def obey(directory: str) -> None:
+def run_commands(directory: str) -> None:
     """Do as told, line by line."""
     session = process_session(FileStore(directory))
     say(name=session.holder.name)
@@ -119,7 +119,7 @@ def stop(directory: str, place: str) -> None:
         say(**perform(session, json.loads(line)))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"obey": obey, "race": race, "die": die, "stop": stop}
+COMMANDS: dict[str, Callable[..., None]] = {"run_commands": run_commands, "race": race, "die": die, "stop": stop}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](*sys.argv[2:])

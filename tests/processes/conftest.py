@@ -26,21 +26,21 @@ class Child:
         )
         self.pid = self.process.pid
 
-    def tell(self, **order: object) -> None:
+    def send(self, **order: object) -> None:
         assert self.process.stdin
         self.process.stdin.write(json.dumps(order).encode() + b"\n")
         self.process.stdin.flush()
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         assert self.process.stdout
         line = self.process.stdout.readline()
         assert line, "the child has ended"
-        heard: dict[str, Any] = json.loads(line)
-        return heard
+        received: dict[str, Any] = json.loads(line)
+        return received
 
     def ask(self, **order: object) -> dict[str, Any]:
-        self.tell(**order)
-        return self.hear()
+        self.send(**order)
+        return self.receive()
 
     def hear_all(self) -> list[dict[str, Any]]:
         """Return what is said up to the end; half a line, of a child that was killed, is nothing said."""

@@ -62,8 +62,8 @@ def in_child(directory: Path, at: int, *operations: Callable[[Session], object],
         finally:
             os._exit(1)
     os.close(writer)
-    with os.fdopen(reader) as said:
-        through = said.read() == "through"
+    with os.fdopen(reader) as output:
+        through = output.read() == "through"
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     return not through
 
@@ -89,7 +89,7 @@ def release(session: Session) -> None:
     session.release(KEY.key, KEY.namespace)
 
 
-def look(session: Session) -> None:
+def inspect(session: Session) -> None:
     session.inspect(KEY.key, KEY.namespace)
 
 
@@ -135,7 +135,7 @@ class ProcessExit:
         pytest.param(ProcessExit(nothing, (claim,), renew), id="renewal"),
         pytest.param(ProcessExit(nothing, (claim,), release), id="release"),
         pytest.param(ProcessExit(nothing, (claim_both,), end), id="end of a session"),
-        pytest.param(ProcessExit(dead_claims, (), look), id="look"),
+        pytest.param(ProcessExit(dead_claims, (), inspect), id="look"),
         pytest.param(ProcessExit(dead_claims, (), prune), id="prune"),
     ],
 )

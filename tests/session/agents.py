@@ -23,7 +23,7 @@ class Agent:
     def alive(self) -> bool:
         return (self._world.boot, self.session.holder.pid) in self._world.alive and self._boot == self._world.boot
 
-    def believes(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> bool:
+    def thinks_it_holds(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> bool:
         """Tell whether this agent would act on the key now."""
         return self.alive and self._until.get(ScopedKey(namespace, key), 0.0) > self._world.ticks
 
@@ -31,13 +31,13 @@ class Agent:
         self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, *, ttl_minutes: float = 30, redo: bool = False
     ) -> ClaimResult:
         attempt = self.session.try_claim(key, namespace, ttl_minutes=ttl_minutes, redo=redo)
-        self._told(key, namespace, attempt.found if attempt.claimed else None)
+        self._record_grant(key, namespace, attempt.found if attempt.claimed else None)
         return attempt
 
-    def look(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> Inspection:
-        look = self.session.inspect(key, namespace)
-        self._told(key, namespace, look.found if look.held_by_you else None)
-        return look
+    def inspect(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> Inspection:
+        inspection = self.session.inspect(key, namespace)
+        self._record_grant(key, namespace, inspection.found if inspection.held_by_you else None)
+        return inspection
 
     def release(
         self,
@@ -48,18 +48,18 @@ class Agent:
         retention_hours: float = 24,
     ) -> ReleaseResult:
         # Whoever gives a key back has stopped acting on it, whatever the answer.
-        self._told(key, namespace, None)
+        self._record_grant(key, namespace, None)
         return self.session.release(key, namespace, outcome=outcome, retention_hours=retention_hours)
 
     def stop(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> None:
         """No longer act on the key, without a call."""
-        self._told(key, namespace, None)
+        self._record_grant(key, namespace, None)
 
     def end(self) -> int:
         self._until.clear()
         return self.session.close()
 
-    def _told(self, key: str, namespace: str, claim: object) -> None:
+    def _record_grant(self, key: str, namespace: str, claim: object) -> None:
         if isinstance(claim, Claim):
             self._until[ScopedKey(namespace, key)] = claim.expires.ticks
         else:

@@ -33,9 +33,9 @@ steps = pytest.mark.parametrize(
 
 def left(session: Session) -> timedelta:
     """Return how long *session* is told that the claim on the key still lives."""
-    look = session.inspect(KEY)
-    assert isinstance(look.found, Claim)
-    return expiry.remaining(look.found.expires, look.now)
+    inspection = session.inspect(KEY)
+    assert isinstance(inspection.found, Claim)
+    return expiry.remaining(inspection.found.expires, inspection.now)
 
 
 @pytest.mark.rule("T1")
@@ -75,7 +75,7 @@ def test_an_expired_claim_is_swept_and_pruned_after_a_step(bench: Bench, step: f
 
 
 @steps
-def test_everybody_is_told_the_same_time_left_whatever_the_wall_clock_does(bench: Bench, step: float) -> None:
+def test_every_session_gets_the_same_time_left_whatever_the_wall_clock_does(bench: Bench, step: float) -> None:
     holder, other = bench.session(), bench.session()
     granted(holder)
     bench.world.pass_time(600)

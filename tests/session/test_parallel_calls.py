@@ -77,15 +77,15 @@ def test_a_call_that_read_anothers_claim_does_not_forget_what_a_parallel_call_th
     assert everything_is_released_at_the_end(bench, session)
 
 
-def test_a_look_at_an_own_expired_claim_does_not_forget_it_when_a_parallel_call_renews_it(bench: Bench) -> None:
+def test_inspecting_an_own_expired_claim_does_not_forget_it_when_a_parallel_call_renews_it(bench: Bench) -> None:
     store = Interrupting(bench.store)
     session = bench.session(store)
     granted(session)
     bench.world.pass_time(HALF_AN_HOUR)
     store.interrupt_with(lambda: granted(session))
-    look = session.inspect(KEY)
+    inspection = session.inspect(KEY)
     assert store.ran == 1
-    assert (look.held_by_you, look.lost) == (True, None)
+    assert (inspection.held_by_you, inspection.lost) == (True, None)
     assert everything_is_released_at_the_end(bench, session)
 
 
@@ -145,6 +145,6 @@ def test_a_grant_that_is_noted_late_does_not_replace_what_parallel_calls_got_sin
     store.rival = release_and_claim_anew
     session.try_claim(KEY)
     assert store.ran == 1
-    look = session.inspect(KEY)
-    assert (look.held_by_you, look.lost) == (True, None)
+    inspection = session.inspect(KEY)
+    assert (inspection.held_by_you, inspection.lost) == (True, None)
     assert everything_is_released_at_the_end(bench, session)
