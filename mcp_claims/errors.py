@@ -71,7 +71,7 @@ class StoreUnavailableError(ClaimsError):
 
     def __str__(self) -> str:
         reason = self.cause.strerror or str(self.cause)
-        remedy = _REMEDIES.get(self.cause.errno or 0, "Look at that place")
+        remedy = _REMEDIES.get(self.cause.errno or 0, "Check that place")
         return (
             f"the claims store cannot be used: {reason} ({shown_path(self.where)}). {_NOTHING_NEW} {remedy}, "
             "then try again."

@@ -64,7 +64,7 @@ def test_it_draws_tables_in_colour_in_a_terminal(tmp_path: Path) -> None:
 
 
 def test_it_fails_when_two_win(tmp_path: Path) -> None:
-    """Break exclusion for the demo's servers: every namespace lock is free and every key looks free."""
+    """Break exclusion for the demo's servers: every namespace lock is free and every key reads as free."""
     sabotage = tmp_path / "sabotage"
     sabotage.mkdir()
     (sabotage / "sitecustomize.py").write_text(

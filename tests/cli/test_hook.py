@@ -17,7 +17,7 @@ from mcp_claims.stores.files.store import FileStore
 from tests.cli.commands import COMMAND, Commands
 from tests.support.servers import ENVELOPE
 
-# Starts a claims server and claims with it; runs hooks as told, each through a shell as hosts do.
+# Starts a claims server and claims with it; runs hooks on request, each through a shell as hosts do.
 HOST = """
 import json, subprocess, sys
 command, envelope = json.loads(sys.argv[1]), json.loads(sys.argv[2])

@@ -50,7 +50,7 @@ def others_of(threads: Path) -> list[Path]:
 
 
 def blocks_signals(thread: Path) -> bool:
-    """Tell whether *thread* cannot be given the end of the command, or has ended."""
+    """Return whether *thread* cannot be given the end of the command, or has ended."""
     try:
         status = (thread / "status").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -327,7 +327,7 @@ def test_a_rename_that_does_not_replace_is_a_failure(tmp_path: Path, monkeypatch
 
 
 class Secretive:
-    """A machine that tells little."""
+    """A machine that reveals little."""
 
     def __init__(self, machine: Machine, **hidden: None) -> None:
         self._machine, self._hidden = machine, hidden

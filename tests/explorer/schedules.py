@@ -53,7 +53,7 @@ class Scenario:
 
 
 class Process:
-    """A process that runs a script on the simulated system, and what it believes."""
+    """A process that runs a script on the simulated system, and what it was granted."""
 
     def __init__(self, run: Run, number: int, script: Script | None) -> None:
         self.run, self.number = run, number
@@ -83,7 +83,7 @@ class Process:
 
     @property
     def thinks_it_holds(self) -> bool:
-        """Tell whether the process acts on the key: it was granted, has not begun to give back, and has time left."""
+        """Return whether the process acts on the key: it has a grant, has not begun to release, and has time left."""
         return self.alive and self.granted is not None and self.granted.expires.ticks > self.run.world.ticks
 
     def try_claim(self) -> ClaimResult | None:

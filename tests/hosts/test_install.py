@@ -1,4 +1,4 @@
-"""What `install` tells a host to start, and what it refuses."""
+"""The entry that `install` makes, and what it refuses."""
 
 from __future__ import annotations
 

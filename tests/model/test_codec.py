@@ -1,4 +1,4 @@
-"""The JSON form of a claim: complete, readable by the original, and never half believed."""
+"""The JSON form of a claim: complete, readable by the original, and never half read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Child processes that are told what to do over pipes and never outlive their test."""
+"""Child processes that get their commands over pipes and never outlive their test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Child:
 
     def __init__(self, script: str, *arguments: object, pass_fds: tuple[int, ...] = ()) -> None:
         command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
-        # The child is to import the very package that the tests do.
+        # The child must import the package that the tests import.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, pass_fds=pass_fds

@@ -2,7 +2,7 @@
 
 Each period is time in which its holder acted and had, by its own clock, the right to.  Two periods of one key by
 different holders that share a moment are two holders at once: that is proof.  The absence of such a pair is not
-proof of the opposite, since holders log only moments at which they looked at the clock; how much the absence is
+proof of the opposite, since holders log only moments at which they read the clock; how much the absence is
 worth shows in how many tries of different processes went on at the same time.
 """
 

@@ -1,4 +1,4 @@
-"""Processes that all saw one key free, or dead, and are let go at once: exactly one gets it."""
+"""Processes that all read one key as free, or dead, and start at once: exactly one gets it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def run_round(racers: list[Child], start: int, key: str) -> str:
     """Let *racers* go for *key*; return the winner's name."""
     for racer in racers:
         racer.send(key=key)
-    # Each has read the key by now and stands before the lock: whoever judged it free is about to take it.
+    # Each has read the key by now and waits for the lock: each that judged it free is about to take it.
     assert [racer.receive() for racer in racers] == [{"ready": True}] * len(racers)
     os.write(start, b"!" * len(racers))
     answers = [racer.receive() for racer in racers]

@@ -53,7 +53,7 @@ def test_a_change_in_a_namespace_whose_lock_is_stuck_is_an_error_in_time(
         assert BOUND <= time.monotonic() - began < BOUND + 2, name
         assert (error.value.where, error.value.waited) == (str(directory / "default" / ".lock"), BOUND)
 
-    # Looking takes no lock, and other namespaces have their own.
+    # Inspecting takes no lock, and other namespaces have their own.
     assert session.inspect("mine").held_by_you
     assert process_session(FileStore(directory)).try_claim("mine").status is Status.HELD
     assert session.try_claim("mine", "another").status is Status.ACQUIRED

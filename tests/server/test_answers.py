@@ -176,13 +176,13 @@ async def test_an_unreadable_claim_counts_as_held_and_the_remedy_is_named(
     async with client(claims_dir, protocol_version) as ada:
         await ada.call_tool("try_claim", {"key": "red"})
         (claims_dir / "default" / "red.json").write_bytes(b"\0\xff")
-        tried, looked, released = [
+        tried, inspected, released = [
             await ada.call_tool(tool, {"key": "red"}) for tool in ("try_claim", "is_claimed_by_other", "release")
         ]
     assert (structured_of(tried)["claimed"], structured_of(tried)["status"]) == (False, "held")
-    assert structured_of(looked)["claimed_by_other"] is True
+    assert structured_of(inspected)["claimed_by_other"] is True
     assert structured_of(released)["released"] is False
-    for answer in (tried, looked, released):
+    for answer in (tried, inspected, released):
         assert "red.json" in text_of(answer) and "Ask a person" in text_of(answer) and "until 20" in text_of(answer)
 
 

@@ -42,7 +42,7 @@ BAD = [
         "try_claim", {"key": "k", "ttl_minuts": 5}, "ttl_minuts is not an argument of this tool", id="misspelt argument"
     ),
     pytest.param("release", {"key": ""}, "key must not be empty", id="release of an empty key"),
-    pytest.param("is_claimed_by_other", {"key": "a\x1b"}, "key must not contain", id="look at a control character"),
+    pytest.param("is_claimed_by_other", {"key": "a\x1b"}, "key must not contain", id="inspect a control character"),
     pytest.param("prune", {"namespace": ""}, "namespace must not be empty", id="prune of an empty namespace"),
     pytest.param("prune", {"all": True}, "all is not an argument", id="prune with a made-up argument"),
 ]

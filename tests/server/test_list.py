@@ -62,7 +62,7 @@ async def test_three_thousand_are_pages_of_fifty_that_lead_from_one_to_the_next(
                 # The rest is like this.
                 arguments |= {"namespace": "namespace 6"}
         assert len(seen) == len(set(seen))
-        bad = await client.call_tool("list_claims", {"cursor": "not one of ours!"})
+        bad = await client.call_tool("list_claims", {"cursor": "not a cursor!"})
     assert bad.is_error and "exactly what list_claims returned" in text_of(bad)
 
 

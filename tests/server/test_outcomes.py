@@ -1,4 +1,4 @@
-"""Over real servers: A claims, does it and says so; B, later, is told and stops.  What an agent reads of outcomes."""
+"""Over real servers: A claims, does the work and records it; B comes later, learns it and stops."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ async def test_the_text_alone_has_the_outcome(claims_dir: Path) -> None:
         await ada.call_tool("try_claim", {"key": "red"})
         released = await ada.call_tool("release", {"key": "red", "outcome": "failed", "note": "no disk\nleft"})
         assert text_of(released).startswith('RELEASED: "red" (namespace "default") was tried, and failed by ')
-        looked = await ben.call_tool("is_claimed_by_other", {"key": "red"})
-        assert text_of(looked).startswith("FREE: nobody holds")
-        assert "tried, and failed" in text_of(looked) and 'quoted: "no disk left"' in text_of(looked)
-        assert "call try_claim before you act" in text_of(looked)
+        inspected = await ben.call_tool("is_claimed_by_other", {"key": "red"})
+        assert text_of(inspected).startswith("FREE: nobody holds")
+        assert "tried, and failed" in text_of(inspected) and 'quoted: "no disk left"' in text_of(inspected)
+        assert "call try_claim before you act" in text_of(inspected)
         taken = await ben.call_tool("try_claim", {"key": "red"})
         assert text_of(taken).startswith("CLAIMED") and "Before that, it was tried, and failed by" in text_of(taken)
         await ben.call_tool("release", {"key": "red", "outcome": "done"})

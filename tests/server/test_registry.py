@@ -281,7 +281,7 @@ def keep(sessions: SessionRegistry, session: SessionEntry, *, ttl_minutes: float
 
 
 def live(rig: Rig, sessions: SessionRegistry, minutes: float, *, busy: Caller | None = None) -> None:
-    """Let time pass and the sessions be tended when they ask for it, while *busy* goes on calling."""
+    """Let time pass and run maintenance when it is due, while *busy* goes on calling."""
     for _ in range(round(minutes)):
         rig.world.pass_time(60)
         if busy is not None:

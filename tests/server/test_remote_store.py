@@ -202,7 +202,7 @@ def test_a_server_whose_cluster_is_gone_ends_in_time_however_many_sessions_hold_
 
 
 async def test_a_waiter_is_woken_by_a_release_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acquire, "_POLL_INTERVAL", 60.0)  # Not by looking again.
+    monkeypatch.setattr(acquire, "_POLL_INTERVAL", 60.0)  # Not by polling.
     store = fresh_store()
     watched = Event()
     watch = EtcdStore.watch

@@ -80,7 +80,7 @@ def test_what_is_kept_alive_outlives_its_ttl_and_what_is_not_does_not(claims_dir
 def test_the_next_call_reports_that_a_claim_that_was_kept_alive_was_taken(claims_dir: Path) -> None:
     with raw_server(claims_dir) as server:
         server.call("try_claim", key="red", ttl_minutes=1 / 60, keep_alive=True)
-        (claims_dir / "default" / "red.json").unlink()  # As somebody may who looks after the claims.
+        (claims_dir / "default" / "red.json").unlink()  # As a person may who maintains the claims.
         other = process_session(FileStore(claims_dir))
         assert other.try_claim("red").claimed
         answer = server.call("try_claim", key="red")

@@ -123,7 +123,7 @@ def test_lines_arrive_whole_however_they_are_cut(claims_dir: Path) -> None:
 
 @pytest.mark.rule("V11")
 def test_a_file_as_stdin_and_another_as_stdout_are_served_too(claims_dir: Path, tmp_path: Path) -> None:
-    asked, reply = tmp_path / "asked", tmp_path / "told"
+    asked, reply = tmp_path / "asked", tmp_path / "reply"
     asked.write_bytes(call_line(1, "is_claimed_by_other", key="red") + b"\n")
     with asked.open() as stdin, reply.open("w") as stdout:
         command = [sys.executable, "-m", "mcp_claims", "serve", "--dir", str(claims_dir)]

@@ -36,7 +36,7 @@ TRANSPORTS = ["stdio", "http"]
 
 
 class Watchers:
-    """Clients of one server, or over stdio of one each, that are told of changes."""
+    """Clients of one server, or over stdio of one each, that are notified of changes."""
 
     def __init__(self, directory: Path, protocol_version: ProtocolVersion, url: str | None) -> None:
         self.directory, self.protocol_version, self.url = directory, protocol_version, url
@@ -53,7 +53,7 @@ class Watchers:
 
     @asynccontextmanager
     async def watching(self, *uris: str) -> AsyncIterator[MemoryObjectReceiveStream[str]]:
-        """Watch *uris* in the way of the era; yields the URIs that are told of."""
+        """Watch *uris* as the protocol version does; yields the URIs that are notified of."""
         send, receive = anyio.create_memory_object_stream[str](1_000)
         with send, receive:
             async with self._notifying(send, *uris):
@@ -61,7 +61,7 @@ class Watchers:
 
     @asynccontextmanager
     async def _notifying(self, send: MemoryObjectSendStream[str], *uris: str) -> AsyncIterator[None]:
-        # In the newer era the same notice comes on the stream, too.
+        # In the newer version the same notice comes on the stream, too.
         async with self.client(send.send_nowait if self.protocol_version == "legacy" else None) as client:
             if self.protocol_version == "legacy":
                 for uri in uris:
@@ -82,7 +82,7 @@ class Watchers:
 
 async def subscribe(client: Client, uri: str, *, no_more: bool = False) -> None:
     with warnings.catch_warnings():
-        # The older era's way is deprecated for clients that can speak the newer one.
+        # The older way is deprecated for clients that can speak the newer version.
         warnings.simplefilter("ignore", MCPDeprecationWarning)
         await (client.unsubscribe_resource(uri) if no_more else client.subscribe_resource(uri))
 
@@ -107,12 +107,12 @@ def watchers(request: pytest.FixtureRequest, claims_dir: Path) -> Iterator[Watch
 
 
 def somebody(claims_dir: Path) -> Session:
-    """Return a session of another process, as far as the server can tell."""
+    """Return a session of another process, as the server sees it."""
     return process_session(FileStore(claims_dir))
 
 
 async def next_uris(notices: MemoryObjectReceiveStream[str], number: int) -> set[str]:
-    """Return the next *number* URIs that are told of."""
+    """Return the URIs of the next *number* notices."""
     with anyio.fail_after(TIMEOUT):
         return {await notices.receive() for _ in range(number)}
 
@@ -122,7 +122,7 @@ def message(method: str, params: dict[str, Any]) -> dict[str, Any]:
 
 
 async def silent(notices: MemoryObjectReceiveStream[str]) -> bool:
-    """Tell whether nothing is told of for longer than anything would be held back."""
+    """Return whether no notice comes for longer than one would be held back."""
     with anyio.move_on_after(0.4):
         await notices.receive()
         return False
@@ -130,7 +130,7 @@ async def silent(notices: MemoryObjectReceiveStream[str]) -> bool:
 
 
 async def connected(notices: MemoryObjectReceiveStream[str], other: Session, key: str, namespace: str) -> None:
-    """Return once a first change got through: a client opens the stream that it is told on in its own time."""
+    """Return once a first change got through: a client opens the stream of its notices in its own time."""
     with anyio.fail_after(TIMEOUT):
         while True:
             other.try_claim(key, namespace)
@@ -195,8 +195,8 @@ async def test_notices_of_changes_come_within_a_fraction_of_a_second(watchers: W
             changed = time.monotonic()
             await next_uris(notices, 1)
             delays.append(time.monotonic() - changed)
-    print(f"changed to told: median {statistics.median(delays) * 1000:.1f} ms", file=sys.stderr)
-    # Looking now and then would take a second on average.
+    print(f"change to notice: median {statistics.median(delays) * 1000:.1f} ms", file=sys.stderr)
+    # Polling would take a second on average.
     assert statistics.median(delays) < 0.6
 
 
@@ -259,7 +259,7 @@ async def test_a_client_that_does_not_read_delays_no_other_notice(claims_dir: Pa
     other = somebody(claims_dir)
     with serving(claims_dir, "http", "legacy") as watchers:
         assert watchers.url is not None
-        # It subscribes by requests of its own and never opens the stream on which it would be told.
+        # It subscribes by requests of its own and never opens the stream of its notices.
         headers = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
         async with create_mcp_http_client(headers=headers) as deaf:
             hello = {

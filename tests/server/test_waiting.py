@@ -26,7 +26,7 @@ TIMEOUT = 60
 
 @contextmanager
 def waiting(server: RawServer, **arguments: Any) -> Iterator[list[dict[str, Any]]]:
-    """Let *server* wait for the key meanwhile; afterwards what it was told is in the list."""
+    """Let *server* wait for the key meanwhile; afterwards its answer is in the list."""
     sent = server.send("try_claim", {"key": "red", "wait_seconds": TIMEOUT, **arguments})
     answers: list[dict[str, Any]] = []
 
@@ -43,7 +43,7 @@ def waiting(server: RawServer, **arguments: Any) -> Iterator[list[dict[str, Any]
 
 
 def inspected(server: RawServer, *, in_queue: bool = False) -> None:
-    """Return once *server* watches a directory: it waits then, or is about to look for the last time before it does.
+    """Return once *server* watches a directory: it waits then, or is about to try for the last time before it does.
 
     With *in_line* it is enough that it stands in line; only the first one watches.
     """
@@ -75,7 +75,7 @@ def test_a_release_wakes_a_waiter_long_before_it_would_poll(claims_dir: Path) ->
             delays.append(answers[0]["at"] - released)
             server.call("release", key="red")
     print(f"released to claimed: median {statistics.median(delays) * 1000:.1f} ms", file=sys.stderr)
-    # To look again by itself would take a second on average.
+    # Polling would take a second on average.
     assert statistics.median(delays) < 0.5
 
 

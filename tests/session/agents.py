@@ -1,4 +1,4 @@
-"""Agents: sessions together with what their users were last told, the only judge of who believes to hold a key."""
+"""Agents: sessions together with the last answers that their users got, which decide who thinks that it holds a key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.machines import World
 
 
 class Agent:
-    """Somebody who acts on a key if told that it is claimed, until the time that it was told has passed."""
+    """A user that acts on a key after a grant, until the expiry in that answer."""
 
     def __init__(self, world: World, session: Session) -> None:
         self.session = session
@@ -24,7 +24,7 @@ class Agent:
         return (self._world.boot, self.session.holder.pid) in self._world.alive and self._boot == self._world.boot
 
     def thinks_it_holds(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> bool:
-        """Tell whether this agent would act on the key now."""
+        """Return whether this agent would act on the key now."""
         return self.alive and self._until.get(ScopedKey(namespace, key), 0.0) > self._world.ticks
 
     def try_claim(
@@ -47,7 +47,7 @@ class Agent:
         outcome: Outcome | None = None,
         retention_hours: float = 24,
     ) -> ReleaseResult:
-        # Whoever gives a key back has stopped acting on it, whatever the answer.
+        # An agent that releases a key has stopped acting on it, whatever the answer.
         self._record_grant(key, namespace, None)
         return self.session.release(key, namespace, outcome=outcome, retention_hours=retention_hours)
 

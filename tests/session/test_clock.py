@@ -32,7 +32,7 @@ steps = pytest.mark.parametrize(
 
 
 def left(session: Session) -> timedelta:
-    """Return how long *session* is told that the claim on the key still lives."""
+    """Return how long the claim on the key still lives, by the answer to *session*."""
     inspection = session.inspect(KEY)
     assert isinstance(inspection.found, Claim)
     return expiry.remaining(inspection.found.expires, inspection.now)
@@ -120,7 +120,7 @@ def test_a_claim_of_a_killed_holder_is_free_at_once_whatever_the_wall_clock_says
 def test_time_asleep_counts(bench: Bench) -> None:
     holder = bench.session()
     granted(holder)
-    # `pass_time` is what CLOCK_BOOTTIME does over a suspend: both clocks have moved when anybody looks again.
+    # `pass_time` is what CLOCK_BOOTTIME does over a suspend: both clocks have moved when they are next read.
     bench.world.pass_time(8 * 60 * 60)
     other = bench.session()
     assert other.try_claim(KEY).status is Status.ACQUIRED

@@ -1,6 +1,6 @@
 """Scripted races: a rival acts in the gap between somebody's read and the change that follows from it.
 
-Whatever the two did, at most one agent may believe that it holds the key; the other is told who does.
+Whatever the two did, at most one agent may think that it holds the key; the other learns who does.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ def test_a_claim_that_is_renewed_during_a_revocation_is_revoked(race: Race) -> N
     assert race.gap.ran == 3
     inspection = race.fast.session.inspect(KEY, generation=claim.generation)
     assert inspection.lost is not None and inspection.in_force is False
-    assert race.fast.session.inspect(KEY).lost is None, "that is told once"
+    assert race.fast.session.inspect(KEY).lost is None, "that is reported once"
 
 
 @pytest.mark.rule("L3")

@@ -68,7 +68,7 @@ def test_a_directory_that_no_path_can_name_is_refused() -> None:
 @pytest.mark.parametrize(
     "call",
     [lambda session: session.try_claim(KEY), lambda session: session.inspect(KEY)],
-    ids=["try_claim", "look"],
+    ids=["try_claim", "inspect"],
 )
 def test_a_key_that_others_change_without_end_is_not_claimed_and_the_call_ends(bench: Bench, call: Call) -> None:
     dead = bench.session()

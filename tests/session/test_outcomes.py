@@ -1,4 +1,4 @@
-"""Work that is done stays done; of work that failed or was given up the next holder is told."""
+"""Work that is done stays done; the next holder learns of work that failed or was abandoned."""
 
 from __future__ import annotations
 

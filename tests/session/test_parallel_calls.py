@@ -1,6 +1,6 @@
 """Calls of one session in several threads: one reads, another changes the key, then the first one concludes.
 
-What a session believes to hold is what `end` releases and what it is told about when it is lost, so a conclusion
+The grants that a session has recorded are those that `close` releases and whose loss is reported, so a conclusion
 from a read that is out of date must not make it forget a claim that it has.
 """
 
@@ -19,7 +19,7 @@ from tests.support.interrupting import Interrupting
 
 CALLS: dict[str, Callable[[Session], ClaimResult | Inspection | ReleaseResult]] = {
     "try_claim": lambda session: session.try_claim(KEY),
-    "look": lambda session: session.inspect(KEY),
+    "inspect": lambda session: session.inspect(KEY),
     "release": lambda session: session.release(KEY),
 }
 
@@ -29,7 +29,7 @@ def everything_is_released_at_the_end(bench: Bench, session: Session) -> bool:
     return list(bench.store.scan()) == []
 
 
-# Whether or not the session has lost an earlier claim on the key, of which nothing has told it yet.
+# Whether or not the session has lost an earlier claim on the key, which no call has reported yet.
 after_a_loss = pytest.mark.parametrize("after_a_loss", [False, True], ids=["no claim before", "after a loss"])
 
 
@@ -40,7 +40,7 @@ def lose(bench: Bench, session: Session) -> None:
 
 
 @after_a_loss
-@pytest.mark.parametrize("call", [CALLS["look"], CALLS["release"]], ids=["look", "release"])
+@pytest.mark.parametrize("call", [CALLS["inspect"], CALLS["release"]], ids=["inspect", "release"])
 def test_a_call_that_read_a_free_key_does_not_forget_what_a_parallel_call_then_claimed(
     bench: Bench, call: Callable[[Session], Inspection | ReleaseResult], after_a_loss: bool
 ) -> None:

@@ -1,4 +1,4 @@
-"""`release` gives back one's own claim and nothing else; `is_claimed_by_other` looks and takes nothing."""
+"""`release` ends one's own claim and nothing else; `inspect` reads and claims nothing."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def to_a_damaged_record(bench: Bench) -> str | None:
 
 
 def asked(call: str, session: Session) -> tuple[Found, Claim | None]:
-    """Make *call*; return what is there and what the session is told that it lost."""
+    """Make *call*; return what is there and the lost claim that the session reports."""
     if call == "try_claim":
         attempt = session.try_claim(KEY)
         return attempt.found, attempt.lost

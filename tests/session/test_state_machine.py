@@ -218,7 +218,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.bench.world.pass_time(span)
 
     # The age of what cannot be read is known by the wall clock alone, so a step of a day makes a live holder's
-    # damaged record nobody's.  That takes two faults at once and is a limit that the design has, not a surprise.
+    # damaged record expired.  That takes two faults at once and is a limit that the design has, not a surprise.
     @precondition(lambda self: not any(isinstance(entry, Rubbish) for entry in self.stored.values()))
     @rule(step=st.sampled_from([-365 * DAY, -DAY, -HOUR, HOUR, DAY, 365 * DAY]))
     def set_the_wall_clock(self, step: float) -> None:
@@ -238,7 +238,7 @@ class AnyOrder(RuleBasedStateMachine):
         for at in self.highest:
             apparent_holders = [agent for agent in self.agents if agent.thinks_it_holds(at.key, at.namespace)]
             assert len(apparent_holders) <= 1, (
-                f"{[agent.name for agent in apparent_holders]} all believe that they hold {at}"
+                f"{[agent.name for agent in apparent_holders]} all think that they hold {at}"
             )
             entry = self.stored.get(at)
             assert all(isinstance(entry, Rubbish) or (entry and entry.owner is agent) for agent in apparent_holders)
@@ -286,7 +286,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert found is None
 
     def tells_of_loss(self, lost: Claim | None, agent: Agent, at: ScopedKey) -> None:
-        """Check that *agent*, who does not hold the key, is told if it was told before that it does, and only once."""
+        """Check that *agent*, who does not hold the key, learns of the loss if it had a grant, and only once."""
         assert (lost.generation if lost else None) == self.granted.pop((agent.name, at), None)
 
 
@@ -336,7 +336,7 @@ class AnyOrderOnEtcd(AnyOrder):
 EXAMPLES = int(os.environ.get("MCP_CLAIMS_EXAMPLES", "100"))
 """How many orders of events are tried; `.ci/nightly` asks for more than a change has the time for."""
 
-# The same examples in every run, as a test that fails now and then is one that nobody believes.
+# The same examples in every run, since nobody trusts a test that fails now and then.
 _SETTINGS = settings(
     max_examples=EXAMPLES,
     stateful_step_count=50,

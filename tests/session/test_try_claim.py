@@ -1,4 +1,4 @@
-"""`try_claim`: who gets a key, who does not, and what either is told."""
+"""`try_claim`: who gets a key, who does not, and the answer of either."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ class StoreContract:
             assert watched
             store.read(KEY)
             list(store.scan())
-            assert not notified.wait(0.2), "looking is no change"
+            assert not notified.wait(0.2), "reading is no change"
             if first is None:
                 grant(store, claim())
             elif kind == "renewal":

@@ -1,6 +1,6 @@
 """Over HTTP, in both eras: who holds the key after each event.
 
-| event | handshake era | 2026-07-28, with a handle |
+| event | handshake versions | 2026-07-28, with a handle |
 |---|---|---|
 | two sessions race | one | one |
 | the same session repeats | it, renewed | it, renewed |
@@ -57,7 +57,7 @@ async def connections() -> AsyncIterator[AsyncExitStack]:
 
 
 class Agent:
-    """An agent as its era wants it: with the identity of its connection, or with a handle."""
+    """An agent as its protocol version requires: with the identity of its connection, or with a handle."""
 
     def __init__(self, client: Client, handle: str | None) -> None:
         self.client, self.handle = client, handle
@@ -149,7 +149,7 @@ async def test_a_session_that_is_deleted_has_released_its_claims_and_a_handle_ha
     async with AsyncExitStack() as stack:
         mine = (await (await connect(server.url, protocol_version, stack)).call("try_claim"))["holder"]
         assert holder(claims_dir) == mine
-    # The client has sent DELETE, where its era has that.
+    # The client has sent DELETE, where its protocol version has that.
     assert holder(claims_dir) == (None if protocol_version == "legacy" else mine)
 
 
@@ -228,7 +228,7 @@ async def test_a_forged_a_stolen_and_a_mistyped_handle_are_refused_alike_and_not
                     refusals.append(text_of(refused).partition(": ")[2])
             assert len(set(refusals)) == 1
             assert holder(claims_dir) == claimed["holder"]
-            # What is on disk tells nobody the handle.
+            # What is on disk does not reveal the handle.
             for path in claims_dir.rglob("*"):
                 assert path.is_dir() or handle.encode() not in path.read_bytes()
 

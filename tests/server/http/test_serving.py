@@ -231,7 +231,7 @@ async def test_the_health_is_bad_while_the_store_cannot_answer_and_good_again_af
             health = server.url.replace("/mcp", "/healthz")
             assert (await plain.get(health)).status_code == 200
             claims_dir.joinpath("default").chmod(0o777)
-            # It may trust for a second what it has looked at.
+            # It may rely on its last check for a second.
             while (answer := await plain.get(health)).status_code == 200:
                 await anyio.sleep(0.05)
             assert (answer.status_code, answer.json()["problem"]) == (503, "UnsafeDirectoryError")

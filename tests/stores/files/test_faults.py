@@ -26,8 +26,8 @@ REMEDIES = {
     errno.EACCES: "writable",
     errno.EMFILE: "ulimit -n",
     errno.ENFILE: "ulimit -n",
-    errno.EIO: "Look at that place",
-    errno.EINTR: "Look at that place",
+    errno.EIO: "Check that place",
+    errno.EINTR: "Check that place",
 }
 MAX_CALLS = 100
 
