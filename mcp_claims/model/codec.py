@@ -132,7 +132,7 @@ def timestamp(moment: datetime) -> str:
 
 
 def whole_milliseconds(moment: datetime) -> datetime:
-    """Return *moment* cut to what the record can hold, so that a claim reads back equal to what was written."""
+    """Return *moment* in the precision of the record, so that a claim reads back equal to the one written."""
     return moment.replace(microsecond=moment.microsecond // 1_000 * 1_000)
 
 

@@ -20,7 +20,7 @@ Ending = Literal["done", "failed", "abandoned", "revoked"]
 
 
 class ClaimFacts(TypedDict, total=False):
-    """What is known about the claim in force, or about a marker; what does not apply is left out."""
+    """The facts about the claim in force, or about a marker; those that do not apply are left out."""
 
     holder: str
     client: str
@@ -202,7 +202,7 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
 
 
 def claim_facts(found: Found, now: Moment) -> ClaimFacts:
-    """Return what is known about what was found for a key."""
+    """Return the facts about *found*, the content of a key."""
     if found is None:
         return {}
     if isinstance(found, Unreadable):
@@ -263,7 +263,7 @@ def _warned(lost: Claim | None, found: Found, now: Moment, advice: str) -> str:
 
 
 def _caveats(scoped: ScopedKey, claim: Claim) -> str:
-    """Return what is special about a claim in the way, where the directory is shared with agent-awareness."""
+    """Return the peculiarities of a claim that is in the way, in a directory shared with agent-awareness."""
     caveats = ""
     if claim.scoped != scoped:
         other = phrases.quoted(claim.scoped.key)

@@ -15,7 +15,7 @@ _SHOWN_PROBLEMS = 3
 
 
 class ListedFacts(ClaimFacts, total=False):
-    """What is known about one stored claim: how it stands, and the `problem` if it cannot be read."""
+    """The facts about one stored claim: its state, and a `problem` if it cannot be read."""
 
     key: str
     namespace: str
@@ -104,7 +104,7 @@ def open_session_answer(handle: str, holder: str) -> Rendered:
 
 
 def listed_facts(listed: ListedClaim, now: Moment) -> ListedFacts:
-    """Return what is known about one stored claim; `problem` is there if it cannot be read."""
+    """Return the facts about one stored claim; it has a `problem` if it cannot be read."""
     found = listed.found
     if isinstance(found, Unreadable):
         facts: ListedFacts = {"state": listed.state.value, "problem": phrases.unreadable(found)}

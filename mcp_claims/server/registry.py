@@ -1,4 +1,4 @@
-"""The sessions of one server: which one a call belongs to, what is kept alive for it, and when it ends.
+"""The sessions of one server: finds the session of a call, keeps its claims alive, and ends it.
 
 | who calls | session | its claims end by |
 |---|---|---|
@@ -192,7 +192,7 @@ class SessionRegistry:
                 session.close(within=0)
 
     def maintain(self) -> float:
-        """End idle connections and renew what is kept alive; return in how many seconds to call again."""
+        """End idle connections and renew the claims that are kept alive; return the seconds until the next call."""
         return self.plan_maintenance()()
 
     def plan_maintenance(self) -> Callable[[], float]:
@@ -227,13 +227,13 @@ class SessionRegistry:
         return ask_store
 
     def close(self, *, dying: bool = False) -> None:
-        """End everything that is bound to this process: release what it holds, as `Session.close` does."""
+        """End every session that is bound to this process and release what it holds, as `Session.close` does."""
         bound = list(self._connections.values())
         if self._own is not None and self._bound:
             bound += [self._own, *self._opened.values()]
         if self._store.remote:
-            # In one step: one release after the other takes seconds each where nobody answers, in which no signal is
-            # handled.  What is bound to nothing stays.
+            # In one step: if the cluster does not answer, each single release would take seconds, in which no signal is
+            # handled.  The claims of sessions that are bound to nothing stay.
             for entry in bound:
                 entry.session.begin_close()
             self._store.close(within=CLOSE_TIMEOUT if dying else _CLOSE_STORE_TIMEOUT)

@@ -109,7 +109,7 @@ A = TypeVar("A", bound=Arguments)
 
 
 def parse(model: type[A], arguments: dict[str, Any] | None) -> A:
-    """Check *arguments*; raise `InvalidInputError` that names the first wrong one and says what it has to be."""
+    """Check *arguments*; raise `InvalidInputError` with the first wrong one and its rule."""
     try:
         return model.model_validate(arguments or {})
     except ValidationError as error:

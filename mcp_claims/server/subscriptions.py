@@ -118,7 +118,7 @@ class Subscriptions:
                 self._leave(uri)
 
     async def publish(self) -> None:
-        """Send notices of changes, for ever."""
+        """Send notices of changes until cancelled."""
         while True:
             await self._any_changed.wait()
             await anyio.sleep(BATCH_INTERVAL)
@@ -132,7 +132,7 @@ class Subscriptions:
                     listener.due.set()
 
     async def poll(self) -> None:
-        """Poll what cannot be watched, because it does not exist yet or the system sends no notices, for ever."""
+        """Poll the resources that the store cannot watch (not there yet, no notices from the system) until cancelled."""
         while True:
             await anyio.sleep(_POLL_INTERVAL)
             for uri, watch in list(self._watches.items()):

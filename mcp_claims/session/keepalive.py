@@ -65,7 +65,7 @@ class KeepAlive:
         return None if kept is None else kept.problem
 
     def renew_due(self, now: float) -> float:
-        """Renew what is due at *now*; return the seconds until a claim is due again, infinite if none is kept."""
+        """Renew the claims that are due at *now*; return the seconds until the next is due, infinite if there is none."""
         for scoped, kept in list(self._kept.items()):
             if now > kept.until:
                 self._drop(scoped, kept)

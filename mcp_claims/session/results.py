@@ -65,7 +65,7 @@ class Inspection(NamedTuple):
 
     @property
     def marker(self) -> Claim | None:
-        """The marker of work that has ended, if that is what was found."""
+        """The marker of ended work, `None` if anything else was found."""
         return self.found if isinstance(self.found, Claim) and self.found.ended is not None else None
 
     @property
@@ -99,7 +99,7 @@ class ClaimPage(NamedTuple):
 
 
 class PruneResult(NamedTuple):
-    """What `prune` removed and what it kept: live claims, markers of ended work, and what cannot be read.
+    """What `prune` removed and what it kept: live claims, markers of ended work, and unreadable records.
 
     `failed` holds an error for each dead claim that the store would not remove.
     """

@@ -230,7 +230,7 @@ class Session:
         return admin.list_claims(self._store, self._machine, namespace, holder=holder, after=after, limit=limit)
 
     def read(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> ClaimPage:
-        """Return what is stored for *key*, if anything is, as `list_claims` does; removes nothing."""
+        """Return what is stored for *key* as a page of one or none; unlike `inspect`, removes nothing."""
         scoped = validation.scoped_key(key, namespace)
         self._check_usable()
         return admin.read_claim(self._store, self._machine, scoped)
