@@ -99,7 +99,7 @@ async def test_a_call_that_had_to_wait_for_a_thread_has_so_much_less_time_for_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads = anyio.CapacityLimiter(1)
-    monkeypatch.setattr(offload, "_asking", threads)
+    monkeypatch.setattr(offload, "_calling", threads)
     claims = process_session(fresh_store())
     under_way, let_go = Event(), Event()
 
