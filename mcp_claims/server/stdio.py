@@ -127,7 +127,7 @@ def _stop_on_signals(registry: SessionRegistry) -> None:
         try:
             registry.close(dying=True)
         except Exception:
-            # A defect of ours must not leave a server that no signal can stop, alive and so with live claims.
+            # A defect must not leave a server that no signal can stop: while it lives, so do its claims.
             logger.exception("ending the sessions failed")
             _exit(1)
         _exit(0)

@@ -1,7 +1,7 @@
 """Acquiring a key: try, and wait for its holder until the key is free, the work is done, or the time is up.
 
-Whoever came first is served first where the store has a wait queue: a release wakes only its head.  Elsewhere a release
-wakes everybody, the store serves one of them, and whoever has waited longer tries some milliseconds sooner.
+Where the store has a wait queue, waiters are served in order, and a release wakes only the head.  Elsewhere a release
+wakes all waiters and the store serves one of them; those that have waited longer try some milliseconds sooner.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mcp_claims.session.session import Session
 
 ANSWER_TIMEOUT = 4.5
-"""Seconds in which a remote store answers one attempt or fails, however many questions the attempt takes."""
+"""Seconds in which a remote store answers one attempt or fails, however many requests the attempt takes."""
 
 _POLL_INTERVAL = 2.0  # s; a notice can be lost
 _PROGRESS_INTERVAL = 5.0  # s
@@ -139,7 +139,7 @@ class _Waiter:
     def _leave_to_head(self) -> bool:
         """Return whether the key is free and the head of the queue is about to take it.
 
-        If nobody takes it within the head start, the head is stopped or slow, and whoever tries next may have it.
+        If nobody takes it within the head start, the head is stopped or slow, and any waiter may take the key.
         """
         if self._wakeup.stopped or not self._is_free():
             return False
@@ -159,7 +159,7 @@ class _Waiter:
         with call_deadline(time.monotonic() + ANSWER_TIMEOUT):
             result = self._try_until_stopped()
         if self._result is not None and result.lost is None:
-            result = result._replace(lost=self._result.lost)  # The session says only once that it lost a claim.
+            result = result._replace(lost=self._result.lost)  # The session reports a lost claim only once.
         self._result = result
         return result.status is not Status.HELD or not in_time
 

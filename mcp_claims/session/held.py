@@ -1,4 +1,4 @@
-"""The claims that a session holds: what its end releases, and how it notices that it lost one."""
+"""The claims that a session was granted: `close` releases them, and each loss is reported once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mcp_claims.model.records import Claim, Found, ScopedKey
 
 
 class HeldClaims:
-    """What session *name* was granted and has not released.  Thread-safe."""
+    """The grants that session *name* has not released.  Thread-safe."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -37,8 +37,8 @@ class HeldClaims:
     def in_doubt(self, new: Claim) -> Iterator[None]:
         """Count *new* as possibly granted in the block, and after it if an exception leaves open what was written.
 
-        A Ctrl-C or a time-out raised by a signal handler between the store's write and `add` would otherwise leave a
-        claim that the end of the session does not release.
+        Without this, a Ctrl-C or a signal handler's exception between the store's write and `add` would leave a claim
+        that `close` does not release.
         """
         with self._lock:
             self._in_doubt.append(new)

@@ -29,8 +29,8 @@ Report = Callable[[float, float, str], Coroutine[Any, Any, None]]
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_5, 0.02, 1.5  # s, s, factor
 _MAX_THREADS, _MAX_WAITING, _MAX_SCANS = 64, 512, 4
-# Threads of our own: the SDK reads stdin in those that everybody shares, and calls that wait would take them all.
-_asking = anyio.CapacityLimiter(_MAX_THREADS)
+# Limits of their own: the SDK reads stdin in the shared worker threads, and waiting calls would occupy all of those.
+_calling = anyio.CapacityLimiter(_MAX_THREADS)
 _scanning_remote = anyio.CapacityLimiter(_MAX_THREADS)
 _scanning = anyio.CapacityLimiter(_MAX_SCANS)
 _unlimited = anyio.CapacityLimiter(math.inf)
@@ -38,7 +38,7 @@ _waits = BoundedSemaphore(_MAX_WAITING)
 
 
 async def acquire_async(session: Session, request: ClaimRequest, report: Report | None = None) -> ClaimResult:
-    """Do what `acquire` does; what was granted to a call that is cancelled meanwhile is released.
+    """Acquire the key without blocking the event loop; if the call was cancelled meanwhile, release the grant.
 
     A wait blocks a thread.  Beyond 512 waits in one process a call is answered at once, as without `wait_seconds`.
     """
@@ -94,7 +94,7 @@ async def change_off_loop(
     that is cancelled, and claim after its caller has given up.
 
     A remote store is called in a thread and answers or fails within `ANSWER_TIMEOUT`, the wait for a thread included.
-    What it did for a call that was cancelled meanwhile is undone, by *undo* with the result.
+    If the call was cancelled meanwhile, *undo* is called with the result.
     """
     if session.remote:
         return await _in_thread(partial(change, LOCK_TIMEOUT), undo)
@@ -114,13 +114,13 @@ async def change_off_loop(
 
 
 async def read_off_loop(session: Session, read: Callable[[], T]) -> T:
-    """Run *read*, which waits for nobody on this machine but perhaps for a network, while other calls go on."""
+    """Run *read* while other calls go on: a local store never makes it wait, and a remote one is called in a thread."""
     return await _in_thread(read) if session.remote else read()
 
 
 async def maintain_off_loop(session: Session, maintain: Callable[[], T]) -> T:
-    """Run *maintain*, which asks about so many claims that it may take longer than one answer, as `read_off_loop` does."""
-    return await anyio.to_thread.run_sync(maintain, limiter=_asking) if session.remote else maintain()
+    """Run *maintain* as `read_off_loop` does, but without its time limit: it sends a request for each claim."""
+    return await anyio.to_thread.run_sync(maintain, limiter=_calling) if session.remote else maintain()
 
 
 async def scan_off_loop(session: Session, scan: Callable[[], T]) -> T:
@@ -141,12 +141,12 @@ def _with_deadline(call: Callable[[], T], until: float) -> T:
 
 
 async def _in_thread(call: Callable[[], T], undo: Callable[[T], object] = lambda _: None) -> T:
-    # Whoever gets a thread late has so much less time for its question.
+    # A call that gets its thread late has less time left for the store.
     job = _Job(partial(_with_deadline, call, time.monotonic() + ANSWER_TIMEOUT), undo)
     try:
         # Bounds the wait for a thread alone: once the thread runs, it is awaited to its end.
         with anyio.fail_after(ANSWER_TIMEOUT):
-            result = await anyio.to_thread.run_sync(job.run, limiter=_asking)
+            result = await anyio.to_thread.run_sync(job.run, limiter=_calling)
         await anyio.lowlevel.checkpoint_if_cancelled()
     except TimeoutError as error:
         cause = OSError(errno.ETIMEDOUT, f"{_MAX_THREADS} calls are waiting for its answer")
