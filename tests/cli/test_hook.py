@@ -249,7 +249,9 @@ def test_settings_that_are_wrong_block_nobody_unless_asked_to(commands: Commands
 
 
 @pytest.mark.rule("L5")
-@pytest.mark.parametrize("output", ["[" * 100_000, '{"a":' * 100_000, "1" * 100_000], ids=["lists", "objects", "digits"])
+@pytest.mark.parametrize(
+    "output", ["[" * 100_000, '{"a":' * 100_000, "1" * 100_000], ids=["lists", "objects", "digits"]
+)
 def test_what_is_too_deep_to_read_is_no_event_and_only_a_strict_guard_denies_it(
     commands: Commands, output: str
 ) -> None:
