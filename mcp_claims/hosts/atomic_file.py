@@ -6,10 +6,11 @@ import contextlib
 import difflib
 import errno
 import os
+import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from mcp_claims.hosts.errors import (
     HostFileUnwritableError,
     UneditableTextError,
 )
+
+if sys.platform != "win32":
+    import fcntl
 
 _BOM = "\ufeff"
 _BACKUP_SUFFIX = ".mcp-claims.bak"
@@ -93,16 +97,24 @@ class Change:
                 # A rename needs write permission on the directory only; but somebody made the file read-only on purpose.
                 if not mode & 0o222:
                     raise PermissionError(errno.EACCES, "it is read-only")
-                _replace(self.backup, old, mode, owner)
-            # Hosts rewrite their files while they run: what they wrote since we read the file must not be lost.
-            if read(path).data != old:
-                raise HostFileChangedError(path)
-            if self.after is None:
-                path.unlink()
-            else:
-                _replace(path, self.after, mode, owner)
+            with _locked(path):
+                if old is not None:
+                    with _written(self.backup, old, mode, owner) as new:
+                        os.replace(new, self.backup)
+                if self.after is None:
+                    self._check_unchanged()
+                    path.unlink()
+                else:
+                    with _written(path, self.after, mode, owner) as new:
+                        self._check_unchanged()
+                        _put(new, self.after, self.before)
         except OSError as error:
             raise HostFileUnwritableError(path, error) from error
+
+    def _check_unchanged(self) -> None:
+        # Hosts rewrite their files while they run: what they wrote since we read the file must not be lost.
+        if read(self.path).data != self.before.data:
+            raise HostFileChangedError(self.path)
 
 
 def backup_path(path: Path) -> Path:
@@ -142,8 +154,38 @@ def restore(content: Content, edit: Callable[[Content], bytes | None]) -> Change
     return None
 
 
-def _replace(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
-    """Replace *path* by a rename: a reader sees the old or the new data, never a part, even after a power cut."""
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other installs from the directory of *path*, and remove what killed ones left of the file there.
+
+    Raises `HostFileChangedError` if another install is writing there.
+    """
+    if sys.platform == "win32":
+        yield
+    else:
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise HostFileChangedError(path) from error
+            except OSError:
+                pass  # NFS locks no directories: there, two installs at once must be told apart by the comparison alone.
+            else:
+                for name in os.listdir(fd):
+                    if re.fullmatch(rf"\.{re.escape(path.name)}({re.escape(_BACKUP_SUFFIX)})?\.[0-9a-f]{{8}}", name):
+                        os.unlink(name, dir_fd=fd)  # It may hold the tokens of the host's file.
+            yield
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _written(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> Iterator[Path]:
+    """Write *data* to a new file beside *path*, to be renamed to it; what was not renamed is removed.
+
+    After the rename a reader sees the old or the new data, never a part, even after a power cut.
+    """
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), _NEW_FILE_MODE)
     try:
@@ -155,8 +197,25 @@ def _replace(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) 
                     os.fchown(fd, *owner)
                 os.fchmod(fd, mode)
             os.fsync(fd)
-        os.replace(new, path)
-    except BaseException:
+        yield new
+    finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)
+
+
+def _put(new: Path, data: bytes, before: Content) -> None:
+    """Rename *new*, which has *data*, to the file; overwrite the file where a rename would split or cannot move it."""
+    path = before.path
+    try:
+        if before.data is None or path.stat().st_nlink == 1:
+            os.replace(new, path)
+            return
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+    # It has another name, a hard link, or is a mount of its own, as in a container.  The backup is there already.
+    try:
+        path.write_bytes(data)
+    except OSError:
+        path.write_bytes(before.data or b"")
         raise

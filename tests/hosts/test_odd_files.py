@@ -341,3 +341,59 @@ def test_a_disk_that_is_full_leaves_the_file_and_no_litter(home: Path) -> None:
     assert "cannot be written" in done.stderr
     assert [path.name for path in home.iterdir()] == [".claude.json"]
     assert (home / ".claude.json").read_text() == "{}"
+
+
+@pytest.mark.rule("H3")
+def test_a_file_with_another_name_keeps_it(home: Path, run: Run) -> None:
+    file, other = home / ".claude.json", home / "dotfiles.json"
+    file.write_text("{}")
+    os.link(file, other)
+    assert run("install", "claude-code")[0] == 0
+    assert file.samefile(other) and "mcp_claims" in other.read_text()
+    assert backup_path(file).read_text() == "{}"
+
+
+@pytest.mark.rule("H3")
+def test_a_file_that_is_a_mount_is_overwritten(home: Path) -> None:
+    file, outside = home / ".claude.json", home / "outside.json"
+    for each in (file, outside):
+        each.write_text("{}")
+    mount = f"mount --bind {shlex.quote(str(outside))} {shlex.quote(str(file))}"
+    done = in_a_process(home, mount, "install", "claude-code")
+    assert done.returncode == 0, done.stderr
+    assert "mcp_claims" in outside.read_text()
+    assert sorted(each.name for each in home.iterdir()) == [file.name, backup_path(file).name, outside.name]
+
+
+@pytest.mark.rule("H3")
+def test_of_two_installs_at_once_the_second_changes_nothing(
+    home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, answers = home / ".claude.json", list[tuple[int, str]]()
+    file.write_text("{}")
+    replace = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        answers.append(run("install", "claude-code", "--name", "second"))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert run("install", "claude-code", "--name", "first")[0] == 0
+    ((code, output),) = answers
+    assert code != 0 and "Try again" in output
+    assert "first" in file.read_text() and "second" not in file.read_text()
+    assert run("install", "claude-code", "--name", "second")[0] == 0
+    assert "first" in file.read_text() and "second" in file.read_text()
+
+
+@pytest.mark.rule("H3")
+def test_what_a_killed_install_left_is_removed_and_nothing_else(home: Path, run: Run) -> None:
+    (home / "..claude.json.0123abcd").write_text("a token")
+    (home / "..claude.json.mcp-claims.bak.0123abcd").write_text("a token")
+    for other in ("..claude.json.0123abcde", "..claude.json.bak", "x..claude.json.0123abcd"):
+        (home / other).write_text("of somebody")
+    run("install", "claude-code")
+    assert sorted(each.name for each in home.iterdir()) == sorted(
+        [".claude.json", "..claude.json.0123abcde", "..claude.json.bak", "x..claude.json.0123abcd"]
+    )

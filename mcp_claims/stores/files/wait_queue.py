@@ -41,20 +41,20 @@ def join_wait_queue(directory: str, key: str, notify: Callable[[], None]) -> Ite
     """
     if sys.platform != "linux":
         yield False
-        return
-    waiter = _Waiter(f"{directory}/{QUEUE_FILE}", key, notify)
-    # Joined inside: were an interrupt to leave the ticket behind, no later waiter would become the first.
-    try:
+    else:
+        waiter = _Waiter(f"{directory}/{QUEUE_FILE}", key, notify)
+        # Joined inside: were an interrupt to leave the ticket behind, no later waiter would become the first.
         try:
-            _TICKETS.join(waiter)
-        except OSError:
-            # No namespace yet, no space, no descriptor: without a queue, waiters are served in no particular order.
-            queued = False
-        else:
-            queued = True
-        yield queued
-    finally:
-        _TICKETS.leave(waiter)
+            try:
+                _TICKETS.join(waiter)
+            except OSError:
+                # No namespace yet, no space, no descriptor: without a queue, waiters are served in no particular order.
+                queued = False
+            else:
+                queued = True
+            yield queued
+        finally:
+            _TICKETS.leave(waiter)
 
 
 if sys.platform == "linux":
