@@ -104,6 +104,17 @@ def test_each_host_starts_what_it_is_given() -> None:
         assert host.documentation.startswith("https://")
 
 
+@pytest.mark.rule("H6")
+@pytest.mark.parametrize(
+    ("host", "field"), [("claude-code", "alwaysLoad"), ("qwen-code", "alwaysLoadTools"), ("codex", "required")]
+)
+def test_a_host_that_can_start_its_first_turn_without_the_tools_is_told_not_to(host: str, field: str) -> None:
+    entry = HOSTS[host].make_entry(Launch("/a b/python", ("-m", "mcp_claims")))
+    assert entry.merged_into(None)[field] is True
+    # A person may have decided otherwise.
+    assert entry.merged_into({field: False})[field] is False
+
+
 def test_the_command_line_knows_all_hosts_without_importing_what_edits_files() -> None:
     assert tuple(HOSTS) == HOST_NAMES
     code = "import sys, mcp_claims.cli.main as main; main.build_parser(); print(*sys.modules)"
