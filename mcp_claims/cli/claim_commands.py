@@ -1,4 +1,4 @@
-"""`mcp-claims try`, `check`, `release` and `prune`: the tools of the server, for scripts and people."""
+"""`mcp-claims show`, `try`, `check`, `release` and `prune`: the tools of the server, for scripts and people."""
 
 from __future__ import annotations
 
@@ -8,93 +8,98 @@ import sys
 
 from mcp_claims.cli.errors import NO, YES
 from mcp_claims.cli.options import (
-    Subparsers,
-    add_command,
+    add_claim,
+    add_epilog,
     add_identity,
     add_json,
     add_key,
     add_namespace,
-    add_wait,
+    add_retention,
+    add_store_options,
     chosen_session,
     chosen_store,
+    claim_request,
     required_session,
 )
 from mcp_claims.cli.output import print_result, write_error
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Found, Outcome, Unreadable
-from mcp_claims.model.requests import (
-    DEFAULT_RETENTION_HOURS,
-    DEFAULT_TTL_MINUTES,
-    ClaimRequest,
-    InspectRequest,
-    ReleaseRequest,
-)
+from mcp_claims.model.requests import InspectRequest, ReleaseRequest
 from mcp_claims.render import phrases
 from mcp_claims.render.answers import Rendered, claim_answer, inspect_answer, release_answer
-from mcp_claims.render.lists import listed_line, prune_answer
+from mcp_claims.render.lists import listed_facts, listed_line, prune_answer
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
 
 _OUTCOMES = tuple(outcome.value for outcome in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED))
 
 
-def add_try(commands: Subparsers) -> None:
-    """Add `try`."""
-    command = add_command(
-        commands,
-        "try",
-        "claim a key for a process or a session that lives on",
+def configure_show(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `show`."""
+    add_epilog(
+        parser,
+        "  mcp-claims show nightly:2026-11-28 --json",
+        "0 there is a claim or an outcome, 1 there is none",
+    )
+    add_store_options(parser)
+    add_key(parser)
+    add_json(parser)
+    parser.set_defaults(run=_show)
+
+
+def _show(options: argparse.Namespace) -> int:
+    scoped = InspectRequest.parse(options.key, options.namespace).scoped
+    page = process_session(chosen_store(options)).read(scoped.key, scoped.namespace)
+    if not page.claims:
+        facts = {"key": phrases.shown(scoped.key), "namespace": phrases.shown(scoped.namespace), "state": "free"}
+        print_result(f"FREE: nobody holds {phrases.named(scoped)}.", facts, as_json=options.json)
+        return NO
+    listed = page.claims[0]
+    known = listed_facts(listed, page.now)
+    width = max(map(len, known))
+    lines = [listed_line(listed, page.now), "", *(f"{name:{width}}  {value}" for name, value in known.items())]
+    print_result("\n".join(lines), known, as_json=options.json)
+    return YES
+
+
+def configure_try(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `try`."""
+    add_epilog(
+        parser,
         "  mcp-claims try nightly:2026-11-28 --for-pid $$ && make nightly\n"
         '  mcp-claims try "acme/web#12:red@3f2a91c" --session ci --wait 60',
         "0 claimed or renewed, 1 held by another session or done",
     )
-    add_key(command)
-    add_identity(command)
-    command.add_argument(
-        "--ttl",
-        type=float,
-        default=DEFAULT_TTL_MINUTES,
-        metavar="MINUTES",
-        help="when the claim expires unless it is renewed (%(default)g)",
-    )
-    command.add_argument("--note", metavar="TEXT", help="what you are about to do, shown to the others")
-    add_wait(command)
-    command.add_argument("--redo", action="store_true", help="claim the key even if the work is done")
-    add_json(command)
-    command.set_defaults(run=_try)
+    add_store_options(parser)
+    add_claim(parser)
+    add_identity(parser)
+    add_json(parser)
+    parser.set_defaults(run=_try)
 
 
 def _try(options: argparse.Namespace) -> int:
-    request = ClaimRequest.parse(
-        options.key,
-        options.namespace,
-        ttl_minutes=options.ttl,
-        note=options.note,
-        redo=options.redo,
-        wait_seconds=options.wait,
-    )
+    request = claim_request(options)
     result = acquire(required_session(options, chosen_store(options)), request)
     _print_answer(claim_answer(request.scoped, result), result.found, options)
     return YES if result.claimed else NO
 
 
-def add_check(commands: Subparsers) -> None:
-    """Add `check`."""
-    command = add_command(
-        commands,
-        "check",
-        "check whether you may claim a key: it is neither held by another session nor done",
+def configure_check(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `check`."""
+    add_epilog(
+        parser,
         "  mcp-claims check nightly:2026-11-28 || exit\n"
         "  mcp-claims check nightly:2026-11-28 --generation 7 && git push",
         "0 you may, 1 you may not (with --generation: 0 in force, 1 not in force)",
     )
-    add_key(command)
-    add_identity(command)
-    command.add_argument(
+    add_store_options(parser)
+    add_key(parser)
+    add_identity(parser)
+    parser.add_argument(
         "--generation", type=int, metavar="N", help="check instead whether the claim of generation N is in force"
     )
-    add_json(command)
-    command.set_defaults(run=_check)
+    add_json(parser)
+    parser.set_defaults(run=_check)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -106,31 +111,24 @@ def _check(options: argparse.Namespace) -> int:
     return YES if (free if inspection.in_force is None else inspection.in_force) else NO
 
 
-def add_release(commands: Subparsers) -> None:
-    """Add `release`."""
-    command = add_command(
-        commands,
-        "release",
-        "release your claim, or revoke the claim of a holder that hangs",
+def configure_release(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `release`."""
+    add_epilog(
+        parser,
         "  mcp-claims release nightly:2026-11-28 --for-pid $$ --outcome done --note 'built 1.4'\n"
         "  mcp-claims release nightly:2026-11-28 --force --note 'that host is gone'",
         "0 released, 1 not released",
     )
-    add_key(command)
-    add_identity(command)
-    command.add_argument("--outcome", choices=_OUTCOMES, help="how the work ended; what is done is not done again")
-    command.add_argument("--note", metavar="TEXT", help="a word on the outcome; with --force, the reason")
-    command.add_argument(
-        "--retention",
-        type=float,
-        default=DEFAULT_RETENTION_HOURS,
-        metavar="HOURS",
-        help="how long the outcome is kept (%(default)g)",
-    )
-    command.add_argument("--force", action="store_true", help="revoke the claim, whoever holds it; asks first")
-    command.add_argument("--yes", action="store_true", help="with --force: do not ask")
-    add_json(command)
-    command.set_defaults(run=_release)
+    add_store_options(parser)
+    add_key(parser)
+    add_identity(parser)
+    parser.add_argument("--outcome", choices=_OUTCOMES, help="how the work ended; what is done is not done again")
+    parser.add_argument("--note", metavar="TEXT", help="a word on the outcome; with --force, the reason")
+    add_retention(parser)
+    parser.add_argument("--force", action="store_true", help="revoke the claim, whoever holds it; asks first")
+    parser.add_argument("--yes", action="store_true", help="with --force: do not ask")
+    add_json(parser)
+    parser.set_defaults(run=_release)
 
 
 def _release(options: argparse.Namespace) -> int:
@@ -176,18 +174,17 @@ def _not_revoked(why: str, options: argparse.Namespace) -> int:
     return NO
 
 
-def add_prune(commands: Subparsers) -> None:
-    """Add `prune`."""
-    command = add_command(
-        commands,
-        "prune",
-        "remove claims that are expired or orphaned, and unreadable ones that outlived any TTL",
+def configure_prune(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `prune`."""
+    add_epilog(
+        parser,
         "  mcp-claims prune\n  mcp-claims prune -n ci --json",
         "0 all dead claims are removed, 1 something needs a person",
     )
-    add_namespace(command, purpose="prune this namespace only")
-    add_json(command)
-    command.set_defaults(run=_prune)
+    add_store_options(parser)
+    add_namespace(parser, purpose="prune this namespace only")
+    add_json(parser)
+    parser.set_defaults(run=_prune)
 
 
 def _prune(options: argparse.Namespace) -> int:

@@ -13,16 +13,16 @@ import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import anyio
+from mcp import Client, StdioServerParameters
+from mcp_types import Implementation
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from mcp_claims.cli.errors import NO, YES
-from mcp_claims.cli.options import Subparsers
-
-if TYPE_CHECKING:
-    from mcp import Client
-    from rich.console import Console
-
-# The SDK, anyio and rich are imported inside the functions that need them: completion and `--help` import this module.
 
 EVENT = "vercel/next.js#4521:checks_failed@3f2a91c"
 _AGENTS = ("ada", "ben", "cleo")
@@ -50,21 +50,13 @@ class Agent(NamedTuple):
         return Answer(result.structured_content or {}, text)
 
 
-def add_demo(commands: Subparsers) -> None:
-    """Add `demo`."""
-    command = commands.add_parser(
-        "demo",
-        help="watch three agents see one event, and one of them die",
-        description="Watch three agents see one event, and one of them die, in a directory that is removed afterwards.",
-        epilog="exit codes: 0 exactly one agent acted and another took over, 1 not so",
-    )
-    command.set_defaults(run=_demo)
+def configure_demo(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `demo`."""
+    parser.epilog = "exit codes: 0 exactly one agent acted and another took over, 1 not so"
+    parser.set_defaults(run=_demo)
 
 
 def _demo(options: argparse.Namespace) -> int:
-    import anyio
-    from rich.console import Console
-
     console = Console(highlight=False)
     # In a pipe the reader wraps long lines.
     console.soft_wrap = not console.is_terminal
@@ -79,8 +71,6 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 async def _play(console: Console, directory: Path) -> bool:
-    import anyio
-
     console.print(f"Three agents, each with an MCP server of its own, see one event: [bold]{EVENT}[/]\n")
     async with AsyncExitStack() as servers:
         agents = [await _start(servers, name, directory) for name in _AGENTS]
@@ -126,9 +116,6 @@ async def _play(console: Console, directory: Path) -> bool:
 
 
 async def _start(servers: AsyncExitStack, name: str, directory: Path) -> Agent:
-    from mcp import Client, StdioServerParameters
-    from mcp_types import Implementation
-
     command = StdioServerParameters(
         command=sys.executable, args=["-m", "mcp_claims", "serve", "--dir", str(directory)], env=dict(os.environ)
     )
@@ -141,9 +128,6 @@ async def _start(servers: AsyncExitStack, name: str, directory: Path) -> Agent:
 
 
 def _show(console: Console, title: str, answers: dict[str, Answer]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     if not console.is_terminal:
         lines = (f"  {name}: {answer.text}" for name, answer in answers.items())
         console.print(f"{title}:", *lines, "", sep="\n", markup=False)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from mcp_claims.cli.errors import STORE_ERROR, describe
-from mcp_claims.cli.options import Subparsers, add_command, chosen_store
+from mcp_claims.cli.options import add_epilog, add_store_options, chosen_store
 from mcp_claims.cli.output import write_error, write_line
 from mcp_claims.errors import ClaimsError
 from mcp_claims.liveness import Machine, local_machine
@@ -42,25 +42,25 @@ _PATH_FIELDS = ("file_path", "notebook_path", "path")
 _MAX_INPUT_BYTES = 64 * 1024 * 1024
 
 
-def add_hook(commands: Subparsers) -> None:
-    """Add `hook`."""
-    command = add_command(
-        commands,
-        "hook",
-        "answer a hook of a host; `mcp-claims install claude-code --hooks` configures the host to run this",
+def configure_hook(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `hook`."""
+    add_epilog(
+        parser,
         "  mcp-claims hook session-end < event.json\n  mcp-claims hook guard --strict < event.json",
         "0 answered, 1 no event or wrong usage (never 2, which a host takes for a denial)",
+        trouble=f"{STORE_ERROR} session-end: the store cannot answer",
     )
-    command.add_argument(
+    add_store_options(parser)
+    parser.add_argument(
         "hook",
         choices=(_SESSION_END, _GUARD),
         help="session-end releases the claims of the session; guard denies what touches a key or path that another "
         "session has claimed",
     )
-    command.add_argument(
+    parser.add_argument(
         "--strict", action="store_true", help="guard: also deny everything while the store cannot answer"
     )
-    command.set_defaults(run=_hook)
+    parser.set_defaults(run=_hook)
 
 
 def _hook(options: argparse.Namespace) -> int:

@@ -7,9 +7,10 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from mcp_claims.cli.options import add_store_options, chosen_store, store_choice
+from mcp_claims import hosts
+from mcp_claims.cli.errors import STORE_ERROR, USAGE_ERROR
+from mcp_claims.cli.options import add_epilog, add_store_options, chosen_store, store_choice
 from mcp_claims.cli.output import write_line
 from mcp_claims.cli.serve import hours
 from mcp_claims.errors import InvalidInputError
@@ -23,26 +24,6 @@ from mcp_claims.stores.config import (
 )
 from mcp_claims.stores.etcd.config import VARIABLE_PREFIX
 
-if TYPE_CHECKING:
-    from mcp_claims.hosts import Change, Launch, UserEnvironment
-
-# `mcp_claims.hosts` is imported inside the functions that need it: with its parsers of TOML and YAML it would double the
-# time of `mcp-claims --help` and of completion.  That is also why its names are repeated here; a test compares them.
-HOST_NAMES = (
-    *(
-        "claude-code",
-        "claude-desktop",
-        "codex",
-        "copilot-cli",
-        "gemini-cli",
-        "qwen-code",
-        "cursor",
-        "vscode",
-        "windsurf",
-        "zed",
-    ),
-    *("opencode", "cline", "continue"),
-)
 _SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # Options that are passed on to `serve`, with the variable that counts where an option is missing.
 _SERVE_OPTIONS = {
@@ -56,27 +37,19 @@ _SERVE_OPTIONS = {
 _STORE_OPTIONS = ("--dir", "--layout", "--provider", "--store")
 
 
-def add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command `install`."""
-    install = commands.add_parser(
-        "install",
-        help="add the server to a host: " + ", ".join(HOST_NAMES),
-        description="Add the server to the user-level configuration of a host. Everything else in the file stays as it "
-        "is, and a backup is kept beside it.",
-        epilog="example: mcp-claims install claude-code --hooks; exit codes: 0 done, or nothing to do; 2 wrong usage; "
-        "3 the host's file cannot be edited safely or not written",
-    )
-    _add_common(install)
-    install.add_argument("--print", action="store_true", help="only print the entry, for pasting")
-    install.add_argument(
+def configure_install(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `install`."""
+    _add_common(parser, "  mcp-claims install claude-code --hooks")
+    parser.add_argument("--print", action="store_true", help="only print the entry, for pasting")
+    parser.add_argument(
         "--use-cli", action="store_true", help="add the entry with the host's own command, if it has one"
     )
-    server = install.add_argument_group("options of the server")
+    server = parser.add_argument_group("options of the server")
     add_store_options(server)
     server.add_argument("--session", metavar="NAME", help="as for serve")
     server.add_argument("--keep-alive-hours", type=float, metavar="H", help="as for serve")
     server.add_argument("--retention-hours", type=float, metavar="H", help="as for serve")
-    hooks = install.add_argument_group("Claude Code only")
+    hooks = parser.add_argument_group("Claude Code only")
     hooks.add_argument(
         "--hooks", action="store_true", help="also release a session's claims when it ends, even by /clear"
     )
@@ -88,30 +61,24 @@ def add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="also block edits and commands that touch a key or path claimed by another session; "
         "strict: and those while the store cannot answer",
     )
-    install.set_defaults(run=_install)
+    parser.set_defaults(run=_install)
 
 
-def add_uninstall(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command `uninstall`."""
-    uninstall = commands.add_parser(
-        "uninstall",
-        help="remove the server from a host",
-        description="Remove the server and its hooks from the configuration of a host. Everything else stays as it is.",
-        epilog="example: mcp-claims uninstall claude-code; exit codes as for install",
-    )
-    _add_common(uninstall)
-    uninstall.set_defaults(run=_uninstall)
+def configure_uninstall(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `uninstall`."""
+    _add_common(parser, "  mcp-claims uninstall claude-code")
+    parser.set_defaults(run=_uninstall)
 
 
-def _add_common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("host", metavar="HOST", choices=HOST_NAMES, help=", ".join(HOST_NAMES))
-    command.add_argument("--name", default="claims", help="name of the server in the host (%(default)s)")
-    command.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
+def _add_common(parser: argparse.ArgumentParser, example: str) -> None:
+    trouble = f"{USAGE_ERROR} wrong usage, {STORE_ERROR} the host's file cannot be edited safely or not written"
+    add_epilog(parser, example, "0 done, with a backup beside the file, or nothing to do", trouble=trouble)
+    parser.add_argument("host", metavar="HOST", choices=hosts.HOSTS, help=", ".join(hosts.HOSTS))
+    parser.add_argument("--name", default="claims", help="name of the server in the host (%(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
 
 def _install(options: argparse.Namespace) -> int:
-    from mcp_claims import hosts
-
     host, user, name = hosts.HOSTS[options.host], hosts.UserEnvironment.current(), options.name
     if (options.hooks or options.guard) and host.name != "claude-code":
         raise InvalidInputError("--hooks" if options.hooks else "--guard", "is for claude-code only")
@@ -139,8 +106,6 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _uninstall(options: argparse.Namespace) -> int:
-    from mcp_claims import hosts
-
     _validate_name(options.name)
     host, user = hosts.HOSTS[options.host], hosts.UserEnvironment.current()
     changes = [hosts.uninstall(host, user, options.name)]
@@ -150,14 +115,12 @@ def _uninstall(options: argparse.Namespace) -> int:
     return 0
 
 
-def _hooks(user: UserEnvironment, launch: Launch, guard: str | None) -> Change:
+def _hooks(user: hosts.UserEnvironment, launch: hosts.Launch, guard: str | None) -> hosts.Change:
     """Return the change that installs the hooks.  They use the store of the server, *launch*."""
-    from mcp_claims import hosts
-
     words = launch.arguments
     store = [words[at + offset] for at, word in enumerate(words) if word in _STORE_OPTIONS for offset in (0, 1)]
 
-    def launch_of(hook: hosts.Hook, *arguments: str) -> Launch:
+    def launch_of(hook: hosts.Hook, *arguments: str) -> hosts.Launch:
         return hosts.Launch(launch.command, ("-P", "-m", "mcp_claims", "hook", hook.command, *arguments, *store))
 
     wanted = [(hosts.SESSION_END, launch_of(hosts.SESSION_END))]
@@ -167,7 +130,7 @@ def _hooks(user: UserEnvironment, launch: Launch, guard: str | None) -> Change:
     return hosts.install_hooks(user, wanted)
 
 
-def _apply(changes: Sequence[Change], *, dry_run: bool) -> bool:
+def _apply(changes: Sequence[hosts.Change], *, dry_run: bool) -> bool:
     """Write the changes, or print them for a dry run; return whether anything was written."""
     for change in changes:
         if not change:

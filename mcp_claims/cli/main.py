@@ -11,29 +11,30 @@ from typing import NoReturn
 
 from mcp_claims import __version__
 from mcp_claims.cli.errors import USAGE_ERROR, describe, exit_code_of
-from mcp_claims.cli.options import Subparsers
-from mcp_claims.cli.output import discard, open_closed_streams, write_error, write_line
+from mcp_claims.cli.output import discard, open_closed_streams, write_error
 from mcp_claims.errors import ClaimsError
 
-# The module of each command.  Only that of the command at hand is imported: hosts run a check before each tool call,
-# and the SDK alone takes most of a second.
-_MODULES = {
-    "serve": "serve",
-    "list": "list_commands",
-    "show": "list_commands",
-    "try": "claim_commands",
-    "check": "claim_commands",
-    "release": "claim_commands",
-    "prune": "claim_commands",
-    "run": "run",
-    "hook": "hook",
-    "install": "install",
-    "uninstall": "install",
-    "doctor": "doctor",
-    "demo": "demo",
-    "completion": "main",
+# The module and the summary of each command.  Only the module of the command at hand is imported: hosts run a check
+# before each tool call, and the SDK alone takes most of a second.
+COMMANDS = {
+    "serve": ("serve", "serve one MCP client over stdin and stdout, or many over Streamable HTTP"),
+    "list": ("list", "list claims and outcomes, expired and orphaned claims included"),
+    "show": ("claim_commands", "show everything that is known about one key"),
+    "try": ("claim_commands", "claim a key for a process or a session that lives on"),
+    "check": ("claim_commands", "check whether you may claim a key: it is neither held by another session nor done"),
+    "release": ("claim_commands", "release your claim, or revoke the claim of a holder that hangs"),
+    "prune": ("claim_commands", "remove expired and orphaned claims, and unreadable ones that outlived any TTL"),
+    "run": ("run", "run a command while holding a key, unless another session holds it or the work is done"),
+    "hook": ("hook", "answer a hook of a host; `mcp-claims install claude-code --hooks` makes the host run this"),
+    "install": ("install", "add the server to the user's configuration of a host; the rest of the file stays as it is"),
+    "uninstall": ("install", "remove the server and its hooks from a host; the rest of the file stays as it is"),
+    "doctor": ("doctor", "check that claims work here, changing none: store, stored claims, clocks, process identity"),
+    "demo": (
+        "demo",
+        "watch three agents see one event, and one of them die, in a directory that is removed afterwards",
+    ),
+    "completion": ("completion", "print a script that makes a shell complete commands and options"),
 }
-_SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 _COMPLETING = "_ARGCOMPLETE"  # The variable that shells set to complete a command line.
 _INTERRUPTED, _BROKEN_PIPE = 128 + 2, 128 + 13  # As a shell reports an end by SIGINT and by SIGPIPE.
 
@@ -50,33 +51,44 @@ def command() -> NoReturn:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line *arguments*; return the exit code: 0 yes or done, 1 no, 2 wrong usage, 3 store trouble."""
     words = list(arguments)
-    only = words[0] if words and words[0] in _MODULES and _COMPLETING not in os.environ else None
-    parser = build_parser(only)
-    if _COMPLETING in os.environ:
+    completing = _COMPLETING in os.environ
+    typed = os.environ["COMP_LINE"].split()[1:] if completing else words
+    # No option before the command has a value, so argparse takes the same word for the command.
+    first = next((word for word in typed if not word.startswith("-")), None)
+    chosen = first if first in COMMANDS else None
+    parser = build_parser(chosen)
+    if completing:
         import argcomplete  # An import of 30 ms that completion alone needs.
 
         argcomplete.autocomplete(parser)
     # `run` gets what stands behind `--` unparsed: argparse would remove a second `--`, which belongs to the command.
-    end = words.index("--") if only == "run" and "--" in words else len(words)
+    end = words.index("--") if chosen == "run" and "--" in words else len(words)
     try:
         options = parser.parse_args(words[:end], argparse.Namespace(command=words[end + 1 :]))
     except SystemExit as stop:
         # A host takes 2 from a hook for a denial of what is about to happen.
-        sys.exit(1 if only == "hook" and stop.code == USAGE_ERROR else stop.code)
+        sys.exit(1 if chosen == "hook" and stop.code == USAGE_ERROR else stop.code)
     return _run(options)
 
 
-def build_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of all commands, or of *only* one."""
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the command *chosen*, or else of the names of all commands, without their options."""
     parser = argparse.ArgumentParser(
         prog="mcp-claims",
         description="Exclusive claims for agents that run side by side: of all that see an event, exactly one acts.",
     )
     parser.add_argument("--version", action="version", version=f"mcp-claims {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, module in _MODULES.items():
-        if only in (None, name):
-            getattr(importlib.import_module(f"mcp_claims.cli.{module}"), f"add_{name}")(commands)
+    for name in COMMANDS if chosen is None else (chosen,):
+        module, summary = COMMANDS[name]
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == chosen:
+            getattr(importlib.import_module(f"mcp_claims.cli.{module}"), f"configure_{name}")(command)
     return parser
 
 
@@ -93,24 +105,3 @@ def _run(options: argparse.Namespace) -> int:
         discard(sys.stdout)
         return _BROKEN_PIPE
     return code
-
-
-def add_completion(commands: Subparsers) -> None:
-    """Add `completion`."""
-    completion = commands.add_parser(
-        "completion",
-        help="print a script that makes a shell complete commands and options",
-        description="Print a script that makes a shell complete commands and options.",
-        epilog='examples:\n  eval "$(mcp-claims completion bash)"      # in ~/.bashrc\n'
-        "  mcp-claims completion fish > ~/.config/fish/completions/mcp-claims.fish",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    completion.add_argument("shell", choices=_SHELLS)
-    completion.set_defaults(run=_completion)
-
-
-def _completion(options: argparse.Namespace) -> int:
-    from argcomplete.shell_integration import shellcode  # An import of 30 ms that completion alone needs.
-
-    write_line(shellcode(["mcp-claims"], shell=options.shell))
-    return 0

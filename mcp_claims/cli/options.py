@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TypeAlias
 
 from mcp_claims.cli.errors import OPTIONS, STORE_ERROR, USAGE_ERROR
 from mcp_claims.errors import InvalidInputError
+from mcp_claims.model.requests import DEFAULT_RETENTION_HOURS, DEFAULT_TTL_MINUTES, ClaimRequest
 from mcp_claims.model.validation import DEFAULT_NAMESPACE, MAX_WAIT_SECONDS
 from mcp_claims.session.identity import named_session, session_for_process
 from mcp_claims.session.session import Session
@@ -25,25 +25,12 @@ from mcp_claims.stores.config import (
 )
 
 SESSION_VARIABLE = "MCP_CLAIMS_SESSION"
-_OPTIONS = {"directory": "--dir", "layout": "--layout", "provider": "--provider", "url": "--store"}
-
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_TROUBLE = f"{USAGE_ERROR} wrong usage, {STORE_ERROR} the store cannot answer"
 
 
-def add_command(
-    commands: Subparsers, name: str, summary: str, examples: str, exit_codes: str = "0 yes, 1 no"
-) -> argparse.ArgumentParser:
-    """Add the command *name* with its options for the store; return its parser."""
-    exit_codes = f"{exit_codes}, {USAGE_ERROR} wrong usage, {STORE_ERROR} the store cannot answer"
-    command = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"examples:\n{examples}\n\nexit codes: {exit_codes}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_store_options(command)
-    return command
+def add_epilog(parser: argparse.ArgumentParser, examples: str, exit_codes: str, *, trouble: str = _TROUBLE) -> None:
+    """Show *examples* below the options, and the *exit_codes* with those of *trouble*."""
+    parser.epilog = f"examples:\n{examples}\n\nexit codes: {exit_codes}, {trouble}"
 
 
 def add_store_options(parser: argparse._ActionsContainer) -> None:
@@ -94,14 +81,47 @@ def add_namespace(parser: argparse.ArgumentParser, *, default: str | None = None
     parser.add_argument("-n", "--namespace", default=default, metavar="NAME", help=purpose)
 
 
-def add_wait(parser: argparse.ArgumentParser) -> None:
-    """Add how long to wait for the holder of the key."""
+def add_claim(parser: argparse.ArgumentParser) -> None:
+    """Add what `claim_request` reads."""
+    add_key(parser)
+    parser.add_argument(
+        "--ttl",
+        type=float,
+        default=DEFAULT_TTL_MINUTES,
+        metavar="MINUTES",
+        help="when the claim expires unless it is renewed (%(default)g)",
+    )
+    parser.add_argument("--note", metavar="TEXT", help="what you are about to do, shown to the others")
+    parser.add_argument("--redo", action="store_true", help="claim the key even if the work is done")
     parser.add_argument(
         "--wait",
         type=float,
         default=0,
         metavar="SECONDS",
         help=f"while another session holds the key, wait for it, up to {MAX_WAIT_SECONDS:g} s (%(default)g)",
+    )
+
+
+def claim_request(options: argparse.Namespace) -> ClaimRequest:
+    """Return the request for a claim that *options* ask for; raise `InvalidInputError` for a value out of range."""
+    return ClaimRequest.parse(
+        options.key,
+        options.namespace,
+        ttl_minutes=options.ttl,
+        note=options.note,
+        redo=options.redo,
+        wait_seconds=options.wait,
+    )
+
+
+def add_retention(parser: argparse.ArgumentParser) -> None:
+    """Add how long an outcome is kept."""
+    parser.add_argument(
+        "--retention",
+        type=float,
+        default=DEFAULT_RETENTION_HOURS,
+        metavar="HOURS",
+        help="how long the outcome is kept (%(default)g)",
     )
 
 

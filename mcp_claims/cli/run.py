@@ -6,12 +6,12 @@ import argparse
 from datetime import timedelta
 
 from mcp_claims.cli.errors import NO, USAGE_ERROR
-from mcp_claims.cli.options import Subparsers, add_command, add_key, add_wait, chosen_store
+from mcp_claims.cli.options import add_claim, add_epilog, add_retention, add_store_options, chosen_store, claim_request
 from mcp_claims.cli.output import write_error
 from mcp_claims.cli.supervisor import CannotStartError, Child
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.records import Claim, Outcome
-from mcp_claims.model.requests import DEFAULT_RETENTION_HOURS, DEFAULT_TTL_MINUTES, ClaimRequest, ReleaseRequest
+from mcp_claims.model.requests import ReleaseRequest
 from mcp_claims.render.answers import claim_answer
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session, session_for_process
@@ -30,38 +30,23 @@ _KILL_BEFORE = 0.1  # s before the claim expires
 _CATCH_UP = 0.5  # s for a renewal after this process was stopped for longer than that: it may still have its claim
 
 
-def add_run(commands: Subparsers) -> None:
-    """Add `run`."""
-    command = add_command(
-        commands,
-        "run",
-        "run a command while holding a key, unless another session holds it or the work is done",
+def configure_run(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `run`."""
+    add_epilog(
+        parser,
         "  mcp-claims run nightly:2026-11-28 -- make nightly\n"
         "  mcp-claims run deploy:staging --wait 300 --forget -- ./deploy.sh staging",
         "that of COMMAND, 126 or 127 COMMAND cannot be run, 1 or N of -E held or done",
     )
-    add_key(command)
-    add_wait(command)
-    command.add_argument(
-        "--ttl",
-        type=float,
-        default=DEFAULT_TTL_MINUTES,
-        metavar="MINUTES",
-        help="when the claim expires if it is no longer renewed (%(default)g)",
+    add_store_options(parser)
+    add_claim(parser)
+    parser.add_argument(
+        "--forget",
+        action="store_true",
+        help="record no outcome, done or failed by the exit code, so that the command can run again",
     )
-    command.add_argument("--note", metavar="TEXT", help="what the command is for, shown to the others")
-    command.add_argument("--redo", action="store_true", help="run the command even if the work is done")
-    command.add_argument(
-        "--forget", action="store_true", help="release the key without an outcome, so that the command can run again"
-    )
-    command.add_argument(
-        "--retention",
-        type=float,
-        default=DEFAULT_RETENTION_HOURS,
-        metavar="HOURS",
-        help="how long the outcome, done or failed by the exit code, is kept (%(default)g)",
-    )
-    command.add_argument(
+    add_retention(parser)
+    parser.add_argument(
         "-E",
         "--held-exit-code",
         type=int,
@@ -69,8 +54,8 @@ def add_run(commands: Subparsers) -> None:
         metavar="N",
         help="exit code if the key is held or done (%(default)s)",
     )
-    command.usage = "mcp-claims run [options] KEY -- COMMAND [ARGUMENT ...]"
-    command.set_defaults(run=_run)
+    parser.usage = "mcp-claims run [options] KEY -- COMMAND [ARGUMENT ...]"
+    parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -79,14 +64,7 @@ def _run(options: argparse.Namespace) -> int:
         return USAGE_ERROR
     if not 0 <= options.held_exit_code <= 255:
         raise InvalidInputError("held_exit_code", "must be a number from 0 to 255")
-    request = ClaimRequest.parse(
-        options.key,
-        options.namespace,
-        ttl_minutes=options.ttl,
-        note=options.note,
-        redo=options.redo,
-        wait_seconds=options.wait,
-    )
+    request = claim_request(options)
     released = ReleaseRequest.parse(options.key, options.namespace, retention_hours=options.retention)
     store = chosen_store(options)
     with Child(options.command) as child:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from mcp_claims.cli.options import SESSION_VARIABLE, Subparsers, add_store_options, chosen_store
+from mcp_claims.cli.options import SESSION_VARIABLE, add_store_options, chosen_store
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import validation
 from mcp_claims.model.requests import DEFAULT_RETENTION_HOURS
@@ -30,42 +30,37 @@ SWITCH_EVERY = 0.000_5
 _HTTP_OPTIONS = ("host", "port", "path", "token_file", "idle_minutes")
 
 
-def add_serve(commands: Subparsers) -> None:
-    """Add `serve`."""
-    serve = commands.add_parser(
-        "serve",
-        help="serve one MCP client over stdin and stdout, or many over HTTP",
-        description="Serve one MCP client over stdin and stdout, or many over Streamable HTTP.",
-        epilog="example: mcp-claims serve --http --port 8765",
-    )
-    add_store_options(serve)
-    serve.add_argument(
+def configure_serve(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `serve`."""
+    parser.epilog = "example: mcp-claims serve --http --port 8765"
+    add_store_options(parser)
+    parser.add_argument(
         "--session",
         metavar="NAME",
         help=f"a fixed session that outlives the process, for hosts that start a server for each call (else {SESSION_VARIABLE})",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--keep-alive-hours",
         type=float,
         default=DEFAULT_KEEP_ALIVE_LIMIT / timedelta(hours=1),
         metavar="H",
         help="how long try_claim(keep_alive=true) renews a claim at most (%(default)g)",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--retention-hours",
         type=float,
         default=DEFAULT_RETENTION_HOURS,
         metavar="H",
         help="how long an outcome given to release is kept (%(default)g)",
     )
-    http = serve.add_argument_group("over HTTP")
+    http = parser.add_argument_group("over HTTP")
     http.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdin and stdout")
     http.add_argument("--host", help="address to listen on (127.0.0.1); any but a loopback address needs a token")
     http.add_argument("--port", type=int, help="port to listen on, 0 for a free one (8765)")
     http.add_argument("--path", help="path of the endpoint (/mcp)")
     http.add_argument("--token-file", metavar="PATH", help="bearer tokens, one a line (or one in MCP_CLAIMS_TOKEN)")
     http.add_argument("--idle-minutes", type=float, metavar="M", help="when a session without requests ends (30)")
-    serve.set_defaults(run=_serve)
+    parser.set_defaults(run=_serve)
 
 
 def _serve(options: argparse.Namespace) -> int:

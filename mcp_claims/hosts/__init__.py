@@ -1,6 +1,6 @@
 """The hosts that run agents: where each keeps its list of MCP servers, and how to add and remove one there.
 
-Only `install`, `uninstall` and `doctor --hosts` import this; servers and short commands do not.
+Only `install`, `uninstall` and `doctor` import this; servers and short commands do not.
 """
 
 from mcp_claims.hosts.atomic_file import Change

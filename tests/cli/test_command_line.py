@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mcp_claims
+from mcp_claims.cli.main import COMMANDS, build_parser
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 
@@ -26,6 +27,47 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
 
 def test_the_version_is_that_of_the_package() -> None:
     assert run("--version").stdout == f"mcp-claims {mcp_claims.__version__}\n"
+
+
+def test_help_lists_the_commands_without_importing_any() -> None:
+    code = (
+        "import sys; from mcp_claims.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=PYTHON_ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    shown = " ".join(done.stdout.split())
+    for name, (module, summary) in COMMANDS.items():
+        assert f" {name} {summary}" in shown
+        assert f"mcp_claims.cli.{module}" not in done.stderr.split()
+    assert {"mcp_claims.hosts", "rich", "mcp"}.isdisjoint(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_a_parser_with_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        build_parser(name).parse_args([name, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"usage: mcp-claims {name} " in shown
+    assert COMMANDS[name][1][1:] in shown
+    assert "example" in shown or "exit codes" in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
+        pytest.param("mcp-claims un", {"uninstall"}, id="command"),
+        pytest.param("mcp-claims check red --gen", {"--generation"}, id="option"),
+        pytest.param("mcp-claims install open", {"opencode"}, id="host"),
+    ],
+)
+def test_a_shell_completes_commands_options_and_hosts(tmp_path: Path, line: str, completions: set[str]) -> None:
+    output = tmp_path / "completions"
+    completing = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(output), "_ARGCOMPLETE_IFS": "\n"}
+    run(env=completing | {"COMP_LINE": line, "COMP_POINT": str(len(line))})
+    assert {each.strip() for each in output.read_text().split("\n")} == completions
 
 
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("serve", "--nonsense")])

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple
 
 import pytest
 
 import mcp_claims.stores.files
 from mcp_claims.model.records import Claim, Found, Unreadable
-from mcp_claims.stores.files.filesystem import LOCK, FileSystem, OpenFile
+from mcp_claims.stores.files.filesystem import OpenFile
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.samples import KEY, claim, grant, place, renewed
 from tests.support.descriptors import open_files
+from tests.support.interrupts import Interrupt, InterruptAtLine, no_lock_is_held
 
 if sys.platform == "win32":
     pytest.skip("counts descriptors in /dev/fd", allow_module_level=True)
@@ -25,39 +24,7 @@ if sys.platform == "win32":
 # An exception in `__del__` is reported and goes no further.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-PACKAGE = os.path.dirname(mcp_claims.stores.files.__file__)
 MIN_LINES = 20  # Fewer would mean that the lines are not traced.
-
-
-class Interrupt(BaseException):
-    """What the signal handler raises."""
-
-
-class InterruptAtLine:
-    """Raises `Interrupt` before the line with number *at*, counted from one as they are executed, of the file store."""
-
-    def __init__(self, at: int) -> None:
-        self._left = at
-        self.interrupted: CodeType | None = None
-
-    def __enter__(self) -> None:
-        self._before = sys.gettrace()
-        sys.settrace(self._trace)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        sys.settrace(self._before)
-
-    def _trace(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        if event == "line" and self.interrupted is None:
-            self._left -= 1
-            if not self._left:
-                self.interrupted = frame.f_code
-                raise Interrupt
-        return self._trace
 
 
 class Operation(NamedTuple):
@@ -119,14 +86,14 @@ def test_an_interrupt_at_any_line_leaves_no_lock_held_and_no_descriptor_open(tmp
         prepared = FileStore(tmp_path / str(at))
         before = operation.prepare(prepared)
         descriptors = open_files()
-        line = InterruptAtLine(at)
+        line = InterruptAtLine(at, mcp_claims.stores.files)
         store = FileStore(prepared.directory)
         try:
             with line:
                 operation.run(store, before)
         except Interrupt:
             # Already now: who handles it, like a server that goes on or a REPL, may keep the traceback for ever.
-            assert no_lock_is_held(prepared), f"interrupted in {line.interrupted}"
+            assert no_lock_is_held(prepared.directory), f"interrupted in {line.interrupted}"
         # Between forgetting a descriptor and closing it nothing can be done; by then it is unlocked.
         leaked = open_files() - descriptors
         assert leaked == 0 or (leaked == 1 and line.interrupted is OpenFile.close.__code__), line.interrupted
@@ -134,17 +101,6 @@ def test_an_interrupt_at_any_line_leaves_no_lock_held_and_no_descriptor_open(tmp
         if line.interrupted is None:
             assert at > MIN_LINES
             break
-
-
-def no_lock_is_held(store: FileStore) -> bool:
-    """Return whether a second opening of each lock file gets the lock."""
-    fs = FileSystem()
-    free = True
-    for path in Path(store.directory).glob("*/.lock"):
-        fd = fs.open(str(path), LOCK)
-        free = fs.try_lock(fd) and free
-        fs.close(fd)
-    return free
 
 
 def check_that_it_goes_on(store: FileStore) -> None:

@@ -1,4 +1,4 @@
-"""`mcp-claims list` and `show`: who holds what, as a table, as JSON, or redrawn as it changes."""
+"""`mcp-claims list`: who holds what, as a table, as JSON, or redrawn as it changes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
 from threading import Event
-from typing import TYPE_CHECKING
 
-from mcp_claims.cli.errors import NO, YES, describe
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mcp_claims.cli.errors import YES, describe
 from mcp_claims.cli.options import (
-    Subparsers,
-    add_command,
+    add_epilog,
     add_identity,
     add_json,
-    add_key,
     add_namespace,
+    add_store_options,
     chosen_session,
     chosen_store,
 )
@@ -26,15 +29,11 @@ from mcp_claims.cli.output import format_json, print_result, write_error, write_
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError
 from mcp_claims.model import expiry
 from mcp_claims.model.records import Claim, Moment
-from mcp_claims.model.requests import InspectRequest
 from mcp_claims.render import phrases
-from mcp_claims.render.lists import listed_facts, listed_line
+from mcp_claims.render.lists import listed_facts
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import ClaimPage, ListedClaim
 from mcp_claims.session.session import Session
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _MAX_LISTED = 1_000
 _MAX_WIDTH = 1_000
@@ -43,35 +42,20 @@ _SETTLE_TIME = 0.05  # s in which changes are gathered
 _STYLES = {"held": "green", "done": "blue", "unreadable": "red"}
 
 
-def add_list(commands: Subparsers) -> None:
-    """Add `list`."""
-    command = add_command(
-        commands,
-        "list",
-        "list claims and outcomes, expired and orphaned claims included",
+def configure_list(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `list`."""
+    add_epilog(
+        parser,
         "  mcp-claims list --watch\n  mcp-claims list -n ci --json | jq '.claims[].key'",
         "0 listed",
     )
-    add_namespace(command, purpose="list this namespace only")
-    command.add_argument("--mine", action="store_true", help="list only the claims of --for-pid or --session")
-    add_identity(command)
-    command.add_argument("--watch", action="store_true", help="go on, and print the list again after each change")
-    add_json(command)
-    command.set_defaults(run=_list)
-
-
-def add_show(commands: Subparsers) -> None:
-    """Add `show`."""
-    command = add_command(
-        commands,
-        "show",
-        "show everything that is known about one key",
-        "  mcp-claims show nightly:2026-11-28 --json",
-        "0 there is a claim or an outcome, 1 there is none",
-    )
-    add_key(command)
-    add_json(command)
-    command.set_defaults(run=_show)
+    add_store_options(parser)
+    add_namespace(parser, purpose="list this namespace only")
+    parser.add_argument("--mine", action="store_true", help="list only the claims of --for-pid or --session")
+    add_identity(parser)
+    parser.add_argument("--watch", action="store_true", help="go on, and print the list again after each change")
+    add_json(parser)
+    parser.set_defaults(run=_list)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -102,8 +86,6 @@ def _watch(session: Session, options: argparse.Namespace) -> None:
                 if not write_line(format_json(_page_facts(page)) if options.json else _drawn(page)):
                     return  # Nobody reads it any more.
         else:
-            from rich.live import Live  # Tables alone need it, and its import takes longer than all else here.
-
             with Live(auto_refresh=False, vertical_overflow="crop") as live:
                 for page in _changes(session, options, as_time_passes=True):
                     live.update(_table(page), refresh=True)
@@ -144,21 +126,6 @@ def _changes(session: Session, options: argparse.Namespace, *, as_time_passes: b
                     break  # Perhaps it can be watched by now.
 
 
-def _show(options: argparse.Namespace) -> int:
-    scoped = InspectRequest.parse(options.key, options.namespace).scoped
-    page = process_session(chosen_store(options)).read(scoped.key, scoped.namespace)
-    if not page.claims:
-        facts = {"key": phrases.shown(scoped.key), "namespace": phrases.shown(scoped.namespace), "state": "free"}
-        print_result(f"FREE: nobody holds {phrases.named(scoped)}.", facts, as_json=options.json)
-        return NO
-    listed = page.claims[0]
-    known = listed_facts(listed, page.now)
-    width = max(map(len, known))
-    lines = [listed_line(listed, page.now), "", *(f"{name:{width}}  {value}" for name, value in known.items())]
-    print_result("\n".join(lines), known, as_json=options.json)
-    return YES
-
-
 def _page_facts(page: ClaimPage) -> dict[str, object]:
     facts: dict[str, object] = {"claims": [listed_facts(listed, page.now) for listed in page.claims]}
     return facts if page.after is None else facts | {"more": True}
@@ -166,8 +133,6 @@ def _page_facts(page: ClaimPage) -> dict[str, object]:
 
 def _drawn(page: ClaimPage) -> str:
     """Return the table as text, in colour at a terminal; in a file or a pipe nothing is cut to a width."""
-    from rich.console import Console  # Tables alone need it, and its import takes longer than all else here.
-
     at_terminal, drawn = sys.stdout.isatty(), StringIO()
     # Into a string, since rich writes to its file even where it captures, and fails where the disk is full.
     Console(file=drawn, force_terminal=at_terminal, width=None if at_terminal else _MAX_WIDTH).print(_table(page))
@@ -175,9 +140,6 @@ def _drawn(page: ClaimPage) -> str:
 
 
 def _table(page: ClaimPage) -> Table:
-    from rich.table import Table  # Tables alone need it, and its import takes longer than all else here.
-    from rich.text import Text
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("NAMESPACE", "KEY", "STATE", "LEFT", "GEN", "HOLDER", "NOTE"):
         table.add_column(title, overflow="fold", no_wrap=title in ("STATE", "LEFT", "GEN"))
