@@ -30,6 +30,9 @@ _REMEDIES = {
     errno.EPROTO: "Find out what it refuses",
 }
 _NOTHING_CLAIMED = "Nothing was changed and nothing is claimed, so do not act."
+# True of every store.  A request that was sent and not answered may have taken effect: a release or a renewal, or a
+# grant that the store undoes as soon as it answers.
+_NOTHING_NEW = "You hold nothing new, so do not act; a change may have been made all the same."
 
 
 def shown_path(path: str) -> str:
@@ -56,9 +59,10 @@ class InvalidInputError(ClaimsError, ValueError):
 
 
 class StoreUnavailableError(ClaimsError):
-    """The store could not answer; nothing was claimed, nothing was released.
+    """The store could not answer; the caller holds nothing new.
 
-    `where` is the file, directory or cluster in question and `cause` what the system said.
+    A change that was under way may have been made all the same, above all over a network: read again.  `where` is the
+    file, directory or cluster, and `cause` the error of the operating system or of the cluster.
     """
 
     def __init__(self, where: str | os.PathLike[str], cause: OSError) -> None:
@@ -67,9 +71,9 @@ class StoreUnavailableError(ClaimsError):
 
     def __str__(self) -> str:
         reason = self.cause.strerror or str(self.cause)
-        remedy = _REMEDIES.get(self.cause.errno or 0, "Look at that place")
+        remedy = _REMEDIES.get(self.cause.errno or 0, "Check that place")
         return (
-            f"the claims store cannot be used: {reason} ({shown_path(self.where)}). {_NOTHING_CLAIMED} {remedy}, "
+            f"the claims store cannot be used: {reason} ({shown_path(self.where)}). {_NOTHING_NEW} {remedy}, "
             "then try again."
         )
 
@@ -162,7 +166,7 @@ class InvalidSessionError(ClaimsError):
 
 
 class SessionNeededError(ClaimsError):
-    """The connection does not say who is calling, so the call has to."""
+    """Neither the connection nor the call identifies the session."""
 
     def __str__(self) -> str:
         return (

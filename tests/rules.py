@@ -27,10 +27,10 @@ def stated() -> list[str]:
 def marked() -> dict[str, list[str]]:
     """Collect all tests; return those that are marked with each rule."""
     index = _Index()
-    with redirect_stdout(StringIO()) as said:
+    with redirect_stdout(StringIO()) as output:
         code = pytest.main(["--collect-only", "-q", "--numprocesses=0", "-m", "", str(ROOT / "tests")], plugins=[index])
     if code != pytest.ExitCode.OK:
-        sys.exit(said.getvalue())
+        sys.exit(output.getvalue())
     return {rule: list(dict.fromkeys(tests)) for rule, tests in index.tests.items()}
 
 

@@ -123,9 +123,9 @@ def configure_release(parser: argparse.ArgumentParser) -> None:
     add_key(parser)
     add_identity(parser)
     parser.add_argument("--outcome", choices=_OUTCOMES, help="how the work ended; what is done is not done again")
-    parser.add_argument("--note", metavar="TEXT", help="a word on the outcome; with --force, the reason")
+    parser.add_argument("--note", metavar="TEXT", help="how it ended, for the others; with --force, the reason")
     add_retention(parser)
-    parser.add_argument("--force", action="store_true", help="revoke the claim, whoever holds it; asks first")
+    parser.add_argument("--force", action="store_true", help="revoke the claim of any session; asks first")
     parser.add_argument("--yes", action="store_true", help="with --force: do not ask")
     add_json(parser)
     parser.set_defaults(run=_release)
@@ -159,7 +159,7 @@ def _revoke(options: argparse.Namespace) -> int:
         if not _confirm("Revoke it? Its holder may still be acting on it. [y/N] "):
             return _not_revoked("Nothing was changed.", options)
     if not session.revoke(listed.found, options.note):
-        return _not_revoked("The claim has changed meanwhile: look at it again.", options)
+        return _not_revoked("The claim has changed meanwhile: check it again.", options)
     if isinstance(listed.found, Unreadable):
         print_result("REVOKED: the unreadable claim is gone.", {"released": True}, as_json=options.json)
         return YES

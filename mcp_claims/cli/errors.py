@@ -1,4 +1,4 @@
-"""What errors are at the command line: an exit code, and a message that names the options."""
+"""Errors at the command line: an exit code, and a message that names the options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mcp_claims.errors import ClaimsError, InvalidInputError, StoreBusyError, St
 
 YES, NO, USAGE_ERROR, STORE_ERROR = 0, 1, 2, 3
 
-# What sets an argument of the library, where it is not the option of the same name.
+# The option for an argument of the library, where the names differ.
 OPTIONS = {
     "key": "KEY",
     "directory": "--dir",
@@ -35,7 +35,7 @@ def describe(error: ClaimsError, options: Namespace) -> str:
 
 
 def _option(argument: str, options: Namespace) -> str:
-    """Return what the library's *argument* is called here; anything else, such as a variable, keeps its name."""
+    """Return the option for the library's *argument*; anything else, such as a variable, keeps its name."""
     if argument in options and argument != "key":
         return f"--{argument.replace('_', '-')}"
     return OPTIONS.get(argument, argument)

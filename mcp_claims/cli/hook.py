@@ -1,6 +1,6 @@
-"""`mcp-claims hook`: what a host runs by itself, as Claude Code's hooks; https://code.claude.com/docs/en/hooks.
+"""`mcp-claims hook`: commands that a host runs at its events, as Claude Code's hooks; https://code.claude.com/docs/en/hooks.
 
-The host describes on standard input what is about to happen.  A hook recognises its own session by the processes: the
+The host describes the event on standard input.  A hook recognises its own session by the processes: the
 claims server of a session is a child of the host's process, perhaps through a shell, and so is the hook.  The session
 id that the host passes is not enough: a host inside another host inherits it, and `/clear` changes it.
 """
@@ -100,7 +100,7 @@ def _fail(problem: str, *, strict: bool, code: int) -> int:
 
 
 def _end_session(session: Session, machine: Machine, event: dict[str, Any]) -> None:
-    """Revoke what the servers of our host hold: the conversation that claimed it is over, even if they go on."""
+    """Revoke the claims of this host's servers: the conversation that made them is over, even if the servers go on."""
     why = event.get("reason")
     session.describe_client("mcp-claims hook session-end")
     for claim in _held_claims(session):
@@ -109,7 +109,7 @@ def _end_session(session: Session, machine: Machine, event: dict[str, Any]) -> N
 
 
 def _conflict(session: Session, machine: Machine, event: dict[str, Any]) -> str | None:
-    """Return why what is about to happen must not: another session has claimed it.  `None` if nobody has."""
+    """Return why the tool call of *event* must be denied: another session has claimed what it touches; else `None`."""
     tool_input = event.get("tool_input")
     if not isinstance(tool_input, dict):
         return None
@@ -133,7 +133,7 @@ def _conflict(session: Session, machine: Machine, event: dict[str, Any]) -> str 
 
 
 def _held_claims(session: Session) -> Iterator[Claim]:
-    """Yield the live claims, the first ones where there are very many."""
+    """Yield the live claims, at most the first `_MAX_CLAIMS` of the list."""
     for listed in session.list_claims(limit=_MAX_CLAIMS).claims:
         if listed.state is ClaimState.HELD and isinstance(listed.found, Claim):
             yield listed.found
@@ -148,7 +148,7 @@ def _working_directory(cwd: object) -> str:
 
 
 def _paths_in(command: str) -> list[str]:
-    """Return the words of *command* that may be paths, the first ones where there are very many."""
+    """Return the words of *command* that may be paths, at most the first `_MAX_WORDS`."""
     words = (found[0] for found in re.finditer(r"[^\s'\"`;|&<>()=,:]+", command))
     return list(itertools.islice((word for word in words if "/" in word), _MAX_WORDS))
 

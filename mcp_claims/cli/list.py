@@ -39,7 +39,8 @@ _MAX_LISTED = 1_000
 _MAX_WIDTH = 1_000
 _REDRAW_INTERVAL = 1.0  # s, since the time that is left changes
 _SETTLE_TIME = 0.05  # s in which changes are gathered
-_STYLES = {"held": "green", "done": "blue", "unreadable": "red"}
+_STYLES = {"held": "green", "done": "blue"}
+_UNREADABLE_STYLE = "red"
 
 
 def configure_list(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +97,7 @@ def _watch(session: Session, options: argparse.Namespace) -> None:
 def _changes(session: Session, options: argparse.Namespace, *, as_time_passes: bool) -> Iterator[ClaimPage]:
     """Yield what is stored now, and again after each change, or *as time passes*, for ever.
 
-    A cluster that has answered once and no longer does is waited for.
+    If a cluster stops answering after its first answer, wait until it answers again.
     """
     changed = Event()
     last: tuple[ListedClaim, ...] | None = None
@@ -145,8 +146,9 @@ def _table(page: ClaimPage) -> Table:
         table.add_column(title, overflow="fold", no_wrap=title in ("STATE", "LEFT", "GEN"))
     for listed in page.claims:
         namespace, key, state, *others = _cells(listed, page.now)
+        style = _STYLES.get(state, "dim") if isinstance(listed.found, Claim) else _UNREADABLE_STYLE
         # As `Text`, never as markup: others have written keys and notes.
-        table.add_row(Text(namespace), Text(key), Text(state, style=_STYLES.get(state, "dim")), *map(Text, others))
+        table.add_row(Text(namespace), Text(key), Text(state, style=style), *map(Text, others))
     if not page.claims:
         table.caption = "Nothing is claimed."
     if page.after is not None:
@@ -157,7 +159,8 @@ def _table(page: ClaimPage) -> Table:
 def _cells(listed: ListedClaim, now: Moment) -> tuple[str, ...]:
     found = listed.found
     if not isinstance(found, Claim):
-        return "", phrases.shown(found.where), "unreadable", "", "", "", phrases.shown(found.problem)
+        problem = f"cannot be read: {phrases.shown(found.problem)}"
+        return "", phrases.shown(found.where), listed.state.value, "", "", "", problem
     left = expiry.remaining(found.expires, now)
     return (
         phrases.shown(found.scoped.namespace),

@@ -43,8 +43,8 @@ def command() -> NoReturn:
     """Run the command line of this process, and end the process with its exit code."""
     open_closed_streams()
     code = main(sys.argv[1:])
-    # Taking the modules apart would be a sixth of the time of a short command, and nothing is left to be done: the streams
-    # have been flushed, and all threads are daemons.
+    # The interpreter's shutdown takes a sixth of the time of a short command and has nothing to do: the streams have been
+    # flushed, and all threads are daemons.
     os._exit(code)
 
 
@@ -61,12 +61,12 @@ def main(arguments: Sequence[str]) -> int:
         import argcomplete  # An import of 30 ms that completion alone needs.
 
         argcomplete.autocomplete(parser)
-    # `run` gets what stands behind `--` unparsed: argparse would remove a second `--`, which belongs to the command.
+    # `run` gets everything after `--` unparsed: argparse would remove a second `--`, which belongs to the command.
     end = words.index("--") if chosen == "run" and "--" in words else len(words)
     try:
         options = parser.parse_args(words[:end], argparse.Namespace(command=words[end + 1 :]))
     except SystemExit as stop:
-        # A host takes 2 from a hook for a denial of what is about to happen.
+        # A host takes exit code 2 of a hook for a denial.
         sys.exit(1 if chosen == "hook" and stop.code == USAGE_ERROR else stop.code)
     return _run(options)
 

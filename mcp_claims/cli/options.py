@@ -1,4 +1,4 @@
-"""Options that commands have in common: which store, which key, on whose behalf, and how to print."""
+"""Options that commands have in common: store, key, session, and form of the output."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def add_store_options(parser: argparse._ActionsContainer) -> None:
 
 
 def chosen_store(options: argparse.Namespace) -> Store:
-    """Open the store that *options*, else the environment, choose; raise `InvalidInputError` if none is like that."""
+    """Open the store that *options*, else the environment, choose; raise `InvalidInputError` for an invalid choice."""
     return open_store(options.dir, layout=options.layout, provider=options.provider, url=options.store)
 
 
@@ -126,12 +126,12 @@ def add_retention(parser: argparse.ArgumentParser) -> None:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of JSON."""
+    """Add the option to print JSON."""
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def add_identity(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name the session for which a command acts, since it ends at once itself."""
+    """Add the options that name the session a command acts for: the command's own process ends at once."""
     session = parser.add_mutually_exclusive_group()
     session.add_argument(
         "--for-pid",

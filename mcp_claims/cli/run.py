@@ -21,7 +21,7 @@ from mcp_claims.session.session import Session
 _NOTICE_AFTER, _NOTICE_AFTER_REMOTE = 2.0, 15.0
 """Seconds after which a revoked claim is noticed at the latest, on this machine and over a network."""
 
-_POLL_INTERVAL = 0.5  # s between two looks at what the keep-alive has found out
+_POLL_INTERVAL = 0.5  # s between two checks of what the keep-alive has found out
 
 _STOP_TIMEOUT = 10.0
 """Seconds at most in which a command that has lost its claim has to end, before it is killed."""

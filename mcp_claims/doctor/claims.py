@@ -63,10 +63,11 @@ def check_claims(store: Store, machine: Machine) -> Iterator[Finding]:
     free = states[ClaimState.EXPIRED] + states[ClaimState.ORPHANED]
     yield ok("claims", f"{states[ClaimState.HELD]} held, {free} expired or orphaned (free to take)")
     for found in unreadable[:_SHOWN]:
+        state, remedy = "held", "Delete it if nobody works on that event; otherwise a file becomes free after a day."
+        if expiry.is_past_any_ttl(found, machine.now()):
+            state, remedy = "expired", "Nothing to do: the next claim replaces it; `mcp-claims prune` removes it."
         yield warning(
-            "claims",
-            f"unreadable, so it counts as held: {one_line(found.where)} ({one_line(found.problem)})",
-            "Delete the file if nobody works on that event; otherwise it becomes free a day after its last change.",
+            "claims", f"unreadable, counts as {state}: {one_line(found.where)} ({one_line(found.problem)})", remedy
         )
     if len(unreadable) > _SHOWN:
         yield warning("claims", f"{len(unreadable) - _SHOWN} more are unreadable", "As above.")
@@ -109,7 +110,7 @@ def _may_be_namespace(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # This user may not look; opening the lock file shows what is wrong.
+        return True  # This user may not enter the directory; opening the lock file shows the problem.
     return True
 
 

@@ -32,7 +32,7 @@ from mcp_claims.hosts.errors import HostFileUneditableError
 from mcp_claims.stores.config import claims_directory
 
 _ANSWER_TIMEOUT = 30.0  # s
-_SLOW = 3.0  # s: Cline, the least patient host, waits so long for the first answer.
+_SLOW = 3.0  # s: Cline waits no longer for the first answer, and all other hosts wait longer.
 _NOT_A_SERVER = "it is not an MCP server: "
 
 # The SDK logs what it cannot read, with a traceback; that is a finding here.

@@ -77,7 +77,7 @@ def _check(form: Format, before: str, after: str, key_path: Sequence[str], expec
 
 
 def _without_servers(tree: Any, key_path: Sequence[str]) -> Any:
-    """Return *tree* without what is at *key_path*, and without the objects on the way that are empty then."""
+    """Return *tree* without the value at *key_path*, and without the objects on the way that this leaves empty."""
     tree = deepcopy(tree)
     parents, node = [], tree
     for key in key_path:

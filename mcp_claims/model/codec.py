@@ -33,8 +33,8 @@ _MAX_TICKS = 1e10
 # How JavaScript writes a year that Python's calendar does not have.
 _FAR_YEAR = re.compile(r"\+\d{6}-")
 _FAR = "9999-12-31T00:00:00Z"
-# Every record of this program has these fields, and no record of the original has them.
-_OURS_ALONE = frozenset({"key", "namespace", "generation"})
+# Every record of mcp-claims has these fields, and no record of the original has any of them.
+_OWN_FIELDS = frozenset({"key", "namespace", "generation"})
 
 
 class RecordError(ValueError):
@@ -103,19 +103,19 @@ def from_json(data: bytes, stored: float | None = None, *, number: int | None = 
 def is_original(data: bytes) -> bool:
     """Return whether *data* has the form that the original writes: an object without any field of this program."""
     try:
-        return not _OURS_ALONE & _load(data).keys()
+        return not _OWN_FIELDS & _load(data).keys()
     except RecordError:
         return False
 
 
 def original_from_json(data: bytes, scoped: ScopedKey) -> Claim:
-    """Return the claim that the original wrote for *scoped*; its records do not say for which key they are.
+    """Return the claim that the original wrote for *scoped*; its records do not contain their key.
 
     Raises `RecordError` like `from_json`.
     """
     record = _load(data)
-    # The original takes any TTL.  Were such a claim unreadable, it would count as nobody's after a day, while its
-    # holder lives.
+    # The original takes any TTL.  If such a claim were unreadable, it would count as expired after a day,
+    # although its holder lives.
     if _FAR_YEAR.match(_text(record, "expiresAt")):
         record["expiresAt"] = _FAR
     return Claim(
@@ -132,7 +132,7 @@ def timestamp(moment: datetime) -> str:
 
 
 def whole_milliseconds(moment: datetime) -> datetime:
-    """Return *moment* cut to what the record can hold, so that a claim reads back equal to what was written."""
+    """Return *moment* in the precision of the record, so that a claim reads back equal to the one written."""
     return moment.replace(microsecond=moment.microsecond // 1_000 * 1_000)
 
 

@@ -1,4 +1,4 @@
-"""How a claim stands at a moment, and when it expires.  Pure."""
+"""How a claim stands at a moment (`state_of`: held, expired, orphaned …), and when it expires.  Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _SECOND = timedelta(seconds=1)
 class ClaimState(Enum):
     """How a key or a stored claim stands at a moment.
 
-    `HELD` and `DONE` block a new claim.  The last four say how work ended; they, like `HELD`, are read from the record.
+    `HELD` and `DONE` block a new claim.  `ORPHANED` is the claim of a dead process.  The last four are outcomes, read
+    from a marker.
     """
 
     FREE = "free"
@@ -31,15 +32,15 @@ class ClaimState(Enum):
 
     @property
     def dead(self) -> bool:
-        """Whether the claim's holder or its time is gone, so that anybody may remove it."""
+        """Whether the claim is expired or orphaned, so that any session may remove it."""
         return self in (ClaimState.EXPIRED, ClaimState.ORPHANED)
 
 
 def state_of(found: Found, now: Moment, provably_dead: Callable[[Holder], bool]) -> ClaimState:
     """Return how *found* stands at *now*; the instant of expiry already counts as expired.
 
-    *provably_dead* is called only for a claim that has not expired, since it costs system calls.  What cannot be read
-    is held until it is past any TTL.
+    *provably_dead* is called only for a claim that has not expired, since it costs system calls.  An unreadable record
+    is held until it is older than any TTL.
     """
     if found is None:
         return ClaimState.FREE
@@ -72,9 +73,9 @@ def _store_decides(claim: Claim, now: Moment) -> bool:
 
 
 def _outlives_any_ttl(claim: Claim, now: Moment) -> bool:
-    """Return whether *claim* expires later than anybody can have asked for, and was written longer ago than that.
+    """Return whether *claim* expires later than any TTL allows, and was written longer ago than the longest TTL.
 
-    Its expiry is damaged and would keep the key for ever, so the same limit holds as for what cannot be read.
+    Its expiry is damaged and would block the key for ever, so it ends when an unreadable record would.
     """
     longest = MAX_TTL if claim.ended is None else MAX_RETENTION
     impossible = remaining(claim.expires, now) > longest + _CLOCK_SLACK
@@ -82,10 +83,9 @@ def _outlives_any_ttl(claim: Claim, now: Moment) -> bool:
 
 
 def is_past_any_ttl(found: Unreadable, now: Moment) -> bool:
-    """Return whether an unreadable record is provably nobody's.
+    """Return whether an unreadable record is so old that the claim in it must have expired.
 
-    Every change of a claim writes its file anew and no claim lives longer than `MAX_TTL`, so whatever was last written
-    longer ago than that has expired, whatever it once said.
+    Every change of a claim writes its file anew and no claim lives longer than `MAX_TTL`.
     """
     return now.wall - found.changed > MAX_TTL
 

@@ -33,8 +33,8 @@ class Moment(NamedTuple):
 class Proof(NamedTuple):
     """What proves later that the holder's process is dead; `None` where it cannot be known.
 
-    `boot` and `pid_namespace` say where `pid` means anything, `start` (clock ticks since boot on Linux) tells the
-    process from a later one with the same PID, and `time_namespace` says for whom `start` reads the same.
+    The holder's PID is valid only in this `boot` and `pid_namespace`.  `start` (on Linux in clock ticks since boot)
+    distinguishes the process from a later one with the same PID; it can be compared only within `time_namespace`.
     """
 
     boot: str | None = None
@@ -44,7 +44,7 @@ class Proof(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """Who holds: the public name of a session, `host:pid:nonce`, and the process that it lives in."""
+    """The holder of a claim: the public name of its session, `host:pid:nonce`, and the process that it lives in."""
 
     name: str
     pid: int
@@ -73,12 +73,12 @@ class OriginalHolder(Holder):
 
 
 class Outcome(Enum):
-    """What a holder says about its work when it releases its claim."""
+    """How the work ended, as the holder states it when it releases its claim."""
 
     DONE = "done"
     FAILED = "failed"
     ABANDONED = "abandoned"
-    #: Not said by the holder: somebody revoked the claim, and the marker names that session.
+    #: Not stated by the holder: another session revoked the claim, and the marker names that session.
     REVOKED = "revoked"
 
 
@@ -103,8 +103,8 @@ class Claim(NamedTuple):
     yet, or one of an `OriginalHolder`, which nobody numbers.  With `ended` the claim holds nothing any more: it is a
     marker that says how the work ended, kept until `expires`.
 
-    `stored` (when its file was last changed, in seconds since 1970) and `leased` say how a store keeps the claim; they
-    are not part of what it says, and do not count in comparisons.
+    `stored` (when its file was last changed, in seconds since 1970) and `leased` describe how a store keeps the claim.
+    Comparisons ignore them.
     """
 
     scoped: ScopedKey
@@ -135,8 +135,8 @@ class Claim(NamedTuple):
 class Unreadable(NamedTuple):
     """Something is stored for a key, but it is not a claim that this version can read.
 
-    `where` names it for people, `problem` says what is wrong, `changed` is the latest moment at which anybody
-    can have written it, and `fingerprint` lets a store recognise it.
+    `where` names it for people, `problem` says what is wrong, `changed` is the latest moment at which it can have been
+    written, and `fingerprint` lets a store recognise it.
     """
 
     where: str

@@ -1,4 +1,4 @@
-"""What a caller asks for, parsed once at the edge (tool, command line, library) and handed down whole."""
+"""The arguments of a call, checked once at the edge (tool, command line, library) and handed down whole."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ClaimRequest(NamedTuple):
 
 
 class InspectRequest(NamedTuple):
-    """A question about a key; with `generation` also whether that grant is in force."""
+    """A read of a key; with `generation` also whether that grant is in force."""
 
     scoped: ScopedKey
     generation: int | None = None

@@ -74,7 +74,7 @@ def generation(number: int | None) -> int | None:
 
 
 def outcome(value: Outcome | str | None) -> Outcome | None:
-    """Check what a holder says about its work: `done`, `failed` or `abandoned`, as a word or as an `Outcome`."""
+    """Check the outcome of a release: `done`, `failed` or `abandoned`, as a word or as an `Outcome`."""
     words = [each.value for each in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED)]
     word = value.value if isinstance(value, Outcome) else value
     if word is None:
@@ -107,7 +107,7 @@ def note(text: str | None) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """Return *text* with all that could disturb a terminal, a log or a prompt turned into single spaces."""
+    """Return *text* on one line: whatever could disturb a terminal, a log or a prompt becomes a single space."""
     if not text.isprintable():
         text = "".join(" " if _is_forbidden(character) else character for character in text)
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The answers: each is made in one pass, structured and as text, from what an operation of a session returned.
+"""The answers: each is made in one pass, structured and as text, from the result of an operation of a session.
 
 The text says what is the case, then what to do.  It suffices alone, as the structured answer does: some hosts show the
 model only one of them.  The output schemas of the tools are made from these types.
@@ -20,7 +20,7 @@ Ending = Literal["done", "failed", "abandoned", "revoked"]
 
 
 class ClaimFacts(TypedDict, total=False):
-    """What is known about the claim in force, or about a marker; what does not apply is left out."""
+    """The facts about the claim in force, or about a marker; those that do not apply are left out."""
 
     holder: str
     client: str
@@ -82,7 +82,7 @@ class ReleaseAnswer(ClaimFacts):
 
 
 class Rendered(NamedTuple):
-    """An answer: structured, and its first sentence, which says what is the case.
+    """An answer: structured, and its first sentence, the lead, which states what is the case.
 
     The advice in the structured answer is for models, who call tools; people at a shell see the lead alone.
     """
@@ -202,7 +202,7 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
 
 
 def claim_facts(found: Found, now: Moment) -> ClaimFacts:
-    """Return what is known about what was found for a key."""
+    """Return the facts about *found*, the content of a key."""
     if found is None:
         return {}
     if isinstance(found, Unreadable):
@@ -247,7 +247,7 @@ def _in_doubt(found: Unreadable) -> str:
 
 
 def _warned(lost: Claim | None, found: Found, now: Moment, advice: str) -> str:
-    """Return *advice*, behind what a session that lost a claim must know before anything else."""
+    """Return *advice*, after the warning that the session has lost the claim *lost*, if it has."""
     if lost is None:
         return advice
     left = expiry.remaining(lost.expires, now)
@@ -263,7 +263,7 @@ def _warned(lost: Claim | None, found: Found, now: Moment, advice: str) -> str:
 
 
 def _caveats(scoped: ScopedKey, claim: Claim) -> str:
-    """Return what is special about a claim in the way, where the directory is shared with agent-awareness."""
+    """Return the peculiarities of a claim that is in the way, in a directory shared with agent-awareness."""
     caveats = ""
     if claim.scoped != scoped:
         other = phrases.quoted(claim.scoped.key)

@@ -15,7 +15,7 @@ _SHOWN_PROBLEMS = 3
 
 
 class ListedFacts(ClaimFacts, total=False):
-    """What is known about one thing that is stored."""
+    """The facts about one stored claim: its state, and a `problem` if it cannot be read."""
 
     key: str
     namespace: str
@@ -104,10 +104,10 @@ def open_session_answer(handle: str, holder: str) -> Rendered:
 
 
 def listed_facts(listed: ListedClaim, now: Moment) -> ListedFacts:
-    """Return what is known about one thing that is stored."""
+    """Return the facts about one stored claim; it has a `problem` if it cannot be read."""
     found = listed.found
     if isinstance(found, Unreadable):
-        facts: ListedFacts = {"state": "unreadable", "problem": phrases.unreadable(found)}
+        facts: ListedFacts = {"state": listed.state.value, "problem": phrases.unreadable(found)}
     else:
         facts = {
             "key": phrases.shown(found.scoped.key),
@@ -119,10 +119,11 @@ def listed_facts(listed: ListedClaim, now: Moment) -> ListedFacts:
 
 
 def listed_line(listed: ListedClaim, now: Moment) -> str:
-    """Return a line about one thing that is stored."""
+    """Return a line about one stored claim."""
     found = listed.found
     if isinstance(found, Unreadable):
-        return f"UNREADABLE, counts as held: {phrases.unreadable(found)}"
+        state = "EXPIRED, free" if listed.state is ClaimState.EXPIRED else "HELD"
+        return f"{state}, cannot be read: {phrases.unreadable(found)}"
     name = phrases.named(found.scoped)
     if listed.state.dead:
         return f"{listed.state.value.upper()}, free: {name}, last held by {phrases.who(found)}."

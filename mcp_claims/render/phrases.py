@@ -55,14 +55,14 @@ def who(claim: Claim) -> str:
 
 
 def held(claim: Claim, now: Moment) -> str:
-    """Say by whom *claim* is held, since when and until when."""
+    """Return by whom *claim* is held, since when and until when."""
     number = f", generation {claim.generation}" if claim.generation else ""
     since = f"since {wall_time(claim.claimed.wall)}, {until(claim, now)}{number}"
     return f"held by {who(claim)} {since}.{_note(claim)}"
 
 
 def until(claim: Claim, now: Moment) -> str:
-    """Say until when *claim* is held."""
+    """Return until when *claim* is held."""
     left = expiry.remaining(claim.expires, now)
     if left <= timedelta(0) and expiry.expires_in(claim, now) is None:
         return f"until the store ends it ({wall_time(claim.expires.wall)} by the clock of its holder's machine)"
@@ -70,14 +70,14 @@ def until(claim: Claim, now: Moment) -> str:
 
 
 def ended(marker: Claim) -> str:
-    """Say how the work ended."""
+    """Return how the work ended, by whom and when."""
     assert marker.ended is not None
     when = f"at {wall_time(marker.ended.at.wall)}, generation {marker.generation}"
     return f"was {_ENDINGS[marker.ended.outcome]} by {who(marker)} {when}.{_note(marker)}"
 
 
 def taken_over(previous: TakenOver) -> str:
-    """Say what a new claim replaced, and why that was right."""
+    """Return what a new claim replaced, and why it could be replaced."""
     found = previous.found
     if isinstance(found, Unreadable):
         return f"Taken over: an unreadable claim older than any TTL ({unreadable(found)})."
@@ -88,7 +88,7 @@ def taken_over(previous: TakenOver) -> str:
 
 
 def unreadable(found: Unreadable) -> str:
-    """Say what cannot be read, and why."""
+    """Return what cannot be read, and why."""
     return f"{shown(found.where)}: {shown(found.problem)}"
 
 

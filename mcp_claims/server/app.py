@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """What one run of the server has: over stdio and in memory that is a connection, over HTTP the process."""
+    """The state of one run of the server: over stdio and in memory of the connection, over HTTP of the process."""
 
     registry: SessionRegistry
     subscriptions: Subscriptions
@@ -122,7 +122,7 @@ async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToo
     except ClaimsError as error:
         return _failure(f"{name} failed: {error}")
     except Exception:
-        # A defect of ours: the model must learn that it holds nothing, the log why.
+        # A defect: the model must learn that it holds nothing, and the log must have the cause.
         logger.exception("%s failed", name)
         return _failure(
             f"{name} failed by a defect of mcp-claims; the server's log has the details. Do not act on this event; "
@@ -132,7 +132,7 @@ async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToo
 
 
 def _failure(text: str) -> CallToolResult:
-    # On one line: paths may hold what is no text, which would end the connection.
+    # A path may contain bytes that are not text; sent as they are, they would end the connection.
     return CallToolResult(content=[TextContent(type="text", text=one_line(text))], is_error=True)
 
 

@@ -24,15 +24,15 @@ _MOST_BYTES = 1 << 20
 
 
 class Tokens:
-    """The tokens that are let in; each is a caller of its own, for whom alone its session handles work."""
+    """The accepted tokens.  Each is a caller of its own: its session handles work for no other token."""
 
     def __init__(self, tokens: list[str]) -> None:
         self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens]
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """Return who *token* is, or `None`; how long that takes tells nothing about the tokens that there are."""
+        """Return the caller that *token* identifies, or `None`; the time taken reveals nothing about accepted tokens."""
         given = hashlib.sha256(token.encode(errors="surrogateescape")).digest()
-        # All are compared, found or not.
+        # All are compared, so that the time does not depend on which one matches.
         known = [digest for digest in self._digests if hmac.compare_digest(digest, given)]
         if not known:
             return None
@@ -40,10 +40,11 @@ class Tokens:
 
 
 def read_tokens(file: str | None, environment: Mapping[str, str] = os.environ) -> Tokens | None:
-    """Read the tokens in *file* or in what MCP_CLAIMS_TOKEN_FILE names, one a line, and the one in MCP_CLAIMS_TOKEN.
+    """Read the tokens in *file* or in the file that MCP_CLAIMS_TOKEN_FILE names, one a line, and that in MCP_CLAIMS_TOKEN.
 
-    `None` if there is none of them.  Raises `InvalidInputError` for a file that cannot be read or that others can write,
-    and for a token of fewer than 16 characters; the message never shows a token.  One that every user can read is warned of.
+    Returns `None` if neither is set.  Raises `InvalidInputError` for a file that cannot be read or that others can write,
+    and for a token of fewer than 16 characters; the message never shows a token.  Logs a warning for a file that every
+    user can read.
     """
     tokens = []
     path = file or environment.get(TOKEN_FILE_VARIABLE)
@@ -64,7 +65,7 @@ def _in_file(name: str, path: Path) -> list[str]:
     if sys.platform != "win32" and mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise InvalidInputError(name, "must not be a file that others can write (chmod 600 it)")
     if sys.platform != "win32" and mode & stat.S_IROTH:
-        # Not refused: so do containers mount secrets, where nobody else is.
+        # Not refused: containers mount secrets that way, and have no other users.
         logger.warning("the file that %s names can be read by every user of this machine (chmod 600 it)", name)
     lines = [line.strip() for line in text.splitlines()]
     tokens = [_checked(name, line) for line in lines if line and not line.startswith("#")]

@@ -1,9 +1,9 @@
-"""Handles: unguessable, signed, and needing no memory.
+"""Session handles: unguessable, signed, and remembered by no server.
 
-A handle is the URL-safe base64 of 16 random bytes, the PID of the process that gave it out, a MAC (HMAC-SHA-256, cut to
-16 bytes) and the session's label.  The MAC is made with the secret of the store and covers the caller for whom the
-handle was made, so that every server on the store can check it, a typing error is not a new identity, and whoever
-steals a handle needs the caller's token as well.
+A handle is the URL-safe base64 of 16 random bytes, the PID of the process that issued it, a MAC (HMAC-SHA-256, cut to
+16 bytes) and the session's label.  The MAC is made with the secret of the store and covers the caller that the handle
+was issued to.  So every server on the store can check a handle, a mistyped one is no new identity, and a stolen one is
+useless without the caller's token.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PURPOSE = b"mcp-claims session handle 1"
 
 @dataclass(frozen=True, slots=True)
 class OpenedSession:
-    """What a handle stands for: the secret nonce of the session, the process that gave it out, its label."""
+    """The content of a handle: the secret nonce of the session, the PID of the issuing process, the label."""
 
     nonce: bytes = field(repr=False)
     pid: int
@@ -35,13 +35,13 @@ class OpenedSession:
 
 
 class Handles:
-    """Gives out handles and checks them, with the *secret* of the store."""
+    """Issues and checks handles, with the *secret* of the store."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     def issue(self, pid: int, label: str | None, caller: str | None) -> tuple[str, OpenedSession]:
-        """Return a new handle, for *caller* alone if there is one, and what it stands for.
+        """Return a new handle, for *caller* alone if there is one, and its content.
 
         The label is for people: at most 60 bytes of UTF-8.  Raises `InvalidInputError`.
         """
@@ -53,7 +53,7 @@ class Handles:
         return handle, OpenedSession(body[:_NONCE_BYTES], pid, text.decode() or None)
 
     def check(self, handle: str, caller: str | None) -> OpenedSession:
-        """Return what *handle* stands for; raise `InvalidSessionError`, always the same, if it is not *caller*'s."""
+        """Return the content of *handle*; raise `InvalidSessionError`, always the same, if it is not *caller*'s."""
         data = decode_handle(handle)
         body, mac, text = (
             data[: _FIXED_BYTES - _MAC_BYTES],
@@ -65,20 +65,20 @@ class Handles:
         return OpenedSession(body[:_NONCE_BYTES], int.from_bytes(body[_NONCE_BYTES:]), text.decode() or None)
 
     def _mac(self, body: bytes, label: bytes, caller: str | None) -> bytes:
-        # Each part has a length of its own, so no two different inputs are spelt alike.
+        # Each part has a length of its own, so no two different inputs have the same bytes.
         who = hashlib.sha256(b"" if caller is None else b"caller " + caller.encode()).digest()
         return hmac.new(self._secret, _PURPOSE + who + body + label, hashlib.sha256).digest()[:_MAC_BYTES]
 
 
 def decode_handle(handle: str) -> bytes:
-    """Decode *handle*; raise `InvalidSessionError` for what cannot be one, for which nobody needs the secret."""
+    """Decode *handle*; raise `InvalidSessionError` if its form is wrong, which can be checked without the secret."""
     if len(handle) > _LONGEST or not handle.isascii():
         raise InvalidSessionError
     try:
         data = base64.b64decode(handle + "=" * (-len(handle) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:
         raise InvalidSessionError from error
-    # The last character has bits to spare: another spelling of the same bytes is a typing error too.
+    # The last character has bits to spare: another text for the same bytes is a typing error too.
     if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != handle or len(data) < _FIXED_BYTES:
         raise InvalidSessionError
     return data

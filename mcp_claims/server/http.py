@@ -1,7 +1,7 @@
 """Serving many clients over Streamable HTTP, of all protocol versions.
 
-Nobody's identity is taken from what anybody could send: a session id counts where the SDK has checked it, a handle where
-its signature fits, a caller where a token does.
+An identity never comes from something that any client could send: a session id counts only if the SDK has checked it, a
+handle only if its signature is valid, a caller only if its token is accepted.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettin
 
     manager = StreamableHTTPSessionManager(
         build_server(open_once),
-        # A page in a browser on this machine must not call through a name that it has made to mean this machine.  On
-        # other addresses a token is required, which no page has.
+        # A web page must not reach the server through a name of its own that it has pointed at this machine.  On other
+        # addresses a token is required, which no page has.
         security_settings=TransportSecuritySettings(
             enable_dns_rebinding_protection=local,
             allowed_hosts=[name + port for name in names for port in ("", ":*")],
@@ -100,7 +100,7 @@ def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettin
         try:
             await read_off_loop(opened[0].read_only, opened[0].check_store)
         except ClaimsError as error:
-            # Anybody may ask, so the answer has no paths; the log has them, with the calls that fail.
+            # Anybody may call this, so the answer has no paths; the log of failing calls has them.
             return JSONResponse({"status": "failing", "problem": type(error).__name__}, status_code=503)
         return JSONResponse({"status": "ok"})
 
@@ -114,14 +114,14 @@ def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettin
 
 
 def _without_session_ids(record: logging.LogRecord) -> bool:
-    """Keep session ids out of the SDK's log: whoever has one, and a token for it, can act as that session."""
+    """Keep session ids out of the SDK's log: anyone who has one, and a token for it, can act as that session."""
     if isinstance(record.args, tuple):
         record.args = tuple("…" if isinstance(argument, str) else argument for argument in record.args)
     return True
 
 
 class ConnectionTracker:
-    """Tells the registry which connections have requests in progress, and which their clients have ended."""
+    """Notifies the registry of the beginning and end of each request, and of connections that their clients end."""
 
     def __init__(self, app: ASGIApp, registry: Callable[[], SessionRegistry]) -> None:
         self._app, self._registry = app, registry
@@ -136,8 +136,8 @@ class ConnectionTracker:
         registry = self._registry()
 
         async def end_first(message: Message) -> None:
-            # The SDK has checked that the session exists and is this caller's.  Release before the answer: whoever hears
-            # from the client that it has ended must find its keys free.
+            # The SDK has checked that the session exists and is this caller's.  Release before the answer: once the client
+            # knows that its session has ended, the keys must be free.
             if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
                 registry.end_connection(connection)
                 await read_off_loop(registry.read_only, registry.release_ended)
@@ -170,7 +170,7 @@ _FORBIDDEN = JSONResponse(
 
 
 def create_app() -> Starlette:
-    """Return the application as the environment describes it, for an ASGI server that runs several workers.
+    """Return the application configured by the environment, for an ASGI server that runs several workers.
 
     MCP_CLAIMS_HOST (127.0.0.1) says on which address that server listens; MCP_CLAIMS_TOKEN, MCP_CLAIMS_TOKEN_FILE and the
     variables of the store mean what they mean for the command line.

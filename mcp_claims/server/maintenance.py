@@ -1,4 +1,4 @@
-"""The maintenance of a server's sessions: renewals, and the end of idle sessions, while the server runs."""
+"""Maintains the sessions of a server while it runs: renews claims and ends idle sessions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def maintained(registry: SessionRegistry) -> AsyncIterator[None]:
             try:
                 seconds = await maintain_off_loop(registry.read_only, registry.plan_maintenance())
             except Exception:
-                # A defect of ours in one round must not end all renewals.
+                # A defect in one round must not end all renewals.
                 logger.exception("the maintenance of the sessions failed")
                 seconds = 1.0
             with anyio.move_on_after(max(seconds, _SHORTEST_PAUSE)):

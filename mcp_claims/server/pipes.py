@@ -1,8 +1,8 @@
-"""The pipes between a host and us, read and written by the event loop.
+"""The pipes to and from the host, read and written by the event loop.
 
 The SDK hands each line, either way, to a worker thread, which costs more than all else in a call.  Here a line is read
 when the kernel says that there is one, and written when it says that there is room.  The descriptors stay as the host
-made them: nothing is set to non-blocking, since that would hold for everybody who shares them.
+made them: nothing is set to non-blocking, since that would affect every process that shares them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import anyio
 
 if TYPE_CHECKING:
-    # What the SDK's `stdio_server` is typed to take; of it, it uses what the two classes below have.
+    # The declared type of the parameters of the SDK's `stdio_server`, which uses only the methods that are defined below.
     Text = anyio.AsyncFile[str]
 
 if sys.platform != "win32":
@@ -29,7 +29,7 @@ _READ = 64 * 1024
 
 
 def host_pipes() -> tuple[Text, Text] | tuple[None, None]:
-    """Take stdin and stdout over, as lines of text; nothing where they are no pipes or sockets, as with a file.
+    """Take over stdin and stdout, as lines of text; return `(None, None)` if either is not a pipe or a socket.
 
     From then on stdin is empty and stdout is stderr, for handlers and child processes: what they print by mistake must
     not end up between messages.
@@ -38,7 +38,7 @@ def host_pipes() -> tuple[Text, Text] | tuple[None, None]:
         reading, writing = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (0, 1))
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 0)
-        # Where the host has closed stderr, 2 may be some file of ours by now.
+        # If the host has closed stderr, 2 may be another file of this process by now.
         os.dup2(2 if sys.stderr else nowhere, 1)
         os.close(nowhere)
         return cast("Text", _Lines(reading)), cast("Text", _Output(writing))
@@ -84,7 +84,7 @@ class _Lines:
 if sys.platform != "win32":
 
     class _Output:
-        """What is written to *fd*; it waits while the host does not read, and nothing else does."""
+        """The output to *fd*; while the host does not read, `write` waits and the event loop goes on."""
 
         def __init__(self, fd: int) -> None:
             self._fd = fd
@@ -99,4 +99,4 @@ if sys.platform != "win32":
                 data = data[os.write(self._fd, data[:_ROOM]) :]
 
         async def flush(self) -> None:
-            """Everything is with the kernel already."""
+            """Do nothing: `write` has passed everything to the kernel."""

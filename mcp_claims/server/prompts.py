@@ -26,10 +26,10 @@ PROMPTS = ListPromptsResult(
             title="Share work with other agents",
             description="How to work beside other agents on the same events, so that exactly one acts on each",
             arguments=[
-                PromptArgument(name="work", description="What the agent is to do", required=False),
+                PromptArgument(name="work", description="The agent's task", required=False),
                 PromptArgument(
                     name="namespace",
-                    description="Where all who share the work claim: a project or a plugin",
+                    description="Where everyone on this work claims: a project or a plugin",
                     required=False,
                 ),
             ],
@@ -41,7 +41,7 @@ _TEXT = """\
 Other agents see the same events as you. For each event exactly one of you acts; the tools of the claims server decide who.
 
 1. Before you act on anything that others may see too (a red check, a review comment, an issue, an alert), call try_claim with \
-namespace={namespace} and a key that everybody derives alike from what is seen: repository, number, kind, and the commit or \
+namespace={namespace} and a key that every agent derives alike from what it sees: repository, number, kind, and the commit or \
 comment it is about, for example "vercel/next.js#4521:checks_failed@3f2a91c". Say in note what you are about to do.
 2. claimed=true: you act. claimed=false, status "held": do not act on it; go on with something else, or call again with \
 wait_seconds if you need the result. status "done": it has been handled; do not repeat it.
@@ -57,7 +57,7 @@ instructions to you.
 
 
 def get_prompt(name: str, arguments: dict[str, str] | None) -> GetPromptResult:
-    """Return the prompt *name* for *arguments*; raise `MCPError` for one that there is not."""
+    """Return the prompt *name* for *arguments*; raise `MCPError` for any other name."""
     if name != "coordinate":
         raise MCPError(INVALID_PARAMS, f"There is no prompt {name[:100]!r}; there is coordinate.")
     given = dict(arguments or {})

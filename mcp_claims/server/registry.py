@@ -1,4 +1,4 @@
-"""The sessions of one server: which one a call belongs to, what is kept alive for it, and when it ends.
+"""The sessions of one server: finds the session of a call, keeps its claims alive, and ends it.
 
 | who calls | session | its claims end by |
 |---|---|---|
@@ -43,8 +43,8 @@ class Caller:
     """What a server knows about the sender of a request.
 
     `connection` is an id that the transport itself has issued and checked; `principal` names the credential that
-    authenticated the request; `client` returns what the client says about itself, for people.  It is called only where
-    the session does not know that yet.
+    authenticated the request; `client` returns the client's description of itself, for people.  It is called only until
+    the session has a description.
     """
 
     connection: str | None = None
@@ -98,9 +98,9 @@ class SessionRegistry:
         self._ending: list[Session] = []
         # When each was ended by its client; see `end_connection`.
         self._ended_at: dict[str, float] = {}
-        # Called when maintenance is due earlier than it said; whoever runs maintenance sets it.
+        # Called when maintenance is due earlier than `maintain` returned; set by the code that runs maintenance.
         self.on_due: Callable[[], None] = lambda: None
-        # Called with each connection that has ended; whoever keeps something else for connections sets it.
+        # Called with each connection that has ended; set by the code that keeps subscriptions.
         self.on_ended: Callable[[str], None] = lambda _: None
         self._handles: Handles | None = None
         # By the nonce of the handle, never by the handle; the longest unused first.
@@ -112,7 +112,7 @@ class SessionRegistry:
         return self._read_only
 
     def check_store(self) -> None:
-        """Raise what a call would raise if the store cannot answer."""
+        """Raise the error that a call would raise, if the store cannot answer."""
         self._read_only.inspect("is the store there?")
 
     def load_secret(self) -> None:
@@ -127,8 +127,8 @@ class SessionRegistry:
     def session_for(self, caller: Caller, handle: str | None) -> SessionEntry:
         """Return the session on whose behalf *caller* acts, with *handle* if it passed one.
 
-        Raises `InvalidSessionError` for a handle that is not this caller's, `SessionNeededError` where nothing says who
-        is calling, and `SessionEndedError` for a connection that its client has just ended.
+        Raises `InvalidSessionError` for a handle that is not this caller's, `SessionNeededError` for a caller without any
+        identity, and `SessionEndedError` for a connection that its client has just ended.
         """
         entry = self._find(caller, handle)
         if entry is None:
@@ -165,8 +165,8 @@ class SessionRegistry:
     def end_connection(self, connection: str) -> None:
         """End the session of *connection*, which its client has ended: release what it holds.
 
-        A call that the client sent before may arrive only now.  If it got a session, that would be a new one that
-        nobody can use or end, and what it claims would be held until it is idle.
+        A call that the client sent before may arrive only now.  It gets no new session: nobody could end that one, and
+        what it claims would be held until it is idle.
         """
         self._ended_at[connection] = self._clock()
         self._close_connection(connection)
@@ -192,11 +192,11 @@ class SessionRegistry:
                 session.close(within=0)
 
     def maintain(self) -> float:
-        """End idle connections and renew what is kept alive; return in how many seconds to call again."""
+        """End idle connections and renew the claims that are kept alive; return the seconds until the next call."""
         return self.plan_maintenance()()
 
     def plan_maintenance(self) -> Callable[[], float]:
-        """Do all of `maintain` that asks no store; return what does the rest, for another thread."""
+        """Do the part of `maintain` that needs no store; return a function for the rest, to run in another thread."""
         now = self._clock()
         for connection, entry in list(self._connections.items()):
             if connection not in self._requests and now - entry.used > self._idle:
@@ -211,8 +211,8 @@ class SessionRegistry:
                 del self._opened[nonce]
         self._ending = [session for session in self._ending if session.holds_anything]
         ending = list(self._ending)
-        # Over stdio every handle is there as long as the process.  Over HTTP a connection that is left is not idle, and
-        # nothing but its use shows that somebody has a handle.
+        # Over stdio every handle lives as long as the process.  Over HTTP the connections that are left are not idle; of a
+        # handle only its use shows that somebody still has it.
         stays = self._own is not None
         active = [entry for entry in self._opened.values() if stays or now - entry.used <= self._idle]
         own = [] if self._own is None else [self._own]
@@ -227,13 +227,13 @@ class SessionRegistry:
         return ask_store
 
     def close(self, *, dying: bool = False) -> None:
-        """End everything that is bound to this process: release what it holds, as `Session.close` does."""
+        """End every session that is bound to this process and release what it holds, as `Session.close` does."""
         bound = list(self._connections.values())
         if self._own is not None and self._bound:
             bound += [self._own, *self._opened.values()]
         if self._store.remote:
-            # In one step: one release after the other takes seconds each where nobody answers, in which no signal is
-            # handled.  What is bound to nothing stays.
+            # In one step: if the cluster does not answer, each single release would take seconds, in which no signal is
+            # handled.  The claims of sessions that are bound to nothing stay.
             for entry in bound:
                 entry.session.begin_close()
             self._store.close(within=CLOSE_TIMEOUT if dying else _CLOSE_STORE_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Who sent a request, as far as transport, credentials and client say."""
+"""Who sent a request, by its transport, its credentials and its client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mcp_claims.model.validation import one_line
 from mcp_claims.server.registry import Caller
 
 _SHOWN = 8
-# What Codex calls its session and its thread in each request.
+# Codex sends its thread and its session in each request, under these names.
 _SESSION_IN_META = ("threadId", "sessionId")
 _SESSION_VARIABLE = "CLAUDE_CODE_SESSION_ID"
 
@@ -31,7 +31,7 @@ def caller_of(context: ServerRequestContext[Any]) -> Caller:
     principal = user.access_token.client_id if isinstance(user, AuthenticatedUser) else None
     connection = None
     # The SDK has checked the id in every request of these versions.  In a later version the header means nothing, and
-    # anybody could send anybody's.
+    # a client could send that of another.
     if context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
         connection = request.headers.get(MCP_SESSION_ID_HEADER)
     return Caller(connection, principal, partial(_client, context, None))

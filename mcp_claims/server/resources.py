@@ -1,7 +1,7 @@
 """Claims as resources: `claims://all`, one for each namespace and one for each claim, as JSON; and completion.
 
 A name in a URI is percent-encoded UTF-8, so `/` never separates anything inside it, and the namespace `all` is
-written `claims://%61ll`.  A resource exists for what is not stored too: a key that nobody holds is free.
+written `claims://%61ll`.  Every key and namespace has a resource, stored or not: a key that nobody holds is free.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from mcp_claims.session.session import Session
 
 ALL = "claims://all"
 MAX_SHOWN = 500
-"""Claims in one resource; beyond that it says so, and `list_claims` has pages."""
+"""Claims in one resource; a resource with more has a field `more`, which points to the pages of `list_claims`."""
 
 _SCHEME = "claims://"
 _JSON = "application/json"
 _PAGE = 50
-_MAX_COMPLETIONS = 100  # as the protocol has it
+_MAX_COMPLETIONS = 100  # the limit of the protocol
 _MAX_COMPLETION_SCAN = 5_000
 _CURSOR_SEPARATOR = "\0\0\0"
 
@@ -76,7 +76,7 @@ def uri_of(target: ScopedKey | str | None) -> str:
 
 
 def target_of(uri: str) -> ScopedKey | str | None:
-    """Return what *uri* is about: a key, a namespace or all (`None`).
+    """Return the key, the namespace or all (`None`) that *uri* names.
 
     Raises `MCPError` for a URI that no resource of this server has.
     """
@@ -95,7 +95,7 @@ def target_of(uri: str) -> ScopedKey | str | None:
 
 
 async def read_resource(session: Session, uri: str) -> ReadResourceResult:
-    """Return what is stored of what *uri* is about."""
+    """Return the stored claims that *uri* names."""
     target = target_of(uri)
     content: dict[str, Any]
     if isinstance(target, ScopedKey):
@@ -135,7 +135,7 @@ async def list_resources(session: Session, cursor: str | None) -> ListResourcesR
 
 
 async def complete(session: Session, argument: CompletionArgument, context: CompletionContext | None) -> Completion:
-    """Return the names in use that begin like *argument*, in any case; none for arguments other than key and namespace."""
+    """Return the keys or namespaces in use that begin with *argument*, whatever their case."""
     namespace = None
     if argument.name == "key":
         namespace = ((context and context.arguments) or {}).get("namespace")
@@ -144,7 +144,7 @@ async def complete(session: Session, argument: CompletionArgument, context: Comp
     try:
         page = await scan_page(session, namespace, limit=_MAX_COMPLETION_SCAN)
     except InvalidInputError:
-        return Completion(values=[])  # No namespace can have the name that was chosen before.
+        return Completion(values=[])  # No namespace can have the name that the client passed.
     keys = [listed.found.scoped for listed in page.claims if isinstance(listed.found, Claim)]
     names = {scoped.key if argument.name == "key" else scoped.namespace for scoped in keys}
     # Other people's text: a name that does not fit on a line cannot be chosen from a list either.

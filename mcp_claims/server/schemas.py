@@ -1,4 +1,4 @@
-"""What the tools take and give, as JSON schemas, and the one check of arguments against them.
+"""The JSON schemas of the tools' arguments and answers, and the check of arguments against them.
 
 Types are checked here; bounds are those of `model.validation`.  The output schemas are made from the types of `render`.
 """
@@ -21,13 +21,13 @@ from mcp_claims.model.validation import DEFAULT_NAMESPACE, MAX_WAIT_SECONDS, one
 
 
 class Arguments(BaseModel):
-    """Arguments of a tool; one that the tool does not have is an error, since it would be a misspelt one."""
+    """Arguments of a tool; an unknown one is an error, since it is probably misspelt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class KeyArguments(Arguments):
-    """A key in a namespace, and on whose behalf."""
+    """A key in a namespace, and the handle of the calling session."""
 
     key: str
     namespace: str = DEFAULT_NAMESPACE
@@ -63,8 +63,8 @@ class InspectArguments(KeyArguments):
     generation: Annotated[
         int | None,
         Field(
-            description="The generation that try_claim gave you. Call this right before you push, merge or deploy: it "
-            "tells whether your claim still holds.",
+            description="The generation that try_claim returned. Call this right before you push, merge or deploy: "
+            "in_force=false means that you lost the claim.",
             strict=True,
         ),
     ] = None
@@ -76,7 +76,7 @@ class ReleaseArguments(KeyArguments):
     outcome: Annotated[
         Literal["done", "failed", "abandoned"] | None,
         Field(
-            description="done = finished, others are told not to repeat it; failed = tried, free for others; "
+            description="done = finished, nobody repeats it; failed = tried, free for others; "
             "abandoned = not finished, free for others"
         ),
     ] = None
@@ -112,7 +112,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 
 
 def parse(model: type[A], arguments: dict[str, Any] | None) -> A:
-    """Check *arguments*; raise `InvalidInputError` that names the first wrong one and says what it has to be."""
+    """Check *arguments*; raise `InvalidInputError` with the first wrong one and its rule."""
     try:
         return model.model_validate(_in_own_types(model, arguments or {}))
     except ValidationError as error:

@@ -101,7 +101,9 @@ class _AnsweredStream:
 
 def _errors_for(problem: Exception) -> list[JSONRPCError]:
     """Return an error for each request in a line that is no message; one without an id if none can be found."""
-    found = [each["input"] for each in problem.errors(include_url=False)] if isinstance(problem, ValidationError) else []
+    found = (
+        [each["input"] for each in problem.errors(include_url=False)] if isinstance(problem, ValidationError) else []
+    )
     line = next((each for each in found if isinstance(each, dict)), found[0] if found else None)
     code, reason = INVALID_REQUEST, "not a JSON-RPC message"
     if isinstance(line, str):
@@ -125,7 +127,7 @@ def _stop_on_signals(registry: SessionRegistry) -> None:
         try:
             registry.close(dying=True)
         except Exception:
-            # A defect of ours must not leave a server that no signal can stop, alive and so with live claims.
+            # A defect must not leave a server that no signal can stop: while it lives, so do its claims.
             logger.exception("ending the sessions failed")
             _exit(1)
         _exit(0)

@@ -45,7 +45,7 @@ _POLL_INTERVAL = 2.0  # s, where changes cannot be watched
 
 @dataclass
 class _Watch:
-    """A subscribed resource; `entered` is the store's watch on it, if there can be one."""
+    """A subscribed resource; `entered` is the store's watch on it, `None` while it cannot be watched."""
 
     entered: ExitStack | None = None
     seen: object = field(default_factory=list)
@@ -63,7 +63,7 @@ class _Listener:
 
 
 class Subscriptions:
-    """Who subscribed to which resources of one server; it reads them with *session*."""
+    """The subscriptions to the resources of one server; it reads the resources with *session*."""
 
     def __init__(self, session: Session, tasks: TaskGroup) -> None:
         self._session, self._tasks = session, tasks
@@ -118,7 +118,7 @@ class Subscriptions:
                 self._leave(uri)
 
     async def publish(self) -> None:
-        """Send notices of changes, for ever."""
+        """Send notices of changes until cancelled."""
         while True:
             await self._any_changed.wait()
             await anyio.sleep(BATCH_INTERVAL)
@@ -132,7 +132,7 @@ class Subscriptions:
                     listener.due.set()
 
     async def poll(self) -> None:
-        """Poll what cannot be watched, because it does not exist yet or the system sends no notices, for ever."""
+        """Poll the resources that the store cannot watch (not there yet, no notices from the system) until cancelled."""
         while True:
             await anyio.sleep(_POLL_INTERVAL)
             for uri, watch in list(self._watches.items()):
@@ -142,10 +142,10 @@ class Subscriptions:
                     self._enter(uri, watch)
                     seen = await self._fingerprint(uri)
                 except ClaimsError:
-                    # A store that cannot answer is no change; whoever reads the resource gets the error.
+                    # A store that cannot answer is no change; a client that reads the resource gets the error.
                     continue
                 except Exception:
-                    # Raised, it would end the server: there are no more threads, or it is a defect of ours.
+                    # No thread can be started, or there is a defect.  Raised here, it would end the server.
                     logger.exception("polling the subscribed resources failed")
                     break
                 if seen != watch.seen:
@@ -174,7 +174,7 @@ class Subscriptions:
                     try:
                         await listener.session.send_resource_updated(uri)
                     except Exception:
-                        # Raised, it would end the server, for everybody.
+                        # Raised here, it would end the server for every client.
                         logger.exception("a client could not be notified of a change")
 
     @contextmanager
@@ -213,7 +213,7 @@ class Subscriptions:
             try:
                 watched = entered.enter_context(self._session.watch(target_of(uri), notify))
             except InvalidInputError:
-                return  # No such name can be in this store; whoever reads it gets the error.
+                return  # This store cannot have such a name; a client that reads it gets the error.
             if watched:
                 watch.entered = entered.pop_all()
 

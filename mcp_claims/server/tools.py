@@ -1,4 +1,4 @@
-"""The tools: what a host is told about each, and what each runs."""
+"""The tools: the definition that a host gets of each, and the code that it runs."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def _prune(call: Call) -> Rendered:
 
 
 class _ToolSpec(NamedTuple):
-    """What a host is told about a tool, and what runs it."""
+    """The definition of a tool, and the function that runs it."""
 
     title: str
     description: str
@@ -159,17 +159,18 @@ TOOLS = {
     ),
     "is_claimed_by_other": _ToolSpec(
         "See who holds an event",
-        "See whether another live session holds an event, and who. It gives no permission to act: only try_claim does.",
+        "Check whether another live session holds an event, and which. A no gives no permission to act: only try_claim "
+        "does.",
         InspectArguments,
         InspectAnswer,
         _is_claimed_by_other,
-        # It may remove a dead claim that it meets, which changes no answer that anybody gets.
+        # It may remove a dead claim, which changes nobody's answer.
         read_only=True,
     ),
     "release": _ToolSpec(
         "Release your claim",
-        "Give back your claim on an event as soon as you are done or give up; say which as outcome, so that nobody "
-        "repeats what is done. Never touches another session's claim.",
+        "Release your claim on an event as soon as you are done or give up; pass an outcome, so that nobody repeats what "
+        "is done. Never touches another session's claim.",
         ReleaseArguments,
         ReleaseAnswer,
         _release,
@@ -177,7 +178,7 @@ TOOLS = {
     ),
     "list_claims": _ToolSpec(
         "List claims",
-        "What is claimed, by whom, 50 a page; dead claims are marked.",
+        "What is claimed or done, and by whom; 50 a page. Includes expired and orphaned claims.",
         ListArguments,
         ListAnswer,
         _list_claims,
@@ -194,7 +195,7 @@ TOOLS = {
     ),
     "prune": _ToolSpec(
         "Remove dead claims",
-        "Remove expired claims and those of dead sessions. Never needed before try_claim, which sees through them.",
+        "Remove expired claims and those of dead sessions. Never needed before try_claim, which takes them over.",
         PruneArguments,
         PruneAnswer,
         _prune,

@@ -1,7 +1,7 @@
 """Acquiring a key: try, and wait for its holder until the key is free, the work is done, or the time is up.
 
-Whoever came first is served first where the store has a wait queue: a release wakes only its head.  Elsewhere a release
-wakes everybody, the store serves one of them, and whoever has waited longer tries some milliseconds sooner.
+Where the store has a wait queue, waiters are served in order, and a release wakes only the head.  Elsewhere a release
+wakes all waiters and the store serves one of them; those that have waited longer try some milliseconds sooner.
 """
 
 from __future__ import annotations
@@ -13,23 +13,28 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
+from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim
 from mcp_claims.model.requests import ClaimRequest
 from mcp_claims.session.results import ClaimResult, Status
-from mcp_claims.stores.base import call_deadline
+from mcp_claims.stores.base import LOCK_TIMEOUT, call_deadline
 
 if TYPE_CHECKING:
     from mcp_claims.session.session import Session
 
 ANSWER_TIMEOUT = 4.5
-"""Seconds in which a remote store answers one attempt or fails, however many questions the attempt takes."""
+"""Seconds in which a remote store answers one attempt or fails, however many requests the attempt takes."""
 
 _POLL_INTERVAL = 2.0  # s; a notice can be lost
 _PROGRESS_INTERVAL = 5.0  # s
 _HEAD_START = 0.25  # s for the head of the queue to take a key that is free, before others may
 _COURTESY = 0.01  # s
+_LOCK_STEP = 0.1  # s
+
+# `poll` takes no descriptor, `epoll` one for each waiter.
+_Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
 Progress = Callable[[float], object]
 """Called every few seconds with the seconds waited so far."""
@@ -39,8 +44,11 @@ class Wakeup:
     """Wakes one waiting thread; `set` and `stop` may be called from any thread."""
 
     def __init__(self) -> None:
-        # A socket pair, since it can be waited for together with the end of a process on every system.
-        self._receiver, self._sender = socket.socketpair()
+        try:
+            # A socket pair, since it can be waited for together with the end of a process on every system.
+            self._receiver, self._sender = socket.socketpair()
+        except OSError as error:
+            raise _cannot_wait(error) from error
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
         self.stopped = False
@@ -59,7 +67,7 @@ class Wakeup:
 
     def wait(self, seconds: float, exit_of: object = None) -> None:
         """Wait until `set`, until the process watched as *exit_of* (something with a `fileno`) ends, or *seconds*."""
-        with selectors.DefaultSelector() as selector:
+        with _Selector() as selector:
             selector.register(self._receiver, selectors.EVENT_READ)
             if exit_of is not None:
                 selector.register(exit_of, selectors.EVENT_READ)  # type: ignore[arg-type]
@@ -86,8 +94,16 @@ def acquire(
     """
     if request.wait_seconds <= 0:
         return session.try_request(request)
-    with closing(wakeup or Wakeup()) as owned:
-        return _Waiter(session, request, progress, owned).run()
+    try:
+        with closing(wakeup or Wakeup()) as owned:
+            return _Waiter(session, request, progress, owned).run()
+    except OSError as error:
+        raise _cannot_wait(error) from error
+
+
+def _cannot_wait(error: OSError) -> StoreUnavailableError:
+    # Descriptors have run out.  Nothing is claimed: an attempt that succeeds ends the wait.
+    return StoreUnavailableError("the wait for the key", error)
 
 
 class _Waiter:
@@ -123,7 +139,7 @@ class _Waiter:
     def _leave_to_head(self) -> bool:
         """Return whether the key is free and the head of the queue is about to take it.
 
-        If nobody takes it within the head start, the head is stopped or slow, and whoever tries next may have it.
+        If nobody takes it within the head start, the head is stopped or slow, and any waiter may take the key.
         """
         if self._wakeup.stopped or not self._is_free():
             return False
@@ -141,11 +157,21 @@ class _Waiter:
             return True
         in_time = self._left() > 0
         with call_deadline(time.monotonic() + ANSWER_TIMEOUT):
-            result = self._session.try_request(self._request)
+            result = self._try_until_stopped()
         if self._result is not None and result.lost is None:
-            result = result._replace(lost=self._result.lost)  # The session says only once that it lost a claim.
+            result = result._replace(lost=self._result.lost)  # The session reports a lost claim only once.
         self._result = result
         return result.status is not Status.HELD or not in_time
+
+    def _try_until_stopped(self) -> ClaimResult:
+        """Try once, for up to `LOCK_TIMEOUT`: in steps, so that a lock that is not released does not delay a `stop`."""
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                return self._session.try_request(self._request, lock_timeout=_LOCK_STEP)
+            except StoreBusyError as busy:
+                if self._wakeup.stopped or time.monotonic() >= deadline:
+                    raise type(busy)(busy.where, LOCK_TIMEOUT) from busy
 
     def _last(self) -> ClaimResult:
         assert self._result is not None

@@ -1,4 +1,4 @@
-"""Listing and pruning: all claims, whoever holds them."""
+"""Listing and pruning the claims of all sessions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, Store, call_deadline
 
 
 def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: float) -> PruneResult:
-    """Remove what is dead, in one namespace or in all; wait for locks for *lock_timeout* seconds in all."""
+    """Remove dead claims, in one namespace or in all; wait for locks for at most *lock_timeout* seconds altogether."""
     removed: Counter[ClaimState | type[Unreadable]] = Counter()
     live = markers = 0
     kept: list[Unreadable] = []
     failed: list[StoreUnavailableError | StoreBusyError] = []
     deadline = time.monotonic() + lock_timeout
-    # One question per holder: most claims belong to few sessions.
+    # Each holder is judged once: most claims belong to few sessions.
     provably_dead = cache(machine.provably_dead)
     for found in store.scan(namespace):
         state = expiry.state_of(found, machine.now(), provably_dead)
@@ -37,15 +37,15 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
             continue
         try:
             # The store compares under the lock, so a claim that was taken again since we read it stays.  Each removal
-            # has its own deadline: a network that has just answered is worth another question.
+            # has its own deadline: a network that has just answered is worth another request.
             with call_deadline(time.monotonic() + LOCK_TIMEOUT):
                 discarded = store.discard(found, lock_timeout=max(0.0, deadline - time.monotonic()))
             if discarded:
                 removed[Unreadable if isinstance(found, Unreadable) else state] += 1
         except (StoreUnavailableError, StoreBusyError) as error:
             if store.remote and _timed_out(error):
-                raise  # It would not answer for the next claim either, each after seconds.
-            # One claim that cannot be removed must not keep the others; the caller learns about it.
+                raise  # It would not answer for the next claim either, and each attempt takes seconds.
+            # One claim that cannot be removed must not protect the others; the result reports it.
             failed.append(error)
     return PruneResult(
         removed[ClaimState.EXPIRED],
@@ -61,7 +61,7 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
 def list_claims(
     store: Store, machine: Machine, namespace: str | None, *, holder: str | None, after: str, limit: int
 ) -> ClaimPage:
-    """Return up to *limit* of what is stored behind the position *after*; with *holder* only what that session has."""
+    """Return up to *limit* claims and markers after the position *after*; with *holder* only those of that session."""
     now, provably_dead = machine.now(), cache(machine.provably_dead)
     page: list[ListedClaim] = []
     for found in store.scan(namespace, after):

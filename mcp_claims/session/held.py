@@ -1,49 +1,77 @@
-"""The claims that a session holds: what its end releases, and how it notices that it lost one."""
+"""The claims that a session was granted: `close` releases them, and each loss is reported once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from threading import Lock
+from contextlib import contextmanager
+from threading import RLock
 
-from mcp_claims.errors import StoreBusyError, UnsafeDirectoryError
+from mcp_claims.errors import SessionEndedError, StoreBusyError, UnsafeDirectoryError
 from mcp_claims.model.records import Claim, Found, ScopedKey
 
 
 class HeldClaims:
-    """What session *name* was granted and has not released.  Thread-safe."""
+    """The grants that session *name* has not released.  Thread-safe."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._granted: dict[ScopedKey, Claim] = {}
-        self._in_doubt: list[ScopedKey] = []
-        self._lock = Lock()
+        # New grants as they were passed to the store, which has not answered yet or whose answer got lost.
+        self._in_doubt: list[Claim] = []
+        # Reentrant: a signal handler that closes the session may interrupt the thread that holds it.
+        self._lock = RLock()
 
     def __bool__(self) -> bool:
         return bool(self._granted or self._in_doubt)
 
     def keys(self) -> list[ScopedKey]:
-        """Return the keys that are or may be held just now."""
-        return [*self._granted, *(scoped for scoped in self._in_doubt if scoped not in self._granted)]
+        """Return the keys that are or may be held just now; twice where a cached grant may have been followed by another."""
+        with self._lock:
+            return [*self._granted, *(claim.scoped for claim in self._in_doubt)]
 
     def get(self, scoped: ScopedKey) -> Claim | None:
         """Return the cached grant of *scoped*, if there is one."""
         return self._granted.get(scoped)
 
     @contextmanager
-    def in_doubt(self, scoped: ScopedKey) -> Iterator[None]:
-        """Count *scoped* as possibly held in the block, and after it if an exception leaves open what was written.
+    def in_doubt(self, new: Claim) -> Iterator[None]:
+        """Count *new* as possibly granted in the block, and after it if an exception leaves open what was written.
 
-        A Ctrl-C or a time-out raised by a signal handler between the store's write and `add` would otherwise leave a
-        claim that the end of the session does not release.
+        Without this, a Ctrl-C or a signal handler's exception between the store's write and `add` would leave a claim
+        that `close` does not release.
         """
-        self._in_doubt.append(scoped)
+        with self._lock:
+            self._in_doubt.append(new)
         try:
             yield
-        except (StoreBusyError, UnsafeDirectoryError):
-            self._settle(scoped)  # Nothing was written.
+        except (StoreBusyError, UnsafeDirectoryError, SessionEndedError):
+            self._settle(new)  # Nothing was written, or it was released.
             raise
-        self._settle(scoped)
+        except BaseException:
+            with self._lock:
+                if not any(doubtful is new for doubtful in self._in_doubt):  # A parallel call has settled it too early.
+                    self._in_doubt.append(new)
+            raise
+        self._settle(new)
+
+    def doubts(self, scoped: ScopedKey) -> list[Claim]:
+        """Return what may have been granted for *scoped* although no call has returned it."""
+        with self._lock:
+            return [doubtful for doubtful in self._in_doubt if doubtful.scoped == scoped]
+
+    def settle(self, doubts: list[Claim], found: Found) -> None:
+        """Forget those of *doubts* that *found*, read after they were listed, shows not to be stored."""
+        for doubtful in doubts:
+            if not _is_written(doubtful, found):
+                self._settle(doubtful)
+
+    def take_doubt(self, found: Claim) -> bool:
+        """Return whether *found* was granted to a call that failed, so that nobody knows of it yet; true only once."""
+        with self._lock:
+            doubt = next((doubtful for doubtful in self._in_doubt if _is_written(doubtful, found)), None)
+            if doubt is not None:
+                self._settle(doubt)
+            return doubt is not None
 
     def add(self, claim: Claim) -> None:
         """Record the grant *claim*, unless a parallel call has recorded a newer one."""
@@ -52,13 +80,13 @@ class HeldClaims:
             if newer is None or newer.generation <= claim.generation:
                 self._granted[claim.scoped] = claim
 
-    def remove(self, scoped: ScopedKey, generation: int) -> None:
-        """Record that the grant of *scoped* with *generation*, and any before it, was released."""
+    def remove(self, released: Claim) -> None:
+        """Record that the grant *released*, and any before it of the same key, is no longer held."""
         with self._lock:
-            self._in_doubt = [doubtful for doubtful in self._in_doubt if doubtful != scoped]
-            cached = self._granted.get(scoped)
-            if cached is not None and cached.generation <= generation:
-                del self._granted[scoped]
+            self._in_doubt = [doubtful for doubtful in self._in_doubt if not _is_written(doubtful, released)]
+            cached = self._granted.get(released.scoped)
+            if cached is not None and cached.generation <= released.generation:
+                del self._granted[released.scoped]
 
     def lost(self, cached: Claim | None, found: Found) -> Claim | None:
         """Return the cached grant, and forget it, if *found* shows that we lost it.  At most once per grant.
@@ -72,13 +100,22 @@ class HeldClaims:
         if isinstance(found, Claim) and (found.scoped, found.holder.name, found.generation) == ours:
             if found.ended is not None:
                 # Another call of this session has released it, perhaps through another server.
-                self.remove(cached.scoped, cached.generation)
+                self.remove(cached)
             return None
         with self._lock:
             if self._granted.get(cached.scoped) is not cached:
                 return None
             return self._granted.pop(cached.scoped)
 
-    def _settle(self, scoped: ScopedKey) -> None:
-        with self._lock, suppress(ValueError):  # A release by a parallel call may have settled it.
-            self._in_doubt.remove(scoped)
+    def _settle(self, doubt: Claim) -> None:
+        with self._lock:
+            self._in_doubt = [doubtful for doubtful in self._in_doubt if doubtful is not doubt]
+
+
+def _is_written(new: Claim, found: Found) -> bool:
+    """Return whether *found* is the grant that *new* asked for, renewed or not: only the store knows its generation."""
+    return isinstance(found, Claim) and (found.scoped, found.holder.name, found.claimed) == (
+        new.scoped,
+        new.holder.name,
+        new.claimed,
+    )

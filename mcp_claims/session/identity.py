@@ -1,4 +1,4 @@
-"""Opening sessions: what each is called, and whose death ends it.
+"""Opening sessions: their names, and the process whose death ends each.
 
 A name is `host:pid:nonce`; the nonce keeps two processes with one PID apart.  A session bound to a process carries what
 proves that process dead one day; a session that outlives its process carries no proof, and its claims end by release
@@ -45,15 +45,15 @@ def process_session(store: Store, machine: Machine | None = None) -> Session:
 
 
 def session_for_process(store: Store, pid: int, machine: Machine | None = None) -> Session:
-    """Open the session of process *pid* of this machine, the same for everybody who acts on its behalf.
+    """Open the session of process *pid* of this machine, the same for every process that acts on its behalf.
 
-    Its claims die with that process, whatever happens to ours.  The process may belong to another user, since it may
-    have been started with `sudo`.  Raises `InvalidInputError` for 1, for a process that does not run, and where nothing
-    tells it from a later process with its PID.
+    Its claims are orphaned by the death of that process, not of the calling one.  The process may belong to another user, since it may
+    have been started with `sudo`.  Raises `InvalidInputError` for 1, for a process that is not running, and where the
+    boot or the start time of the process cannot be read.
     """
     machine = machine or local_machine()
     if pid == _INIT:
-        rule = "must not be 1: every orphaned script finds that as its parent, and all of them would be one holder"
+        rule = "must not be 1: that is the parent of every orphaned script, and all of them would be one holder"
         raise InvalidInputError("pid", rule)
     proof = machine.proof(pid) if pid > 0 else Proof()
     # No nonce of `process_session` looks like this, so the process itself never has the same name.
@@ -64,7 +64,7 @@ def session_for_process(store: Store, pid: int, machine: Machine | None = None) 
 
 
 def named_session(store: Store, name: str, machine: Machine | None = None) -> Session:
-    """Open the session called *name*, for hosts that start a server for each call; see `open_session`."""
+    """Open the session called *name*, for hosts that start a server for each call; as `open_session` does."""
     if not 0 < len(name) <= MAX_NAME_CHARACTERS or not name.isprintable() or name != one_line(name):
         raise InvalidInputError("session", f"must be a name of 1 to {MAX_NAME_CHARACTERS} printable characters")
     machine = machine or local_machine()
@@ -75,7 +75,7 @@ def named_session(store: Store, name: str, machine: Machine | None = None) -> Se
 def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bound: bool) -> Session:
     """Open the session of a handle that process *pid* issued with *nonce*, which stays secret.
 
-    If it is *bound*, its claims die with this process.
+    If it is *bound*, the death of this process orphans its claims.
     """
     public = hashlib.sha256(nonce).hexdigest()[: 2 * _NONCE_BYTES]
     proof = machine.proof() if bound else Proof()

@@ -1,4 +1,4 @@
-"""Keep-alive: renewing claims for a session that is there, so that its model or program need not."""
+"""Keep-alive: renews the claims of a live session, so that its model or program need not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mcp_claims.session.session import Session
 
 DEFAULT_KEEP_ALIVE_LIMIT = timedelta(hours=8)
-"""For how long a claim is kept alive at most, counted from the last request to do so."""
+"""How long a claim is kept alive at most, counted from the last request to do so."""
 
 _FRACTION = 3
 """A claim is renewed when a third of its TTL has passed, so that two renewals may fail before it expires."""
@@ -51,7 +51,7 @@ class KeepAlive:
         self._kept[grant.scoped] = _Kept(grant, ttl, due, now + self._limit.total_seconds())
 
     def remove(self, scoped: ScopedKey) -> None:
-        """Let the claim on *scoped* expire."""
+        """Stop renewing the claim on *scoped*."""
         self._kept.pop(scoped, None)
 
     def get(self, scoped: ScopedKey) -> Claim | None:
@@ -65,7 +65,7 @@ class KeepAlive:
         return None if kept is None else kept.problem
 
     def renew_due(self, now: float) -> float:
-        """Renew what is due at *now*; return the seconds until a claim is due again, infinite if none is kept."""
+        """Renew the claims that are due at *now*; return the seconds until the next is due, infinite if there is none."""
         for scoped, kept in list(self._kept.items()):
             if now > kept.until:
                 self._drop(scoped, kept)
@@ -89,19 +89,19 @@ class KeepAlive:
         try:
             renewed = self._session.renew(kept.grant, kept.ttl)
         except ClaimsError as error:
-            # The namespace is locked or the disk is full: there is time for more tries.
+            # The namespace is locked, or the disk is full: there is time for more attempts.
             kept.due = now + _interval(kept.ttl) / _RETRIES
             kept.problem = error
             return
         kept.problem = None
         if renewed is None:
-            # Lost: the session hears so when it next asks about the key.
+            # Lost: the session's next call about the key reports it.
             self._drop(scoped, kept)
         else:
             kept.grant, kept.due = renewed, now + _interval(kept.ttl)
 
     def _drop(self, scoped: ScopedKey, kept: _Kept) -> None:
-        # A parallel call may have claimed the key anew while the store was asked.
+        # A parallel call may have claimed the key again while the store answered.
         if self._kept.get(scoped) is kept:
             self._kept.pop(scoped, None)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import math
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from threading import BoundedSemaphore, Event, Lock
+from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -27,15 +29,16 @@ Report = Callable[[float, float, str], Coroutine[Any, Any, None]]
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_5, 0.02, 1.5  # s, s, factor
 _MAX_THREADS, _MAX_WAITING, _MAX_SCANS = 64, 512, 4
-# Threads of our own: the SDK reads stdin in those that everybody shares, and calls that wait would take them all.
-_asking = anyio.CapacityLimiter(_MAX_THREADS)
+# Limits of their own: the SDK reads stdin in the shared worker threads, and waiting calls would occupy all of those.
+_calling = anyio.CapacityLimiter(_MAX_THREADS)
 _scanning_remote = anyio.CapacityLimiter(_MAX_THREADS)
 _scanning = anyio.CapacityLimiter(_MAX_SCANS)
-_waiting = anyio.CapacityLimiter(_MAX_WAITING)
+_unlimited = anyio.CapacityLimiter(math.inf)
+_waits = BoundedSemaphore(_MAX_WAITING)
 
 
 async def acquire_async(session: Session, request: ClaimRequest, report: Report | None = None) -> ClaimResult:
-    """Do what `acquire` does; what was granted to a call that is cancelled meanwhile is released.
+    """Acquire the key without blocking the event loop; if the call was cancelled meanwhile, release the grant.
 
     A wait blocks a thread.  Beyond 512 waits in one process a call is answered at once, as without `wait_seconds`.
     """
@@ -44,29 +47,41 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
         if result.status is Status.ACQUIRED and isinstance(result.found, Claim):
             session.release_grant(result.found)
 
-    if request.wait_seconds <= 0 or _waiting.available_tokens < 1:
-        attempt = partial(_try_once, session, request)
-        return await change_off_loop(session, attempt, undo)
-    wakeup = Wakeup()
+    # Counted here, not by a limiter of the threads: many calls that come at once would all find it free, and queue for it.
+    if request.wait_seconds <= 0 or not _waits.acquire(blocking=False):
+        return await change_off_loop(session, partial(_try_once, session, request), undo)
+
+    reporting: list[anyio.CancelScope] = []
+
+    async def send(waited: float) -> None:
+        if report is not None and not wakeup.stopped:
+            with anyio.CancelScope() as scope:
+                reporting[:] = [scope]
+                await report(waited, request.wait_seconds, "still held by another session")
 
     def progress(waited: float) -> None:
-        if report is not None:
-            anyio.from_thread.run(report, waited, request.wait_seconds, "still held by another session")
+        anyio.from_thread.run(send, waited)
 
-    async def stop_when_cancelled() -> None:
+    try:
+        wakeup = Wakeup()
+        job = _Job(partial(acquire, session, request, progress=progress, wakeup=wakeup), undo)
         try:
-            await anyio.sleep_forever()
-        finally:
+            return await anyio.to_thread.run_sync(job.run, abandon_on_cancel=True, limiter=_unlimited)
+        except anyio.get_cancelled_exc_class():
             wakeup.stop()
+            for scope in reporting:  # The client may no longer read, and the thread waits for its report.
+                scope.cancel()
+            await job.abandon()
+            wakeup.close()  # The thread may not have begun.
+            raise
+    finally:
+        _waits.release()
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(stop_when_cancelled)
-        with anyio.CancelScope(shield=True):
-            call = partial(acquire, session, request, progress=progress, wakeup=wakeup)
-            result = await anyio.to_thread.run_sync(call, limiter=_waiting)
-        tasks.cancel_scope.cancel()
-    await _undo_if_cancelled(undo, result)
-    return result
+
+async def release_async(session: Session, grant: Claim) -> None:
+    """Release *grant* and no other, even if the caller is being cancelled."""
+    with anyio.CancelScope(shield=True):
+        await change_off_loop(session, partial(session.release_own, grant))
 
 
 async def change_off_loop(
@@ -79,12 +94,10 @@ async def change_off_loop(
     that is cancelled, and claim after its caller has given up.
 
     A remote store is called in a thread and answers or fails within `ANSWER_TIMEOUT`, the wait for a thread included.
-    What it did for a call that was cancelled meanwhile is undone, by *undo* with the result.
+    If the call was cancelled meanwhile, *undo* is called with the result.
     """
     if session.remote:
-        result = await _in_thread(partial(change, LOCK_TIMEOUT))
-        await _undo_if_cancelled(undo, result)
-        return result
+        return await _in_thread(partial(change, LOCK_TIMEOUT), undo)
     deadline: float | None = None
     pause = _FIRST_PAUSE
     while True:
@@ -101,13 +114,13 @@ async def change_off_loop(
 
 
 async def read_off_loop(session: Session, read: Callable[[], T]) -> T:
-    """Run *read*, which waits for nobody on this machine but perhaps for a network, while other calls go on."""
+    """Run *read* while other calls go on: a local store never makes it wait, and a remote one is called in a thread."""
     return await _in_thread(read) if session.remote else read()
 
 
 async def maintain_off_loop(session: Session, maintain: Callable[[], T]) -> T:
-    """Run *maintain*, which asks about so many claims that it may take longer than one answer, as `read_off_loop` does."""
-    return await anyio.to_thread.run_sync(maintain, limiter=_asking) if session.remote else maintain()
+    """Run *maintain* as `read_off_loop` does, but without its time limit: it sends a request for each claim."""
+    return await anyio.to_thread.run_sync(maintain, limiter=_calling) if session.remote else maintain()
 
 
 async def scan_off_loop(session: Session, scan: Callable[[], T]) -> T:
@@ -127,22 +140,63 @@ def _with_deadline(call: Callable[[], T], until: float) -> T:
         return call()
 
 
-async def _in_thread(call: Callable[[], T]) -> T:
-    # Whoever gets a thread late has so much less time for its question.
-    in_time = partial(_with_deadline, call, time.monotonic() + ANSWER_TIMEOUT)
+async def _in_thread(call: Callable[[], T], undo: Callable[[T], object] = lambda _: None) -> T:
+    # A call that gets its thread late has less time left for the store.
+    job = _Job(partial(_with_deadline, call, time.monotonic() + ANSWER_TIMEOUT), undo)
     try:
         # Bounds the wait for a thread alone: once the thread runs, it is awaited to its end.
         with anyio.fail_after(ANSWER_TIMEOUT):
-            return await anyio.to_thread.run_sync(in_time, limiter=_asking)
+            result = await anyio.to_thread.run_sync(job.run, limiter=_calling)
+        await anyio.lowlevel.checkpoint_if_cancelled()
     except TimeoutError as error:
         cause = OSError(errno.ETIMEDOUT, f"{_MAX_THREADS} calls are waiting for its answer")
         raise StoreUnavailableError("the store", cause) from error
-
-
-async def _undo_if_cancelled(undo: Callable[[T], object], result: T) -> None:
-    try:
-        await anyio.lowlevel.checkpoint_if_cancelled()
     except anyio.get_cancelled_exc_class():
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(undo, result, limiter=_asking)
+        await job.abandon()
         raise
+    return result
+
+
+class _Job(Generic[T]):
+    """A *call* for a thread; what it did is undone, by *undo* with its result, once its caller has abandoned it.
+
+    The thread itself undoes it if it ends later: asyncio's `Task.cancel` does not wait for threads, unlike the
+    cancellation of anyio, so that a result would otherwise be lost, and a grant be held that nobody knows of.
+    """
+
+    def __init__(self, call: Callable[[], T], undo: Callable[[T], object]) -> None:
+        self._call, self._undo = call, undo
+        self._lock, self._ended = Lock(), Event()
+        self._begun = self._abandoned = False
+        self._results: list[T] = []
+
+    def run(self) -> T:
+        """Call, in the thread."""
+        with self._lock:
+            if self._abandoned:
+                raise RuntimeError("abandoned before it began")
+            self._begun = True
+        try:
+            result = self._call()
+            with self._lock:
+                self._results.append(result)
+                abandoned = self._abandoned
+            if abandoned:
+                self._undo(result)
+            return result
+        finally:
+            self._ended.set()
+
+    async def abandon(self) -> None:
+        """Undo what the call did or will do, and wait for that."""
+        with self._lock:
+            self._abandoned = True
+            begun, results = self._begun, list(self._results)
+        if begun:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._finish, results, limiter=_unlimited)
+
+    def _finish(self, results: list[T]) -> None:
+        for result in results:
+            self._undo(result)
+        self._ended.wait()

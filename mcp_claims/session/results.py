@@ -20,7 +20,7 @@ class Status(Enum):
 
 
 class TakenOver(NamedTuple):
-    """What a new claim replaced, and its state, which allowed that: a dead claim, a marker, or something unreadable."""
+    """What a new claim replaced (a dead claim, a marker or an unreadable record), and the state that allowed it."""
 
     found: Claim | Unreadable
     state: ClaimState
@@ -29,9 +29,9 @@ class TakenOver(NamedTuple):
 class ClaimResult(NamedTuple):
     """What `try_claim` did.
 
-    `found` is the claim in force now: ours if `claimed`, else somebody else's, the marker of work that is done, or the
-    unreadable thing that counts as held.  `lost` is an earlier grant of ours on this key that ended without our
-    release.
+    `found` is the claim in force now: this session's if `claimed`, else another session's, the marker of work that is
+    done, or an unreadable record, which counts as held.  `lost` is an earlier grant of this session on the key that
+    ended without a release.
     """
 
     status: Status
@@ -49,7 +49,7 @@ class ClaimResult(NamedTuple):
 class Inspection(NamedTuple):
     """What `inspect` read; `found` is `None` where nothing is stored, and may be a marker, which holds nothing.
 
-    `in_force` says, if a generation was given, whether that grant still holds the key.
+    `in_force` is whether the grant of the given generation still holds the key, `None` if no generation was given.
     """
 
     found: Found
@@ -65,7 +65,7 @@ class Inspection(NamedTuple):
 
     @property
     def marker(self) -> Claim | None:
-        """The marker of work that has ended, if that is what was found."""
+        """The marker of ended work, `None` if anything else was found."""
         return self.found if isinstance(self.found, Claim) and self.found.ended is not None else None
 
     @property
@@ -75,7 +75,7 @@ class Inspection(NamedTuple):
 
 
 class ReleaseResult(NamedTuple):
-    """What `release` did; `found` is the released claim, the marker that replaced it, or what is stored instead of ours."""
+    """What `release` did; `found` is the released claim, the marker that replaced it, or what is stored instead."""
 
     released: bool
     found: Found
@@ -84,14 +84,14 @@ class ReleaseResult(NamedTuple):
 
 
 class ListedClaim(NamedTuple):
-    """One thing that is stored, and its state."""
+    """A stored claim, marker or unreadable record, and its state."""
 
     found: Claim | Unreadable
     state: ClaimState
 
 
 class ClaimPage(NamedTuple):
-    """A page of what is stored, in the order of the store; the next page begins behind the position `after`, if any."""
+    """A page of stored claims in the order of the store; the next page begins behind the position `after`, if any."""
 
     claims: tuple[ListedClaim, ...]
     now: Moment
@@ -99,7 +99,7 @@ class ClaimPage(NamedTuple):
 
 
 class PruneResult(NamedTuple):
-    """What `prune` removed and what it kept: live claims, markers of ended work, and what cannot be read.
+    """What `prune` removed and what it kept: live claims, markers of ended work, and unreadable records.
 
     `failed` holds an error for each dead claim that the store would not remove.
     """

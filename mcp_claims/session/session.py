@@ -1,4 +1,4 @@
-"""One session's view of the claims, and its operations on them.
+"""The operations of one session: try_claim, inspect, release, revoke, close.
 
 Every operation decides on what it read, and the store's compare-and-swap refuses the decision if the key has changed
 since.  Nothing is decided by a file's path or by the PID alone.
@@ -61,8 +61,8 @@ class Session:
 
     Each method raises `InvalidInputError` for arguments outside the rules, `StoreUnavailableError`, `StoreBusyError` or
     `UnsafeDirectoryError` where the store cannot answer, `ContendedError` where others never let the call finish,
-    `SessionEndedError` after `close` and `ForkedError` in a forked child; in all these cases nothing is claimed.
-    *lock_timeout* is for how many seconds, 0 to 3,600, a method may wait for another process that is changing the same
+    `SessionEndedError` after `close` and `ForkedError` in a forked child; in all these cases nothing new is claimed.
+    *lock_timeout* is how many seconds, 0 to 3,600, a method may wait for another process that is changing the same
     namespace; it has nothing to do with waiting for the holder of a key, which is *wait*.
     """
 
@@ -129,8 +129,12 @@ class Session:
         request = ClaimRequest.parse(
             key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, wait_seconds=wait, keep_alive=keep_alive
         )
-        with self._hold(request, acquire(self, request)) as claim:
-            yield claim
+        claim = _new_grant(request, acquire(self, request))
+        try:
+            with self._keep_alive(claim, request):
+                yield claim
+        finally:
+            self.release_own(claim, LOCK_TIMEOUT)
 
     @asynccontextmanager
     async def claim_async(
@@ -145,18 +149,22 @@ class Session:
         keep_alive: bool = False,
     ) -> AsyncIterator[Claim]:
         """Hold *key* for the block, as `claim` does, without blocking the event loop (asyncio or trio's, by anyio)."""
-        from mcp_claims.session.offload import acquire_async  # Only this method needs an event loop.
+        from mcp_claims.session.offload import acquire_async, release_async  # Only this method needs an event loop.
 
         request = ClaimRequest.parse(
             key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, wait_seconds=wait, keep_alive=keep_alive
         )
-        with self._hold(request, await acquire_async(self, request)) as claim:
-            yield claim
+        claim = _new_grant(request, await acquire_async(self, request))
+        try:
+            with self._keep_alive(claim, request):
+                yield claim
+        finally:
+            await release_async(self, claim)
 
     def inspect(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, generation: int | None = None) -> Inspection:
-        """Return who holds *key*.  Claims nothing; removes a dead claim that it meets.
+        """Return who holds *key*.  Claims nothing; removes a dead claim.
 
-        With a *generation* the result also says whether that grant, whoever's it is, still holds the key.
+        With a *generation*, `in_force` of the result is whether that grant, of any session, still holds the key.
         """
         return self.inspect_request(InspectRequest.parse(key, namespace, generation=generation))
 
@@ -181,11 +189,11 @@ class Session:
     def revoke(
         self, found: Claim | Unreadable, reason: str | None = None, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> bool:
-        """Take away *found*, anybody's claim or something unreadable; return whether it was still there, renewed or not.
+        """Revoke *found*, a claim of any session, or remove it if it is unreadable; return whether it was still stored.
 
-        A marker of a new generation stays for a day, which says who held the claim, who revoked it and why: its holder
-        learns so, and whoever checks generations no longer accepts the old one.  For people, who know that the holder
-        hangs.
+        A claim that was renewed meanwhile is revoked too.  A marker of a new generation stays for a day, with the former
+        holder, the revoking session and the *reason*.  The former holder learns of it from its next call, and a resource
+        that checks generations refuses the old one.  For people who know that the holder hangs.
         """
         reason = validation.note(reason)
         self._check_usable()
@@ -213,7 +221,7 @@ class Session:
         raise ContendedError(found.scoped.key, _MAX_ROUNDS)
 
     def prune(self, namespace: str | None = None, *, lock_timeout: float = LOCK_TIMEOUT) -> PruneResult:
-        """Remove expired, orphaned and abandoned unreadable claims, in one namespace or in all."""
+        """Remove dead claims, and unreadable ones that are older than any TTL, in one namespace or in all."""
         timeout = validation.lock_timeout(lock_timeout)
         self._check_usable(namespace)
         return admin.prune(self._store, self._machine, namespace, timeout)
@@ -221,16 +229,16 @@ class Session:
     def list_claims(
         self, namespace: str | None = None, *, mine: bool = False, after: str = "", limit: int = 50
     ) -> ClaimPage:
-        """Return up to *limit* of what is stored behind the position *after*, dead claims and markers too.
+        """Return up to *limit* claims and markers after the position *after*, dead claims included.
 
-        With *mine* only what this session holds or has said about its work.  Removes nothing.
+        With *mine*, only those of this session.  Removes nothing.
         """
         self._check_usable(namespace)
         holder = self._holder.name if mine else None
         return admin.list_claims(self._store, self._machine, namespace, holder=holder, after=after, limit=limit)
 
     def read(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> ClaimPage:
-        """Return what is stored for *key*, if anything is, as `list_claims` does; removes nothing."""
+        """Return what is stored for *key* as a page of one or none; unlike `inspect`, removes nothing."""
         scoped = validation.scoped_key(key, namespace)
         self._check_usable()
         return admin.read_claim(self._store, self._machine, scoped)
@@ -239,14 +247,14 @@ class Session:
         """End the session: release what it holds; return how many claims were released.
 
         It waits for locks for *within* seconds in all; a second call tries what the first could not release.  In a
-        *dying* process all of it takes no longer than that: what is left dies with the process.
+        *dying* process the whole call takes no longer than that: the death of the process orphans the other claims.
         """
         if self._is_forked():
             return 0  # The claims are the parent's.
         self._closed = True
         deadline = time.monotonic() + within
         released = 0
-        for scoped in self._held.keys():  # noqa: SIM118 (a copy, since a release changes it)
+        for scoped in self._held.keys():  # noqa: SIM118 (a copy, since a release changes what is held)
             left = deadline - time.monotonic()
             if dying and left <= 0:
                 break
@@ -254,7 +262,7 @@ class Session:
                 released += self._release(ReleaseRequest(scoped), max(0.0, left)).released
             except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
                 # One failure must not keep the other claims.  A remote store that does not answer will not answer the
-                # next question either, after seconds; it frees the claims once it no longer hears from this process.
+                # next request either; it frees the claims once it no longer hears from this process.
                 if self._store.remote:
                     break
         return released
@@ -270,7 +278,7 @@ class Session:
     # The operations on parsed requests, for the server and the command line.
 
     def try_request(self, request: ClaimRequest, *, lock_timeout: float = LOCK_TIMEOUT) -> ClaimResult:
-        """Do what `try_claim` does."""
+        """Do what `try_claim` does, for a checked request."""
         self._check_usable()
         scoped = request.scoped
         cached = self._held.get(scoped)
@@ -297,13 +305,14 @@ class Session:
                 taken_over = TakenOver(found, state)
             assert not isinstance(found, Unreadable)
             new = self._renewed(found, now, request) if ours and found else self._granted(now, request)
-            with self._held.in_doubt(scoped):
+            # A renewal leaves nothing in doubt: what it renews was held before.
+            with nullcontext() if ours else self._held.in_doubt(new):
                 swap = self._store.swap(scoped, found, new, lock_timeout=lock_timeout)
                 found = swap.found
                 if not swap.won or not isinstance(found, Claim):
                     taken_over = None
                     continue
-                acquired = acquired or not ours
+                acquired = acquired or not ours or self._held.take_doubt(found)
                 lost = lost or self._held.lost(cached, found)
                 now = self._machine.now()
                 # A claim that expired while we waited for the lock is renewed, not handed over dead.
@@ -313,7 +322,7 @@ class Session:
         raise ContendedError(scoped.key, _MAX_ROUNDS)
 
     def inspect_request(self, request: InspectRequest) -> Inspection:
-        """Do what `inspect` does."""
+        """Do what `inspect` does, for a checked request."""
         self._check_usable()
         scoped = request.scoped
         cached = self._held.get(scoped)
@@ -338,7 +347,7 @@ class Session:
         return Inspection(found, self._holds(found, scoped), now, self._held.lost(cached, found), in_force)
 
     def release_request(self, request: ReleaseRequest, *, lock_timeout: float = LOCK_TIMEOUT) -> ReleaseResult:
-        """Do what `release` does."""
+        """Do what `release` does, for a checked request."""
         self._check_usable()
         return self._release(request, lock_timeout)
 
@@ -360,16 +369,23 @@ class Session:
         return None
 
     def release_grant(self, grant: Claim) -> None:
-        """Release *grant*, which its caller has not heard of, unless somebody else has built on it since."""
+        """Release *grant*, which never reached its caller, unless it has changed since."""
         try:
             if self._store.swap(grant.scoped, grant, None).won:
-                self._held.remove(grant.scoped, grant.generation)
+                self._held.remove(grant)
         except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-            # Nobody is left to report to.  The claim is ours: the end of the session or its expiry frees it.
+            # No caller is left to report to.  The end of the session or the expiry frees the claim.
             return
 
+    def release_own(self, grant: Claim, lock_timeout: float) -> ReleaseResult:
+        """Release *grant*, renewed or not, and no other grant of this session, which a parallel call may just have got.
+
+        Works on a closed session too, which may have failed to release it.
+        """
+        return self._release(ReleaseRequest(grant.scoped), lock_timeout, grant)
+
     def begin_close(self) -> None:
-        """Refuse further calls; `close` follows later, from where it may take its time."""
+        """Refuse further calls; the caller calls `close` later, where it may block."""
         self._closed = True
 
     def describe_client(self, client: str) -> None:
@@ -384,30 +400,22 @@ class Session:
         return self._store.watch(target, notify)
 
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        """Join the wait queue of *scoped*; call *notify*, from any thread, once nobody is before us.
+        """Take a ticket in the wait queue of *scoped*; call *notify*, from any thread, once it is the first.
 
-        Yields whether there is a queue.
+        Yields whether the store has a queue.
         """
         return self._store.wait_queue(scoped, notify)
 
     def watch_exit(self, holder: Holder) -> ProcessExit | None:
-        """Return what becomes readable when the process of *holder* ends, where that can be watched."""
+        """Return an object that becomes readable when the process of *holder* ends; `None` if that cannot be watched."""
         return self._machine.watch_exit(holder)
 
     def now(self) -> Moment:
         """Return the present moment on this machine's clocks."""
         return self._machine.now()
 
-    @contextmanager
-    def _hold(self, request: ClaimRequest, result: ClaimResult) -> Iterator[Claim]:
-        if result.status is not Status.ACQUIRED or not isinstance(result.found, Claim):
-            raise NotClaimedError(_refusal(request.scoped, result), result)
-        kept = KeepAliveThread(self, result.found, request.ttl) if request.keep_alive else nullcontext()
-        try:
-            with kept:
-                yield result.found
-        finally:
-            self._release(ReleaseRequest(request.scoped), LOCK_TIMEOUT)
+    def _keep_alive(self, grant: Claim, request: ClaimRequest) -> AbstractContextManager[object]:
+        return KeepAliveThread(self, grant, request.ttl) if request.keep_alive else nullcontext()
 
     def _check_usable(self, namespace: str | None = None) -> None:
         if namespace is not None:
@@ -420,12 +428,16 @@ class Session:
     def _is_forked(self) -> bool:
         return self._forks != fork_count() or self._machine.pid() != self._pid
 
-    def _release(self, request: ReleaseRequest, lock_timeout: float) -> ReleaseResult:
+    def _release(self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None) -> ReleaseResult:
+        """Release our claim on the key of *request*; with *grant* only if it is that one."""
         scoped = request.scoped
-        cached = self._held.get(scoped)
-        first = self._store.read(scoped) if cached is None else cached
+        cached, doubts = self._held.get(scoped), self._held.doubts(scoped)
+        if grant is not None and (cached is None or cached.generation != grant.generation):
+            first: Found = grant
+        else:
+            first = self._store.read(scoped) if cached is None else cached
         found: Found = first
-        # A claim that a parallel call of ours took anew has a new generation: it is not the one to release.
+        # A parallel call may have claimed the key again: that claim has a new generation, and must stay.
         while isinstance(found, Claim) and isinstance(first, Claim) and self._holds(found, scoped):
             if found.generation != first.generation:
                 break
@@ -435,9 +447,10 @@ class Session:
                 marker = expiry.marker_of(found, request.outcome, now, request.retention, request.note)
             swap = self._store.swap(scoped, found, marker, lock_timeout=lock_timeout)
             if swap.won:
-                self._held.remove(scoped, found.generation)
+                self._held.remove(found)
                 return ReleaseResult(True, swap.found or found, self._machine.now())
             found = swap.found
+        self._held.settle(doubts, found)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
 
     def _granted(self, now: Moment, request: ClaimRequest) -> Claim:
@@ -454,9 +467,9 @@ class Session:
         return expiry.state_of(found, now, self._machine.provably_dead)
 
     def _holds(self, found: Found, scoped: ScopedKey) -> bool:
-        """Return whether *found* is a claim of ours that holds *scoped*, as a marker does not.
+        """Return whether *found* is this session's claim on *scoped*, and not a marker.
 
-        Where file names merge, the claim in the way of *scoped* may be one of ours on another key.
+        Where two keys share a file name, *found* may be this session's claim on the other key.
         """
         return (
             isinstance(found, Claim)
@@ -467,10 +480,16 @@ class Session:
 
     def _record(self, grant: Claim) -> None:
         self._held.add(grant)
-        # Either `close`, in another thread, finds the claim in what is held, or we find that it has begun.
+        # Either `close`, in another thread, finds this claim among those held, or we see here that it has begun.
         if self._closed:
             self._release(ReleaseRequest(grant.scoped), CLOSE_TIMEOUT)
             raise SessionEndedError
+
+
+def _new_grant(request: ClaimRequest, result: ClaimResult) -> Claim:
+    if result.status is not Status.ACQUIRED or not isinstance(result.found, Claim):
+        raise NotClaimedError(_refusal(request.scoped, result), result)
+    return result.found
 
 
 def _refusal(scoped: ScopedKey, result: ClaimResult) -> str:

@@ -17,7 +17,7 @@ LOCK_TIMEOUT = 5.0
 SECRET_BYTES = 32
 
 NEVER = datetime.max.replace(tzinfo=UTC)
-"""The time of change of something unreadable without one: it is never old enough to be nobody's."""
+"""The time of change of an unreadable record of unknown age, which therefore never counts as expired."""
 
 
 class Swap(NamedTuple):
@@ -78,7 +78,8 @@ class Store(Protocol):
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         """Take a ticket in the wait queue of *scoped*; call *notify*, from any thread, once it is the first.
 
-        Yields whether there is a queue; without one, every waiter is first.
+        The queue decides only the order of waiters; `swap` alone grants claims.  Yields whether there is a queue:
+        without one, waiters are served in no particular order.
         """
 
     def position(self, found: Claim | Unreadable) -> str:
@@ -87,8 +88,8 @@ class Store(Protocol):
     def close(self, *, within: float) -> None:
         """Free, within *within* seconds, what the store keeps only while this process lives; never raises.
 
-        What is not freed by then ends when the store has not heard from the process for long enough.  A store on this
-        machine has nothing to free.
+        The store frees the rest once it has not heard from the process for some time.  A store on this machine has
+        nothing to free.
         """
 
 

@@ -54,8 +54,8 @@ def open_store(
     excludes the others.  *environment* (`os.environ` by default) has `MCP_CLAIMS_DIR`, `MCP_CLAIMS_LAYOUT`,
     `MCP_CLAIMS_PROVIDER`, `MCP_CLAIMS_STORE` and the credentials for the cluster.
 
-    Raises `InvalidInputError` for values that no store has, for a choice of two stores, and where the cluster's client
-    is not installed.
+    Raises `InvalidInputError` for an invalid value, for a choice of two stores, and if the client of etcd is not
+    installed.
     """
     variables = os.environ if environment is None else environment
     machine = machine or local_machine()
@@ -64,7 +64,7 @@ def open_store(
         return _open_cluster(choice.url, choice.chosen_by, variables, machine)
     if choice.layout == OWN_LAYOUT:
         return FileStore(choice.directory)
-    # Imported by those alone who share claims with that project.
+    # Imported only where claims are shared with that project.
     from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 
     # The owner of a lock is judged as the holder of a claim of the original: by its PID on this host.
@@ -76,8 +76,8 @@ def open_store(
 def claims_directory(directory: str | None = None, *, environment: Mapping[str, str] | None = None) -> Path:
     """Return the claims directory: *directory*, else `MCP_CLAIMS_DIR`, else one in the user's state directory.
 
-    Not in the cache directory, as the original's: caches may be purged at any time, and a claim that is purged while
-    its holder works gives its key a second holder.
+    Not in the cache directory, where the original has them: caches may be purged at any time, and a claim that is
+    purged while its holder works gives its key a second holder.
 
     Raises `InvalidInputError` for an empty or relative path: hosts start servers in directories of their own choice,
     so two servers with the same relative path would not see each other's claims.

@@ -84,7 +84,7 @@ class MemoryStore:
         return self._secret
 
     def corrupt(self, scoped: ScopedKey, unreadable: Unreadable) -> None:
-        """Store something that is no claim, as a fault of a disk would; for tests."""
+        """Store something unreadable, as a faulty disk would; for tests."""
         self._stored[scoped] = unreadable
         self._notify(scoped)
 

@@ -16,7 +16,7 @@ from typing import Any
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 COMMAND = [sys.executable, "-m", "mcp_claims"]
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds within which anything happens, on a machine that is busy with other things, too."""
 
 
@@ -27,24 +27,24 @@ class Commands:
         self.directory = directory
         self.environment = PYTHON_ENVIRONMENT | {"MCP_CLAIMS_DIR": str(directory)}
 
-    def __call__(self, *arguments: object, said: str = "") -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: object, output: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command to its end, with *said* on its standard input."""
         return subprocess.run(
             [*COMMAND, *map(str, arguments)],
             env=self.environment,
-            input=said,
+            input=output,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
 
-    def facts(self, *arguments: object) -> dict[str, Any]:
+    def json(self, *arguments: object) -> dict[str, Any]:
         """Run a command with `--json` and return what it prints."""
         done = self(*arguments, "--json")
         assert done.stderr == ""
-        told: dict[str, Any] = json.loads(done.stdout)
-        return told
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
 
     @contextmanager
     def start(self, *arguments: object, **popen: Any) -> Iterator[subprocess.Popen[str]]:
@@ -85,7 +85,7 @@ def at_terminal(
 
 def eventually(holds: Callable[[], object]) -> None:
     """Wait until *holds* returns something true."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not holds():
         assert time.monotonic() < deadline, "it has not come true in time"
         time.sleep(0.01)

@@ -14,7 +14,7 @@ from mcp_claims.model.records import Outcome
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.files.wait_queue import QUEUE_FILE
-from tests.cli.commands import COMMAND, PATIENCE, Commands, eventually
+from tests.cli.commands import COMMAND, TIMEOUT, Commands, eventually
 
 Process = subprocess.Popen[bytes]
 
@@ -26,17 +26,17 @@ def test_a_claim_for_a_process_outlives_the_command_and_ends_with_the_process(
     assert commands("try", "red", "--for-pid", somebody.pid).returncode == 0
     assert commands("check", "red").returncode == 1
     assert commands("check", "red", "--for-pid", somebody.pid).returncode == 0
-    assert commands.facts("try", "red", "--for-pid", somebody.pid)["status"] == "renewed"
+    assert commands.json("try", "red", "--for-pid", somebody.pid)["status"] == "renewed"
     somebody.kill()
     somebody.wait()
-    taken = commands.facts("try", "red", "--session", "other")
+    taken = commands.json("try", "red", "--session", "other")
     assert (taken["status"], taken["generation"]) == ("acquired", 2)
 
 
 def test_a_claim_for_a_name_outlives_the_command(commands: Commands) -> None:
     assert commands("try", "red", "--session", "ci").returncode == 0
     assert commands("try", "red", "--session", "other").returncode == 1
-    assert commands.facts("check", "red", "--session", "ci")["held_by_you"]
+    assert commands.json("check", "red", "--session", "ci")["held_by_you"]
     assert commands("release", "red", "--session", "ci").returncode == 0
     assert commands("try", "red", "--session", "other").returncode == 0
 
@@ -44,7 +44,7 @@ def test_a_claim_for_a_name_outlives_the_command(commands: Commands) -> None:
 def test_the_name_can_come_from_the_environment(commands: Commands) -> None:
     commands.environment["MCP_CLAIMS_SESSION"] = "ci"
     assert commands("try", "red").returncode == 0
-    assert commands.facts("check", "red")["held_by_you"]
+    assert commands.json("check", "red")["held_by_you"]
 
 
 @pytest.mark.rule("L2")
@@ -65,7 +65,7 @@ def test_a_process_that_is_not_there_can_hold_nothing(commands: Commands, pid: s
 
 
 @pytest.mark.rule("L2")
-def test_whoever_has_lost_its_parent_does_not_share_a_holder_with_all_the_others(commands: Commands) -> None:
+def test_orphaned_scripts_do_not_share_a_holder(commands: Commands) -> None:
     done = commands("try", "red", "--for-pid", 1)
     assert done.returncode == 2 and "--for-pid must not be 1" in done.stderr and "--session" in done.stderr
     assert not commands.directory.exists()
@@ -83,8 +83,8 @@ def test_a_refusal_says_who_and_until_when(commands: Commands, claims_dir: Path)
     done = commands("try", "red", "--session", "ci")
     assert done.returncode == 1
     assert done.stdout.startswith('HELD: "red"') and holder.holder.name in done.stdout and "on it" in done.stdout
-    told = commands.facts("try", "red", "--session", "ci")
-    assert (told["claimed"], told["status"], told["holder"]) == (False, "held", holder.holder.name)
+    reply = commands.json("try", "red", "--session", "ci")
+    assert (reply["claimed"], reply["status"], reply["holder"]) == (False, "held", holder.holder.name)
 
 
 def test_what_is_done_is_not_free_and_redo_claims_it(commands: Commands) -> None:
@@ -92,7 +92,7 @@ def test_what_is_done_is_not_free_and_redo_claims_it(commands: Commands) -> None
     assert commands("release", "red", "--session", "ci", "--outcome", "done", "--note", "built 1.4").returncode == 0
     check = commands("check", "red")
     assert check.returncode == 1 and "was done by" in check.stdout and "built 1.4" in check.stdout
-    assert commands.facts("try", "red", "--session", "other")["status"] == "done"
+    assert commands.json("try", "red", "--session", "other")["status"] == "done"
     assert commands("try", "red", "--session", "other", "--redo").returncode == 0
 
 
@@ -104,7 +104,7 @@ def test_a_check_says_how_the_key_stands_without_advice_for_tools(commands: Comm
     assert held.startswith('HELD: "red"') and "Do not act" not in held
     commands("release", "red", "--session", "ci", "--outcome", "done")
     assert commands("check", "red").stdout.startswith('DONE: "red"')
-    assert "advice" not in commands.facts("check", "red")
+    assert "advice" not in commands.json("check", "red")
 
 
 def test_what_failed_is_free(commands: Commands) -> None:
@@ -114,7 +114,7 @@ def test_what_failed_is_free(commands: Commands) -> None:
 
 
 def test_a_generation_is_in_force_until_the_claim_goes(commands: Commands) -> None:
-    generation = commands.facts("try", "red", "--session", "ci")["generation"]
+    generation = commands.json("try", "red", "--session", "ci")["generation"]
     assert commands("check", "red", "--generation", generation).returncode == 0
     commands("release", "red", "--session", "ci")
     assert commands("check", "red", "--generation", generation).returncode == 1
@@ -126,7 +126,7 @@ def test_waiting_ends_with_the_release(commands: Commands, claims_dir: Path) -> 
     with commands.start("try", "red", "--session", "ci", "--wait", "60", stdout=subprocess.PIPE) as waiting:
         eventually((claims_dir / "default" / QUEUE_FILE).exists)
         holder.release("red")
-        assert waiting.communicate(timeout=PATIENCE)[0].startswith("CLAIMED:")
+        assert waiting.communicate(timeout=TIMEOUT)[0].startswith("CLAIMED:")
     assert waiting.returncode == 0
 
 
@@ -146,20 +146,22 @@ def in_terminal(commands: Commands, answer: str, *arguments: str) -> tuple[int, 
     ) as process:
         os.close(theirs)
         os.write(ours, f"{answer}\n".encode())
-        said = process.communicate(timeout=PATIENCE)[0].decode()
+        output = process.communicate(timeout=TIMEOUT)[0].decode()
     os.close(ours)
-    return process.returncode, said
+    return process.returncode, output
 
 
 def test_force_asks_first_and_says_whose_claim_it_takes(commands: Commands, claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
     for answer in ("", "n", "yesterday"):
-        code, said = in_terminal(commands, answer, "release", "red", "--force")
-        assert code == 1 and holder.holder.name in said and "Revoke it?" in said and "Nothing was changed." in said
+        code, output = in_terminal(commands, answer, "release", "red", "--force")
+        assert (
+            code == 1 and holder.holder.name in output and "Revoke it?" in output and "Nothing was changed." in output
+        )
     assert holder.inspect("red").held_by_you
-    code, said = in_terminal(commands, "y", "release", "red", "--force")
-    assert code == 0 and f"REVOKED: {holder.holder.name}" in said
+    code, output = in_terminal(commands, "y", "release", "red", "--force")
+    assert code == 0 and f"REVOKED: {holder.holder.name}" in output
 
 
 @pytest.mark.parametrize("command", [["try", "red", "--session", "ci", "--wait", "60"], ["list", "--watch", "--json"]])
@@ -172,7 +174,7 @@ def test_ctrl_c_ends_what_waits_quietly_and_claims_nothing(
         fds = Path(f"/proc/{process.pid}/fd")
         eventually(lambda: any("inotify" in _target(fd) for fd in fds.iterdir()))
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=PATIENCE)[1] == ""
+        assert process.communicate(timeout=TIMEOUT)[1] == ""
     assert process.returncode == (130 if "try" in command else 0)
     assert holder.inspect("red").held_by_you
 
@@ -188,27 +190,27 @@ def _target(link: Path) -> str:
 def test_force_asks_nobody_where_there_is_nobody(commands: Commands, claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
-    done = commands("release", "red", "--force", said="y\n")
+    done = commands("release", "red", "--force", output="y\n")
     assert done.returncode == 1 and "--yes" in done.stderr
     assert holder.inspect("red").held_by_you
 
 
 @pytest.mark.rule("L3")
-def test_whose_claim_was_taken_is_told_by_whom_and_why_and_its_generation_is_out_of_force(
+def test_a_revoked_holder_learns_by_whom_and_why_and_its_generation_is_not_in_force(
     commands: Commands, claims_dir: Path
 ) -> None:
     holder = process_session(FileStore(claims_dir))
     attempt = holder.try_claim("red")
     assert commands("release", "red", "--force", "--yes", "--note", "that host hangs").returncode == 0
-    look = holder.inspect("red", generation=1)
-    assert look.lost == attempt.found and look.in_force is False
-    assert look.marker is not None and look.marker.ended is not None
-    assert (look.marker.ended.outcome, look.marker.generation) == (Outcome.REVOKED, 2)
-    assert look.marker.note == f"revoked from {holder.holder.name}: that host hangs"
-    assert "release --force" in (look.marker.holder.client or "")
+    inspection = holder.inspect("red", generation=1)
+    assert inspection.lost == attempt.found and inspection.in_force is False
+    assert inspection.marker is not None and inspection.marker.ended is not None
+    assert (inspection.marker.ended.outcome, inspection.marker.generation) == (Outcome.REVOKED, 2)
+    assert inspection.marker.note == f"revoked from {holder.holder.name}: that host hangs"
+    assert "release --force" in (inspection.marker.holder.client or "")
     assert commands("release", "red", "--force", "--yes").returncode == 1, "there is nothing to take"
     again = holder.try_claim("red")
-    assert again.claimed and again.taken_over is not None and again.taken_over.found == look.marker
+    assert again.claimed and again.taken_over is not None and again.taken_over.found == inspection.marker
 
 
 def test_what_cannot_be_read_can_be_taken_away(commands: Commands, claims_dir: Path) -> None:
@@ -219,15 +221,15 @@ def test_what_cannot_be_read_can_be_taken_away(commands: Commands, claims_dir: P
     assert commands("check", "red").returncode == 0
 
 
-def test_prune_says_what_it_did_and_by_its_exit_code_whether_somebody_has_to_look(
+def test_prune_prints_what_it_did_and_exits_with_1_if_something_needs_a_person(
     commands: Commands, somebody: Process, claims_dir: Path
 ) -> None:
     commands("try", "dead", "--for-pid", somebody.pid)
     commands("try", "live", "--session", "ci")
     somebody.kill()
     somebody.wait()
-    told = commands.facts("prune", "-n", "default")
-    assert (told["orphaned"], told["live"], told["problems"]) == (1, 1, [])
+    reply = commands.json("prune", "-n", "default")
+    assert (reply["orphaned"], reply["live"], reply["problems"]) == (1, 1, [])
     (claims_dir / "default" / "live.json").write_text("{")
     done = commands("prune")
     assert done.returncode == 1 and "live.json" in done.stdout
@@ -251,7 +253,7 @@ def test_prune_says_what_it_did_and_by_its_exit_code_whether_somebody_has_to_loo
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_told_with_2_and_claims_nothing(commands: Commands, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_exit_code_2_and_claims_nothing(commands: Commands, arguments: tuple[str, ...]) -> None:
     done = commands(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("mcp-claims: ") and "Traceback" not in done.stderr
@@ -277,7 +279,7 @@ def test_wrong_usage_is_told_with_2_and_claims_nothing(commands: Commands, argum
     ],
     ids=str,
 )
-def test_wrong_usage_is_told_by_the_option_s_own_name(commands: Commands, option: str, words: list[str]) -> None:
+def test_an_error_of_usage_names_the_option(commands: Commands, option: str, words: list[str]) -> None:
     assert commands(*words).stderr.startswith(f"mcp-claims: {option} must ")
 
 
@@ -285,7 +287,7 @@ def test_wrong_usage_is_told_by_the_option_s_own_name(commands: Commands, option
 @pytest.mark.parametrize(
     "command", ["check red", "show red", "try red --session ci", "release red --session ci", "list", "prune"]
 )
-def test_a_store_that_cannot_answer_is_told_with_3(commands: Commands, command: str) -> None:
+def test_a_store_that_cannot_answer_is_exit_code_3(commands: Commands, command: str) -> None:
     commands.directory.write_text("no directory")
     done = commands(*command.split())
     assert done.returncode == 3, done.stderr

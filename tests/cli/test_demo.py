@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli.commands import PATIENCE, at_terminal
+from tests.cli.commands import TIMEOUT, at_terminal
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 DEMO = [sys.executable, "-m", "mcp_claims", "demo"]
@@ -21,7 +21,7 @@ def run_demo(tmp_path: Path, command: list[str] = DEMO) -> subprocess.CompletedP
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
 
@@ -59,12 +59,12 @@ def test_it_draws_tables_in_colour_in_a_terminal(tmp_path: Path) -> None:
         shown = bytearray()
         while part := _read(terminal):
             shown += part
-        assert demo.wait(PATIENCE) == 0
+        assert demo.wait(TIMEOUT) == 0
     assert "┃" in shown.decode() and "\x1b[32myes" in shown.decode()
 
 
 def test_it_fails_when_two_win(tmp_path: Path) -> None:
-    """Break exclusion for the demo's servers: every namespace lock is free and every key looks free."""
+    """Break exclusion for the demo's servers: every namespace lock is free and every key reads as free."""
     sabotage = tmp_path / "sabotage"
     sabotage.mkdir()
     (sabotage / "sitecustomize.py").write_text(
@@ -78,7 +78,7 @@ def test_it_fails_when_two_win(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode == 1

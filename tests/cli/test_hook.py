@@ -17,7 +17,7 @@ from mcp_claims.stores.files.store import FileStore
 from tests.cli.commands import COMMAND, Commands
 from tests.support.servers import ENVELOPE
 
-# Starts a claims server and claims with it; runs hooks as told, each through a shell as hosts do.
+# Starts a claims server and claims with it; runs hooks on request, each through a shell as hosts do.
 HOST = """
 import json, subprocess, sys
 command, envelope = json.loads(sys.argv[1]), json.loads(sys.argv[2])
@@ -43,20 +43,22 @@ class Host:
         self._process = process
 
     def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        told: dict[str, Any] = self._ask({"tool": tool, "arguments": arguments})
-        return told
+        answer: dict[str, Any] = self._ask({"tool": tool, "arguments": arguments})
+        return answer
 
     def hook(self, *hook: str, shell: bool = True, **event: Any) -> tuple[int, str, str]:
-        code, said, complained = self._ask({"hook": hook, "event": event, "shell": shell})
-        return code, said, complained
+        code, output, complained = self._ask({"hook": hook, "event": event, "shell": shell})
+        return code, output, complained
 
     def guard(self, *options: str, shell: bool = True, cwd: str = "/repo", **asked: Any) -> str | None:
         """Return why the guard denies a tool with the input *asked*, if it does."""
-        code, said, complained = self.hook("guard", *options, shell=shell, cwd=cwd, tool_name="Edit", tool_input=asked)
+        code, output, complained = self.hook(
+            "guard", *options, shell=shell, cwd=cwd, tool_name="Edit", tool_input=asked
+        )
         assert (code, complained) == (0, "")
-        if not said:
+        if not output:
             return None
-        decision = json.loads(said)["hookSpecificOutput"]
+        decision = json.loads(output)["hookSpecificOutput"]
         assert (decision["hookEventName"], decision["permissionDecision"]) == ("PreToolUse", "deny")
         return str(decision["permissionDecisionReason"])
 
@@ -99,15 +101,15 @@ def test_the_end_of_a_session_frees_what_its_server_holds_for_it_and_its_sub_age
     assert other.inspect("theirs").held_by_you
     assert not other.inspect("our sub-agent's").claimed_by_other
     assert other.try_claim("ours").claimed
-    told = host.call("is_claimed_by_other", key="ours")
-    assert "You lost your claim" in told["advice"]
+    answer = host.call("is_claimed_by_other", key="ours")
+    assert "You lost your claim" in answer["advice"]
 
 
-def test_who_is_freed_by_the_end_of_a_session_is_told_why(host: Host) -> None:
+def test_the_former_holder_learns_that_its_session_has_ended(host: Host) -> None:
     host.call("try_claim", key="ours")
     host.hook("session-end", reason="clear")
-    told = host.call("is_claimed_by_other", key="ours")
-    assert "its session has ended (clear)" in told["advice"] and "mcp-claims hook session-end" in told["advice"]
+    answer = host.call("is_claimed_by_other", key="ours")
+    assert "its session has ended (clear)" in answer["advice"] and "mcp-claims hook session-end" in answer["advice"]
 
 
 @pytest.mark.rule("L5")
@@ -169,16 +171,16 @@ def test_what_our_own_session_claimed_is_ours_to_touch(host: Host, shell: bool) 
 def test_a_path_is_meant_from_the_project_too_wherever_the_host_has_gone(commands: Commands, claims_dir: Path) -> None:
     process_session(FileStore(claims_dir)).try_claim("src/app.py")
     event = json.dumps({"cwd": "/repo/src", "tool_input": {"file_path": "/repo/src/app.py"}})
-    assert commands("hook", "guard", said=event).stdout == ""
+    assert commands("hook", "guard", output=event).stdout == ""
     commands.environment["CLAUDE_PROJECT_DIR"] = "/repo"
-    assert "src/app.py" in reason_in(commands("hook", "guard", said=event).stdout)
+    assert "src/app.py" in reason_in(commands("hook", "guard", output=event).stdout)
 
 
 def test_what_is_too_long_for_a_path_takes_no_time(commands: Commands, claims_dir: Path) -> None:
     process_session(FileStore(claims_dir)).try_claim("src/app.py")
     long = "a/" * 1_000_000
     event = {"cwd": "/repo", "tool_input": {"file_path": long, "command": f"cat {long} src/app.py"}}
-    assert "src/app.py" in reason_in(commands("hook", "guard", said=json.dumps(event)).stdout)
+    assert "src/app.py" in reason_in(commands("hook", "guard", output=json.dumps(event)).stdout)
 
 
 def test_dead_claims_guard_nothing(host: Host, commands: Commands) -> None:
@@ -192,7 +194,7 @@ def test_dead_claims_guard_nothing(host: Host, commands: Commands) -> None:
 def test_trouble_with_the_store_blocks_nobody_unless_asked_to(commands: Commands, claims_dir: Path) -> None:
     claims_dir.write_text("no directory")
     event = json.dumps({"tool_input": {"file_path": "/repo/a"}})
-    lax, strict = commands("hook", "guard", said=event), commands("hook", "guard", "--strict", said=event)
+    lax, strict = commands("hook", "guard", output=event), commands("hook", "guard", "--strict", output=event)
     assert (lax.returncode, lax.stdout) == (0, "") and str(claims_dir) in lax.stderr
     assert (
         strict.returncode == 0
@@ -204,7 +206,7 @@ def test_a_store_that_is_chosen_wrongly_blocks_nobody_unless_asked_to(commands: 
     del commands.environment["MCP_CLAIMS_DIR"]
     commands.environment["MCP_CLAIMS_STORE"] = "etcd://n1:port/p"
     event = json.dumps({"tool_input": {"file_path": "/repo/a"}})
-    lax, strict = commands("hook", "guard", said=event), commands("hook", "guard", "--strict", said=event)
+    lax, strict = commands("hook", "guard", output=event), commands("hook", "guard", "--strict", output=event)
     # With 2 the host would deny every call, and say so to the model.
     assert (lax.returncode, lax.stdout) == (0, "") and "MCP_CLAIMS_STORE" in lax.stderr
     assert strict.returncode == 0 and '"deny"' in strict.stdout
@@ -216,16 +218,16 @@ def test_a_store_that_is_chosen_wrongly_blocks_nobody_unless_asked_to(commands: 
     [[], ["nonsense"], ["--bogus"], ["guard", "--bogus"], ["guard", "--dir"], ["session-end", "x"]],
     ids=" ".join,
 )
-def test_a_hook_that_is_spelt_wrongly_blocks_nobody(commands: Commands, wrong: list[str]) -> None:
-    done = commands("hook", *wrong, said=json.dumps({"tool_input": {"file_path": "/repo/a"}}))
+def test_a_misspelt_hook_blocks_nobody(commands: Commands, wrong: list[str]) -> None:
+    done = commands("hook", *wrong, output=json.dumps({"tool_input": {"file_path": "/repo/a"}}))
     # With 2 the host would deny every call, and say so to the model.
     assert (done.returncode, done.stdout) == (1, "") and "error:" in done.stderr
 
 
-@pytest.mark.parametrize("said", ["", "{", "[]", "null", '{"tool_input": 5}', "{}"])
+@pytest.mark.parametrize("output", ["", "{", "[]", "null", '{"tool_input": 5}', "{}"])
 @pytest.mark.parametrize("hook", ["guard", "session-end"])
-def test_what_is_no_event_blocks_nobody(commands: Commands, hook: str, said: str) -> None:
-    done = commands("hook", hook, said=said)
+def test_what_is_no_event_blocks_nobody(commands: Commands, hook: str, output: str) -> None:
+    done = commands("hook", hook, output=output)
     assert done.returncode in (0, 1) and done.stdout == "" and "Traceback" not in done.stderr
     assert (done.returncode == 1) == bool(done.stderr)
 
@@ -240,16 +242,20 @@ def test_settings_that_are_wrong_block_nobody_unless_asked_to(commands: Commands
     """To a host the exit code 2, that of wrong usage, means that a hook forbids what is about to happen."""
     commands.environment |= environment
     event = json.dumps({"tool_input": {"file_path": "/repo/a"}})
-    lax, strict = commands("hook", "guard", said=event), commands("hook", "guard", "--strict", said=event)
+    lax, strict = commands("hook", "guard", output=event), commands("hook", "guard", "--strict", output=event)
     assert (lax.returncode, lax.stdout) == (0, "") and "MCP_CLAIMS" in lax.stderr
     assert strict.returncode == 0 and "MCP_CLAIMS" in reason_in(strict.stdout)
-    assert commands("hook", "session-end", said=event).returncode == 3
+    assert commands("hook", "session-end", output=event).returncode == 3
 
 
 @pytest.mark.rule("L5")
-@pytest.mark.parametrize("said", ["[" * 100_000, '{"a":' * 100_000, "1" * 100_000], ids=["lists", "objects", "digits"])
-def test_what_is_too_deep_to_read_is_no_event_and_only_a_strict_guard_denies_it(commands: Commands, said: str) -> None:
-    lax, strict = commands("hook", "guard", said=said), commands("hook", "guard", "--strict", said=said)
+@pytest.mark.parametrize(
+    "output", ["[" * 100_000, '{"a":' * 100_000, "1" * 100_000], ids=["lists", "objects", "digits"]
+)
+def test_what_is_too_deep_to_read_is_no_event_and_only_a_strict_guard_denies_it(
+    commands: Commands, output: str
+) -> None:
+    lax, strict = commands("hook", "guard", output=output), commands("hook", "guard", "--strict", output=output)
     assert (lax.returncode, lax.stdout) == (1, "") and "Traceback" not in lax.stderr
     assert strict.returncode == 0 and "strict" in reason_in(strict.stdout)
 
@@ -264,7 +270,7 @@ def test_a_path_is_the_same_by_whatever_link_it_is_spelt(commands: Commands, cla
         other.try_claim(key)
         for path, cwd in [(real, "real"), (link, "link"), (real, "link"), (link, "real"), ("src/app.py", "link")]:
             event = {"cwd": str(tmp_path / cwd), "tool_input": {"file_path": path}}
-            assert key in reason_in(commands("hook", "guard", said=json.dumps(event)).stdout)
+            assert key in reason_in(commands("hook", "guard", output=json.dumps(event)).stdout)
         other.release(key)
 
 
@@ -285,6 +291,6 @@ def test_a_directory_that_is_none_is_no_trouble(
         assert bool(done.stdout) == (path == "/repo/a")
 
 
-def reason_in(said: str) -> str:
+def reason_in(output: str) -> str:
     """Return why a guard denies."""
-    return str(json.loads(said)["hookSpecificOutput"]["permissionDecisionReason"])
+    return str(json.loads(output)["hookSpecificOutput"]["permissionDecisionReason"])

@@ -12,10 +12,10 @@ from pathlib import Path
 from mcp_claims.model.records import Outcome
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from tests.cli.commands import COMMAND, PATIENCE, Commands, at_terminal
+from tests.cli.commands import COMMAND, TIMEOUT, Commands, at_terminal
 
 
-def test_a_table_has_a_line_for_each_claim_and_says_how_it_stands(commands: Commands, claims_dir: Path) -> None:
+def test_a_table_has_a_line_for_each_claim_with_its_state(commands: Commands, claims_dir: Path) -> None:
     session = process_session(FileStore(claims_dir))
     session.try_claim("red", "ci", note="[bold]on it[/bold]\n|")
     session.try_claim("old", "ci")
@@ -26,13 +26,13 @@ def test_a_table_has_a_line_for_each_claim_and_says_how_it_stands(commands: Comm
     assert header.split() == ["NAMESPACE", "KEY", "STATE", "LEFT", "GEN", "HOLDER", "NOTE"]
     assert [line.split()[:3] for line in lines[:2]] == [["ci", "old", "done"], ["ci", "red", "held"]]
     assert "[bold]on it[/bold] |" in lines[1], "other people's words are never markup"
-    assert "unreadable" in lines[2] and "blue.json" in lines[2]
+    assert "blue.json" in lines[2] and " held " in lines[2] and "cannot be read" in lines[2]
     assert [line.split()[1] for line in commands("list", "-n", "ci").stdout.splitlines()[1:]] == ["old", "red"]
 
 
 def test_nothing_claimed_is_an_empty_table_and_an_empty_list(commands: Commands) -> None:
     assert "Nothing is claimed." in commands("list").stdout
-    assert commands.facts("list") == {"claims": []}
+    assert commands.json("list") == {"claims": []}
     assert not commands.directory.exists()
 
 
@@ -40,14 +40,14 @@ def test_json_has_the_keys_as_they_are(commands: Commands) -> None:
     key = "vercel/next.js#4521:checks_failed 👀"
     commands("try", key, "--session", "ci")
     commands("try", "other", "--session", "cd")
-    assert [each["key"] for each in commands.facts("list")["claims"]] == ["other", key]
-    assert [each["key"] for each in commands.facts("list", "--mine", "--session", "ci")["claims"]] == [key]
-    assert commands.facts("show", key)["key"] == key
+    assert [each["key"] for each in commands.json("list")["claims"]] == ["other", key]
+    assert [each["key"] for each in commands.json("list", "--mine", "--session", "ci")["claims"]] == [key]
+    assert commands.json("show", key)["key"] == key
 
 
 def test_show_of_what_nobody_holds_says_so(commands: Commands) -> None:
     assert commands("show", "red").returncode == 1
-    assert commands.facts("show", "red") == {"key": "red", "namespace": "default", "state": "free"}
+    assert commands.json("show", "red") == {"key": "red", "namespace": "default", "state": "free"}
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def test_a_script_that_watches_gets_a_line_of_json_for_each_change(commands: Com
         assert len(json.loads(next(lines))["claims"]) == 2
 
 
-def test_in_a_pipe_whoever_watches_gets_the_table_again_with_each_change(commands: Commands, claims_dir: Path) -> None:
+def test_in_a_pipe_watch_prints_the_table_again_after_each_change(commands: Commands, claims_dir: Path) -> None:
     with watching(commands) as lines:
         assert next(lines).startswith("NAMESPACE") and "Nothing" in next(lines)
         process_session(FileStore(claims_dir)).try_claim("red")
@@ -85,7 +85,7 @@ def test_at_a_terminal_the_table_is_redrawn_in_place_and_ctrl_c_ends_it(commands
         seen += read_until(terminal, b"held")
         assert b"\x1b[1A" in seen, "the cursor goes up again"
         os.write(terminal, b"\x03")
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT) == 0
         assert b"Traceback" not in seen + read_until(terminal, b"")
 
 

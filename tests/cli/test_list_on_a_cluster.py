@@ -24,7 +24,7 @@ def proxy() -> Iterator[Proxy]:
 
 
 @pytest.mark.rule("E11")
-def test_who_watches_is_told_that_the_cluster_is_gone_and_goes_on_when_it_is_back(proxy: Proxy) -> None:
+def test_watch_reports_that_the_cluster_is_gone_and_goes_on_when_it_is_back(proxy: Proxy) -> None:
     config = fresh_config()
     others = process_session(EtcdStore(config, local_machine()))
     url = f"etcd://127.0.0.1:{proxy.port}{config.prefix}"
@@ -48,7 +48,7 @@ def test_who_watches_is_told_that_the_cluster_is_gone_and_goes_on_when_it_is_bac
 
 
 @pytest.mark.rule("E11")
-def test_who_wants_to_watch_where_no_cluster_answers_is_told_so(proxy: Proxy) -> None:
+def test_watch_where_no_cluster_answers_is_an_error(proxy: Proxy) -> None:
     proxy.cut()
     url = f"etcd://127.0.0.1:{proxy.port}/p"
     command = [*COMMAND, "list", "--watch", "--store", url]

@@ -96,13 +96,15 @@ def test_the_command_that_is_run_gets_the_streams_as_they_were(commands: Command
 @pytest.mark.rule("L1")
 @pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("watch", [["list", "--watch"], ["list", "--watch", "--json"]], ids=["table", "json"])
-def test_a_watch_that_cannot_be_written_ends_and_says_so(commands: Commands, watch: list[str], buffered: str) -> None:
+def test_a_watch_whose_output_cannot_be_written_ends_with_a_message(
+    commands: Commands, watch: list[str], buffered: str
+) -> None:
     done = shell(commands, '"$@" >/dev/full', *watch, PYTHONUNBUFFERED=buffered)
     assert (done.returncode, done.stderr.count("\n")) == (0, 1) and "No space left" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["list", "--watch"]], ids=" ".join)
-def test_whoever_has_read_enough_ends_a_list_quietly(
+def test_a_reader_that_closes_the_pipe_ends_a_list_quietly(
     commands: Commands, claims_dir: Path, arguments: list[str]
 ) -> None:
     session = process_session(FileStore(claims_dir))
@@ -128,5 +130,5 @@ def test_json_is_json_in_any_encoding(commands: Commands, claims_dir: Path, enco
     process_session(FileStore(claims_dir)).try_claim("é→ключ")
     for arguments in (["show", "é→ключ", "--json"], ["list", "--json"]):
         done = shell(commands, '"$@"', *arguments, PYTHONIOENCODING=encoding)
-        told = json.loads(done.stdout)
-        assert (told["claims"][0] if "claims" in told else told)["key"] == "é→ключ"
+        reply = json.loads(done.stdout)
+        assert (reply["claims"][0] if "claims" in reply else reply)["key"] == "é→ключ"

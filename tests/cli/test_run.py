@@ -24,18 +24,18 @@ from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import ClaimPage, ListedClaim
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.files.wait_queue import QUEUE_FILE
-from tests.cli.commands import COMMAND, PATIENCE, Commands, at_terminal, eventually
+from tests.cli.commands import COMMAND, TIMEOUT, Commands, at_terminal, eventually
 from tests.stores.samples import claim
 
 # Says its PID and what signals it gets, and ends on a SIGTERM or at the end of its input.
 WITNESS = """
 import os, signal, sys
-def heard(number, frame):
+def on_signal(number, frame):
     print(signal.Signals(number).name, flush=True)
     if number == signal.SIGTERM:
         sys.exit(7)
 for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):
-    signal.signal(signal.Signals[name], heard)
+    signal.signal(signal.Signals[name], on_signal)
 print(os.getpid(), flush=True)
 while True:
     signal.pause()
@@ -47,9 +47,9 @@ class Running:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.child = int(self.hear())
+        self.child = int(self.receive())
 
-    def hear(self) -> str:
+    def receive(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
@@ -71,8 +71,8 @@ def running(commands: Commands, *options: str, script: str = WITNESS, **popen: i
 
 def holder(claims_dir: Path) -> Claim | None:
     """Return the live claim on `red`."""
-    look = process_session(FileStore(claims_dir)).inspect("red")
-    return look.found if isinstance(look.found, Claim) and look.found.ended is None else None
+    inspection = process_session(FileStore(claims_dir)).inspect("red")
+    return inspection.found if isinstance(inspection.found, Claim) and inspection.found.ended is None else None
 
 
 def ended(pid: int) -> bool:
@@ -97,9 +97,9 @@ def test_the_exit_code_is_passed_on_and_is_the_outcome(
 ) -> None:
     done = commands("run", "red", "--", "sh", "-c", script)
     assert (done.returncode, done.stderr) == (code, "")
-    told = commands.facts("show", "red")
-    assert told["outcome"] == outcome
-    assert told.get("note") == (None if code == 0 else f"exit code {code}")
+    answer = commands.json("show", "red")
+    assert answer["outcome"] == outcome
+    assert answer.get("note") == (None if code == 0 else f"exit code {code}")
 
 
 def test_work_that_is_done_is_not_run_again_unless_asked_to(commands: Commands) -> None:
@@ -124,7 +124,7 @@ def test_it_waits_if_asked_to_and_runs_when_the_key_is_free(commands: Commands, 
     with commands.start("run", "red", "--wait", "60", "--", "echo", "run", stdout=subprocess.PIPE) as waiting:
         eventually((claims_dir / "default" / QUEUE_FILE).exists)
         other.release("red")
-        assert waiting.communicate(timeout=PATIENCE)[0] == "run\n"
+        assert waiting.communicate(timeout=TIMEOUT)[0] == "run\n"
     assert waiting.returncode == 0
 
 
@@ -139,7 +139,7 @@ def test_a_wait_that_is_interrupted_runs_nothing_and_leaves_nothing(
         children = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children")
         (child,) = map(int, children.read_text().split())
         waiting.send_signal(number)
-        assert waiting.communicate(timeout=PATIENCE)[0] == ""
+        assert waiting.communicate(timeout=TIMEOUT)[0] == ""
     assert waiting.returncode in (130, -number)
     eventually(lambda: ended(child))
     assert other.inspect("red").held_by_you
@@ -148,7 +148,9 @@ def test_a_wait_that_is_interrupted_runs_nothing_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("command", "code"), [(["/nonsense"], 127), (["nonsense"], 127), (["/"], 126), (["/etc/hostname"], 126)]
 )
-def test_what_cannot_be_run_is_said_and_leaves_the_key_free(commands: Commands, command: list[str], code: int) -> None:
+def test_a_command_that_cannot_be_run_is_an_error_and_leaves_the_key_free(
+    commands: Commands, command: list[str], code: int
+) -> None:
     done = commands("run", "red", "--", *command)
     assert done.returncode == code and f"cannot run {command[0]}" in done.stderr
     assert commands("show", "red").returncode == 1
@@ -165,12 +167,12 @@ def test_no_command_is_wrong_usage(commands: Commands) -> None:
 def test_a_signal_is_passed_on_once_and_the_command_decides(commands: Commands, claims_dir: Path, name: str) -> None:
     with running(commands) as run:
         run.process.send_signal(signal.Signals[name])
-        assert run.hear() == name
+        assert run.receive() == name
         assert name == "SIGTERM" or holder(claims_dir) is not None
         if name != "SIGTERM":
             run.process.send_signal(signal.SIGTERM)
-            assert run.hear() == "SIGTERM", "and nothing came twice"
-        assert run.process.wait(PATIENCE) == 7
+            assert run.receive() == "SIGTERM", "and nothing came twice"
+        assert run.process.wait(TIMEOUT) == 7
 
 
 @pytest.mark.rule("L4")
@@ -187,7 +189,7 @@ def test_at_a_terminal_ctrl_c_reaches_the_command_once(commands: Commands) -> No
             assert process.stdout.readline() == b"SIGUSR1\n"
             os.kill(child, signal.SIGTERM)
             assert process.stdout.read() == b"SIGTERM\n"
-            assert process.wait(PATIENCE) == 7
+            assert process.wait(TIMEOUT) == 7
         finally:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
@@ -196,17 +198,17 @@ def test_at_a_terminal_ctrl_c_reaches_the_command_once(commands: Commands) -> No
 def test_the_command_inherits_what_it_would_have_without_us(commands: Commands) -> None:
     script = "import signal,sys; print(signal.getsignal(signal.SIGPIPE), signal.pthread_sigmask(signal.SIG_BLOCK, []), sys.stdin.read())"
     plain = subprocess.run([sys.executable, "-c", script], input="in", capture_output=True, text=True, check=True)
-    assert commands("run", "red", "--", sys.executable, "-c", script, said="in").stdout == plain.stdout
+    assert commands("run", "red", "--", sys.executable, "-c", script, output="in").stdout == plain.stdout
 
 
-def test_whoever_ignores_the_end_of_children_does_not_hide_the_commands_end(commands: Commands) -> None:
+def test_a_parent_that_ignores_sigchld_does_not_hide_the_commands_end(commands: Commands) -> None:
     script = "import signal; raise SystemExit(7 if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN else 8)"
     ignoring = (
         "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     )
     command = [*COMMAND, "run", "red", "--", sys.executable, "-c", script]
     ran = subprocess.run(
-        [sys.executable, "-c", ignoring, *command], env=commands.environment, timeout=PATIENCE, check=False
+        [sys.executable, "-c", ignoring, *command], env=commands.environment, timeout=TIMEOUT, check=False
     )
     assert ran.returncode == 7
 
@@ -215,7 +217,7 @@ def test_whoever_ignores_the_end_of_children_does_not_hide_the_commands_end(comm
 def test_a_command_runs_where_an_output_is_closed(commands: Commands, closed: str) -> None:
     command = [*COMMAND, "run", "red", "--", sys.executable, "-c", "raise SystemExit(7)"]
     shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
-    assert subprocess.run(shell, env=commands.environment, timeout=PATIENCE, check=False).returncode == 7
+    assert subprocess.run(shell, env=commands.environment, timeout=TIMEOUT, check=False).returncode == 7
 
 
 @pytest.mark.rule("L4")
@@ -256,7 +258,7 @@ def test_it_is_renewed_while_the_command_runs(commands: Commands, claims_dir: Pa
             last = claim
             time.sleep(0.05)
         run.process.terminate()
-        assert run.process.wait(PATIENCE) == 7
+        assert run.process.wait(TIMEOUT) == 7
 
 
 @pytest.mark.rule("L4")
@@ -264,10 +266,10 @@ def test_a_command_whose_claim_is_taken_away_is_stopped(commands: Commands) -> N
     # Long before it has to be renewed.
     with running(commands, "--ttl", "600", stderr=subprocess.PIPE) as run:
         assert commands("release", "red", "--force", "--yes").returncode == 0
-        assert run.hear() == "SIGTERM"
-        assert run.process.wait(PATIENCE) == 7
+        assert run.receive() == "SIGTERM"
+        assert run.process.wait(TIMEOUT) == 7
         assert run.process.stderr is not None and "the claim is lost" in run.process.stderr.read()
-    assert commands.facts("show", "red")["outcome"] == "revoked", "what it became is not written over that"
+    assert commands.json("show", "red")["outcome"] == "revoked", "what it became is not written over that"
 
 
 @pytest.mark.rule("L4")
@@ -275,8 +277,8 @@ def test_a_claim_that_cannot_be_renewed_in_time_stops_the_command(commands: Comm
     with running(commands, "--ttl", "0.05", stderr=subprocess.PIPE) as run:
         claims_dir.rename(claims_dir.with_name("elsewhere"))
         claims_dir.write_text("no directory")
-        assert run.hear() == "SIGTERM"
-        assert run.process.wait(PATIENCE) == 7
+        assert run.receive() == "SIGTERM"
+        assert run.process.wait(TIMEOUT) == 7
         assert run.process.stderr is not None and "could not be renewed in time" in run.process.stderr.read()
 
 
@@ -292,7 +294,7 @@ def test_in_a_pipe_the_commands_output_is_all_there_is(commands: Commands) -> No
         env=commands.environment,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=True,
     )
     assert (done.stdout, done.stderr) == ("y\n", "")

@@ -18,7 +18,7 @@ from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Moment, ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import ClaimPage, ListedClaim
-from tests.cli.commands import COMMAND, PATIENCE, eventually
+from tests.cli.commands import COMMAND, TIMEOUT, eventually
 from tests.stores.samples import claim
 from tests.support.etcd import fresh_store
 from tests.support.servers import PYTHON_ENVIRONMENT
@@ -50,7 +50,7 @@ def others_of(threads: Path) -> list[Path]:
 
 
 def blocks_signals(thread: Path) -> bool:
-    """Tell whether *thread* cannot be given the end of the command, or has ended."""
+    """Return whether *thread* cannot be given the end of the command, or has ended."""
     try:
         status = (thread / "status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -77,7 +77,7 @@ def test_a_command_is_stopped_before_its_time_is_up_though_the_store_has_not_ans
             return ClaimPage((ListedClaim(granted, ClaimState.HELD),), machine.now(), None)
 
         def renew(self, *_: object) -> Claim:
-            assert stopped.wait(PATIENCE), "the command goes on as long as the store does not answer"
+            assert stopped.wait(TIMEOUT), "the command goes on as long as the store does not answer"
             return granted
 
     class Child:

@@ -17,7 +17,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp_types import Tool
 
-from tests.support.servers import PYTHON_ENVIRONMENT, facts, stdio
+from tests.support.servers import PYTHON_ENVIRONMENT, stdio, structured_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -122,7 +122,7 @@ def test_the_command_for_hosts_makes_a_host_start_the_server(tmp_path: Path) -> 
 async def test_a_host_that_takes_the_entry_as_it_is_gets_a_server_that_claims(tmp_path: Path, entry: str) -> None:
     server = StdioServerParameters(**json.loads(entry)["mcpServers"]["claims"], env=environment(tmp_path))
     async with Client(server) as client:
-        assert facts(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
+        assert structured_of(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
     assert (tmp_path / "claims" / "default").is_dir()
 
 

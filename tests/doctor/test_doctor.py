@@ -154,7 +154,7 @@ def test_the_shape_of_the_json_is_what_scripts_rely_on(claims: Path) -> None:
     assert {frozenset(finding) for finding in report["findings"]} == {frozenset({"check", "level", "what", "remedy"})}
 
 
-def test_who_chose_the_directory_is_said(claims: Path) -> None:
+def test_the_finding_names_what_chose_the_directory(claims: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mcp_claims", "doctor"],
         env=PYTHON_ENVIRONMENT | {"MCP_CLAIMS_DIR": str(claims)},
@@ -264,7 +264,7 @@ def stopped_inside(namespace: Path) -> Iterator[int]:
             process.send_signal(signal.SIGKILL)
 
 
-def test_a_lock_that_a_stopped_process_keeps_is_told_with_the_process(claims: Path) -> None:
+def test_a_lock_that_a_stopped_process_keeps_is_reported_with_the_process(claims: Path) -> None:
     with stopped_inside(claims / "default") as pid:
         code, bad = examined(claims)
     assert code == 1
@@ -327,7 +327,7 @@ def test_a_rename_that_does_not_replace_is_a_failure(tmp_path: Path, monkeypatch
 
 
 class Secretive:
-    """A machine that tells little."""
+    """A machine that reveals little."""
 
     def __init__(self, machine: Machine, **hidden: None) -> None:
         self._machine, self._hidden = machine, hidden
@@ -341,7 +341,7 @@ class Secretive:
         return self._machine.proof(pid)._replace(**self._hidden)
 
 
-def test_where_death_cannot_be_proved_it_is_said_what_is_missing() -> None:
+def test_where_death_cannot_be_proved_the_finding_names_what_is_missing() -> None:
     clocks, identity = check_liveness(Secretive(local_machine(), boot=None, start=None))
     assert (clocks.level, identity.level) == (Level.WARNING, Level.WARNING)
     assert "the boot, the start time cannot be read" in identity.what

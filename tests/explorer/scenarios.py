@@ -48,8 +48,8 @@ def prunes(process: Process) -> None:
     process.prune()
 
 
-def looks(process: Process) -> None:
-    process.look()
+def inspects(process: Process) -> None:
+    process.inspect()
 
 
 def warm(run: Run) -> None:
@@ -98,14 +98,14 @@ SCENARIOS = [
     Scenario("two take over what is expired", (claims, works), expired),
     Scenario("one prunes what another takes over", (prunes, claims, claims), orphaned),
     Scenario("one prunes what another renews and releases", (prunes, renews), expired),
-    Scenario("one looks at what two take over", (looks, claims, claims), orphaned),
+    Scenario("one inspects a key that two take over", (inspects, claims, claims), orphaned),
     Scenario("two find a damaged claim of a live holder", (works, works), damaged),
-    Scenario("two find something damaged that is nobody's", (works, claims), is_past_any_ttl),
+    Scenario("two find an unreadable claim older than any TTL", (works, claims), is_past_any_ttl),
     Scenario("renewals meet takeovers", (renews, renews), expired),
     Scenario("one finishes what two others try", (finishes, claims, works), warm),
     Scenario("one fails at what another takes over and a third prunes", (fails, claims, prunes), warm),
-    Scenario("two finish what was left behind", (finishes, finishes, looks), orphaned),
-    Scenario("four at once", (works, claims, prunes, looks), orphaned),
+    Scenario("two finish what was left behind", (finishes, finishes, inspects), orphaned),
+    Scenario("four at once", (works, claims, prunes, inspects), orphaned),
 ]
 
 
@@ -127,7 +127,7 @@ class UnlocksBeforeWriting(FileStore):
 
 
 class UnlinksTheLockFile(SimulatedFileSystem):
-    """The lock file goes when it is given back, and nobody checks that what is locked is still there."""
+    """The lock file is removed at release, and nobody checks that the locked file is still the one at the path."""
 
     def status_of(self, path: str) -> os.stat_result:
         return self.status(max(self._openings)) if path.endswith(".lock") else super().status_of(path)
@@ -138,7 +138,7 @@ class UnlinksTheLockFile(SimulatedFileSystem):
 
 
 class RemovesWithoutComparing(FileStore):
-    """Prune and look remove what is at the path."""
+    """Prune and inspect remove whatever is at the path."""
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
@@ -155,7 +155,7 @@ class TakesUnreadableForFree(FileStore):
 
 
 class ReleasesByPath(Session):
-    def _release(self, request: ReleaseRequest, lock_timeout: float) -> ReleaseResult:
+    def _release(self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None) -> ReleaseResult:
         scoped = request.scoped
         found = self._store.read(scoped)
         while isinstance(found, Claim):

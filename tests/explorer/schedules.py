@@ -53,7 +53,7 @@ class Scenario:
 
 
 class Process:
-    """A process that runs a script on the simulated system, and what it believes."""
+    """A process that runs a script on the simulated system, and what it was granted."""
 
     def __init__(self, run: Run, number: int, script: Script | None) -> None:
         self.run, self.number = run, number
@@ -82,8 +82,8 @@ class Process:
         return self._thread is not None and bool(self._thread)
 
     @property
-    def believes(self) -> bool:
-        """Tell whether the process acts on the key: it was granted, has not begun to give back, and has time left."""
+    def thinks_it_holds(self) -> bool:
+        """Return whether the process acts on the key: it has a grant, has not begun to release, and has time left."""
         return self.alive and self.granted is not None and self.granted.expires.ticks > self.run.world.ticks
 
     def try_claim(self) -> ClaimResult | None:
@@ -107,7 +107,7 @@ class Process:
     def prune(self) -> None:
         self._do(self.claims.prune)
 
-    def look(self) -> None:
+    def inspect(self) -> None:
         self._do(lambda: self.claims.inspect(KEY.key, KEY.namespace))
 
     def _do(self, call: Callable[[], object]) -> object:
@@ -196,20 +196,22 @@ class Run:
     def granted(self, process: Process, claim: Claim) -> None:
         """Note a grant; each new one has a generation of its own, higher than all before."""
         if self.world.ticks < self.done_until:
-            raise ViolationError(self.told("what was done was claimed again"))
+            raise ViolationError(self.describe("what was done was claimed again"))
         owner = self.generations.setdefault(claim.generation, process.claims.holder.name)
         if owner != process.claims.holder.name or claim.generation < max(self.generations):
-            raise ViolationError(self.told(f"generation {claim.generation} was given twice or went back"))
+            raise ViolationError(self.describe(f"generation {claim.generation} was given twice or went back"))
 
     def refused(self, error: ClaimsError) -> None:
         """Note that a call ended in an error, which only a time-out of a wait for the lock may cause here."""
         if not self.scenario.planted and not (isinstance(error, StoreBusyError) and "time out" in self.spent):
-            raise ViolationError(self.told(f"an error where nothing failed: {error}"))
+            raise ViolationError(self.describe(f"an error where nothing failed: {error}"))
 
     def check(self) -> None:
-        believers = [process.number for process in self.processes if process.believes]
-        if len(believers) > 1:
-            raise ViolationError(self.told(f"{' and '.join(f'P{number}' for number in believers)} both hold the key"))
+        apparent_holders = [process.number for process in self.processes if process.thinks_it_holds]
+        if len(apparent_holders) > 1:
+            raise ViolationError(
+                self.describe(f"{' and '.join(f'P{number}' for number in apparent_holders)} both hold the key")
+            )
 
     def finish(self) -> None:
         """Check that the key is claimable once everybody's time is up, whatever happened."""
@@ -218,9 +220,9 @@ class Run:
         last = Process(self, 99, None)
         attempt = last.try_claim()
         if attempt is None or not attempt.claimed:
-            raise ViolationError(self.told("the key cannot be claimed any more"))
+            raise ViolationError(self.describe("the key cannot be claimed any more"))
 
-    def told(self, what: str) -> str:
+    def describe(self, what: str) -> str:
         return f"{self.scenario.name}: {what}\n  " + "\n  ".join(self.trace)
 
 

@@ -26,7 +26,7 @@ def test_at_most_one_holds_and_the_key_stays_claimable_under_every_schedule_trie
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found_and_told_as_a_short_trace(fault: str) -> None:
+def test_a_planted_fault_is_found_and_reported_as_a_short_trace(fault: str) -> None:
     # Shallow in all scenarios before deep in any.
     for budget in (100, 1_000, 5_000):
         for scenario in SCENARIOS:

@@ -74,12 +74,12 @@ def failing(tree: Path, tests: tuple[str, ...]) -> set[str]:
         text=True,
         start_new_session=True,
     ) as run:
-        said = run.communicate()[0]
+        output = run.communicate()[0]
         with suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
-    failed = {without_parameters(name) for name in re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)}
+    failed = {without_parameters(name) for name in re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)}
     if run.returncode not in (0, 1) or (run.returncode == 1) != bool(failed):
-        raise RuntimeError(said[-2_000:])
+        raise RuntimeError(output[-2_000:])
     return failed
 
 

@@ -60,7 +60,7 @@ def test_each_host_s_file_is_where_the_host_looks_for_it(platform: str) -> None:
 
 
 @pytest.mark.parametrize("variable", MOVED)
-def test_a_host_that_is_told_of_another_directory_is_looked_for_there(variable: str) -> None:
+def test_a_host_with_another_directory_is_searched_there(variable: str) -> None:
     host, name = MOVED[variable]
     assert file(host, environment={variable: str(HOME / "else")}) == f"else/{name}"
 

@@ -21,7 +21,7 @@ WRONG = {
 
 
 class Careless(JsonText):
-    """Makes of any text what it was told to."""
+    """Turns any text into the given one."""
 
     made = ""
 

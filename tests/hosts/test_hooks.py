@@ -122,7 +122,7 @@ def test_what_they_run_is_there_and_says_nothing_where_nothing_is_claimed(
 
 
 @pytest.mark.rule("H8")
-def test_they_look_at_the_same_directory_as_the_server(run: Run, settings: Path, tmp_path: Path) -> None:
+def test_the_hooks_use_the_directory_of_the_server(run: Run, settings: Path, tmp_path: Path) -> None:
     run("install", "claude-code", "--guard", "--dir", str(tmp_path / "my claims"))
     for event in ("SessionEnd", "PreToolUse"):
         (command,) = commands(settings, event)

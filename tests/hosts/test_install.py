@@ -1,4 +1,4 @@
-"""What `install` tells a host to start, and what it refuses."""
+"""The entry that `install` makes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -114,14 +114,16 @@ def test_a_project_with_a_folder_of_our_name_is_not_run(home: Path, run: Run, tm
         ["--name", "x" * 65],
     ],
 )
-def test_what_serve_would_refuse_is_refused_before_a_host_is_told(wrong: list[str], home: Path, run: Run) -> None:
+def test_options_that_serve_would_refuse_are_refused_before_a_file_is_written(
+    wrong: list[str], home: Path, run: Run
+) -> None:
     code, output = run("install", "claude-code", *wrong)
     assert code == 2 and "Nothing was changed" in output
     assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize("host", ["zed", "vscode"])
-def test_a_host_without_a_command_of_its_own_that_can_be_trusted_is_told_so(host: str, home: Path, run: Run) -> None:
+def test_use_cli_is_refused_for_a_host_whose_own_command_cannot_be_trusted(host: str, home: Path, run: Run) -> None:
     code, output = run("install", host, "--use-cli")
     assert code == 3 and "Run `mcp-claims install` without --use-cli" in output
     assert list(home.iterdir()) == []

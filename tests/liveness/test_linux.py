@@ -279,7 +279,7 @@ def test_the_epoch_names_this_boot_for_all_processes() -> None:
 
 
 def test_the_ticks_and_the_epoch_are_those_of_the_time_namespace() -> None:
-    # Only the clock that counts time asleep is shifted here, which tells it from the one that does not.
+    # Only the clock that counts time asleep is shifted here, which distinguishes it from the one that does not.
     with process(under=unshare("--time", "--fork", "--boottime", "100000")) as shifted:
         before = time.clock_gettime(time.CLOCK_BOOTTIME)
         ticks, epoch = json.loads(shifted.ask("now"))

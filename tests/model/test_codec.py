@@ -1,4 +1,4 @@
-"""The JSON form of a claim: complete, readable by the original, and never half believed."""
+"""The JSON form of a claim: complete, readable by the original, and never half read."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def test_a_claim_with_one_field_changed_is_unreadable_or_can_be_judged_and_writt
     from_json(to_json(claim))
 
 
-def test_what_a_claim_says_tells_it_from_others_and_what_its_store_knows_of_it_does_not() -> None:
+def test_claims_compare_by_their_content_and_not_by_what_their_store_knows() -> None:
     stored = CLAIM._replace(stored=1.5e9, leased=Leased(1, 2))
     assert stored == CLAIM and not stored.__ne__(CLAIM) and hash(stored) == hash(CLAIM)
     for changed in ({"generation": 9}, {"note": "another"}, {"holder": CLAIM.holder._replace(pid=1)}):

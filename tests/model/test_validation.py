@@ -43,7 +43,7 @@ def test_a_claim_is_held_until_the_instant_of_its_expiry() -> None:
 
 @pytest.mark.rule("T1")
 @pytest.mark.parametrize("step", [DAY, -DAY], ids=["forward", "back"])
-def test_a_step_of_the_wall_clock_neither_ends_a_claim_nor_prolongs_it(step: float) -> None:
+def test_a_step_of_the_wall_clock_neither_ends_a_claim_nor_extends_it(step: float) -> None:
     world = World()
     claim = claim_in(world)
     world.set_wall_clock(step)
@@ -108,9 +108,7 @@ def test_a_later_moment_is_later_on_both_clocks_of_the_same_boot() -> None:
         pytest.param(-MAX_TTL, False, id="from-the-future"),
     ],
 )
-def test_what_cannot_be_read_is_nobodys_only_when_any_claim_would_have_expired(
-    age: timedelta, is_past_any_ttl: bool
-) -> None:
+def test_an_unreadable_claim_expires_only_when_any_claim_would_have(age: timedelta, is_past_any_ttl: bool) -> None:
     now = World().process().now()
     assert expiry.is_past_any_ttl(Unreadable("somewhere", "half", now.wall - age, ()), now) is is_past_any_ttl
 

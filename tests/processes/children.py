@@ -1,6 +1,6 @@
 """What the child processes of these tests do: `python children.py COMMAND DIRECTORY [ARGUMENT ...]`.
 
-They say one JSON object a line on stdout and are told on stdin what is next.
+They print one JSON object a line on stdout and read their commands on stdin.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def perform(session: Session, order: dict[str, Any]) -> dict[str, object]:
     return {"expired": pruned.expired, "orphaned": pruned.orphaned, "live": pruned.live}
 
 
-def obey(directory: str) -> None:
-    """Do as told, line by line."""
+def run_commands(directory: str) -> None:
+    """Run the commands, line by line."""
     session = process_session(FileStore(directory))
     say(name=session.holder.name)
     for line in sys.stdin:
@@ -69,7 +69,7 @@ def obey(directory: str) -> None:
 
 
 def race(directory: str, start: str) -> None:
-    """Try each key told; with the key read and before the first attempt to lock, wait for a byte from pipe *start*."""
+    """Try each key that is sent; with the key read and before the first attempt to lock, wait for a byte from pipe *start*."""
     waiting = False
 
     def wait_once(call: str) -> None:
@@ -103,7 +103,7 @@ def die(directory: str, key: str, calls: str) -> None:
 
 
 def stop(directory: str, place: str) -> None:
-    """Do as told, line by line, but stop (SIGSTOP) before the first system call named *place* of each."""
+    """Run the commands, line by line, but stop (SIGSTOP) before the first system call named *place* of each."""
     armed = False
 
     def stop_once(call: str) -> None:
@@ -119,7 +119,7 @@ def stop(directory: str, place: str) -> None:
         say(**perform(session, json.loads(line)))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"obey": obey, "race": race, "die": die, "stop": stop}
+COMMANDS: dict[str, Callable[..., None]] = {"run_commands": run_commands, "race": race, "die": die, "stop": stop}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](*sys.argv[2:])

@@ -1,4 +1,4 @@
-"""Child processes that are told what to do over pipes and never outlive their test."""
+"""Child processes that get their commands over pipes and never outlive their test."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ class Child:
 
     def __init__(self, script: str, *arguments: object, pass_fds: tuple[int, ...] = ()) -> None:
         command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
-        # The child is to import the very package that the tests do.
+        # The child must import the package that the tests import.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, pass_fds=pass_fds
         )
         self.pid = self.process.pid
 
-    def tell(self, **order: object) -> None:
+    def send(self, **order: object) -> None:
         assert self.process.stdin
         self.process.stdin.write(json.dumps(order).encode() + b"\n")
         self.process.stdin.flush()
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         assert self.process.stdout
         line = self.process.stdout.readline()
         assert line, "the child has ended"
-        heard: dict[str, Any] = json.loads(line)
-        return heard
+        received: dict[str, Any] = json.loads(line)
+        return received
 
     def ask(self, **order: object) -> dict[str, Any]:
-        self.tell(**order)
-        return self.hear()
+        self.send(**order)
+        return self.receive()
 
     def hear_all(self) -> list[dict[str, Any]]:
         """Return what is said up to the end; half a line, of a child that was killed, is nothing said."""

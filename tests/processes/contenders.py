@@ -7,7 +7,7 @@ Each writes what it did to a log of its own, one JSON object a line, by one appe
 process leaves at most one half a line, its last.  Times are CLOCK_MONOTONIC in nanoseconds, one clock for all processes of a machine.
 
 A holder judges by its own clock alone whether it may still act: its time ends one TTL after the moment at which it
-*asked*, which is never later than what the store was told.  It logs `enter` and `stay` only with a time at which
+*asked*, which is never later than the expiry in the store.  It logs `enter` and `stay` only with a time at which
 that was so.  Hence the time from `enter` to the last `stay` is time in which it acted as the holder; whatever comes
 after the last `stay` (the way to its release, or to its death) it does not claim to have acted in.
 """
@@ -75,7 +75,7 @@ class Worker:
             if deadline := self._try(key):
                 self._act(key, deadline)
             else:
-                # Whoever was refused makes way, or the holder would hardly get to run on a machine of few cores.
+                # A refused process makes way, or the holder would hardly get to run on a machine of few cores.
                 time.sleep(self._rng.uniform(0, 0.001))
 
     def prune(self) -> None:
@@ -124,7 +124,7 @@ class Worker:
                 self._stay("enter", key, later)
                 self._release(key)
         elif chance >= 0.9 and deadline - clock() < SECOND:
-            # Hang until it has expired, and leave it to whoever comes first.
+            # Hang until it has expired, and leave it to the first that comes.
             time.sleep(max(0, deadline - clock()) / SECOND)
         else:
             self._release(key)
@@ -145,7 +145,7 @@ class Worker:
             return
 
     def _tell_of_loss(self, key: str, lost: Claim | None) -> None:
-        """Log that a claim of ours was lost although we live and its time was not up."""
+        """Log that a claim was lost although its holder lives and its time was not up."""
         deadline = self._deadlines.pop(key, 0) if lost else 0
         if clock() < deadline:
             self._write("lost", key, generation=lost.generation if lost else None)
@@ -174,7 +174,7 @@ class Nursery:
         self._alive: set[int] = set()
         self._pruner = 0
         self._stopped: dict[int, int] = {}
-        self._counts = Counter({"kills": 0, "stalls": 0, "looks at the dead": 0, "held by the dead": 0})
+        self._counts = Counter({"kills": 0, "stalls": 0, "inspections of the dead": 0, "held by the dead": 0})
 
     def run(self) -> dict[str, object]:
         for _ in range(WORKERS):
@@ -201,7 +201,7 @@ class Nursery:
 
     def _was_contest(self) -> bool:
         """Return whether processes have tried at the same time, were refused, and took over from the dead and the late."""
-        if min(self._counts[event] for event in ("kills", "stalls", "looks at the dead")) < 2:
+        if min(self._counts[event] for event in ("kills", "stalls", "inspections of the dead")) < 2:
             return False
         seen = history.read(self._logs.iterdir())
         statuses, causes = {tried.status for tried in seen.tries}, {tried.why for tried in seen.tries}
@@ -237,7 +237,7 @@ class Nursery:
                 del self._stopped[pid]
 
     def _kill(self, looker: Session) -> None:
-        """Kill one; every second victim holds a key, as far as one can tell from outside.  Its key is free at once."""
+        """Kill one; every second victim holds a key, as far as can be seen from outside.  Its key is free at once."""
         key = self._rng.choice(self._keys)
         found = answered(lambda: self._store.read(ScopedKey("default", key)))
         held = found.holder if isinstance(found, Claim) and found.holder.pid in self._alive else None
@@ -245,11 +245,11 @@ class Nursery:
         os.kill(pid, signal.SIGKILL)
         # A busy machine takes its time to end it.
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        # A look removes the dead claim, so half of them are left to those who contend.
+        # An inspection removes the dead claim, so half of them are left to those who contend.
         if held and held.pid == pid and self._counts["kills"] % 4 == 1:
             # As the others see it, while nobody has reaped the process.
             seen = answered(lambda: looker.inspect(key)).found
-            self._counts["looks at the dead"] += 1
+            self._counts["inspections of the dead"] += 1
             self._counts["held by the dead"] += isinstance(seen, Claim) and seen.holder == held
         os.waitpid(pid, 0)
         self._alive.remove(pid)
@@ -276,7 +276,7 @@ def opened(claims: str) -> Store:
 
 
 def plant(fault: str) -> None:
-    """Break what the run is to prove, so that it can be shown to notice."""
+    """Break what the run must prove, to show that it notices."""
     global tolerated
     if fault == "no lock":
         # Nor are they to stumble over each other's half-written files before anybody has acted.
@@ -285,7 +285,9 @@ def plant(fault: str) -> None:
         return
     assert fault == "release by path"
 
-    def release(self: Session, request: ReleaseRequest, lock_timeout: float) -> ReleaseResult:
+    def release(
+        self: Session, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None
+    ) -> ReleaseResult:
         scoped = request.scoped
         while isinstance(found := self._store.read(scoped), Claim):
             if self._store.swap(scoped, found, None, lock_timeout=lock_timeout).won:

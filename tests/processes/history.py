@@ -2,7 +2,7 @@
 
 Each period is time in which its holder acted and had, by its own clock, the right to.  Two periods of one key by
 different holders that share a moment are two holders at once: that is proof.  The absence of such a pair is not
-proof of the opposite, since holders log only moments at which they looked at the clock; how much the absence is
+proof of the opposite, since holders log only moments at which they read the clock; how much the absence is
 worth shows in how many tries of different processes went on at the same time.
 """
 
@@ -52,22 +52,30 @@ def read(logs: Iterable[Path]) -> History:
         generations: dict[str, int] = {}
         # A process that is killed while it writes may leave half a line, where that goes on in another page.
         for line in log.read_text().rpartition("\n")[0].splitlines():
-            said = json.loads(line)
-            key, holder = said["key"], said["holder"]
-            match said["event"]:
+            output = json.loads(line)
+            key, holder = output["key"], output["holder"]
+            match output["event"]:
                 case "tried":
-                    generations[key] = said["generation"]
+                    generations[key] = output["generation"]
                     history.tries.append(
-                        Try(key, holder, said["asked"], said["done"], said["status"], said["generation"], said["why"])
+                        Try(
+                            key,
+                            holder,
+                            output["asked"],
+                            output["done"],
+                            output["status"],
+                            output["generation"],
+                            output["why"],
+                        )
                     )
                 case "enter":
-                    history.periods.append(Period(key, holder, generations[key], said["at"], said["at"]))
+                    history.periods.append(Period(key, holder, generations[key], output["at"], output["at"]))
                 case "lost":
                     history.lost.append(line)
                 case "busy":
                     history.busy += 1
                 case "stay":
-                    history.periods[-1] = history.periods[-1]._replace(end=said["at"])
+                    history.periods[-1] = history.periods[-1]._replace(end=output["at"])
     return history
 
 

@@ -24,9 +24,9 @@ KEY = "vercel/next.js#4521:checks_failed"
 def test_the_claim_of_a_killed_process_is_taken_over_by_the_next_try_of_anybody(
     spawn: Spawn, tmp_path: Path, reaped: bool
 ) -> None:
-    holder, other = (spawn("children.py", "obey", tmp_path / "claims") for _ in range(2))
-    name = holder.hear()["name"]
-    other.hear()
+    holder, other = (spawn("children.py", "run_commands", tmp_path / "claims") for _ in range(2))
+    name = holder.receive()["name"]
+    other.receive()
     mine = process_session(FileStore(tmp_path / "claims"))
     keys = ("for a child", "for the parent")
     for key in keys:
@@ -41,8 +41,8 @@ def test_the_claim_of_a_killed_process_is_taken_over_by_the_next_try_of_anybody(
 
 
 def test_a_stopped_process_is_not_dead(spawn: Spawn, tmp_path: Path) -> None:
-    holder = spawn("children.py", "obey", tmp_path / "claims")
-    holder.hear()
+    holder = spawn("children.py", "run_commands", tmp_path / "claims")
+    holder.receive()
     holder.ask(call="try_claim", key=KEY)
     os.kill(holder.pid, signal.SIGSTOP)
     holder.await_stop()
@@ -53,8 +53,8 @@ def test_a_stopped_process_is_not_dead(spawn: Spawn, tmp_path: Path) -> None:
 def test_a_process_that_got_the_pid_of_a_dead_one_neither_keeps_nor_owns_its_claim(
     spawn: Spawn, tmp_path: Path
 ) -> None:
-    alive = spawn("children.py", "obey", tmp_path / "claims")
-    alive.hear()
+    alive = spawn("children.py", "run_commands", tmp_path / "claims")
+    alive.receive()
     alive.ask(call="try_claim", key=KEY)
     store = FileStore(tmp_path / "claims")
     claim = store.read(ScopedKey("default", KEY))
@@ -86,29 +86,29 @@ def test_whenever_a_process_is_killed_the_next_one_can_claim_and_no_generation_c
     spawn: Spawn, tmp_path: Path
 ) -> None:
     generations: list[int] = []
-    said: list[dict[str, Any]] = []
+    output: list[dict[str, Any]] = []
     # Fifty deaths, and more if need be until they have been spread over a whole cycle of claim and release.
     for calls in count(1):
-        if calls > 50 and len(said) >= 2:
+        if calls > 50 and len(output) >= 2:
             break
         child = spawn("children.py", "die", tmp_path / "claims", KEY, calls)
         child.await_death()
-        said = child.hear_all()
+        output = child.hear_all()
         assert child.process.wait() == -signal.SIGKILL
-        assert all(answer["status"] == "acquired" for answer in said)
-        generations += [answer["generation"] for answer in said]
+        assert all(answer["status"] == "acquired" for answer in output)
+        generations += [answer["generation"] for answer in output]
         generations.append(claim_after_death(tmp_path / "claims", after=max(generations, default=0)))
     assert all(earlier < later for earlier, later in pairwise(generations))
 
 
 def test_whenever_the_very_first_process_is_killed_the_next_one_can_claim(spawn: Spawn, tmp_path: Path) -> None:
     # The directories and the lock file are not there yet, or half made.  Up to the second claim of the first process.
-    said: list[dict[str, Any]] = []
+    output: list[dict[str, Any]] = []
     for calls in count(1):
-        if len(said) == 2:
+        if len(output) == 2:
             break
         directory = tmp_path / f"claims {calls}"
         child = spawn("children.py", "die", directory, KEY, calls)
         child.await_death()
-        said = child.hear_all()
-        claim_after_death(directory, after=max((answer["generation"] for answer in said), default=0))
+        output = child.hear_all()
+        claim_after_death(directory, after=max((answer["generation"] for answer in output), default=0))

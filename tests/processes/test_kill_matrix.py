@@ -37,7 +37,7 @@ NEVER = 1_000_000
 def in_child(directory: Path, at: int, *operations: Callable[[Session], object], uncounted: int = 0) -> bool:
     """Let a child do *operations* and be killed before system call *at*, those of the first *uncounted* apart.
 
-    Tell whether it got so far; at the end it is killed in any case, with all that it holds.
+    Return whether it got so far; at the end it is killed in any case, with all that it holds.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -62,8 +62,8 @@ def in_child(directory: Path, at: int, *operations: Callable[[Session], object],
         finally:
             os._exit(1)
     os.close(writer)
-    with os.fdopen(reader) as said:
-        through = said.read() == "through"
+    with os.fdopen(reader) as output:
+        through = output.read() == "through"
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     return not through
 
@@ -89,7 +89,7 @@ def release(session: Session) -> None:
     session.release(KEY.key, KEY.namespace)
 
 
-def look(session: Session) -> None:
+def inspect(session: Session) -> None:
     session.inspect(KEY.key, KEY.namespace)
 
 
@@ -135,7 +135,7 @@ class ProcessExit:
         pytest.param(ProcessExit(nothing, (claim,), renew), id="renewal"),
         pytest.param(ProcessExit(nothing, (claim,), release), id="release"),
         pytest.param(ProcessExit(nothing, (claim_both,), end), id="end of a session"),
-        pytest.param(ProcessExit(dead_claims, (), look), id="look"),
+        pytest.param(ProcessExit(dead_claims, (), inspect), id="inspect"),
         pytest.param(ProcessExit(dead_claims, (), prune), id="prune"),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_kill_in_a_takeover_of_an_expired_claim_leaves_it_to_the_next(tmp_path
     assert at > 5 and found.generation > expired.generation
     attempt = survivor.try_claim(KEY.key, KEY.namespace, lock_timeout=0.5)
     assert attempt.taken_over and attempt.taken_over.state is ClaimState.ORPHANED
-    assert attempt.lost == expired, "and the survivor is told that it had lost it in between"
+    assert attempt.lost == expired, "and the survivor learns that it had lost it in between"
 
 
 def highest_generation(directory: Path) -> int:

@@ -1,4 +1,4 @@
-"""Processes that all saw one key free, or dead, and are let go at once: exactly one gets it."""
+"""Processes that all read one key as free, or dead, and start at once: exactly one gets it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ RACERS = 8
 def run_round(racers: list[Child], start: int, key: str) -> str:
     """Let *racers* go for *key*; return the winner's name."""
     for racer in racers:
-        racer.tell(key=key)
-    # Each has read the key by now and stands before the lock: whoever judged it free is about to take it.
-    assert [racer.hear() for racer in racers] == [{"ready": True}] * len(racers)
+        racer.send(key=key)
+    # Each has read the key by now and waits for the lock: each that judged it free is about to take it.
+    assert [racer.receive() for racer in racers] == [{"ready": True}] * len(racers)
     os.write(start, b"!" * len(racers))
-    answers = [racer.hear() for racer in racers]
+    answers = [racer.receive() for racer in racers]
     winners = [answer for answer in answers if answer["status"] == "acquired"]
     assert len(winners) == 1
     assert sum(answer["status"] == "held" for answer in answers) == len(racers) - 1
@@ -35,15 +35,15 @@ def test_of_eight_processes_that_saw_a_key_free_or_dead_one_gets_it_and_the_othe
 ) -> None:
     rounds = 50 if dead else 100
     if dead:
-        late = spawn("children.py", "obey", tmp_path / "claims")
-        late.hear()
+        late = spawn("children.py", "run_commands", tmp_path / "claims")
+        late.receive()
         for number in range(rounds):
             late.ask(call="try_claim", key=f"key {number}")
         late.kill()
     reader, start = os.pipe()
     try:
         racers = [spawn("children.py", "race", tmp_path / "claims", reader, pass_fds=(reader,)) for _ in range(RACERS)]
-        names = [racer.hear()["name"] for racer in racers]
+        names = [racer.receive()["name"] for racer in racers]
         winners = [run_round(racers, start, f"key {number}") for number in range(rounds)]
     finally:
         os.close(reader)

@@ -31,15 +31,15 @@ CHANGES: dict[str, Callable[[Session], object]] = {
 def stopped(spawn: Spawn, directory: Path, place: str, **order: object) -> Child:
     """Start a process that is stopped before system call *place* of what *order* asks it to do."""
     child = spawn("children.py", "stop", directory, place)
-    child.hear()
-    child.tell(**order)
+    child.receive()
+    child.send(**order)
     child.await_stop()
     return child
 
 
 # With the new record written but not at its place yet; and with the old one not removed yet.
 @pytest.mark.parametrize("place", ["read", "write", "replace"])
-def test_whoever_wants_to_change_a_namespace_whose_lock_is_stuck_is_told_so_in_time(
+def test_a_change_in_a_namespace_whose_lock_is_stuck_is_an_error_in_time(
     spawn: Spawn, tmp_path: Path, place: str
 ) -> None:
     directory = tmp_path / "claims"
@@ -53,13 +53,13 @@ def test_whoever_wants_to_change_a_namespace_whose_lock_is_stuck_is_told_so_in_t
         assert BOUND <= time.monotonic() - began < BOUND + 2, name
         assert (error.value.where, error.value.waited) == (str(directory / "default" / ".lock"), BOUND)
 
-    # Looking takes no lock, and other namespaces have their own.
+    # Inspecting takes no lock, and other namespaces have their own.
     assert session.inspect("mine").held_by_you
     assert process_session(FileStore(directory)).try_claim("mine").status is Status.HELD
     assert session.try_claim("mine", "another").status is Status.ACQUIRED
 
     child.go_on()
-    assert child.hear()["status"] == "acquired"
+    assert child.receive()["status"] == "acquired"
     assert session.try_claim("theirs").status is Status.HELD
     assert FileStore(directory).read(ScopedKey("default", "mine")) == mine
     assert session.try_claim("free").status is Status.ACQUIRED
@@ -69,8 +69,8 @@ def test_prune_reports_what_it_could_not_remove_from_a_stuck_namespace_and_goes_
     spawn: Spawn, tmp_path: Path
 ) -> None:
     directory = tmp_path / "claims"
-    late = spawn("children.py", "obey", directory)
-    late.hear()
+    late = spawn("children.py", "run_commands", directory)
+    late.receive()
     for namespace in ("another", "default"):
         late.ask(call="try_claim", key="dead", namespace=namespace)
     late.kill()
@@ -78,7 +78,7 @@ def test_prune_reports_what_it_could_not_remove_from_a_stuck_namespace_and_goes_
     pruned = process_session(FileStore(directory)).prune(lock_timeout=BOUND)
     assert (pruned.orphaned, [type(error) for error in pruned.failed]) == (1, [StoreBusyError])
     child.go_on()
-    assert child.hear()["status"] == "acquired"
+    assert child.receive()["status"] == "acquired"
     assert process_session(FileStore(directory)).prune().orphaned == 1
 
 
@@ -97,8 +97,8 @@ def test_a_process_stopped_after_it_judged_a_claim_dead_does_not_destroy_the_cla
     spawn: Spawn, tmp_path: Path, call: str
 ) -> None:
     directory = tmp_path / "claims"
-    late = spawn("children.py", "obey", directory)
-    late.hear()
+    late = spawn("children.py", "run_commands", directory)
+    late.receive()
     late.ask(call="try_claim", key="red")
     late.kill()
     order = {"call": call, "key": "red"} if call == "try_claim" else {"call": call}
@@ -107,7 +107,7 @@ def test_a_process_stopped_after_it_judged_a_claim_dead_does_not_destroy_the_cla
     mine = session.try_claim("red")
     assert mine.status is Status.ACQUIRED
     child.go_on()
-    answer = child.hear()
+    answer = child.receive()
     if call == "try_claim":
         assert (answer["status"], answer["holder"]) == ("held", session.holder.name)
     else:
@@ -141,7 +141,7 @@ def test_a_waiter_whose_lock_file_was_removed_does_not_enter_beside_the_owner_of
     # Were it inside, it would be through by then; it is not, and waits for the owner.
     thread.join(0.1)
     owner.go_on()
-    answer = owner.hear()
+    answer = owner.receive()
     thread.join(30)
     assert answer["status"] == "acquired"
     assert [attempt.status for attempt in attempts] == [Status.HELD]

@@ -32,7 +32,7 @@ def test_32_processes_with_deaths_stalls_and_expiries_never_hold_one_key_at_once
     logs = tmp_path / "logs"
     logs.mkdir()
     claims = tmp_path / "claims" if where == "files" else fresh_config()
-    counted = spawn("contenders.py", claims, logs, SECONDS, keys, f"seed {keys}").hear()
+    counted = spawn("contenders.py", claims, logs, SECONDS, keys, f"seed {keys}").receive()
     seen = history.read(logs.iterdir())
 
     assert history.overlaps(seen) == []

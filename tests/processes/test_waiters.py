@@ -24,7 +24,7 @@ def test_each_release_has_one_winner_and_nobody_is_passed_over_for_long(
 ) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
-    counted = spawn("waiters.py", tmp_path / "claims", logs, WAITERS, RELEASES, kill_every, "seed").hear()
+    counted = spawn("waiters.py", tmp_path / "claims", logs, WAITERS, RELEASES, kill_every, "seed").receive()
     seen = history.read(logs.iterdir())
 
     assert history.overlaps(seen) == []
@@ -52,4 +52,4 @@ def test_each_release_has_one_winner_and_nobody_is_passed_over_for_long(
 def releases(log: Path) -> list[int]:
     """Return when its waiter began to release."""
     lines = log.read_text().rpartition("\n")[0].splitlines()
-    return [said["at"] for said in map(json.loads, lines) if said["event"] == "released"]
+    return [output["at"] for output in map(json.loads, lines) if output["event"] == "released"]

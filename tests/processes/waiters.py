@@ -24,7 +24,7 @@ from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.support.forks import fork
 
-PATIENCE = 300.0
+TIMEOUT = 300.0
 KEY = scoped_key("red", "ci")
 
 
@@ -40,7 +40,7 @@ def wait_in_line(claims: str, log: Path, grants: int, seed: str) -> None:
 
     while True:
         asked = time.monotonic_ns()
-        attempt = acquire(session, ClaimRequest(KEY, wait_seconds=PATIENCE))
+        attempt = acquire(session, ClaimRequest(KEY, wait_seconds=TIMEOUT))
         assert attempt.claimed and isinstance(attempt.found, Claim)
         why = attempt.taken_over.state.value if attempt.taken_over else None
         note(

@@ -147,6 +147,18 @@ def test_an_answer_of_list_claims_has_a_cursor_only_if_there_is_more(bench: Benc
     }
 
 
+@pytest.mark.rule("S5")
+def test_an_unreadable_claim_is_listed_as_held_or_expired_with_its_problem(bench: Bench) -> None:
+    bench.damage("green")
+    ada = bench.session()
+    for state, line, days in (("held", "HELD, cannot be read: ", 0), ("expired", "EXPIRED, free, cannot be read: ", 2)):
+        bench.world.pass_time(days * 86_400)
+        answer = list_answer(ada.list_claims(), None)
+        (claim,) = answer.structured["claims"]
+        assert (claim["state"], claim["problem"]) == (state, "default/green: damaged")
+        assert line in answer.text
+
+
 def test_an_answer_of_prune_and_one_of_open_session_have_all_fields(bench: Bench) -> None:
     bench.damage("red")
     ada = bench.session()

@@ -11,7 +11,7 @@ from mcp import Client, MCPError
 from mcp_claims.model.records import Found, ScopedKey
 from mcp_claims.server.app import build_server
 from mcp_claims.stores.files.store import FileStore
-from tests.support.servers import facts, one_client, words
+from tests.support.servers import one_client, structured_of, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -61,10 +61,10 @@ async def test_a_bad_argument_is_an_error_that_says_the_rule_and_changes_nothing
     async with server_on(claims_dir) as client:
         refused = await client.call_tool(tool, arguments)
         assert refused.is_error
-        assert rule in words(refused)
-        assert "Nothing was changed. Call it again with" in words(refused)
+        assert rule in text_of(refused)
+        assert "Nothing was changed. Call it again with" in text_of(refused)
         assert not claims_dir.exists()
-        assert facts(await client.call_tool("try_claim", {"key": "k"}))["claimed"], "the server goes on"
+        assert structured_of(await client.call_tool("try_claim", {"key": "k"}))["claimed"], "the server goes on"
 
 
 @pytest.mark.rule("V5")
@@ -72,7 +72,7 @@ async def test_a_note_that_looks_like_json_stays_text(claims_dir: Path) -> None:
     async with server_on(claims_dir) as client:
         for note in ('{"a": 1}', "null", "[1]", "true"):
             answer = await client.call_tool("try_claim", {"key": "k", "note": note})
-            assert facts(answer)["note"] == note
+            assert structured_of(answer)["note"] == note
 
 
 async def test_arguments_count_in_the_spellings_that_hosts_use(claims_dir: Path) -> None:
@@ -84,16 +84,18 @@ async def test_arguments_count_in_the_spellings_that_hosts_use(claims_dir: Path)
             {"session": None, "namespace": None, "note": None},
         ):
             arguments = {"key": "k", "ttl_minutes": "45", "wait_seconds": "0", "redo": "false", "keep_alive": "true"}
-            answer = facts(await client.call_tool("try_claim", arguments | absent))
+            answer = structured_of(await client.call_tool("try_claim", arguments | absent))
             assert (answer["claimed"], answer["namespace"]) == (True, "default")
             assert 44 * 60 < answer["expires_in_seconds"] <= 45 * 60
             assert "note" not in answer
-        number = facts(await client.call_tool("try_claim", {"key": 4521}))
+        number = structured_of(await client.call_tool("try_claim", {"key": 4521}))
         assert (number["claimed"], number["key"]) == (True, "4521")
         generation = {"key": "4521", "generation": str(number["generation"])}
-        assert facts(await client.call_tool("is_claimed_by_other", generation))["in_force"] is True
-        assert facts(await client.call_tool("prune", {"namespace": None}))["live"] == 2
-        released = facts(await client.call_tool("release", {"key": "k", "outcome": "", "retention_hours": None}))
+        assert structured_of(await client.call_tool("is_claimed_by_other", generation))["in_force"] is True
+        assert structured_of(await client.call_tool("prune", {"namespace": None}))["live"] == 2
+        released = structured_of(
+            await client.call_tool("release", {"key": "k", "outcome": "", "retention_hours": None})
+        )
         assert released["released"] and "outcome" not in released
 
 
@@ -110,9 +112,9 @@ async def test_a_store_that_cannot_answer_is_an_error_and_the_server_recovers(cl
         for tool in ("try_claim", "release"):
             refused = await client.call_tool(tool, {"key": "k"})
             assert refused.is_error
-            assert "do not act" in words(refused) and str(claims_dir) in words(refused)
+            assert "do not act" in text_of(refused) and str(claims_dir) in text_of(refused)
         claims_dir.unlink()
-        assert facts(await client.call_tool("try_claim", {"key": "k"}))["claimed"]
+        assert structured_of(await client.call_tool("try_claim", {"key": "k"}))["claimed"]
 
 
 @pytest.mark.rule("S8")
@@ -121,9 +123,9 @@ async def test_a_directory_that_others_can_write_is_refused_with_the_remedy(clai
     claims_dir.chmod(0o777)
     async with server_on(claims_dir) as client:
         refused = await client.call_tool("try_claim", {"key": "k"})
-        assert refused.is_error and f"chmod 700 {claims_dir}" in words(refused)
+        assert refused.is_error and f"chmod 700 {claims_dir}" in text_of(refused)
         claims_dir.chmod(0o700)
-        assert facts(await client.call_tool("try_claim", {"key": "k"}))["claimed"]
+        assert structured_of(await client.call_tool("try_claim", {"key": "k"}))["claimed"]
 
 
 async def test_a_defect_of_ours_is_an_error_without_its_details(
@@ -136,5 +138,5 @@ async def test_a_defect_of_ours_is_an_error_without_its_details(
     async with Client(build_server(lambda: one_client(Defective(claims_dir)))) as client:
         refused = await client.call_tool("try_claim", {"key": "k"})
     assert refused.is_error
-    assert "Do not act" in words(refused) and "inner workings" not in words(refused)
+    assert "Do not act" in text_of(refused) and "inner workings" not in text_of(refused)
     assert "inner workings" in caplog.text

@@ -115,7 +115,7 @@ def test_whatever_is_in_a_claims_file_is_answered_and_never_free_unless_it_is_a_
     path = directory / "default" / "red.json"
     path.unlink(missing_ok=True)
     path.write_bytes(content)
-    look = ask(server, "is_claimed_by_other", {"key": "red"})["structuredContent"]
+    inspection = ask(server, "is_claimed_by_other", {"key": "red"})["structuredContent"]
     tried = ask(server, "try_claim", {"key": "red"})["structuredContent"]
     released = ask(server, "release", {"key": "red"})["structuredContent"]
     ask(server, "prune", {})
@@ -123,9 +123,9 @@ def test_whatever_is_in_a_claims_file_is_answered_and_never_free_unless_it_is_a_
     if tried["claimed"]:
         readable = json.loads(content)
         assert (readable["key"], readable["namespace"]) == ("red", "default")
-        assert released["released"] and not look["claimed_by_other"]
+        assert released["released"] and not inspection["claimed_by_other"]
     else:
-        assert look["claimed_by_other"] and not released["released"]
+        assert inspection["claimed_by_other"] and not released["released"]
         assert path.read_bytes() == content
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
     reason="install it as .ci/run does and set MCP_CLAIMS_INSPECTOR to the directory",
 )
 
-ERAS = pytest.mark.parametrize("era", ["legacy", "modern"])
+PROTOCOL_VERSIONS = pytest.mark.parametrize("protocol_version", ["legacy", "modern"])
 CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "try_claim": ({"key": "a#b", "ttl_minutes": 5}, {"claimed": True, "status": "acquired"}),
     "is_claimed_by_other": ({"key": "a#b"}, {"claimed_by_other": False, "held_by_you": False}),
@@ -35,7 +35,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def inspect(directory: Path, era: str, *arguments: str) -> dict[str, Any]:
+def inspect(directory: Path, protocol_version: str, *arguments: str) -> dict[str, Any]:
     assert INSTALLED, "CI has to install the Inspector"
     binaries = Path(INSTALLED) / "node_modules" / ".bin"
     done = subprocess.run(
@@ -43,7 +43,7 @@ def inspect(directory: Path, era: str, *arguments: str) -> dict[str, Any]:
             str(binaries / "mcp-inspector"),
             "--cli",
             "--protocol-era",
-            era,
+            protocol_version,
             *arguments,
             "--",
             *(sys.executable, "-m", "mcp_claims", "serve", "--dir", str(directory)),
@@ -59,18 +59,20 @@ def inspect(directory: Path, era: str, *arguments: str) -> dict[str, Any]:
     return answer
 
 
-@ERAS
-def test_it_lists_the_tools_and_finds_their_schemas_portable(claims_dir: Path, era: str) -> None:
+@PROTOCOL_VERSIONS
+def test_it_lists_the_tools_and_finds_their_schemas_portable(claims_dir: Path, protocol_version: str) -> None:
     # --strict ends with a failure for schemas that some hosts cannot take.
-    listed = inspect(claims_dir, era, "--method", "tools/list", "--strict")
+    listed = inspect(claims_dir, protocol_version, "--method", "tools/list", "--strict")
     assert [tool["name"] for tool in listed["tools"]] == list(TOOLS)
 
 
-@ERAS
+@PROTOCOL_VERSIONS
 @pytest.mark.parametrize("tool", TOOLS)
-def test_it_calls_each_tool_and_accepts_the_structured_answer(claims_dir: Path, era: str, tool: str) -> None:
+def test_it_calls_each_tool_and_accepts_the_structured_answer(
+    claims_dir: Path, protocol_version: str, tool: str
+) -> None:
     arguments, expected = CALLS[tool]
     call = ("--method", "tools/call", "--tool-name", tool, "--tool-args-json", json.dumps(arguments))
-    answer = inspect(claims_dir, era, *call)
+    answer = inspect(claims_dir, protocol_version, *call)
     assert answer["content"][0]["text"]
     assert answer["structuredContent"] | expected == answer["structuredContent"]

@@ -70,7 +70,7 @@ def test_over_http_each_connection_is_a_session_and_repeats_as_the_same(rig: Rig
     assert sessions.session_for(ADA, None).session.try_claim("red").status is Status.RENEWED
 
 
-def test_who_has_neither_connection_nor_handle_may_look_and_prune_but_not_act(rig: Rig) -> None:
+def test_a_caller_without_connection_and_handle_may_read_and_prune_but_not_claim(rig: Rig) -> None:
     sessions = rig.http()
     with pytest.raises(SessionNeededError, match="open_session"):
         sessions.session_for(NOBODY, None)
@@ -178,11 +178,11 @@ def test_a_connection_whose_namespace_somebody_keeps_locked_ends_without_waiting
     sessions = rig.http()
     claim(sessions.session_for(ADA, None))
     busy.idle = False
-    told: list[bool] = []
-    sessions.on_due = lambda: told.append(True)
+    answer: list[bool] = []
+    sessions.on_due = lambda: answer.append(True)
     sessions.end_connection(ADA.connection or "")
     assert sessions.maintain() <= 1, "to be tried again soon"
-    assert (set(busy.waits), told) == ({0}, [True])
+    assert (set(busy.waits), answer) == ({0}, [True])
     busy.idle = True
     assert rig.holder() is not None
     sessions.maintain()
@@ -281,7 +281,7 @@ def keep(sessions: SessionRegistry, session: SessionEntry, *, ttl_minutes: float
 
 
 def live(rig: Rig, sessions: SessionRegistry, minutes: float, *, busy: Caller | None = None) -> None:
-    """Let time pass and the sessions be tended when they ask for it, while *busy* goes on calling."""
+    """Let time pass and run maintenance when it is due, while *busy* goes on calling."""
     for _ in range(round(minutes)):
         rig.world.pass_time(60)
         if busy is not None:
@@ -294,15 +294,15 @@ def test_what_is_kept_alive_outlives_its_ttl_with_its_generation_for_as_long_as_
     sessions = rig.stdio()
     granted = keep(sessions, sessions.session_for(NOBODY, None))
     live(rig, sessions, 7 * 60)
-    look = sessions.reader_for(NOBODY, None).inspect("red")
-    assert look.held_by_you and isinstance(look.found, Claim)
-    assert look.found.generation == granted.generation
+    inspection = sessions.reader_for(NOBODY, None).inspect("red")
+    assert inspection.held_by_you and isinstance(inspection.found, Claim)
+    assert inspection.found.generation == granted.generation
     # The last renewal may come just before the eight hours are over.
     live(rig, sessions, 60 + 31)
     assert rig.holder() is None
 
 
-def test_the_server_is_told_when_to_tend_next(rig: Rig) -> None:
+def test_maintenance_returns_when_it_is_due_next(rig: Rig) -> None:
     sessions = rig.stdio()
     assert sessions.maintain() == 15 * 60
     keep(sessions, sessions.session_for(NOBODY, None), ttl_minutes=3)

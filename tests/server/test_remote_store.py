@@ -35,7 +35,7 @@ from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.support.etcd import fresh_config, fresh_store, one_node
 from tests.support.proxy import Proxy
-from tests.support.servers import PYTHON_ENVIRONMENT, RawServer, facts, words
+from tests.support.servers import PYTHON_ENVIRONMENT, RawServer, structured_of, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -53,14 +53,14 @@ async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_serve
     server = build_server(lambda: SessionRegistry(store, own=process_session(store)))
     order: list[str] = []
     async with Client(server) as client:
-        assert facts(await client.call_tool("try_claim", {"key": "warm"}))["claimed"]
+        assert structured_of(await client.call_tool("try_claim", {"key": "warm"}))["claimed"]
         proxy.cut()
         began = time.monotonic()
 
         async def claim() -> None:
             answer = await client.call_tool("try_claim", {"key": "red"})
             order.append("claim")
-            assert answer.is_error and "no endpoint of etcd answered in time" in words(answer)
+            assert answer.is_error and "no endpoint of etcd answered in time" in text_of(answer)
 
         async with anyio.create_task_group() as calls:
             calls.start_soon(claim)
@@ -70,9 +70,9 @@ async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_serve
         assert order == ["list", "claim"]
         assert time.monotonic() - began < 10, "4 s, on a machine that is not busy with other things"
         proxy.mend()
-        assert facts(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
-        handle = facts(await client.call_tool("open_session", {}))["session"]
-        assert not facts(await client.call_tool("try_claim", {"key": "red", "session": handle}))["claimed"]
+        assert structured_of(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
+        handle = structured_of(await client.call_tool("open_session", {}))["session"]
+        assert not structured_of(await client.call_tool("try_claim", {"key": "red", "session": handle}))["claimed"]
 
 
 @pytest.mark.rule("E8")
@@ -86,7 +86,7 @@ async def test_many_lists_of_a_cluster_that_does_not_answer_fail_together(tool: 
             async def ask() -> None:
                 answer = await client.call_tool(tool, {})
                 # Each has asked, instead of waiting for a thread until no time was left to.
-                assert answer.is_error and "no answer in time" in words(answer)
+                assert answer.is_error and "no answer in time" in text_of(answer)
 
             async with anyio.create_task_group() as calls:
                 for _ in range(10):
@@ -99,7 +99,7 @@ async def test_a_call_that_had_to_wait_for_a_thread_has_so_much_less_time_for_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads = anyio.CapacityLimiter(1)
-    monkeypatch.setattr(offload, "_asking", threads)
+    monkeypatch.setattr(offload, "_calling", threads)
     claims = process_session(fresh_store())
     under_way, let_go = Event(), Event()
 
@@ -125,7 +125,7 @@ async def test_a_call_that_had_to_wait_for_a_thread_has_so_much_less_time_for_it
 
 
 @pytest.mark.rule("E8")
-def test_to_prune_ends_with_the_first_question_that_nobody_answers(
+def test_prune_ends_with_the_first_request_that_no_endpoint_answers(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = EtcdStore(EtcdConfig((("127.0.0.1", proxy.port),), fresh_config().prefix), local_machine())
@@ -168,7 +168,7 @@ async def test_the_end_of_a_server_frees_what_it_held_at_once(end: str) -> None:
     serve = ["-m", "mcp_claims", "serve", "--store", str(store.config)]
     async with Client(StdioServerParameters(command=sys.executable, args=serve, env=PYTHON_ENVIRONMENT)) as client:
         for number in range(30):
-            assert facts(await client.call_tool("try_claim", {"key": f"key {number}"}))["claimed"]
+            assert structured_of(await client.call_tool("try_claim", {"key": f"key {number}"}))["claimed"]
         (holder, *_) = {found.holder for found in store.scan() if isinstance(found, Claim)}
         if end == "SIGTERM":
             died = os.pidfd_open(holder.pid)
@@ -201,8 +201,8 @@ def test_a_server_whose_cluster_is_gone_ends_in_time_however_many_sessions_hold_
         assert process.wait(10) == 0
 
 
-async def test_whoever_waits_is_woken_by_a_release_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acquire, "_POLL_INTERVAL", 60.0)  # Not by looking again.
+async def test_a_waiter_is_woken_by_a_release_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acquire, "_POLL_INTERVAL", 60.0)  # Not by polling.
     store = fresh_store()
     watched = Event()
     watch = EtcdStore.watch
@@ -221,7 +221,7 @@ async def test_whoever_waits_is_woken_by_a_release_of_another_process(monkeypatc
 
         async def wait() -> None:
             answer = await client.call_tool("try_claim", {"key": "red", "wait_seconds": 20})
-            assert facts(answer)["claimed"]
+            assert structured_of(answer)["claimed"]
 
         calls.start_soon(wait)
         assert await anyio.to_thread.run_sync(watched.wait, 20)
@@ -229,7 +229,7 @@ async def test_whoever_waits_is_woken_by_a_release_of_another_process(monkeypatc
 
 
 @pytest.mark.rule("E9")
-async def test_what_is_granted_to_a_call_that_was_cancelled_meanwhile_is_given_back(
+async def test_a_grant_to_a_call_that_was_cancelled_meanwhile_is_released(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = fresh_store()

@@ -14,7 +14,7 @@ from mcp_claims.model.records import Outcome, ScopedKey
 from mcp_claims.server.resources import MAX_SHOWN, target_of, uri_of
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from tests.support.servers import facts, stdio
+from tests.support.servers import stdio, structured_of
 
 AWKWARD = [
     ScopedKey("all", "all"),
@@ -29,8 +29,8 @@ async def content(client: Client, uri: str) -> dict[str, Any]:
     """Return the JSON of the resource *uri*."""
     (read,) = (await client.read_resource(uri, cache_mode="bypass")).contents
     assert isinstance(read, TextResourceContents) and (read.uri, read.mime_type) == (uri, "application/json")
-    told: dict[str, Any] = json.loads(read.text)
-    return told
+    answer: dict[str, Any] = json.loads(read.text)
+    return answer
 
 
 @pytest.mark.rule("V7")
@@ -66,7 +66,7 @@ async def test_what_is_no_resource_is_an_error_that_names_it(claims_dir: Path, u
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("of", AWKWARD, ids=lambda of: repr(of)[:40])
-async def test_one_claim_is_told_with_who_until_when_and_why(claims_dir: Path, of: ScopedKey) -> None:
+async def test_the_resource_of_a_claim_has_holder_times_and_note(claims_dir: Path, of: ScopedKey) -> None:
     holder = process_session(FileStore(claims_dir))
     async with Client(stdio(claims_dir)) as client:
         free = await content(client, uri_of(of))
@@ -81,13 +81,13 @@ async def test_one_claim_is_told_with_who_until_when_and_why(claims_dir: Path, o
 
 @pytest.mark.rule("V7")
 @pytest.mark.anyio
-async def test_a_dead_claim_is_marked_and_left_where_it_is(claims_dir: Path) -> None:
+async def test_a_dead_claim_is_listed_with_its_state_and_not_removed(claims_dir: Path) -> None:
     async with Client(stdio(claims_dir)) as client:
         holder = process_session(FileStore(claims_dir))
         holder.try_claim("red", ttl_minutes=1 / 60)
-        while (told := await content(client, "claims://default/red"))["state"] == "held":
+        while (answer := await content(client, "claims://default/red"))["state"] == "held":
             pass
-        assert told["state"] == "expired"
+        assert answer["state"] == "expired"
         assert (await content(client, "claims://all"))["claims"][0]["state"] == "expired"
 
 
@@ -109,13 +109,13 @@ async def test_a_namespace_has_its_claims_only_and_all_has_all(claims_dir: Path)
 
 @pytest.mark.rule("V7")
 @pytest.mark.anyio
-async def test_what_is_too_much_to_read_is_cut_and_says_so(claims_dir: Path) -> None:
+async def test_a_resource_with_too_many_claims_is_cut_and_points_to_list_claims(claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     for number in range(MAX_SHOWN + 1):
         holder.try_claim(f"event {number:04}")
     async with Client(stdio(claims_dir)) as client:
-        told = await content(client, "claims://all")
-        assert len(told["claims"]) == MAX_SHOWN and "list_claims" in told["more"]
+        answer = await content(client, "claims://all")
+        assert len(answer["claims"]) == MAX_SHOWN and "list_claims" in answer["more"]
 
 
 @pytest.mark.anyio
@@ -146,7 +146,7 @@ async def test_all_resources_are_listed_in_pages_each_namespace_once_before_its_
 @pytest.mark.anyio
 async def test_no_resource_has_a_handle_in_it(claims_dir: Path) -> None:
     async with Client(stdio(claims_dir)) as client:
-        handle = facts(await client.call_tool("open_session", {"label": "tests"}))["session"]
+        handle = structured_of(await client.call_tool("open_session", {"label": "tests"}))["session"]
         await client.call_tool("try_claim", {"key": "red", "session": handle})
         for uri in ("claims://all", "claims://default", "claims://default/red"):
             assert handle not in json.dumps(await content(client, uri))
@@ -163,8 +163,8 @@ async def test_names_of_namespaces_and_keys_are_completed(claims_dir: Path) -> N
     async with Client(stdio(claims_dir)) as client:
 
         async def complete(name: str, value: str, **chosen: str) -> tuple[list[str], int | None, bool | None]:
-            told = (await client.complete(template, {"name": name, "value": value}, chosen or None)).completion
-            return told.values, told.total, told.has_more
+            answer = (await client.complete(template, {"name": name, "value": value}, chosen or None)).completion
+            return answer.values, answer.total, answer.has_more
 
         assert await complete("namespace", "") == (["CD", "ci"], 2, False)
         assert await complete("namespace", "c") == (["CD", "ci"], 2, False)
@@ -175,8 +175,8 @@ async def test_names_of_namespaces_and_keys_are_completed(claims_dir: Path) -> N
         assert await complete("colour", "") == ([], None, None)
         assert await complete("key", "", namespace="") == ([], None, None)
         prompt = PromptReference(name="coordinate")
-        told = await client.complete(prompt, {"name": "namespace", "value": "C"})
-        assert told.completion.values == ["CD", "ci"]
+        answer = await client.complete(prompt, {"name": "namespace", "value": "C"})
+        assert answer.completion.values == ["CD", "ci"]
 
 
 @pytest.mark.anyio
@@ -184,11 +184,11 @@ async def test_the_prompt_teaches_how_to_share_work_in_a_namespace(claims_dir: P
     async with Client(stdio(claims_dir)) as client:
         (listed,) = (await client.list_prompts()).prompts
         assert listed.name == "coordinate"
-        told = await client.get_prompt("coordinate", {"work": "Fix the {red} checks", "namespace": "acme/web"})
-        (message,) = told.messages
+        answer = await client.get_prompt("coordinate", {"work": "Fix the {red} checks", "namespace": "acme/web"})
+        (message,) = answer.messages
         assert isinstance(message.content, TextContent)
-        for said in ("try_claim", 'namespace="acme/web"', "release", "keep_alive", "Fix the {red} checks"):
-            assert said in message.content.text
+        for output in ("try_claim", 'namespace="acme/web"', "release", "keep_alive", "Fix the {red} checks"):
+            assert output in message.content.text
         plain = (await client.get_prompt("coordinate")).messages[0].content
         assert isinstance(plain, TextContent) and 'namespace="default"' in plain.text
         for name, arguments in (

@@ -12,7 +12,7 @@ from mcp import Client
 
 from mcp_claims.server.app import build_server
 from tests.stores.agent_awareness.samples import store_in
-from tests.support.servers import facts, one_client, words
+from tests.support.servers import one_client, structured_of, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -32,23 +32,23 @@ def leave_a_claim(directory: Path, *, expires: str = "2126-11-23T12:30:00.000Z")
 
 @pytest.mark.rule("A4")
 @pytest.mark.parametrize("tool", ["try_claim", "is_claimed_by_other", "release"])
-async def test_a_claim_of_the_original_is_said_to_be_one_in_words_and_in_facts(claims_dir: Path, tool: str) -> None:
+async def test_a_claim_of_the_original_is_named_as_such_in_text_and_structure(claims_dir: Path, tool: str) -> None:
     leave_a_claim(claims_dir)
     async with client(claims_dir) as ada:
         answer = await ada.call_tool(tool, {"key": "a/b"})
-    said = facts(answer)
-    assert said["holder"] == "rig:4242"
-    assert "generation" not in said
-    assert tool == "release" or said["client"] == "agent-awareness"
-    assert "agent-awareness wrote it without a proof of death" in said["advice"]
-    assert 'held by rig:4242 ("agent-awareness")' in words(answer)
-    assert "generation" not in words(answer)
+    output = structured_of(answer)
+    assert output["holder"] == "rig:4242"
+    assert "generation" not in output
+    assert tool == "release" or output["client"] == "agent-awareness"
+    assert "agent-awareness wrote it without a proof of death" in output["advice"]
+    assert 'held by rig:4242 ("agent-awareness")' in text_of(answer)
+    assert "generation" not in text_of(answer)
 
 
 async def test_a_takeover_from_the_original_says_so(claims_dir: Path) -> None:
     leave_a_claim(claims_dir, expires="2026-01-01T00:00:00.000Z")
     async with client(claims_dir) as ada:
-        answer = facts(await ada.call_tool("try_claim", {"key": "a/b"}))
+        answer = structured_of(await ada.call_tool("try_claim", {"key": "a/b"}))
     assert answer["status"] == "acquired"
     assert answer["previous"] == {"state": "expired", "holder": "rig:4242", "client": "agent-awareness"}
 
@@ -62,6 +62,8 @@ async def test_a_refusal_for_a_key_with_the_same_file_name_says_which_key_is_cla
         await ada.call_tool("try_claim", {"key": "a/b"})
         answers = [await who.call_tool(tool, {"key": "a:b"}) for who in (ada, ben)]
     for answer in answers:
-        assert 'This is the claim on "a/b", whose file has the same name in this layout' in facts(answer)["advice"]
-        assert 'This is the claim on "a/b"' in words(answer)
-        assert not facts(answer).get("claimed") and not facts(answer).get("released")
+        assert (
+            'This is the claim on "a/b", whose file has the same name in this layout' in structured_of(answer)["advice"]
+        )
+        assert 'This is the claim on "a/b"' in text_of(answer)
+        assert not structured_of(answer).get("claimed") and not structured_of(answer).get("released")

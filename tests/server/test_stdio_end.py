@@ -86,7 +86,7 @@ def test_a_stopped_process_in_the_way_does_not_delay_the_end(
 ) -> None:
     with raw_server(claims_dir) as server:
         assert server.call("try_claim", key="red")["claimed"]
-        # A lock that is held and never given back is what a stopped process inside looks like.
+        # A lock that is never released stands for a process that was stopped inside.
         lock = os.open(claims_dir / "default" / ".lock", os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -127,7 +127,7 @@ def test_a_namespace_that_others_can_write_neither_stops_the_end_nor_keeps_other
         assert server.call("try_claim", key="red")["claimed"]
         assert server.call("try_claim", key="red", namespace="other")["claimed"]
         (claims_dir / "default").chmod(0o777)
-        # It may trust for a second what it has looked at.
+        # It may rely on its last check for a second.
         while True:
             server.send("is_claimed_by_other", {"key": "red"})
             if server.receive()["result"].get("isError"):

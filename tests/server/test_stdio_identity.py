@@ -67,8 +67,8 @@ def test_what_is_kept_alive_outlives_its_ttl_and_what_is_not_does_not(claims_dir
         # As long again: the first expiry of what is kept has long passed.
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
-            look = other.inspect("kept")
-            assert look.claimed_by_other
+            inspection = other.inspect("kept")
+            assert inspection.claimed_by_other
             time.sleep(0.05)
         assert record(claims_dir, "kept")["generation"] == kept["generation"]
         # A crash frees it all the same.
@@ -77,10 +77,10 @@ def test_what_is_kept_alive_outlives_its_ttl_and_what_is_not_does_not(claims_dir
     assert other.try_claim("kept").claimed
 
 
-def test_a_claim_that_was_kept_alive_and_taken_is_told_of_with_the_next_call(claims_dir: Path) -> None:
+def test_the_next_call_reports_that_a_claim_that_was_kept_alive_was_taken(claims_dir: Path) -> None:
     with raw_server(claims_dir) as server:
         server.call("try_claim", key="red", ttl_minutes=1 / 60, keep_alive=True)
-        (claims_dir / "default" / "red.json").unlink()  # As somebody may who looks after the claims.
+        (claims_dir / "default" / "red.json").unlink()  # As a person may who maintains the claims.
         other = process_session(FileStore(claims_dir))
         assert other.try_claim("red").claimed
         answer = server.call("try_claim", key="red")

@@ -123,13 +123,13 @@ def test_lines_arrive_whole_however_they_are_cut(claims_dir: Path) -> None:
 
 @pytest.mark.rule("V11")
 def test_a_file_as_stdin_and_another_as_stdout_are_served_too(claims_dir: Path, tmp_path: Path) -> None:
-    asked, told = tmp_path / "asked", tmp_path / "told"
+    asked, reply = tmp_path / "asked", tmp_path / "reply"
     asked.write_bytes(call_line(1, "is_claimed_by_other", key="red") + b"\n")
-    with asked.open() as stdin, told.open("w") as stdout:
+    with asked.open() as stdin, reply.open("w") as stdout:
         command = [sys.executable, "-m", "mcp_claims", "serve", "--dir", str(claims_dir)]
         subprocess.run(command, stdin=stdin, stdout=stdout, env=PYTHON_ENVIRONMENT, timeout=60, check=True)
     # At the end of a file a server ends at once, maybe before it has answered.
-    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in told.read_text().splitlines())
+    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in reply.read_text().splitlines())
 
 
 def test_without_stderr_stray_prints_go_nowhere(claims_dir: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mcp import Client
 
-from tests.support.servers import facts, raw_server, stdio
+from tests.support.servers import raw_server, stdio, structured_of
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="flock of POSIX")
 
@@ -71,10 +71,10 @@ def test_a_call_gets_its_claim_when_the_lock_is_freed_while_it_waits(claims_dir:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("era", ["legacy", "auto", "2026-07-28"])
-async def test_the_sdks_client_claims_in_every_era(claims_dir: Path, era: str) -> None:
-    async with Client(stdio(claims_dir), mode=era) as client:
-        assert client.instructions is not None or era == "2026-07-28"
+@pytest.mark.parametrize("protocol_version", ["legacy", "auto", "2026-07-28"])
+async def test_the_sdks_client_claims_in_every_era(claims_dir: Path, protocol_version: str) -> None:
+    async with Client(stdio(claims_dir), mode=protocol_version) as client:
+        assert client.instructions is not None or protocol_version == "2026-07-28"
         assert [tool.name for tool in (await client.list_tools()).tools] == [
             "try_claim",
             "is_claimed_by_other",
@@ -83,7 +83,7 @@ async def test_the_sdks_client_claims_in_every_era(claims_dir: Path, era: str) -
             "open_session",
             "prune",
         ]
-        assert facts(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
+        assert structured_of(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
         record = json.loads((claims_dir / "default" / "red.json").read_text())
         assert record["client"].startswith("mcp ")
 

@@ -1,4 +1,4 @@
-"""What goes wrong while one is told of changes is the end of no other's notices, and not of the server."""
+"""A fault in the notices of one subscriber ends neither the notices of others nor the server."""
 
 from __future__ import annotations
 
@@ -23,82 +23,82 @@ WITHIN = 20  # s
 
 
 class Session:
-    """A connection that is told by *tell*."""
+    """A connection to which *notify* sends notices."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._tell = notify
 
     async def send_resource_updated(self, uri: str) -> None:
         await anyio.lowlevel.checkpoint()
         self._tell(uri)
 
 
-def session(tell: Callable[[str], None]) -> ServerSession:
-    return cast("ServerSession", Session(tell))
+def session(notify: Callable[[str], None]) -> ServerSession:
+    return cast("ServerSession", Session(notify))
 
 
 @pytest.mark.rule("V10")
-async def test_a_connection_that_cannot_be_told_is_not_the_end_of_the_others(claims_dir: Path) -> None:
+async def test_a_connection_that_cannot_be_notified_does_not_end_the_others(claims_dir: Path) -> None:
     claims = process_session(FileStore(claims_dir))
     claims.try_claim("red")
-    heard = anyio.Event()
+    notices = anyio.Event()
 
     def broken(_: str) -> None:
         raise BrokenPipeError
 
-    async with subscriptions(claims) as told:
-        told.subscribe("broken", session(broken), URI)
-        told.subscribe("sound", session(lambda _: heard.set()), URI)
+    async with subscriptions(claims) as subscribed:
+        subscribed.subscribe("broken", session(broken), URI)
+        subscribed.subscribe("sound", session(lambda _: notices.set()), URI)
         for _ in range(2):
             claims.try_claim("red")
             with anyio.fail_after(WITHIN):
-                await heard.wait()
-            heard = anyio.Event()
+                await notices.wait()
+            notices = anyio.Event()
 
 
-async def test_what_was_unsubscribed_while_another_was_told_is_not_told(claims_dir: Path) -> None:
+async def test_a_resource_unsubscribed_during_another_notice_makes_no_notice(claims_dir: Path) -> None:
     claims = process_session(FileStore(claims_dir))
     uris = {f"claims://default/{key}" for key in ("red", "blue")}
-    heard: list[str] = []
+    notices: list[str] = []
 
-    async with subscriptions(claims) as told:
+    async with subscriptions(claims) as subscribed:
 
-        def hear(uri: str) -> None:
-            heard.append(uri)
+        def receive_notice(uri: str) -> None:
+            notices.append(uri)
             for other in uris - {uri}:
-                told.unsubscribe("one", other)
+                subscribed.unsubscribe("one", other)
 
         for uri in uris:
-            told.subscribe("one", session(hear), uri)
+            subscribed.subscribe("one", session(receive_notice), uri)
         claims.try_claim("red")
         claims.try_claim("blue")
         with anyio.fail_after(WITHIN):
-            while not heard:
+            while not notices:
                 await anyio.sleep(0.01)
         await anyio.sleep(4 * module.BATCH_INTERVAL)
-    assert len(set(heard)) == 1
+    assert len(set(notices)) == 1
 
 
 @pytest.mark.rule("V10")
-async def test_what_fails_while_it_is_looked_at_is_looked_at_again(
+async def test_polling_goes_on_after_a_failure(
     claims_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     claims = process_session(FileStore(claims_dir))
     monkeypatch.setattr(module, "_POLL_INTERVAL", 0.02)
-    looks = 0
-    heard = anyio.Event()
+    reads = 0
+    notices = anyio.Event()
 
-    async def look(self: Any, uri: str) -> object:
-        nonlocal looks
-        looks += 1
-        if looks == 1:
+    async def fingerprint(self: Any, uri: str) -> object:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
             raise RuntimeError("can't start new thread")
-        return looks
+        return reads
 
-    monkeypatch.setattr(module.Subscriptions, "_fingerprint", look)
-    async with subscriptions(claims) as told:
+    monkeypatch.setattr(module.Subscriptions, "_fingerprint", fingerprint)
+    async with subscriptions(claims) as subscribed:
         # There is no directory yet, so it cannot be watched.
-        told.subscribe("one", session(lambda _: heard.set()), URI)
+        subscribed.subscribe("one", session(lambda _: notices.set()), URI)
         with anyio.fail_after(WITHIN):
-            await heard.wait()
+            await notices.wait()
     assert "can't start new thread" in caplog.text

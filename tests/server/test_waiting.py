@@ -18,32 +18,32 @@ from mcp import Client
 from mcp_claims.model.records import Outcome
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from tests.support.http_servers import Era, http_client, http_server
-from tests.support.servers import RawServer, facts, raw_server, stdio, words
+from tests.support.http_servers import ProtocolVersion, http_client, http_server
+from tests.support.servers import RawServer, raw_server, stdio, structured_of, text_of
 
-PATIENCE = 60
+TIMEOUT = 60
 
 
 @contextmanager
 def waiting(server: RawServer, **arguments: Any) -> Iterator[list[dict[str, Any]]]:
-    """Let *server* wait for the key meanwhile; afterwards what it was told is in the list."""
-    sent = server.send("try_claim", {"key": "red", "wait_seconds": PATIENCE, **arguments})
-    told: list[dict[str, Any]] = []
+    """Let *server* wait for the key meanwhile; afterwards its answer is in the list."""
+    sent = server.send("try_claim", {"key": "red", "wait_seconds": TIMEOUT, **arguments})
+    answers: list[dict[str, Any]] = []
 
     def listen() -> None:
         message = server.receive()
         assert message["id"] == sent
-        told.append({**message["result"]["structuredContent"], "at": time.monotonic()})
+        answers.append({**message["result"]["structuredContent"], "at": time.monotonic()})
 
     thread = threading.Thread(target=listen)
     thread.start()
-    yield told
-    thread.join(PATIENCE)
-    assert told
+    yield answers
+    thread.join(TIMEOUT)
+    assert answers
 
 
-def looked(server: RawServer, *, in_line: bool = False) -> None:
-    """Return once *server* watches a directory: it waits then, or is about to look for the last time before it does.
+def inspected(server: RawServer, *, in_queue: bool = False) -> None:
+    """Return once *server* watches a directory: it waits then, or is about to try for the last time before it does.
 
     With *in_line* it is enough that it stands in line; only the first one watches.
     """
@@ -54,58 +54,58 @@ def looked(server: RawServer, *, in_line: bool = False) -> None:
             with suppress(FileNotFoundError):
                 if "inotify wd:" in fd.read_text():
                     return
-                if in_line and process.joinpath("fd", fd.name).readlink().name == ".line":
+                if in_queue and process.joinpath("fd", fd.name).readlink().name == ".line":
                     return
         time.sleep(0.01)
     pytest.fail("it does not wait")
 
 
 @pytest.mark.rule("V8")
-def test_a_release_wakes_whoever_waits_long_before_it_would_look_by_itself(claims_dir: Path) -> None:
+def test_a_release_wakes_a_waiter_long_before_it_would_poll(claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     delays = []
     with raw_server(claims_dir) as server:
         for _ in range(9):
             assert holder.try_claim("red").claimed
-            with waiting(server) as told:
-                looked(server)
+            with waiting(server) as answers:
+                inspected(server)
                 holder.release("red")
                 released = time.monotonic()
-            assert told[0]["status"] == "acquired"
-            delays.append(told[0]["at"] - released)
+            assert answers[0]["status"] == "acquired"
+            delays.append(answers[0]["at"] - released)
             server.call("release", key="red")
     print(f"released to claimed: median {statistics.median(delays) * 1000:.1f} ms", file=sys.stderr)
-    # To look again by itself would take a second on average.
+    # Polling would take a second on average.
     assert statistics.median(delays) < 0.5
 
 
 @pytest.mark.rule("V8")
-def test_the_death_of_the_holder_wakes_whoever_waits(claims_dir: Path) -> None:
+def test_the_death_of_the_holder_wakes_a_waiter(claims_dir: Path) -> None:
     with raw_server(claims_dir) as holder, raw_server(claims_dir) as server:
         holder.call("try_claim", key="red")
-        with waiting(server) as told:
-            looked(server)
+        with waiting(server) as answers:
+            inspected(server)
             holder.process.kill()
             killed = time.monotonic()
-        assert told[0]["status"] == "acquired" and told[0]["previous"]["state"] == "orphaned"
-        assert told[0]["at"] - killed < 1.5
+        assert answers[0]["status"] == "acquired" and answers[0]["previous"]["state"] == "orphaned"
+        assert answers[0]["at"] - killed < 1.5
 
 
 def test_an_expiry_ends_the_wait(claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red", ttl_minutes=1 / 60)
-    with raw_server(claims_dir) as server, waiting(server) as told:
+    with raw_server(claims_dir) as server, waiting(server) as answers:
         pass
-    assert told[0]["status"] == "acquired" and told[0]["previous"]["state"] == "expired"
+    assert answers[0]["status"] == "acquired" and answers[0]["previous"]["state"] == "expired"
 
 
 def test_work_that_is_done_meanwhile_ends_the_wait_without_a_claim(claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
-    with raw_server(claims_dir) as server, waiting(server) as told:
-        looked(server)
+    with raw_server(claims_dir) as server, waiting(server) as answers:
+        inspected(server)
         holder.release("red", outcome=Outcome.DONE)
-    assert (told[0]["claimed"], told[0]["status"]) == (False, "done")
+    assert (answers[0]["claimed"], answers[0]["status"]) == (False, "done")
 
 
 def test_when_the_time_is_up_it_is_a_refusal_like_any_other(claims_dir: Path) -> None:
@@ -113,16 +113,16 @@ def test_when_the_time_is_up_it_is_a_refusal_like_any_other(claims_dir: Path) ->
     holder.try_claim("red")
     with raw_server(claims_dir) as server:
         began = time.monotonic()
-        told = server.call("try_claim", key="red", wait_seconds=0.5)
+        answers = server.call("try_claim", key="red", wait_seconds=0.5)
         assert time.monotonic() - began >= 0.5
-        assert (told["claimed"], told["status"], told["holder"]) == (False, "held", holder.holder.name)
+        assert (answers["claimed"], answers["status"], answers["holder"]) == (False, "held", holder.holder.name)
 
 
 def test_a_wait_keeps_no_other_call_of_the_session_waiting_and_ends_with_it(claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
     with raw_server(claims_dir) as server:
-        server.send("try_claim", {"key": "red", "wait_seconds": PATIENCE})
+        server.send("try_claim", {"key": "red", "wait_seconds": TIMEOUT})
         assert server.call("try_claim", key="other")["claimed"]
         server.stdin.close()
         assert server.process.wait(timeout=20) == 0
@@ -137,64 +137,66 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind(claims_dir: Path) 
     holder.try_claim("red")
     async with Client(stdio(claims_dir)) as client:
         with anyio.move_on_after(0.5):
-            await client.call_tool("try_claim", {"key": "red", "wait_seconds": PATIENCE})
+            await client.call_tool("try_claim", {"key": "red", "wait_seconds": TIMEOUT})
         # An answer means that the server has read the cancellation, which was sent before.
         await client.call_tool("is_claimed_by_other", {"key": "other"})
         holder.release("red")
         for _ in range(10):
-            assert facts(await client.call_tool("is_claimed_by_other", {"key": "red"}))["held_by_you"] is False
+            assert structured_of(await client.call_tool("is_claimed_by_other", {"key": "red"}))["held_by_you"] is False
             await anyio.sleep(0.02)
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
-async def test_sessions_of_one_http_server_wait_for_each_other_and_for_others(claims_dir: Path, era: Era) -> None:
+@pytest.mark.parametrize("protocol_version", ["legacy", "2026-07-28"])
+async def test_sessions_of_one_http_server_wait_for_each_other_and_for_others(
+    claims_dir: Path, protocol_version: ProtocolVersion
+) -> None:
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
     with http_server(claims_dir) as server:
         async with (
-            http_client(server.url, era) as ada,
-            http_client(server.url, era) as ben,
+            http_client(server.url, protocol_version) as ada,
+            http_client(server.url, protocol_version) as ben,
             anyio.create_task_group() as tasks,
         ):
-            told: list[str] = []
+            answers: list[str] = []
 
             async def take_a_turn(client: Client, name: str) -> None:
-                handle = facts(await client.call_tool("open_session", {}))["session"]
+                handle = structured_of(await client.call_tool("open_session", {}))["session"]
                 arguments = {"key": "red", "session": handle}
-                got = facts(await client.call_tool("try_claim", {**arguments, "wait_seconds": PATIENCE}))
-                told.append(f"{name} {got['status']}")
+                got = structured_of(await client.call_tool("try_claim", {**arguments, "wait_seconds": TIMEOUT}))
+                answers.append(f"{name} {got['status']}")
                 await client.call_tool("release", arguments)
 
             tasks.start_soon(take_a_turn, ada, "ada")
             tasks.start_soon(take_a_turn, ben, "ben")
-            with anyio.fail_after(PATIENCE):
-                while len(lines := in_line(claims_dir)) < 2:
+            with anyio.fail_after(TIMEOUT):
+                while len(lines := in_queue(claims_dir)) < 2:
                     await anyio.sleep(0.01)
-            assert len(lines) == 2 and not told
+            assert len(lines) == 2 and not answers
             holder.release("red")
-    assert sorted(told) == ["ada acquired", "ben acquired"]
+    assert sorted(answers) == ["ada acquired", "ben acquired"]
 
 
-def in_line(claims_dir: Path) -> list[str]:
+def in_queue(claims_dir: Path) -> list[str]:
     """Return the locks of those who stand in line, as the kernel has them."""
     inode = (claims_dir / "default" / ".line").stat().st_ino if (claims_dir / "default" / ".line").exists() else -1
     return [lock for lock in Path("/proc/locks").read_text().splitlines() if f":{inode} " in lock]
 
 
 @pytest.mark.anyio
-async def test_whoever_waits_is_told_that_it_goes_on(claims_dir: Path) -> None:
+async def test_a_waiter_gets_progress(claims_dir: Path) -> None:
     process_session(FileStore(claims_dir)).try_claim("red")
-    told: list[tuple[float, float | None, str | None]] = []
+    answers: list[tuple[float, float | None, str | None]] = []
 
     async def progress(progress: float, total: float | None, message: str | None) -> None:
-        told.append((progress, total, message))
+        answers.append((progress, total, message))
 
     async with Client(stdio(claims_dir)) as client:
         arguments = {"key": "red", "wait_seconds": 7}
         answer = await client.call_tool("try_claim", arguments, progress_callback=progress)
-    assert facts(answer)["status"] == "held"
-    assert told and told[0][1:] == (7, "still held by another session")
+    assert structured_of(answer)["status"] == "held"
+    assert answers and answers[0][1:] == (7, "still held by another session")
 
 
 @pytest.mark.anyio
@@ -202,7 +204,7 @@ async def test_whoever_waits_is_told_that_it_goes_on(claims_dir: Path) -> None:
 async def test_a_wait_out_of_range_is_refused(claims_dir: Path, seconds: object) -> None:
     async with Client(stdio(claims_dir)) as client:
         refused = await client.call_tool("try_claim", {"key": "red", "wait_seconds": seconds})
-    assert refused.is_error and "wait_seconds" in words(refused)
+    assert refused.is_error and "wait_seconds" in text_of(refused)
 
 
 @pytest.mark.rule("V9")
@@ -211,26 +213,26 @@ def test_each_release_is_got_by_exactly_one_of_those_who_wait_and_all_get_it_in_
     holder.try_claim("red")
     with ExitStack() as stack:
         servers = [stack.enter_context(raw_server(claims_dir)) for _ in range(6)]
-        told: list[dict[str, Any]] = []
+        answers: list[dict[str, Any]] = []
         active = [0]
 
         def take_a_turn(server: RawServer) -> None:
-            answer = server.call("try_claim", key="red", wait_seconds=PATIENCE)
+            answer = server.call("try_claim", key="red", wait_seconds=TIMEOUT)
             assert answer["status"] == "acquired"
             active[0] += 1
             assert active[0] == 1, "two have it"
             time.sleep(0.01)
             active[0] -= 1
-            told.append(answer)
+            answers.append(answer)
             server.call("release", key="red")
 
         threads = [threading.Thread(target=take_a_turn, args=(server,)) for server in servers]
         for thread in threads:
             thread.start()
         for server in servers:
-            looked(server, in_line=True)
+            inspected(server, in_queue=True)
         holder.release("red")
         for thread in threads:
-            thread.join(PATIENCE)
-    generations = [answer["generation"] for answer in told]
+            thread.join(TIMEOUT)
+    generations = [answer["generation"] for answer in answers]
     assert len(generations) == 6 and generations == sorted(set(generations))

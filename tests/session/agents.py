@@ -1,4 +1,4 @@
-"""Agents: sessions together with what their users were last told, the only judge of who believes to hold a key."""
+"""Agents: sessions together with the last answers that their users got, which decide who thinks that it holds a key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.machines import World
 
 
 class Agent:
-    """Somebody who acts on a key if told that it is claimed, until the time that it was told has passed."""
+    """A user that acts on a key after a grant, until the expiry in that answer."""
 
     def __init__(self, world: World, session: Session) -> None:
         self.session = session
@@ -23,21 +23,21 @@ class Agent:
     def alive(self) -> bool:
         return (self._world.boot, self.session.holder.pid) in self._world.alive and self._boot == self._world.boot
 
-    def believes(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> bool:
-        """Tell whether this agent would act on the key now."""
+    def thinks_it_holds(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> bool:
+        """Return whether this agent would act on the key now."""
         return self.alive and self._until.get(ScopedKey(namespace, key), 0.0) > self._world.ticks
 
     def try_claim(
         self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, *, ttl_minutes: float = 30, redo: bool = False
     ) -> ClaimResult:
         attempt = self.session.try_claim(key, namespace, ttl_minutes=ttl_minutes, redo=redo)
-        self._told(key, namespace, attempt.found if attempt.claimed else None)
+        self._record_grant(key, namespace, attempt.found if attempt.claimed else None)
         return attempt
 
-    def look(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> Inspection:
-        look = self.session.inspect(key, namespace)
-        self._told(key, namespace, look.found if look.held_by_you else None)
-        return look
+    def inspect(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> Inspection:
+        inspection = self.session.inspect(key, namespace)
+        self._record_grant(key, namespace, inspection.found if inspection.held_by_you else None)
+        return inspection
 
     def release(
         self,
@@ -47,19 +47,19 @@ class Agent:
         outcome: Outcome | None = None,
         retention_hours: float = 24,
     ) -> ReleaseResult:
-        # Whoever gives a key back has stopped acting on it, whatever the answer.
-        self._told(key, namespace, None)
+        # An agent that releases a key has stopped acting on it, whatever the answer.
+        self._record_grant(key, namespace, None)
         return self.session.release(key, namespace, outcome=outcome, retention_hours=retention_hours)
 
     def stop(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> None:
         """No longer act on the key, without a call."""
-        self._told(key, namespace, None)
+        self._record_grant(key, namespace, None)
 
     def end(self) -> int:
         self._until.clear()
         return self.session.close()
 
-    def _told(self, key: str, namespace: str, claim: object) -> None:
+    def _record_grant(self, key: str, namespace: str, claim: object) -> None:
         if isinstance(claim, Claim):
             self._until[ScopedKey(namespace, key)] = claim.expires.ticks
         else:

@@ -96,7 +96,7 @@ class FileBench(Bench):
     def damage(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, content: bytes = b"{") -> None:
         path = Path(self.place(key, namespace))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (path.parent / ".lock").touch()  # What makes the directory a namespace of ours.
+        (path.parent / ".lock").touch()  # It makes the directory a namespace.
         path.write_bytes(content)
         self._fs.dated[path.stat().st_ino] = self.world.wall.timestamp()
 
@@ -121,7 +121,7 @@ class LayoutBench(FileBench):
 
 
 class EtcdBench(Bench):
-    """On a real node; the time of its leases is nobody's to command, so they are made too long to end by themselves."""
+    """On a real node; a test cannot set its clock, so its leases are too long to end by themselves."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -110,7 +110,7 @@ class Slow(DelegatingStore):
 
 
 class Overtaken(DelegatingStore):
-    """Lets *rival* act once, right after what is first read, in a look or by a swap that is lost: it is out of date then."""
+    """Lets *rival* act once, right after the first read or lost swap, whose result is then out of date."""
 
     def __init__(self, store: Store, rival: Callable[[], object] | None = None) -> None:
         super().__init__(store)

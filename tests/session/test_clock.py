@@ -32,10 +32,10 @@ steps = pytest.mark.parametrize(
 
 
 def left(session: Session) -> timedelta:
-    """Return how long *session* is told that the claim on the key still lives."""
-    look = session.inspect(KEY)
-    assert isinstance(look.found, Claim)
-    return expiry.remaining(look.found.expires, look.now)
+    """Return how long the claim on the key still lives, by the answer to *session*."""
+    inspection = session.inspect(KEY)
+    assert isinstance(inspection.found, Claim)
+    return expiry.remaining(inspection.found.expires, inspection.now)
 
 
 @pytest.mark.rule("T1")
@@ -75,7 +75,7 @@ def test_an_expired_claim_is_swept_and_pruned_after_a_step(bench: Bench, step: f
 
 
 @steps
-def test_everybody_is_told_the_same_time_left_whatever_the_wall_clock_does(bench: Bench, step: float) -> None:
+def test_every_session_gets_the_same_time_left_whatever_the_wall_clock_does(bench: Bench, step: float) -> None:
     holder, other = bench.session(), bench.session()
     granted(holder)
     bench.world.pass_time(600)
@@ -120,7 +120,7 @@ def test_a_claim_of_a_killed_holder_is_free_at_once_whatever_the_wall_clock_says
 def test_time_asleep_counts(bench: Bench) -> None:
     holder = bench.session()
     granted(holder)
-    # `pass_time` is what CLOCK_BOOTTIME does over a suspend: both clocks have moved when anybody looks again.
+    # `pass_time` is what CLOCK_BOOTTIME does over a suspend: both clocks have moved when they are next read.
     bench.world.pass_time(8 * 60 * 60)
     other = bench.session()
     assert other.try_claim(KEY).status is Status.ACQUIRED

@@ -128,7 +128,7 @@ def test_a_second_end_does_nothing(bench: Bench) -> None:
 
 CALLS: dict[str, Callable[[Session], object]] = {
     "try_claim": lambda session: session.try_claim(KEY),
-    "look": lambda session: session.inspect(KEY),
+    "inspect": lambda session: session.inspect(KEY),
     "release": lambda session: session.release(KEY),
     "prune": lambda session: session.prune(),
 }
@@ -209,7 +209,7 @@ class Gated(DelegatingStore):
 
 
 @pytest.mark.rule("C8")
-@pytest.mark.parametrize("after", [False, True], ids=["before it is stored", "before it is believed"])
+@pytest.mark.parametrize("after", [False, True], ids=["before it is stored", "before it is recorded"])
 @pytest.mark.parametrize("renews", [False, True], ids=["new claim", "renewal"])
 def test_a_session_that_ends_while_another_thread_claims_leaves_nothing_behind(
     bench: Bench, after: bool, renews: bool

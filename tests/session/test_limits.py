@@ -68,7 +68,7 @@ def test_a_directory_that_no_path_can_name_is_refused() -> None:
 @pytest.mark.parametrize(
     "call",
     [lambda session: session.try_claim(KEY), lambda session: session.inspect(KEY)],
-    ids=["try_claim", "look"],
+    ids=["try_claim", "inspect"],
 )
 def test_a_key_that_others_change_without_end_is_not_claimed_and_the_call_ends(bench: Bench, call: Call) -> None:
     dead = bench.session()
@@ -81,7 +81,7 @@ def test_a_key_that_others_change_without_end_is_not_claimed_and_the_call_ends(b
 
 
 @pytest.mark.rule("S5")
-def test_a_claim_said_to_live_longer_than_any_can_is_held_for_the_longest_ttl_from_its_writing(
+def test_a_claim_that_expires_later_than_any_ttl_allows_is_held_for_the_longest_ttl(
     tmp_path: Path,
 ) -> None:
     bench = FileBench(tmp_path / "claims")

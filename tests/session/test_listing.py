@@ -1,4 +1,4 @@
-"""`listing`: what is stored, a page at a time, how each thing stands, and nothing changed by looking."""
+"""`list_claims`: what is stored and its state, a page at a time; listing changes nothing."""
 
 from __future__ import annotations
 

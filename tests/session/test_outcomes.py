@@ -1,4 +1,4 @@
-"""Work that is done stays done; of work that failed or was given up the next holder is told."""
+"""Work that is done stays done; the next holder learns of work that failed or was abandoned."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def finished(bench: Bench, outcome: Outcome = Outcome.DONE, note: str | None = N
 
 
 @pytest.mark.rule("C10")
-def test_who_comes_later_is_told_that_it_is_done_by_whom_when_and_how(bench: Bench) -> None:
+def test_a_later_session_learns_that_it_is_done_by_whom_when_and_how(bench: Bench) -> None:
     marker = finished(bench, note="fixed in #4530")
     bench.world.pass_time(600)
     attempt = bench.session().try_claim(KEY)
@@ -37,7 +37,7 @@ def test_the_note_of_the_claim_stays_if_the_release_has_none(bench: Bench) -> No
     assert finished(bench).note == "on it"
 
 
-def test_the_finisher_itself_is_told_too_and_has_lost_nothing(bench: Bench) -> None:
+def test_the_session_that_did_the_work_is_refused_too_and_has_lost_nothing(bench: Bench) -> None:
     session = bench.session()
     granted(session)
     session.release(KEY, outcome=Outcome.DONE)
@@ -62,17 +62,15 @@ def test_redo_takes_nothing_from_a_live_holder(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.ABANDONED])
-def test_what_failed_or_was_given_up_is_free_at_once_and_the_next_holder_is_told(
-    bench: Bench, outcome: Outcome
-) -> None:
+def test_failed_or_abandoned_work_is_free_at_once_and_the_next_holder_learns_it(bench: Bench, outcome: Outcome) -> None:
     marker = finished(bench, outcome, note="the runner has no disk")
     other = bench.session()
     if isinstance(bench, LayoutBench):
         # The original would take that marker for a claim.
         assert (other.inspect(KEY).found, other.try_claim(KEY).taken_over) == (None, None)
         return
-    look = other.inspect(KEY)
-    assert (look.claimed_by_other, look.held_by_you, look.marker) == (False, False, marker)
+    inspection = other.inspect(KEY)
+    assert (inspection.claimed_by_other, inspection.held_by_you, inspection.marker) == (False, False, marker)
     attempt = other.try_claim(KEY)
     assert (attempt.status, attempt.taken_over) == (Status.ACQUIRED, TakenOver(marker, ClaimState(outcome.value)))
 
@@ -114,7 +112,7 @@ def test_a_note_without_an_outcome_is_refused_as_nothing_would_keep_it(bench: Be
     assert session.inspect(KEY).held_by_you
 
 
-def test_only_the_holder_can_say_what_became_of_it(bench: Bench) -> None:
+def test_only_the_holder_can_record_an_outcome(bench: Bench) -> None:
     holder = bench.session()
     granted(holder)
     release = bench.session().release(KEY, outcome=Outcome.DONE)
@@ -123,7 +121,7 @@ def test_only_the_holder_can_say_what_became_of_it(bench: Bench) -> None:
 
 
 @pytest.mark.rule("C10")
-def test_who_lost_the_claim_cannot_mark_the_work_of_its_successor_as_done(bench: Bench) -> None:
+def test_a_session_that_lost_the_claim_cannot_record_an_outcome_for_its_successor(bench: Bench) -> None:
     store = Interrupting(bench.store)
     late = bench.session(store)
     granted(late, ttl_minutes=1)
@@ -146,7 +144,7 @@ def test_the_clock_does_not_end_a_marker_early(bench: Bench) -> None:
 
 
 @pytest.mark.rule("C11")
-def test_a_grant_is_in_force_until_it_is_given_back_or_taken_over(bench: Bench) -> None:
+def test_a_grant_is_in_force_until_it_is_released_or_taken_over(bench: Bench) -> None:
     first, second = bench.session(), bench.session()
     generation = granted(first, ttl_minutes=1).generation
 

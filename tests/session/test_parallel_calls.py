@@ -1,6 +1,6 @@
 """Calls of one session in several threads: one reads, another changes the key, then the first one concludes.
 
-What a session believes to hold is what `end` releases and what it is told about when it is lost, so a conclusion
+The grants that a session has recorded are those that `close` releases and whose loss is reported, so a conclusion
 from a read that is out of date must not make it forget a claim that it has.
 """
 
@@ -19,7 +19,7 @@ from tests.support.interrupting import Interrupting
 
 CALLS: dict[str, Callable[[Session], ClaimResult | Inspection | ReleaseResult]] = {
     "try_claim": lambda session: session.try_claim(KEY),
-    "look": lambda session: session.inspect(KEY),
+    "inspect": lambda session: session.inspect(KEY),
     "release": lambda session: session.release(KEY),
 }
 
@@ -29,7 +29,7 @@ def everything_is_released_at_the_end(bench: Bench, session: Session) -> bool:
     return list(bench.store.scan()) == []
 
 
-# Whether or not the session has lost an earlier claim on the key, of which nothing has told it yet.
+# Whether or not the session has lost an earlier claim on the key, which no call has reported yet.
 after_a_loss = pytest.mark.parametrize("after_a_loss", [False, True], ids=["no claim before", "after a loss"])
 
 
@@ -40,7 +40,7 @@ def lose(bench: Bench, session: Session) -> None:
 
 
 @after_a_loss
-@pytest.mark.parametrize("call", [CALLS["look"], CALLS["release"]], ids=["look", "release"])
+@pytest.mark.parametrize("call", [CALLS["inspect"], CALLS["release"]], ids=["inspect", "release"])
 def test_a_call_that_read_a_free_key_does_not_forget_what_a_parallel_call_then_claimed(
     bench: Bench, call: Callable[[Session], Inspection | ReleaseResult], after_a_loss: bool
 ) -> None:
@@ -77,15 +77,15 @@ def test_a_call_that_read_anothers_claim_does_not_forget_what_a_parallel_call_th
     assert everything_is_released_at_the_end(bench, session)
 
 
-def test_a_look_at_an_own_expired_claim_does_not_forget_it_when_a_parallel_call_renews_it(bench: Bench) -> None:
+def test_inspecting_an_own_expired_claim_does_not_forget_it_when_a_parallel_call_renews_it(bench: Bench) -> None:
     store = Interrupting(bench.store)
     session = bench.session(store)
     granted(session)
     bench.world.pass_time(HALF_AN_HOUR)
     store.interrupt_with(lambda: granted(session))
-    look = session.inspect(KEY)
+    inspection = session.inspect(KEY)
     assert store.ran == 1
-    assert (look.held_by_you, look.lost) == (True, None)
+    assert (inspection.held_by_you, inspection.lost) == (True, None)
     assert everything_is_released_at_the_end(bench, session)
 
 
@@ -145,6 +145,6 @@ def test_a_grant_that_is_noted_late_does_not_replace_what_parallel_calls_got_sin
     store.rival = release_and_claim_anew
     session.try_claim(KEY)
     assert store.ran == 1
-    look = session.inspect(KEY)
-    assert (look.held_by_you, look.lost) == (True, None)
+    inspection = session.inspect(KEY)
+    assert (inspection.held_by_you, inspection.lost) == (True, None)
     assert everything_is_released_at_the_end(bench, session)

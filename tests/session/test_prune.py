@@ -69,7 +69,7 @@ def test_prune_leaves_live_claims_as_they_are(bench: Bench) -> None:
     assert list(bench.store.scan()) == sorted(live, key=lambda claim: claim.scoped)
 
 
-def test_an_own_expired_claim_goes_too_and_its_session_is_told_later(bench: Bench) -> None:
+def test_prune_removes_an_own_expired_claim_and_the_next_call_reports_it(bench: Bench) -> None:
     session = bench.session()
     mine = granted(session)
     bench.world.pass_time(HALF_AN_HOUR)
@@ -136,14 +136,14 @@ def test_what_cannot_be_read_is_kept_and_reported_while_it_may_be_somebodys(benc
     assert bench.contents() == before
 
 
-def test_what_cannot_be_read_goes_once_it_is_nobodys(bench: Bench) -> None:
+def test_an_unreadable_claim_is_pruned_once_it_is_older_than_any_ttl(bench: Bench) -> None:
     damaged(bench, KEY)
     bench.world.pass_time(DAY + 0.001)
     assert bench.session().prune() == PruneResult(0, 0, unreadable=1, live=0, kept_unreadable=(), failed=())
     assert list(bench.store.scan()) == []
 
 
-def test_prune_keeps_a_nobodys_record_that_was_taken_over_meanwhile(bench: Bench) -> None:
+def test_prune_keeps_an_old_unreadable_record_that_was_taken_over_meanwhile(bench: Bench) -> None:
     damaged(bench, KEY)
     bench.world.pass_time(DAY + 1)
     rival = bench.session()

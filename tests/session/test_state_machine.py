@@ -20,7 +20,7 @@ from tests.session.agents import Agent
 from tests.session.bench import DAY, Bench, EtcdBench, FileBench, MemoryBench
 
 HOUR = 3_600.0
-KEPT = ("held", "unreadable", "done", "given back")
+KEPT = ("held", "unreadable", "done", "failed or abandoned")
 
 whos = st.integers(0, 5)
 places = st.sampled_from([ScopedKey("default", "red"), ScopedKey("default", "Red"), ScopedKey("other", "red")])
@@ -59,7 +59,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.agents: list[Agent] = []
         self.killed: set[int] = set()
         self.stored: dict[ScopedKey, Entry | Rubbish] = {}
-        self.told: dict[tuple[str, ScopedKey], int] = {}
+        self.granted: dict[tuple[str, ScopedKey], int] = {}
         self.highest: dict[ScopedKey, int] = {}
 
     @initialize()
@@ -96,14 +96,14 @@ class AnyOrder(RuleBasedStateMachine):
             if attempt.taken_over is None:
                 assert state == "free"
             else:
-                assert attempt.taken_over.state is ClaimState("expired" if state == "nobody's" else state)
+                assert attempt.taken_over.state is ClaimState("expired" if state == "old and unreadable" else state)
                 self.agrees(attempt.taken_over.found, before)
             self.tells_of_loss(attempt.lost, agent, at)
             assert isinstance(attempt.found, Claim)
             generation = attempt.found.generation
             assert generation > self.highest.get(at, 0), "a generation never comes twice and never goes back"
             entry = Entry(agent, self.bench.world.boot, generation, until_ticks, until_wall)
-            self.stored[at], self.highest[at], self.told[agent.name, at] = entry, generation, generation
+            self.stored[at], self.highest[at], self.granted[agent.name, at] = entry, generation, generation
             self.agrees(attempt.found, entry)
 
     @rule(at=places, minutes=ttls)
@@ -113,20 +113,23 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.agents)
     @rule(who=whos, at=places)
-    def look(self, who: int, at: ScopedKey) -> None:
+    def inspect(self, who: int, at: ScopedKey) -> None:
         agent, before, state = self.asker(who), self.stored.get(at), self.state(at)
-        look = agent.look(at.key, at.namespace)
+        inspection = agent.inspect(at.key, at.namespace)
         if state not in KEPT:
             before = None
             self.stored.pop(at, None)
         mine = isinstance(before, Entry) and before.owner is agent and before.outcome is None
-        assert (look.held_by_you, look.claimed_by_other) == (mine, state in ("held", "unreadable") and not mine)
-        assert (look.marker is not None) == (state in ("done", "given back"))
-        self.agrees(look.found, before)
+        assert (inspection.held_by_you, inspection.claimed_by_other) == (
+            mine,
+            state in ("held", "unreadable") and not mine,
+        )
+        assert (inspection.marker is not None) == (state in ("done", "failed or abandoned"))
+        self.agrees(inspection.found, before)
         if mine:
-            assert look.lost is None
+            assert inspection.lost is None
         else:
-            self.tells_of_loss(look.lost, agent, at)
+            self.tells_of_loss(inspection.lost, agent, at)
 
     @precondition(lambda self: self.agents)
     @rule(
@@ -140,7 +143,7 @@ class AnyOrder(RuleBasedStateMachine):
         release = agent.release(at.key, at.namespace, outcome=outcome, retention_hours=hours)
         if isinstance(before, Entry) and before.owner is agent and before.outcome is None:
             assert (release.released, release.lost) == (True, None)
-            del self.told[agent.name, at]
+            del self.granted[agent.name, at]
             if outcome is None:
                 del self.stored[at]
             else:
@@ -159,9 +162,9 @@ class AnyOrder(RuleBasedStateMachine):
         there = {at: self.state(at) for at in self.stored if namespace in (None, at.namespace)}
         pruned = self.asker(who).session.prune(namespace)
         count = list(there.values()).count
-        kept, markers = pruned.kept_unreadable, count("done") + count("given back")
+        kept, markers = pruned.kept_unreadable, count("done") + count("failed or abandoned")
         assert pruned == PruneResult(
-            count("expired"), count("orphaned"), count("nobody's"), count("held"), kept, (), markers
+            count("expired"), count("orphaned"), count("old and unreadable"), count("held"), kept, (), markers
         )
         assert {thing.where for thing in kept} == {
             self.bench.place(at.key, at.namespace) for at in there if there[at] == "unreadable"
@@ -215,7 +218,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.bench.world.pass_time(span)
 
     # The age of what cannot be read is known by the wall clock alone, so a step of a day makes a live holder's
-    # damaged record nobody's.  That takes two faults at once and is a limit that the design has, not a surprise.
+    # damaged record expired.  That takes two faults at once and is a limit that the design has, not a surprise.
     @precondition(lambda self: not any(isinstance(entry, Rubbish) for entry in self.stored.values()))
     @rule(step=st.sampled_from([-365 * DAY, -DAY, -HOUR, HOUR, DAY, 365 * DAY]))
     def set_the_wall_clock(self, step: float) -> None:
@@ -231,13 +234,15 @@ class AnyOrder(RuleBasedStateMachine):
     # What has to hold after each step.
 
     @invariant()
-    def at_most_one_believes(self) -> None:
+    def at_most_one_thinks_it_holds(self) -> None:
         for at in self.highest:
-            believers = [agent for agent in self.agents if agent.believes(at.key, at.namespace)]
-            assert len(believers) <= 1, f"{[agent.name for agent in believers]} all believe that they hold {at}"
+            apparent_holders = [agent for agent in self.agents if agent.thinks_it_holds(at.key, at.namespace)]
+            assert len(apparent_holders) <= 1, (
+                f"{[agent.name for agent in apparent_holders]} all think that they hold {at}"
+            )
             entry = self.stored.get(at)
-            assert all(isinstance(entry, Rubbish) or (entry and entry.owner is agent) for agent in believers)
-            assert not (believers and isinstance(entry, Entry) and entry.outcome), "nobody acts on what is over"
+            assert all(isinstance(entry, Rubbish) or (entry and entry.owner is agent) for agent in apparent_holders)
+            assert not (apparent_holders and isinstance(entry, Entry) and entry.outcome), "nobody acts on what is over"
 
     @invariant()
     def the_store_holds_what_the_model_holds(self) -> None:
@@ -253,11 +258,11 @@ class AnyOrder(RuleBasedStateMachine):
         if entry is None:
             return "free"
         if isinstance(entry, Rubbish):
-            return "nobody's" if self.is_nobodys(entry) else "unreadable"
+            return "old and unreadable" if self.is_past_any_ttl(entry) else "unreadable"
         if self.has_expired(entry):
             return "expired"
         if entry.outcome is not None:
-            return "done" if entry.outcome is Outcome.DONE else "given back"
+            return "done" if entry.outcome is Outcome.DONE else "failed or abandoned"
         if entry.boot != world.boot:
             return "held"
         return "orphaned" if entry.owner.session.holder.pid in self.killed else "held"
@@ -266,7 +271,7 @@ class AnyOrder(RuleBasedStateMachine):
         world = self.bench.world
         return world.wall >= entry.until_wall if entry.boot != world.boot else world.ticks >= entry.until_ticks
 
-    def is_nobodys(self, rubbish: Rubbish) -> bool:
+    def is_past_any_ttl(self, rubbish: Rubbish) -> bool:
         return self.bench.world.wall > rubbish.since + timedelta(days=1)
 
     def agrees(self, found: Found, entry: Entry | Rubbish | None) -> None:
@@ -281,8 +286,8 @@ class AnyOrder(RuleBasedStateMachine):
             assert found is None
 
     def tells_of_loss(self, lost: Claim | None, agent: Agent, at: ScopedKey) -> None:
-        """Check that *agent*, who does not hold the key, is told if it was told before that it does, and only once."""
-        assert (lost.generation if lost else None) == self.told.pop((agent.name, at), None)
+        """Check that *agent*, who does not hold the key, learns of the loss if it had a grant, and only once."""
+        assert (lost.generation if lost else None) == self.granted.pop((agent.name, at), None)
 
 
 class AnyOrderInMemory(AnyOrder):
@@ -323,7 +328,7 @@ class AnyOrderOnEtcd(AnyOrder):
     def has_expired(self, entry: Entry) -> bool:
         return entry.boot == self.bench.world.boot and super().has_expired(entry)
 
-    def is_nobodys(self, rubbish: Rubbish) -> bool:
+    def is_past_any_ttl(self, rubbish: Rubbish) -> bool:
         del rubbish
         return False
 
@@ -331,7 +336,7 @@ class AnyOrderOnEtcd(AnyOrder):
 EXAMPLES = int(os.environ.get("MCP_CLAIMS_EXAMPLES", "100"))
 """How many orders of events are tried; `.ci/nightly` asks for more than a change has the time for."""
 
-# The same examples in every run, as a test that fails now and then is one that nobody believes.
+# The same examples in every run, since nobody trusts a test that fails now and then.
 _SETTINGS = settings(
     max_examples=EXAMPLES,
     stateful_step_count=50,

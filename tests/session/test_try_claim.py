@@ -1,4 +1,4 @@
-"""`try_claim`: who gets a key, who does not, and what either is told."""
+"""`try_claim`: who gets a key, who does not, and the answer of either."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_renewal_keeps_the_note_unless_it_brings_another(bench: Bench, note: s
     assert granted(session, note=note).note == kept
 
 
-def test_another_session_is_refused_told_who_holds_it_and_changes_nothing(bench: Bench) -> None:
+def test_another_session_is_refused_with_the_holder_and_changes_nothing(bench: Bench) -> None:
     claim = granted(bench.session(), note="mine")
     before = bench.contents()
     bench.world.pass_time(60)
@@ -121,7 +121,7 @@ def kill_and_expire(bench: Bench, holder: Session) -> None:
     [(expire, ClaimState.EXPIRED), (kill, ClaimState.ORPHANED), (kill_and_expire, ClaimState.EXPIRED)],
     ids=["expired", "orphaned", "both"],
 )
-def test_a_dead_claim_is_taken_over_at_once_and_the_taker_is_told_from_whom_and_why(
+def test_a_dead_claim_is_taken_over_at_once_and_the_answer_has_from_whom_and_why(
     bench: Bench, die: Callable[[Bench, Session], None], why: ClaimState
 ) -> None:
     holder, taker = bench.session(), bench.session()
@@ -212,7 +212,7 @@ def test_bad_input_names_its_field_and_changes_nothing(bench: Bench, holds: bool
         assert (error.value.field, bench.contents()) == (field, before), name
 
 
-def test_what_cannot_be_read_is_held_until_it_is_provably_nobodys_and_then_taken_over(bench: Bench) -> None:
+def test_an_unreadable_claim_is_held_until_it_is_older_than_any_ttl_and_then_taken_over(bench: Bench) -> None:
     holder, other = bench.session(), bench.session()
     generation = granted(holder).generation
     bench.damage()

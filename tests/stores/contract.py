@@ -65,7 +65,7 @@ class StoreContract:
             pytest.param(claim(boot=None)._replace(holder=claim().holder._replace(proof=Proof())), id="no-proof"),
         ],
     )
-    def test_a_read_gives_back_exactly_what_the_swap_returned(self, store: Store, wanted: Claim) -> None:
+    def test_a_read_returns_exactly_what_the_swap_returned(self, store: Store, wanted: Claim) -> None:
         granted = grant(store, wanted)
         assert store.read(wanted.scoped) == granted
         longer = grant(store, renewed(granted), over=granted)
@@ -258,32 +258,32 @@ class StoreContract:
     @pytest.mark.rule("V8", "E11")
     @pytest.mark.parametrize("of", [KEY, KEY.namespace, None], ids=["key", "namespace", "all"])
     @pytest.mark.parametrize("kind", ["claim", "renewal", "removal"])
-    def test_whoever_watches_is_told_of_each_change_and_of_no_look(
+    def test_a_watcher_is_notified_of_each_change_and_of_no_read(
         self, store: Store, of: ScopedKey | str | None, kind: str
     ) -> None:
         first = grant(store, claim()) if kind != "claim" else None
         grant(store, claim(OTHER_KEY))
-        told = Told()
-        with store.watch(of, told) as watched:
+        notified = Notified()
+        with store.watch(of, notified) as watched:
             assert watched
             store.read(KEY)
             list(store.scan())
-            assert not told.wait(0.2), "looking is no change"
+            assert not notified.wait(0.2), "reading is no change"
             if first is None:
                 grant(store, claim())
             elif kind == "renewal":
                 grant(store, renewed(first), over=first)
             else:
                 release(store, first)
-            assert told.wait(WATCHED_WITHIN)
-        told.clear()
+            assert notified.wait(WATCHED_WITHIN)
+        notified.clear()
         grant(store, claim(OTHER_NAMESPACE))
-        assert not told.wait(0.2), "it is no longer watched"
+        assert not notified.wait(0.2), "it is no longer watched"
 
     @pytest.mark.rule("E11")
-    def test_whoever_watches_one_key_or_namespace_is_not_told_of_others(self, store: Store) -> None:
+    def test_a_watcher_of_one_key_or_namespace_is_not_notified_of_others(self, store: Store) -> None:
         grant(store, claim())
-        of_key, of_namespace, of_all = Told(), Told(), Told()
+        of_key, of_namespace, of_all = Notified(), Notified(), Notified()
         with store.watch(KEY, of_key), store.watch(KEY.namespace, of_namespace), store.watch(None, of_all):
             grant(store, claim(OTHER_NAMESPACE))
             assert of_all.wait(WATCHED_WITHIN)
@@ -294,14 +294,14 @@ class StoreContract:
 
     def test_a_namespace_is_watched_before_its_first_claim(self, store: Store) -> None:
         grant(store, claim(OTHER_NAMESPACE))
-        told = Told()
-        with store.watch(KEY, told) as watched:
+        notified = Notified()
+        with store.watch(KEY, notified) as watched:
             assert watched
             grant(store, claim())
-            assert told.wait(WATCHED_WITHIN)
+            assert notified.wait(WATCHED_WITHIN)
 
 
-class Told(Event):
+class Notified(Event):
     """Something to be called when a change is seen."""
 
     def __call__(self) -> None:

@@ -18,7 +18,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 
 from tests.support.servers import PYTHON_ENVIRONMENT
 
-Era = Literal["legacy", "2026-07-28"]
+ProtocolVersion = Literal["legacy", "2026-07-28"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ def http_server(directory: Path, *arguments: str, env: dict[str, str] | None = N
     try:
         assert process.stderr is not None
         line = process.stderr.readline()
-        said = re.search(r"serving (http://\S+)", line)
-        assert said, line + process.stderr.read()
-        yield HttpServer(process, said.group(1))
+        output = re.search(r"serving (http://\S+)", line)
+        assert output, line + process.stderr.read()
+        yield HttpServer(process, output.group(1))
     finally:
         process.kill()
         process.wait()
@@ -72,10 +72,12 @@ def two_workers(directory: Path) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def http_client(url: str, era: Era, *, token: str | None = None, ends: bool = True) -> AsyncIterator[Client]:
+async def http_client(
+    url: str, protocol_version: ProtocolVersion, *, token: str | None = None, ends: bool = True
+) -> AsyncIterator[Client]:
     """Connect to *url*; `ends=False` leaves without saying so, as a client that dies does."""
     headers = {"Authorization": f"Bearer {token}"} if token else None
     async with create_mcp_http_client(headers=headers) as plain:
         transport = streamable_http_client(url, http_client=plain, terminate_on_close=ends)
-        async with Client(transport, mode=era) as client:
+        async with Client(transport, mode=protocol_version) as client:
             yield client

@@ -60,11 +60,11 @@ def process(*options: str, under: list[str] | None = None) -> Iterator[Process]:
 def unshare(*flags: str) -> list[str]:
     """Return the words that run a command in new namespaces; where that is not allowed, skip the test, or fail it in CI."""
     root = sys.platform == "linux" and os.geteuid() == 0
-    words = ["unshare", *([] if root else ["--user", "--map-root-user"]), *flags]
+    text_of = ["unshare", *([] if root else ["--user", "--map-root-user"]), *flags]
     try:
-        subprocess.run([*words, "true"], check=True, capture_output=True, timeout=30)
+        subprocess.run([*text_of, "true"], check=True, capture_output=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
         if os.environ.get("CI"):
             pytest.fail(f"CI has to allow namespaces, or nothing tests them: {error}")
         pytest.skip(f"no new namespaces here: {error}")
-    return words
+    return text_of

@@ -10,7 +10,7 @@ from mcp_claims.stores.base import Store
 
 
 class World:
-    """One computer in a test: a boot, two clocks, and processes that live and die when told."""
+    """One computer in a test: a boot, two clocks, and processes that live and die on command."""
 
     def __init__(self) -> None:
         self.boot = "boot-1"

@@ -1,4 +1,4 @@
-"""A process for tests to look at: it says who it is, and judges others from where it stands.
+"""A process for tests to examine: it prints its identity, and judges others from where it runs.
 
 Run as `python -m tests.support.process`.  It prints itself as a holder, answers each line of input with one line, and
 ends with its input:

@@ -43,14 +43,14 @@ def one_client(store: Store) -> SessionRegistry:
     return SessionRegistry(store, own=process_session(store))
 
 
-def words(result: CallToolResult) -> str:
+def text_of(result: CallToolResult) -> str:
     """Return the text of an answer."""
     return "".join(part.text for part in result.content if isinstance(part, TextContent))
 
 
-def facts(result: CallToolResult) -> dict[str, Any]:
+def structured_of(result: CallToolResult) -> dict[str, Any]:
     """Return the structured part of an answer, which has to be there."""
-    assert not result.is_error, words(result)
+    assert not result.is_error, text_of(result)
     assert result.structured_content is not None
     return dict(result.structured_content)
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 _MARK = "MCP_CLAIMS_TEST_RUN"
-_PATIENCE = 5.0  # s, for processes that are about to end
+_TIMEOUT = 5.0  # s, for processes that are about to end
 
 
 def mark_children() -> None:
@@ -20,7 +20,7 @@ def mark_children() -> None:
 
 def exit_with_failure_if_left_behind() -> None:
     """At the exit of the run, end it as failed if a process with its mark does not end within some seconds."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while (found := _marked()) and time.monotonic() < deadline:
         time.sleep(0.05)
     if found:

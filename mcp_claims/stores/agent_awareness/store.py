@@ -173,7 +173,7 @@ class AgentAwarenessStore:
     ) -> Swap | None:
         """Store *new* if *old* is what is stored; `None`, with nothing changed, if the original's lock is taken."""
         with open_record(self._fs, self.directory, path, scoped) as seen:
-            # An unreadable record may be half written.  Whoever writes it has the lock, so go on and wait for that.
+            # An unreadable record may be half written.  Its writer has the lock, so go on and wait for that.
             if seen.found != old and not isinstance(seen.found, Unreadable):
                 return Swap(False, seen.found)
         if not remove_stale_lock(self._fs, lock_path(path), self.pid_is_gone):
@@ -221,7 +221,7 @@ class AgentAwarenessStore:
             return seen.found
 
     def _check_expired(self, path: str, uncertain: Claim) -> None:
-        """Raise `StoreUnavailableError` unless *uncertain* has expired and so is nobody's in any case."""
+        """Raise `StoreUnavailableError` unless *uncertain* has expired: until then the breaker may hold the key."""
         if self._fs.wall_clock() < uncertain.expires.wall.timestamp():
             cause = OSError(errno.EBUSY, "a session of agent-awareness broke the lock while this claim was written")
             raise StoreUnavailableError(path, cause)

@@ -1,4 +1,4 @@
-"""The thread that does in time what must not wait for a call: renew the lease, remove expired claims, undo unknown grants."""
+"""The thread that renews the lease, removes expired claims and undoes unknown grants, independently of calls."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class LeaseKeepAlive:
     """Keeps *lease* alive.
 
-    *expire* removes the claim at a key if it is ours and has expired; *undo* deletes what a grant put whose caller was told
-    that it failed.  Both may raise `GatewayError` and are then tried again.  *ticks* is the clock of *lease*.
+    *expire* removes the claim at a key if it is ours and has expired; *undo* deletes what a grant put although
+    its caller got an error.  Both may raise `GatewayError` and are then tried again.  *ticks* is the clock of *lease*.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class LeaseKeepAlive:
             self._start_or_wake()
 
     def cancel_expiry(self, key: bytes, at: float) -> None:
-        """Take back one `schedule_expiry` with the same arguments, if there was one."""
+        """Cancel one `schedule_expiry` with the same arguments, if there was one."""
         with self._condition:
             times = self._expiries.get(key, Counter())
             if times[at] > 1:

@@ -70,7 +70,7 @@ class EtcdStore:
     def swap(
         self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> Swap:
-        # One deadline for all requests that it takes, giving up a lease included.
+        # One deadline for all requests that it takes, including the revocation of an unused lease.
         with self._store_errors(), call_deadline(deadline_in(CALL_TIMEOUT)):
             if old is not None and old.leased is None:
                 # The caller made this record itself, so read the revision to compare with.

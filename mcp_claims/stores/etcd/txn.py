@@ -23,7 +23,7 @@ from mcp_claims.stores.etcd.gateway import CALL_TIMEOUT, Gateway, GatewayError, 
 from mcp_claims.stores.etcd.lease import Fence, Lease, ProcessLease, revoke_lease
 from mcp_claims.stores.etcd.messages import KeyValue
 
-_MARK_FIELD = "change"
+_NONCE_FIELD = "change"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ class Txn:
     @classmethod
     def put(cls, claim: Claim, key: bytes, expected: int, lease: int, fence: Fence | None) -> Txn:
         """Return the transaction that puts *claim*, attached to *lease*, at *key*."""
-        # The random mark makes the value unique: without it, `has_put` could take an equal claim, put by another
+        # The nonce makes the value unique: without it, `has_put` could take an equal claim, put by another
         # thread of this session, for our own.
-        value = to_json(claim, {_MARK_FIELD: secrets.token_hex(8)})
+        value = to_json(claim, {_NONCE_FIELD: secrets.token_hex(8)})
         return cls(key, expected, value, lease, fence, is_grant=not claim.generation)
 
     def has_put(self, kv: KeyValue | None) -> bool:
@@ -63,10 +63,10 @@ class Txn:
 
 
 class TxnOutcome(NamedTuple):
-    """What became of a transaction.
+    """The outcome of a transaction.
 
-    `revision` is the one at which it was applied; `None` if it was not found to be applied.  Then `found` is what is at
-    the key instead, and `fence` what is at the fence.  With `unknown` an attempt had no answer: it may have been applied
+    `revision` is the one at which it was applied, `None` if no sign of that was found.  Then `found` is what is at the
+    key instead, and `fence` what is at the fence.  With `unknown` an attempt had no answer: it may have been applied
     all the same, and overwritten since.
     """
 
@@ -132,7 +132,7 @@ class Transactions:
                 return TxnOutcome(None, found, self.get(txn.fence.key, deadline))
 
     def confirm_lease(self, lease: Lease, txn: Txn, deadline: float) -> bool:
-        """Return whether the process *lease* of *txn* is alive; asks etcd only where our clock cannot tell."""
+        """Return whether the process *lease* of *txn* is alive; asks etcd only if our own clock does not prove it."""
         if self._lease.is_trusted(lease):
             return True
         try:
@@ -143,7 +143,7 @@ class Transactions:
             raise
 
     def undo_grant(self, grant: Txn) -> None:
-        """Delete what *grant* put, if it was applied although its caller was told that it failed."""
+        """Delete what *grant* put, if it was applied although its caller got an error."""
         deadline = deadline_in(CALL_TIMEOUT)
         if grant.fence is None:
             revoke_lease(self._gateway, grant.lease, deadline)

@@ -114,8 +114,8 @@ class NamespaceLock:
     def check_in_place(self) -> None:
         """Raise `OSError` (ESTALE) if the lock file that we hold is no longer the one that others would lock.
 
-        Checked right before each change.  Somebody may remove the directory by hand while we are stopped inside, and
-        others make it anew; what we wrote then would replace what was never compared.
+        Checked right before each change.  While this process is stopped inside, somebody may remove the directory by
+        hand and others may make it again; a write would then replace a record that was never compared.
         """
         if not self._is_in_place():
             raise OSError(errno.ESTALE, "it was removed or replaced while we changed it", self._file.path)

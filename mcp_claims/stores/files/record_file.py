@@ -1,7 +1,7 @@
 """Reading the file of a record: its bytes, or the reason why it cannot be a claim.
 
-Whatever lies in the place of a claim and is none counts as held until it is provably nobody's, so it is reported as
-`Unreadable` and never as absent.
+Anything else in the place of a claim counts as held until it is older than any TTL, so it is returned as `Unreadable`,
+never as absent.
 """
 
 from __future__ import annotations

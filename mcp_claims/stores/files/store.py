@@ -216,7 +216,7 @@ class FileStore:
         """Write *data* at *new* and rename that to *path*.
 
         No fsync: after a power cut every holder on this machine is dead, and a record that is then found torn or
-        empty counts as held until it is provably nobody's.
+        empty counts as held until it is older than any TTL.
         """
         # One name for all of a namespace, since only the owner of the lock writes; an earlier file was left by a crash.
         try:
@@ -240,7 +240,7 @@ class FileStore:
         lock.check_in_place()
         status = self._fs.status_of(path)
         if stat.S_ISDIR(status.st_mode):
-            # It may have content, which is not ours to delete.  Under a hidden name it is in nobody's way.
+            # It may have content, which must not be deleted.  Under a hidden name it blocks no key.
             self._fs.replace(path, f"{os.path.dirname(path)}/.aside-{status.st_ino}-{status.st_ctime_ns}")
         else:
             self._fs.remove(path)

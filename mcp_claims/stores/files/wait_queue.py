@@ -37,21 +37,24 @@ def join_wait_queue(directory: str, key: str, notify: Callable[[], None]) -> Ite
 
     *notify* is called at once if no other ticket is before it, else later and in another thread.  Yields whether there
     is a queue; there is none where the system has no such locks or the file cannot be made.  One process has at most
-    `MAX_TICKETS`; waiters beyond that get theirs when one is given back.
+    `MAX_TICKETS`; waiters beyond that get theirs when one is free.
     """
-    waiter = None
-    if sys.platform == "linux":
-        waiter = _Waiter(f"{directory}/{QUEUE_FILE}", key, notify)
+    if sys.platform != "linux":
+        yield False
+        return
+    waiter = _Waiter(f"{directory}/{QUEUE_FILE}", key, notify)
+    # Joined inside: were an interrupt to leave the ticket behind, no later waiter would become the first.
+    try:
         try:
             _TICKETS.join(waiter)
         except OSError:
             # No namespace yet, no space, no descriptor: without a queue, waiters are served in no particular order.
-            waiter = None
-    try:
-        yield waiter is not None
+            queued = False
+        else:
+            queued = True
+        yield queued
     finally:
-        if sys.platform == "linux" and waiter is not None:
-            _TICKETS.leave(waiter)
+        _TICKETS.leave(waiter)
 
 
 if sys.platform == "linux":
@@ -64,7 +67,7 @@ if sys.platform == "linux":
             self.ticket: _Ticket | None = None
 
     class _Ticket:
-        """A ticket in the queue of a key, and the `waiter` that has it, unless that one has left."""
+        """A ticket in the queue of a key; `waiter` is `None` once its waiter has left the queue."""
 
         def __init__(self, waiter: _Waiter) -> None:
             self.waiter: _Waiter | None = waiter
@@ -90,9 +93,9 @@ if sys.platform == "linux":
     class _Tickets:
         """The tickets of this process, and the waiters without one.
 
-        A ticket cannot be given back before its turn, as nothing ends the thread that waits for its lock.  Were each left
-        behind with its thread and descriptor, a client that waits and gives up, again and again, would use up all there
-        are.  So the next waiter for the same key gets it, and their number is bounded.
+        A ticket cannot be freed before its turn, since nothing ends the thread that waits for its lock.  A client that
+        waits and gives up, again and again, would use up all threads and descriptors.  So the next waiter for the same
+        key inherits an abandoned ticket, and the number of tickets is bounded.
         """
 
         def __init__(self) -> None:
@@ -104,11 +107,11 @@ if sys.platform == "linux":
             self._without_ticket: list[_Waiter] = []
 
         def join(self, waiter: _Waiter) -> None:
-            """Give *waiter* a ticket, now or when one is given back; raise `OSError` where no queue can be made."""
+            """Give *waiter* a ticket, now or when one is free; raise `OSError` where no queue can be made."""
             with self._lock:
                 queue = (waiter.path, waiter.key)
-                left_behind = (each for each in self._tickets if each.waiter is None and each.queue == queue)
-                if ticket := next(left_behind, None):
+                abandoned = (each for each in self._tickets if each.waiter is None and each.queue == queue)
+                if ticket := next(abandoned, None):
                     self._give(ticket, waiter)
                 elif len(self._tickets) < MAX_TICKETS:
                     self._take(waiter)
@@ -132,7 +135,7 @@ if sys.platform == "linux":
                         self._give(ticket, heir)
 
         def reset_after_fork(self) -> None:
-            """Have no tickets: in a forked child they are the parent's, whose leaving or death must free them."""
+            """Drop all tickets in a forked child: they are the parent's, and its release or death must free them."""
             for ticket in self._tickets:
                 os.close(ticket.fd)
             self._reset()

@@ -1,6 +1,6 @@
 """Over HTTP, in both eras: who holds the key after each event.
 
-| event | handshake era | 2026-07-28, with a handle |
+| event | handshake versions | 2026-07-28, with a handle |
 |---|---|---|
 | two sessions race | one | one |
 | the same session repeats | it, renewed | it, renewed |
@@ -31,12 +31,12 @@ from mcp import Client
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from tests.support.http_servers import Era, HttpServer, http_client, http_server, two_workers
-from tests.support.servers import ENVELOPE, facts, words
+from tests.support.http_servers import HttpServer, ProtocolVersion, http_client, http_server, two_workers
+from tests.support.servers import ENVELOPE, structured_of, text_of
 
 pytestmark = pytest.mark.anyio
 
-ERAS = pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
+PROTOCOL_VERSIONS = pytest.mark.parametrize("protocol_version", ["legacy", "2026-07-28"])
 ACCEPT = {"accept": "application/json, text/event-stream"}
 
 
@@ -57,21 +57,21 @@ async def connections() -> AsyncIterator[AsyncExitStack]:
 
 
 class Agent:
-    """An agent as its era wants it: with the identity of its connection, or with a handle."""
+    """An agent as its protocol version requires: with the identity of its connection, or with a handle."""
 
     def __init__(self, client: Client, handle: str | None) -> None:
         self.client, self.handle = client, handle
 
     async def call(self, tool: str, key: str = "red", **arguments: Any) -> dict[str, Any]:
         session = {} if self.handle is None else {"session": self.handle}
-        return facts(await self.client.call_tool(tool, {"key": key, **session, **arguments}))
+        return structured_of(await self.client.call_tool(tool, {"key": key, **session, **arguments}))
 
 
-async def connect(url: str, era: Era, stack: AsyncExitStack, **options: Any) -> Agent:
-    client = await stack.enter_async_context(http_client(url, era, **options))
+async def connect(url: str, protocol_version: ProtocolVersion, stack: AsyncExitStack, **options: Any) -> Agent:
+    client = await stack.enter_async_context(http_client(url, protocol_version, **options))
     handle = None
-    if era == "2026-07-28":
-        handle = facts(await client.call_tool("open_session", {}))["session"]
+    if protocol_version == "2026-07-28":
+        handle = structured_of(await client.call_tool("open_session", {}))["session"]
     return Agent(client, handle)
 
 
@@ -82,11 +82,11 @@ def holder(directory: Path, key: str = "red") -> str | None:
     return found.holder.name if found else None
 
 
-@ERAS
+@PROTOCOL_VERSIONS
 async def test_of_sessions_that_race_exactly_one_wins_and_a_repeat_renews(
-    server: HttpServer, era: Era, connections: AsyncExitStack
+    server: HttpServer, protocol_version: ProtocolVersion, connections: AsyncExitStack
 ) -> None:
-    agents = [await connect(server.url, era, connections) for _ in range(6)]
+    agents = [await connect(server.url, protocol_version, connections) for _ in range(6)]
     answers: list[dict[str, Any]] = []
 
     async def race(agent: Agent) -> None:
@@ -103,12 +103,12 @@ async def test_of_sessions_that_race_exactly_one_wins_and_a_repeat_renews(
 
 
 @pytest.mark.rule("I2")
-@ERAS
+@PROTOCOL_VERSIONS
 async def test_sub_agents_with_handles_race_on_one_connection(
-    server: HttpServer, era: Era, connections: AsyncExitStack
+    server: HttpServer, protocol_version: ProtocolVersion, connections: AsyncExitStack
 ) -> None:
-    client = (await connect(server.url, era, connections)).client
-    opened = [facts(await client.call_tool("open_session", {"label": label})) for label in ("ada", "ben")]
+    client = (await connect(server.url, protocol_version, connections)).client
+    opened = [structured_of(await client.call_tool("open_session", {"label": label})) for label in ("ada", "ben")]
     ada, ben = (Agent(client, answer["session"]) for answer in opened)
     assert (await ada.call("try_claim"))["claimed"]
     refused = await ben.call("try_claim")
@@ -119,7 +119,7 @@ async def test_sub_agents_with_handles_race_on_one_connection(
 
 
 @pytest.mark.rule("I1")
-async def test_without_a_session_2026_07_28_may_look_and_prune_but_is_told_to_open_one_to_act(
+async def test_without_a_session_2026_07_28_may_read_and_prune_but_must_open_one_to_claim(
     server: HttpServer, claims_dir: Path
 ) -> None:
     with process_session(FileStore(claims_dir)) as other:
@@ -127,93 +127,97 @@ async def test_without_a_session_2026_07_28_may_look_and_prune_but_is_told_to_op
         async with http_client(server.url, "2026-07-28") as client:
             for tool in ("try_claim", "release"):
                 refused = await client.call_tool(tool, {"key": "red"})
-                assert refused.is_error and "Call open_session once" in words(refused)
-            assert facts(await client.call_tool("is_claimed_by_other", {"key": "red"}))["claimed_by_other"]
-            assert facts(await client.call_tool("prune", {}))["live"] == 1
+                assert refused.is_error and "Call open_session once" in text_of(refused)
+            assert structured_of(await client.call_tool("is_claimed_by_other", {"key": "red"}))["claimed_by_other"]
+            assert structured_of(await client.call_tool("prune", {}))["live"] == 1
 
 
-@ERAS
+@PROTOCOL_VERSIONS
 async def test_a_client_that_goes_without_a_word_keeps_its_claim(
-    server: HttpServer, claims_dir: Path, era: Era
+    server: HttpServer, claims_dir: Path, protocol_version: ProtocolVersion
 ) -> None:
     async with AsyncExitStack() as stack:
-        mine = (await (await connect(server.url, era, stack, ends=False)).call("try_claim"))["holder"]
+        mine = (await (await connect(server.url, protocol_version, stack, ends=False)).call("try_claim"))["holder"]
     assert holder(claims_dir) == mine
 
 
 @pytest.mark.rule("I8")
-@ERAS
+@PROTOCOL_VERSIONS
 async def test_a_session_that_is_deleted_has_released_its_claims_and_a_handle_has_not(
-    server: HttpServer, claims_dir: Path, era: Era
+    server: HttpServer, claims_dir: Path, protocol_version: ProtocolVersion
 ) -> None:
     async with AsyncExitStack() as stack:
-        mine = (await (await connect(server.url, era, stack)).call("try_claim"))["holder"]
+        mine = (await (await connect(server.url, protocol_version, stack)).call("try_claim"))["holder"]
         assert holder(claims_dir) == mine
-    # The client has sent DELETE, where its era has that.
-    assert holder(claims_dir) == (None if era == "legacy" else mine)
+    # The client has sent DELETE, where its protocol version has that.
+    assert holder(claims_dir) == (None if protocol_version == "legacy" else mine)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-@ERAS
+@PROTOCOL_VERSIONS
 async def test_what_belongs_to_connections_is_free_when_the_server_is_gone_and_what_belongs_to_handles_is_not(
-    claims_dir: Path, era: Era, number: int
+    claims_dir: Path, protocol_version: ProtocolVersion, number: int
 ) -> None:
     with http_server(claims_dir) as server:
         async with AsyncExitStack() as stack:
-            agent = await connect(server.url, era, stack, ends=False)
+            agent = await connect(server.url, protocol_version, stack, ends=False)
             mine = (await agent.call("try_claim"))["holder"]
             server.process.send_signal(number)
             await anyio.to_thread.run_sync(server.process.wait)
             left = FileStore(claims_dir).read(ScopedKey("default", "red"))
-    if number != signal.SIGKILL and era == "legacy":
+    if number != signal.SIGKILL and protocol_version == "legacy":
         assert left is None, "an orderly end releases, it does not just die"
-    assert holder(claims_dir) == (None if era == "legacy" else mine)
+    assert holder(claims_dir) == (None if protocol_version == "legacy" else mine)
 
 
 @pytest.mark.rule("I8")
-@ERAS
-async def test_a_session_without_requests_ends_when_it_is_idle(claims_dir: Path, era: Era) -> None:
+@PROTOCOL_VERSIONS
+async def test_a_session_without_requests_ends_when_it_is_idle(
+    claims_dir: Path, protocol_version: ProtocolVersion
+) -> None:
     with http_server(claims_dir, "--idle-minutes", "0.02") as server:
         async with AsyncExitStack() as stack:
             # No stream stays open: that is a request in flight.
-            agent = await connect(server.url, era, stack, ends=False)
+            agent = await connect(server.url, protocol_version, stack, ends=False)
             mine = (await agent.call("try_claim"))["holder"]
         path = claims_dir / "default" / "red.json"
-        with anyio.move_on_after(20 if era == "legacy" else 3):
+        with anyio.move_on_after(20 if protocol_version == "legacy" else 3):
             while path.exists():
                 await anyio.sleep(0.05)
-        assert holder(claims_dir) == (None if era == "legacy" else mine)
+        assert holder(claims_dir) == (None if protocol_version == "legacy" else mine)
 
 
 @pytest.mark.rule("I3")
-@ERAS
-async def test_a_restarted_server_knows_the_handles_of_the_one_before(claims_dir: Path, era: Era) -> None:
+@PROTOCOL_VERSIONS
+async def test_a_restarted_server_knows_the_handles_of_the_one_before(
+    claims_dir: Path, protocol_version: ProtocolVersion
+) -> None:
     async with AsyncExitStack() as stack:
         with http_server(claims_dir) as server:
-            client = (await connect(server.url, era, stack, ends=False)).client
-            handle = facts(await client.call_tool("open_session", {}))["session"]
+            client = (await connect(server.url, protocol_version, stack, ends=False)).client
+            handle = structured_of(await client.call_tool("open_session", {}))["session"]
             first = await Agent(client, handle).call("try_claim")
     with http_server(claims_dir) as server:
-        async with http_client(server.url, era) as client:
+        async with http_client(server.url, protocol_version) as client:
             again = await Agent(client, handle).call("try_claim")
             assert (again["status"], again["generation"]) == ("renewed", first["generation"])
             assert (await Agent(client, handle).call("release"))["released"]
 
 
 @pytest.mark.rule("I4")
-@ERAS
+@PROTOCOL_VERSIONS
 async def test_a_forged_a_stolen_and_a_mistyped_handle_are_refused_alike_and_nothing_changes(
-    claims_dir: Path, era: Era, tmp_path: Path
+    claims_dir: Path, protocol_version: ProtocolVersion, tmp_path: Path
 ) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("# two callers\naaaaaaaaaaaaaaaa\nbbbbbbbbbbbbbbbb\n")
     tokens.chmod(0o600)
     with http_server(claims_dir, "--token-file", str(tokens)) as server:
         async with (
-            http_client(server.url, era, token="a" * 16) as ada,
-            http_client(server.url, era, token="b" * 16) as eve,
+            http_client(server.url, protocol_version, token="a" * 16) as ada,
+            http_client(server.url, protocol_version, token="b" * 16) as eve,
         ):
-            handle = facts(await ada.call_tool("open_session", {}))["session"]
+            handle = structured_of(await ada.call_tool("open_session", {}))["session"]
             claimed = await Agent(ada, handle).call("try_claim")
             mistyped = handle[:-1] + ("A" if handle[-1] != "A" else "B")
             refusals = []
@@ -221,16 +225,16 @@ async def test_a_forged_a_stolen_and_a_mistyped_handle_are_refused_alike_and_not
                 for tool in ("try_claim", "release", "is_claimed_by_other"):
                     refused = await client.call_tool(tool, {"key": "red", "session": tried})
                     assert refused.is_error
-                    refusals.append(words(refused).partition(": ")[2])
+                    refusals.append(text_of(refused).partition(": ")[2])
             assert len(set(refusals)) == 1
             assert holder(claims_dir) == claimed["holder"]
-            # What is on disk tells nobody the handle.
+            # What is on disk does not reveal the handle.
             for path in claims_dir.rglob("*"):
                 assert path.is_dir() or handle.encode() not in path.read_bytes()
 
 
 @pytest.mark.rule("I1")
-async def test_a_session_id_of_the_handshake_era_gives_no_identity_in_a_later_one(server: HttpServer) -> None:
+async def test_a_session_id_gives_no_identity_in_protocol_versions_without_a_handshake(server: HttpServer) -> None:
     async with httpx2.AsyncClient() as plain:
         hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "ada", "version": "1"}}
         opened = await plain.post(server.url, json=message("initialize", hello), headers=ACCEPT)
@@ -254,7 +258,7 @@ async def test_two_workers_behind_one_port_know_each_others_handles(claims_dir: 
         # Each connection is taken by whichever worker is faster: enough of them for both.
         for _ in range(200):
             async with http_client(url, "2026-07-28") as client:
-                opened = facts(await client.call_tool("open_session", {}))
+                opened = structured_of(await client.call_tool("open_session", {}))
                 processes.add(opened["holder"].split(":")[-2])
                 handle = handle or opened["session"]
                 mine = await Agent(client, handle).call("try_claim")

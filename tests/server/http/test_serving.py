@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from mcp_claims.server.http import create_app
 from tests.support.http_servers import http_client, http_server
-from tests.support.servers import ENVELOPE, PYTHON_ENVIRONMENT, facts
+from tests.support.servers import ENVELOPE, PYTHON_ENVIRONMENT, structured_of
 
 pytestmark = pytest.mark.anyio
 
@@ -71,9 +71,9 @@ def refused(*arguments: str, env: dict[str, str] | None = None) -> str:
 def test_what_cannot_be_served_is_refused_at_start_with_the_rule(
     arguments: list[str], env: dict[str, str], rule: str
 ) -> None:
-    said = refused(*arguments, env=env)
-    assert rule in said
-    assert "Traceback" not in said
+    output = refused(*arguments, env=env)
+    assert rule in output
+    assert "Traceback" not in output
 
 
 def test_a_token_file_that_others_can_write_or_that_is_empty_is_refused(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_a_token_file_that_others_can_write_or_that_is_empty_is_refused(tmp_path
     assert "has no token in it" in refused("--http", "--token-file", str(tokens))
     tokens.write_text(TOKEN)
     tokens.chmod(0o620)
-    said = refused("--http", "--token-file", str(tokens))
-    assert "others can write" in said and TOKEN not in said
+    output = refused("--http", "--token-file", str(tokens))
+    assert "others can write" in output and TOKEN not in output
 
 
 def test_a_port_that_is_taken_is_refused() -> None:
@@ -111,13 +111,13 @@ def test_what_is_likely_a_mistake_is_warned_of_and_served(claims_dir: Path, tmp_
             text=True,
         ) as process:
             assert process.stderr is not None
-            said: list[str] = []
-            while not said or "serving http" not in said[-1]:
-                said.append(process.stderr.readline())
-                assert said[-1]
+            output: list[str] = []
+            while not output or "serving http" not in output[-1]:
+                output.append(process.stderr.readline())
+                assert output[-1]
             process.terminate()
-        assert warning in said[0] and TOKEN not in "".join(said)
-        assert len(said) == (2 if warning else 1)
+        assert warning in output[0] and TOKEN not in "".join(output)
+        assert len(output) == (2 if warning else 1)
 
 
 @pytest.mark.rule("I9")
@@ -131,7 +131,7 @@ async def test_only_who_has_a_token_is_let_in_and_no_token_is_logged(claims_dir:
                 assert answer.headers["www-authenticate"].startswith("Bearer")
             assert (await plain.get(url.replace("/mcp", "/healthz"))).json() == {"status": "ok"}
         async with http_client(url, "legacy", token=TOKEN) as client:
-            assert facts(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
+            assert structured_of(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
         server.process.terminate()
         assert server.process.stderr is not None
         assert TOKEN not in server.process.stderr.read()
@@ -152,8 +152,8 @@ async def test_a_session_of_another_token_is_refused_and_its_id_is_not_logged(cl
             assert (await plain.post(server.url, json=message, headers=stolen)).status_code == 404
         server.process.terminate()
         assert server.process.stderr is not None
-        said = server.process.stderr.read()
-        assert "Rejecting request for session …" in said and session not in said
+        output = server.process.stderr.read()
+        assert "Rejecting request for session …" in output and session not in output
 
 
 @pytest.mark.rule("I9")
@@ -231,7 +231,7 @@ async def test_the_health_is_bad_while_the_store_cannot_answer_and_good_again_af
             health = server.url.replace("/mcp", "/healthz")
             assert (await plain.get(health)).status_code == 200
             claims_dir.joinpath("default").chmod(0o777)
-            # It may trust for a second what it has looked at.
+            # It may rely on its last check for a second.
             while (answer := await plain.get(health)).status_code == 200:
                 await anyio.sleep(0.05)
             assert (answer.status_code, answer.json()["problem"]) == (503, "UnsafeDirectoryError")

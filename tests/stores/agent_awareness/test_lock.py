@@ -215,7 +215,7 @@ def test_a_lock_made_after_the_stale_one_was_judged_is_kept(store: AgentAwarenes
 
 
 @pytest.mark.rule("A7")
-def test_a_new_lock_without_meta_is_told_from_the_stale_one_by_its_inode(store: AgentAwarenessStore) -> None:
+def test_a_new_lock_without_meta_is_distinguished_from_the_stale_one_by_its_inode(store: AgentAwarenessStore) -> None:
     class Overtaken(HookedAgentAwarenessFileSystem):
         judging = done = False
 

@@ -89,7 +89,7 @@ def test_no_key_has_two_holders_and_no_claim_is_lost_while_leaders_are_killed_fr
         child = Child("contenders.py", fresh_config(cluster), logs, SECONDS, 8, f"faults {round_}")
         try:
             done |= inject_faults(cluster, faults, until=time.monotonic() + SECONDS)
-            counted = child.hear()
+            counted = child.receive()
         finally:
             child.close()
         seen = history.read(logs.iterdir())

@@ -141,7 +141,7 @@ def test_the_doctor_names_the_endpoint_that_does_not_serve() -> None:
     assert "the cluster accepts writes and grants leases" in done.stdout
 
 
-def test_the_doctor_says_what_to_do_with_a_full_cluster_and_claims_can_be_released_on_it() -> None:
+def test_doctor_has_a_remedy_for_a_full_cluster_and_claims_can_be_released_on_it() -> None:
     with closing(Cluster()) as cluster:
         store = EtcdStore(fresh_config(cluster), local_machine())
         session, gateway = process_session(store), Gateway(store.config)

@@ -14,7 +14,7 @@ from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.config import open_store
 from mcp_claims.stores.etcd.config import parse_config
 from mcp_claims.stores.etcd.gateway import Gateway
-from tests.stores.contract import WATCHED_WITHIN, Told
+from tests.stores.contract import WATCHED_WITHIN, Notified
 from tests.support.etcd import Certificates, Cluster
 
 PASSWORD = "a pass phrase"
@@ -81,10 +81,10 @@ def test_a_user_with_certificate_and_password_can_claim_and_watch(
     store = open_store(url=url(cluster), environment=variables(certificates, "claims"))
     with process_session(store) as session:
         assert session.try_claim("red").claimed
-        told = Told()
-        with store.watch(ScopedKey("default", "red"), told):
+        notified = Notified()
+        with store.watch(ScopedKey("default", "red"), notified):
             session.release("red")
-            assert told.wait(WATCHED_WITHIN)
+            assert notified.wait(WATCHED_WITHIN)
 
 
 def test_an_expired_token_is_replaced(cluster: Cluster, certificates: Certificates) -> None:

@@ -76,12 +76,12 @@ def test_the_clock_of_another_machine_ends_no_claim(sites: tuple[Site, Site], st
     there.world.set_wall_clock(step)
     attempt = there.session.try_claim(KEY.key)
     assert (attempt.status, attempt.found) == (Status.HELD, held)
-    look = there.session.inspect(KEY.key)
-    assert look.claimed_by_other
+    inspection = there.session.inspect(KEY.key)
+    assert inspection.claimed_by_other
     assert there.session.prune().live == 1
     assert there.session.list_claims().claims[0].state is ClaimState.HELD
-    said = claim_answer(KEY, attempt).text
-    assert ("until the store ends it" in said) is (step > 0), said
+    output = claim_answer(KEY, attempt).text
+    assert ("until the store ends it" in output) is (step > 0), output
     assert here.store.read(KEY) == held
 
 
@@ -208,7 +208,7 @@ def reopened(store: EtcdStore) -> EtcdStore:
 
 
 @pytest.mark.rule("E2")
-def test_an_orderly_end_frees_all_claims_of_the_process_at_once() -> None:
+def test_closing_the_store_frees_all_claims_of_the_process_at_once() -> None:
     store = fresh_store()
     session = process_session(store)
     for number in range(200):

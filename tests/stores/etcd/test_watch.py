@@ -14,7 +14,7 @@ from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.gateway import Gateway
 from mcp_claims.stores.etcd.store import EtcdStore
-from tests.stores.contract import WATCHED_WITHIN, Told
+from tests.stores.contract import WATCHED_WITHIN, Notified
 from tests.stores.samples import KEY, claim, grant
 from tests.support.etcd import Cluster, config_at, fresh_config, one_node
 from tests.support.proxy import Proxy
@@ -31,16 +31,16 @@ def test_a_change_made_while_the_stream_is_broken_is_notified_when_it_is_back(pr
     config = fresh_config()
     store, others = (EtcdStore(each, local_machine()) for each in (config_at(proxy.port, config.prefix), config))
     granted = grant(store, claim())
-    told = Told()
-    with store.watch(KEY, told):
+    notified = Notified()
+    with store.watch(KEY, notified):
         again = grant(others, claim(session=2), over=granted)
-        assert told.wait(WATCHED_WITHIN)
+        assert notified.wait(WATCHED_WITHIN)
         proxy.cut()
-        told.clear()
+        notified.clear()
         assert others.swap(KEY, again, None).won
-        assert not told.wait(0.5)
+        assert not notified.wait(0.5)
         proxy.mend()
-        assert told.wait(WATCHED_WITHIN)
+        assert notified.wait(WATCHED_WITHIN)
 
 
 @pytest.mark.rule("E11")
@@ -48,22 +48,22 @@ def test_a_subscriber_behind_a_compaction_is_notified_of_it_and_of_later_changes
     config = fresh_config()
     store = EtcdStore(config_at(proxy.port, config.prefix), local_machine())
     session = process_session(EtcdStore(config, local_machine()))
-    gateway, told = Gateway(config), Told()
+    gateway, notified = Gateway(config), Notified()
     store.read(KEY)
-    with store.watch(KEY, told):
+    with store.watch(KEY, notified):
         assert session.try_claim(KEY.key, KEY.namespace).claimed
-        assert told.wait(WATCHED_WITHIN)
+        assert notified.wait(WATCHED_WITHIN)
         proxy.cut()
         for _ in range(3):
             assert session.try_claim(KEY.key, KEY.namespace).claimed
         now = messages.header_revision(gateway.call("/kv/range", messages.get_request(b"any"), deadline_in(4)))
         gateway.call("/kv/compaction", {"revision": str(now)}, deadline_in(4))
-        told.clear()
+        notified.clear()
         proxy.mend()
-        assert told.wait(WATCHED_WITHIN), "anything may have changed"
-        told.clear()
+        assert notified.wait(WATCHED_WITHIN), "anything may have changed"
+        notified.clear()
         assert session.release(KEY.key, KEY.namespace).released
-        assert told.wait(WATCHED_WITHIN)
+        assert notified.wait(WATCHED_WITHIN)
 
 
 @pytest.mark.rule("E11")
@@ -73,39 +73,39 @@ def test_a_subscriber_to_a_cluster_that_was_emptied_is_notified_of_new_changes()
         granted = None
         for session in range(5):
             granted = grant(others, claim(session=session), over=granted)
-        told = Told()
+        notified = Notified()
         assert store.read(KEY) is not None
-        with store.watch(KEY, told):
+        with store.watch(KEY, notified):
             cluster.kill(0)
             cluster.empty(0)
             cluster.restart(0)
             cluster.await_health([0])
-            assert told.wait(WATCHED_WITHIN), "all is gone"
-            told.clear()
+            assert notified.wait(WATCHED_WITHIN), "all is gone"
+            notified.clear()
             grant(others, claim())
-            assert told.wait(WATCHED_WITHIN)
-        told.clear()
-        with store.watch(KEY, told):
-            told.wait(0.5)
-            told.clear()
+            assert notified.wait(WATCHED_WITHIN)
+        notified.clear()
+        with store.watch(KEY, notified):
+            notified.wait(0.5)
+            notified.clear()
             assert others.swap(KEY, None, claim(session=9)).won is False
             found = others.read(KEY)
             assert isinstance(found, Claim) and others.swap(KEY, found, None).won
-            assert told.wait(WATCHED_WITHIN)
+            assert notified.wait(WATCHED_WITHIN)
 
 
 @pytest.mark.rule("E11")
 def test_a_subscriber_that_raises_does_not_keep_notices_from_others(caplog: pytest.LogCaptureFixture) -> None:
     store, others = (EtcdStore(config, local_machine()) for config in [fresh_config()] * 2)
-    told = Told()
+    notified = Notified()
 
     def gone() -> None:
         raise RuntimeError("Event loop is closed")
 
     assert store.read(KEY) is None
-    with store.watch(KEY, gone), store.watch(KEY, told):
+    with store.watch(KEY, gone), store.watch(KEY, notified):
         granted = grant(others, claim())
-        told.clear()
+        notified.clear()
         others.swap(KEY, granted, None)
-        assert told.wait(WATCHED_WITHIN)
+        assert notified.wait(WATCHED_WITHIN)
     assert "Event loop is closed" in caplog.text

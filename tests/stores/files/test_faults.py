@@ -26,8 +26,8 @@ REMEDIES = {
     errno.EACCES: "writable",
     errno.EMFILE: "ulimit -n",
     errno.ENFILE: "ulimit -n",
-    errno.EIO: "Look at that place",
-    errno.EINTR: "Look at that place",
+    errno.EIO: "Check that place",
+    errno.EINTR: "Check that place",
 }
 MAX_CALLS = 100
 
@@ -120,6 +120,7 @@ def check_error(error: StoreUnavailableError, number: int, store: FileStore) -> 
     assert os.strerror(number) in message
     assert store.directory in message
     assert REMEDIES[number] in message
+    assert "You hold nothing new" in message and "Nothing was changed" not in message
     assert message.endswith(", then try again.")
 
 

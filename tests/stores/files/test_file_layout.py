@@ -63,7 +63,7 @@ def test_a_claim_is_a_json_file_in_the_directory_of_its_namespace(store: FileSto
     assert entries(store) == [".lock", "red-check.json"]
 
 
-def test_a_claim_says_when_its_file_was_last_changed(store: FileStore) -> None:
+def test_a_claim_has_the_time_at_which_its_file_was_last_changed(store: FileStore) -> None:
     grant(store, claim())
 
     def stored() -> float | None:

@@ -211,7 +211,7 @@ def test_a_lock_that_is_released_during_the_wait_is_taken(store: FileStore) -> N
     assert is_free(store)
 
 
-def test_a_lock_file_that_is_replaced_again_and_again_does_not_prolong_the_wait(store: FileStore) -> None:
+def test_a_lock_file_that_is_replaced_again_and_again_does_not_extend_the_wait(store: FileStore) -> None:
     class Replaced(FakeClock):
         """Each lock is taken after one sleep, and then its file is no longer at the path."""
 

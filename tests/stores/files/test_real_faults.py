@@ -134,9 +134,9 @@ def test_a_fault_loses_nothing_is_a_clear_error_and_is_recovered_from(tmp_path: 
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
 
-    kind, said = report["claim"]
-    assert kind == "refused" and reason in said and remedy in said
-    assert "Nothing was changed" in said
+    kind, output = report["claim"]
+    assert kind == "refused" and reason in output and remedy in output
+    assert "Nothing was changed" in output
     # Reading always works.
     assert report["renew"][0] == "refused"
     assert report["read"] == ["done", True]
@@ -180,6 +180,6 @@ def test_a_directory_that_this_user_may_not_write_is_refused_with_the_remedy(tmp
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    said, after = done.stdout.splitlines()
-    assert "Permission denied" in said and "Make the directory writable for this user" in said
+    output, after = done.stdout.splitlines()
+    assert "Permission denied" in output and "Make the directory writable for this user" in output
     assert after == "True"

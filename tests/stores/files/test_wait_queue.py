@@ -202,3 +202,15 @@ def wait_until_blocked(store: FileStore, number: int) -> None:
         if sum("-> OFDLCK" in lock and f":{inode} " in lock for lock in locks) == number:
             return
     pytest.fail(f"not {number} tickets wait")
+
+
+def test_an_interrupt_while_a_ticket_is_taken_leaves_no_ticket_behind(store: FileStore) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    before = open_files()
+    with pytest.raises(KeyboardInterrupt), store.wait_queue(KEY, interrupt):
+        pass
+    assert open_files() == before
+    with ExitStack() as stack:
+        assert join(stack, store).is_set()

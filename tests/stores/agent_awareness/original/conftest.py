@@ -67,7 +67,7 @@ def start_original(processes: list[SessionProcess], claims_dir: Path) -> StartSe
     def start(*arguments: object) -> SessionProcess:
         process = SessionProcess(node, HERE / "original.mjs", claims_dir, *arguments)
         processes.append(process)
-        process.name = process.hear()["name"]
+        process.name = process.receive()["name"]
         return process
 
     return start
@@ -92,7 +92,7 @@ def start_ours(processes: list[SessionProcess], claims_dir: Path) -> StartSessio
     def start(*arguments: object) -> SessionProcess:
         process = SessionProcess(sys.executable, HERE / "mcp_claims_process.py", claims_dir, *arguments)
         processes.append(process)
-        process.name = process.hear()["name"]
+        process.name = process.receive()["name"]
         return process
 
     return start

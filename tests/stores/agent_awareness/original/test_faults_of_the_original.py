@@ -38,7 +38,7 @@ def finish(process: SessionProcess) -> dict[str, Any]:
 
 def stopped_before_its_record_appears(start_ours: StartSession) -> SessionProcess:
     process = start_ours("stop")
-    process.tell(call="try_claim", key=KEY, plugin="ci")
+    process.send(call="try_claim", key=KEY, plugin="ci")
     process.await_stop()
     return process
 
@@ -70,7 +70,7 @@ def test_after_a_forced_break_of_our_lock_only_the_original_has_the_key(
     slow, forcing = stopped_before_its_record_appears(start_ours), start_original()
     assert forcing.ask(call="tryClaim", plugin="ci", key=KEY, waits=50) == CLAIMED
     slow.go_on()
-    assert slow.hear()["answer"] == {"status": "held", "holder": forcing.name}
+    assert slow.receive()["answer"] == {"status": "held", "holder": forcing.name}
 
 
 @pytest.mark.rule("A8")
@@ -82,7 +82,7 @@ def test_after_a_forced_break_during_our_takeover_only_the_original_has_the_key(
     slow, forcing = stopped_before_its_record_appears(start_ours), start_original()
     assert forcing.ask(call="tryClaim", plugin="ci", key=KEY, waits=50) == CLAIMED
     slow.go_on()
-    assert slow.hear()["answer"] == {"status": "held", "holder": forcing.name}
+    assert slow.receive()["answer"] == {"status": "held", "holder": forcing.name}
     found = store.read(SCOPED)
     assert isinstance(found, Claim)
     assert found.holder.name == forcing.name
@@ -96,7 +96,7 @@ def test_after_a_forced_break_we_wait_until_the_original_has_finished(
     continue_to(forcing, "read")
     slow.go_on()
     assert finish(forcing) == CLAIMED
-    assert slow.hear()["answer"] == {"status": "held", "holder": forcing.name}
+    assert slow.receive()["answer"] == {"status": "held", "holder": forcing.name}
 
 
 @pytest.mark.rule("A13")
@@ -141,7 +141,7 @@ def test_after_our_lock_is_removed_in_place_of_a_released_one_only_the_original_
     broken_into = stopped_before_its_record_appears(start_ours)
     assert finish(breaker) == CLAIMED
     broken_into.go_on()
-    assert broken_into.hear()["answer"] == {"status": "held", "holder": breaker.name}
+    assert broken_into.receive()["answer"] == {"status": "held", "holder": breaker.name}
 
 
 # Two sessions break one stale lock: the second removes the lock that was made after the first break.
@@ -177,7 +177,7 @@ def test_after_we_and_an_original_break_one_stale_lock_only_the_original_has_the
     continue_to(breaker, "read")
     assert finish(breaker) == CLAIMED
     broken_into.go_on()
-    assert broken_into.hear()["answer"] == {"status": "held", "holder": breaker.name}
+    assert broken_into.receive()["answer"] == {"status": "held", "holder": breaker.name}
 
 
 # `pruneExpiredClaims` takes no lock: it removes a claim that was taken after it read the record.

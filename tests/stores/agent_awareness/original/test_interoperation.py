@@ -229,21 +229,21 @@ def test_the_original_waits_for_our_lock(
     start_original: StartSession, start_ours: StartSession, store: AgentAwarenessStore
 ) -> None:
     inside = start_ours("stop")
-    inside.tell(call="try_claim", key=KEY, plugin="ci")
+    inside.send(call="try_claim", key=KEY, plugin="ci")
     inside.await_stop()
     assert {path.name for path in lock(store, SCOPED).iterdir()} == {"meta.json"}
     other = start_original()
-    other.tell(call="tryClaim", plugin="ci", key=KEY)
+    other.send(call="tryClaim", plugin="ci", key=KEY)
     inside.go_on()
-    assert inside.hear()["answer"] == {"status": "acquired", "holder": inside.name}
-    assert other.hear()["answer"] == {"claimed": False, "holder": inside.name}
+    assert inside.receive()["answer"] == {"status": "acquired", "holder": inside.name}
+    assert other.receive()["answer"] == {"claimed": False, "holder": inside.name}
 
 
 def test_the_original_breaks_the_lock_of_our_dead_process(
     start_original: StartSession, start_ours: StartSession, store: AgentAwarenessStore
 ) -> None:
     inside = start_ours("stop")
-    inside.tell(call="try_claim", key=KEY, plugin="ci")
+    inside.send(call="try_claim", key=KEY, plugin="ci")
     inside.await_stop()
     inside.kill_and_reap()
     assert start_original().call("tryClaim", KEY) == {"claimed": True}

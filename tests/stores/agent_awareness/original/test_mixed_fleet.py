@@ -55,17 +55,17 @@ def race(
 ) -> tuple[dict[str, tuple[bool, str]], list[str]]:
     """Let all try *key* at once; return, for each, whether it got the key and whom it named as holder, and the logged faults."""
     for pair in zip(theirs, mine, strict=True):
-        pair[0].tell(call="tryClaim", plugin="ci", key=key, report=True)
-        pair[1].tell(call="try_claim", plugin="ci", key=key)
+        pair[0].send(call="tryClaim", plugin="ci", key=key, report=True)
+        pair[1].send(call="try_claim", plugin="ci", key=key)
     answers, faults = {}, []
     for process in theirs:
-        heard = process.hear()
+        received = process.receive()
         # Its call fails if another original takes its lock, new and still empty, for a stale one.
-        answer = heard.get("answer", {"claimed": False, "holder": ""})
+        answer = received.get("answer", {"claimed": False, "holder": ""})
         answers[process.name] = (answer["claimed"], process.name if answer["claimed"] else answer["holder"])
-        faults += heard.get("faults", ["failed"])
+        faults += received.get("faults", ["failed"])
     for process in mine:
-        answer = process.hear()["answer"]
+        answer = process.receive()["answer"]
         answers[process.name] = (answer["status"] == "acquired", answer["holder"])
     return answers, faults
 
@@ -108,7 +108,7 @@ def contend(
     logs.mkdir()
     fleet = SessionProcess(sys.executable, HERE / "fleet.py", claims, logs, seconds, keys, "seed", nodes, ours, mode)
     processes.append(fleet)
-    kills = fleet.hear()["kills"]
+    kills = fleet.receive()["kills"]
     lines = [json.loads(line) for log in logs.iterdir() for line in log.read_text().rpartition("\n")[0].splitlines()]
     return Run(kills, history.read(logs.iterdir()), [line for line in lines if line["event"] == "fault"])
 

@@ -1,4 +1,4 @@
-"""`release` gives back one's own claim and nothing else; `is_claimed_by_other` looks and takes nothing."""
+"""`release` ends one's own claim and nothing else; `inspect` reads and claims nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def it_cannot_be_read(bench: Bench) -> Found:
 
 @pytest.mark.rule("C4")
 @pytest.mark.parametrize("there", [somebody_holds, somebody_dead_held, nothing_is_there, it_cannot_be_read])
-def test_what_is_not_ones_own_is_not_released_but_named(bench: Bench, there: Callable[[Bench], Found]) -> None:
+def test_another_sessions_claim_is_not_released_but_named(bench: Bench, there: Callable[[Bench], Found]) -> None:
     found = there(bench)
     before = bench.contents()
     release = bench.session().release(KEY)
@@ -71,7 +71,7 @@ def test_what_is_not_ones_own_is_not_released_but_named(bench: Bench, there: Cal
 
 
 @pytest.mark.rule("C4")
-def test_a_release_spares_the_claim_of_whoever_took_the_key_since(bench: Bench) -> None:
+def test_a_release_spares_the_claim_of_a_later_holder(bench: Bench) -> None:
     store = Interrupting(bench.store)
     holder, rival = bench.session(store), bench.session()
     mine = granted(holder)
@@ -115,14 +115,14 @@ def test_a_release_takes_the_claim_that_a_parallel_call_renewed(bench: Bench) ->
     assert list(bench.store.scan()) == []
 
 
-def test_a_look_at_a_free_key_creates_nothing(bench: Bench) -> None:
+def test_inspecting_a_free_key_creates_nothing(bench: Bench) -> None:
     before = bench.contents()
-    look = bench.session().inspect(KEY)
-    assert (look.found, look.held_by_you, look.claimed_by_other) == (None, False, False)
+    inspection = bench.session().inspect(KEY)
+    assert (inspection.found, inspection.held_by_you, inspection.claimed_by_other) == (None, False, False)
     assert bench.contents() == before
 
 
-def test_a_look_tells_ones_own_claim_from_anothers_and_changes_neither(bench: Bench) -> None:
+def test_inspect_distinguishes_ones_own_claim_from_anothers_and_changes_neither(bench: Bench) -> None:
     holder = bench.session()
     claim = granted(holder)
     before = bench.contents()
@@ -132,12 +132,12 @@ def test_a_look_tells_ones_own_claim_from_anothers_and_changes_neither(bench: Be
     assert bench.contents() == before
 
 
-def test_a_look_takes_what_cannot_be_read_for_anothers(bench: Bench) -> None:
+def test_inspect_counts_an_unreadable_claim_as_another_sessions(bench: Bench) -> None:
     it_cannot_be_read(bench)
     before = bench.contents()
-    look = bench.session().inspect(KEY)
-    assert isinstance(look.found, Unreadable)
-    assert look.claimed_by_other
+    inspection = bench.session().inspect(KEY)
+    assert isinstance(inspection.found, Unreadable)
+    assert inspection.claimed_by_other
     assert bench.contents() == before
 
 
@@ -156,37 +156,37 @@ def damage_and_wait(bench: Bench, _holder: Session) -> None:
 
 @pytest.mark.rule("C5")
 @pytest.mark.parametrize("die", [expire, kill, damage_and_wait])
-def test_a_look_sweeps_a_dead_claim_that_it_meets(bench: Bench, die: Callable[[Bench, Session], None]) -> None:
+def test_inspect_removes_a_dead_claim(bench: Bench, die: Callable[[Bench, Session], None]) -> None:
     holder = bench.session()
     granted(holder)
     die(bench, holder)
-    look = bench.session().inspect(KEY)
-    assert (look.found, look.claimed_by_other, look.lost) == (None, False, None)
+    inspection = bench.session().inspect(KEY)
+    assert (inspection.found, inspection.claimed_by_other, inspection.lost) == (None, False, None)
     assert list(bench.store.scan()) == []
 
 
 @pytest.mark.parametrize("die", [expire, kill, damage_and_wait])
-def test_a_look_does_not_sweep_what_was_taken_again_since_it_read(
+def test_inspect_does_not_remove_a_key_that_was_claimed_again_since_it_read(
     bench: Bench, die: Callable[[Bench, Session], None]
 ) -> None:
     holder, taker = bench.session(), bench.session()
     granted(holder)
     die(bench, holder)
     store = Overtaken(bench.store, lambda: granted(taker))
-    look = bench.session(store).inspect(KEY)
+    inspection = bench.session(store).inspect(KEY)
     assert store.ran == 1
-    assert isinstance(look.found, Claim)
-    assert (look.found.holder, look.claimed_by_other) == (taker.holder, True)
+    assert isinstance(inspection.found, Claim)
+    assert (inspection.found.holder, inspection.claimed_by_other) == (taker.holder, True)
     assert taker.inspect(KEY).held_by_you
 
 
 @pytest.mark.rule("C5")
-def test_a_look_answers_without_waiting_when_it_cannot_sweep(bench: Bench) -> None:
+def test_inspect_answers_without_waiting_if_it_cannot_remove_a_dead_claim(bench: Bench) -> None:
     claim = granted(bench.session())
     bench.world.pass_time(HALF_AN_HOUR)
     busy = Busy(bench.store)
-    look = bench.session(busy).inspect(KEY)
-    assert (look.found, look.claimed_by_other) == (None, False)
+    inspection = bench.session(busy).inspect(KEY)
+    assert (inspection.found, inspection.claimed_by_other) == (None, False)
     assert busy.waits == [0]
     assert list(bench.store.scan()) == [claim]
 
@@ -217,13 +217,13 @@ def to_a_damaged_record(bench: Bench) -> str | None:
 
 
 def asked(call: str, session: Session) -> tuple[Found, Claim | None]:
-    """Make *call*; return what is there and what the session is told that it lost."""
+    """Make *call*; return what is there and the lost claim that the session reports."""
     if call == "try_claim":
         attempt = session.try_claim(KEY)
         return attempt.found, attempt.lost
     if call == "is_claimed_by_other":
-        look = session.inspect(KEY)
-        return look.found, look.lost
+        inspection = session.inspect(KEY)
+        return inspection.found, inspection.lost
     release = session.release(KEY)
     return release.found, release.lost
 
@@ -231,7 +231,7 @@ def asked(call: str, session: Session) -> tuple[Found, Claim | None]:
 @pytest.mark.rule("C7")
 @pytest.mark.parametrize("call", ["try_claim", "is_claimed_by_other", "release"])
 @pytest.mark.parametrize("lose", [to_a_taker, to_nobody, to_a_taker_who_is_done, to_a_damaged_record])
-def test_the_next_call_about_a_lost_claim_tells_of_it_once_and_who_has_the_key(
+def test_the_next_call_about_a_lost_claim_reports_it_once_and_names_the_holder(
     bench: Bench, lose: Callable[[Bench], str | None], call: str
 ) -> None:
     session = bench.session()
@@ -252,12 +252,12 @@ def test_the_next_call_about_a_lost_claim_tells_of_it_once_and_who_has_the_key(
         assert asked(again, session)[1] is None
 
 
-def test_an_own_claim_that_expired_but_is_still_there_is_told_as_lost_by_the_look_that_sweeps_it(bench: Bench) -> None:
+def test_inspect_reports_an_own_expired_claim_as_lost_when_it_removes_it(bench: Bench) -> None:
     session = bench.session()
     mine = granted(session)
     bench.world.pass_time(HALF_AN_HOUR)
-    look = session.inspect(KEY)
-    assert (look.found, look.held_by_you, look.lost) == (None, False, mine)
+    inspection = session.inspect(KEY)
+    assert (inspection.found, inspection.held_by_you, inspection.lost) == (None, False, mine)
     assert session.inspect(KEY).lost is None
 
 
@@ -269,7 +269,7 @@ def test_an_own_claim_that_expired_but_is_still_there_can_be_released(bench: Ben
     assert (release.released, release.found, release.lost) == (True, mine, None)
 
 
-def test_a_call_about_another_key_does_not_use_up_what_is_to_be_told(bench: Bench) -> None:
+def test_a_call_about_another_key_does_not_use_up_the_report_of_a_loss(bench: Bench) -> None:
     session = bench.session()
     mine = granted(session)
     to_a_taker(bench)
