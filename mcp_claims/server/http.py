@@ -127,6 +127,9 @@ class ConnectionTracker:
         self._app, self._registry = app, registry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Host names have no case, but the SDK compares them as they are.
+        headers = [(name, value.lower() if name == b"host" else value) for name, value in scope["headers"]]
+        scope = {**scope, "headers": headers}
         connection = next(
             (value.decode("latin-1") for header, value in scope["headers"] if header == _SESSION_ID), None
         )

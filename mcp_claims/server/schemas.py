@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 import re
+import zlib
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints, is_typeddict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -108,6 +109,7 @@ class PruneArguments(Arguments):
 
 
 A = TypeVar("A", bound=Arguments)
+_CHECKSUM_BYTES = 4
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 
 
@@ -155,7 +157,8 @@ def _in_own_types(model: type[Arguments], arguments: dict[str, Any]) -> dict[str
 
 def encode_cursor(position: str) -> str:
     """Return *position* as a cursor: text that a model copies faithfully."""
-    return base64.urlsafe_b64encode(position.encode(errors="surrogateescape")).rstrip(b"=").decode()
+    data = position.encode(errors="surrogateescape")
+    return base64.urlsafe_b64encode(_checksum(data) + data).rstrip(b"=").decode()
 
 
 def decode_cursor(cursor: str | None) -> str:
@@ -164,9 +167,17 @@ def decode_cursor(cursor: str | None) -> str:
         return ""
     try:
         data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return data.decode(errors="surrogateescape")
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInputError("cursor", "must be exactly what list_claims returned") from error
+    except (binascii.Error, ValueError):
+        data = b""
+    checksum, position = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
+    if checksum != _checksum(position):
+        # A position that no cursor stood for would end the list without a word.
+        raise InvalidInputError("cursor", "must be exactly what list_claims returned")
+    return position.decode(errors="surrogateescape")
+
+
+def _checksum(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(_CHECKSUM_BYTES)
 
 
 def input_schema(model: type[Arguments]) -> dict[str, Any]:

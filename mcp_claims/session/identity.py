@@ -57,7 +57,7 @@ def session_for_process(store: Store, pid: int, machine: Machine | None = None) 
         raise InvalidInputError("pid", rule)
     proof = machine.proof(pid) if pid > 0 else Proof()
     # No nonce of `process_session` looks like this, so the process itself never has the same name.
-    holder = Holder(holder_name(machine, str(pid), f"for-{proof.start}"), pid, proof)
+    holder = Holder(holder_name(machine, str(pid), f"for-{_digest(proof)}"), pid, proof)
     if proof.boot is None or proof.start is None or machine.provably_dead(holder):
         raise InvalidInputError("pid", f"must be a process of this machine that is running, not {pid}")
     return Session(store, holder, machine)
@@ -80,6 +80,12 @@ def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bo
     public = hashlib.sha256(nonce).hexdigest()[: 2 * _NONCE_BYTES]
     proof = machine.proof() if bound else Proof()
     return Session(store, Holder(holder_name(machine, str(pid), public), machine.pid(), proof), machine)
+
+
+def _digest(proof: Proof) -> str:
+    """Return what tells a process from every other with its PID, also in another PID namespace with the same host name."""
+    where = f"{proof.boot}/{proof.pid_namespace}/{proof.start}"
+    return hashlib.sha256(where.encode()).hexdigest()[: 2 * _NONCE_BYTES]
 
 
 def holder_name(machine: Machine, process: str, nonce: str) -> str:

@@ -28,7 +28,7 @@ TIMEOUT = 300.0
 KEY = scoped_key("red", "ci")
 
 
-def wait_in_line(claims: str, log: Path, grants: int, seed: str) -> None:
+def wait_in_queue(claims: str, log: Path, grants: int, seed: str) -> None:
     """Wait, act and release, for ever; write a byte to *grants* with each grant."""
     session, rng = process_session(FileStore(claims)), Random(seed)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -75,7 +75,7 @@ def main(claims: str, logs: str, waiters: int, releases: int, kill_every: int, s
             living.append(pid)
             return
         os.close(reading)
-        wait_in_line(claims, Path(logs) / str(born), grants, f"{seed} {born}")
+        wait_in_queue(claims, Path(logs) / str(born), grants, f"{seed} {born}")
 
     for _ in range(waiters):
         bear()

@@ -32,6 +32,8 @@ ERRORS_OF_ONE_FILE = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EM
 SPINS = 60
 """Spin count before sleeping: a critical section (50 µs) is shorter than the shortest sleep."""
 
+# How the system reports a lock that is taken; any other error is one of the system, and another try does not help.
+_TAKEN = PermissionError if sys.platform == "win32" else BlockingIOError
 # Windows locks ranges of bytes against reading too, so the locked byte lies far behind the content.
 _LOCKED_BYTE = 1 << 30
 # Windows refuses to replace or remove a file while somebody reads it, which takes microseconds.
@@ -115,7 +117,7 @@ class FileSystem:
                     msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
                 else:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
+            except _TAKEN:
                 _yield_processor()
             else:
                 return True

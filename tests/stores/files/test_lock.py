@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -14,7 +16,7 @@ from threading import Event
 
 import pytest
 
-from mcp_claims.errors import StoreBusyError
+from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.stores.base import LOCK_TIMEOUT
 from mcp_claims.stores.files import filesystem
@@ -373,3 +375,18 @@ def test_threads_of_one_process_exclude_each_other(store: FileStore, shared: boo
             go_on.set()
         assert first.result().won
     assert store.read(KEY) == first.result().found
+
+
+@pytest.mark.rule("S6")
+@pytest.mark.skipif(sys.platform == "win32", reason="flock of POSIX")
+def test_a_lock_that_the_system_refuses_is_its_error_at_once_and_blames_no_process(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int, operation: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    clock = FakeClock()
+    with pytest.raises(StoreUnavailableError, match="Operation not permitted"):
+        FileStore(store.directory, fs=clock).swap(KEY, None, claim())
+    assert clock.sleeps == []
