@@ -236,28 +236,3 @@ def test_a_session_that_ends_while_another_thread_claims_leaves_nothing_behind(
     thread.join(30)
     assert [type(answer) for answer in answers] == [SessionEndedError]
     assert list(bench.store.scan()) == []
-
-
-class InterruptedAfterTheWrite(DelegatingStore):
-    """Raises `KeyboardInterrupt` right after the first change is made, as a Ctrl-C may do."""
-
-    interrupted = False
-
-    def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
-    ) -> Swap:
-        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout)
-        if not self.interrupted:
-            self.interrupted = True
-            raise KeyboardInterrupt
-        return swap
-
-
-@pytest.mark.rule("C8")
-def test_the_end_releases_a_claim_that_was_written_and_not_recorded_because_of_an_interrupt(bench: Bench) -> None:
-    session = bench.session(InterruptedAfterTheWrite(bench.store))
-    with pytest.raises(KeyboardInterrupt):
-        session.try_claim(KEY)
-    assert holders(bench) == [session.holder.name]
-    session.close()
-    assert holders(bench) == []
