@@ -85,6 +85,9 @@ def _install(options: argparse.Namespace) -> int:
     _validate(options)
     serve = ("-P", "-m", "mcp_claims", "serve", *_serve_arguments(options, user.environment))
     launch = hosts.Launch(_interpreter(), serve)
+    for word in (launch.command, *serve):
+        if word != word.encode(errors="replace").decode():
+            raise InvalidInputError("the server's command", f"must be UTF-8, as the host's file is, not {word!r}")
     if options.print:
         entry = host.make_entry(launch).merged_into(None)
         write_line(host.format.snippet(host.key_path, name, entry).removesuffix("\n"))

@@ -18,11 +18,10 @@ from mcp_claims.stores.files.filesystem import CREATE, CREATE_LOCK, FileSystem, 
 
 _DIRECTORY, _FILE_SYSTEM = "directory", "file system"
 _CHOOSE_ANOTHER = "choose another directory with --dir or MCP_CLAIMS_DIR."
-_NETWORK_FILE_SYSTEMS = frozenset(
-    {
-        *("9p", "afs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "lustre", "nfs", "nfs4", "smb3"),
-        *("smbfs", "vboxsf"),
-    }
+# Of these one machine alone has the locks.  A list of shared ones would never be whole: each virtual machine brings its
+# own (virtiofs, drvfs, grpcfuse).
+_LOCAL_FILE_SYSTEMS = frozenset(
+    ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
 )
 _LITTLE_SPACE = 10 * 1024 * 1024  # bytes
 _CLOCK_TOLERANCE = 60.0  # s
@@ -120,14 +119,14 @@ def check_file_system(directory: Path, mounts: Path = Path("/proc/self/mountinfo
     """Check the file system that *directory* is on or will be on, and try there what claims rely on."""
     place = _nearest_existing(directory)
     kind = kind_of(place, mounts)
-    if kind in _NETWORK_FILE_SYSTEMS:
+    if kind in _LOCAL_FILE_SYSTEMS:
+        yield ok(_FILE_SYSTEM, f"{kind}, local to this machine")
+    elif kind:
         yield warning(
             _FILE_SYSTEM,
-            f"{kind} is shared between machines; its locks may not exclude processes of other machines",
-            "Use a directory on a disk of this machine.",
+            f"{kind} may be shared with other machines; its locks may not exclude processes of those",
+            "Use a directory on a disk of this machine, or use it from this machine only.",
         )
-    elif kind:
-        yield ok(_FILE_SYSTEM, f"{kind}, local to this machine")
     yield from _check_space(place)
     try:
         # No namespace has a name like this.

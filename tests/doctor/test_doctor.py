@@ -278,15 +278,22 @@ MOUNTS = """\
 """
 
 
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])
-def test_a_file_system_of_several_machines_is_warned_about(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "level"),
+    [
+        *((local, Level.OK) for local in ("ext4", "xfs", "btrfs", "tmpfs", "overlay")),
+        *((known, Level.WARNING) for known in ("nfs4", "cifs", "fuse.sshfs", "9p", "virtiofs", "drvfs")),
+        ("not-yet-invented", Level.WARNING),
+    ],
+)
+def test_a_file_system_that_other_machines_may_share_is_warned_about(
+    tmp_path: Path, kind: str, level: Level, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS.format(kind=kind))
     monkeypatch.setattr(filesystem, "kind_of", lambda _, mounts: kind_of(Path("/home/ada/net/claims"), mounts))
     findings = list(check_file_system(tmp_path / "claims", mounts))
-    assert [finding.level for finding in findings if finding.check == "file system"] == [Level.WARNING]
+    assert [finding.level for finding in findings if finding.check == "file system"] == [level]
 
 
 def test_the_kind_of_the_nearest_mount_is_taken(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_a_project_with_a_folder_of_our_name_is_not_run(home: Path, run: Run, tm
     "wrong",
     [
         ["--dir", "relative"],
+        ["--dir", "/not-utf-8/\udcff"],
         ["--layout", "nonsense"],
         ["--provider", "x"],
         ["--session", ""],
