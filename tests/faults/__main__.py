@@ -64,16 +64,23 @@ def failing(tree: Path, tests: tuple[str, ...]) -> set[str]:
 
     Raises `RuntimeError` if they cannot be run.
     """
-    # A group of its own, which ends with the run: a fault can make tests leave processes behind.
-    with subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", f"--timeout={_TIMEOUT}", *tests],
-        cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as run:
+    # A process group and a directory for temporary files of its own: a fault can make tests leave processes behind, and
+    # parallel runs of pytest would remove each other's directories.
+    with (
+        tempfile.TemporaryDirectory(prefix="fault-", ignore_cleanup_errors=True) as directory,
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"),
+                *(f"--basetemp={directory}/tests", f"--timeout={_TIMEOUT}", *tests),
+            ],
+            cwd=tree,
+            env=os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as run,
+    ):
         output = run.communicate()[0]
         with suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)

@@ -98,3 +98,13 @@ def test_each_host_starts_what_it_is_given() -> None:
         assert started is not None
         assert (started.command, started.arguments) == (launch.command, launch.arguments)
         assert host.documentation.startswith("https://")
+
+
+@pytest.mark.rule("H6")
+@pytest.mark.parametrize(
+    ("host", "field"), [("claude-code", "alwaysLoad"), ("qwen-code", "alwaysLoadTools"), ("codex", "required")]
+)
+def test_the_model_has_the_tools_in_its_first_turn_unless_a_person_decided_otherwise(host: str, field: str) -> None:
+    entry = HOSTS[host].make_entry(Launch("/a b/python", ("-m", "mcp_claims")))
+    assert entry.merged_into(None)[field] is True
+    assert entry.merged_into({field: False})[field] is False

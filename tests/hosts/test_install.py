@@ -81,6 +81,7 @@ def test_one_identity_is_not_given_to_all_hosts_by_a_variable(
 def test_a_project_with_a_folder_of_our_name_is_not_run(home: Path, run: Run, tmp_path: Path) -> None:
     run("install", "claude-code", "--guard")
     (tmp_path / "mcp_claims").mkdir()
+    (tmp_path / "mcp_claims" / "__init__.py").touch()
     (tmp_path / "mcp_claims" / "__main__.py").write_text("print('run by whoever wrote the project')")
     entry = json.loads((home / ".claude.json").read_text())["mcpServers"]["claims"]
     hooks = json.loads((home / ".claude" / "settings.json").read_text())["hooks"]
