@@ -112,14 +112,21 @@ def _errors_for(problem: Exception) -> list[JSONRPCError]:
         try:
             line = json.loads(line)
             reason = "not valid Unicode"  # Python reads it and the SDK does not: half of a surrogate pair.
-        except ValueError:
+        except (ValueError, RecursionError):  # The latter if it is nested too deeply.
             code, reason = PARSE_ERROR, "not JSON"
     if isinstance(line, list):
         reason = "batches are not supported; send one message a line"
     requests = [each for each in (line if isinstance(line, list) else [line]) if isinstance(each, dict)]
-    ids = [each["id"] for each in requests if isinstance(each.get("id"), str | int)]
+    ids = [each["id"] for each in requests if _can_be_answered(each.get("id"))]
     data = ErrorData(code=code, message=reason)
     return [JSONRPCError(jsonrpc="2.0", id=each, error=data) for each in ids or [None]]
+
+
+def _can_be_answered(request_id: object) -> bool:
+    # An id that cannot be sent back would end the connection: true is no number, half of a surrogate pair no text.
+    if isinstance(request_id, str):
+        return request_id == request_id.encode(errors="replace").decode()
+    return isinstance(request_id, int) and not isinstance(request_id, bool)
 
 
 def _stop_on_signals(registry: SessionRegistry) -> None:

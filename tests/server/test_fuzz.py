@@ -173,6 +173,12 @@ LINES: dict[str, Callable[[], str]] = {
     "another version": lambda: json.dumps({"jsonrpc": "1.0", "id": 1, "method": "tools/list"}),
     "a megabyte": lambda: json.dumps({"jsonrpc": "2.0", "method": "x" * 1_000_000}),
     "deep": lambda: "[" * 100_000,
+    "true as id": lambda: json.dumps({"id": True}),
+    "a fraction as id": lambda: json.dumps({"id": 1.5}),
+    "an object as id": lambda: json.dumps({"id": {"id": 1}}),
+    "a long number as id": lambda: json.dumps({"id": 10**30}),
+    "half a surrogate pair as id": lambda: json.dumps({"jsonrpc": "2.0", "id": "\ud83d", "method": "ping"}),
+    "half a surrogate pair in a batch": lambda: json.dumps([{"jsonrpc": "2.0", "id": "a\ud83d", "method": "ping"}]),
 }
 
 

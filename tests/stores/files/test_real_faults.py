@@ -136,7 +136,7 @@ def test_a_fault_loses_nothing_is_a_clear_error_and_is_recovered_from(tmp_path: 
 
     kind, output = report["claim"]
     assert kind == "refused" and reason in output and remedy in output
-    assert "Nothing was changed" in output
+    assert "You hold nothing new" in output
     # Reading always works.
     assert report["renew"][0] == "refused"
     assert report["read"] == ["done", True]
