@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ class InterruptAtLine:
         assert package.__file__ is not None
         self._left, self._directory = at, os.path.dirname(package.__file__)
         self.interrupted: CodeType | None = None
+        self._lines: dict[int, int] = {}
 
     def __enter__(self) -> None:
         self._before = sys.gettrace()
@@ -36,12 +38,20 @@ class InterruptAtLine:
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
         if not frame.f_code.co_filename.startswith(self._directory):
             return None
-        if event == "line" and self.interrupted is None:
+        if event == "call":
+            self._lines.pop(id(frame), None)
+        if event == "line" and not self._leaves_a_block(frame) and self.interrupted is None:
             self._left -= 1
             if not self._left:
                 self.interrupted = frame.f_code
                 raise Interrupt
         return self._trace
+
+    def _leaves_a_block(self, frame: FrameType) -> bool:
+        # CPython runs no signal handler between the last line of a `with` block and the call of its exit.
+        before, self._lines[id(frame)] = self._lines.get(id(frame), 0), frame.f_lineno
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        return frame.f_lineno < before and line.lstrip().startswith("with ")
 
 
 def no_lock_is_held(claims_directory: str) -> bool:
