@@ -174,7 +174,8 @@ def _locked(path: Path) -> Iterator[None]:
             else:
                 for name in os.listdir(fd):
                     if re.fullmatch(rf"\.{re.escape(path.name)}({re.escape(_BACKUP_SUFFIX)})?\.[0-9a-f]{{8}}", name):
-                        os.unlink(name, dir_fd=fd)  # It may hold the tokens of the host's file.
+                        with contextlib.suppress(OSError):  # What cannot be removed is no reason to refuse the install.
+                            os.unlink(name, dir_fd=fd)  # It may hold the tokens of the host's file.
             yield
         finally:
             os.close(fd)
@@ -216,6 +217,6 @@ def _put(new: Path, data: bytes, before: Content) -> None:
     # It has another name, a hard link, or is a mount of its own, as in a container.  The backup is there already.
     try:
         path.write_bytes(data)
-    except OSError:
+    except BaseException:  # Ctrl-C, too, must not leave half of it.
         path.write_bytes(before.data or b"")
         raise
