@@ -26,7 +26,7 @@ from mcp_claims.session.identity import handle_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT, KeepAlive
 from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import CLOSE_TIMEOUT, Session
-from mcp_claims.stores.base import Store, call_deadline
+from mcp_claims.stores.base import Store, call_before
 
 DEFAULT_IDLE = 30 * 60.0
 """Seconds without a request after which a session over HTTP ends, or is no longer kept alive."""
@@ -187,9 +187,9 @@ class SessionRegistry:
     def release_ended(self) -> None:
         """Release what ended sessions hold, as far as possible now; maintenance does the rest."""
         # One deadline for all of them: each would wait by itself for a cluster that does not answer.
-        with call_deadline(time.monotonic() + _RELEASE_TIMEOUT):
-            for session in list(self._ending):
-                session.close(within=0)
+        call_before(
+            time.monotonic() + _RELEASE_TIMEOUT, lambda: [session.close(within=0) for session in list(self._ending)]
+        )
 
     def maintain(self) -> float:
         """End idle connections and renew the claims that are kept alive; return the seconds until the next call."""

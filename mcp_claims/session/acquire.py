@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
@@ -19,7 +20,7 @@ from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim
 from mcp_claims.model.requests import ClaimRequest
 from mcp_claims.session.results import ClaimResult, Status
-from mcp_claims.stores.base import LOCK_TIMEOUT, call_deadline
+from mcp_claims.stores.base import LOCK_TIMEOUT, call_before
 
 if TYPE_CHECKING:
     from mcp_claims.session.session import Session
@@ -147,8 +148,8 @@ class _Waiter:
         return self._is_head or not self._is_free()
 
     def _is_free(self) -> bool:
-        with call_deadline(time.monotonic() + ANSWER_TIMEOUT):
-            stored = self._session.read(self._request.scoped.key, self._request.scoped.namespace).claims
+        read = partial(self._session.read, self._request.scoped.key, self._request.scoped.namespace)
+        stored = call_before(time.monotonic() + ANSWER_TIMEOUT, read).claims
         return not stored or stored[0].state not in (ClaimState.HELD, ClaimState.DONE)
 
     def _try(self) -> bool:
@@ -156,8 +157,7 @@ class _Waiter:
         if self._wakeup.stopped and self._result is not None:
             return True
         in_time = self._left() > 0
-        with call_deadline(time.monotonic() + ANSWER_TIMEOUT):
-            result = self._try_until_stopped()
+        result = call_before(time.monotonic() + ANSWER_TIMEOUT, self._try_until_stopped)
         if self._result is not None and result.lost is None:
             result = result._replace(lost=self._result.lost)  # The session reports a lost claim only once.
         self._result = result

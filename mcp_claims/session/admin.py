@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.liveness import Machine
@@ -13,7 +13,7 @@ from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, ScopedKey, Unreadable
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
-from mcp_claims.stores.base import LOCK_TIMEOUT, Store, call_deadline
+from mcp_claims.stores.base import LOCK_TIMEOUT, Store, call_before
 
 
 def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: float) -> PruneResult:
@@ -38,9 +38,8 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
         try:
             # The store compares under the lock, so a claim that was taken again since we read it stays.  Each removal
             # has its own deadline: a network that has just answered is worth another request.
-            with call_deadline(time.monotonic() + LOCK_TIMEOUT):
-                discarded = store.discard(found, lock_timeout=max(0.0, deadline - time.monotonic()))
-            if discarded:
+            discard = partial(store.discard, found, lock_timeout=max(0.0, deadline - time.monotonic()))
+            if call_before(time.monotonic() + LOCK_TIMEOUT, discard):
                 removed[Unreadable if isinstance(found, Unreadable) else state] += 1
         except (StoreUnavailableError, StoreBusyError) as error:
             if store.remote and _timed_out(error):

@@ -21,7 +21,7 @@ from mcp_claims.model.requests import ClaimRequest
 from mcp_claims.session.acquire import ANSWER_TIMEOUT, Wakeup, acquire
 from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session
-from mcp_claims.stores.base import LOCK_TIMEOUT, call_deadline
+from mcp_claims.stores.base import LOCK_TIMEOUT, call_before
 
 T = TypeVar("T")
 Report = Callable[[float, float, str], Coroutine[Any, Any, None]]
@@ -127,7 +127,7 @@ async def scan_off_loop(session: Session, scan: Callable[[], T]) -> T:
     """Run *scan*, which reads any number of claims, in a thread."""
     if not session.remote:
         return await anyio.to_thread.run_sync(scan, abandon_on_cancel=True, limiter=_scanning)
-    in_time = partial(_with_deadline, scan, time.monotonic() + ANSWER_TIMEOUT)
+    in_time = partial(call_before, time.monotonic() + ANSWER_TIMEOUT, scan)
     return await anyio.to_thread.run_sync(in_time, abandon_on_cancel=True, limiter=_scanning_remote)
 
 
@@ -135,14 +135,9 @@ def _try_once(session: Session, request: ClaimRequest, lock_timeout: float) -> C
     return session.try_request(request, lock_timeout=lock_timeout)
 
 
-def _with_deadline(call: Callable[[], T], until: float) -> T:
-    with call_deadline(until):
-        return call()
-
-
 async def _in_thread(call: Callable[[], T], undo: Callable[[T], object] = lambda _: None) -> T:
     # A call that gets its thread late has less time left for the store.
-    job = _Job(partial(_with_deadline, call, time.monotonic() + ANSWER_TIMEOUT), undo)
+    job = _Job(partial(call_before, time.monotonic() + ANSWER_TIMEOUT, call), undo)
     try:
         # Bounds the wait for a thread alone: once the thread runs, it is awaited to its end.
         with anyio.fail_after(ANSWER_TIMEOUT):

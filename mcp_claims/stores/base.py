@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
+
+T = TypeVar("T")
 
 LOCK_TIMEOUT = 5.0
 """Seconds that a change waits by default for another change in the same namespace."""
@@ -93,23 +95,22 @@ class Store(Protocol):
         """
 
 
-_CALL_DEADLINE: ContextVar[float | None] = ContextVar("call_deadline", default=None)
+_CALL_DEADLINE: ContextVar[float | None] = ContextVar("call_before", default=None)
 
 
-@contextmanager
-def call_deadline(until: float) -> Iterator[None]:
-    """Make every request to a remote store in this block succeed or fail by *until* (`time.monotonic`).
+def call_before(until: float, call: Callable[[], T]) -> T:
+    """Return `call()`; every request to a remote store in it succeeds or fails by *until* (`time.monotonic`).
 
-    One deadline for a whole call, however many requests it takes; it replaces that of an enclosing block.
+    One deadline for a whole call, however many requests it takes; it replaces that of an enclosing call.
     """
-    token = _CALL_DEADLINE.set(until)
-    try:
-        yield
-    finally:
-        _CALL_DEADLINE.reset(token)
+    # In a context of its own: a Ctrl-C between the set and its undoing would leave the thread a deadline that has passed,
+    # and every later request would fail.
+    context = copy_context()
+    context.run(_CALL_DEADLINE.set, until)
+    return context.run(call)
 
 
 def deadline_in(seconds: float) -> float:
-    """Return the time (`time.monotonic`) in *seconds*, or that of `call_deadline` if it is sooner."""
+    """Return the time (`time.monotonic`) in *seconds*, or that of `call_before` if it is sooner."""
     until, limit = time.monotonic() + seconds, _CALL_DEADLINE.get()
     return until if limit is None else min(until, limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -15,6 +16,7 @@ from mcp_claims.errors import NotClaimedError
 from mcp_claims.model.records import Claim
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.session import Session
+from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.store import FileStore
 from tests.support.interrupts import Interrupt, InterruptAtLine, no_lock_is_held
@@ -95,6 +97,9 @@ def test_an_interrupt_at_any_line_leaves_no_key_with_an_ended_session_and_no_loc
                 operation.run(session)
         except Interrupt:
             assert no_lock_is_held(store.directory), f"interrupted in {line.interrupted}"
+        assert deadline_in(60) - time.monotonic() > 30, (
+            f"later calls have no time left; interrupted in {line.interrupted}"
+        )
         session.close()
         held = [found for found in store.scan() if isinstance(found, Claim) and found.ended is None]
         assert session.holder not in [claim.holder for claim in held], f"interrupted in {line.interrupted}"

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
 from mcp_claims.model.records import Claim, Found, Holder, Leased, Outcome, Proof, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap, call_deadline, deadline_in
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap, call_before, deadline_in
 from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.config import EtcdConfig
@@ -71,15 +72,8 @@ class EtcdStore:
         self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> Swap:
         # One deadline for all requests that it takes, including the revocation of an unused lease.
-        with self._store_errors(), call_deadline(deadline_in(CALL_TIMEOUT)):
-            if old is not None and old.leased is None:
-                # The caller made this record itself, so read the revision to compare with.
-                found = self.read(scoped)
-                if found != old or not isinstance(found, Claim):
-                    return Swap(False, found)
-                old = found
-            key, deadline = self._keyspace.claim_key(scoped), deadline_in(CALL_TIMEOUT)
-            return self._remove(key, old, deadline) if new is None else self._put(key, old, new, deadline)
+        with self._store_errors():
+            return call_before(deadline_in(CALL_TIMEOUT), partial(self._swap, scoped, old, new))
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
@@ -157,6 +151,16 @@ class EtcdStore:
             return True  # It has a lease of its own, which outlasts the claim.
         lease = connection.lease.current
         return lease is not None and lease.id == claim.leased.lease and connection.lease.is_trusted(lease)
+
+    def _swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None) -> Swap:
+        if old is not None and old.leased is None:
+            # The caller made this record itself, so read the revision to compare with.
+            found = self.read(scoped)
+            if found != old or not isinstance(found, Claim):
+                return Swap(False, found)
+            old = found
+        key, deadline = self._keyspace.claim_key(scoped), deadline_in(CALL_TIMEOUT)
+        return self._remove(key, old, deadline) if new is None else self._put(key, old, new, deadline)
 
     def _remove(self, key: bytes, old: Claim | None, deadline: float) -> Swap:
         connection = self._connection()

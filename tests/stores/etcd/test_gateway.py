@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
 from threading import Thread
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_many_calls_that_wait_for_one_login_all_fail_by_their_own_deadline(silen
     ],
 )
 def test_a_rejected_token_is_replaced_by_another_login(status: int, refusal: dict[str, Any]) -> None:
-    tokens = iter(["old", "new"])
+    tokens = chain(["old"], repeat("new"))  # On a loaded machine a login is given up, and sent again.
 
     def respond(path: str, token: str | None) -> tuple[int, dict[str, str], object]:
         if path.endswith("authenticate"):
