@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
 from mcp_claims.stores.files.directories import unsafe
-from mcp_claims.stores.files.filesystem import CREATE, CREATE_LOCK, FileSystem, last_change, write_all
+from mcp_claims.stores.files.filesystem import CREATE_LOCK, FileSystem, create_file, last_change
 
 _DIRECTORY, _FILE_SYSTEM = "directory", "file system"
 _CHOOSE_ANOTHER = "choose another directory with --dir or MCP_CLAIMS_DIR."
@@ -202,11 +202,7 @@ def _try_lock(trial: Path) -> Finding:
 def _try_rename(trial: Path) -> Iterator[Finding]:
     fs, source, target = FileSystem(), str(trial / "new"), str(trial / "old")
     for path, data in ((source, b"new"), (target, b"old")):
-        fd = fs.open(path, CREATE)
-        try:
-            write_all(fs, fd, data)
-        finally:
-            fs.close(fd)
+        create_file(fs, path, data)
     written = fs.status_of(source)
     fs.replace(source, target)
     if Path(target).read_bytes() == b"new" and not Path(source).exists():

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from mcp_claims.stores.files.filesystem import CREATE, READ, FileSystem, write_all
+from mcp_claims.stores.files.filesystem import READ, FileSystem, create_file
 
 
 class AgentAwarenessFileSystem(FileSystem):
@@ -36,15 +36,11 @@ class AgentAwarenessFileSystem(FileSystem):
 def write_new_file(fs: AgentAwarenessFileSystem, path: str, data: bytes) -> None:
     """Write *data* to a new file at *path*; the caller holds the kernel lock, so a file there was left by a crash."""
     try:
-        fd = fs.open(path, CREATE)
+        create_file(fs, path, data)
     except FileExistsError:
         # Not written in place: it may be a second name of a record or of the meta.json of a lock.
         fs.remove(path)
-        fd = fs.open(path, CREATE)
-    try:
-        write_all(fs, fd, data)
-    finally:
-        fs.close(fd)
+        create_file(fs, path, data)
 
 
 def read_up_to(fs: AgentAwarenessFileSystem, fd: int, size: int) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,17 @@ class FileSystem:
     monotonic: Callable[[], float] = staticmethod(time.monotonic)
     sleep: Callable[[float], None] = staticmethod(time.sleep)
 
+    if sys.platform == "win32":
+
+        def replace(self, source: str, target: str) -> None:
+            _despite_readers(lambda: os.replace(source, target))
+
+        def remove(self, path: str) -> None:
+            _despite_readers(lambda: os.unlink(path))
+    else:
+        replace: Callable[[str, str], None] = staticmethod(os.replace)
+        remove: Callable[[str], None] = staticmethod(os.unlink)
+
     def open(self, path: str, flags: int) -> int:
         """Open *path*; a file that this makes has mode 0600, whatever the umask."""
         fd = -1
@@ -78,18 +90,6 @@ class FileSystem:
         if sys.platform != "win32":
             with OpenFile(self, path, os.O_RDONLY) as fd:
                 os.fsync(fd)
-
-    def replace(self, source: str, target: str) -> None:
-        if sys.platform == "win32":
-            _despite_readers(lambda: os.replace(source, target))
-        else:
-            os.replace(source, target)
-
-    def remove(self, path: str) -> None:
-        if sys.platform == "win32":
-            _despite_readers(lambda: os.unlink(path))
-        else:
-            os.unlink(path)
 
     def make_directory(self, path: str) -> None:
         """Make a directory for its owner alone; missing parents get the usual permissions."""
@@ -171,6 +171,29 @@ class OpenFile:
     def __del__(self) -> None:
         with suppress(OSError, AttributeError):  # AttributeError: interrupted before `__init__` did anything.
             self.close()
+
+
+def read_file(fs: FileSystem, path: str, limit: int) -> tuple[bytes, os.stat_result]:
+    """Return up to *limit* bytes of the file at *path*, and its status; no bytes of what is not a regular file."""
+    with OpenFile(fs, path, READ) as fd:
+        status = fs.status(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return b"", status
+        # The file is never changed in place, so nothing follows the bytes of its size and no read has to find their end.
+        size = min(status.st_size + 1, limit)
+        data = fs.read(fd, size)
+        while len(data) < min(status.st_size, limit):
+            part = fs.read(fd, size - len(data))
+            if not part:
+                break
+            data += part
+        return data, status
+
+
+def create_file(fs: FileSystem, path: str, data: bytes) -> None:
+    """Write *data* to a new file at *path*; raises `FileExistsError` if there is one."""
+    with OpenFile(fs, path, CREATE) as fd:
+        write_all(fs, fd, data)
 
 
 def write_all(fs: FileSystem, fd: int, data: bytes) -> None:

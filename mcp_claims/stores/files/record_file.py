@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mcp_claims.model.records import Unreadable
 from mcp_claims.stores.base import NEVER
-from mcp_claims.stores.files.filesystem import ERRORS_OF_ONE_FILE, READ, FileSystem, OpenFile, last_change
+from mcp_claims.stores.files.filesystem import ERRORS_OF_ONE_FILE, FileSystem, last_change, read_file
 
 MAX_RECORD_BYTES = 64 * 1024
 """A claim with the longest key and note allowed, every character escaped, has under 16 kB."""
@@ -29,32 +29,16 @@ class RecordFile(NamedTuple):
 def read_record_file(fs: FileSystem, path: str) -> RecordFile | Unreadable | None:
     """Read the file at *path*; return `None` if there is none.  Raises `OSError` if the store is at fault."""
     try:
-        file = OpenFile(fs, path, READ)
+        data, status = read_file(fs, path, MAX_RECORD_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         return not_opened(fs, path, error)
-    with file as fd:
-        status = fs.status(fd)
-        if not stat.S_ISREG(status.st_mode):
-            return unreadable(path, status, "not a file")
-        data = _read_up_to_limit(fs, fd, status.st_size)
+    if not stat.S_ISREG(status.st_mode):
+        return unreadable(path, status, "not a file")
     if len(data) > MAX_RECORD_BYTES:
         return unreadable(path, status, f"larger than {MAX_RECORD_BYTES:,} bytes")
     return RecordFile(data, status)
-
-
-def _read_up_to_limit(fs: FileSystem, fd: int, size: int) -> bytes:
-    """Read the file *fd*, which has *size* bytes, up to one byte more than a record can have."""
-    limit = min(size, MAX_RECORD_BYTES) + 1
-    data = fs.read(fd, limit)
-    # A record is never changed in place, so nothing follows the *size* bytes and no read has to find their end.
-    while len(data) < min(size, limit):
-        part = fs.read(fd, limit - len(data))
-        if not part:
-            break
-        data += part
-    return data
 
 
 def not_opened(fs: FileSystem, path: str, error: OSError) -> Unreadable | None:

@@ -25,7 +25,7 @@ from mcp_claims.stores.files.directories import (
     unavailable,
 )
 from mcp_claims.stores.files.filenames import file_name, may_be_file_name
-from mcp_claims.stores.files.filesystem import CREATE, READ, FileSystem, OpenFile, last_change, write_all
+from mcp_claims.stores.files.filesystem import FileSystem, create_file, last_change, read_file
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.record_file import RecordFile, read_record_file, unreadable
 from mcp_claims.stores.files.wait_queue import join_wait_queue
@@ -220,13 +220,11 @@ class FileStore:
         """
         # One name for all of a namespace, since only the owner of the lock writes; an earlier file was left by a crash.
         try:
-            file = OpenFile(self._fs, new, CREATE)
-        except FileExistsError:
-            self._remove(new, lock)
-            file = OpenFile(self._fs, new, CREATE)
-        try:
-            with file as fd:
-                write_all(self._fs, fd, data)
+            try:
+                create_file(self._fs, new, data)
+            except FileExistsError:
+                self._remove(new, lock)
+                create_file(self._fs, new, data)
             lock.check_in_place()
             self._fs.replace(new, path)
         except OSError:
@@ -253,12 +251,9 @@ def _read_secret(fs: FileSystem, path: str) -> bytes | None:
     handle given so far would become invalid.
     """
     try:
-        file = OpenFile(fs, path, READ)
+        data, status = read_file(fs, path, 2 * SECRET_BYTES + len("\n") + 1)
     except FileNotFoundError:
         return None
-    with file as fd:
-        status = fs.status(fd)
-        data = fs.read(fd, 2 * SECRET_BYTES + len("\n") + 1)
     if sys.platform != "win32" and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise OSError(errno.EPERM, "the secret of the session handles can be read by others (chmod 600 it)", path)
     try:
