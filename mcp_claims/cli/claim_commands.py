@@ -24,7 +24,7 @@ from mcp_claims.cli.options import (
 from mcp_claims.cli.output import print_result, write_error
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Found, Outcome, Unreadable
-from mcp_claims.model.requests import InspectRequest, ReleaseRequest
+from mcp_claims.model.validation import InspectRequest, ReleaseRequest
 from mcp_claims.render import phrases
 from mcp_claims.render.answers import Rendered, claim_answer, inspect_answer, release_answer
 from mcp_claims.render.lists import listed_facts, listed_line, prune_answer

@@ -189,7 +189,7 @@ def _validate(options: argparse.Namespace) -> None:
     if options.keep_alive_hours is not None:
         hours("--keep-alive-hours", options.keep_alive_hours)
     if options.retention_hours is not None:
-        validation.retention(options.retention_hours)
+        validation.parse_retention(options.retention_hours)
 
 
 def _validate_name(name: str) -> None:

@@ -7,8 +7,13 @@ import os
 
 from mcp_claims.cli.errors import OPTIONS, STORE_ERROR, USAGE_ERROR
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.model.requests import DEFAULT_RETENTION_HOURS, DEFAULT_TTL_MINUTES, ClaimRequest
-from mcp_claims.model.validation import DEFAULT_NAMESPACE, MAX_WAIT_SECONDS
+from mcp_claims.model.validation import (
+    DEFAULT_NAMESPACE,
+    DEFAULT_RETENTION_HOURS,
+    DEFAULT_TTL_MINUTES,
+    MAX_WAIT_SECONDS,
+    ClaimRequest,
+)
 from mcp_claims.session.identity import named_session, session_for_process
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store

@@ -11,7 +11,7 @@ from mcp_claims.cli.output import write_error
 from mcp_claims.cli.supervisor import CannotStartError, Child
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.records import Claim, Outcome
-from mcp_claims.model.requests import ReleaseRequest
+from mcp_claims.model.validation import ReleaseRequest
 from mcp_claims.render.answers import claim_answer
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session, session_for_process

@@ -15,7 +15,7 @@ from datetime import timedelta
 from mcp_claims.cli.options import SESSION_VARIABLE, add_store_options, chosen_store
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import validation
-from mcp_claims.model.requests import DEFAULT_RETENTION_HOURS
+from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS
 from mcp_claims.server.registry import DEFAULT_IDLE, SessionRegistry
 from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT
@@ -67,7 +67,7 @@ def _serve(options: argparse.Namespace) -> int:
     sys.setswitchinterval(SWITCH_EVERY)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mcp-claims: %(levelname)s: %(message)s")
     keep_alive_limit = timedelta(hours=hours("--keep-alive-hours", options.keep_alive_hours))
-    validation.retention(options.retention_hours)
+    validation.parse_retention(options.retention_hours)
     store = chosen_store(options)
     if options.http:
         if options.session is not None:

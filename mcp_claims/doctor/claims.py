@@ -21,8 +21,7 @@ from mcp_claims.model.validation import one_line
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files.filenames import may_be_file_name
 from mcp_claims.stores.files.filesystem import LOCK, FileSystem
-from mcp_claims.stores.files.generation_counter import COUNTER_BYTES, is_counter
-from mcp_claims.stores.files.lock import LOCK_FILE
+from mcp_claims.stores.files.lock import COUNTER_BYTES, LOCK_FILE, is_counter
 from mcp_claims.stores.files.store import FileStore
 
 _SHOWN = 5

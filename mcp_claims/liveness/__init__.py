@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -70,21 +69,3 @@ def local_machine() -> Machine:
     from mcp_claims.liveness.portable import PortableMachine
 
     return PortableMachine()
-
-
-# The PID alone does not reveal a fork: a child in a new PID namespace may have the PID of its parent.
-_forks = 0
-
-
-def fork_count() -> int:
-    """Return the number of forks, seen by this module, between the first process and this one."""
-    return _forks
-
-
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)

@@ -1,13 +1,15 @@
-"""Bounds of everything that a caller may pass.  Pure.
+"""Bounds of everything that a caller may pass, and the requests made of what has been checked.  Pure.
 
-Each function returns its argument in the form in which the package uses it, or raises `InvalidInputError`, which names
-the argument and the rule.
+The arguments of a call are checked once, at the edge (tool, command line, library), by `parse` of a request, which is
+handed down whole.  Each function returns its argument in the form in which the package uses it, or raises
+`InvalidInputError`, which names the argument and the rule.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from datetime import timedelta
+from typing import NamedTuple
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.records import Outcome, ScopedKey
@@ -17,6 +19,8 @@ MAX_KEY_BYTES = 1_024
 MAX_NOTE_CHARACTERS = 500
 MIN_TTL, DEFAULT_TTL, MAX_TTL = timedelta(seconds=1), timedelta(minutes=30), timedelta(hours=24)
 MIN_RETENTION, DEFAULT_RETENTION, MAX_RETENTION = timedelta(minutes=1), timedelta(hours=24), timedelta(days=30)
+DEFAULT_TTL_MINUTES = DEFAULT_TTL / timedelta(minutes=1)
+DEFAULT_RETENTION_HOURS = DEFAULT_RETENTION / timedelta(hours=1)
 MAX_WAIT_SECONDS = 300.0
 MAX_LOCK_TIMEOUT = 3_600.0
 
@@ -31,6 +35,81 @@ _FORMAT_CATEGORY = "Cf"
 _JOINERS = frozenset("\u200c\u200d")
 
 
+class ClaimRequest(NamedTuple):
+    """A claim or a renewal; `wait_seconds` is how long to wait for another holder, `keep_alive` asks for renewals."""
+
+    scoped: ScopedKey
+    ttl: timedelta = DEFAULT_TTL
+    note: str | None = None
+    redo: bool = False
+    wait_seconds: float = 0.0
+    keep_alive: bool = False
+
+    @classmethod
+    def parse(
+        cls,
+        key: str,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        ttl_minutes: float = DEFAULT_TTL_MINUTES,
+        note: str | None = None,
+        redo: bool = False,
+        wait_seconds: float = 0,
+        keep_alive: bool = False,
+    ) -> ClaimRequest:
+        """Return the request, or raise `InvalidInputError` for the first argument that breaks a rule."""
+        return cls(
+            scoped_key(key, namespace),
+            parse_ttl(ttl_minutes),
+            parse_note(note),
+            parse_flag("redo", redo),
+            parse_wait_seconds(wait_seconds),
+            parse_flag("keep_alive", keep_alive),
+        )
+
+
+class InspectRequest(NamedTuple):
+    """A read of a key; with `generation` also whether that grant is in force."""
+
+    scoped: ScopedKey
+    generation: int | None = None
+
+    @classmethod
+    def parse(cls, key: str, namespace: str = DEFAULT_NAMESPACE, *, generation: int | None = None) -> InspectRequest:
+        """Return the request, or raise `InvalidInputError` for the first argument that breaks a rule."""
+        return cls(scoped_key(key, namespace), parse_generation(generation))
+
+
+class ReleaseRequest(NamedTuple):
+    """The release of a claim; with an `outcome` a marker stays for `retention`."""
+
+    scoped: ScopedKey
+    outcome: Outcome | None = None
+    note: str | None = None
+    retention: timedelta = DEFAULT_RETENTION
+
+    @classmethod
+    def parse(
+        cls,
+        key: str,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        outcome: Outcome | str | None = None,
+        note: str | None = None,
+        retention_hours: float = DEFAULT_RETENTION_HOURS,
+    ) -> ReleaseRequest:
+        """Return the request, or raise `InvalidInputError` for the first argument that breaks a rule."""
+        request = cls(
+            scoped_key(key, namespace),
+            parse_outcome(outcome),
+            parse_note(note),
+            parse_retention(retention_hours),
+        )
+        if request.note is not None and request.outcome is None:
+            raise InvalidInputError("note", "goes with an outcome")
+        return request
+
+
 def scoped_key(key: str, namespace: str = DEFAULT_NAMESPACE) -> ScopedKey:
     """Check a key and its namespace.
 
@@ -40,32 +119,32 @@ def scoped_key(key: str, namespace: str = DEFAULT_NAMESPACE) -> ScopedKey:
     return ScopedKey(_name("namespace", namespace), _name("key", key))
 
 
-def ttl(minutes: float) -> timedelta:
+def parse_ttl(minutes: float) -> timedelta:
     """Check a time to live in minutes: one second (1/60) to 24 hours (1,440)."""
     return _span("ttl_minutes", minutes, _MINUTE, MIN_TTL, MAX_TTL, "from 1/60 (one second) to 1,440 (24 hours)")
 
 
-def retention(hours: float) -> timedelta:
+def parse_retention(hours: float) -> timedelta:
     """Check for how long an outcome is kept, in hours: one minute (1/60) to 30 days (720)."""
     rule = "from 1/60 (one minute) to 720 (30 days)"
     return _span("retention_hours", hours, _HOUR, MIN_RETENTION, MAX_RETENTION, rule)
 
 
-def wait_seconds(seconds: float) -> float:
+def parse_wait_seconds(seconds: float) -> float:
     """Check for how long a call may wait for the holder of a key, in seconds: 0 to 300."""
     if not (_is_number(seconds) and 0 <= seconds <= MAX_WAIT_SECONDS):
         raise InvalidInputError("wait_seconds", f"must be a number from 0 to {MAX_WAIT_SECONDS:,.0f}")
     return float(seconds)
 
 
-def lock_timeout(seconds: float) -> float:
+def parse_lock_timeout(seconds: float) -> float:
     """Check for how long a change may wait for another change in the same namespace, in seconds: 0 to 3,600."""
     if not (_is_number(seconds) and 0 <= seconds <= MAX_LOCK_TIMEOUT):
         raise InvalidInputError("lock_timeout", f"must be a number of seconds from 0 to {MAX_LOCK_TIMEOUT:,.0f}")
     return float(seconds)
 
 
-def generation(number: int | None) -> int | None:
+def parse_generation(number: int | None) -> int | None:
     """Check a generation: a whole number from 1 up, or `None`."""
     # `True` is an `int` to Python.
     if number is None or (type(number) is int and number >= 1):
@@ -73,7 +152,7 @@ def generation(number: int | None) -> int | None:
     raise InvalidInputError("generation", "must be a whole number from 1 up, as try_claim returned it")
 
 
-def outcome(value: Outcome | str | None) -> Outcome | None:
+def parse_outcome(value: Outcome | str | None) -> Outcome | None:
     """Check the outcome of a release: `done`, `failed` or `abandoned`, as a word or as an `Outcome`."""
     words = [each.value for each in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED)]
     word = value.value if isinstance(value, Outcome) else value
@@ -84,14 +163,14 @@ def outcome(value: Outcome | str | None) -> Outcome | None:
     return Outcome(word)
 
 
-def flag(name: str, value: bool) -> bool:
+def parse_flag(name: str, value: bool) -> bool:
     """Check that the argument *name* is true or false."""
     if not isinstance(value, bool):
         raise InvalidInputError(name, "must be true or false")
     return value
 
 
-def note(text: str | None) -> str | None:
+def parse_note(text: str | None) -> str | None:
     """Check a note and put it on one line, since it ends up in front of other agents; an empty note is none.
 
     At most 500 characters once white space is folded and control characters are dropped.

@@ -19,8 +19,7 @@ from datetime import timedelta
 from mcp_claims.errors import SessionEndedError, SessionNeededError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.records import Claim
-from mcp_claims.model.requests import DEFAULT_RETENTION_HOURS
-from mcp_claims.model.validation import MAX_WAIT_SECONDS
+from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS, MAX_WAIT_SECONDS
 from mcp_claims.server.handles import Handles, decode_handle
 from mcp_claims.session.identity import handle_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT, KeepAlive

@@ -17,8 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.model.requests import DEFAULT_TTL_MINUTES
-from mcp_claims.model.validation import DEFAULT_NAMESPACE, MAX_WAIT_SECONDS, one_line
+from mcp_claims.model.validation import DEFAULT_NAMESPACE, DEFAULT_TTL_MINUTES, MAX_WAIT_SECONDS, one_line
 
 
 class Arguments(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mcp_types import Tool, ToolAnnotations
 
-from mcp_claims.model.requests import ClaimRequest, InspectRequest, ReleaseRequest
+from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.render.answers import (
     ClaimAnswer,
     InspectAnswer,

@@ -18,7 +18,7 @@ from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim
-from mcp_claims.model.requests import ClaimRequest
+from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.stores.base import LOCK_TIMEOUT, call_before
 

@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model.records import Claim
-from mcp_claims.model.requests import ClaimRequest
+from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.acquire import ANSWER_TIMEOUT, Wakeup, acquire
 from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session

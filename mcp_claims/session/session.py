@@ -6,12 +6,14 @@ since.  Nothing is decided by a file's path or by the PID alone.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
+from weakref import WeakSet
 
 from mcp_claims.errors import (
     ContendedError,
@@ -22,18 +24,18 @@ from mcp_claims.errors import (
     StoreUnavailableError,
     UnsafeDirectoryError,
 )
-from mcp_claims.liveness import Machine, ProcessExit, fork_count
+from mcp_claims.liveness import Machine, ProcessExit
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Ended, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
-from mcp_claims.model.requests import (
+from mcp_claims.model.validation import (
+    DEFAULT_NAMESPACE,
     DEFAULT_RETENTION_HOURS,
     DEFAULT_TTL_MINUTES,
     ClaimRequest,
     InspectRequest,
     ReleaseRequest,
 )
-from mcp_claims.model.validation import DEFAULT_NAMESPACE
 from mcp_claims.session import admin
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.held import HeldClaims
@@ -68,21 +70,15 @@ class Session:
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
         self._store = store
-        self._holder = holder
+        self.holder = holder
+        """The public name of the session and the process that it lives in."""
+        self.remote = store.remote
+        """Whether the store is asked over a network, so that each method may take seconds."""
         self._machine = machine
         self._held = HeldClaims(holder.name)
         self._closed = False
-        self._forks, self._pid = fork_count(), machine.pid()
-
-    @property
-    def holder(self) -> Holder:
-        """The public name of the session and the process that it lives in."""
-        return self._holder
-
-    @property
-    def remote(self) -> bool:
-        """Whether the store is asked over a network, so that each method may take seconds."""
-        return self._store.remote
+        self._pid, self._in_forked_child = machine.pid(), False
+        _sessions.add(self)
 
     @property
     def holds_anything(self) -> bool:
@@ -107,7 +103,7 @@ class Session:
         work that is done is claimed all the same.  Never waits for a holder; `claim` does.
         """
         request = ClaimRequest.parse(key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo)
-        return self.try_request(request, lock_timeout=validation.lock_timeout(lock_timeout))
+        return self.try_request(request, lock_timeout=validation.parse_lock_timeout(lock_timeout))
 
     @contextmanager
     def claim(
@@ -184,7 +180,7 @@ class Session:
         that of the claim: work that is done is not claimed again, and the next holder learns of any other outcome.
         """
         request = ReleaseRequest.parse(key, namespace, outcome=outcome, note=note, retention_hours=retention_hours)
-        return self.release_request(request, lock_timeout=validation.lock_timeout(lock_timeout))
+        return self.release_request(request, lock_timeout=validation.parse_lock_timeout(lock_timeout))
 
     def revoke(
         self, found: Claim | Unreadable, reason: str | None = None, *, lock_timeout: float = LOCK_TIMEOUT
@@ -195,7 +191,7 @@ class Session:
         holder, the revoking session and the *reason*.  The former holder learns of it from its next call, and a resource
         that checks generations refuses the old one.  For people who know that the holder hangs.
         """
-        reason = validation.note(reason)
+        reason = validation.parse_note(reason)
         self._check_usable()
         if isinstance(found, Unreadable):
             return self._store.discard(found, lock_timeout=lock_timeout)
@@ -205,7 +201,7 @@ class Session:
             now = self._machine.now()
             marker = Claim(
                 found.scoped,
-                self._holder,
+                self.holder,
                 claimed=found.claimed,
                 expires=expiry.later(now, validation.DEFAULT_RETENTION),
                 note=note[: validation.MAX_NOTE_CHARACTERS],
@@ -222,7 +218,7 @@ class Session:
 
     def prune(self, namespace: str | None = None, *, lock_timeout: float = LOCK_TIMEOUT) -> PruneResult:
         """Remove dead claims, and unreadable ones that are older than any TTL, in one namespace or in all."""
-        timeout = validation.lock_timeout(lock_timeout)
+        timeout = validation.parse_lock_timeout(lock_timeout)
         self._check_usable(namespace)
         return admin.prune(self._store, self._machine, namespace, timeout)
 
@@ -234,7 +230,7 @@ class Session:
         With *mine*, only those of this session.  Removes nothing.
         """
         self._check_usable(namespace)
-        holder = self._holder.name if mine else None
+        holder = self.holder.name if mine else None
         return admin.list_claims(self._store, self._machine, namespace, holder=holder, after=after, limit=limit)
 
     def read(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> ClaimPage:
@@ -390,7 +386,7 @@ class Session:
 
     def describe_client(self, client: str) -> None:
         """Set which program the session belongs to (name and version), for people who read claims."""
-        self._holder = self._holder._replace(client=validation.one_line(client[:_MAX_CLIENT])[:_MAX_CLIENT])
+        self.holder = self.holder._replace(client=validation.one_line(client[:_MAX_CLIENT])[:_MAX_CLIENT])
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         """Call *notify*, from any thread, when a key, a namespace or anything (`None`) may have changed.
@@ -426,7 +422,7 @@ class Session:
             raise SessionEndedError
 
     def _is_forked(self) -> bool:
-        return self._forks != fork_count() or self._machine.pid() != self._pid
+        return self._in_forked_child or self._machine.pid() != self._pid
 
     def _release(self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None) -> ReleaseResult:
         """Release our claim on the key of *request*; with *grant* only if it is that one."""
@@ -455,13 +451,13 @@ class Session:
 
     def _granted(self, now: Moment, request: ClaimRequest) -> Claim:
         expires = expiry.later(now, request.ttl)
-        return Claim(request.scoped, self._holder, claimed=now, expires=expires, note=request.note)
+        return Claim(request.scoped, self.holder, claimed=now, expires=expires, note=request.note)
 
     def _renewed(self, claim: Claim, now: Moment, request: ClaimRequest) -> Claim:
         expires = expiry.later(now, request.ttl)
         if expiry.remaining(claim.expires, now) > request.ttl:
             expires = claim.expires._replace(wall=expiry.wall_expiry(claim.expires, now))
-        return claim._replace(holder=self._holder, expires=expires, note=request.note or claim.note)
+        return claim._replace(holder=self.holder, expires=expires, note=request.note or claim.note)
 
     def _state_of(self, found: Found, now: Moment) -> ClaimState:
         return expiry.state_of(found, now, self._machine.provably_dead)
@@ -473,7 +469,7 @@ class Session:
         """
         return (
             isinstance(found, Claim)
-            and found.holder.name == self._holder.name
+            and found.holder.name == self.holder.name
             and found.ended is None
             and found.scoped == scoped
         )
@@ -511,3 +507,16 @@ def _is_same_grant(one: Claim, other: Claim) -> bool:
         other.claimed,
         other.ended,
     )
+
+
+_sessions: WeakSet[Session] = WeakSet()
+
+
+def _disown_in_forked_child() -> None:
+    # The PID alone does not reveal a fork: a child in a new PID namespace may have the PID of its parent.
+    for session in list(_sessions):
+        session._in_forked_child = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_in_forked_child)

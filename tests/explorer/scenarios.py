@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Found, Moment, Outcome, ScopedKey, Unreadable
-from mcp_claims.model.requests import ReleaseRequest
+from mcp_claims.model.validation import ReleaseRequest
 from mcp_claims.session.results import ReleaseResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
+from mcp_claims.stores.files.filenames import record_path
 from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.lock import NamespaceLock
 from mcp_claims.stores.files.store import FileStore
@@ -143,7 +144,7 @@ class RemovesWithoutComparing(FileStore):
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
             with self._lock_file("/claims/default") as file, NamespaceLock(file, lock_timeout):
-                self._fs.remove(self._paths(found.scoped)[1])
+                self._fs.remove(record_path(self.directory, found.scoped)[1])
             return True
         return super().discard(found, lock_timeout=lock_timeout)
 

@@ -119,7 +119,7 @@ def test_what_only_helps_may_be_missing(field: str, absent: bool) -> None:
 def test_the_largest_claim_that_the_rules_allow_stays_under_16_kb() -> None:
     # Both take the most bytes in JSON: a backslash is escaped, and a note counts characters, not bytes.
     key = "\\" * validation.MAX_KEY_BYTES
-    note = validation.note("🦀" * validation.MAX_NOTE_CHARACTERS)
+    note = validation.parse_note("🦀" * validation.MAX_NOTE_CHARACTERS)
     holder = CLAIM.holder._replace(client=note)
     largest = CLAIM._replace(
         scoped=validation.scoped_key(key, key), holder=holder, note=note, generation=MAX_GENERATION

@@ -121,7 +121,7 @@ def test_an_unreadable_claim_expires_only_when_any_claim_would_have(age: timedel
 )
 def test_a_time_to_live_out_of_range_is_refused_with_the_range(minutes: float) -> None:
     with pytest.raises(InvalidInputError, match=r"ttl_minutes must be a number from 1/60 .*to 1,440") as refusal:
-        validation.ttl(minutes)
+        validation.parse_ttl(minutes)
     assert refusal.value.field == "ttl_minutes"
 
 
@@ -131,13 +131,13 @@ def test_a_time_to_live_out_of_range_is_refused_with_the_range(minutes: float) -
     ids=["least", "default", "most"],
 )
 def test_a_time_to_live_in_range_is_taken(minutes: float, expected: timedelta) -> None:
-    assert validation.ttl(minutes) == expected
+    assert validation.parse_ttl(minutes) == expected
 
 
 @given(st.floats(1 / 60, 1_440))
 @settings(deadline=None)
 def test_a_time_to_live_is_whole_milliseconds_so_that_the_expiry_fits_the_record(minutes: float) -> None:
-    assert validation.ttl(minutes) % timedelta(milliseconds=1) == timedelta(0)
+    assert validation.parse_ttl(minutes) % timedelta(milliseconds=1) == timedelta(0)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_namespace_outside_the_rules_is_refused_by_name(text: str, rule: str) 
     ],
 )
 def test_a_note_is_put_on_one_line(text: str | None, expected: str | None) -> None:
-    assert validation.note(text) == expected
+    assert validation.parse_note(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_note_is_put_on_one_line(text: str | None, expected: str | None) -> No
 )
 def test_a_note_that_is_too_long_is_refused_and_not_cut(text: str) -> None:
     with pytest.raises(InvalidInputError, match="note must be at most 500 characters"):
-        validation.note(text)
+        validation.parse_note(text)
 
 
 @given(st.text(st.characters(categories=("L", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "So")), max_size=200))

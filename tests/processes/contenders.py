@@ -32,7 +32,7 @@ from typing import TypeVar
 from mcp_claims.errors import ClaimsError, StoreBusyError, StoreUnavailableError
 from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, ScopedKey
-from mcp_claims.model.requests import ReleaseRequest
+from mcp_claims.model.validation import ReleaseRequest
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import ReleaseResult, Status
 from mcp_claims.session.session import Session

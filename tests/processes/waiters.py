@@ -17,8 +17,7 @@ from random import Random
 from resource import RUSAGE_CHILDREN, getrusage
 
 from mcp_claims.model.records import Claim
-from mcp_claims.model.requests import ClaimRequest
-from mcp_claims.model.validation import scoped_key
+from mcp_claims.model.validation import ClaimRequest, scoped_key
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore

@@ -276,7 +276,7 @@ def test_a_fixed_session_without_a_proper_name_is_refused(name: str) -> None:
 def keep(sessions: SessionRegistry, session: SessionEntry, *, ttl_minutes: float = 30) -> Claim:
     attempt = session.session.try_claim("red", ttl_minutes=ttl_minutes)
     assert isinstance(attempt.found, Claim)
-    assert sessions.keep_alive(session, attempt, validation.ttl(ttl_minutes))
+    assert sessions.keep_alive(session, attempt, validation.parse_ttl(ttl_minutes))
     return attempt.found
 
 

@@ -22,7 +22,7 @@ from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import local_machine
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, ScopedKey
-from mcp_claims.model.requests import ClaimRequest
+from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.server.app import build_server
 from mcp_claims.server.registry import Caller, SessionRegistry
 from mcp_claims.session import acquire, offload

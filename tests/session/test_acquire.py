@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mcp_claims.model.requests import ClaimRequest
+from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.acquire import Wakeup, acquire
 from mcp_claims.session.results import Status
 from tests.session.bench import KEY, Bench, granted

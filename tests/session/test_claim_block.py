@@ -15,7 +15,7 @@ import pytest
 
 from mcp_claims.errors import NotClaimedError, SessionEndedError, StoreBusyError, StoreUnavailableError
 from mcp_claims.model.records import Claim, ScopedKey
-from mcp_claims.model.requests import ClaimRequest
+from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session import acquire as acquire_module
 from mcp_claims.session import offload
 from mcp_claims.session.acquire import Wakeup, acquire

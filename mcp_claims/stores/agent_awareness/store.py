@@ -184,7 +184,7 @@ class AgentAwarenessStore:
             if new is not None:
                 if not new.generation:
                     last = old.generation if isinstance(old, Claim) else 0
-                    new = new._replace(generation=kernel_lock.counter.next_generation(last, new.claimed.epoch))
+                    new = new._replace(generation=kernel_lock.next_generation(last, new.claimed.epoch))
                 write_new_file(self._fs, new_record, to_json(new))
             lock = try_lock(self._fs, lock_path(path))
             if lock is None:

@@ -10,6 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 
+from mcp_claims.model.records import ScopedKey
+
+SUFFIX = ".json"
+"""Of the file of a record."""
 MAX_NAME = 120
 """Characters of a name; with `.json` it fits the 143 bytes of encrypted home directories, the lowest limit in use."""
 
@@ -42,6 +46,12 @@ def file_name(text: str) -> str:
     if len(name) > MAX_NAME:
         return re.sub(r"%.?$", "", name[:_PREFIX]) + "~" + hashlib.sha256(data).hexdigest()
     return name
+
+
+def record_path(claims_directory: str, scoped: ScopedKey) -> tuple[str, str]:
+    """Return the directory of a namespace in *claims_directory*, and the path of a key's record in it."""
+    directory = f"{claims_directory}/{file_name(scoped.namespace)}"
+    return directory, f"{directory}/{file_name(scoped.key)}{SUFFIX}"
 
 
 def may_be_file_name(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The lock of a namespace: a kernel lock on its lock file, held for all of compare-and-write.
+"""The lock of a namespace, held for all of compare-and-write, and the generation counter in its lock file.
 
 The kernel frees the lock when its owner dies, so no stale lock ever has to be broken, and an owner that is merely slow
 keeps it.
@@ -6,6 +6,10 @@ keeps it.
 The lock file is never removed.  Were it unlinked, a waiter on the old file and a newcomer that makes a new one would
 each lock a file of their own and both be inside.  Somebody may still remove the whole directory under a running
 process, hence the checks that the locked file is the one at the path.
+
+The lock file holds the generation counter of the namespace: the highest generation that was given in it, and the boot in
+which it was written.  So no generation of a key is given twice, although nothing is kept per key, and the number of a
+removed claim is remembered, even if somebody removed the claim by hand.
 """
 
 from __future__ import annotations
@@ -14,18 +18,25 @@ import errno
 import os
 import stat
 import sys
+import time
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 from weakref import WeakSet
 
-from mcp_claims.errors import StoreBusyError
+from mcp_claims.errors import StoreBusyError, StoreUnavailableError
+from mcp_claims.model.records import MAX_GENERATION
 from mcp_claims.stores.files.directories import make_namespace
-from mcp_claims.stores.files.filesystem import CREATE_LOCK, LOCK, FileSystem, OpenFile
-from mcp_claims.stores.files.generation_counter import GenerationCounter
+from mcp_claims.stores.files.filesystem import CREATE_LOCK, LOCK, FileSystem, OpenFile, write_all
 
 LOCK_FILE = ".lock"
 """No claim's file name begins with a dot."""
+
+LEAP = 1_000_000
+"""How far the counter jumps where grants may be forgotten: more grants than fit between two power cuts' syncs."""
+
+COUNTER_BYTES = 128
+_NO_BOOT, _UNKNOWN_BOOT, _DAMAGED = "none", "unknown", "damaged"
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_02, 0.002, 1.5  # s
 
@@ -106,11 +117,6 @@ class NamespaceLock:
         with suppress(OSError):  # As in `LockFile.close`, which frees the lock in any case.
             self._fs.unlock(self._file.fd)
 
-    @property
-    def counter(self) -> GenerationCounter:
-        """The generation counter, which is in the lock file."""
-        return GenerationCounter(self._fs, self._file.fd, self._file.directory)
-
     def check_in_place(self) -> None:
         """Raise `OSError` (ESTALE) if the lock file that we hold is no longer the one that others would lock.
 
@@ -119,6 +125,44 @@ class NamespaceLock:
         """
         if not self._is_in_place():
             raise OSError(errno.ESTALE, "it was removed or replaced while we changed it", self._file.path)
+
+    def next_generation(self, after: int, boot: str | None) -> int:
+        """Number a new grant of a key, higher than *after*, the generation of the key's stored claim (0 if there is none).
+
+        The counter is written before the claim: a crash between the two wastes a number instead of giving it twice.
+        Raises `StoreUnavailableError` when the numbers are used up, `OSError` as the system does.
+        """
+        boot = boot or _UNKNOWN_BOOT
+        given, written_in = self._read_counter()
+        if written_in != boot:
+            # Nothing else is synced to disk, so a power cut may have undone the last writes of the last boot.  The leap
+            # is synced: were it undone too, two boots would leap to the same number.
+            given = given + LEAP if given or written_in else 0
+            self._write_counter(given, written_in)
+            self._fs.sync(self._file.fd)
+            self._fs.sync_directory(self._file.directory)
+            self._fs.sync_directory(os.path.dirname(self._file.directory))
+        value = max(given, after) + 1
+        if value > MAX_GENERATION:
+            used_up = OSError(errno.EOVERFLOW, "the generations are used up; a record or the counter is damaged")
+            raise StoreUnavailableError(self._file.directory, used_up)
+        # The boot is noted after the sync: were it noted before, a sync that fails would never be repeated.
+        self._write_counter(value, boot)
+        return value
+
+    def _read_counter(self) -> tuple[int, str]:
+        """Return the highest generation given, and the boot that noted it, "" for a namespace without any grant."""
+        self._fs.seek(self._file.fd, 0)
+        data = self._fs.read(self._file.fd, COUNTER_BYTES)
+        if data:
+            return _parse(data) or _above_all()
+        # Claims without a counter: somebody has removed the lock file.
+        lost = any(not name.startswith(".") for name in self._fs.names(self._file.directory))
+        return _above_all() if lost else (0, "")
+
+    def _write_counter(self, value: int, boot: str) -> None:
+        self._fs.seek(self._file.fd, 0)
+        write_all(self._fs, self._file.fd, f"{value:016d} {boot or _NO_BOOT}\n".ljust(COUNTER_BYTES).encode())
 
     def _is_in_place(self) -> bool:
         try:
@@ -137,6 +181,25 @@ class NamespaceLock:
                 raise StoreBusyError(self._file.path, self._timeout)
             self._fs.sleep(min(pause, left))
             pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
+
+
+def is_counter(data: bytes) -> bool:
+    """Return whether *data*, the beginning of a lock file, is an undamaged counter."""
+    return _parse(data) is not None
+
+
+def _parse(data: bytes) -> tuple[int, str] | None:
+    words = data.decode("ascii", "replace").split()
+    if len(words) == 2 and words[0].isdigit():
+        value = int(words[0])
+        if value <= MAX_GENERATION - LEAP:
+            return value, words[1]
+    return None
+
+
+def _above_all() -> tuple[int, str]:
+    """Return a counter above every generation given: microseconds since 1970 are more than any count of grants."""
+    return time.time_ns() // 1_000, _DAMAGED
 
 
 _lock_files: WeakSet[LockFile] = WeakSet()

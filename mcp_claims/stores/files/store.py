@@ -24,13 +24,12 @@ from mcp_claims.stores.files.directories import (
     problem_of_namespace,
     unavailable,
 )
-from mcp_claims.stores.files.filenames import file_name, may_be_file_name
+from mcp_claims.stores.files.filenames import SUFFIX, file_name, may_be_file_name, record_path
 from mcp_claims.stores.files.filesystem import FileSystem, create_file, last_change, read_file
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.record_file import RecordFile, read_record_file, unreadable
 from mcp_claims.stores.files.wait_queue import join_wait_queue
 
-_SUFFIX = ".json"
 _NEW = ".new"
 """Prefix of the file in which a record is written before it is renamed into its place.
 
@@ -60,13 +59,13 @@ class FileStore:
         self._private = PrivateDirectories(self._fs, self.directory)
 
     def read(self, scoped: ScopedKey) -> Found:
-        directory, path = self._paths(scoped)
+        directory, path = record_path(self.directory, scoped)
         return self._read(path, scoped) if self._private.exists(directory) else None
 
     def swap(
         self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> Swap:
-        directory, path = self._paths(scoped)
+        directory, path = record_path(self.directory, scoped)
         try:
             with self._lock_file(directory) as file, NamespaceLock(file, lock_timeout) as lock:
                 found = self._read(path, scoped)
@@ -79,7 +78,7 @@ class FileStore:
                     return Swap(True, None)
                 if not new.generation:
                     after = old.generation if old is not None else 0
-                    new = new._replace(generation=lock.counter.next_generation(after, new.claimed.epoch))
+                    new = new._replace(generation=lock.next_generation(after, new.claimed.epoch))
                 self._write(path, to_json(new), lock)
                 return Swap(True, new)
         except OSError as error:
@@ -136,7 +135,7 @@ class FileStore:
             for entry in entries:
                 if name == last_name and entry <= last_entry:
                     continue
-                if entry.endswith(_SUFFIX) and may_be_file_name(entry):
+                if entry.endswith(SUFFIX) and may_be_file_name(entry):
                     found = self._read(f"{directory}/{entry}", None)
                     if found is not None:
                         yield found
@@ -146,12 +145,12 @@ class FileStore:
         from mcp_claims.stores.files.watch import watch_record, watch_records
 
         if isinstance(target, ScopedKey):
-            return watch_record(self.directory, self._paths(target)[1], notify)
+            return watch_record(self.directory, record_path(self.directory, target)[1], notify)
         inside = self.directory if target is None else f"{self.directory}/{file_name(target)}"
         return watch_records(self.directory, inside, notify)
 
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        directory = self._paths(scoped)[0]
+        directory = record_path(self.directory, scoped)[0]
         if not self._private.exists(directory):
             return nullcontext(False)  # Nobody has claimed anything in this namespace.
         return join_wait_queue(directory, scoped.key, notify)
@@ -160,13 +159,8 @@ class FileStore:
         """Do nothing: claims in files end with the process by themselves."""
 
     def position(self, found: Claim | Unreadable) -> str:
-        path = self._paths(found.scoped)[1] if isinstance(found, Claim) else found.where
+        path = record_path(self.directory, found.scoped)[1] if isinstance(found, Claim) else found.where
         return os.path.relpath(path, self.directory).replace(os.sep, _BETWEEN)
-
-    def _paths(self, scoped: ScopedKey) -> tuple[str, str]:
-        """Return the directory of the namespace, and the path of the key's record in it."""
-        directory = f"{self.directory}/{file_name(scoped.namespace)}"
-        return directory, f"{directory}/{file_name(scoped.key)}{_SUFFIX}"
 
     def _lock_file(self, directory: str) -> LockFile:
         """Return the lock file of the namespace in *directory*, made if missing, once that is known to be private."""
@@ -197,7 +191,7 @@ class FileStore:
             claim = from_json(file.data, last_change(file.status))
         except RecordError as error:
             return unreadable(path, file.status, str(error))
-        if claim.scoped != scoped and (scoped is not None or self._paths(claim.scoped)[1] != path):
+        if claim.scoped != scoped and (scoped is not None or record_path(self.directory, claim.scoped)[1] != path):
             return unreadable(path, file.status, "about another key than its file name says")
         return claim
 

@@ -14,8 +14,7 @@ import pytest
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import MAX_GENERATION, Claim, ScopedKey
-from mcp_claims.stores.files.generation_counter import LEAP
-from mcp_claims.stores.files.lock import LockFile, NamespaceLock
+from mcp_claims.stores.files.lock import LEAP, LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, OTHER_KEY, claim, grant, lock_file, place, renewed
@@ -81,7 +80,7 @@ def test_a_removed_claim_s_generation_is_remembered(store: FileStore) -> None:
 def test_two_grants_under_one_lock_have_different_numbers(store: FileStore) -> None:
     last = cycle(store)
     with LockFile(HookedFileSystem(), str(lock_file(store).parent)) as file, NamespaceLock(file, 0) as lock:
-        assert [lock.counter.next_generation(0, "boot-1") for _ in range(3)] == [last + 1, last + 2, last + 3]
+        assert [lock.next_generation(0, "boot-1") for _ in range(3)] == [last + 1, last + 2, last + 3]
     assert cycle(store) == last + 4
 
 
