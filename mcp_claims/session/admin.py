@@ -1,4 +1,4 @@
-"""Listing and pruning the claims of all sessions."""
+"""Listing, pruning and revoking the claims of all sessions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from collections import Counter
 from functools import cache, partial
 
-from mcp_claims.errors import StoreBusyError, StoreUnavailableError
+from mcp_claims.errors import ContendedError, StoreBusyError, StoreUnavailableError
 from mcp_claims.liveness import Machine
-from mcp_claims.model import expiry
+from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Ended, Holder, Outcome, ScopedKey, Unreadable
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
-from mcp_claims.stores.base import LOCK_TIMEOUT, Store, call_before
+from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store, call_before
 
 
 def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: float) -> PruneResult:
@@ -82,3 +82,42 @@ def read_claim(store: Store, machine: Machine, scoped: ScopedKey) -> ClaimPage:
 
 def _timed_out(error: StoreUnavailableError | StoreBusyError) -> bool:
     return isinstance(error, StoreUnavailableError) and error.cause.errno == errno.ETIMEDOUT
+
+
+def revoke(
+    store: Store, machine: Machine, found: Claim | Unreadable, by: Holder, reason: str | None, lock_timeout: float
+) -> bool:
+    """Put a marker of session *by*, with the *reason*, in the place of *found*, as `Session.revoke` promises."""
+    if isinstance(found, Unreadable):
+        return store.discard(found, lock_timeout=lock_timeout)
+    note = f"revoked from {found.holder.name}" + (f": {reason}" if reason else "")
+    stored = found
+    for _ in range(MAX_SWAPS):
+        now = machine.now()
+        marker = Claim(
+            found.scoped,
+            by,
+            claimed=found.claimed,
+            expires=expiry.later(now, validation.DEFAULT_RETENTION),
+            note=note[: validation.MAX_NOTE_CHARACTERS],
+            ended=Ended(Outcome.REVOKED, now),
+        )
+        swap = store.swap(found.scoped, stored, marker, lock_timeout=lock_timeout)
+        if swap.won:
+            return True
+        # A program that hangs may renew all the same, perhaps while a person thinks about the question.
+        if not isinstance(swap.found, Claim) or not _is_same_grant(swap.found, found):
+            return False
+        stored = swap.found
+    raise ContendedError(found.scoped.key, MAX_SWAPS)
+
+
+def _is_same_grant(one: Claim, other: Claim) -> bool:
+    """Return whether both are the same grant, renewed or not."""
+    return (one.scoped, one.holder.name, one.generation, one.claimed, one.ended) == (
+        other.scoped,
+        other.holder.name,
+        other.generation,
+        other.claimed,
+        other.ended,
+    )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -18,7 +18,6 @@ from weakref import WeakSet
 from mcp_claims.errors import (
     ContendedError,
     ForkedError,
-    NotClaimedError,
     SessionEndedError,
     StoreBusyError,
     StoreUnavailableError,
@@ -27,7 +26,7 @@ from mcp_claims.errors import (
 from mcp_claims.liveness import Machine, ProcessExit
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Ended, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
     DEFAULT_RETENTION_HOURS,
@@ -37,9 +36,8 @@ from mcp_claims.model.validation import (
     ReleaseRequest,
 )
 from mcp_claims.session import admin
-from mcp_claims.session.acquire import acquire
+from mcp_claims.session.block import hold, hold_async
 from mcp_claims.session.held import HeldClaims
-from mcp_claims.session.keepalive import KeepAliveThread
 from mcp_claims.session.results import (
     ClaimPage,
     ClaimResult,
@@ -49,13 +47,12 @@ from mcp_claims.session.results import (
     Status,
     TakenOver,
 )
-from mcp_claims.stores.base import LOCK_TIMEOUT, Store
+from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store
 
 CLOSE_TIMEOUT = 0.2
 """Seconds that the end of a session waits for locks by default, in all."""
 
 _MAX_CLIENT = 100
-_MAX_ROUNDS = 1_000
 
 
 class Session:
@@ -105,7 +102,6 @@ class Session:
         request = ClaimRequest.parse(key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo)
         return self.try_request(request, lock_timeout=validation.parse_lock_timeout(lock_timeout))
 
-    @contextmanager
     def claim(
         self,
         key: str,
@@ -116,7 +112,7 @@ class Session:
         note: str | None = None,
         redo: bool = False,
         keep_alive: bool = False,
-    ) -> Iterator[Claim]:
+    ) -> AbstractContextManager[Claim]:
         """Hold *key* for the block: wait for its holder for up to *wait* seconds (0 to 300), release it at the end.
 
         With *keep_alive* a thread renews the claim until then.  Raises `NotClaimedError` if another session still holds
@@ -125,15 +121,9 @@ class Session:
         request = ClaimRequest.parse(
             key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, wait_seconds=wait, keep_alive=keep_alive
         )
-        claim = _new_grant(request, acquire(self, request))
-        try:
-            with self._keep_alive(claim, request):
-                yield claim
-        finally:
-            self.release_own(claim, LOCK_TIMEOUT)
+        return hold(self, request)
 
-    @asynccontextmanager
-    async def claim_async(
+    def claim_async(
         self,
         key: str,
         namespace: str = DEFAULT_NAMESPACE,
@@ -143,19 +133,12 @@ class Session:
         note: str | None = None,
         redo: bool = False,
         keep_alive: bool = False,
-    ) -> AsyncIterator[Claim]:
+    ) -> AbstractAsyncContextManager[Claim]:
         """Hold *key* for the block, as `claim` does, without blocking the event loop (asyncio or trio's, by anyio)."""
-        from mcp_claims.session.offload import acquire_async, release_async  # Only this method needs an event loop.
-
         request = ClaimRequest.parse(
             key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, wait_seconds=wait, keep_alive=keep_alive
         )
-        claim = _new_grant(request, await acquire_async(self, request))
-        try:
-            with self._keep_alive(claim, request):
-                yield claim
-        finally:
-            await release_async(self, claim)
+        return hold_async(self, request)
 
     def inspect(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, generation: int | None = None) -> Inspection:
         """Return who holds *key*.  Claims nothing; removes a dead claim.
@@ -193,28 +176,7 @@ class Session:
         """
         reason = validation.parse_note(reason)
         self._check_usable()
-        if isinstance(found, Unreadable):
-            return self._store.discard(found, lock_timeout=lock_timeout)
-        note = f"revoked from {found.holder.name}" + (f": {reason}" if reason else "")
-        stored = found
-        for _ in range(_MAX_ROUNDS):
-            now = self._machine.now()
-            marker = Claim(
-                found.scoped,
-                self.holder,
-                claimed=found.claimed,
-                expires=expiry.later(now, validation.DEFAULT_RETENTION),
-                note=note[: validation.MAX_NOTE_CHARACTERS],
-                ended=Ended(Outcome.REVOKED, now),
-            )
-            swap = self._store.swap(found.scoped, stored, marker, lock_timeout=lock_timeout)
-            if swap.won:
-                return True
-            # A program that hangs may renew all the same, perhaps while a person thinks about the question.
-            if not isinstance(swap.found, Claim) or not _is_same_grant(swap.found, found):
-                return False
-            stored = swap.found
-        raise ContendedError(found.scoped.key, _MAX_ROUNDS)
+        return admin.revoke(self._store, self._machine, found, self.holder, reason, lock_timeout)
 
     def prune(self, namespace: str | None = None, *, lock_timeout: float = LOCK_TIMEOUT) -> PruneResult:
         """Remove dead claims, and unreadable ones that are older than any TTL, in one namespace or in all."""
@@ -285,7 +247,7 @@ class Session:
         # never refuse from the cache.
         found: Found = cached if self._store.remote else self._store.read(scoped)
         # Each further round means that the key changed between our read and our write, so somebody made progress.
-        for _ in range(_MAX_ROUNDS):
+        for _ in range(MAX_SWAPS):
             now = self._machine.now()
             ours = self._holds(found, scoped)
             if found is not None and not ours:
@@ -315,14 +277,14 @@ class Session:
                 if not expiry.has_passed(found.expires, now):
                     self._record(found)
                     return ClaimResult(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
-        raise ContendedError(scoped.key, _MAX_ROUNDS)
+        raise ContendedError(scoped.key, MAX_SWAPS)
 
     def inspect_request(self, request: InspectRequest) -> Inspection:
         """Do what `inspect` does, for a checked request."""
         self._check_usable()
         scoped = request.scoped
         cached = self._held.get(scoped)
-        for _ in range(_MAX_ROUNDS):
+        for _ in range(MAX_SWAPS):
             found = self._store.read(scoped)
             now = self._machine.now()
             if found is None or not self._state_of(found, now).dead:
@@ -336,7 +298,7 @@ class Session:
             found = None
             break
         else:
-            raise ContendedError(scoped.key, _MAX_ROUNDS)
+            raise ContendedError(scoped.key, MAX_SWAPS)
         in_force = None
         if request.generation is not None:
             in_force = isinstance(found, Claim) and found.ended is None and found.generation == request.generation
@@ -410,9 +372,6 @@ class Session:
         """Return the present moment on this machine's clocks."""
         return self._machine.now()
 
-    def _keep_alive(self, grant: Claim, request: ClaimRequest) -> AbstractContextManager[object]:
-        return KeepAliveThread(self, grant, request.ttl) if request.keep_alive else nullcontext()
-
     def _check_usable(self, namespace: str | None = None) -> None:
         if namespace is not None:
             validation.scoped_key("any", namespace)
@@ -480,33 +439,6 @@ class Session:
         if self._closed:
             self._release(ReleaseRequest(grant.scoped), CLOSE_TIMEOUT)
             raise SessionEndedError
-
-
-def _new_grant(request: ClaimRequest, result: ClaimResult) -> Claim:
-    if result.status is not Status.ACQUIRED or not isinstance(result.found, Claim):
-        raise NotClaimedError(_refusal(request.scoped, result), result)
-    return result.found
-
-
-def _refusal(scoped: ScopedKey, result: ClaimResult) -> str:
-    found = result.found
-    if not isinstance(found, Claim):
-        return f"{scoped.key!r} counts as held: {found.where} cannot be read ({found.problem})"
-    if result.status is Status.RENEWED:
-        return f"{scoped.key!r} is held by this session already"
-    verb = "is held" if result.status is Status.HELD else "was done"
-    return f"{scoped.key!r} {verb} by {found.holder.name}"
-
-
-def _is_same_grant(one: Claim, other: Claim) -> bool:
-    """Return whether both are the same grant, renewed or not."""
-    return (one.scoped, one.holder.name, one.generation, one.claimed, one.ended) == (
-        other.scoped,
-        other.holder.name,
-        other.generation,
-        other.claimed,
-        other.ended,
-    )
 
 
 _sessions: WeakSet[Session] = WeakSet()

@@ -16,6 +16,9 @@ T = TypeVar("T")
 LOCK_TIMEOUT = 5.0
 """Seconds that a change waits by default for another change in the same namespace."""
 
+MAX_SWAPS = 1_000
+"""Compare-and-swaps lost to others after which an operation gives up; each loss means that somebody made progress."""
+
 SECRET_BYTES = 32
 
 NEVER = datetime.max.replace(tzinfo=UTC)
