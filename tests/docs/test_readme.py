@@ -48,7 +48,7 @@ def run(arguments: list[str], directory: Path, **variables: str) -> subprocess.C
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
 
 
@@ -103,7 +103,7 @@ def test_the_first_command_shows_the_demo_on_a_fresh_machine(tmp_path: Path) -> 
     copy = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
     line = command("mcp-claims demo")
-    done = subprocess.run(["bash", "-c", line], cwd=copy, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(["bash", "-c", line], cwd=copy, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "OK: one acted" in done.stdout
 
