@@ -55,15 +55,15 @@ def parse_config(url: str, environment: Mapping[str, str], option: str = "--stor
         raise InvalidInputError(
             option, f"must not contain a user, since others can see it; set {USER_VARIABLE} instead"
         )
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise InvalidInputError(option, f"has an endpoint that is not host:port ({error})") from error
-    if parts.scheme not in _SCHEMES:
+    # Not by `urlsplit`: newer ones refuse several hosts of which one is an IPv6 address.
+    scheme, _, rest = url.strip().partition("://")
+    endpoints, _, prefix = rest.partition("/")
+    scheme = scheme.lower()
+    if scheme not in _SCHEMES:
         raise InvalidInputError(option, "must be like etcd://host1:2379,host2:2379/prefix, or etcds:// for TLS")
-    if parts.query or parts.fragment:
+    if "?" in rest or "#" in rest:
         raise InvalidInputError(option, "must end with the prefix")
-    tls = parts.scheme == "etcds"
+    tls = scheme == "etcds"
     for variable in (CA_VARIABLE, CERT_VARIABLE, KEY_VARIABLE):
         if not tls and environment.get(variable):
             raise InvalidInputError(option, f"must begin with etcds:// because {variable} is set")
@@ -71,8 +71,8 @@ def parse_config(url: str, environment: Mapping[str, str], option: str = "--stor
         raise InvalidInputError(CERT_VARIABLE, f"needs {KEY_VARIABLE}, and the other way round")
     user = environment.get(USER_VARIABLE) or None
     return EtcdConfig(
-        endpoints=tuple(_parse_endpoint(each, option) for each in parts.netloc.split(",")),
-        prefix=_parse_prefix(parts.path, option),
+        endpoints=tuple(_parse_endpoint(each, option) for each in endpoints.split(",")),
+        prefix=_parse_prefix(f"/{prefix}", option),
         tls=tls,
         ca_file=_readable_file(environment, CA_VARIABLE),
         cert_file=_readable_file(environment, CERT_VARIABLE),

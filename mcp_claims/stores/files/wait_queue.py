@@ -60,14 +60,15 @@ def join_wait_queue(directory: str, key: str, notify: Callable[[], None]) -> Ite
 if sys.platform == "linux":
 
     class _Waiter:
-        """A caller of `join_wait_queue`, and its `ticket` if it has one."""
+        """A caller of `join_wait_queue`."""
 
         def __init__(self, path: str, key: str, notify: Callable[[], None]) -> None:
             self.path, self.key, self.notify = path, key, notify
-            self.ticket: _Ticket | None = None
 
     class _Ticket:
         """A ticket in the queue of a key; `waiter` is `None` once its waiter has left the queue."""
+
+        fd = -1
 
         def __init__(self, waiter: _Waiter) -> None:
             self.waiter: _Waiter | None = waiter
@@ -81,9 +82,16 @@ if sys.platform == "linux":
                 self.first = True
             except BlockingIOError:
                 self.first = False
-            except OSError:
-                os.close(self.fd)
-                raise
+
+        def __del__(self) -> None:
+            # Of one that an error or an interrupt kept from the list: its lock would stay first in the queue.
+            self.close()
+
+        def close(self) -> None:
+            """Drop the lock, or the request for it."""
+            fd, self.fd = self.fd, -1
+            if fd >= 0:
+                os.close(fd)
 
         def wait(self) -> None:
             """Wait until no other ticket is before this one; nothing ends the wait earlier."""
@@ -121,7 +129,8 @@ if sys.platform == "linux":
         def leave(self, waiter: _Waiter) -> None:
             """Notify *waiter* no more; if its ticket was the first, the next one is."""
             with self._lock:
-                ticket = waiter.ticket
+                # Found in the list, as `_take` may have been interrupted right after it put the ticket there.
+                ticket = next((each for each in self._tickets if each.waiter is waiter), None)
                 if ticket is None:
                     if waiter in self._without_ticket:  # Unless it was notified because no ticket could be made.
                         self._without_ticket.remove(waiter)
@@ -137,7 +146,7 @@ if sys.platform == "linux":
         def reset_after_fork(self) -> None:
             """Drop all tickets in a forked child: they are the parent's, and its release or death must free them."""
             for ticket in self._tickets:
-                os.close(ticket.fd)
+                ticket.close()
             self._reset()
 
         def _take(self, waiter: _Waiter) -> None:
@@ -147,13 +156,12 @@ if sys.platform == "linux":
                 try:
                     start_daemon_thread(partial(self._advance, ticket), "mcp-claims wait queue")
                 except RuntimeError as error:
-                    os.close(ticket.fd)
                     raise OSError(str(error)) from error
             self._tickets.append(ticket)
             self._give(ticket, waiter)
 
         def _give(self, ticket: _Ticket, waiter: _Waiter) -> None:
-            ticket.waiter, waiter.ticket = waiter, ticket
+            ticket.waiter = waiter
             if ticket.first:
                 waiter.notify()
 
@@ -167,8 +175,8 @@ if sys.platform == "linux":
                     ticket.waiter.notify()
 
         def _free(self, ticket: _Ticket) -> None:
-            os.close(ticket.fd)
             self._tickets.remove(ticket)
+            ticket.close()
             while self._without_ticket and len(self._tickets) < MAX_TICKETS:
                 waiter = self._without_ticket.pop(0)
                 try:
