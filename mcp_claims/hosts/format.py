@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from typing import Any, Protocol
+from difflib import SequenceMatcher
+from typing import Any, Literal, Protocol
 
 from mcp_claims.hosts.errors import UneditableTextError
 
@@ -30,7 +32,10 @@ class Format(Protocol):
         ...
 
     def put(self, text: str, key_path: Sequence[str], name: str, entry: dict[str, Any]) -> str:
-        """Return *text* with *entry* as the server *name*; everything else keeps every byte."""
+        """Return *text* with *entry* as the server *name*.
+
+        Of an entry that is there only the values that differ are replaced; everything else keeps every byte.
+        """
         ...
 
     def remove(self, text: str, key_path: Sequence[str], name: str) -> str:
@@ -61,6 +66,27 @@ def remove_server(form: Format, text: str, key_path: Sequence[str], name: str) -
     after = form.remove(text, key_path, name)
     _check(form, text, after, key_path, expected)
     return after
+
+
+def list_edits(
+    old: Sequence[object], new: Sequence[object]
+) -> Iterator[tuple[Literal["set", "insert", "delete"], int, Any]]:
+    """Yield the edits that make *new* of *old*, each with its index in *old*, from the last to the first.
+
+    What is in both stays, with the comments beside it.
+    """
+    texts = [[json.dumps(each, sort_keys=True, default=str) for each in values] for values in (old, new)]
+    matcher = SequenceMatcher(None, texts[0], texts[1], autojunk=False)
+    for tag, start, end, new_start, new_end in reversed(matcher.get_opcodes()):
+        if tag == "equal":
+            continue
+        both = min(end - start, new_end - new_start)
+        for index in reversed(range(start + both, end)):
+            yield "delete", index, None
+        for value in reversed(new[new_start + both : new_end]):
+            yield "insert", start + both, value
+        for offset in reversed(range(both)):
+            yield "set", start + offset, new[new_start + offset]
 
 
 def _check(form: Format, before: str, after: str, key_path: Sequence[str], expected: dict[str, Any]) -> None:

@@ -7,13 +7,16 @@ returns where a value ends, and cuts the text there.
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 from mcp_claims.hosts.errors import UneditableTextError
+from mcp_claims.hosts.format import list_edits
 
 _STRING = r'"(?:\\.|[^"\\\n])*"'
 _COMMENT = re.compile(rf"{_STRING}|//[^\r\n]*|/\*.*?\*/", re.DOTALL)
@@ -68,16 +71,42 @@ class JsonText:
             if member is None:
                 return cut.insert(start, _nested([*key_path[depth + 1 :], name], entry), key)
             start = member.value
-        member = cut.find(start, name)
-        if member is None:
+        if cut.find(start, name) is None:
             return cut.insert(start, entry, name)
-        new = _to_json(entry, cut.unit(), cut.indentation(member.value), cut.newline)
-        return text[: member.value] + new + text[member.end :]
+        path = [*key_path, name]
+        return self._replace(text, path, functools.reduce(operator.getitem, path, self.parse(text)), entry)
+
+    def _replace(self, text: str, path: Sequence[str | int], old: Any, new: Any) -> str:
+        """Return *text* with *new* in place of *old* at *path*; what they have in common stays as it is written."""
+        if isinstance(old, dict) and isinstance(new, dict):
+            for key, value in new.items():
+                if key in old:
+                    text = self._replace(text, [*path, key], old[key], value)
+                else:
+                    cut = _Blanked(text, self)
+                    text = cut.insert(cut.at(path).value, value, key)
+            return text
+        if isinstance(old, list) and isinstance(new, list):
+            for edit, index, value in list_edits(old, new):
+                cut = _Blanked(text, self)
+                if edit == "set":
+                    text = self._replace(text, [*path, index], None, value)
+                elif edit == "insert":
+                    text = cut.insert(cut.at(path).value, value, index=index)
+                else:
+                    text = cut.remove(cut.at(path).value, index)
+            return text
+        if json.dumps(old) == json.dumps(new):  # `1 == True`, but not here.
+            return text
+        cut = _Blanked(text, self)
+        member = cut.at(path)
+        spelt = _to_json(new, cut.unit(), cut.indentation(member.value), cut.newline)
+        return text[: member.value] + spelt + text[member.end :]
 
     def remove(self, text: str, key_path: Sequence[str], name: str) -> str:
         """Return *text* without the member *name*, which it has, of the object at *key_path*."""
         cut = _Blanked(text, self)
-        start = cut.at(key_path)
+        start = cut.at(key_path).value
         return cut.remove(start, [member.key for member in cut.members(start)[0]].index(name))
 
     def append(self, text: str, key_path: Sequence[str], value: object) -> str:
@@ -88,12 +117,12 @@ class JsonText:
             found = found.get(key) if isinstance(found, dict) else None
         if not isinstance(found, list):
             return self.put(text, key_path[:-1], key_path[-1], [value])
-        return cut.insert(cut.at(key_path), value)
+        return cut.insert(cut.at(key_path).value, value)
 
     def remove_element(self, text: str, key_path: Sequence[str], index: int) -> str:
         """Return *text* without the element *index*, which it has, of the array at *key_path*."""
         cut = _Blanked(text, self)
-        return cut.remove(cut.at(key_path), index)
+        return cut.remove(cut.at(key_path).value, index)
 
     def snippet(self, key_path: Sequence[str], name: str, entry: object) -> str:
         """Return the text of a new file with the server *name* alone, for pasting."""
@@ -138,14 +167,13 @@ class _Blanked:
         """Return where the value of the whole text starts."""
         return self._skip(0)
 
-    def at(self, key_path: Sequence[str]) -> int:
-        """Return where the value at *key_path*, which exists, starts."""
-        start = self.root()
-        for key in key_path:
-            member = self.find(start, key)
-            assert member is not None, "the caller has checked that it exists"
-            start = member.value
-        return start
+    def at(self, path: Sequence[str | int]) -> _Member:
+        """Return where the value at *path*, of keys and indices, stands; it exists."""
+        member = _Member(None, self.root(), self.root(), len(self.plain))
+        for step in path:
+            members, _ = self.members(member.value)
+            member = members[step] if isinstance(step, int) else next(each for each in members if each.key == step)
+        return member
 
     def find(self, start: int, key: str) -> _Member | None:
         """Return the member *key* of the object at *start*, if it has one."""
@@ -169,9 +197,14 @@ class _Blanked:
                 position = self._skip(position + 1)
         return found, position
 
-    def insert(self, start: int, value: object, key: str | None = None) -> str:
-        """Return the text with *value* as the last member of the object, or element of the array, at *start*."""
+    def insert(self, start: int, value: object, key: str | None = None, index: int | None = None) -> str:
+        """Return the text with *value* as the last member of the object at *start*, or before *index* of the array."""
         text, (members, close) = self.text, self.members(start)
+        if index is not None and index < len(members):
+            at = members[index].start
+            indentation = self._indentation_of_first_in_line(at)
+            gap = " " if indentation is None else self.newline + indentation
+            return f"{text[:at]}{_to_json(value, self.unit(), indentation or '', self.newline)},{gap}{text[at:]}"
         named = "" if key is None else f"{json.dumps(key, ensure_ascii=False)}: "
         comma = self._trailing_comma(members, close)
         if members and "\n" not in text[start:close]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -10,6 +12,7 @@ from typing import Any, ClassVar
 import tomlkit
 
 from mcp_claims.hosts.errors import UneditableTextError
+from mcp_claims.hosts.format import list_edits
 
 
 class TomlText:
@@ -44,7 +47,7 @@ class TomlText:
         """Return *text* with *entry* as the table of the server *name*."""
         newline = "\r\n" if "\r\n" in text else "\n"
         if name in self.servers(self.parse(text), key_path):
-            replaced = self._replace_table(text, key_path, name, entry, newline)
+            replaced = self._replace_table(text, [*key_path, name], entry, newline)
             return _edit_with_tomlkit(text, key_path, name, entry) if replaced is None else replaced
         table = self.snippet(key_path, name, entry).replace("\n", newline)
         # A file that lacks a final line break goes without one, so that `remove` restores it to the byte.
@@ -52,21 +55,19 @@ class TomlText:
         after = text + ("" if not text else newline if whole else newline * 2) + (table if whole else table.rstrip())
         return after if _parses(after) else _edit_with_tomlkit(text, key_path, name, entry)
 
-    def _replace_table(
-        self, text: str, key_path: Sequence[str], name: str, entry: dict[str, Any], newline: str
-    ) -> str | None:
-        """Return *text* with new lines in the table of *name*; `None` if that is not a table with lines of its own."""
+    def _replace_table(self, text: str, path: Sequence[str], entry: dict[str, Any], newline: str) -> str | None:
+        """Return *text* with what *entry* has else in the table at *path*; `None` if that has no lines of its own."""
         lines = text.splitlines(keepends=True)
-        tables = list(_tables(lines, [*key_path, name]))
-        if not tables or not re.match(r"[^#]*" + re.escape(name) + r"[\"']?\s*\]", lines[tables[0][0]]):
+        tables = list(_tables(lines, path))
+        if not tables or not re.match(r"[^#]*" + re.escape(path[-1]) + r"[\"']?\s*\]", lines[tables[0][0]]):
             return None
         first, end = tables[0]
-        subtables = {key for key, each in entry.items() if isinstance(each, dict)} if len(tables) > 1 else set()
-        snippet = self.snippet(key_path, name, {key: each for key, each in entry.items() if key not in subtables})
-        table = [line + newline for line in snippet.splitlines()[1:]]
-        if not lines[end - 1].endswith("\n"):
-            table[-1] = table[-1].rstrip()
-        return "".join(lines[: first + 1] + table + lines[end:])
+        whole = lines[end - 1].endswith("\n")
+        # By itself: tomlkit would move comments that stand before the next table.
+        document: Any = tomlkit.parse("".join(lines[first:end]) + ("" if whole else newline))
+        _merge(functools.reduce(operator.getitem, path, document), entry)
+        table = re.sub(r"\r?\n", newline, tomlkit.dumps(document))
+        return "".join([*lines[:first], table if whole else table.removesuffix(newline), *lines[end:]])
 
     def remove(self, text: str, key_path: Sequence[str], name: str) -> str:
         """Return *text* without the tables of the server *name*, which it has."""
@@ -128,6 +129,23 @@ def _to_toml(value: object) -> str:
     return tomlkit.item(value).as_string()
 
 
+def _merge(table: Any, entry: dict[str, Any]) -> None:
+    """Put what *entry* has else into *table*; a value that stays keeps its comment, as does one that takes its place."""
+    for key, value in entry.items():
+        old = table.get(key)
+        if isinstance(old, list) and isinstance(value, list):
+            for edit, index, each in list_edits(old, value):
+                if edit == "set":
+                    old[index] = each
+                elif edit == "insert":
+                    old.insert(index, each)
+                else:
+                    del old[index]
+        # A table in this one may have lines of its own, which are not among those of *table*.
+        elif not isinstance(value, dict) and (old != value or isinstance(old, bool) != isinstance(value, bool)):
+            table[key] = value
+
+
 def _edit_with_tomlkit(text: str, key_path: Sequence[str], name: str, entry: dict[str, Any] | None) -> str:
     """Return *text* with *entry* as the server *name*, or without that server if *entry* is `None`.
 
@@ -143,9 +161,7 @@ def _edit_with_tomlkit(text: str, key_path: Sequence[str], name: str, entry: dic
         table[name] = tomlkit.inline_table()
         table[name].update(entry)
     else:
-        for key, each in entry.items():
-            if table[name].get(key) != each:
-                table[name][key] = each
+        _merge(table[name], entry)
     after = tomlkit.dumps(document)
     rest = iter(after)
     if entry is not None and all(character in rest for character in text):

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mcp_claims.hosts.errors import UneditableTextError
+from mcp_claims.hosts.format import list_edits
 
 
 class YamlText:
@@ -70,8 +71,9 @@ class YamlText:
         indentation = " " * servers.start_mark.column
         piece = "".join(f"{indentation}{line}{newline}" for line in _item(name, entry))
         if item is not None:
-            start, end = _item_lines(text, item)
-            return text[:start] + (piece if text[:end].endswith("\n") else piece.removesuffix(newline)) + text[end:]
+            for field, value in {"name": name, **entry}.items():
+                text = _replace(text, key_path[0], name, field, value, newline)
+            return text
         end = _item_lines(text, servers.value[-1])[1]
         if not text[:end].endswith("\n"):
             return text[:end] + newline + piece.removesuffix(newline) + text[end:]
@@ -96,6 +98,54 @@ class YamlText:
         return "\n".join([*head, f"{key_path[0]}:", *(f"  {line}" for line in _item(name, entry)), ""])
 
 
+def _replace(text: str, key_name: str, name: str, field: str, new: Any, newline: str) -> str:
+    """Return *text* with *new* as the *field* of the item *name*; what stays of a list keeps its comments."""
+    _, servers = _find_servers(text, key_name)
+    item = next(item for item in servers.value if _name_of(item) == name)
+    found: Any = next((each for each in item.value if each[0].value == field), None)
+    if found is None and item.flow_style:
+        raise UneditableTextError(f"has {name!r} in flow style, in one line")
+    if found is None:
+        end = _item_lines(text, item)[1]
+        lines = [" " * item.start_mark.column + line.removeprefix("  ") for line in _field(field, new)]
+        gap = "" if text[:end].endswith("\n") else newline
+        return text[:end] + gap + newline.join(lines) + ("" if gap else newline) + text[end:]
+    key, node = found
+    old = YAML(typ="safe", pure=True).load(text)[key_name][servers.value.index(item)][field]
+    if isinstance(old, list) and isinstance(new, list) and old and new and not node.flow_style:
+        for edit, index, value in list_edits(old, new):
+            # The nodes behind this one are done, so that their offsets, which are wrong now, do not matter.
+            text = _edit_element(text, node.value, edit, index, value, newline)
+        return text
+    if json.dumps(old, default=str) == json.dumps(new, default=str):
+        return text
+    if node.start_mark.index == node.end_mark.index:  # Nothing, which stands anywhere behind the colon.
+        colon = text.index(":", key.end_mark.index) + 1
+        return f"{text[:colon]} {json.dumps(new, ensure_ascii=False)}{text[colon:]}"
+    return _spelt_anew(text, node, new, newline)
+
+
+def _edit_element(text: str, elements: list[Any], edit: str, index: int, value: Any, newline: str) -> str:
+    """Return *text* with one edit of *elements*, those of a list in block style."""
+    if edit == "set":
+        return _spelt_anew(text, elements[index], value, newline)
+    start, end = _item_lines(text, elements[min(index, len(elements) - 1)])
+    if edit == "delete":
+        return text[:start] + text[end:]
+    line = text[start : text.index("-", start)] + f"- {json.dumps(value, ensure_ascii=False)}"
+    if index < len(elements):
+        return text[:start] + line + newline + text[start:]
+    whole = text[:end].endswith("\n")
+    return text[:end] + (line + newline if whole else newline + line) + text[end:]
+
+
+def _spelt_anew(text: str, node: Any, value: Any, newline: str) -> str:
+    """Return *text* with *value*, as JSON in one line, which is YAML too, in place of *node*."""
+    start, end = node.start_mark.index, node.end_mark.index
+    after = newline if text[start:end].endswith("\n") else ""
+    return text[:start] + json.dumps(value, ensure_ascii=False) + after + text[end:]
+
+
 def _put_first(text: str, key: int | None, servers: Any, key_name: str, item: list[str], newline: str) -> str:
     """Return *text* with its first server; *key* and *servers* are where the key and the empty list stand, if they do."""
     lines = newline.join(f"  {line}" for line in item)
@@ -110,13 +160,13 @@ def _put_first(text: str, key: int | None, servers: Any, key_name: str, item: li
 
 def _item(name: str, entry: dict[str, Any]) -> list[str]:
     """Return the lines of an item; a JSON scalar is a YAML scalar too."""
-    lines = [f"- name: {name}"]
-    for key, each in entry.items():
-        if isinstance(each, list):
-            lines += [f"  {key}:", *(f"    - {json.dumps(one, ensure_ascii=False)}" for one in each)]
-        else:
-            lines.append(f"  {key}: {json.dumps(each, ensure_ascii=False)}")
-    return lines
+    return [f"- name: {name}", *(line for key, each in entry.items() for line in _field(key, each))]
+
+
+def _field(key: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [f"  {key}:", *(f"    - {json.dumps(one, ensure_ascii=False)}" for one in value)]
+    return [f"  {key}: {json.dumps(value, ensure_ascii=False)}"]
 
 
 def _find_servers(text: str, key_name: str) -> tuple[int | None, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import Any
 
@@ -15,18 +14,18 @@ from starlette.requests import Request
 from mcp_claims.model.validation import one_line
 from mcp_claims.server.registry import Caller
 
+# The end of an id: Codex makes UUIDs of version 7, which begin with the time, so that sessions of one day begin alike.
 _SHOWN = 8
-# Codex sends its thread and its session in each request, under these names.
+# Codex sends its thread and its session in each request, under these names.  Claude Code has its session in the
+# environment of the server alone, where it is wrong after `/clear`: the server goes on, and its environment is the old one.
 _SESSION_IN_META = ("threadId", "sessionId")
-_SESSION_VARIABLE = "CLAUDE_CODE_SESSION_ID"
 
 
 def caller_of(context: ServerRequestContext[Any]) -> Caller:
     """Return who sent the request of *context*."""
     request = context.request
     if not isinstance(request, Request):
-        # A host that was started inside another one inherits its environment, so this is a label, never an identity.
-        return Caller(client=partial(_client, context, os.environ.get(_SESSION_VARIABLE)))
+        return Caller(client=partial(_client, context))
     user = request.scope.get("user")
     principal = user.access_token.client_id if isinstance(user, AuthenticatedUser) else None
     connection = None
@@ -34,16 +33,17 @@ def caller_of(context: ServerRequestContext[Any]) -> Caller:
     # a client could send that of another.
     if context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
         connection = request.headers.get(MCP_SESSION_ID_HEADER)
-    return Caller(connection, principal, partial(_client, context, None))
+    return Caller(connection, principal, partial(_client, context))
 
 
-def _client(context: ServerRequestContext[Any], host_session: str | None) -> str | None:
-    """Return the client's name and version and its host's session, for people who read claims."""
+def _client(context: ServerRequestContext[Any]) -> str | None:
+    """Return the client's name and version and its host's session, for people who read claims.
+
+    The session is a label, never an identity: a client could send that of another.
+    """
     params = context.session.client_params
     name = f"{params.client_info.name} {params.client_info.version}" if params else None
     meta: dict[str, Any] = dict(context.meta or {})
-    session = next((meta[field] for field in _SESSION_IN_META if isinstance(meta.get(field), str)), host_session)
-    label = None
-    if session:
-        label = f"session {one_line(session[:_SHOWN])}" + ("…" if len(session) > _SHOWN else "")
-    return ", ".join(part for part in (name, label) if part) or None
+    session = next((meta[field] for field in _SESSION_IN_META if isinstance(meta.get(field), str)), "")
+    label = ("…" if len(session) > _SHOWN else "") + one_line(session[-_SHOWN:])
+    return ", ".join(part for part in (name, label and f"session {label}") if part) or None

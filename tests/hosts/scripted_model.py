@@ -122,7 +122,7 @@ def scripted_model(script: Script) -> Iterator[ScriptedModel]:
 
 def _full_name(tool: str, offered: Sequence[str]) -> str:
     """Return the name by which the host offers *tool*: hosts put the name of the server before it."""
-    names = [tool] if tool in offered else [name for name in offered if re.search(rf"[_.]{re.escape(tool)}$", name)]
+    names = [tool] if tool in offered else [name for name in offered if re.search(rf"[-_.]{re.escape(tool)}$", name)]
     assert len(names) == 1, f"{tool} is not one of the tools: {', '.join(offered)}"
     return names[0]
 

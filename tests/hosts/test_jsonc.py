@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mcp_claims.hosts.errors import UneditableTextError
 from mcp_claims.hosts.format import put_server, remove_server
 from mcp_claims.hosts.jsonc import JsonText
-from tests.hosts.texts import ENTRY, is_within, json_files
+from tests.hosts.texts import ENTRY, is_within, json_files, json_values
 
 STRICT, COMMENTED, LENIENT = JsonText(), JsonText(comments=True), JsonText(comments=True, trailing_commas=True)
 PLACE = ("mcpServers",)
@@ -59,6 +59,67 @@ def test_a_server_is_replaced_in_its_place(made: tuple[JsonText, str]) -> None:
     once = put_server(form, text, PLACE, "claims", {"command": "old"})
     after = put_server(form, once, PLACE, "claims", ENTRY)
     assert form.servers(form.parse(after), PLACE)["claims"] == ENTRY
+
+
+@pytest.mark.rule("H1")
+@settings(deadline=None)
+@given(ALL, st.data())
+def test_of_an_entry_that_is_there_all_comments_and_the_order_stay(
+    made: tuple[JsonText, str], data: st.DataObject
+) -> None:
+    form, text = made
+    servers = form.servers(form.parse(text), PLACE)
+    if servers:
+        name = data.draw(st.sampled_from(sorted(servers)))
+        kept = {
+            key: old if isinstance(old, (dict, list)) else data.draw(json_values(0))
+            for key, old in servers[name].items()
+        }
+        after = put_server(form, text, PLACE, name, {**kept, **ENTRY})
+        assert list(form.servers(form.parse(after), PLACE)[name])[: len(kept)] == list(kept)
+        for comment in ("// c", "// }", "/* c, } */", "/* a"):
+            assert after.count(comment) >= text.count(comment)
+
+
+ARGUMENTS = """{
+  "mcpServers": {
+    "claims": {
+      // which one
+      "args": [
+        "-P", // no folder of the project
+        "-m", "mcp_claims",
+        // serve it
+        "serve", /* no more */
+      ], "command": "/gone/python", // gone
+      "env": {"A": "b"} // mine
+    },
+  }
+}
+"""
+
+
+@pytest.mark.rule("H1")
+@pytest.mark.parametrize(
+    ("arguments", "changes"),
+    [
+        pytest.param(["-P", "-m", "mcp_claims", "serve"], {}, id="the same"),
+        pytest.param(["-I", "-m", "mcp_claims", "serve"], {'"-P"': '"-I"'}, id="another"),
+        pytest.param(
+            ["-P", "-m", "mcp_claims", "serve", "--dir", "/x"],
+            {'"serve", /* no more */': '"serve", /* no more */\n        "--dir",\n        "/x",'},
+            id="more at the end",
+        ),
+        pytest.param(["-P", "-I", "-m", "mcp_claims", "serve"], {'"-m"': '"-I",\n        "-m"'}, id="more in between"),
+        pytest.param(["mcp_claims", "serve"], {'        "-P", //': "        //", '"-m", ': ""}, id="less"),
+        pytest.param(["-P", "-m", "mcp_claims"], {'        "serve", /*': "        /*"}, id="less at the end"),
+    ],
+)
+def test_of_a_list_only_what_differs_is_replaced(arguments: list[str], changes: dict[str, str]) -> None:
+    entry = {"args": arguments, "command": "/python", "env": {"A": "b"}}
+    expected = ARGUMENTS.replace("/gone/python", "/python")
+    for old, new in changes.items():
+        expected = expected.replace(old, new)
+    assert put_server(LENIENT, ARGUMENTS, PLACE, "claims", entry) == expected
 
 
 @pytest.mark.parametrize(

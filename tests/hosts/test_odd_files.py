@@ -23,6 +23,10 @@ from tests.support.servers import PYTHON_ENVIRONMENT
 OURS = ["-P", "-m", "mcp_claims", "serve"]
 
 
+def has_comments(host: Host) -> bool:
+    return getattr(host.format, "comments", False)
+
+
 def sample(host: Host) -> str:
     """Return a file of *host* as people have it: with another server, with settings, and with comments if it takes them."""
     if host.name == "codex":
@@ -34,7 +38,7 @@ def sample(host: Host) -> str:
         )
     (place,) = host.key_path
     text = f'{{\n    "theme": "ü",\n    "{place}": {{\n        "docs": {{"command": "docs"}}\n    }},\n    "z": [1, 2]\n}}\n'
-    if getattr(host.format, "comments", False):
+    if has_comments(host):
         text = f"// mine\n{text}".replace("[1, 2]", "[1, 2] /* z */")
     return text.replace("[1, 2]", "[1, 2,],") if getattr(host.format, "trailing_commas", False) else text
 
@@ -250,6 +254,17 @@ def test_what_others_added_to_the_entry_stays_and_the_interpreter_is_renewed(hos
     assert entry(host, file)["env"] == {"A": "b"}
     if host.name == "codex":
         assert entry(host, file)["startup_timeout_sec"] == 99
+
+
+@pytest.mark.rule("H1")
+def test_an_entry_keeps_its_comments_and_its_layout(host: Host, file: Path, run: Run) -> None:
+    file.write_text(sample(host))
+    run("install", host.name)
+    comment = {"codex": "# why", "continue": "# why"}.get(host.name, "// why" if has_comments(host) else "")
+    now = "".join(f"{line} {comment}\n" for line in file.read_text().splitlines())
+    file.write_text(now.replace(os.path.abspath(sys.executable), "/gone/python").replace('"-P"', '"-I"'))
+    assert run("install", host.name)[0] == 0
+    assert file.read_text() == now
 
 
 def test_a_dry_run_shows_the_difference_and_changes_nothing(host: Host, file: Path, home: Path, run: Run) -> None:

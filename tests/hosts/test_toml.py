@@ -69,6 +69,34 @@ def test_a_server_is_changed_in_its_place(text: str) -> None:
     assert put_server(FORM, once, PLACE, "claims", ENTRY) == once.replace('"/gone/python"', now)
 
 
+@pytest.mark.rule("H1")
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("arguments", "changes"),
+    [
+        (["-I", "-m", "mcp_claims", "serve"], {'"-P"': '"-I"'}),
+        (
+            ["-P", "-m", "mcp_claims", "serve", "--dir", "/x"],
+            {"'serve', # serve it": '\'serve\', # serve it\n  "--dir",\n  "/x",'},
+        ),
+        (["-P", "-m", "mcp_claims"], {"  'serve', # serve it\n": ""}),
+    ],
+)
+def test_of_a_table_only_what_differs_is_replaced(arguments: list[str], changes: dict[str, str], newline: str) -> None:
+    text = (
+        "[mcp_servers.claims] # ours\n# which one\nargs = [\n"
+        "  \"-P\", # no folder of the project\n  '-m', 'mcp_claims',\n  'serve', # serve it\n]\n"
+        'since = 2026-11-28 # a date\ncommand = "/gone/python" # gone\n\n'
+        "[mcp_servers.claims.env] # mine\nA = 'b'\n\n# about others\n[other]\n"
+    )
+    entry = FORM.parse(text)["mcp_servers"]["claims"] | {"args": arguments, "command": "/python"}
+    expected = text.replace("/gone/python", "/python")
+    for old, new in changes.items():
+        expected = expected.replace(old, new)
+    after = put_server(FORM, text.replace("\n", newline), PLACE, "claims", entry)
+    assert after == expected.replace("\n", newline)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -74,6 +74,67 @@ def test_a_server_is_replaced_in_its_place(text: str) -> None:
     assert put_server(FORM, once, PLACE, "claims", ENTRY) == put_server(FORM, text, PLACE, "claims", ENTRY)
 
 
+OURS = """mcpServers:
+  # ours
+  - args: # how
+      - "-P" # no folder of the project
+      - -m
+      # the package
+      - mcp_claims
+      - serve # it
+    name: claims # its name
+    command: /gone/python # gone
+    env: {A: b} # mine
+    # the end
+  - name: docs
+"""
+
+
+@pytest.mark.rule("H1")
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("entry", "changes"),
+    [
+        ({"args": ["-I", "-m", "mcp_claims", "serve"]}, {'"-P"': '"-I"'}),
+        ({"args": ["-P", "-m", "mcp_claims"]}, {"      - serve # it\n": ""}),
+        (
+            {"args": ["-P", "-I", "-m", "mcp_claims", "serve", "--x"], "timeout": 3},
+            {
+                "      - -m": '      - "-I"\n      - -m',
+                " # it\n": ' # it\n      - "--x"\n',
+                "    # the end": "    timeout: 3\n    # the end",
+            },
+        ),
+    ],
+)
+def test_of_an_item_only_what_differs_is_replaced(
+    entry: dict[str, object], changes: dict[str, str], newline: str
+) -> None:
+    expected = OURS.replace("/gone/python", '"/python"')
+    for old, new in changes.items():
+        expected = expected.replace(old, new)
+    entry = {"env": {"A": "b"}, "command": "/python", **entry}
+    after = put_server(FORM, OURS.replace("\n", newline), PLACE, "claims", entry)
+    assert after == expected.replace("\n", newline)
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("args: [a, b] # why", 'args: ["c"] # why'),
+        ("args:", 'args: ["c"]'),
+        ("args: # why", 'args: ["c"] # why'),
+        ("args: null # why", 'args: ["c"] # why'),
+        ("args: []", 'args: ["c"]'),
+        ("args: |\n    text\n  a: 1", 'args: ["c"]\n  a: 1'),
+    ],
+)
+def test_a_value_of_another_form_is_replaced_in_its_place(text: str, after: str) -> None:
+    before = f"mcpServers:\n- name: claims\n  {text}\n"
+    entry = {**FORM.servers(FORM.parse(before), PLACE)["claims"], "args": ["c"]}
+    assert put_server(FORM, before, PLACE, "claims", entry) == before.replace(text, after)
+
+
 @settings(deadline=None, max_examples=40)
 @given(yaml_files(SERVERS))
 def test_others_can_be_taken_out_too(text: str) -> None:

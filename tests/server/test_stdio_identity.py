@@ -11,7 +11,10 @@ import pytest
 
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from tests.support.servers import ENVELOPE, raw_server
+from tests.support.servers import ENVELOPE, RawServer, raw_server
+
+# Two of Codex, of version 7: they begin with the time.
+THREADS = ("01a222f8-4c1e-7d3a-9f10-2b6c5e3a91c7", "01a222f8-4c52-7b08-8e44-91d00b44d2f8")
 
 
 def record(directory: Path, key: str = "red") -> dict[str, Any]:
@@ -88,19 +91,29 @@ def test_the_next_call_reports_that_a_claim_that_was_kept_alive_was_taken(claims
     assert answer["advice"].startswith("You lost your claim of generation 1: it was removed before it expired")
 
 
+def claim_as(server: RawServer, thread: str, key: str) -> dict[str, Any]:
+    """Claim *key* as Codex does in *thread*."""
+    params = {"name": "try_claim", "arguments": {"key": key}, "_meta": ENVELOPE | {"threadId": thread}}
+    server.send_line(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}))
+    answer: dict[str, Any] = server.receive()["result"]["structuredContent"]
+    return answer
+
+
 @pytest.mark.rule("I1")
-def test_the_hosts_own_session_is_recorded_for_people_and_is_no_identity(claims_dir: Path) -> None:
-    env = {"CLAUDE_CODE_SESSION_ID": "4f2a9c1e-aaaa-bbbb-cccc-dddddddddddd"}
-    with raw_server(claims_dir, env=env) as ada, raw_server(claims_dir, env=env) as ben:
-        assert ada.call("try_claim", key="red")["client"] == "raw 1, session 4f2a9c1e…"
-        assert ben.call("try_claim", key="red")["status"] == "held"
-    assert "dddddddddddd" not in (claims_dir / "default").joinpath(".lock").read_text()
+def test_the_thread_that_codex_names_is_recorded_for_people_and_is_no_identity(claims_dir: Path) -> None:
+    with raw_server(claims_dir) as ada, raw_server(claims_dir) as ben:
+        assert claim_as(ada, "0199a213-1b\x1b-c0de", "red")["client"] == "raw 1, session …1b -c0de"
+        assert claim_as(ben, "0199a213-1b\x1b-c0de", "red")["status"] == "held"
 
 
-def test_the_thread_that_codex_names_in_its_requests_is_recorded_for_people(claims_dir: Path) -> None:
-    with raw_server(claims_dir) as server:
-        envelope = ENVELOPE | {"threadId": "0199a213\x1b[2J-c0de", "sessionId": "ignored"}
-        params = {"name": "try_claim", "arguments": {"key": "red"}, "_meta": envelope}
-        server.send_line(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}))
-        server.receive()
-        assert record(claims_dir)["client"] == "raw 1, session 0199a213…"
+def test_threads_that_began_in_one_minute_are_told_apart(claims_dir: Path) -> None:
+    labels = []
+    for number, thread in enumerate(THREADS):
+        with raw_server(claims_dir) as server:
+            labels.append(claim_as(server, thread, f"red-{number}")["client"])
+    assert labels == ["raw 1, session …5e3a91c7", "raw 1, session …0b44d2f8"]
+
+
+def test_a_session_that_the_environment_alone_names_is_not_recorded_as_clear_makes_it_another(claims_dir: Path) -> None:
+    with raw_server(claims_dir, env={"CLAUDE_CODE_SESSION_ID": "4f2a9c1e-aaaa-bbbb-cccc-dddddddddddd"}) as server:
+        assert server.call("try_claim", key="red")["client"] == "raw 1"
