@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 
 _FREE_SPACE = "Free some space on that file system"
 _PERMIT = "Make the directory writable for this user, or choose another with MCP_CLAIMS_DIR"
@@ -96,16 +97,36 @@ class StoreBusyError(ClaimsError):
 
 
 class LockDirectoryBusyError(StoreBusyError):
-    """A session of agent-awareness has been changing the key for longer than the lock timeout.
+    """The lock directory of agent-awareness for the key has been there for longer than the lock timeout.
 
-    `where` is its lock directory.
+    `where` is the lock, `state` how it stands and `remedy` what to do about it.
     """
+
+    def __init__(self, where: str | os.PathLike[str], waited: float, state: str, remedy: str) -> None:
+        super().__init__(where, waited)
+        self.args = (where, waited, state, remedy)
+        self.state, self.remedy = state, remedy
 
     def __str__(self) -> str:
         return (
-            f"the lock {shown_path(self.where)} has been there for {self.waited:.1f} s; its owner is alive, but probably "
-            f"stopped. {_NOTHING_CLAIMED} Other keys are not affected. Try again; if it stays so, end the process whose "
-            "PID is in the lock's meta.json, or remove the lock if that is no agent."
+            f"the key is locked in agent-awareness, after {self.waited:.1f} s still: {shown_path(self.where)} {self.state}. "
+            f"{_NOTHING_CLAIMED} Other keys are not affected. {self.remedy}"
+        )
+
+
+class MovedDirectoryError(StoreUnavailableError):
+    """Sessions of agent-awareness no longer look into the claims directory `where`, but into those of `providers`."""
+
+    def __init__(self, where: str | os.PathLike[str], providers: Sequence[str]) -> None:
+        super().__init__(where, OSError(errno.ESTALE, "agent-awareness has moved its claims", str(where)))
+        self.args = (where, providers)
+        self.providers = providers
+
+    def __str__(self) -> str:
+        return (
+            f"sessions of agent-awareness no longer look into {shown_path(self.where)}: since version 0.5 each provider has "
+            f"a directory of its own ({', '.join(self.providers)}). {_NOTHING_CLAIMED} Start this program again, with the "
+            "provider whose sessions it is to exclude."
         )
 
 
@@ -129,17 +150,17 @@ class ContendedError(ClaimsError):
 class UnsafeDirectoryError(ClaimsError):
     """Other users could change the claims directory, and so forge or remove claims.
 
-    `where` is the directory and `problem` what is wrong with it.
+    `where` is the directory, `problem` what is wrong with it and `remedy` what to do about it.
     """
 
-    def __init__(self, where: str | os.PathLike[str], problem: str) -> None:
-        super().__init__(where, problem)
+    def __init__(self, where: str | os.PathLike[str], problem: str, remedy: str | None = None) -> None:
+        super().__init__(where, problem, remedy)
         self.where, self.problem = str(where), problem
+        self.remedy = remedy or f"Make it yours alone (`chmod 700 {shown_path(self.where)}`)"
 
     def __str__(self) -> str:
-        where = shown_path(self.where)
         return (
-            f"the claims directory {where} {self.problem}. {_NOTHING_CLAIMED} Make it yours alone (`chmod 700 {where}`) "
+            f"the claims directory {shown_path(self.where)} {self.problem}. {_NOTHING_CLAIMED} {self.remedy}, "
             "or choose another with MCP_CLAIMS_DIR."
         )
 

@@ -163,7 +163,10 @@ def _serve_arguments(options: argparse.Namespace, environment: Mapping[str, str]
     choice = store_choice(options)
     if choice.url is not None:
         return ["--store", choice.url, *_passed_on(options, {})]
-    chosen = options.dir is not None or DIRECTORY_VARIABLE in environment
+    chosen = options.dir is not None or (DIRECTORY_VARIABLE in environment and options.provider is None)
+    if chosen:
+        # `serve` refuses a directory and a provider at once.
+        environment = {name: value for name, value in environment.items() if name != PROVIDER_VARIABLE}
     if chosen or ("XDG_STATE_HOME" in environment and choice.layout != AGENT_AWARENESS):
         return ["--dir", choice.directory, *_passed_on(options, environment)]
     return _passed_on(options, environment)

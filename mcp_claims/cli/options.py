@@ -16,6 +16,7 @@ from mcp_claims.model.validation import (
 )
 from mcp_claims.session.identity import named_session, session_for_process
 from mcp_claims.session.session import Session
+from mcp_claims.stores.agent_awareness.location import PROVIDERS
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.config import (
     AGENT_AWARENESS,
@@ -52,7 +53,8 @@ def add_store_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--provider",
         metavar="NAME",
-        help=f"which directory of {AGENT_AWARENESS}, in its layout (else {PROVIDER_VARIABLE}, else the common one)",
+        help=f"whose directory of {AGENT_AWARENESS}, in its layout: {' or '.join(PROVIDERS)} "
+        f"(else {PROVIDER_VARIABLE}, else the only one that is there)",
     )
     parser.add_argument(
         "--store",

@@ -18,7 +18,9 @@ from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Moment, Unreadable
 from mcp_claims.model.validation import one_line
-from mcp_claims.stores.base import Store
+from mcp_claims.stores.agent_awareness.location import other_providers, providers_in, successors
+from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
+from mcp_claims.stores.base import NEVER, Store
 from mcp_claims.stores.files.filenames import may_be_file_name
 from mcp_claims.stores.files.filesystem import LOCK, FileSystem
 from mcp_claims.stores.files.lock import COUNTER_BYTES, LOCK_FILE, is_counter
@@ -34,11 +36,15 @@ def check_claims_directory(directory: Path, store: Store, machine: Machine) -> I
 
     Other stores share the directory with another program, so its files are not foreign.
     """
+    if isinstance(store, AgentAwarenessStore):
+        yield from _check_provider(store.directory)
     if not os.path.isdir(directory):  # Not `Path.is_dir`, which raises where this user may not look.
         return
     yield from check_claims(store, machine)
     if isinstance(store, FileStore):
         yield from _check_entries(directory)
+    elif isinstance(store, AgentAwarenessStore):
+        yield from _check_lock_directories(store)
 
 
 def check_claims(store: Store, machine: Machine) -> Iterator[Finding]:
@@ -51,7 +57,7 @@ def check_claims(store: Store, machine: Machine) -> Iterator[Finding]:
             now = machine.now()
             if isinstance(found, Unreadable):
                 unreadable.append(found)
-                if found.changed > now.wall + _CLOCK_TOLERANCE:
+                if found.changed != NEVER and found.changed > now.wall + _CLOCK_TOLERANCE:
                     wrong_times.append(f"{one_line(found.where)} was changed in the future")
             else:
                 states[expiry.state_of(found, now, machine.provably_dead)] += 1
@@ -62,7 +68,9 @@ def check_claims(store: Store, machine: Machine) -> Iterator[Finding]:
     free = states[ClaimState.EXPIRED] + states[ClaimState.ORPHANED]
     yield ok("claims", f"{states[ClaimState.HELD]} held, {free} expired or orphaned (free to take)")
     for found in unreadable[:_SHOWN]:
-        state, remedy = "held", "Delete it if nobody works on that event; otherwise a file becomes free after a day."
+        state, remedy = "held", found.remedy
+        if remedy is None:
+            remedy = "Delete it if nobody works on that event; otherwise a file becomes free after a day."
         if expiry.is_past_any_ttl(found, machine.now()):
             state, remedy = "expired", "Nothing to do: the next claim replaces it; `mcp-claims prune` removes it."
         yield warning(
@@ -72,6 +80,40 @@ def check_claims(store: Store, machine: Machine) -> Iterator[Finding]:
         yield warning("claims", f"{len(unreadable) - _SHOWN} more are unreadable", "As above.")
     for problem in wrong_times[:_SHOWN]:
         yield warning("clocks", problem, "Correct the clock; delete the file of the claim if nobody holds it.")
+    if len(wrong_times) > _SHOWN:
+        yield warning("clocks", f"{len(wrong_times) - _SHOWN} more claims have wrong times", "As above.")
+
+
+def _check_provider(directory: str) -> Iterator[Finding]:
+    """Check which sessions of agent-awareness look into *directory*."""
+    remedy = "Use the provider whose sessions you run, for all your agents."
+    if moved := successors(directory):
+        yield failure("provider", f"{directory} is not where sessions of {' or '.join(moved)} look", remedy)
+    elif others := other_providers(directory):
+        yield warning(
+            "provider", f"sessions of {' and '.join(others)} have claims of their own, not excluded here", remedy
+        )
+    elif os.path.basename(os.path.dirname(directory)) == "agent-awareness":
+        what = (
+            f"{directory} is that of agent-awareness before version 0.5; the first start of a newer one moves it away"
+        )
+        yield warning("provider", what, "Start the newer version once, and then the agents again.")
+    elif providers_in(os.path.dirname(os.path.dirname(directory))):
+        yield ok("provider", f"claims are shared with the sessions of {os.path.basename(os.path.dirname(directory))}")
+
+
+def _check_lock_directories(store: AgentAwarenessStore) -> Iterator[Finding]:
+    """Check for locks that block a key; one that a session is using is gone after milliseconds."""
+    try:
+        locks = list(store.locks())
+    except ClaimsError:
+        return  # `check_claims` has reported it.
+    kept = [(path, lock) for path, lock in locks if not lock.in_use]
+    for path, lock in kept[:_SHOWN]:
+        report = ok("locks", f"{one_line(path)} {lock.state}; {lock.remedy}")
+        yield report if lock.goes else warning("locks", f"{one_line(path)} {lock.state}", lock.remedy)
+    if len(kept) > _SHOWN:
+        yield warning("locks", f"{len(kept) - _SHOWN} more locks are there", "As above.")
 
 
 def _wrong_times(claim: Claim, now: Moment) -> list[str]:
@@ -99,7 +141,8 @@ def _check_entries(directory: Path) -> Iterator[Finding]:
         elif not name.startswith("."):
             foreign.append(one_line(repr(name)))
     if foreign:
-        shown = ", ".join(foreign[:_SHOWN]) + (" and more" if len(foreign) > _SHOWN else "")
+        more = len(foreign) - _SHOWN
+        shown = ", ".join(foreign[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
         yield warning("entries", f"not made by mcp-claims, and ignored: {shown}", "Keep other files elsewhere.")
 
 

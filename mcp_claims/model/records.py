@@ -136,13 +136,15 @@ class Unreadable(NamedTuple):
     """Something is stored for a key, but it is not a claim that this version can read.
 
     `where` names it for people, `problem` says what is wrong, `changed` is the latest moment at which it can have been
-    written, and `fingerprint` lets a store recognise it.
+    written, and `fingerprint` lets a store recognise it.  With a `remedy` it is a directory of claims that cannot be used
+    before that is done.
     """
 
     where: str
     problem: str
     changed: datetime
     fingerprint: tuple[object, ...]
+    remedy: str | None = None
 
 
 Found = Claim | Unreadable | None

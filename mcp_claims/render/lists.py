@@ -71,7 +71,9 @@ def prune_answer(result: PruneResult) -> Rendered:
     problems += [f"Not removed: {one_line(str(failure))}" for failure in result.failed]
     more = len(problems) - _SHOWN_PROBLEMS
     problems = problems[:_SHOWN_PROBLEMS] + ([f"And {more} more."] if more > 0 else [])
-    if result.kept_unreadable:
+    if any(kept.remedy for kept in result.kept_unreadable):
+        advice = "Ask a person to do that."
+    elif result.kept_unreadable:
         advice = "Ask a person to look at each file, and to delete it if nobody works on that key."
     elif result.failed:
         advice = "Try again later for what could not be removed."

@@ -88,8 +88,9 @@ def taken_over(previous: TakenOver) -> str:
 
 
 def unreadable(found: Unreadable) -> str:
-    """Return what cannot be read, and why."""
-    return f"{shown(found.where)}: {shown(found.problem)}"
+    """Return what cannot be read, why, and what to do where that is known."""
+    remedy = f". {shown(found.remedy).rstrip('.')}" if found.remedy else ""
+    return f"{shown(found.where)}: {shown(found.problem)}{remedy}"
 
 
 def free_at(found: Unreadable) -> str:

@@ -41,14 +41,22 @@ MAX_URIS = 256
 """Resources that one client may subscribe to."""
 
 _POLL_INTERVAL = 2.0  # s, where changes cannot be watched
+_CHECK_INTERVAL = 30.0
+"""Seconds after which a watch is checked: the system drops notices when its queue overflows, and it goes on watching a
+directory that has been removed or moved away while others make it again."""
 
 
 @dataclass
 class _Watch:
-    """A subscribed resource; `entered` is the store's watch on it, `None` while it cannot be watched."""
+    """A subscribed resource; `entered` is the store's watch on it, `None` while it cannot be watched.
+
+    `notified` is whether the watch has reported a change since `seen` was read, at `read_at`.
+    """
 
     entered: ExitStack | None = None
     seen: object = field(default_factory=list)
+    notified: bool = True
+    read_at: float = field(default_factory=anyio.current_time)
 
 
 @dataclass
@@ -132,14 +140,20 @@ class Subscriptions:
                     listener.due.set()
 
     async def poll(self) -> None:
-        """Poll the resources that the store cannot watch (not there yet, no notices from the system) until cancelled."""
+        """Poll the resources that the store cannot watch (not there yet, no notices from the system) until cancelled.
+
+        Those that it watches are polled as well, rarely: a change without a notice shows that the watch is broken.
+        """
         while True:
             await anyio.sleep(_POLL_INTERVAL)
             for uri, watch in list(self._watches.items()):
-                if watch.entered is not None:
+                now, watched = anyio.current_time(), watch.entered is not None
+                if watched and (self._session.remote or now - watch.read_at < _CHECK_INTERVAL):
                     continue
                 try:
-                    self._enter(uri, watch)
+                    if not watched:
+                        self._enter(uri, watch)
+                    notified, watch.notified, watch.read_at = watch.notified, False, now
                     seen = await self._fingerprint(uri)
                 except ClaimsError:
                     # A store that cannot answer is no change; a client that reads the resource gets the error.
@@ -148,9 +162,15 @@ class Subscriptions:
                     # No thread can be started, or there is a defect.  Raised here, it would end the server.
                     logger.exception("polling the subscribed resources failed")
                     break
-                if seen != watch.seen:
-                    watch.seen = seen
-                    self._mark_changed(uri)
+                if seen == watch.seen:
+                    continue
+                watch.seen = seen
+                if watched and notified:
+                    continue
+                self._mark_changed(uri)
+                if watched and self._watches.get(uri) is watch:  # Otherwise somebody has unsubscribed meanwhile.
+                    _end(watch)
+                    self._enter(uri, watch)
 
     def close(self) -> None:
         """End all streams and watches."""
@@ -206,6 +226,7 @@ class Subscriptions:
 
         def notify() -> None:
             # Another thread may notify while the server ends.
+            watch.notified = True
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._mark_changed, uri)
 

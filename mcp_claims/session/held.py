@@ -96,8 +96,9 @@ class HeldClaims:
         """
         if cached is None:
             return None
-        ours = (cached.scoped, self._name, cached.generation)
-        if isinstance(found, Claim) and (found.scoped, found.holder.name, found.generation) == ours:
+        # The time as well: where somebody removes a namespace, its counter goes too, and a new grant may get an old number.
+        ours = (cached.scoped, self._name, cached.generation, cached.claimed.wall)
+        if isinstance(found, Claim) and (found.scoped, found.holder.name, found.generation, found.claimed.wall) == ours:
             if found.ended is not None:
                 # Another call of this session has released it, perhaps through another server.
                 self.remove(cached)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.records import OriginalHolder
+from mcp_claims.stores.agent_awareness.location import provider_directory, successors
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files.store import FileStore
 
@@ -50,12 +51,12 @@ def open_store(
     """Open the store that the arguments choose, else the environment, else the claims directory of this user.
 
     *directory* is the absolute path of a claims directory and *layout* the arrangement of files in it, `mcp-claims` or
-    `agent-awareness`; *provider* names one of the directories of agent-awareness.  *url* is that of an etcd cluster and
-    excludes the others.  *environment* (`os.environ` by default) has `MCP_CLAIMS_DIR`, `MCP_CLAIMS_LAYOUT`,
+    `agent-awareness`; *provider* names one of the directories of agent-awareness, by default the only one that is there.
+    *url* is that of an etcd cluster and excludes the others.  *environment* (`os.environ` by default) has `MCP_CLAIMS_DIR`, `MCP_CLAIMS_LAYOUT`,
     `MCP_CLAIMS_PROVIDER`, `MCP_CLAIMS_STORE` and the credentials for the cluster.
 
-    Raises `InvalidInputError` for an invalid value, for a choice of two stores, and if the client of etcd is not
-    installed.
+    Raises `InvalidInputError` for an invalid value, for a choice of two stores or between several providers, and if the
+    client of etcd is not installed.
     """
     variables = os.environ if environment is None else environment
     machine = machine or local_machine()
@@ -97,8 +98,8 @@ def choose_store(
 ) -> StoreChoice:
     """Return the store that `open_store` would open for the same arguments.
 
-    Raises `InvalidInputError` if they choose a cluster and a directory: a session on the one would not exclude a session
-    on the other.
+    Raises `InvalidInputError` if they choose two places, or leave open which: a session on the one would not exclude a
+    session on the other.
     """
     variables = os.environ if environment is None else environment
     files_given = any(argument is not None for argument in (directory, layout, provider))
@@ -114,13 +115,27 @@ def choose_store(
     if (chosen := layout if layout is not None else variables.get(LAYOUT_VARIABLE, OWN_LAYOUT)) not in LAYOUTS:
         name = "layout" if layout is not None else LAYOUT_VARIABLE
         raise InvalidInputError(name, f"must be {' or '.join(LAYOUTS)}, not {chosen!r}")
-    if provider is None:
+    if chosen == OWN_LAYOUT:
+        if provider is not None or PROVIDER_VARIABLE in variables:
+            raise InvalidInputError("layout", f"must be {AGENT_AWARENESS} where a provider is given")
+        path, chosen_by = _choose_directory(directory, variables)
+        return StoreChoice(chosen_by, layout=chosen, directory=path)
+    if directory is None and provider is None:
         provider = variables.get(PROVIDER_VARIABLE)
-    if chosen == OWN_LAYOUT and provider is not None:
-        raise InvalidInputError("layout", f"must be {AGENT_AWARENESS} where a provider is given")
-    if chosen == AGENT_AWARENESS and directory is None and DIRECTORY_VARIABLE not in variables:
-        return StoreChoice("the layout", layout=chosen, directory=_agent_awareness_directory(provider))
-    path, chosen_by = _choose_directory(directory, variables)
+        other = variables.get(DIRECTORY_VARIABLE)
+    else:
+        other = directory  # An option is stronger than a variable.
+    if provider is not None and other is not None:
+        raise InvalidInputError("provider", "and a directory ask for two stores; give one")
+    if other is not None:
+        path, chosen_by = _choose_directory(directory, variables)
+    else:
+        path, chosen_by = provider_directory(provider, variables), "the layout"
+    if moved := successors(path):
+        rule = (
+            f"must not be {path}, where agent-awareness looked before version 0.5: give a provider ({', '.join(moved)})"
+        )
+        raise InvalidInputError(chosen_by, rule)
     return StoreChoice(chosen_by, layout=chosen, directory=path)
 
 
@@ -145,16 +160,6 @@ def _absolute(name: str, path: str, given: str) -> str:
     if not os.path.isabs(path):
         raise InvalidInputError(name, f"must be an absolute path, not {given!r}")
     return path
-
-
-def _agent_awareness_directory(provider: str | None) -> str:
-    """Return the directory of the original's sessions; its newer versions have one for each *provider*."""
-    state = os.path.join(os.path.expanduser("~"), ".cache", "agent-awareness")
-    if provider is None:
-        return os.path.join(state, "claims")
-    if provider in ("", ".", "..") or not provider.isprintable() or "/" in provider or "\\" in provider:
-        raise InvalidInputError("provider", f"must be the name of a directory, not {provider!r}")
-    return os.path.join(state, provider, "claims")
 
 
 def _open_cluster(url: str, chosen_by: str, variables: Mapping[str, str], machine: Machine) -> Store:

@@ -18,13 +18,16 @@ import pytest
 from mcp_claims.doctor import Finding, Level, filesystem
 from mcp_claims.doctor.filesystem import check_file_system, kind_of
 from mcp_claims.doctor.liveness import check_liveness
+from mcp_claims.errors import UnsafeDirectoryError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import Moment, Proof
+from mcp_claims.render.lists import list_answer, prune_answer
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.config import open_store
 from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.store import FileStore
+from tests.cli.test_command_line import run
 from tests.session.bench import granted
 from tests.support.servers import PYTHON_ENVIRONMENT
 from tests.support.users import open_to_all
@@ -219,6 +222,55 @@ def test_what_is_wrong_is_found_with_a_remedy_and_left_as_it_is(
     assert exit_code == code
     assert any(finding["check"] == check and what in finding["what"] for finding in bad), bad
     assert contents(claims) == before
+
+
+@pytest.mark.parametrize("layout", ["mcp-claims", "agent-awareness"])
+@pytest.mark.parametrize("mode", [0o775, 0o777, 0o770])
+def test_a_namespace_that_others_can_write_has_the_remedy_of_try_claim_in_every_view(
+    tmp_path: Path, layout: str, mode: int
+) -> None:
+    store = open_store(str(tmp_path / "claims"), layout=layout, environment={})
+    session = process_session(store)
+    granted(session, "red")
+    granted(session, "blue", "other")
+    (tmp_path / "claims" / "default").chmod(mode)
+    session = process_session(open_store(str(tmp_path / "claims"), layout=layout, environment={}))
+    with pytest.raises(UnsafeDirectoryError) as refused:
+        session.try_claim("red")
+    remedy = f"Make it yours alone (`chmod 700 {tmp_path / 'claims' / 'default'}`)"
+    assert remedy in str(refused.value)
+    listed = session.list_claims()
+    answer = list_answer(listed, None)
+    assert remedy in answer.text and remedy in str(answer.structured["claims"])
+    pruned = prune_answer(session.prune())
+    assert remedy in pruned.text and "delete" not in pruned.text
+    done = doctor(tmp_path / "claims", "--layout", layout, "--json")
+    bad = [finding for finding in json.loads(done.stdout)["findings"] if finding["level"] != "ok"]
+    assert [(finding["check"], finding["remedy"]) for finding in bad] == [("claims", f"{remedy}.")]
+    table = run("list", "--dir", str(tmp_path / "claims"), "--layout", layout)
+    assert remedy in table.stdout
+
+
+def test_a_namespace_that_is_a_link_has_another_remedy(claims: Path) -> None:
+    (claims / "other").symlink_to("default")
+    with pytest.raises(UnsafeDirectoryError, match=r"is a link to elsewhere.*Remove that link, or choose another"):
+        process_session(FileStore(claims)).try_claim("red", "other")
+
+
+def test_whatever_is_not_shown_is_counted(claims: Path) -> None:
+    session = process_session(FileStore(claims))
+    for number in range(8):
+        claim = granted(session, f"green {number}")
+        late = [
+            Moment(moment.wall + timedelta(hours=2), 1.0, "another boot") for moment in (claim.claimed, claim.expires)
+        ]
+        record = claims / "default" / f"green%20{number}.json"
+        assert record.is_file()
+        record.write_bytes(to_json(claim._replace(claimed=late[0], expires=late[1])))
+        (claims / f"notes {number}").write_text("")
+    found = [finding["what"] for finding in examined(claims)[1]]
+    assert "3 more claims have wrong times" in found
+    assert any(what.endswith(" and 3 more") for what in found)
 
 
 def test_a_file_in_the_place_of_the_directory_is_a_failure(tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def test_what_hosts_do_not_pass_on_of_the_environment_is_written_down(
     assert served(home) == ["--dir", str(home / "shared")]
     monkeypatch.delenv("MCP_CLAIMS_DIR")
     monkeypatch.setenv("MCP_CLAIMS_LAYOUT", "agent-awareness")
-    monkeypatch.setenv("MCP_CLAIMS_PROVIDER", "claude")
+    monkeypatch.setenv("MCP_CLAIMS_PROVIDER", "claude-code")
     run("install", "claude-code")
-    assert served(home) == ["--layout", "agent-awareness", "--provider", "claude"]
+    assert served(home) == ["--layout", "agent-awareness", "--provider", "claude-code"]
 
 
 def test_a_cluster_is_written_down_for_server_and_hooks_and_its_credentials_are_not(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from mcp.server.session import ServerSession
 from mcp_claims.server import subscriptions as module
 from mcp_claims.server.subscriptions import subscriptions
 from mcp_claims.session.identity import process_session
+from mcp_claims.stores.config import open_store
 from mcp_claims.stores.files.store import FileStore
 
 pytestmark = pytest.mark.anyio
@@ -102,3 +104,59 @@ async def test_polling_goes_on_after_a_failure(
         with anyio.fail_after(WITHIN):
             await notices.wait()
     assert "can't start new thread" in caplog.text
+
+
+@pytest.mark.rule("A14")
+@pytest.mark.parametrize("layout", ["mcp-claims", "agent-awareness"])
+@pytest.mark.parametrize("uri", [URI, "claims://default", "claims://all"])
+async def test_the_holder_is_notified_at_once_when_somebody_removes_the_directory(
+    claims_dir: Path, layout: str, uri: str
+) -> None:
+    claims = process_session(open_store(str(claims_dir), layout=layout, environment={}))
+    claims.try_claim("red")
+    notices = anyio.Event()
+    async with subscriptions(claims) as subscribed:
+        subscribed.subscribe("holder", session(lambda _: notices.set()), uri)
+        shutil.rmtree(claims_dir)
+        with anyio.fail_after(WITHIN):
+            await notices.wait()
+        lost = claims.try_claim("red").lost
+        assert lost is not None
+
+
+@pytest.mark.parametrize("gone", ["removed", "moved away"])
+@pytest.mark.parametrize("uri", [URI, "claims://default", "claims://all"])
+async def test_a_watch_on_a_directory_that_others_have_made_again_is_replaced(
+    claims_dir: Path, uri: str, gone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_POLL_INTERVAL", 0.02)
+    monkeypatch.setattr(module, "_CHECK_INTERVAL", 0.02)
+    claims = process_session(FileStore(claims_dir))
+    claims.try_claim("red")
+    notices = anyio.Event()
+
+    async def notified() -> None:
+        nonlocal notices
+        with anyio.fail_after(WITHIN):
+            await notices.wait()
+        notices = anyio.Event()
+
+    async with subscriptions(claims) as subscribed:
+        subscribed.subscribe("holder", session(lambda _: notices.set()), uri)
+        with anyio.fail_after(WITHIN):
+            while not subscribed._watches[uri].seen:
+                await anyio.sleep(0.01)
+        if gone == "removed":
+            shutil.rmtree(claims_dir)
+        else:
+            claims_dir.rename(claims_dir.with_name("elsewhere"))
+        await notified()
+        other = process_session(FileStore(claims_dir))
+        other.try_claim("red")
+        await notified()
+        # Polling is over where the new directory is watched.
+        monkeypatch.setattr(module, "_CHECK_INTERVAL", 3_600)
+        await anyio.sleep(0.2)
+        notices = anyio.Event()
+        other.release("red")
+        await notified()

@@ -31,23 +31,20 @@ def test_the_store_has_its_own_layout_by_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.rule("A1")
-@pytest.mark.parametrize(("layout", "environment"), [("agent-awareness", {}), (None, LAYOUT)])
-def test_the_original_s_layout_is_in_the_original_s_directory(
-    home: Path, layout: str | None, environment: dict[str, str]
-) -> None:
-    store = open_store(layout=layout, environment=environment)
-    assert isinstance(store, AgentAwarenessStore)
-    assert Path(store.directory) == home / ".cache" / "agent-awareness" / "claims"
-
-
-@pytest.mark.rule("A1")
 @pytest.mark.parametrize(
-    ("provider", "environment"), [("claude", LAYOUT), (None, LAYOUT | {"MCP_CLAIMS_PROVIDER": "claude"})]
+    ("options", "environment"),
+    [
+        ({"layout": "agent-awareness", "provider": "codex"}, {}),
+        ({"provider": "codex"}, LAYOUT),
+        ({}, LAYOUT | {"MCP_CLAIMS_PROVIDER": "codex"}),
+    ],
 )
-def test_a_provider_has_a_directory_of_its_own(home: Path, provider: str | None, environment: dict[str, str]) -> None:
-    store = open_store(provider=provider, environment=environment)
+def test_the_original_s_layout_is_in_the_directory_of_the_provider(
+    home: Path, options: dict[str, Any], environment: dict[str, str]
+) -> None:
+    store = open_store(**options, environment=environment)
     assert isinstance(store, AgentAwarenessStore)
-    assert Path(store.directory) == home / ".cache" / "agent-awareness" / "claude" / "claims"
+    assert Path(store.directory) == home / ".cache" / "agent-awareness" / "codex" / "claims"
 
 
 @pytest.mark.parametrize("variable", [True, False])

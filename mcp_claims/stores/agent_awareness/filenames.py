@@ -15,7 +15,7 @@ from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.records import ScopedKey
 
 RECORD_SUFFIX = ".json"
-_LOCK_SUFFIX = ".json.lock"
+LOCK_SUFFIX = ".json.lock"
 
 NEW_RECORD = ".new"
 """Where a record is written before it gets its name."""
@@ -44,7 +44,7 @@ def record_path(claims_directory: str, scoped: ScopedKey) -> str:
 
 def lock_path(record: str) -> str:
     """Return the path of the lock directory of the record at the path *record*."""
-    return f"{record.removesuffix(RECORD_SUFFIX)}{_LOCK_SUFFIX}"
+    return f"{record.removesuffix(RECORD_SUFFIX)}{LOCK_SUFFIX}"
 
 
 def namespace_directory(claims_directory: str, namespace: str) -> str:
@@ -65,7 +65,7 @@ def namespace_directory(claims_directory: str, namespace: str) -> str:
 
 def record_name(key: str) -> str:
     """Return the name of the record of *key*, without its suffix."""
-    return _shortened(_REPLACED_BY_THE_ORIGINAL.sub("_", key), _LOCK_SUFFIX)
+    return _shortened(_REPLACED_BY_THE_ORIGINAL.sub("_", key), LOCK_SUFFIX)
 
 
 def is_record_name(name: str) -> bool:
@@ -77,7 +77,7 @@ def is_record_name(name: str) -> bool:
 
 
 def _is_reserved(part: str) -> bool:
-    return part in ("", ".", "..", *_OWN_FILES) or part.endswith((RECORD_SUFFIX, _LOCK_SUFFIX))
+    return part in ("", ".", "..", *_OWN_FILES) or part.endswith((RECORD_SUFFIX, LOCK_SUFFIX))
 
 
 def _shortened(name: str, suffix: str) -> str:

@@ -28,6 +28,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from mcp_claims.model.codec import timestamp
+from mcp_claims.model.validation import one_line
 from mcp_claims.stores.agent_awareness.filenames import NEW_META, OLD_META
 from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSystem, read_up_to, write_new_file
 from mcp_claims.stores.files.filesystem import READ
@@ -67,6 +68,55 @@ class RecordLock:
 class _Owner(NamedTuple):
     pid: int
     is_mcp_claims: bool
+
+
+class LockDescription(NamedTuple):
+    """A lock that is there, for people: how it stands and what to do about it.
+
+    `goes` is whether it goes by itself, and `in_use` whether it is as new as one that a session uses just now.
+    """
+
+    state: str
+    remedy: str
+    goes: bool = False
+    in_use: bool = False
+
+
+_TRY_AGAIN, _REMOVE = "Try again.", "Remove it if no agent works on that key."
+_IS_STALE = "The next claim of that key removes it."
+
+
+def describe_lock(fs: AgentAwarenessFileSystem, path: str, pid_is_gone: PidIsGone) -> LockDescription:
+    """Describe the lock at *path*: its age, its owner, and when it goes."""
+    try:
+        status = fs.status_of(path)
+        if not stat.S_ISDIR(status.st_mode):
+            return LockDescription("is no directory, so no session has made it", _REMOVE)
+        others = sorted(set(fs.names(path)) - {_META})
+        owner = _parse_owner(_read(fs, f"{path}/{_META}"))
+    except _MISSING:
+        return LockDescription("was released just now", _TRY_AGAIN, goes=True, in_use=True)
+    except OSError as error:
+        return LockDescription(f"cannot be examined ({error.strerror})", _REMOVE)
+    age = max(0.0, fs.wall_clock() - status.st_mtime)
+    state = f"is {age:.0f} s old" if age < 120 else f"is {age / 60:.0f} min old"
+    stale_soon = f"It is removed once it is {STALE_AFTER:.0f} s old: try again then."
+    if others:
+        return LockDescription(f"{state} and contains what no lock does ({one_line(others[0])})", _REMOVE)
+    if owner is None:
+        state += " and names no owner: a session is about to write its PID into it, or has died before"
+        return LockDescription(state, stale_soon if age <= STALE_AFTER else _IS_STALE, goes=True)
+    state += f", of process {owner.pid}"
+    if pid_is_gone(owner.pid):
+        return LockDescription(f"{state}, which has ended", _IS_STALE, goes=True)
+    if age <= STALE_AFTER:
+        return LockDescription(f"{state}, which lives", _TRY_AGAIN, goes=True, in_use=True)
+    if owner.is_mcp_claims:
+        return LockDescription(f"{state}, which did not remove it", _IS_STALE, goes=True)
+    return LockDescription(
+        f"{state}, which lives, but is probably stopped, or has the PID of a session that died",
+        f"Let process {owner.pid} go on, or end it. If the process is no agent, remove the lock.",
+    )
 
 
 def try_lock(fs: AgentAwarenessFileSystem, path: str) -> RecordLock | None:

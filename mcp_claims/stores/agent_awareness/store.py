@@ -23,11 +23,17 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 
-from mcp_claims.errors import InvalidInputError, LockDirectoryBusyError, StoreUnavailableError, UnsafeDirectoryError
-from mcp_claims.model.codec import to_json
+from mcp_claims.errors import (
+    InvalidInputError,
+    LockDirectoryBusyError,
+    MovedDirectoryError,
+    StoreUnavailableError,
+    UnsafeDirectoryError,
+)
 from mcp_claims.model.records import Claim, Found, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.validation import MAX_KEY_BYTES
 from mcp_claims.stores.agent_awareness.filenames import (
+    LOCK_SUFFIX,
     NEW_RECORD,
     RECORD_SUFFIX,
     is_record_name,
@@ -36,11 +42,18 @@ from mcp_claims.stores.agent_awareness.filenames import (
     record_path,
 )
 from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSystem, write_new_file
-from mcp_claims.stores.agent_awareness.lock import PidIsGone, remove_stale_lock, try_lock
-from mcp_claims.stores.agent_awareness.record_file import open_record
+from mcp_claims.stores.agent_awareness.location import successors
+from mcp_claims.stores.agent_awareness.lock import (
+    LockDescription,
+    PidIsGone,
+    describe_lock,
+    remove_stale_lock,
+    try_lock,
+)
+from mcp_claims.stores.agent_awareness.record_file import open_record, shared_record
 from mcp_claims.stores.agent_awareness.swap import LockedSwap
-from mcp_claims.stores.base import LOCK_TIMEOUT, NEVER, Swap
-from mcp_claims.stores.files.directories import PrivateDirectories, list_names, problem_of_namespace, unavailable
+from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
+from mcp_claims.stores.files.directories import PrivateDirectories, list_names, unavailable, unusable_namespace
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
 
@@ -76,7 +89,7 @@ class AgentAwarenessStore:
 
     def read(self, scoped: ScopedKey) -> Found:
         path = record_path(self.directory, scoped)
-        return self._read(path, scoped) if self._directories.exists(os.path.dirname(path)) else None
+        return self._read(path, scoped) if self._exists(os.path.dirname(path)) else None
 
     def swap(
         self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
@@ -125,19 +138,21 @@ class AgentAwarenessStore:
 
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
         if namespace is not None:
-            directories: Iterator[str] = iter([namespace_directory(self.directory, namespace)])
+            directories: Iterator[tuple[str, bool]] = iter([(namespace_directory(self.directory, namespace), True)])
         else:
             directories = self._namespace_directories()
-        for directory in directories:
+        for directory, certain in directories:
             try:
-                names = list_names(self._fs, directory) if self._directories.exists(directory) else []
+                names = list_names(self._fs, directory) if self._exists(directory) else []
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
-                problem = problem_of_namespace(error, self.directory)
-                if namespace is not None or problem is None:
+                unusable = unusable_namespace(error, directory, self.directory)
+                if namespace is not None or unusable is None:
                     raise
+                if not certain:
+                    continue
                 # An unsafe or unreadable namespace must not hide the claims of the others.
                 if self._position(directory) > after:
-                    yield Unreadable(directory, problem, NEVER, ())
+                    yield unusable
                 continue
             for name in names:
                 if name.endswith(RECORD_SUFFIX) and is_record_name(name.removesuffix(RECORD_SUFFIX)):
@@ -145,16 +160,32 @@ class AgentAwarenessStore:
                     if self._position(path) <= after:
                         continue
                     found = self._read(path, self._scoped_by_path(path))
-                    if found is not None:
+                    if isinstance(found, Claim) or (found is not None and certain):
                         yield found
+
+    def locks(self) -> Iterator[tuple[str, LockDescription]]:
+        """Yield the path of each lock directory and how it stands; most are gone after milliseconds."""
+        for directory, certain in self._namespace_directories():
+            try:
+                names = list_names(self._fs, directory) if certain else []
+            except StoreUnavailableError:
+                continue  # `scan` reports it.
+            for name in names:
+                if name.endswith(LOCK_SUFFIX):
+                    path = f"{directory}/{name}"
+                    yield path, describe_lock(self._fs, path, self.pid_is_gone)
 
     def _swap(self, path: str, scoped: ScopedKey, old: Found, new: Claim | None, lock_timeout: float) -> Swap:
         directory = os.path.dirname(path)
         deadline = self._fs.monotonic() + lock_timeout
+        if new is not None and (moved := successors(self.directory)):
+            raise MovedDirectoryError(self.directory, moved)
         try:
-            if not self._directories.exists(directory):
+            if not self._exists(directory):
+                if old is not None:
+                    return Swap(False, None)  # Removed with the claim in it: a renewal must not make it again.
                 self._make_directories(directory)
-                self._directories.exists(directory)
+                self._exists(directory)
             while True:
                 left = max(0.0, deadline - self._fs.monotonic())
                 with LockFile(self._fs, directory) as file, NamespaceLock(file, left) as kernel_lock:
@@ -163,7 +194,8 @@ class AgentAwarenessStore:
                     return swap
                 left = deadline - self._fs.monotonic()
                 if left <= 0:
-                    raise LockDirectoryBusyError(lock_path(path), lock_timeout)
+                    lock = describe_lock(self._fs, lock_path(path), self.pid_is_gone)
+                    raise LockDirectoryBusyError(lock_path(path), lock_timeout, lock.state, lock.remedy)
                 self._fs.sleep(min(LOCK_PAUSE, left))
         except OSError as error:
             raise unavailable(directory, error) from error
@@ -185,7 +217,7 @@ class AgentAwarenessStore:
                 if not new.generation:
                     last = old.generation if isinstance(old, Claim) else 0
                     new = new._replace(generation=kernel_lock.next_generation(last, new.claimed.epoch))
-                write_new_file(self._fs, new_record, to_json(new))
+                write_new_file(self._fs, new_record, shared_record(new))
             lock = try_lock(self._fs, lock_path(path))
             if lock is None:
                 return None
@@ -232,6 +264,15 @@ class AgentAwarenessStore:
         namespace, _, name = path.removeprefix(f"{self.directory}/").rpartition("/")
         return ScopedKey(namespace, name.removesuffix(RECORD_SUFFIX))
 
+    def _exists(self, directory: str) -> bool:
+        """Return whether the *directory* of a namespace exists; raise as `PrivateDirectories.exists` does, also for those above."""
+        path = self.directory
+        for part in directory.removeprefix(f"{self.directory}/").split("/"):
+            path = f"{path}/{part}"
+            if not self._directories.exists(path):
+                return False
+        return True
+
     def _make_directories(self, directory: str) -> None:
         """Make the directory of a namespace and those above it, each private from the start."""
         self._fs.make_directory(self.directory)
@@ -240,8 +281,13 @@ class AgentAwarenessStore:
             made = f"{made}/{part}"
             self._fs.make_directory(made)
 
-    def _namespace_directories(self) -> Iterator[str]:
-        """Yield the directories of namespaces: each one at the top, and below it those that mcp-claims has made."""
+    def _namespace_directories(self) -> Iterator[tuple[str, bool]]:
+        """Yield each directory that a namespace can have, and whether it certainly is one's.
+
+        A plugin of the original can have slashes in its name, as `@scope/plugin`, so its directory may be at any depth.
+        One is certain at the top, in a scope, and where mcp-claims has claimed; elsewhere only what can be read as a claim
+        is one.
+        """
         # Not recursive: the tree may be deeper than the interpreter can recurse.
         open_directories = [(self.directory, iter(list_names(self._fs, self.directory)))]
         while open_directories:
@@ -253,13 +299,13 @@ class AgentAwarenessStore:
             path = f"{parent}/{name}"
             if not self._can_be_namespace(path):
                 continue
+            in_scope = len(open_directories) == 2 and os.path.basename(parent).startswith("@")
             try:
                 content = list_names(self._fs, path)
             except StoreUnavailableError:
-                yield path  # `scan` reports why it cannot be listed.
+                yield path, True  # `scan` reports why it cannot be listed.
                 continue
-            if parent == self.directory or LOCK_FILE in content:
-                yield path
+            yield path, parent == self.directory or in_scope or LOCK_FILE in content
             open_directories.append((path, iter(content)))
 
     def _can_be_namespace(self, path: str) -> bool:

@@ -6,7 +6,9 @@ import os
 import stat
 import sys
 
-from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError, shown_path
+from mcp_claims.model.records import Unreadable
+from mcp_claims.stores.base import NEVER
 from mcp_claims.stores.files.filesystem import ERRORS_OF_ONE_FILE, FileSystem
 
 _RECHECK_AFTER = 1.0  # s
@@ -35,7 +37,7 @@ class PrivateDirectories:
                 raise unavailable(directory, error) from error
             for path, status in ((self._root, root), (directory, inside)):
                 if problem := unsafe(status):
-                    raise UnsafeDirectoryError(path, problem)
+                    raise UnsafeDirectoryError(path, problem, _remedy(status))
             self._checked_at[directory] = now
         return True
 
@@ -51,6 +53,13 @@ def unsafe(status: os.stat_result) -> str | None:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
     return None
+
+
+def _remedy(status: os.stat_result) -> str | None:
+    """Return what helps where `chmod` does not: against a link, and for a directory of another user."""
+    if stat.S_ISLNK(status.st_mode):
+        return "Remove that link"
+    return None if sys.platform == "win32" or status.st_uid == os.geteuid() else "Have its owner move it away"
 
 
 def make_namespace(fs: FileSystem, directory: str) -> None:
@@ -69,14 +78,20 @@ def list_names(fs: FileSystem, directory: str) -> list[str]:
         raise unavailable(directory, error) from error
 
 
-def problem_of_namespace(error: UnsafeDirectoryError | StoreUnavailableError, root: str) -> str | None:
-    """Return the problem if *error* is about one namespace, `None` if about the claims directory *root* or the system."""
+def unusable_namespace(
+    error: UnsafeDirectoryError | StoreUnavailableError, directory: str, root: str
+) -> Unreadable | None:
+    """Return what is at *directory* if *error* is about that namespace, `None` if about the claims directory or the system.
+
+    *root* is the claims directory.
+    """
     if error.where == root:
         return None
     if isinstance(error, UnsafeDirectoryError):
-        return error.problem
+        return Unreadable(directory, error.problem, NEVER, (), f"{error.remedy}.")
     if error.cause.errno in ERRORS_OF_ONE_FILE:
-        return error.cause.strerror or "cannot be listed"
+        remedy = f"As its owner: chmod 700 {shown_path(directory)}"
+        return Unreadable(directory, error.cause.strerror or "cannot be listed", NEVER, (), remedy)
     return None
 
 

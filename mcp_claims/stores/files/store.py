@@ -16,13 +16,13 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model.codec import RecordError, from_json, to_json
 from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, NEVER, SECRET_BYTES, Swap
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap
 from mcp_claims.stores.files.directories import (
     PrivateDirectories,
     list_names,
     make_namespace,
-    problem_of_namespace,
     unavailable,
+    unusable_namespace,
 )
 from mcp_claims.stores.files.filenames import SUFFIX, file_name, may_be_file_name, record_path
 from mcp_claims.stores.files.filesystem import FileSystem, create_file, last_change, read_file
@@ -125,12 +125,12 @@ class FileStore:
                     continue
                 entries = list_names(self._fs, directory) if self._private.exists(directory) else []
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
-                problem = problem_of_namespace(error, self.directory)
-                if namespace is not None or problem is None:
+                unusable = unusable_namespace(error, directory, self.directory)
+                if namespace is not None or unusable is None:
                     raise
                 # A namespace that must not or cannot be entered does not hide the others.
                 if name > last_name:
-                    yield Unreadable(directory, problem, NEVER, ())
+                    yield unusable
                 continue
             for entry in entries:
                 if name == last_name and entry <= last_entry:

@@ -249,6 +249,16 @@ def test_a_plugin_directory_that_others_can_write_is_refused_with_the_remedy(sto
 
 
 @pytest.mark.rule("A1")
+def test_a_scope_that_others_can_write_is_refused_as_well(store: AgentAwarenessStore) -> None:
+    scoped = ScopedKey("@scope/plugin", "red")
+    grant(store, claim(scoped))
+    (scope := Path(store.directory, "@scope")).chmod(0o775)
+    with pytest.raises(UnsafeDirectoryError) as refused:
+        store_in(store.directory).read(scoped)
+    assert refused.value.where == str(scope)
+
+
+@pytest.mark.rule("A1")
 def test_a_plugin_directory_that_others_can_write_does_not_hide_the_others(store: AgentAwarenessStore) -> None:
     for namespace in ("a", "b", "c"):
         grant(store, claim(ScopedKey(namespace, "red")))
@@ -256,6 +266,7 @@ def test_a_plugin_directory_that_others_can_write_does_not_hide_the_others(store
     one, unsafe, other = (found := list(store_in(Path(store.directory)).scan()))
     assert isinstance(unsafe, Unreadable) and unsafe.where == f"{store.directory}/b"
     assert "can be written by others" in unsafe.problem
+    assert unsafe.remedy == f"Make it yours alone (`chmod 700 {store.directory}/b`)."
     assert isinstance(one, Claim) and isinstance(other, Claim)
     assert [one.scoped.namespace, other.scoped.namespace] == ["a", "c"]
     # Pages of a listing depend on the order of positions.

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from mcp_claims.doctor.claims import check_claims_directory
+from mcp_claims.doctor.finding import Level
 from mcp_claims.errors import LockDirectoryBusyError, StoreUnavailableError
+from mcp_claims.liveness import local_machine
 from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import Claim, Moment, ScopedKey, Unreadable
 from mcp_claims.stores.agent_awareness.lock import try_lock
@@ -404,3 +407,76 @@ def test_the_breaker_of_these_tests_claims_a_free_key(store: AgentAwarenessStore
     found = store.read(KEY)
     assert isinstance(found, Claim)
     assert found.holder.name == "rig:4242"
+
+
+def put_things(store: AgentAwarenessStore, *, age: float) -> None:
+    (put_lock(store) / "notes").write_text("x")
+    os.utime(lock(store), (0, time.time() - age))
+
+
+WHAT_BLOCKS: dict[str, tuple[Callable[[AgentAwarenessStore], object], str]] = {
+    "one without meta.json": (
+        lambda store: put_lock(store, age=4),
+        r"is 4 s old and names no owner.*It is removed once it is 10 s old: try again then\.$",
+    ),
+    "one whose meta.json is half written": (
+        lambda store: put_lock(store, '{"pid"', age=2),
+        "is 2 s old and names no owner",
+    ),
+    "one of 40 minutes": (
+        lambda store: put_lock(store, age=2_400, pid=os.getppid()),
+        rf"is 40 min old, of process {os.getppid()}, which lives, but is probably stopped.*Let process .* If the process is no agent, remove the lock\.$",
+    ),
+    "one that is in use": (
+        lambda store: put_lock(store, age=1, pid=os.getppid()),
+        rf"is 1 s old, of process {os.getppid()}, which lives\..*Try again\.$",
+    ),
+    "a directory that is no lock": (
+        lambda store: put_things(store, age=60),
+        r"is 60 s old and contains what no lock does \(notes\).*Remove it if no agent works on that key\.$",
+    ),
+    "a file": (lambda store: lock(store).write_text(""), "is no directory, so no session has made it"),
+}
+
+
+@pytest.mark.rule("A6")
+@pytest.mark.parametrize(("put", "says"), WHAT_BLOCKS.values(), ids=WHAT_BLOCKS)
+def test_the_error_says_how_old_the_lock_is_whose_it_is_and_when_it_goes(
+    store: AgentAwarenessStore, put: Callable[[AgentAwarenessStore], object], says: str
+) -> None:
+    class Still(HookedAgentAwarenessFileSystem):
+        """A wall clock that stands still, so that no age depends on the load of this machine."""
+
+        def __init__(self) -> None:
+            self._now = time.time()
+
+        def wall_clock(self) -> float:
+            return self._now
+
+    still = store_in(store.directory, Still())
+    put(store)
+    with pytest.raises(LockDirectoryBusyError, match=says) as busy:
+        still.swap(KEY, None, claim(), lock_timeout=0)
+    assert "Nothing was changed" in str(busy.value) and "5.0 s" not in str(busy.value)
+
+
+def test_doctor_shows_a_lock_that_nobody_is_using_just_now(store: AgentAwarenessStore) -> None:
+    def doctor() -> list[tuple[Level, str]]:
+        found = check_claims_directory(Path(store.directory), store_in(store.directory), local_machine())
+        return [(finding.level, finding.what) for finding in found if finding.check == "locks"]
+
+    assert doctor() == []
+    put_lock(store, age=1, pid=os.getppid())
+    assert doctor() == [], "a session is using it"
+    shutil.rmtree(lock(store))
+    put_lock(store, age=3)
+    ((level, what),) = doctor()
+    assert level is Level.OK and "names no owner" in what and "removed once it is 10 s old" in what
+    shutil.rmtree(lock(store))
+    put_lock(store, age=2_400, pid=os.getppid())
+    ((level, what),) = doctor()
+    assert level is Level.WARNING and "is 40 min old" in what
+    shutil.rmtree(lock(store))
+    put_lock(store, age=5, pid=NOBODY)
+    ((level, what),) = doctor()
+    assert level is Level.OK and "which has ended; The next claim of that key removes it" in what

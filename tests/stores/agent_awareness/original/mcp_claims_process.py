@@ -56,7 +56,7 @@ def main() -> None:
             holder = attempt.found.holder.name if isinstance(attempt.found, Claim) else None
             answer: dict[str, object] = {"status": attempt.status.value, "holder": holder}
         else:
-            answer = {"released": session.release(key, plugin).released}
+            answer = {"released": session.release(key, plugin, outcome=command.get("outcome")).released}
         print(json.dumps({"answer": answer}), flush=True)
 
 

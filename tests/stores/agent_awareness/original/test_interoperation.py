@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,9 +14,12 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.errors import LockDirectoryBusyError
+from mcp_claims.liveness import local_machine
+from mcp_claims.liveness.linux import LinuxMachine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Holder, Moment, OriginalHolder, ScopedKey, Unreadable
+from mcp_claims.session.identity import handle_session, named_session, process_session, session_for_process
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
@@ -140,7 +145,9 @@ def test_we_wait_for_a_live_lock_of_the_original_and_the_error_names_it(
     make_old(lock(store, SCOPED), 3_600)
     meta = lock(store, SCOPED) / "meta.json"
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"createdAt": "2026-01-01T00:00:00.000Z"}))
-    with pytest.raises(LockDirectoryBusyError, match=r"Other keys are not affected.*meta\.json"):
+    with pytest.raises(
+        LockDirectoryBusyError, match=f"is 60 min old, of process {inside.pid}, which lives.*Other keys"
+    ):
         session.try_claim(KEY, "ci", lock_timeout=0.1)
     assert session.try_claim("another key", "ci", lock_timeout=0).claimed
     assert inside.ask(go=True) == {"answer": {"claimed": True}}
@@ -170,6 +177,34 @@ def test_a_lock_of_the_original_without_meta_is_removed_after_10_s(
     # Its process was alive after all; its call fails, and it holds nothing.
     assert slow.ask(go=True) == {"failed": "ENOENT"}
     assert session.inspect(KEY, "ci").held_by_you
+
+
+@pytest.mark.rule("A2")
+def test_the_claims_of_a_scoped_plugin_of_the_original_are_in_every_view(
+    start_original: StartSession, session: Session, store: AgentAwarenessStore
+) -> None:
+    live, dead = start_original(), start_original()
+    for plugin in ("@scope/plugin", "a/b/c"):
+        live.call("tryClaim", "red", plugin=plugin)
+        dead.call("tryClaim", "blue", plugin=plugin)
+    # Beside a plugin's claims there may be directories of other programs.
+    cache = Path(store.directory, "@scope", "plugin", "cache")
+    cache.mkdir()
+    (cache / "package.json").write_text('{"name": "x"}')
+    cache.chmod(0o775)
+    dead.kill_and_reap()
+    views = [session.list_claims().claims, *(session.list_claims(name).claims for name in ("@scope/plugin", "a/b/c"))]
+    seen = [[(each.found.scoped, each.state) for each in view if isinstance(each.found, Claim)] for view in views]
+    for plugin, view in zip(("@scope/plugin", "a/b/c"), seen[1:], strict=True):
+        assert view == [
+            (ScopedKey(plugin, "blue"), ClaimState.ORPHANED),
+            (ScopedKey(plugin, "red"), ClaimState.HELD),
+        ]
+    assert seen[0] == seen[1] + seen[2] and len(views[0]) == 4
+    pruned = session.prune()
+    assert (pruned.orphaned, pruned.live, pruned.kept_unreadable) == (2, 2, ())
+    (damaged := Path(store.directory, "@scope", "plugin", "red.json")).write_text("{")
+    assert [each.where for each in store.scan() if isinstance(each, Unreadable)] == [str(damaged)]
 
 
 # We act first, then the original does.
@@ -262,6 +297,88 @@ def test_the_original_breaks_our_lock_without_meta_after_10_s(
     make_old(lock(store, SCOPED))
     assert other.ask(go=True) == {"paused": "stale"}
     assert other.ask(go=True) == {"answer": {"claimed": True}}
+
+
+# What outlives its process.
+
+
+def dead_session(store: AgentAwarenessStore, *, kind: str) -> Session:
+    """Return a session that outlives its process, as if that had ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    machine = MachineOf(child.pid)
+    if kind == "name":
+        return named_session(store, "nightly", machine)
+    return handle_session(store, machine, 4242, b"nonce", bound=False)
+
+
+class MachineOf(LinuxMachine):
+    """This machine, seen by the process *pid*."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._seen_by = pid
+
+    def pid(self) -> int:
+        return self._seen_by
+
+
+@pytest.mark.rule("A15")
+@pytest.mark.parametrize("kind", ["name", "handle"])
+def test_the_original_neither_takes_nor_prunes_a_claim_that_outlives_its_process(
+    start_original: StartSession, store: AgentAwarenessStore, session: Session, kind: str
+) -> None:
+    holder = dead_session(store, kind=kind)
+    assert holder.try_claim(KEY, "ci").status is Status.ACQUIRED
+    other = start_original()
+    assert other.call("tryClaim", KEY)["claimed"] is False
+    assert other.call("isClaimedByOther", KEY) is True
+    assert other.call("prune") == 0
+    attempt = session.try_claim(KEY, "ci")
+    assert attempt.status is Status.HELD
+    assert isinstance(attempt.found, Claim) and attempt.found.holder.name == holder.holder.name
+    assert dead_session(store, kind=kind).try_claim(KEY, "ci").status is Status.RENEWED
+    assert dead_session(store, kind=kind).release(KEY, "ci").released
+    assert other.call("tryClaim", KEY) == {"claimed": True}
+
+
+@pytest.mark.rule("A15")
+def test_the_original_neither_redoes_nor_prunes_what_an_ended_session_has_done(
+    start_original: StartSession, start_ours: StartSession, session: Session
+) -> None:
+    worker = start_ours()
+    assert worker.ask(call="try_claim", key=KEY, plugin="ci")["answer"]["status"] == "acquired"
+    assert worker.ask(call="release", key=KEY, plugin="ci", outcome="done")["answer"]["released"]
+    worker.kill_and_reap()
+    other = start_original()
+    assert other.call("prune") == 0
+    assert other.call("tryClaim", KEY)["claimed"] is False
+    assert session.try_claim(KEY, "ci").status is Status.DONE
+
+
+@pytest.mark.rule("A15")
+def test_only_what_ends_with_its_process_is_judged_by_the_original_by_its_pid(store: AgentAwarenessStore) -> None:
+    """A claim that this program can prove dead is free for the original at once, and no other."""
+    here = f"{socket.gethostname()}:"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        for number, (session, judged) in enumerate(
+            [
+                (process_session(store), True),
+                (session_for_process(store, child.pid), True),
+                (handle_session(store, local_machine(), os.getpid(), b"a", bound=True), True),
+                (handle_session(store, local_machine(), os.getpid(), b"b", bound=False), False),
+                (named_session(store, "ci"), False),
+            ]
+        ):
+            scoped = ScopedKey("ci", f"key {number}")
+            session.try_claim(*reversed(scoped))
+            written = json.loads(record(store, scoped).read_text())["holder"]
+            assert written.startswith(here) is judged
+            assert written.endswith(session.holder.name)
+            session.release(*reversed(scoped), outcome="done")
+            assert not json.loads(record(store, scoped).read_text())["holder"].startswith(here)
+            found = store.read(scoped)
+            assert isinstance(found, Claim) and found.holder.name == session.holder.name
 
 
 # Keys with the same file name.
