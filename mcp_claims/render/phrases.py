@@ -14,7 +14,7 @@ from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.session.results import TakenOver
 
-_PLAIN_NAME = re.compile(r"[\w.:-]{1,300}")
+_PLAIN_NAME = re.compile(r"[\w.:@-]{1,300}")
 _ENDINGS = {
     Outcome.DONE: "done",
     Outcome.FAILED: "tried, and failed",

@@ -25,6 +25,7 @@ from mcp_claims.errors import (
 from mcp_claims.liveness import Machine, ProcessExit, fork_count
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Ended, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.requests import (
     DEFAULT_RETENTION_HOURS,
@@ -473,7 +474,7 @@ class Session:
         """
         return (
             isinstance(found, Claim)
-            and found.holder.name == self._holder.name
+            and is_same_session(found.holder.name, self._holder.name)
             and found.ended is None
             and found.scoped == scoped
         )
@@ -504,10 +505,9 @@ def _refusal(scoped: ScopedKey, result: ClaimResult) -> str:
 
 def _is_same_grant(one: Claim, other: Claim) -> bool:
     """Return whether both are the same grant, renewed or not."""
-    return (one.scoped, one.holder.name, one.generation, one.claimed, one.ended) == (
+    return (one.scoped, one.generation, one.claimed, one.ended) == (
         other.scoped,
-        other.holder.name,
         other.generation,
         other.claimed,
         other.ended,
-    )
+    ) and is_same_session(one.holder.name, other.holder.name)
