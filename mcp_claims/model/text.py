@@ -22,7 +22,10 @@ _PRESENTATIONS = "\ufe0e\ufe0f"
 _KEYCAP = "\u20e3"
 _VIRAMA = 9
 # Small letters of other scripts that look like Latin ones.
-_ALIKE = str.maketrans("асԁеһіјӏорԛѕԝхуοαινρϲ", "acdehijlopqswxyoaivpc")
+_ALIKE = str.maketrans(
+    "\u0430\u0441\u0501\u0435\u04bb\u0456\u0458\u04cf\u043e\u0440\u051b\u0455\u051d\u0445\u0443\u03bf\u03b1\u03b9\u03bd\u03c1\u03f2",
+    "acdehijlopqswxyoaivpc",
+)
 
 
 def hidden(text: str) -> Iterator[int]:

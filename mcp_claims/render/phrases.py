@@ -87,6 +87,15 @@ def taken_over(previous: TakenOver) -> str:
     return f"Taken over from {who(found)}, {why}.{_note(found)}"
 
 
+def near(claims: tuple[Claim, ...]) -> str:
+    """Return which *claims* are in force on keys that look like one that was granted."""
+    return (
+        "A key that looks alike is held: "
+        + "; ".join(f"{quoted(each.scoped.key)} by {who(each)}" for each in claims)
+        + "."
+    )
+
+
 def unreadable(found: Unreadable) -> str:
     """Return what cannot be read, and why."""
     return f"{shown(found.where)}: {shown(found.problem)}"

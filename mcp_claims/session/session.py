@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -34,6 +34,7 @@ from mcp_claims.model.requests import (
     InspectRequest,
     ReleaseRequest,
 )
+from mcp_claims.model.text import look
 from mcp_claims.model.validation import DEFAULT_NAMESPACE
 from mcp_claims.session import admin
 from mcp_claims.session.acquire import acquire
@@ -55,6 +56,9 @@ CLOSE_TIMEOUT = 0.2
 
 _MAX_CLIENT = 100
 _MAX_ROUNDS = 1_000
+_MAX_NEAR = 3
+_MAX_NAMES = 200
+"""A bound on what a grant may cost: to list and compare so many names takes some 0.2 ms."""
 
 
 class Session:
@@ -319,7 +323,9 @@ class Session:
                 # A claim that expired while we waited for the lock is renewed, not handed over dead.
                 if not expiry.has_passed(found.expires, now):
                     self._record(found)
-                    return ClaimResult(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
+                    if not acquired:
+                        return ClaimResult(Status.RENEWED, found, now, taken_over, lost)
+                    return ClaimResult(Status.ACQUIRED, found, now, taken_over, lost, self._near(scoped, now))
         raise ContendedError(scoped.key, _MAX_ROUNDS)
 
     def inspect_request(self, request: InspectRequest) -> Inspection:
@@ -453,6 +459,21 @@ class Session:
             found = swap.found
         self._held.settle(doubts, found)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
+
+    def _near(self, scoped: ScopedKey, now: Moment) -> tuple[Claim, ...]:
+        """Return claims in force, of others, on keys that look like *scoped*: perhaps they mean the same event.
+
+        At most `_MAX_NEAR` of them, among the first `_MAX_NAMES` claims of the namespace.  Never raises: the key is granted.
+        """
+        near: list[Claim] = []
+        with suppress(StoreUnavailableError, UnsafeDirectoryError):
+            own_look = look(scoped.key)
+            alike = [key for key in self._store.names(scoped.namespace, _MAX_NAMES) if look(key) == own_look]
+            for key in alike:
+                found = self._store.read(scoped._replace(key=key))
+                if isinstance(found, Claim) and not self._holds(found, found.scoped) and len(near) < _MAX_NEAR:
+                    near += [found] if self._state_of(found, now) is ClaimState.HELD else []
+        return tuple(near)
 
     def _granted(self, now: Moment, request: ClaimRequest) -> Claim:
         expires = expiry.later(now, request.ttl)

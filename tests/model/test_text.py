@@ -15,11 +15,11 @@ ALIKE = [
     ("#12:red", "#12:Red"),
     ("red check", "redcheck"),
     ("red check", "Red  Check"),
-    ("deploy", "ｄｅｐｌｏｙ"),
+    ("deploy", "\uff44\uff45\uff50\uff4c\uff4f\uff59"),
     ("café", "cafe\u0301"),
     ("❤", "❤\ufe0f"),
     ("straße", "STRASSE"),
-    ("deploy", "dерlоy"),
+    ("deploy", "d\u0435\u0440l\u043ey"),
     ("№ 7", "no7"),
 ]
 

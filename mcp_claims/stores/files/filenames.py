@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 MAX_NAME = 120
 """Characters of a name; with `.json` it fits the 143 bytes of encrypted home directories, the lowest limit in use."""
@@ -42,6 +43,18 @@ def file_name(text: str) -> str:
     if len(name) > MAX_NAME:
         return re.sub(r"%.?$", "", name[:_PREFIX]) + "~" + hashlib.sha256(data).hexdigest()
     return name
+
+
+@lru_cache(maxsize=4_096)
+def key_of(name: str, suffix: str) -> str | None:
+    """Return the key for which `file_name` returned *name* without *suffix*; `None` if it is cut, or nobody's."""
+    plain = name.removesuffix(suffix)
+    if plain == name or "~" in name or not may_be_file_name(name):
+        return None
+    try:
+        return re.sub(rb"%([0-9a-f]{2})", lambda escape: bytes.fromhex(escape[1].decode()), plain.encode()).decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def may_be_file_name(name: str) -> bool:
