@@ -81,6 +81,8 @@ def _try(options: argparse.Namespace) -> int:
     request = claim_request(options)
     result = acquire(required_session(options, chosen_store(options)), request)
     _print_answer(claim_answer(request.scoped, result), result.found, options)
+    if result.near:
+        write_error(phrases.near(result.near))
     return YES if result.claimed else NO
 
 

@@ -60,7 +60,7 @@ class LinuxMachine:
     def __init__(self) -> None:
         self._boot = _read_line(_BOOT_ID)
         self._pid_namespace = _namespace("pid")
-        self._time_namespace = _namespace("time")
+        self._time_namespace = _time_namespace()
         # CLOCK_BOOTTIME counts from boot, time asleep included, and cannot be set; but a time namespace shifts it.
         self._epoch = f"{self._boot}/{self._time_namespace}" if self._boot else None
         self._proc_is_ours = _proc_shows_our_namespace()
@@ -196,6 +196,22 @@ def _namespace(kind: str) -> str | None:
         return os.readlink(f"/proc/self/ns/{kind}")
     except OSError:
         return None
+
+
+def _time_namespace() -> str | None:
+    """Return a name for the clocks of this process, equal to another only if the clocks are; `None` if all have the same.
+
+    The number of a namespace is not enough: once the namespace is gone, the next one, with other clocks, may get it.
+    """
+    name = _namespace("time")
+    if name is None:
+        return None  # The kernel has no time namespaces.
+    with suppress(OSError, ValueError), open("/proc/self/timens_offsets") as offsets:
+        shift = next(tuple(map(int, line.split()[1:])) for line in offsets if line.startswith("boottime"))
+        # The file has the offsets of the namespace that children get.
+        if name == _namespace("time_for_children"):
+            return name if shift == (0, 0) else f"{name}+{shift[0]}.{shift[1]:09}"
+    return f"{name}?{os.urandom(6).hex()}"  # Nobody else has it, so nothing is compared with our clocks.
 
 
 def _read_line(path: str) -> str | None:

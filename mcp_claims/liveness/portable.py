@@ -64,11 +64,10 @@ class PortableMachine:
 
 def _ended(pid: int) -> bool:
     """Return whether no process runs under *pid*."""
-    # Not `os.kill(pid, 0)`: on Windows that ends the process.
-    if not psutil.pid_exists(pid):
-        return True
-    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    # OverflowError: a damaged record has a number that is no PID, which proves nothing.
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied, OverflowError):
+        # Not `os.kill(pid, 0)`: on Windows that ends the process.
+        return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     return False
 
 
@@ -76,8 +75,8 @@ def _start(pid: int) -> int | None:
     """Return the creation time of *pid* in microseconds, `None` if it cannot be read or may change.
 
     On macOS psutil's public `create_time` changes when somebody sets the clock, which would "prove" a living holder dead.
-    The kernel's value does not, but psutil reads it with a private method.  Should that method disappear, there is no
-    start time, and a recycled PID keeps a claim alive until its TTL.
+    The kernel's value does not, but psutil (from 7.1) reads it with a private method.  Should that method disappear, there
+    is no start time, and a recycled PID keeps a claim alive until its TTL.
     """
     try:
         process = psutil.Process(pid)
@@ -85,7 +84,7 @@ def _start(pid: int) -> int | None:
             raw: float = process._proc.create_time(monotonic=True)  # type: ignore[attr-defined]
             return round(raw * 1_000_000)
         return round(process.create_time() * 1_000_000)
-    except (psutil.Error, AttributeError, TypeError):
+    except (psutil.Error, AttributeError, TypeError, OverflowError):
         return None
 
 

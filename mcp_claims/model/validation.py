@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.records import Outcome, ScopedKey
+from mcp_claims.model.text import hidden
 
 DEFAULT_NAMESPACE = "default"
 MAX_KEY_BYTES = 1_024
@@ -29,8 +30,8 @@ _MAX_RAW_NOTE = 10 * MAX_NOTE_CHARACTERS
 # Line and paragraph separators, control characters, lone surrogates: in a key or a note they could end a line of
 # a log or of somebody's prompt early, or could not be written as UTF-8.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# Invisible characters (direction overrides, zero-width spaces, tags) make one key look like another and hide words in
-# a note.  Two of that category join letters and emoji.
+# Format characters such as direction overrides make one key look like another and hide words in a note.  Two of that
+# category join letters and emoji.
 _FORMAT_CATEGORY = "Cf"
 _JOINERS = frozenset("\u200c\u200d")
 
@@ -113,8 +114,8 @@ class ReleaseRequest(NamedTuple):
 def scoped_key(key: str, namespace: str = DEFAULT_NAMESPACE) -> ScopedKey:
     """Check a key and its namespace.
 
-    Each has 1 to 1,024 bytes of UTF-8 without control characters, and is taken literally: case, spaces and the
-    composition of accents all count.
+    Each has 1 to 1,024 bytes of UTF-8, no blank at either end, and nothing that people cannot see.  It is taken literally:
+    case, spaces and the composition of accents all count.
     """
     return ScopedKey(_name("namespace", namespace), _name("key", key))
 
@@ -189,6 +190,8 @@ def one_line(text: str) -> str:
     """Return *text* on one line: whatever could disturb a terminal, a log or a prompt becomes a single space."""
     if not text.isprintable():
         text = "".join(" " if _is_forbidden(character) else character for character in text)
+    if unseen := set(hidden(text)):
+        text = "".join(" " if position in unseen else character for position, character in enumerate(text))
     return " ".join(text.split())
 
 
@@ -200,9 +203,13 @@ def _name(field: str, text: str) -> str:
     # The length first: the text may be megabytes long, and a character is at least a byte.
     if len(text) > MAX_KEY_BYTES or len(text.encode(errors="replace")) > MAX_KEY_BYTES:
         raise InvalidInputError(field, f"must be at most {MAX_KEY_BYTES:,} bytes of UTF-8")
+    if text != text.strip():
+        raise InvalidInputError(field, "must not begin or end with a blank")
     # Every printable character is allowed, and of the others a few, such as those that join emoji.
-    if not text.isprintable() and any(map(_is_forbidden, text)):
-        raise InvalidInputError(field, "must not contain line breaks, control characters or invisible ones")
+    forbidden = [] if text.isprintable() else [each for each in text if _is_forbidden(each)]
+    if forbidden := forbidden or [text[position] for position in hidden(text)]:
+        rule = "must not contain line breaks, control characters, invisible ones or blanks other than the plain space"
+        raise InvalidInputError(field, f"{rule} (here U+{ord(forbidden[0]):04X})")
     return text
 
 

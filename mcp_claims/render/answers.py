@@ -108,6 +108,8 @@ def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = F
             lead += f" {phrases.taken_over(result.taken_over)}"
         renewal = "the server renews it meanwhile" if kept_alive else "call try_claim again before it expires to renew"
         advice = f"You act, nobody else will. Release it when done; {renewal}."
+        if result.near:
+            advice = f"{phrases.near(result.near)} If that is the same event, release yours and do not act. {advice}"
     elif result.status is Status.RENEWED:
         since = f"since {phrases.wall_time(found.claimed.wall)}, now {phrases.until(found, now)}"
         lead = f"RENEWED: you have held {name} {since}, generation {found.generation}, as {phrases.who(found)}."

@@ -14,7 +14,7 @@ from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.session.results import TakenOver
 
-_PLAIN_NAME = re.compile(r"[\w.:-]{1,300}")
+_PLAIN_NAME = re.compile(r"[\w.:@-]{1,300}")
 _ENDINGS = {
     Outcome.DONE: "done",
     Outcome.FAILED: "tried, and failed",
@@ -85,6 +85,15 @@ def taken_over(previous: TakenOver) -> str:
         return f"Before that, it {ended(found)}"
     why = "whose process is dead" if previous.state is ClaimState.ORPHANED else "whose claim had expired"
     return f"Taken over from {who(found)}, {why}.{_note(found)}"
+
+
+def near(claims: tuple[Claim, ...]) -> str:
+    """Return which *claims* are in force on keys that look like one that was granted."""
+    return (
+        "A key that looks alike is held: "
+        + "; ".join(f"{quoted(each.scoped.key)} by {who(each)}" for each in claims)
+        + "."
+    )
 
 
 def unreadable(found: Unreadable) -> str:

@@ -11,6 +11,7 @@ from mcp_claims.errors import ContendedError, StoreBusyError, StoreUnavailableEr
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Ended, Holder, Outcome, ScopedKey, Unreadable
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
 from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store, call_before
@@ -64,7 +65,7 @@ def list_claims(
     now, provably_dead = machine.now(), cache(machine.provably_dead)
     page: list[ListedClaim] = []
     for found in store.scan(namespace, after):
-        if holder is not None and not (isinstance(found, Claim) and found.holder.name == holder):
+        if holder is not None and not (isinstance(found, Claim) and is_same_session(found.holder.name, holder)):
             continue
         if len(page) == limit:
             return ClaimPage(tuple(page), now, store.position(page[-1].found))
@@ -114,10 +115,9 @@ def revoke(
 
 def _is_same_grant(one: Claim, other: Claim) -> bool:
     """Return whether both are the same grant, renewed or not."""
-    return (one.scoped, one.holder.name, one.generation, one.claimed, one.ended) == (
+    return (one.scoped, one.generation, one.claimed, one.ended) == (
         other.scoped,
-        other.holder.name,
         other.generation,
         other.claimed,
         other.ended,
-    )
+    ) and is_same_session(one.holder.name, other.holder.name)

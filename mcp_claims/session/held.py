@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from threading import RLock
 
 from mcp_claims.errors import SessionEndedError, StoreBusyError, UnsafeDirectoryError
+from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, ScopedKey
 
 
@@ -97,8 +98,12 @@ class HeldClaims:
         if cached is None:
             return None
         # The time as well: where somebody removes a namespace, its counter goes too, and a new grant may get an old number.
-        ours = (cached.scoped, self._name, cached.generation, cached.claimed.wall)
-        if isinstance(found, Claim) and (found.scoped, found.holder.name, found.generation, found.claimed.wall) == ours:
+        ours = (cached.scoped, cached.generation, cached.claimed.wall)
+        if (
+            isinstance(found, Claim)
+            and (found.scoped, found.generation, found.claimed.wall) == ours
+            and is_same_session(found.holder.name, self._name)
+        ):
             if found.ended is not None:
                 # Another call of this session has released it, perhaps through another server.
                 self.remove(cached)
@@ -115,8 +120,8 @@ class HeldClaims:
 
 def _is_written(new: Claim, found: Found) -> bool:
     """Return whether *found* is the grant that *new* asked for, renewed or not: only the store knows its generation."""
-    return isinstance(found, Claim) and (found.scoped, found.holder.name, found.claimed) == (
-        new.scoped,
-        new.holder.name,
-        new.claimed,
+    return (
+        isinstance(found, Claim)
+        and (found.scoped, found.claimed) == (new.scoped, new.claimed)
+        and is_same_session(found.holder.name, new.holder.name)
     )

@@ -1,8 +1,7 @@
 """Opening sessions: their names, and the process whose death ends each.
 
-A name is `host:pid:nonce`; the nonce keeps two processes with one PID apart.  A session bound to a process carries what
-proves that process dead one day; a session that outlives its process carries no proof, and its claims end by release
-or expiry.
+A session bound to a process carries what proves that process dead one day; a session that outlives its process carries
+no proof, and its claims end by release or expiry.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import os
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
-from mcp_claims.model.records import Holder, Proof
+from mcp_claims.model.names import holder_name, named_holder
+from mcp_claims.model.records import Holder, OriginalHolder, Proof
 from mcp_claims.model.validation import one_line
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
@@ -20,8 +20,8 @@ from mcp_claims.stores.config import open_store
 
 MAX_NAME_CHARACTERS = 64
 _NONCE_BYTES = 6
-_NAMED = "session"
 _INIT = 1
+_MAX_PID = 2**31 - 1
 
 
 def open_session(store: Store | None = None, *, name: str | None = None) -> Session:
@@ -40,27 +40,30 @@ def process_session(store: Store, machine: Machine | None = None) -> Session:
     """Open a session that lives as long as this process, or until `close`."""
     machine = machine or local_machine()
     pid = machine.pid()
-    name = holder_name(machine, str(pid), os.urandom(_NONCE_BYTES).hex())
+    name = holder_name(machine.host(), pid, os.urandom(_NONCE_BYTES).hex())
     return Session(store, Holder(name, pid, machine.proof()), machine)
 
 
 def session_for_process(store: Store, pid: int, machine: Machine | None = None) -> Session:
     """Open the session of process *pid* of this machine, the same for every process that acts on its behalf.
 
-    Its claims are orphaned by the death of that process, not of the calling one.  The process may belong to another user, since it may
-    have been started with `sudo`.  Raises `InvalidInputError` for 1, for a process that is not running, and where the
-    boot or the start time of the process cannot be read.
+    Its claims are orphaned by the death of that process, not of the calling one; where that cannot be proved they end by
+    release or expiry.  The process may belong to another user, since it may have been started with `sudo`.  Raises
+    `InvalidInputError` for 1 and for a process that is not running.
     """
     machine = machine or local_machine()
     if pid == _INIT:
         rule = "must not be 1: that is the parent of every orphaned script, and all of them would be one holder"
         raise InvalidInputError("pid", rule)
-    proof = machine.proof(pid) if pid > 0 else Proof()
-    # No nonce of `process_session` looks like this, so the process itself never has the same name.
-    holder = Holder(holder_name(machine, str(pid), f"for-{_digest(proof)}"), pid, proof)
-    if proof.boot is None or proof.start is None or machine.provably_dead(holder):
+    host = machine.host()
+    if not 0 < pid <= _MAX_PID or machine.provably_dead(OriginalHolder(f"{host}:{pid}", pid)):
         raise InvalidInputError("pid", f"must be a process of this machine that is running, not {pid}")
-    return Session(store, holder, machine)
+    proof = machine.proof(pid)
+    # Distinguishes the process from every other with its PID, also in another PID namespace with the same host name.  What
+    # the system does not reveal is as far as we know the same elsewhere, so the host name has to make the difference.
+    nonce = _digest(f"{proof.boot or host}/{proof.pid_namespace or host}/{proof.start}")
+    # No nonce of `process_session` looks like this, so the process itself never has the same name.
+    return Session(store, Holder(holder_name(host, pid, f"for-{nonce}"), pid, proof), machine)
 
 
 def named_session(store: Store, name: str, machine: Machine | None = None) -> Session:
@@ -68,8 +71,9 @@ def named_session(store: Store, name: str, machine: Machine | None = None) -> Se
     if not 0 < len(name) <= MAX_NAME_CHARACTERS or not name.isprintable() or name != one_line(name):
         raise InvalidInputError("session", f"must be a name of 1 to {MAX_NAME_CHARACTERS} printable characters")
     machine = machine or local_machine()
-    # No PID looks like this, so no process ever has the same name.
-    return Session(store, Holder(holder_name(machine, _NAMED, name), machine.pid()), machine)
+    proof = machine.proof()
+    place = _digest(f"{proof.boot}/{proof.pid_namespace}") if proof.boot and proof.pid_namespace else ""
+    return Session(store, Holder(named_holder(machine.host(), place, name), machine.pid()), machine)
 
 
 def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bound: bool) -> Session:
@@ -79,15 +83,8 @@ def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bo
     """
     public = hashlib.sha256(nonce).hexdigest()[: 2 * _NONCE_BYTES]
     proof = machine.proof() if bound else Proof()
-    return Session(store, Holder(holder_name(machine, str(pid), public), machine.pid(), proof), machine)
+    return Session(store, Holder(holder_name(machine.host(), pid, public), machine.pid(), proof), machine)
 
 
-def _digest(proof: Proof) -> str:
-    """Return what tells a process from every other with its PID, also in another PID namespace with the same host name."""
-    where = f"{proof.boot}/{proof.pid_namespace}/{proof.start}"
-    return hashlib.sha256(where.encode()).hexdigest()[: 2 * _NONCE_BYTES]
-
-
-def holder_name(machine: Machine, process: str, nonce: str) -> str:
-    """Return the public name of a session."""
-    return f"{one_line(machine.host()) or 'localhost'}:{process}:{nonce}"
+def _digest(facts: str) -> str:
+    return hashlib.sha256(facts.encode()).hexdigest()[: 2 * _NONCE_BYTES]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -26,7 +26,9 @@ from mcp_claims.errors import (
 from mcp_claims.liveness import Machine, ProcessExit
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.text import look
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
     DEFAULT_RETENTION_HOURS,
@@ -53,6 +55,9 @@ CLOSE_TIMEOUT = 0.2
 """Seconds that the end of a session waits for locks by default, in all."""
 
 _MAX_CLIENT = 100
+_MAX_NEAR = 3
+_MAX_NAMES = 200
+"""A bound on what a grant may cost: to list and compare so many names takes some 0.2 ms."""
 
 
 class Session:
@@ -276,7 +281,9 @@ class Session:
                 # A claim that expired while we waited for the lock is renewed, not handed over dead.
                 if not expiry.has_passed(found.expires, now):
                     self._record(found)
-                    return ClaimResult(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
+                    if not acquired:
+                        return ClaimResult(Status.RENEWED, found, now, taken_over, lost)
+                    return ClaimResult(Status.ACQUIRED, found, now, taken_over, lost, self._near(scoped, now))
         raise ContendedError(scoped.key, MAX_SWAPS)
 
     def inspect_request(self, request: InspectRequest) -> Inspection:
@@ -408,6 +415,21 @@ class Session:
         self._held.settle(doubts, found)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
 
+    def _near(self, scoped: ScopedKey, now: Moment) -> tuple[Claim, ...]:
+        """Return claims in force, of others, on keys that look like *scoped*: perhaps they mean the same event.
+
+        At most `_MAX_NEAR` of them, among the first `_MAX_NAMES` claims of the namespace.  Never raises: the key is granted.
+        """
+        near: list[Claim] = []
+        with suppress(StoreUnavailableError, UnsafeDirectoryError):
+            own_look = look(scoped.key)
+            alike = [key for key in self._store.names(scoped.namespace, _MAX_NAMES) if look(key) == own_look]
+            for key in alike:
+                found = self._store.read(scoped._replace(key=key))
+                if isinstance(found, Claim) and not self._holds(found, found.scoped) and len(near) < _MAX_NEAR:
+                    near += [found] if self._state_of(found, now) is ClaimState.HELD else []
+        return tuple(near)
+
     def _granted(self, now: Moment, request: ClaimRequest) -> Claim:
         expires = expiry.later(now, request.ttl)
         return Claim(request.scoped, self.holder, claimed=now, expires=expires, note=request.note)
@@ -428,7 +450,7 @@ class Session:
         """
         return (
             isinstance(found, Claim)
-            and found.holder.name == self.holder.name
+            and is_same_session(found.holder.name, self.holder.name)
             and found.ended is None
             and found.scoped == scoped
         )

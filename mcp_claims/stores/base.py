@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
@@ -72,6 +72,12 @@ class Store(Protocol):
         """Yield what is stored behind the position *after*, in the order of `position`, in one namespace or in all.
 
         A change that is made meanwhile may be seen or not.  Claims before *after* are not read.
+        """
+
+    def names(self, namespace: str, limit: int) -> Iterable[str]:
+        """Yield keys of *namespace*, of at most *limit* claims, as far as they are known without reading any.
+
+        A store that would have to read them, or to ask over a network, yields none.
         """
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:

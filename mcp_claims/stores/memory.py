@@ -57,6 +57,9 @@ class MemoryStore:
             if namespace in (None, scoped.namespace) and f"{scoped.namespace}\0{scoped.key}" > after:
                 yield stored
 
+    def names(self, namespace: str, limit: int) -> list[str]:
+        return [scoped.key for scoped in list(self._stored) if scoped.namespace == namespace][:limit]
+
     @contextmanager
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> Iterator[bool]:
         watcher = (target, notify)

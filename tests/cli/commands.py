@@ -8,7 +8,7 @@ import pty
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ class Commands:
         self.directory = directory
         self.environment = PYTHON_ENVIRONMENT | {"MCP_CLAIMS_DIR": str(directory)}
 
-    def __call__(self, *arguments: object, output: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, with *said* on its standard input."""
+    def __call__(
+        self, *arguments: object, output: str = "", under: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, with *output* on its standard input; *under* are words before the command."""
         return subprocess.run(
-            [*COMMAND, *map(str, arguments)],
+            [*under, *COMMAND, *map(str, arguments)],
             env=self.environment,
             input=output,
             capture_output=True,
@@ -39,9 +41,9 @@ class Commands:
             check=False,
         )
 
-    def json(self, *arguments: object) -> dict[str, Any]:
+    def json(self, *arguments: object, under: Sequence[str] = ()) -> dict[str, Any]:
         """Run a command with `--json` and return what it prints."""
-        done = self(*arguments, "--json")
+        done = self(*arguments, "--json", under=under)
         assert done.stderr == ""
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer

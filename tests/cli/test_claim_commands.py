@@ -15,6 +15,7 @@ from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.files.wait_queue import QUEUE_FILE
 from tests.cli.commands import COMMAND, TIMEOUT, Commands, eventually
+from tests.support.launch import unshare
 
 Process = subprocess.Popen[bytes]
 
@@ -118,6 +119,26 @@ def test_a_generation_is_in_force_until_the_claim_goes(commands: Commands) -> No
     assert commands("check", "red", "--generation", generation).returncode == 0
     commands("release", "red", "--session", "ci")
     assert commands("check", "red", "--generation", generation).returncode == 1
+
+
+@pytest.mark.rule("I10")
+def test_claims_of_a_process_and_of_a_name_survive_a_new_host_name(commands: Commands) -> None:
+    """As on a laptop in another network, or after DHCP has assigned a name."""
+    renamed = [*unshare("--uts"), "sh", "-c", 'hostname renamed && exec "$@"', "sh"]
+    for identity in (("--for-pid", os.getpid()), ("--session", "ci")):
+        assert commands.json("try", "red", *identity)["status"] == "acquired"
+        again = commands.json("try", "red", *identity, under=renamed)
+        assert again["status"] == "renewed" and again["holder"].startswith("renamed")
+        assert commands("check", "red", *identity).stdout.startswith("YOURS:")
+        assert commands("release", "red", *identity, under=renamed).stdout.startswith("RELEASED:")
+
+
+@pytest.mark.rule("P2")
+def test_without_proc_claims_of_a_process_are_granted_and_released(commands: Commands) -> None:
+    blind = [*unshare("--mount"), "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    assert commands.json("try", "red", "--for-pid", os.getpid(), under=blind)["status"] == "acquired"
+    assert commands("release", "red", "--for-pid", os.getpid(), under=blind).stdout.startswith("RELEASED:")
+    assert "that is running" in commands("try", "red", "--for-pid", 2**31 - 1, under=blind).stderr
 
 
 def test_waiting_ends_with_the_release(commands: Commands, claims_dir: Path) -> None:

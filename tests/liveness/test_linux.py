@@ -21,9 +21,10 @@ import pytest
 from mcp_claims.liveness import local_machine
 from mcp_claims.model.records import MAX_GENERATION, Holder, Proof
 from tests.support.launch import process, unshare
+from tests.support.platforms import PLATFORM
 from tests.support.process import holder_from_json
 
-if sys.platform != "linux":
+if sys.platform != "linux" or PLATFORM != "linux":
     pytest.skip("tests the Linux machine", allow_module_level=True)
 
 MACHINE = local_machine()
@@ -285,3 +286,30 @@ def test_the_ticks_and_the_epoch_are_those_of_the_time_namespace() -> None:
         ticks, epoch = json.loads(shifted.ask("now"))
     assert ticks >= before + 100_000
     assert epoch != MACHINE.now().epoch
+
+
+@pytest.mark.rule("P3")
+def test_a_time_namespace_with_the_number_of_one_that_is_gone_has_other_clocks() -> None:
+    seen: dict[str, tuple[str, str]] = {}
+    for shift in range(100_000, 100_050):  # The kernel gives the lowest number that is free, so nearly always the same.
+        with process(under=unshare("--time", "--fork", "--boottime", str(shift))) as shifted:
+            namespace, epoch = shifted.holder.proof.time_namespace, json.loads(shifted.ask("now"))[1]
+        assert namespace is not None and epoch is not None
+        number = namespace[: namespace.index("]")]
+        if number in seen:
+            assert namespace != seen[number][0], "start times would be compared"
+            assert epoch != seen[number][1], "times would be compared"
+            break
+        seen[number] = namespace, epoch
+    else:
+        raise AssertionError("no number was given twice")
+
+
+def test_the_clocks_of_a_process_whose_children_get_others_are_compared_with_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The kernel shows the offsets of the children's namespace, never those of the process's own.
+    monkeypatch.setattr(os, "readlink", lambda path: f"{path}:[7]")
+    one, other = local_machine(), local_machine()
+    assert one.now().epoch != other.now().epoch
+    assert one.proof().time_namespace != other.proof().time_namespace

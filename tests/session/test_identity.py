@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from mcp_claims.model.records import Proof
-from mcp_claims.session.identity import named_session, process_session, session_for_process
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.names import is_same_session
+from mcp_claims.model.records import Holder, Proof
+from mcp_claims.session.identity import handle_session, named_session, process_session, session_for_process
 from mcp_claims.session.results import Status
+from mcp_claims.session.session import Session
 from mcp_claims.stores.memory import MemoryStore
 from tests.support.machines import FakeMachine, World
 
 
-class InNamespace(FakeMachine):
-    """A machine in the PID namespace *namespace*, such as a container."""
+class Place(FakeMachine):
+    """A machine that is called *host* just now, or a container with a PID *namespace* of its own."""
 
-    def __init__(self, world: World, pid: int, namespace: str) -> None:
+    def __init__(self, world: World, pid: int, host: str = "rig", namespace: str = "pid:[1]") -> None:
         super().__init__(world, pid)
-        self._namespace = namespace
+        self._host, self._namespace = host, namespace
+
+    def host(self) -> str:
+        return self._host
 
     def proof(self, pid: int | None = None) -> Proof:
         return super().proof(pid)._replace(pid_namespace=self._namespace)
@@ -26,10 +34,92 @@ class InNamespace(FakeMachine):
 def test_one_pid_in_two_pid_namespaces_with_one_host_name_makes_two_holders() -> None:
     """Two containers with one host name start the same command at the same tick, as after a boot."""
     store, world = MemoryStore(), World()
-    first, second = (session_for_process(store, 7, InNamespace(world, 7, f"pid:[{number}]")) for number in (1, 2))
+    first, second = (session_for_process(store, 7, Place(world, 7, namespace=f"pid:[{number}]")) for number in (1, 2))
     assert first.holder.name != second.holder.name
     assert first.try_claim("nightly:2026-11-28").claimed
     assert second.try_claim("nightly:2026-11-28").status is Status.HELD
+
+
+Open = Callable[[MemoryStore, FakeMachine], Session]
+OPEN: dict[str, Open] = {
+    "named": lambda store, machine: named_session(store, "ci", machine),
+    "for a process": lambda store, machine: session_for_process(store, 7, machine),
+    "of a handle": lambda store, machine: handle_session(store, machine, 7, b"16 secret bytes.", bound=False),
+}
+BY_ITS_OPENING = pytest.mark.parametrize("open_session", OPEN.values(), ids=OPEN)
+
+
+@pytest.mark.rule("I10")
+@BY_ITS_OPENING
+def test_a_session_keeps_its_claims_when_its_machine_gets_another_name(open_session: Open) -> None:
+    store, world = MemoryStore(), World()
+    before, after = (open_session(store, Place(world, 7, host)) for host in ("laptop.local", "dhcp-17.lan"))
+    assert before.try_claim("deploy").claimed
+    assert after.inspect("deploy").held_by_you
+    assert [each.state for each in after.list_claims(mine=True).claims] == [ClaimState.HELD]
+    assert after.try_claim("deploy").status is Status.RENEWED
+    # Nor does the one that knew the former name take the renewal for a loss.
+    again = before.try_claim("deploy")
+    assert (again.status, again.lost) == (Status.RENEWED, None)
+    assert after.release("deploy").released
+
+
+@pytest.mark.rule("I10")
+def test_one_name_on_two_machines_makes_two_holders() -> None:
+    """Where machines share a store, and their configuration."""
+    store, first, second = MemoryStore(), World(), World()
+    second.boot = "boot-of-another-machine"
+    here, there = named_session(store, "ci", Place(first, 7, "a")), named_session(store, "ci", Place(second, 7, "b"))
+    assert here.try_claim("deploy").claimed
+    assert there.try_claim("deploy").status is Status.HELD
+    assert not there.release("deploy").released
+
+
+@pytest.mark.rule("I10")
+def test_one_name_in_two_containers_with_host_names_of_their_own_makes_two_holders() -> None:
+    store, world = MemoryStore(), World()
+
+    first, second = (
+        named_session(store, "ci", Place(world, 7, f"container-{number}", f"pid:[{number}]")) for number in (1, 2)
+    )
+    assert first.try_claim("deploy").claimed
+    assert second.try_claim("deploy").status is Status.HELD
+
+
+@pytest.mark.rule("I10")
+def test_where_the_boot_is_unknown_a_pid_on_two_machines_makes_two_holders() -> None:
+    class Blind(Place):
+        def proof(self, pid: int | None = None) -> Proof:
+            return Proof()
+
+        def provably_dead(self, holder: Holder) -> bool:
+            return False
+
+    for open_session in (OPEN["for a process"], OPEN["named"]):
+        store, world = MemoryStore(), World()
+        first, second = (open_session(store, Blind(world, 7, host)) for host in ("a", "b"))
+        assert first.try_claim("deploy").claimed
+        assert second.try_claim("deploy").status is Status.HELD
+
+
+def test_a_claim_of_the_last_version_is_still_its_sessions() -> None:
+    assert is_same_session("rig:session:ci", named_session(MemoryStore(), "ci", FakeMachine(World(), 7)).holder.name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a:7", "b:7"),  # Holders of the original are known by host and PID.
+        ("a:7:00000000000a", "a:7:00000000000b"),
+        ("a:7:00000000000a", "a:8:00000000000a"),
+        ("a@:session:ci", "b@:session:ci"),
+        ("a@1:session:ci", "b@2:session:ci"),
+        ("a@1:session:ci", "a@1:session:other"),
+        ("a@1:session:7", "a:7:session"),
+    ],
+)
+def test_different_names(one: str, other: str) -> None:
+    assert not is_same_session(one, other) and not is_same_session(other, one)
 
 
 def test_everybody_who_acts_for_one_process_is_one_holder() -> None:

@@ -43,6 +43,16 @@ class StoreContract:
         """Make what is stored for *scoped* unreadable, as a fault of the medium would, and return what is found."""
         raise NotImplementedError
 
+    def test_the_names_of_a_namespace_are_those_of_its_keys_as_far_as_they_are_known(self, store: Store) -> None:
+        keys = ["red-check", "Red check", "#12:r\u00e9d/\u2764\ufe0f", ".", "con"]
+        for key in keys:
+            grant(store, claim(ScopedKey("ci", key)))
+        grant(store, claim(ScopedKey("other", "blue")))
+        known = list(store.names("ci", 100))
+        assert set(known) <= set(keys) and len(known) in (0, len(keys))
+        assert len(list(store.names("ci", 3))) <= 3
+        assert list(store.names("nothing here", 100)) == []
+
     def test_nothing_is_stored_at_first(self, store: Store) -> None:
         assert store.read(KEY) is None
         assert list(store.scan()) == []

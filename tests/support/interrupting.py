@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 
 from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
@@ -31,6 +31,9 @@ class DelegatingStore:
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         return self._store.discard(found, lock_timeout=lock_timeout)
+
+    def names(self, namespace: str, limit: int) -> Iterable[str]:
+        return self._store.names(namespace, limit)
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         return self._store.watch(target, notify)

@@ -110,6 +110,9 @@ class AgentAwarenessStore:
         # In a hidden directory beside those of the plugins, without any name that ends in `.json`.
         return FileStore(self.directory).secret(lock_timeout=lock_timeout)
 
+    def names(self, namespace: str, limit: int) -> tuple[str, ...]:
+        return ()  # Several keys share a file name, so each record would have to be read.
+
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         # Imported here: watchdog takes as long to import as a whole `check`, which watches nothing.
         from mcp_claims.stores.files.watch import watch_record, watch_records

@@ -19,6 +19,7 @@ import errno
 import os
 from contextlib import suppress
 
+from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, ScopedKey
 from mcp_claims.stores.agent_awareness.filenames import NEW_RECORD, OLD_RECORD, lock_path
 from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSystem, read_up_to, write_new_file
@@ -109,7 +110,7 @@ class LockedSwap:
             self._fs.replace(self._old_path, self._path)
 
     def _is_live_renewal(self, found: Claim, new: Claim) -> bool:
-        same_grant = (found.holder.name, found.generation) == (new.holder.name, new.generation)
+        same_grant = found.generation == new.generation and is_same_session(found.holder.name, new.holder.name)
         return same_grant and self._fs.wall_clock() < found.expires.wall.timestamp()
 
     def _is_unchanged(self, seen: RecordFile, fd: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 from mcp_claims.model.records import ScopedKey
 
@@ -52,6 +53,18 @@ def record_path(claims_directory: str, scoped: ScopedKey) -> tuple[str, str]:
     """Return the directory of a namespace in *claims_directory*, and the path of a key's record in it."""
     directory = f"{claims_directory}/{file_name(scoped.namespace)}"
     return directory, f"{directory}/{file_name(scoped.key)}{SUFFIX}"
+
+
+@lru_cache(maxsize=4_096)
+def key_of(name: str, suffix: str) -> str | None:
+    """Return the key for which `file_name` returned *name* without *suffix*; `None` if it is cut, or nobody's."""
+    plain = name.removesuffix(suffix)
+    if plain == name or "~" in name or not may_be_file_name(name):
+        return None
+    try:
+        return re.sub(rb"%([0-9a-f]{2})", lambda escape: bytes.fromhex(escape[1].decode()), plain.encode()).decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def may_be_file_name(name: str) -> bool:

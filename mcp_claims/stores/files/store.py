@@ -12,6 +12,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import islice
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model.codec import RecordError, from_json, to_json
@@ -24,7 +25,7 @@ from mcp_claims.stores.files.directories import (
     unavailable,
     unusable_namespace,
 )
-from mcp_claims.stores.files.filenames import SUFFIX, file_name, may_be_file_name, record_path
+from mcp_claims.stores.files.filenames import SUFFIX, file_name, key_of, may_be_file_name, record_path
 from mcp_claims.stores.files.filesystem import FileSystem, create_file, last_change, read_file
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.record_file import RecordFile, read_record_file, unreadable
@@ -139,6 +140,16 @@ class FileStore:
                     found = self._read(f"{directory}/{entry}", None)
                     if found is not None:
                         yield found
+
+    def names(self, namespace: str, limit: int) -> list[str]:
+        directory = f"{self.directory}/{file_name(namespace)}"
+        if not self._private.exists(directory):
+            return []
+        try:
+            names = islice(self._fs.names(directory), limit)
+            return [key for name in names if (key := key_of(name, SUFFIX)) is not None]
+        except OSError as error:
+            raise unavailable(directory, error) from error
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         # Imported here: watchdog takes as long to import as a whole `check`, which watches nothing.

@@ -1,0 +1,65 @@
+"""What people cannot see in a text, and when two texts look alike.  Pure.
+
+Two keys that look equal are two claims: each of two agents that were told "deploy" would hold one.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+
+# Characters that show nothing, or nothing but a blank: those that Unicode lets programs ignore (Default_Ignorable_Code_Point),
+# fillers, and every space but the plain one.
+_HIDDEN = re.compile(
+    "[\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u202a-\u202f\u205f-\u206f\u2800"
+    "\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U00016fe4\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
+)
+_JOINER, _NON_JOINER = "\u200d", "\u200c"
+_PRESENTATIONS = "\ufe0e\ufe0f"
+_KEYCAP = "\u20e3"
+_VIRAMA = 9
+# Small letters of other scripts that look like Latin ones.
+_ALIKE = str.maketrans(
+    "\u0430\u0441\u0501\u0435\u04bb\u0456\u0458\u04cf\u043e\u0440\u051b\u0455\u051d\u0445\u0443\u03bf\u03b1\u03b9\u03bd\u03c1\u03f2",
+    "acdehijlopqswxyoaivpc",
+)
+
+
+def hidden(text: str) -> Iterator[int]:
+    """Yield the positions of characters that people cannot see, except where they change what is seen beside them."""
+    if not text.isascii():
+        for found in _HIDDEN.finditer(text):
+            if not _shapes(text, found.start()):
+                yield found.start()
+
+
+@lru_cache(maxsize=4_096)
+def look(text: str) -> str:
+    """Return a text that is equal for texts that differ in case, width, blanks or what cannot be seen."""
+    if text.isascii():
+        return "".join(text.lower().split())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", _HIDDEN.sub("", text)).casefold())
+    return "".join(folded.translate(_ALIKE).split())
+
+
+def _shapes(text: str, position: int) -> bool:
+    """Return whether the hidden character at *position* changes how its neighbours look."""
+    if position == 0:
+        return False
+    character, before, after = text[position], text[position - 1], text[position + 1 : position + 2]
+    if character in _PRESENTATIONS:
+        return _is_symbol(before) or (before in "0123456789#*" and after == _KEYCAP)
+    if character == _JOINER and (_is_symbol(before) or (before in _PRESENTATIONS and _shapes(text, position - 1))):
+        return after != "" and _is_symbol(after)
+    if character in (_JOINER, _NON_JOINER):
+        arabic = all(unicodedata.bidirectional(each) == "AL" for each in (before, after or " "))
+        return arabic or unicodedata.combining(before) == _VIRAMA
+    return False
+
+
+def _is_symbol(character: str) -> bool:
+    """Return whether *character* is or may be an emoji."""
+    return not character.isascii() and unicodedata.category(character)[:1] in ("S", "P")
