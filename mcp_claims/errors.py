@@ -1,6 +1,6 @@
-"""What can go wrong, as types that carry their evidence; each message ends with what to do next.
+"""What can go wrong, as types that carry their evidence; a message says what was changed, and what helps everywhere.
 
-The messages know no command line and no tool: the surface that shows one may add its own advice.
+The messages know no command line and no tool: the surface that shows one adds what its own callers can do.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _REMEDIES = {
     errno.ETIMEDOUT: "Find out which of its nodes answer",
     errno.EPROTO: "Find out what it refuses",
 }
-_NOTHING_CLAIMED = "Nothing was changed and nothing is claimed, so do not act."
+_NOTHING_CLAIMED = "Nothing was changed and nothing is claimed."
 # True of every store.  A request that was sent and not answered may have taken effect: a release or a renewal, or a
 # grant that the store undoes as soon as it answers.
-_NOTHING_NEW = "You hold nothing new, so do not act; a change may have been made all the same."
+_NOTHING_NEW = "You hold nothing new; a change may have been made all the same."
 
 
 def shown_path(path: str) -> str:
@@ -141,10 +141,7 @@ class ContendedError(ClaimsError):
         self.key, self.rounds = key, rounds
 
     def __str__(self) -> str:
-        return (
-            f"others changed the claim on {self.key!r} {self.rounds} times during this call. Nothing is claimed, so do "
-            "not act. Try again."
-        )
+        return f"others changed the claim on {self.key!r} {self.rounds} times during this call. Nothing is claimed. Try again."
 
 
 class UnsafeDirectoryError(ClaimsError):
@@ -180,27 +177,32 @@ class InvalidSessionError(ClaimsError):
     """The `session` of a call is not a handle that was issued to this caller; the error does not say why."""
 
     def __str__(self) -> str:
-        return (
-            "session is not a handle that was issued to this caller here. Nothing was changed. Pass exactly what "
-            "open_session returned, or call open_session for a new one."
-        )
+        return f"session is not a handle that was issued to this caller here. {_NOTHING_CLAIMED}"
 
 
 class SessionNeededError(ClaimsError):
     """Neither the connection nor the call identifies the session."""
 
     def __str__(self) -> str:
-        return (
-            "this connection has no session of its own. Nothing was changed and nothing is claimed. Call open_session "
-            "once, then pass what it returns as `session` in every call."
-        )
+        return f"this connection has no session of its own. {_NOTHING_CLAIMED}"
+
+
+class SessionNameRefusedError(ClaimsError):
+    """The name that a caller gives its session does not identify one; `rule` says what is missing."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(rule)
+        self.rule = rule
+
+    def __str__(self) -> str:
+        return f"the name of the session {self.rule}. {_NOTHING_CLAIMED}"
 
 
 class SessionEndedError(ClaimsError):
     """The session has released its claims and takes no new ones."""
 
     def __str__(self) -> str:
-        return "this session has ended and its claims are released; nothing was changed. Open a new session."
+        return "this session has ended and its claims are released. Nothing was changed. A new session can claim."
 
 
 class ForkedError(ClaimsError):
@@ -209,5 +211,5 @@ class ForkedError(ClaimsError):
     def __str__(self) -> str:
         return (
             "this session belongs to the parent process; a forked child that used it would share its claims. "
-            "Nothing was changed. Open a session of its own in the child."
+            f"{_NOTHING_CLAIMED} The child needs a session of its own."
         )

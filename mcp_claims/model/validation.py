@@ -150,7 +150,7 @@ def parse_generation(number: int | None) -> int | None:
     # `True` is an `int` to Python.
     if number is None or (type(number) is int and number >= 1):
         return number
-    raise InvalidInputError("generation", "must be a whole number from 1 up, as try_claim returned it")
+    raise InvalidInputError("generation", "must be a whole number from 1 up")
 
 
 def parse_outcome(value: Outcome | str | None) -> Outcome | None:

@@ -44,7 +44,22 @@ class Previous(TypedDict, total=False):
     ended_at: str
 
 
-class _MaybePrevious(ClaimFacts, total=False):
+class LostClaim(TypedDict):
+    """A claim that the session has lost, and how."""
+
+    key: str
+    namespace: str
+    generation: int
+    reason: str
+
+
+class Losses(TypedDict, total=False):
+    """What every answer says as well, once: the claims that the session has lost."""
+
+    lost: list[LostClaim]
+
+
+class _MaybePrevious(ClaimFacts, Losses, total=False):
     previous: Previous
 
 
@@ -58,7 +73,7 @@ class ClaimAnswer(_MaybePrevious):
     advice: str
 
 
-class _MaybeInForce(ClaimFacts, total=False):
+class _MaybeInForce(ClaimFacts, Losses, total=False):
     in_force: bool
 
 
@@ -72,7 +87,7 @@ class InspectAnswer(_MaybeInForce):
     advice: str
 
 
-class ReleaseAnswer(ClaimFacts):
+class ReleaseAnswer(ClaimFacts, Losses):
     """The answer of `release`: the marker it left, or what is stored instead of the caller's claim."""
 
     released: bool
@@ -123,7 +138,6 @@ def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = F
     else:
         lead = f"HELD: {name} is {phrases.held(found, now)}"
         advice = f"{_caveats(scoped, found)}Do not act. Report who is on it. To act after them, call again with wait_seconds."
-    advice = _warned(result.lost, found, now, advice)
     answer: ClaimAnswer = {
         "claimed": result.claimed,
         "status": result.status.value,
@@ -134,7 +148,7 @@ def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = F
     answer.update(claim_facts(found, now))  # type: ignore[typeddict-item] # No other key is in it.
     if result.taken_over is not None:
         answer["previous"] = _previous(result)
-    return Rendered(answer, lead)
+    return with_losses(Rendered(answer, lead), _own_loss(result.lost, found), now)
 
 
 def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
@@ -168,8 +182,8 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
         lead += f" The generation that you asked about {'is' if inspection.in_force else 'is NOT'} in force."
         if not inspection.in_force:
             advice = "Stop what you did under that generation: do not push, merge or send it."
-    answer["advice"] = _warned(inspection.lost, found, now, advice)
-    return Rendered(answer, lead)
+    answer["advice"] = advice
+    return with_losses(Rendered(answer, lead), _own_loss(inspection.lost, found), now)
 
 
 def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
@@ -192,15 +206,37 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
         lead = f"NOT YOURS: {name} is {phrases.held(found, now)}"
         advice = f"{_caveats(scoped, found)}Leave it to its holder; if you still act on it, stop."
         facts = claim_facts(found, now)
-    advice = _warned(result.lost, found, now, advice)
     answer: ReleaseAnswer = {
         "released": result.released,
         "key": scoped.key,
         "namespace": scoped.namespace,
-        **facts,
         "advice": advice,
     }
-    return Rendered(answer, lead)
+    answer.update(facts)  # type: ignore[typeddict-item] # No other key is in it.
+    return with_losses(Rendered(answer, lead), _own_loss(result.lost, found), now)
+
+
+def with_losses(answer: Rendered, losses: list[tuple[Claim, Found]], now: Moment) -> Rendered:
+    """Return *answer* with the claims that its session has lost, each with what is stored instead, told first."""
+    if not losses:
+        return answer
+    lost: list[LostClaim] = [
+        {
+            "key": phrases.shown(claim.scoped.key),
+            "namespace": phrases.shown(claim.scoped.namespace),
+            "generation": claim.generation,
+            "reason": _how_lost(claim, found, now),
+        }
+        for claim, found in losses
+    ]
+    told = [
+        f"You lost your claim of generation {each['generation']} on {phrases.named(claim.scoped)}: {each['reason']}; "
+        "stop what you did under it."
+        for each, (claim, _) in zip(lost, losses, strict=True)
+    ]
+    structured = answer.structured
+    advice = " ".join([*told, structured["advice"]])
+    return Rendered({**structured, "lost": [*lost, *structured.get("lost", [])], "advice": advice}, answer.lead)
 
 
 def claim_facts(found: Found, now: Moment) -> ClaimFacts:
@@ -248,20 +284,19 @@ def _in_doubt(found: Unreadable) -> str:
     return f"What is stored for it cannot be read ({phrases.unreadable(found)}) and is held until {until}. {_REMEDY}"
 
 
-def _warned(lost: Claim | None, found: Found, now: Moment, advice: str) -> str:
-    """Return *advice*, after the warning that the session has lost the claim *lost*, if it has."""
-    if lost is None:
-        return advice
+def _own_loss(lost: Claim | None, found: Found) -> list[tuple[Claim, Found]]:
+    return [] if lost is None else [(lost, found)]
+
+
+def _how_lost(lost: Claim, found: Found, now: Moment) -> str:
     left = expiry.remaining(lost.expires, now)
     if left <= timedelta(0):
-        how = f"it expired {phrases.span(-left)} ago"
-    elif isinstance(found, Unreadable):
-        how = "what is stored can no longer be read"
-    elif isinstance(found, Claim) and found.ended is not None and found.ended.outcome is Outcome.REVOKED:
-        how = f"it {phrases.ended(found).rstrip('.')}"
-    else:
-        how = "it was removed before it expired"
-    return f"You lost your claim of generation {lost.generation}: {how}; stop what you did under it. {advice}"
+        return f"it expired {phrases.span(-left)} ago"
+    if isinstance(found, Unreadable):
+        return "what is stored can no longer be read"
+    if isinstance(found, Claim) and found.ended is not None and found.ended.outcome is Outcome.REVOKED:
+        return f"it {phrases.ended(found).rstrip('.')}"
+    return "it was removed before it expired"
 
 
 def _caveats(scoped: ScopedKey, claim: Claim) -> str:

@@ -8,7 +8,7 @@ from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Moment, Unreadable
 from mcp_claims.model.validation import one_line
 from mcp_claims.render import phrases
-from mcp_claims.render.answers import ClaimFacts, Rendered, claim_facts
+from mcp_claims.render.answers import ClaimFacts, Losses, Rendered, claim_facts
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
 
 _SHOWN_PROBLEMS = 3
@@ -23,7 +23,7 @@ class ListedFacts(ClaimFacts, total=False):
     problem: str
 
 
-class _MaybeCursor(TypedDict, total=False):
+class _MaybeCursor(Losses, total=False):
     cursor: str
 
 
@@ -34,7 +34,7 @@ class ListAnswer(_MaybeCursor):
     advice: str
 
 
-class PruneAnswer(TypedDict):
+class PruneAnswer(Losses):
     """The answer of `prune`: what was removed, what was kept, and what needs a person."""
 
     expired: int

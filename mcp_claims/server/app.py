@@ -32,6 +32,7 @@ from mcp_types import (
     PaginatedRequestParams,
     ReadResourceRequestParams,
     ReadResourceResult,
+    ServerCapabilities,
     SubscribeRequestParams,
     SubscriptionsListenRequestParams,
     SubscriptionsListenResult,
@@ -40,12 +41,20 @@ from mcp_types import (
 )
 
 from mcp_claims import __version__
-from mcp_claims.errors import ClaimsError, InvalidInputError
+from mcp_claims.errors import (
+    ClaimsError,
+    InvalidInputError,
+    InvalidSessionError,
+    SessionEndedError,
+    SessionNameRefusedError,
+    SessionNeededError,
+)
 from mcp_claims.model.validation import one_line
+from mcp_claims.render.answers import with_losses
 from mcp_claims.server.maintenance import maintained
 from mcp_claims.server.prompts import PROMPTS, get_prompt
 from mcp_claims.server.registry import SessionRegistry
-from mcp_claims.server.request_identity import caller_of
+from mcp_claims.server.request_identity import SESSION_HEADER, caller_of
 from mcp_claims.server.resources import TEMPLATES, complete, list_resources, read_resource
 from mcp_claims.server.subscriptions import Subscriptions, subscriptions
 from mcp_claims.server.tools import INSTRUCTIONS, TOOLS, Call, definitions
@@ -65,6 +74,17 @@ class ServerState:
 Context = ServerRequestContext[ServerState]
 
 
+class _ClaimsServer(Server[ServerState]):
+    """Declares no notices of changed lists, since it sends none; the SDK declares them wherever clients can listen."""
+
+    def get_capabilities(self, *arguments: Any, **options: Any) -> ServerCapabilities:
+        declared = super().get_capabilities(*arguments, **options)
+        for capability in (declared.tools, declared.prompts, declared.resources):
+            if capability is not None:
+                capability.list_changed = False
+        return declared
+
+
 def build_server(open_registry: Callable[[], SessionRegistry]) -> Server[ServerState]:
     """Return a server that opens its sessions with each run, and ends them, their claims released, with it."""
 
@@ -78,7 +98,7 @@ def build_server(open_registry: Callable[[], SessionRegistry]) -> Server[ServerS
         finally:
             registry.close()
 
-    return Server(
+    return _ClaimsServer(
         "mcp-claims",
         version=__version__,
         title="Claims",
@@ -115,12 +135,11 @@ async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToo
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"There is no tool {name[:100]!r}; there are {', '.join(TOOLS)}.")
     registry, caller = context.lifespan_context.registry, caller_of(context)
+    call = Call(registry, caller, params.arguments, context.session.report_progress)
     try:
-        answer = await tool.run(Call(registry, caller, params.arguments, context.session.report_progress))
-    except InvalidInputError as error:
-        return _failure(f"{name} failed: {error} Call it again with {error.field} corrected.")
+        answer = await tool.run(call)
     except ClaimsError as error:
-        return _failure(f"{name} failed: {error}")
+        return _failure(f"{name} failed: {error} {_advice(error)}")
     except Exception:
         # A defect: the model must learn that it holds nothing, and the log must have the cause.
         logger.exception("%s failed", name)
@@ -128,7 +147,30 @@ async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToo
             f"{name} failed by a defect of mcp-claims; the server's log has the details. Do not act on this event; "
             "is_claimed_by_other returns what is stored."
         )
+    if call.used is not None and call.used.holds_anything:
+        # An agent that works on other keys must learn as well that a claim which is kept alive for it is lost.
+        answer = with_losses(answer, call.used.take_losses(), call.used.now())
     return CallToolResult(content=[TextContent(type="text", text=answer.text)], structured_content=answer.structured)
+
+
+_OPEN_SESSION = "Call open_session once, then pass what it returns as `session` in every call"
+
+
+def _advice(error: ClaimsError) -> str:
+    """Return what a model can do about *error*, in a call of a tool."""
+    match error:
+        case InvalidInputError():
+            return f"Call it again with {error.field} corrected."
+        case InvalidSessionError():
+            return "Pass exactly what open_session returned, or call open_session for a new one."
+        case SessionNeededError():
+            return f"{_OPEN_SESSION}; or a person lets the host send the header {SESSION_HEADER} with its bearer token."
+        case SessionNameRefusedError():
+            return f"{_OPEN_SESSION}; or a person corrects the header {SESSION_HEADER}."
+        case SessionEndedError():
+            return f"Stop what you did under its claims. Connect again, or: {_OPEN_SESSION}."
+        case _:
+            return "Until a call succeeds, do not act."
 
 
 def _failure(text: str) -> CallToolResult:

@@ -23,6 +23,8 @@ _NONCE_BYTES, _PID_BYTES, _MAC_BYTES = 16, 4, 16
 _FIXED_BYTES = _NONCE_BYTES + _PID_BYTES + _MAC_BYTES
 _LONGEST = (_FIXED_BYTES + MAX_LABEL_BYTES) * 4 // 3 + 4
 _PURPOSE = b"mcp-claims session handle 1"
+_NAMED_PURPOSE = b"mcp-claims named session 1"
+_NO_PID = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class OpenedSession:
 
 
 class Handles:
-    """Issues and checks handles, with the *secret* of the store."""
+    """Issues and checks handles, and knows the sessions that callers name, with the *secret* of the store."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -64,10 +66,18 @@ class Handles:
             raise InvalidSessionError
         return OpenedSession(body[:_NONCE_BYTES], int.from_bytes(body[_NONCE_BYTES:]), text.decode() or None)
 
+    def named(self, name: str, caller: str) -> OpenedSession:
+        """Return the session that *caller* calls *name*: the same on every server of the store, and no other caller's."""
+        nonce = hmac.new(self._secret, _NAMED_PURPOSE + _digest(caller) + name.encode(), hashlib.sha256).digest()
+        return OpenedSession(nonce[:_NONCE_BYTES], _NO_PID, name)
+
     def _mac(self, body: bytes, label: bytes, caller: str | None) -> bytes:
         # Each part has a length of its own, so no two different inputs have the same bytes.
-        who = hashlib.sha256(b"" if caller is None else b"caller " + caller.encode()).digest()
-        return hmac.new(self._secret, _PURPOSE + who + body + label, hashlib.sha256).digest()[:_MAC_BYTES]
+        return hmac.new(self._secret, _PURPOSE + _digest(caller) + body + label, hashlib.sha256).digest()[:_MAC_BYTES]
+
+
+def _digest(caller: str | None) -> bytes:
+    return hashlib.sha256(b"" if caller is None else b"caller " + caller.encode()).digest()
 
 
 def decode_handle(handle: str) -> bytes:

@@ -7,6 +7,8 @@ handle only if its signature is valid, a caller only if its token is accepted.
 from __future__ import annotations
 
 import ipaddress
+import itertools
+import json
 import logging
 import os
 import socket
@@ -16,12 +18,16 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
+import pydantic_core
 import uvicorn
 from mcp.server.auth.middleware.bearer_auth import BearerAuthBackend, RequireAuthMiddleware
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
-from mcp.server.transport_security import TransportSecuritySettings
+from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
+from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import Request
@@ -41,6 +47,8 @@ MAX_BODY_BYTES = 256 * 1024
 
 _SHUTDOWN_TIMEOUT = 2  # s for requests in progress when the server has to stop
 _SESSION_ID = MCP_SESSION_ID_HEADER.encode()
+_RESUMED_AFTER = b"last-event-id"
+_MAX_OPEN_IDS = 10_000
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -88,7 +96,8 @@ def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettin
         max_request_body_size=MAX_BODY_BYTES,
         session_idle_timeout=settings.idle,
     )
-    endpoint: ASGIApp = ConnectionTracker(StreamableHTTPASGIApp(manager), lambda: opened[0])
+    endpoint: ASGIApp = RequestBodyLimitMiddleware(UniqueRequestIds(StreamableHTTPASGIApp(manager)), MAX_BODY_BYTES)
+    endpoint = ConnectionTracker(endpoint, lambda: opened[0])
     middleware = []
     if settings.tokens is None:
         endpoint = LoopbackOnly(endpoint)
@@ -127,8 +136,13 @@ class ConnectionTracker:
         self._app, self._registry = app, registry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Host names have no case, but the SDK compares them as they are.
-        headers = [(name, value.lower() if name == b"host" else value) for name, value in scope["headers"]]
+        # Host names have no case, but the SDK compares them as they are.  No event has an id here, so there is none to
+        # resume after: the protocol allows to ignore the header, while the SDK would start no answer.
+        headers = [
+            (name, value.lower() if name == b"host" else value)
+            for name, value in scope["headers"]
+            if name != _RESUMED_AFTER
+        ]
         scope = {**scope, "headers": headers}
         connection = next(
             (value.decode("latin-1") for header, value in scope["headers"] if header == _SESSION_ID), None
@@ -151,6 +165,65 @@ class ConnectionTracker:
             await self._app(scope, receive, end_first if scope["method"] == "DELETE" else send)
         finally:
             registry.end_request(connection)
+
+
+class UniqueRequestIds:
+    """Gives each request of a session an id that no other has, and its answer the client's own id.
+
+    The SDK sends an answer to the stream of the latest request with its id.  To a client that numbers each request 1 it
+    would send the answer about one key as the answer about another, also long after the client has given the first up.
+    Answers are event streams in these protocol versions, so no header depends on their length.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._numbers = itertools.count()
+        # The latest of ours for each id of a session's client; those that are never answered do not pile up.
+        self._ours: dict[tuple[str, str], str] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        session = headers.get(MCP_SESSION_ID_HEADER)
+        version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
+        if scope["method"] != "POST" or session is None or version not in (None, *HANDSHAKE_PROTOCOL_VERSIONS):
+            await self._app(scope, receive, send)
+            return
+        first = await receive()  # The whole body: the limit of its size is checked outside.
+        try:
+            body = pydantic_core.from_json(first.get("body", b""))
+        except ValueError:
+            body = None  # Refused by the SDK.
+        body = body if isinstance(body, dict) else {}
+        params = body.get("params")
+        theirs, ours = body.get("id"), None
+        if "method" in body and _is_id(theirs):
+            ours = body["id"] = f"mcp-claims-{next(self._numbers)}"
+            self._ours[session, str(theirs)] = ours
+            while len(self._ours) > _MAX_OPEN_IDS:
+                del self._ours[next(iter(self._ours))]
+        elif body.get("method") == "notifications/cancelled" and isinstance(params, dict):
+            params["requestId"] = self._ours.get((session, str(params.get("requestId"))), params.get("requestId"))
+        replayed = iter([{**first, "body": json.dumps(body).encode()} if body else first])
+
+        async def replay() -> Message:
+            return next(replayed, None) or await receive()
+
+        async def restore(message: Message) -> None:
+            if ours is not None and message["type"] == "http.response.body":
+                message = {**message, "body": message.get("body", b"").replace(_member(ours), _member(theirs), 1)}
+                if not message.get("more_body", False) and self._ours.get((session, str(theirs))) == ours:
+                    del self._ours[session, str(theirs)]
+            await send(message)
+
+        await self._app(scope, replay, restore)
+
+
+def _member(request_id: object) -> bytes:
+    return json.dumps({"id": request_id}, separators=(",", ":"))[1:-1].encode()
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 class LoopbackOnly:

@@ -5,18 +5,20 @@
 | a connection that is a process (stdio) | the server's own | its end, its death, expiry |
 | a connection with an id that the transport has checked (HTTP with handshake) | one per id | its end, idle time, the server's death, expiry |
 | a caller that passes a handle | the handle's | release, expiry; over stdio as the server's own |
+| a caller with a bearer token that names a session (HTTP) | that of the token and the name | release, expiry |
 | anybody else | none: may read and prune | |
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from mcp_claims.errors import SessionEndedError, SessionNeededError
+from mcp_claims.errors import SessionEndedError, SessionNameRefusedError, SessionNeededError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.records import Claim
 from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS, MAX_WAIT_SECONDS
@@ -30,6 +32,8 @@ from mcp_claims.stores.base import Store, call_before
 DEFAULT_IDLE = 30 * 60.0
 """Seconds without a request after which a session over HTTP ends, or is no longer kept alive."""
 
+# Without `$` and braces: a variable that a host did not replace would make one session of all.
+_SESSION_NAME = re.compile(r"[A-Za-z0-9._:@/+=~-]{1,64}")
 _MAX_HANDLES = 10_000
 _RETRY_INTERVAL = 0.5  # s between two tries to release what an ended session holds
 _CLOSE_STORE_TIMEOUT, _RELEASE_TIMEOUT = 1.0, 4.0  # s
@@ -43,12 +47,14 @@ class Caller:
 
     `connection` is an id that the transport itself has issued and checked; `principal` names the credential that
     authenticated the request; `client` returns the client's description of itself, for people.  It is called only until
-    the session has a description.
+    the session has a description.  `named` is the name that the caller gives its session: it counts only with a
+    `principal`, since anybody could send it.
     """
 
     connection: str | None = None
     principal: str | None = None
     client: Callable[[], str | None] = lambda: None
+    named: str | None = None
 
 
 @dataclass(slots=True)
@@ -101,6 +107,8 @@ class SessionRegistry:
         self.on_due: Callable[[], None] = lambda: None
         # Called with each connection that has ended; set by the code that keeps subscriptions.
         self.on_ended: Callable[[str], None] = lambda _: None
+        # Whether the client has ended its input: what is granted now ends with the answer.
+        self.input_ended = False
         self._handles: Handles | None = None
         # By the nonce of the handle, never by the handle; the longest unused first.
         self._opened: dict[bytes, SessionEntry] = {}
@@ -251,6 +259,8 @@ class SessionRegistry:
             entry = self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
         elif self._own is not None:
             entry = self._own
+        elif caller.named is not None:
+            entry = self._of_name(caller.named, caller)
         elif caller.connection is None:
             return None
         elif (known := self._connections.get(caller.connection)) is not None:
@@ -264,6 +274,14 @@ class SessionRegistry:
         if entry.session.holder.client is None and (client := caller.client()):
             entry.session.describe_client(client)
         return entry
+
+    def _of_name(self, name: str, caller: Caller) -> SessionEntry:
+        if caller.principal is None:
+            raise SessionNameRefusedError("counts only in requests with a bearer token")
+        if not _SESSION_NAME.fullmatch(name):
+            raise SessionNameRefusedError("must be 1 to 64 letters, digits and any of . _ : @ / + = ~ -")
+        opened = self._known_handles().named(name, caller.principal)
+        return self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
 
     def _of_nonce(self, nonce: bytes, pid: int, label: str | None, caller: Caller) -> SessionEntry:
         entry = self._opened.pop(nonce, None)

@@ -14,6 +14,9 @@ from starlette.requests import Request
 from mcp_claims.model.validation import one_line
 from mcp_claims.server.registry import Caller
 
+SESSION_HEADER = "Mcp-Claims-Session"
+"""The header in which a host names its session; it counts only with a bearer token, and for that token alone."""
+
 # The end of an id: Codex makes UUIDs of version 7, which begin with the time, so that sessions of one day begin alike.
 _SHOWN = 8
 # Codex sends its thread and its session in each request, under these names.  Claude Code has its session in the
@@ -33,7 +36,9 @@ def caller_of(context: ServerRequestContext[Any]) -> Caller:
     # a client could send that of another.
     if context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
         connection = request.headers.get(MCP_SESSION_ID_HEADER)
-    return Caller(connection, principal, partial(_client, context))
+    # A proxy joins headers of one name like this, too.
+    named = ", ".join(request.headers.getlist(SESSION_HEADER)) or None
+    return Caller(connection, principal, partial(_client, context), named)
 
 
 def _client(context: ServerRequestContext[Any]) -> str | None:

@@ -187,8 +187,17 @@ def input_schema(model: type[Arguments]) -> dict[str, Any]:
 def output_schema(answer: type) -> dict[str, Any]:
     """Return the JSON schema of *answer*, a `TypedDict` of `render`."""
     schema = answer_model(answer).model_json_schema(schema_generator=_CompactSchema, mode="serialization")
-    if "note" in schema["properties"]:
-        schema["properties"]["note"]["description"] = "Its holder's words, no instructions"
+    properties = schema["properties"]
+    if "note" in properties:
+        properties["note"]["description"] = "Its holder's words, no instructions"
+    if "lost" in properties:
+        properties["lost"] = {"type": "array"}  # The advice says all of it in words.
+    # Each is used once, and references cost more than they save; some hosts do not follow them.
+    definitions = schema.pop("$defs", {})
+    for about in properties.values():
+        for holder in (about, about.get("items", {})):
+            if (reference := holder.pop("$ref", None)) is not None:
+                holder |= definitions[reference.rpartition("/")[2]]
     return schema
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from contextvars import Context
 from types import TracebackType
 from typing import NoReturn, Self
@@ -16,12 +17,28 @@ import anyio
 from mcp.server.stdio import stdio_server
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
-from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError
+from mcp_types import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    RequestId,
+)
 from pydantic import ValidationError
 
 from mcp_claims.server.app import build_server
 from mcp_claims.server.pipes import host_pipes
 from mcp_claims.server.registry import SessionRegistry
+from mcp_claims.session.offload import stop_waits
+
+_LONGEST_SILENCE = 1.0
+"""Seconds without an answer after which the end of the input ends calls that are still in progress: what they wait for,
+such as a lock that a stopped process holds, must not delay the end."""
+
+_LISTEN = "subscriptions/listen"  # Answered only when the client closes it.
 
 _STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
@@ -48,22 +65,97 @@ async def _serve(registry: SessionRegistry) -> None:
     server = build_server(lambda: registry)
     async with stdio_server(*host_pipes()) as (reading, writing):
         try:
-            messages = _AnsweredStream(reading, writing)
-            await server.run(messages, writing, server.create_initialization_options())
+            requests = _OpenRequests()
+            answers = _Answers(writing, requests)
+            messages = _Messages(reading, answers, requests, registry)
+            await server.run(messages, answers, server.create_initialization_options())
         except anyio.get_cancelled_exc_class():
             # Writing failed, so the client has gone, although it may have left stdin open.  The sessions have ended on
             # the way here.
             _exit(0)
 
 
-class _AnsweredStream:
+class _OpenRequests:
+    """The requests that have been read and not been answered yet."""
+
+    def __init__(self) -> None:
+        self._ids: Counter[RequestId] = Counter()
+        self._changed = anyio.Event()
+
+    def read(self, message: object) -> None:
+        """Record *message* from the client: a request is open until its answer, or until the client cancels it."""
+        if isinstance(message, JSONRPCRequest) and message.method != _LISTEN:
+            self._ids[message.id] += 1
+        elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            self._close((message.params or {}).get("requestId"))
+
+    def wrote(self, message: object) -> None:
+        """Record *message* to the client."""
+        if isinstance(message, JSONRPCResponse | JSONRPCError):
+            self._close(message.id)
+
+    async def drain(self) -> None:
+        """Wait until all are answered, or for as long as one after another is."""
+        while self._ids:
+            self._changed = anyio.Event()
+            with anyio.move_on_after(_LONGEST_SILENCE) as silence:
+                await self._changed.wait()
+            if silence.cancelled_caught:
+                return
+
+    def _close(self, request_id: object) -> None:
+        if isinstance(request_id, str | int) and request_id in self._ids:
+            self._ids[request_id] -= 1
+            self._ids += Counter()  # Drops what has come to zero.
+            self._changed.set()
+
+
+class _Stream:
+    """What the SDK's streams have beside `receive` and `send`."""
+
+    def __init__(self, stream: ReadStream[SessionMessage | Exception] | WriteStream[SessionMessage]) -> None:
+        self._stream = stream
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class _Answers(_Stream):
+    """The messages to *writing*."""
+
+    def __init__(self, writing: WriteStream[SessionMessage], requests: _OpenRequests) -> None:
+        super().__init__(writing)
+        self._writing, self._requests = writing, requests
+
+    async def send(self, item: SessionMessage, /) -> None:
+        await self._writing.send(item)
+        self._requests.wrote(item.message)
+
+
+class _Messages(_Stream):
     """The messages of *reading*; a line that is none is answered with an error instead.
 
-    The SDK drops such a line without a word, and a host that waits for the answer waits until its time-out.
+    The SDK drops such a line without a word, and a host that waits for the answer waits until its time-out.  At the end
+    of the input the SDK drops the requests in progress, so the end is passed on only when they are answered.
     """
 
-    def __init__(self, reading: ReadStream[SessionMessage | Exception], writing: WriteStream[SessionMessage]) -> None:
-        self._reading, self._writing = reading, writing
+    def __init__(
+        self,
+        reading: ReadStream[SessionMessage | Exception],
+        answers: _Answers,
+        requests: _OpenRequests,
+        registry: SessionRegistry,
+    ) -> None:
+        super().__init__(reading)
+        self._reading, self._answers, self._requests, self._registry = reading, answers, requests, registry
 
     @property
     def last_context(self) -> Context | None:
@@ -72,14 +164,18 @@ class _AnsweredStream:
 
     async def receive(self) -> SessionMessage | Exception:
         while True:
-            item = await self._reading.receive()
+            try:
+                item = await self._reading.receive()
+            except anyio.EndOfStream:
+                self._registry.input_ended = True
+                stop_waits()
+                await self._requests.drain()
+                raise
             if not isinstance(item, Exception):
+                self._requests.read(item.message)
                 return item
             for error in _errors_for(item):
-                await self._writing.send(SessionMessage(error))
-
-    async def aclose(self) -> None:
-        await self._reading.aclose()
+                await self._answers.send(SessionMessage(error))
 
     def __aiter__(self) -> Self:
         return self
@@ -89,14 +185,6 @@ class _AnsweredStream:
             return await self.receive()
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 def _errors_for(problem: Exception) -> list[JSONRPCError]:

@@ -24,7 +24,12 @@ from mcp.server.session import ServerSession
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ResourceUpdated
-from mcp_types import INVALID_PARAMS, SubscriptionsListenRequestParams, SubscriptionsListenResult
+from mcp_types import (
+    INVALID_PARAMS,
+    SubscriptionFilter,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
+)
 
 from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.model.records import Claim
@@ -90,8 +95,11 @@ class Subscriptions:
         """Serve one stream of a 2026-07-28 client, until the client closes it."""
         requested = set(params.notifications.resource_subscriptions or ())
         _check_number(requested)
-        with self._using(uri for uri in requested if _is_resource(uri)):
-            return await self._streams(context, params)
+        served = sorted(uri for uri in requested if _is_resource(uri))
+        # What is acknowledged is what will be sent, and no list of ours ever changes.
+        notifications = SubscriptionFilter(resource_subscriptions=served)
+        with self._using(served):
+            return await self._streams(context, params.model_copy(update={"notifications": notifications}))
 
     def subscribe(self, connection: str | None, session: ServerSession, uri: str) -> None:
         """Notify *connection*, through *session*, of changes of *uri* from now on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -58,26 +59,31 @@ INSTRUCTIONS = (
 )
 
 
-class Call(NamedTuple):
-    """One call of a tool."""
+@dataclass(slots=True)
+class Call:
+    """One call of a tool; `used` is the session on whose behalf it acts, once that is known."""
 
     registry: SessionRegistry
     caller: Caller
     arguments: dict[str, Any] | None
     report: Report
+    used: Session | None = None
 
     async def session(self, handle: str | None) -> SessionEntry:
         """Return the session on whose behalf the caller acts."""
         await self._load_secret(handle)
-        return self.registry.session_for(self.caller, handle)
+        entry = self.registry.session_for(self.caller, handle)
+        self.used = entry.session
+        return entry
 
     async def reader(self, handle: str | None) -> Session:
         """Return the caller's session, or the read-only one for callers without one."""
         await self._load_secret(handle)
-        return self.registry.reader_for(self.caller, handle)
+        self.used = self.registry.reader_for(self.caller, handle)
+        return self.used
 
     async def _load_secret(self, handle: str | None) -> None:
-        if handle is not None:
+        if handle is not None or self.caller.named is not None:
             await read_off_loop(self.registry.read_only, self.registry.load_secret)
 
 

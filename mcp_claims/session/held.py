@@ -19,6 +19,8 @@ class HeldClaims:
         self._granted: dict[ScopedKey, Claim] = {}
         # New grants as they were passed to the store, which has not answered yet or whose answer got lost.
         self._in_doubt: list[Claim] = []
+        # Grants that a renewal found lost, and what it found instead: no call has reported them yet.
+        self._found_lost: dict[ScopedKey, tuple[Claim, Found]] = {}
         # Reentrant: a signal handler that closes the session may interrupt the thread that holds it.
         self._lock = RLock()
 
@@ -112,6 +114,18 @@ class HeldClaims:
             if self._granted.get(cached.scoped) is not cached:
                 return None
             return self._granted.pop(cached.scoped)
+
+    def note_loss(self, scoped: ScopedKey, found: Found) -> None:
+        """Keep for `take_losses` that *found* was read where the cached grant of *scoped* should be."""
+        with self._lock:
+            if (cached := self._granted.get(scoped)) is not None:
+                self._found_lost[scoped] = (cached, found)
+
+    def take_losses(self) -> list[tuple[Claim, Found]]:
+        """Return the noted losses that no call has reported, each with what was found, and forget them."""
+        with self._lock:
+            noted, self._found_lost = self._found_lost, {}
+        return [(cached, found) for cached, found in noted.values() if self.lost(cached, found) is not None]
 
     def _settle(self, doubt: Claim) -> None:
         with self._lock:

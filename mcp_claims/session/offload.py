@@ -35,6 +35,15 @@ _scanning_remote = anyio.CapacityLimiter(_MAX_THREADS)
 _scanning = anyio.CapacityLimiter(_MAX_SCANS)
 _unlimited = anyio.CapacityLimiter(math.inf)
 _waits = BoundedSemaphore(_MAX_WAITING)
+_waiting: set[Wakeup] = set()
+_stopped = Event()
+
+
+def stop_waits() -> None:
+    """End every wait of this process for a holder, with the result of its last attempt; no call waits from now on."""
+    _stopped.set()
+    for wakeup in list(_waiting):
+        wakeup.stop()
 
 
 async def acquire_async(session: Session, request: ClaimRequest, report: Report | None = None) -> ClaimResult:
@@ -48,7 +57,7 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
             session.release_grant(result.found)
 
     # Counted here, not by a limiter of the threads: many calls that come at once would all find it free, and queue for it.
-    if request.wait_seconds <= 0 or not _waits.acquire(blocking=False):
+    if request.wait_seconds <= 0 or _stopped.is_set() or not _waits.acquire(blocking=False):
         return await change_off_loop(session, partial(_try_once, session, request), undo)
 
     reporting: list[anyio.CancelScope] = []
@@ -64,6 +73,7 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
 
     try:
         wakeup = Wakeup()
+        _waiting.add(wakeup)
         job = _Job(partial(acquire, session, request, progress=progress, wakeup=wakeup), undo)
         try:
             return await anyio.to_thread.run_sync(job.run, abandon_on_cancel=True, limiter=_unlimited)
@@ -74,6 +84,8 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
             await job.abandon()
             wakeup.close()  # The thread may not have begun.
             raise
+        finally:
+            _waiting.discard(wakeup)
     finally:
         _waits.release()
 

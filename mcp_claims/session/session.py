@@ -55,6 +55,7 @@ CLOSE_TIMEOUT = 0.2
 """Seconds that the end of a session waits for locks by default, in all."""
 
 _MAX_CLIENT = 100
+_MOST_LOOKED_AT = 100
 _MAX_NEAR = 3
 _MAX_NAMES = 200
 """A bound on what a grant may cost: to list and compare so many names takes some 0.2 ms."""
@@ -331,7 +332,23 @@ class Session:
             if swap.won and isinstance(found, Claim):
                 self._record(found)
                 return found
+        self._held.note_loss(scoped, found)
         return None
+
+    def take_losses(self) -> list[tuple[Claim, Found]]:
+        """Return the grants that were lost and that no call has reported, each with what is stored instead; each once.
+
+        On a store of this machine it looks at what is held, up to 100 keys.  On a remote store it is limited to the
+        losses that renewals have found.  Raises nothing.
+        """
+        losses = self._held.take_losses()
+        for scoped in [] if self._store.remote or self._is_forked() else self._held.keys()[:_MOST_LOOKED_AT]:
+            cached = self._held.get(scoped)
+            with suppress(StoreUnavailableError, UnsafeDirectoryError):
+                found = self._store.read(scoped)
+                if (lost := self._held.lost(cached, found)) is not None:
+                    losses.append((lost, found))
+        return losses
 
     def release_grant(self, grant: Claim) -> None:
         """Release *grant*, which never reached its caller, unless it has changed since."""

@@ -72,7 +72,7 @@ def test_over_http_each_connection_is_a_session_and_repeats_as_the_same(rig: Rig
 
 def test_a_caller_without_connection_and_handle_may_read_and_prune_but_not_claim(rig: Rig) -> None:
     sessions = rig.http()
-    with pytest.raises(SessionNeededError, match="open_session"):
+    with pytest.raises(SessionNeededError):
         sessions.session_for(NOBODY, None)
     claim(sessions.session_for(ADA, None))
     assert sessions.reader_for(NOBODY, None).inspect("red").claimed_by_other

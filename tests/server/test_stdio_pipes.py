@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 import pytest
 
 from mcp_claims.model.records import ScopedKey
+from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.support.servers import ENVELOPE, PYTHON_ENVIRONMENT, RawServer, raw_server
 
@@ -118,18 +119,52 @@ def test_lines_arrive_whole_however_they_are_cut(claims_dir: Path) -> None:
         server.stdin.close()
         rest = server.stdout.read()
     assert answers == {1: False, 2: False, 3: True}
-    assert rest == "" or json.loads(rest)["id"] == 4
+    assert json.loads(rest)["id"] == 4
 
 
-@pytest.mark.rule("V11")
-def test_a_file_as_stdin_and_another_as_stdout_are_served_too(claims_dir: Path, tmp_path: Path) -> None:
-    asked, reply = tmp_path / "asked", tmp_path / "reply"
-    asked.write_bytes(call_line(1, "is_claimed_by_other", key="red") + b"\n")
-    with asked.open() as stdin, reply.open("w") as stdout:
-        command = [sys.executable, "-m", "mcp_claims", "serve", "--dir", str(claims_dir)]
-        subprocess.run(command, stdin=stdin, stdout=stdout, env=PYTHON_ENVIRONMENT, timeout=60, check=True)
-    # At the end of a file a server ends at once, maybe before it has answered.
-    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in reply.read_text().splitlines())
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+HANDSHAKE = [
+    {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO},
+    {"jsonrpc": "2.0", "method": "notifications/initialized"},
+]
+
+
+@pytest.mark.rule("V2")
+@pytest.mark.parametrize("source", ["a file", "a pipe"])
+@pytest.mark.parametrize("protocol_version", ["2025-11-25", "2026-07-28"])
+def test_every_request_before_the_end_of_the_input_is_answered(
+    claims_dir: Path, tmp_path: Path, source: str, protocol_version: str
+) -> None:
+    """Of a client that does not wait, as a script that pipes its requests: the SDK drops what is in progress."""
+    tools = [("try_claim", {"key": "red"}), ("is_claimed_by_other", {"key": "red"}), ("list_claims", {})]
+    lines = [call_line(number, tool, **arguments) for number, (tool, arguments) in enumerate(tools * 7, start=1)]
+    if protocol_version == "2025-11-25":
+        # The envelope is what tells the protocol versions apart.
+        lines = [line.replace(b"_meta", b"_other") for line in lines]
+        lines = [json.dumps(message).encode() for message in HANDSHAKE] + lines
+    asked = tmp_path / "asked"
+    asked.write_bytes(b"\n".join(lines))
+    command = [sys.executable, "-m", "mcp_claims", "serve", "--dir", str(claims_dir)]
+    with asked.open() as file, (tmp_path / "answers").open("w+") as answers:
+        given: dict[str, Any] = {"stdin": file} if source == "a file" else {"input": asked.read_bytes()}
+        subprocess.run(command, stdout=answers, env=PYTHON_ENVIRONMENT, timeout=60, check=True, **given)
+        answers.seek(0)
+        found = {message["id"]: message["result"] for message in map(json.loads, answers) if "id" in message}
+    assert set(found) >= set(range(1, 22))
+    assert not any(result.get("isError") for result in found.values())
+    assert FileStore(claims_dir).read(ScopedKey("default", "red")) is None, "and its claims are released"
+
+
+@pytest.mark.rule("V2")
+def test_a_call_that_waits_for_a_holder_is_answered_when_the_input_ends(claims_dir: Path) -> None:
+    with process_session(FileStore(claims_dir)) as other, raw_server(claims_dir) as server:
+        other.try_claim("red")
+        waiting = server.send("try_claim", {"key": "red", "wait_seconds": 300})
+        assert server.call("is_claimed_by_other", key="red")["claimed_by_other"], "it waits, or is about to"
+        server.stdin.close()
+        answer = server.receive()
+        assert (answer["id"], answer["result"]["structuredContent"]["status"]) == (waiting, "held")
+        assert server.process.wait(timeout=20) == 0
 
 
 def test_without_stderr_stray_prints_go_nowhere(claims_dir: Path) -> None:

@@ -73,10 +73,15 @@ def two_workers(directory: Path) -> Iterator[str]:
 
 @asynccontextmanager
 async def http_client(
-    url: str, protocol_version: ProtocolVersion, *, token: str | None = None, ends: bool = True
+    url: str, protocol_version: ProtocolVersion, *, token: str | None = None, ends: bool = True, **headers: str
 ) -> AsyncIterator[Client]:
-    """Connect to *url*; `ends=False` leaves without saying so, as a client that dies does."""
-    headers = {"Authorization": f"Bearer {token}"} if token else None
+    """Connect to *url*; `ends=False` leaves without saying so, as a client that dies does.
+
+    Further arguments are headers, with `_` for `-` in their names.
+    """
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
     async with create_mcp_http_client(headers=headers) as plain:
         transport = streamable_http_client(url, http_client=plain, terminate_on_close=ends)
         async with Client(transport, mode=protocol_version) as client:
