@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from mcp_claims.cli.options import SESSION_VARIABLE, add_store_options, chosen_store
+from mcp_claims.cli.options import SESSION_VARIABLE, add_store_options, chosen_store, store_choice
 from mcp_claims.errors import InvalidInputError
+from mcp_claims.liveness import local_machine
 from mcp_claims.model import validation
 from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS
+from mcp_claims.server.brief_connections import BriefConnections, host_of
 from mcp_claims.server.registry import DEFAULT_IDLE, SessionRegistry
 from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT
@@ -96,6 +98,8 @@ def _serve_stdio(options: argparse.Namespace, store: Store, keep_alive_limit: ti
             lasting=name is not None,
             keep_alive_limit=keep_alive_limit,
             retention_hours=options.retention_hours,
+            brief=_brief_connections(options),
+            host=host_of(local_machine()),
         )
     )
 
@@ -120,9 +124,15 @@ def _serve_http(options: argparse.Namespace, store: Store, keep_alive_limit: tim
             idle=idle,
             keep_alive_limit=keep_alive_limit,
             retention_hours=options.retention_hours,
+            brief=_brief_connections(options),
         ),
         settings,
     )
+
+
+def _brief_connections(options: argparse.Namespace) -> BriefConnections:
+    choice = store_choice(options)
+    return BriefConnections(f"{choice.url} {choice.layout} {choice.directory}")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ model only one of them.  The output schemas of the tools are made from these typ
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import Enum
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from mcp_claims.model import codec, expiry
@@ -96,6 +97,25 @@ class ReleaseAnswer(ClaimFacts, Losses):
     advice: str
 
 
+class Fleeting(Enum):
+    """Why a claim may end with the call that was granted it."""
+
+    #: The client has ended its input.
+    INPUT_ENDED = "Your connection has ended its input, so this claim is released with this answer: do not act."
+    #: The host connects for each call, to a server that it starts.
+    PER_CALL = (
+        "Do not act yet. Your host has closed an earlier connection right after a call, and a claim ends with its "
+        "connection: call is_claimed_by_other with generation={generation}, and act only if in_force is true. If it is "
+        "false, ask a person to start the server with `mcp-claims serve --session NAME`, whose claims outlive a connection."
+    )
+    #: The host connects for each call, over HTTP.
+    PER_CALL_OVER_HTTP = (
+        "Do not act yet. An earlier connection of this client was closed right after a call, and a claim ends with its "
+        "connection: call is_claimed_by_other with generation={generation}, and act only if in_force is true. If it is "
+        "false, call open_session and pass what it returns as `session` in every call."
+    )
+
+
 class Rendered(NamedTuple):
     """An answer: structured, and its first sentence, the lead, which states what is the case.
 
@@ -112,8 +132,10 @@ class Rendered(NamedTuple):
         return f"{self.lead}{separator}{self.structured['advice']}"
 
 
-def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = False) -> Rendered:
-    """Answer `try_claim`; *kept_alive* says that the server renews the claim."""
+def claim_answer(
+    scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = False, fleeting: Fleeting | None = None
+) -> Rendered:
+    """Answer `try_claim`; *kept_alive* says that the server renews the claim, *fleeting* that it may end with the call."""
     found, now, name = result.found, result.now, phrases.named(scoped)
     if isinstance(found, Unreadable):
         lead, advice = f"HELD: {name} counts as held.", f"Do not act. {_in_doubt(found)}"
@@ -138,6 +160,8 @@ def claim_answer(scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = F
     else:
         lead = f"HELD: {name} is {phrases.held(found, now)}"
         advice = f"{_caveats(scoped, found)}Do not act. Report who is on it. To act after them, call again with wait_seconds."
+    if fleeting is not None and isinstance(found, Claim):
+        advice = fleeting.value.format(generation=found.generation)
     answer: ClaimAnswer = {
         "claimed": result.claimed,
         "status": result.status.value,

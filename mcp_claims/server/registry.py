@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections import Counter
@@ -22,6 +23,8 @@ from mcp_claims.errors import SessionEndedError, SessionNameRefusedError, Sessio
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.records import Claim
 from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS, MAX_WAIT_SECONDS
+from mcp_claims.render.answers import Fleeting
+from mcp_claims.server.brief_connections import BriefConnections
 from mcp_claims.server.handles import Handles, decode_handle
 from mcp_claims.session.identity import handle_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT, KeepAlive
@@ -37,6 +40,10 @@ _SESSION_NAME = re.compile(r"[A-Za-z0-9._:@/+=~-]{1,64}")
 _MAX_HANDLES = 10_000
 _RETRY_INTERVAL = 0.5  # s between two tries to release what an ended session holds
 _CLOSE_STORE_TIMEOUT, _RELEASE_TIMEOUT = 1.0, 4.0  # s
+_BRIEF, _JUST_NOW = 60.0, 1.0
+"""Seconds: a connection of at most one call that ends sooner, or one whose last grant is no older when it ends, is that of
+a host that connects for each call."""
+
 _LATE_CALLS = 60.0
 """Seconds for which late calls of a connection that its client has ended are refused."""
 
@@ -59,11 +66,18 @@ class Caller:
 
 @dataclass(slots=True)
 class SessionEntry:
-    """One session as this server knows it; `used` is when it was last used."""
+    """One session as this server knows it: when it was last used, for how many calls, and when it was last granted a key.
+
+    `opened` is when it was first used here, all in seconds of the registry's clock.  `peer` is whose connection it is.
+    """
 
     session: Session
     keep_alive: KeepAlive
     used: float
+    opened: float
+    calls: int = 0
+    granted: float = -math.inf
+    peer: str = ""
 
 
 class SessionRegistry:
@@ -72,7 +86,8 @@ class SessionRegistry:
     With *own*, calls without a handle belong to that session, and everything ends with the process (stdio).  Without
     it there are as many sessions as connections and handles (HTTP), and what belongs to a handle outlives the process.
     So does everything if *own* is *lasting*: a session that does not end with the process.  *idle* and *clock* are in
-    seconds.
+    seconds.  *brief* remembers hosts whose connections end right after a call; over stdio *host* is the one that has
+    started this server.
 
     For use by one thread.  `close` may come from a signal handler in it, and `load_secret`, `release_ended` and what
     `plan_maintenance` returns may run in other threads.
@@ -89,8 +104,11 @@ class SessionRegistry:
         keep_alive_limit: timedelta = DEFAULT_KEEP_ALIVE_LIMIT,
         retention_hours: float = DEFAULT_RETENTION_HOURS,
         clock: Callable[[], float] | None = None,
+        brief: BriefConnections | None = None,
+        host: str | None = None,
     ) -> None:
         self._store = store
+        self._brief, self._host = brief, host
         self._machine = machine or local_machine()
         self._clock = clock or (lambda: self._machine.now().ticks)
         self._idle, self._keep_alive_limit = idle, keep_alive_limit
@@ -147,6 +165,20 @@ class SessionRegistry:
         entry = self._find(caller, handle)
         return self._read_only if entry is None else entry.session
 
+    def note_grant(self, caller: Caller, entry: SessionEntry) -> Fleeting | None:
+        """Note that *entry* was just granted a key; return why the claim may end with this call, if it may."""
+        entry.granted = self._clock()
+        is_own = self._own is not None and self._bound
+        if is_own and self.input_ended:
+            return Fleeting.INPUT_ENDED
+        # A host that makes a second call on a connection does not open one for each call.
+        if self._brief is None or entry.calls > 1:
+            return None
+        if is_own:
+            return Fleeting.PER_CALL if self._host and self._brief.remembers(self._host) else None
+        is_connection = entry is self._connections.get(caller.connection or "")
+        return Fleeting.PER_CALL_OVER_HTTP if is_connection and self._brief.remembers(_peer(caller)) else None
+
     def keep_alive(self, entry: SessionEntry, result: ClaimResult, ttl: timedelta) -> bool:
         """Keep what *entry* was granted alive while the session is there; return whether there was a grant."""
         if not result.claimed or not isinstance(result.found, Claim):
@@ -176,6 +208,9 @@ class SessionRegistry:
         what it claims would be held until it is idle.
         """
         self._ended_at[connection] = self._clock()
+        entry = self._connections.get(connection)
+        if entry and self._brief and self._granted_just_now(entry):
+            self._brief.remember(entry.peer)
         self._close_connection(connection)
 
     def _close_connection(self, connection: str) -> None:
@@ -235,6 +270,8 @@ class SessionRegistry:
 
     def close(self, *, dying: bool = False) -> None:
         """End every session that is bound to this process and release what it holds, as `Session.close` does."""
+        if not dying:
+            self._remember_host()
         bound = list(self._connections.values())
         if self._own is not None and self._bound:
             bound += [self._own, *self._opened.values()]
@@ -250,6 +287,19 @@ class SessionRegistry:
             session.close(within=max(0.0, deadline - time.monotonic()), dying=dying)
         self._connections.clear()
         self._opened.clear()
+
+    def _remember_host(self) -> None:
+        """Note that the host has ended this connection, if that was right after its call."""
+        if self._own is None or not self._bound or self._brief is None or self._host is None:
+            return
+        entries = [self._own, *self._opened.values()]
+        calls = sum(entry.calls for entry in entries)
+        brief = calls <= 1 and self._clock() - self._own.opened < _BRIEF
+        if brief or any(map(self._granted_just_now, entries)):
+            self._brief.remember(self._host)
+
+    def _granted_just_now(self, entry: SessionEntry) -> bool:
+        return entry.session.holds_anything and self._clock() - entry.granted < _JUST_NOW
 
     def _find(self, caller: Caller, handle: str | None) -> SessionEntry | None:
         if handle is not None:
@@ -269,8 +319,10 @@ class SessionRegistry:
             raise SessionEndedError
         else:
             entry = self._entry(process_session(self._store, self._machine))
+            entry.peer = _peer(caller)
             self._connections[caller.connection] = entry
         entry.used = self._clock()
+        entry.calls += 1
         if entry.session.holder.client is None and (client := caller.client()):
             entry.session.describe_client(client)
         return entry
@@ -305,9 +357,14 @@ class SessionRegistry:
         return next(idle, next(iter(self._opened)))
 
     def _entry(self, session: Session) -> SessionEntry:
-        return SessionEntry(session, KeepAlive(session, self._keep_alive_limit), self._clock())
+        now = self._clock()
+        return SessionEntry(session, KeepAlive(session, self._keep_alive_limit), now, now)
 
     def _known_handles(self) -> Handles:
         if self._handles is None:
             self._handles = Handles(self._store.secret(lock_timeout=CLOSE_TIMEOUT))
         return self._handles
+
+
+def _peer(caller: Caller) -> str:
+    return f"{caller.principal} {caller.client()}"

@@ -93,7 +93,8 @@ async def _try_claim(call: Call) -> Rendered:
     entry = await call.session(arguments.session)
     result = await acquire_async(entry.session, request, call.report)
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
-    return claim_answer(request.scoped, result, kept_alive=kept_alive)
+    fleeting = call.registry.note_grant(call.caller, entry) if result.claimed else None
+    return claim_answer(request.scoped, result, kept_alive=kept_alive, fleeting=fleeting)
 
 
 async def _is_claimed_by_other(call: Call) -> Rendered:
