@@ -30,6 +30,7 @@ from mcp_claims.render.answers import Rendered, claim_answer, inspect_answer, re
 from mcp_claims.render.lists import listed_facts, listed_line, prune_answer
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
+from mcp_claims.session.results import Status
 
 _OUTCOMES = tuple(outcome.value for outcome in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED))
 
@@ -79,10 +80,11 @@ def configure_try(parser: argparse.ArgumentParser) -> None:
 
 def _try(options: argparse.Namespace) -> int:
     request = claim_request(options)
-    result = acquire(required_session(options, chosen_store(options)), request)
+    session = required_session(options, chosen_store(options))
+    result = acquire(session, request)
     _print_answer(claim_answer(request.scoped, result), result.found, options)
-    if result.near:
-        write_error(phrases.near(result.near))
+    if result.status is Status.ACQUIRED and (near := session.near_claims(request.scoped)):
+        write_error(phrases.near(near))
     return YES if result.claimed else NO
 
 

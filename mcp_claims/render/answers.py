@@ -133,9 +133,17 @@ class Rendered(NamedTuple):
 
 
 def claim_answer(
-    scoped: ScopedKey, result: ClaimResult, *, kept_alive: bool = False, fleeting: Fleeting | None = None
+    scoped: ScopedKey,
+    result: ClaimResult,
+    *,
+    kept_alive: bool = False,
+    fleeting: Fleeting | None = None,
+    near: tuple[Claim, ...] = (),
 ) -> Rendered:
-    """Answer `try_claim`; *kept_alive* says that the server renews the claim, *fleeting* that it may end with the call."""
+    """Answer `try_claim`; *kept_alive* says that the server renews the claim, *fleeting* that it may end with the call.
+
+    *near* are claims of others on keys that look alike.
+    """
     found, now, name = result.found, result.now, phrases.named(scoped)
     if isinstance(found, Unreadable):
         lead, advice = f"HELD: {name} counts as held.", f"Do not act. {_in_doubt(found)}"
@@ -145,8 +153,8 @@ def claim_answer(
             lead += f" {phrases.taken_over(result.taken_over)}"
         renewal = "the server renews it meanwhile" if kept_alive else "call try_claim again before it expires to renew"
         advice = f"You act, nobody else will. Release it when done; {renewal}."
-        if result.near:
-            advice = f"{phrases.near(result.near)} If that is the same event, release yours and do not act. {advice}"
+        if near:
+            advice = f"{phrases.near(near)} If that is the same event, release yours and do not act. {advice}"
     elif result.status is Status.RENEWED:
         since = f"since {phrases.wall_time(found.claimed.wall)}, now {phrases.until(found, now)}"
         lead = f"RENEWED: you have held {name} {since}, generation {found.generation}, as {phrases.who(found)}."

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mcp_types import Tool, ToolAnnotations
 
+from mcp_claims.model.records import Claim
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.render.answers import (
     ClaimAnswer,
@@ -49,6 +50,7 @@ from mcp_claims.session.offload import (
     read_off_loop,
     scan_off_loop,
 )
+from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 
 INSTRUCTIONS = (
@@ -94,7 +96,10 @@ async def _try_claim(call: Call) -> Rendered:
     result = await acquire_async(entry.session, request, call.report)
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
     fleeting = call.registry.note_grant(call.caller, entry) if result.claimed else None
-    return claim_answer(request.scoped, result, kept_alive=kept_alive, fleeting=fleeting)
+    near: tuple[Claim, ...] = ()
+    if result.status is Status.ACQUIRED:
+        near = await read_off_loop(entry.session, partial(entry.session.near_claims, request.scoped))
+    return claim_answer(request.scoped, result, kept_alive=kept_alive, fleeting=fleeting, near=near)
 
 
 async def _is_claimed_by_other(call: Call) -> Rendered:

@@ -31,7 +31,7 @@ class ClaimResult(NamedTuple):
 
     `found` is the claim in force now: this session's if `claimed`, else another session's, the marker of work that is
     done, or an unreadable record, which counts as held.  `lost` is an earlier grant of this session on the key that
-    ended without a release.  `near` are claims of others on keys that look like this one, after a new grant.
+    ended without a release.
     """
 
     status: Status
@@ -39,7 +39,6 @@ class ClaimResult(NamedTuple):
     now: Moment
     taken_over: TakenOver | None = None
     lost: Claim | None = None
-    near: tuple[Claim, ...] = ()
 
     @property
     def claimed(self) -> bool:

@@ -282,10 +282,24 @@ class Session:
                 # A claim that expired while we waited for the lock is renewed, not handed over dead.
                 if not expiry.has_passed(found.expires, now):
                     self._record(found)
-                    if not acquired:
-                        return ClaimResult(Status.RENEWED, found, now, taken_over, lost)
-                    return ClaimResult(Status.ACQUIRED, found, now, taken_over, lost, self._near(scoped, now))
+                    return ClaimResult(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
         raise ContendedError(scoped.key, MAX_SWAPS)
+
+    def near_claims(self, scoped: ScopedKey) -> tuple[Claim, ...]:
+        """Return claims in force, of others, on keys that look like *scoped*: perhaps they mean the same event.
+
+        For a new grant: at most three of them, among the first 200 claims of the namespace.  Never raises: the key is
+        granted.
+        """
+        near: list[Claim] = []
+        with suppress(StoreUnavailableError, UnsafeDirectoryError):
+            own_look = look(scoped.key)
+            for key in self._store.names(scoped.namespace, _MAX_NAMES):
+                if key != scoped.key and look(key) == own_look and len(near) < _MAX_NEAR:
+                    found = self._store.read(scoped._replace(key=key))
+                    if isinstance(found, Claim) and not self._holds(found, found.scoped):
+                        near += [found] if self._state_of(found, self._machine.now()) is ClaimState.HELD else []
+        return tuple(near)
 
     def inspect_request(self, request: InspectRequest) -> Inspection:
         """Do what `inspect` does, for a checked request."""
@@ -431,21 +445,6 @@ class Session:
             found = swap.found
         self._held.settle(doubts, found)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
-
-    def _near(self, scoped: ScopedKey, now: Moment) -> tuple[Claim, ...]:
-        """Return claims in force, of others, on keys that look like *scoped*: perhaps they mean the same event.
-
-        At most `_MAX_NEAR` of them, among the first `_MAX_NAMES` claims of the namespace.  Never raises: the key is granted.
-        """
-        near: list[Claim] = []
-        with suppress(StoreUnavailableError, UnsafeDirectoryError):
-            own_look = look(scoped.key)
-            alike = [key for key in self._store.names(scoped.namespace, _MAX_NAMES) if look(key) == own_look]
-            for key in alike:
-                found = self._store.read(scoped._replace(key=key))
-                if isinstance(found, Claim) and not self._holds(found, found.scoped) and len(near) < _MAX_NEAR:
-                    near += [found] if self._state_of(found, now) is ClaimState.HELD else []
-        return tuple(near)
 
     def _granted(self, now: Moment, request: ClaimRequest) -> Claim:
         expires = expiry.later(now, request.ttl)

@@ -7,7 +7,6 @@ import pytest
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.records import ScopedKey
 from mcp_claims.render.answers import claim_answer
-from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from tests.session.bench import Bench, LayoutBench
 from tests.support.interrupting import DelegatingStore
@@ -19,8 +18,9 @@ def _with_names(bench: Bench) -> None:
         pytest.skip("several keys share a file name there, so each record would have to be read")
 
 
-def near(result: ClaimResult) -> list[str]:
-    return [claim.scoped.key for claim in result.near]
+def near(session: Session, key: str) -> list[str]:
+    assert session.try_claim(key).claimed
+    return [claim.scoped.key for claim in session.near_claims(ScopedKey("default", key))]
 
 
 @pytest.mark.rule("C13")
@@ -28,14 +28,14 @@ def near(result: ClaimResult) -> list[str]:
 def test_whoever_comes_second_is_told_of_the_first(bench: Bench, one: str, other: str) -> None:
     for first, second in ((one, other), (other, one)):
         holder, session = bench.session(), bench.session()
-        assert near(holder.try_claim(first)) == []
+        assert near(holder, first) == []
         result = session.try_claim(second)
-        assert result.claimed and near(result) == [first]
-        answer = claim_answer(ScopedKey("default", second), result)
+        claims = session.near_claims(ScopedKey("default", second))
+        assert [claim.scoped.key for claim in claims] == [first]
+        answer = claim_answer(ScopedKey("default", second), result, near=claims)
         for half in (answer.text, answer.structured["advice"]):
             assert f'A key that looks alike is held: "{first}" by {holder.holder.name}.' in half
             assert "If that is the same event, release yours and do not act." in half
-        assert near(session.try_claim(second)) == [], "told once"
         assert holder.close() + session.close() == 2
 
 
@@ -50,13 +50,13 @@ def test_only_claims_of_others_in_force_in_the_same_namespace_are_named(bench: B
     bench.world.kill(dead)
     other.try_claim("dEploy")
     other.release("dEploy", outcome="done")
-    assert near(session.try_claim("deploy")) == []
+    assert near(session, "deploy") == []
 
 
 def test_three_are_named_at_most(bench: Bench) -> None:
     for key in ("Deploy", "dEploy", "deploY", "DEPLOY"):
         bench.session().try_claim(key)
-    assert len(bench.session().try_claim("deploy").near) == 3
+    assert len(near(bench.session(), "deploy")) == 3
 
 
 def test_where_the_names_cannot_be_listed_the_grant_stands(bench: Bench) -> None:
@@ -65,6 +65,5 @@ def test_where_the_names_cannot_be_listed_the_grant_stands(bench: Bench) -> None
             raise StoreUnavailableError("/claims", OSError(5, "Input/output error"))
 
     session: Session = bench.session(Unlisted(bench.store))
-    result = session.try_claim("deploy")
-    assert result.claimed and result.near == ()
+    assert near(session, "deploy") == []
     assert session.inspect("deploy").held_by_you

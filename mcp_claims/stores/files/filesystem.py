@@ -173,9 +173,16 @@ class OpenFile:
             self.close()
 
 
-def read_file(fs: FileSystem, path: str, limit: int) -> tuple[bytes, os.stat_result]:
-    """Return up to *limit* bytes of the file at *path*, and its status; no bytes of what is not a regular file."""
-    with OpenFile(fs, path, READ) as fd:
+def read_file(fs: FileSystem, path: str, limit: int) -> tuple[bytes, os.stat_result] | None:
+    """Return up to *limit* bytes of the file at *path*, and its status; `None` if there is none.
+
+    Of what is not a regular file, it returns no bytes.
+    """
+    try:
+        file = OpenFile(fs, path, READ)
+    except FileNotFoundError:
+        return None
+    with file as fd:
         status = fs.status(fd)
         if not stat.S_ISREG(status.st_mode):
             return b"", status

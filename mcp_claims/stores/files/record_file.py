@@ -29,11 +29,12 @@ class RecordFile(NamedTuple):
 def read_record_file(fs: FileSystem, path: str) -> RecordFile | Unreadable | None:
     """Read the file at *path*; return `None` if there is none.  Raises `OSError` if the store is at fault."""
     try:
-        data, status = read_file(fs, path, MAX_RECORD_BYTES + 1)
-    except FileNotFoundError:
-        return None
+        file = read_file(fs, path, MAX_RECORD_BYTES + 1)
     except OSError as error:
         return not_opened(fs, path, error)
+    if file is None:
+        return None
+    data, status = file
     if not stat.S_ISREG(status.st_mode):
         return unreadable(path, status, "not a file")
     if len(data) > MAX_RECORD_BYTES:

@@ -255,10 +255,10 @@ def _read_secret(fs: FileSystem, path: str) -> bytes | None:
     Raises `OSError` for a file that others can read or that is not a secret.  Such a file is never replaced: every
     handle given so far would become invalid.
     """
-    try:
-        data, status = read_file(fs, path, 2 * SECRET_BYTES + len("\n") + 1)
-    except FileNotFoundError:
+    file = read_file(fs, path, 2 * SECRET_BYTES + len("\n") + 1)
+    if file is None:
         return None
+    data, status = file
     if sys.platform != "win32" and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise OSError(errno.EPERM, "the secret of the session handles can be read by others (chmod 600 it)", path)
     try:
