@@ -17,7 +17,7 @@ from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Moment, Unreadable
-from mcp_claims.model.validation import one_line
+from mcp_claims.model.text import one_line
 from mcp_claims.stores.agent_awareness.location import other_providers, providers_in, successors
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import NEVER, Store

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
-from mcp_claims.model.validation import one_line
+from mcp_claims.model.text import one_line
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.config import Endpoint, EtcdConfig, format_endpoint

@@ -7,7 +7,7 @@ where the host is the same, or the place, a hash of what the kernel of one machi
 
 from __future__ import annotations
 
-from mcp_claims.model.validation import one_line
+from mcp_claims.model.text import one_line
 
 _NAMED = "session"
 """No PID looks like this, so no process has the name of a named session."""

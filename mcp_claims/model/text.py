@@ -1,4 +1,4 @@
-"""What people cannot see in a text, and when two texts look alike.  Pure.
+"""What people cannot see in a text, a text on one line, and when two texts look alike.  Pure.
 
 Two keys that look equal are two claims: each of two agents that were told "deploy" would hold one.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from functools import lru_cache
 
 # Characters that show nothing, or nothing but a blank: those that Unicode lets programs ignore (Default_Ignorable_Code_Point),
@@ -17,6 +16,9 @@ _HIDDEN = re.compile(
     "\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U00016fe4\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
     "\U000e0000-\U000e0fff]"
 )
+# Line and paragraph separators, control characters, lone surrogates: in a key or a note they could end a line of a log or
+# of somebody's prompt early, or could not be written as UTF-8.  And format characters, such as direction overrides.
+_CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp", "Cf"})
 _JOINER, _NON_JOINER = "\u200d", "\u200c"
 _PRESENTATIONS = "\ufe0e\ufe0f"
 _KEYCAP = "\u20e3"
@@ -28,12 +30,22 @@ _ALIKE = str.maketrans(
 )
 
 
-def hidden(text: str) -> Iterator[int]:
-    """Yield the positions of characters that people cannot see, except where they change what is seen beside them."""
+def one_line(text: str) -> str:
+    """Return *text* on one line: whatever could disturb a terminal, a log or a prompt becomes a single space."""
+    if misleading := misleading_positions(text):
+        text = "".join(" " if position in misleading else character for position, character in enumerate(text))
+    return " ".join(text.split())
+
+
+def misleading_positions(text: str) -> set[int]:
+    """Return where *text* has characters that could end a line early, or that nobody sees and that shape nothing."""
+    positions: set[int] = set()
+    if not text.isprintable():
+        positions.update(position for position, character in enumerate(text) if _is_control(character))
     if not text.isascii():
-        for found in _HIDDEN.finditer(text):
-            if not _shapes(text, found.start()):
-                yield found.start()
+        hidden = (found.start() for found in _HIDDEN.finditer(text))
+        positions.update(position for position in hidden if not _shapes(text, position))
+    return positions
 
 
 @lru_cache(maxsize=4_096)
@@ -58,6 +70,10 @@ def _shapes(text: str, position: int) -> bool:
         arabic = all(unicodedata.bidirectional(each) == "AL" for each in (before, after or " "))
         return arabic or unicodedata.combining(before) == _VIRAMA
     return False
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in _CONTROL_CATEGORIES and character not in (_JOINER, _NON_JOINER)
 
 
 def _is_symbol(character: str) -> bool:

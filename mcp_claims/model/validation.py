@@ -7,13 +7,12 @@ handed down whole.  Each function returns its argument in the form in which the 
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import timedelta
 from typing import NamedTuple
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.records import Outcome, ScopedKey
-from mcp_claims.model.text import hidden
+from mcp_claims.model.text import misleading_positions, one_line
 
 DEFAULT_NAMESPACE = "default"
 MAX_KEY_BYTES = 1_024
@@ -27,13 +26,6 @@ MAX_LOCK_TIMEOUT = 3_600.0
 
 _MINUTE, _HOUR, _MILLISECOND = timedelta(minutes=1), timedelta(hours=1), timedelta(milliseconds=1)
 _MAX_RAW_NOTE = 10 * MAX_NOTE_CHARACTERS
-# Line and paragraph separators, control characters, lone surrogates: in a key or a note they could end a line of
-# a log or of somebody's prompt early, or could not be written as UTF-8.
-_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# Format characters such as direction overrides make one key look like another and hide words in a note.  Two of that
-# category join letters and emoji.
-_FORMAT_CATEGORY = "Cf"
-_JOINERS = frozenset("\u200c\u200d")
 
 
 class ClaimRequest(NamedTuple):
@@ -186,15 +178,6 @@ def parse_note(text: str | None) -> str | None:
     return line or None
 
 
-def one_line(text: str) -> str:
-    """Return *text* on one line: whatever could disturb a terminal, a log or a prompt becomes a single space."""
-    if not text.isprintable():
-        text = "".join(" " if _is_forbidden(character) else character for character in text)
-    if unseen := set(hidden(text)):
-        text = "".join(" " if position in unseen else character for position, character in enumerate(text))
-    return " ".join(text.split())
-
-
 def _name(field: str, text: str) -> str:
     if not isinstance(text, str):
         raise InvalidInputError(field, "must be text")
@@ -205,17 +188,11 @@ def _name(field: str, text: str) -> str:
         raise InvalidInputError(field, f"must be at most {MAX_KEY_BYTES:,} bytes of UTF-8")
     if text != text.strip():
         raise InvalidInputError(field, "must not begin or end with a blank")
-    # Every printable character is allowed, and of the others a few, such as those that join emoji.
-    forbidden = [] if text.isprintable() else [each for each in text if _is_forbidden(each)]
-    if forbidden := forbidden or [text[position] for position in hidden(text)]:
+    # Every other character is allowed, those that join emoji too.
+    if misleading := misleading_positions(text):
         rule = "must not contain line breaks, control characters, invisible ones or blanks other than the plain space"
-        raise InvalidInputError(field, f"{rule} (here U+{ord(forbidden[0]):04X})")
+        raise InvalidInputError(field, f"{rule} (here U+{ord(text[min(misleading)]):04X})")
     return text
-
-
-def _is_forbidden(character: str) -> bool:
-    category = unicodedata.category(character)
-    return category in _FORBIDDEN_CATEGORIES or (category == _FORMAT_CATEGORY and character not in _JOINERS)
 
 
 def _span(field: str, number: float, unit: timedelta, low: timedelta, high: timedelta, rule: str) -> timedelta:

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Moment, Unreadable
-from mcp_claims.model.validation import one_line
+from mcp_claims.model.text import one_line
 from mcp_claims.render import phrases
 from mcp_claims.render.answers import ClaimFacts, Losses, Rendered, claim_facts
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from mcp_claims.model import codec, expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.text import one_line
 from mcp_claims.session.results import TakenOver
 
 _PLAIN_NAME = re.compile(r"[\w.:@-]{1,300}")
@@ -25,7 +26,7 @@ _ENDINGS = {
 
 def shown(text: str) -> str:
     """Return text that somebody else wrote in a form fit to show: one line of bounded length."""
-    line = validation.one_line(text)
+    line = one_line(text)
     return line if len(line) <= validation.MAX_NOTE_CHARACTERS else line[: validation.MAX_NOTE_CHARACTERS] + "…"
 
 

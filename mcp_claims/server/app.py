@@ -49,7 +49,7 @@ from mcp_claims.errors import (
     SessionNameRefusedError,
     SessionNeededError,
 )
-from mcp_claims.model.validation import one_line
+from mcp_claims.model.text import one_line
 from mcp_claims.render.answers import with_losses
 from mcp_claims.server.maintenance import maintained
 from mcp_claims.server.prompts import PROMPTS, get_prompt

@@ -16,7 +16,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from mcp_claims.errors import InvalidInputError, InvalidSessionError
-from mcp_claims.model.validation import one_line
+from mcp_claims.model.text import one_line
 
 MAX_LABEL_BYTES = 60
 _NONCE_BYTES, _PID_BYTES, _MAC_BYTES = 16, 4, 16

@@ -15,6 +15,7 @@ from mcp_types import (
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import validation
+from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import DEFAULT_NAMESPACE
 
 _MAX_WORK = 4_000
@@ -65,7 +66,7 @@ def get_prompt(name: str, arguments: dict[str, str] | None) -> GetPromptResult:
     try:
         validation.scoped_key("any", namespace)
         if given:
-            raise InvalidInputError(validation.one_line(min(given))[:100], "is not an argument of coordinate")
+            raise InvalidInputError(one_line(min(given))[:100], "is not an argument of coordinate")
         if len(work) > _MAX_WORK:
             raise InvalidInputError("work", f"must have at most {_MAX_WORK:,} characters")
     except InvalidInputError as error:

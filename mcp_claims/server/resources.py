@@ -28,6 +28,7 @@ from mcp_types import (
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.model.text import one_line
 from mcp_claims.render import phrases
 from mcp_claims.render.lists import listed_facts, listed_line
 from mcp_claims.server.schemas import decode_cursor, encode_cursor
@@ -89,7 +90,7 @@ def target_of(uri: str) -> ScopedKey | str | None:
         scoped = validation.scoped_key(_decoded(key) if slash else "any", _decoded(namespace))
     except (InvalidInputError, UnicodeDecodeError) as error:
         # SEP-2164: a resource that does not exist is an error of the parameters.
-        reason = validation.one_line(f"There is no resource {uri[:200]!r}: {error}")
+        reason = one_line(f"There is no resource {uri[:200]!r}: {error}")
         raise MCPError(INVALID_PARAMS, reason, {"uri": uri[:2_000]}) from error
     return scoped if slash else scoped.namespace
 
@@ -149,9 +150,7 @@ async def complete(session: Session, argument: CompletionArgument, context: Comp
     names = {scoped.key if argument.name == "key" else scoped.namespace for scoped in keys}
     # Other people's text: a name that does not fit on a line cannot be chosen from a list either.
     fitting = sorted(
-        name
-        for name in names
-        if name.casefold().startswith(argument.value.casefold()) and validation.one_line(name) == name
+        name for name in names if name.casefold().startswith(argument.value.casefold()) and one_line(name) == name
     )
     return Completion(
         values=fitting[:_MAX_COMPLETIONS],

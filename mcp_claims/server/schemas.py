@@ -17,7 +17,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.model.validation import DEFAULT_NAMESPACE, DEFAULT_TTL_MINUTES, MAX_WAIT_SECONDS, one_line
+from mcp_claims.model.text import one_line
+from mcp_claims.model.validation import DEFAULT_NAMESPACE, DEFAULT_TTL_MINUTES, MAX_WAIT_SECONDS
 
 
 class Arguments(BaseModel):

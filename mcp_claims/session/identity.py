@@ -13,7 +13,7 @@ from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.names import holder_name, named_holder
 from mcp_claims.model.records import Holder, OriginalHolder, Proof
-from mcp_claims.model.validation import one_line
+from mcp_claims.model.text import one_line
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.config import open_store

@@ -28,7 +28,7 @@ from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
-from mcp_claims.model.text import look
+from mcp_claims.model.text import look, one_line
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
     DEFAULT_RETENTION_HOURS,
@@ -386,7 +386,7 @@ class Session:
 
     def describe_client(self, client: str) -> None:
         """Set which program the session belongs to (name and version), for people who read claims."""
-        self.holder = self.holder._replace(client=validation.one_line(client[:_MAX_CLIENT])[:_MAX_CLIENT])
+        self.holder = self.holder._replace(client=one_line(client[:_MAX_CLIENT])[:_MAX_CLIENT])
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         """Call *notify*, from any thread, when a key, a namespace or anything (`None`) may have changed.

@@ -8,7 +8,7 @@ import pytest
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import validation
-from mcp_claims.model.text import hidden, look
+from mcp_claims.model.text import look, misleading_positions, one_line
 
 ALIKE = [
     ("deploy", "Deploy"),
@@ -71,5 +71,5 @@ DEFAULT_IGNORABLE = [
 
 
 def test_a_long_text_that_nobody_can_see_takes_no_time() -> None:
-    assert len(list(hidden("\ufe0f" * 100_000))) == 100_000
-    assert validation.one_line("note" + "\ufe0f" * 100_000) == "note"
+    assert len(misleading_positions("\ufe0f" * 100_000)) == 100_000
+    assert one_line("note" + "\ufe0f" * 100_000) == "note"

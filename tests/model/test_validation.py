@@ -13,6 +13,7 @@ from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Holder, Moment, ScopedKey, Unreadable
+from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import MAX_TTL
 from tests.support.machines import World
 
@@ -263,8 +264,8 @@ def test_a_note_that_is_too_long_is_refused_and_not_cut(text: str) -> None:
 @given(st.text(st.characters(categories=("L", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "So")), max_size=200))
 @settings(deadline=None)
 def test_whatever_the_note_it_is_folded_printable_and_stays_so(text: str) -> None:
-    line = validation.one_line(text)
+    line = one_line(text)
     assert line == " ".join(line.split())
     assert not any(ord(character) < 32 for character in line)
     line.encode()
-    assert validation.one_line(line) == line
+    assert one_line(line) == line

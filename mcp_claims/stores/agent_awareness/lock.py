@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from mcp_claims.model.codec import timestamp
-from mcp_claims.model.validation import one_line
+from mcp_claims.model.text import one_line
 from mcp_claims.stores.agent_awareness.filenames import NEW_META, OLD_META
 from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSystem, read_up_to, write_new_file
 from mcp_claims.stores.files.filesystem import READ
