@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.programs import installed
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 COMMAND = [sys.executable, "-m", "mcp_claims"]
@@ -70,7 +71,7 @@ def at_terminal(
     ours, theirs = pty.openpty()
     try:
         with subprocess.Popen(
-            ["setsid", "-c", "-w", *command],
+            [installed("setsid", "util-linux"), "-c", "-w", *command],
             env=environment,
             stdin=theirs,
             stdout=theirs if stdout is None else stdout,

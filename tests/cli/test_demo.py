@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from tests.cli.commands import TIMEOUT, at_terminal
 from tests.support.servers import PYTHON_ENVIRONMENT
 
@@ -27,8 +29,8 @@ def run_demo(tmp_path: Path, command: list[str] = DEMO) -> subprocess.CompletedP
 
 
 def servers_below(directory: Path) -> list[str]:
-    found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in found.splitlines() if str(directory) in line]
+    running = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    return [line for line in running if str(directory) in line]
 
 
 def test_it_shows_one_that_acts_a_kill_and_a_takeover_and_leaves_nothing_behind(tmp_path: Path) -> None:

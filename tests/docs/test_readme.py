@@ -17,6 +17,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp_types import Tool
 
+from tests.support.programs import installed
 from tests.support.servers import PYTHON_ENVIRONMENT, stdio, structured_of
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +102,7 @@ async def test_the_table_of_tools_is_what_the_server_lists(tmp_path: Path) -> No
 
 def test_the_first_command_shows_the_demo_on_a_fresh_machine(tmp_path: Path) -> None:
     copy = tmp_path / "clone"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
+    subprocess.run([installed("git"), "clone", "-q", str(ROOT), str(copy)], check=True)
     line = command("mcp-claims demo")
     done = subprocess.run(["bash", "-c", line], cwd=copy, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -127,6 +128,7 @@ async def test_a_host_that_takes_the_entry_as_it_is_gets_a_server_that_claims(tm
 
 
 def test_the_lines_for_the_command_line_do_what_they_say(tmp_path: Path) -> None:
+    installed("make")
     (tmp_path / "Makefile").write_text("nightly:\n\t@echo made\n")
 
     def bash(line: str) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.etcd import program
+from tests.support.programs import installed
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="makes network namespaces, which takes root")
 def test_a_machine_that_is_cut_off_loses_its_claim_and_knows_it() -> None:
     program()
-    if missing := [tool for tool in ("unshare", "nsenter", "ip") if shutil.which(tool) is None]:
-        pytest.skip(f"missing: {', '.join(missing)}")
+    installed("nsenter", "util-linux")
+    installed("ip", "iproute2")
     done = subprocess.run(
         [sys.executable, "examples/two_machines.py"],
         cwd=ROOT,

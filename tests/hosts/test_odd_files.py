@@ -18,6 +18,8 @@ from mcp_claims.hosts.atomic_file import backup_path
 from mcp_claims.hosts.errors import HostFileChangedError
 from tests.hosts.conftest import Run
 from tests.hosts.texts import is_within
+from tests.support.launch import unshare
+from tests.support.programs import installed
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 OURS = ["-P", "-m", "mcp_claims", "serve"]
@@ -282,7 +284,7 @@ def test_the_difference_that_is_shown_is_the_one_that_is_made(host: Host, file: 
     output = run("install", host.name, "--dry-run")[1]
     copy = tmp_path / "copy"
     copy.write_text(sample(host))
-    subprocess.run(["patch", "-s", str(copy)], input=output, text=True, check=True)
+    subprocess.run([installed("patch"), "-s", str(copy)], input=output, text=True, check=True)
     run("install", host.name)
     assert copy.read_text() == file.read_text()
 
@@ -318,9 +320,8 @@ def test_what_the_host_writes_meanwhile_is_not_lost(host: Host, file: Path, home
 def in_a_process(home: Path, before: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line after what *before*, some shell, has done to its surroundings."""
     command = shlex.join([sys.executable, "-m", "mcp_claims", *arguments])
-    alone = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     return subprocess.run(
-        ["unshare", *alone, "--mount", "sh", "-ec", f"{before}\nexec {command}"],
+        [*unshare("--mount"), "sh", "-ec", f"{before}\nexec {command}"],
         env=PYTHON_ENVIRONMENT | {"HOME": str(home)},
         capture_output=True,
         text=True,

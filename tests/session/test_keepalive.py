@@ -15,7 +15,7 @@ from tests.session.bench import HALF_AN_HOUR, MemoryBench, granted
 from tests.session.faulty import Failing
 
 TTL = timedelta(seconds=HALF_AN_HOUR)
-RED = ScopedKey("default", "red")
+RED = ScopedKey("ci", "red")
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def bench() -> MemoryBench:
 def kept_alive(session: Session) -> KeepAlive:
     """Keep a claim on `red` alive from now on."""
     keep_alive = KeepAlive(session)
-    keep_alive.add(granted(session, RED.key), TTL, session.now().ticks)
+    keep_alive.add(granted(session, RED.key, RED.namespace), TTL, session.now().ticks)
     return keep_alive
 
 
@@ -44,7 +44,7 @@ def test_a_claim_that_was_revoked_is_noticed_without_a_renewal(bench: MemoryBenc
 def test_a_claim_that_another_session_has_taken_over_is_noticed_without_a_renewal(bench: MemoryBench) -> None:
     keep_alive = kept_alive(bench.session())
     bench.world.pass_time(HALF_AN_HOUR)
-    granted(bench.session(), RED.key)
+    granted(bench.session(), RED.key, RED.namespace)
     keep_alive.verify(RED)
     assert keep_alive.get(RED) is None
 
@@ -56,7 +56,7 @@ def test_a_claim_that_has_expired_is_kept_as_long_as_it_can_be_renewed(bench: Me
     keep_alive.verify(RED)
     assert keep_alive.get(RED) is not None
     keep_alive.renew_due(session.now().ticks)
-    assert session.inspect(RED.key).held_by_you
+    assert session.inspect(RED.key, RED.namespace).held_by_you
 
 
 def test_a_renewal_that_failed_is_known_until_one_succeeds(bench: MemoryBench) -> None:
@@ -65,7 +65,8 @@ def test_a_renewal_that_failed_is_known_until_one_succeeds(bench: MemoryBench) -
     keep_alive = kept_alive(session)
     bench.world.pass_time(HALF_AN_HOUR / 2)
     broken.add(RED.key)
-    keep_alive.renew_due(session.now().ticks)
+    next_due = keep_alive.renew_due(session.now().ticks)
+    assert 0 < next_due < HALF_AN_HOUR / 10, "there is time for more attempts"
     assert "cannot be used" in str(keep_alive.problem(RED)) and keep_alive.get(RED) is not None
     broken.clear()
     bench.world.pass_time(HALF_AN_HOUR / 10)
@@ -73,9 +74,50 @@ def test_a_renewal_that_failed_is_known_until_one_succeeds(bench: MemoryBench) -
     assert keep_alive.problem(RED) is None
 
 
+def test_a_claim_that_was_released_or_cannot_be_read_is_kept_no_more(bench: MemoryBench) -> None:
+    session = bench.session()
+    keep_alive = kept_alive(session)
+    session.release(RED.key, RED.namespace)
+    keep_alive.verify(RED)
+    assert keep_alive.get(RED) is None and keep_alive.problem(RED) is None
+    keep_alive = kept_alive(session)
+    bench.damage(RED.key, RED.namespace)
+    keep_alive.verify(RED)
+    assert keep_alive.get(RED) is None
+
+
+def test_each_claim_is_renewed_when_a_third_of_its_ttl_has_passed_until_the_limit(bench: MemoryBench) -> None:
+    session = bench.session()
+    keep_alive = KeepAlive(session, TTL)
+    assert keep_alive.renew_due(session.now().ticks) == float("inf")
+    grant = granted(session, RED.key, RED.namespace)
+    keep_alive.add(grant, TTL, session.now().ticks)
+    assert keep_alive.renew_due(session.now().ticks) == HALF_AN_HOUR / 3
+    assert keep_alive.get(RED) == grant, "not yet"
+    for _ in range(3):
+        bench.world.pass_time(HALF_AN_HOUR / 3)
+        assert keep_alive.renew_due(session.now().ticks) == HALF_AN_HOUR / 3
+        renewed = keep_alive.get(RED)
+        assert renewed is not None and renewed.expires.ticks == session.now().ticks + HALF_AN_HOUR
+    bench.world.pass_time(HALF_AN_HOUR / 3)
+    assert keep_alive.renew_due(session.now().ticks) == float("inf")
+    assert keep_alive.get(RED) is None and session.inspect(RED.key, RED.namespace).held_by_you
+
+
+def test_a_renewal_of_a_lost_claim_ends_the_keeping(bench: MemoryBench) -> None:
+    session = bench.session()
+    keep_alive = kept_alive(session)
+    claim = keep_alive.get(RED)
+    assert claim is not None
+    bench.session().revoke(claim)
+    bench.world.pass_time(HALF_AN_HOUR / 3)
+    assert keep_alive.renew_due(session.now().ticks) == float("inf")
+    assert keep_alive.get(RED) is None
+
+
 def test_a_thread_notices_a_revoked_claim_and_ends(bench: MemoryBench) -> None:
     session = bench.session()
-    grant = granted(session, RED.key)
+    grant = granted(session, RED.key, RED.namespace)
     with KeepAliveThread(session, grant, TTL, verify_every=0.01) as kept:
         assert kept.claim == grant
         bench.session().revoke(grant)

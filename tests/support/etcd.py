@@ -18,17 +18,16 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 import requests
 
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.stores.etcd.config import Endpoint, EtcdConfig
 from mcp_claims.stores.etcd.store import EtcdStore
+from tests.support.programs import installed
 
 PROGRAM_VARIABLE = "MCP_CLAIMS_ETCD"
 """Names the program where it is not on PATH."""
 
-_INSTALL = "there is no etcd: apt-get install -y --no-install-recommends etcd-server"
 _READY_TIMEOUT = 60.0  # s; a node starts in less than one, unless the machine is busy
 _PORTS = range(10_000, 32_000)
 _numbers = itertools.count()
@@ -36,12 +35,7 @@ _numbers = itertools.count()
 
 def program() -> str:
     """Return the path of etcd; without one, skip the test, or fail it where CI is set."""
-    found = os.environ.get(PROGRAM_VARIABLE) or shutil.which("etcd")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail(_INSTALL)
-        pytest.skip(_INSTALL)
-    return found
+    return os.environ.get(PROGRAM_VARIABLE) or installed("etcd", "etcd-server")
 
 
 class Certificates(NamedTuple):

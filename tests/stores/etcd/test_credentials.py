@@ -16,6 +16,7 @@ from mcp_claims.stores.etcd.config import parse_config
 from mcp_claims.stores.etcd.gateway import Gateway
 from tests.stores.contract import WATCHED_WITHIN, Notified
 from tests.support.etcd import Certificates, Cluster
+from tests.support.programs import installed
 
 PASSWORD = "a pass phrase"
 
@@ -26,7 +27,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     made = tmp_path_factory.mktemp("certificates")
 
     def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=made, check=True, capture_output=True)
+        subprocess.run([installed("openssl"), *arguments], cwd=made, check=True, capture_output=True)
 
     (made / "extensions").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
     new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")

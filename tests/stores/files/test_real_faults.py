@@ -6,27 +6,15 @@ Mounting needs a new mount namespace; users other than root need a user namespac
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.launch import unshare
 from tests.support.servers import PYTHON_ENVIRONMENT
 from tests.support.users import open_to_all
-
-UNSHARE = [
-    "unshare",
-    "--mount",
-    *([] if hasattr(os, "geteuid") and os.geteuid() == 0 else ["--user", "--map-root-user"]),
-]
-
-pytestmark = pytest.mark.skipif(
-    "CI" not in os.environ and (shutil.which("unshare") is None or subprocess.call([*UNSHARE, "true"]) != 0),
-    reason="needs a new mount namespace",
-)
 
 # Run in that namespace after a shell has mounted a file system: it uses a store, directly and through a server over
 # stdio, and runs the shell commands that cause the fault and mend it.
@@ -124,7 +112,7 @@ def test_a_fault_loses_nothing_is_a_clear_error_and_is_recovered_from(tmp_path: 
     prepare, harm, mend, reason, remedy = (text.format(mount=mount) for text in FAULTS[fault])
     script = f'{prepare} && exec "$0" -c "$1" {mount}/claims "$2" "$3"'
     done = subprocess.run(
-        [*UNSHARE, "sh", "-c", script, sys.executable, PROGRAM, harm, mend],
+        [*unshare("--mount"), "sh", "-c", script, sys.executable, PROGRAM, harm, mend],
         env=PYTHON_ENVIRONMENT,
         capture_output=True,
         text=True,

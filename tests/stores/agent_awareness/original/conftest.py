@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from mcp_claims.session.session import Session
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from tests.processes.conftest import Child
 from tests.stores.agent_awareness.original.mcp_claims_process import open_layout_store
+from tests.support.programs import installed
 
 HERE = Path(__file__).parent
 
@@ -61,8 +61,7 @@ def processes() -> Iterator[list[SessionProcess]]:
 @pytest.fixture
 def start_original(processes: list[SessionProcess], claims_dir: Path) -> StartSession:
     """Return a function that starts a session of the original on the claims directory."""
-    node = shutil.which("node")
-    assert node, "these tests run sessions of the original, which need Node 18 or later"
+    node = installed("node", "nodejs")  # 18 or later.
 
     def start(*arguments: object) -> SessionProcess:
         process = SessionProcess(node, HERE / "original.mjs", claims_dir, *arguments)

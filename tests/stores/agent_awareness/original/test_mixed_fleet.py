@@ -19,6 +19,7 @@ import pytest
 from tests.processes import history
 from tests.processes.history import History, Period
 from tests.stores.agent_awareness.original.conftest import HERE, SessionProcess, StartSession
+from tests.support.programs import installed
 
 LONG = "MCP_CLAIMS_LONG" in os.environ
 SECONDS = 20.0 if LONG else 3.0
@@ -106,6 +107,7 @@ def contend(
     mode: str,
 ) -> Run:
     logs.mkdir()
+    installed("node", "nodejs")
     fleet = SessionProcess(sys.executable, HERE / "fleet.py", claims, logs, seconds, keys, "seed", nodes, ours, mode)
     processes.append(fleet)
     kills = fleet.receive()["kills"]
