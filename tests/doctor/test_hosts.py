@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from mcp_claims import hosts
 from mcp_claims.doctor import Finding, Level
 from mcp_claims.doctor.hosts import check_hosts
-from mcp_claims.hosts import HOSTS, Launch, UserEnvironment, install
+from mcp_claims.hosts import HOSTS, Launch, UserEnvironment
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 SERVER = Launch(sys.executable, ("-P", "-m", "mcp_claims", "serve"))
@@ -27,9 +28,15 @@ def findings_of(user: UserEnvironment, timeout: float = 30) -> dict[str, Finding
     return {finding.check: finding for finding in check_hosts(user, timeout)}
 
 
+def install(host: str, user: UserEnvironment, launch: Launch) -> None:
+    """Let *host* start *launch*."""
+    (change,) = hosts.install(HOSTS[host], user, "claims", launch)
+    change.write()
+
+
 def install_program(user: UserEnvironment, program: str) -> None:
     """Install *program*, in Python, in Cursor as if it were the server."""
-    install(HOSTS["cursor"], user, "claims", Launch(sys.executable, ("-c", program, "mcp_claims"))).write()
+    install("cursor", user, Launch(sys.executable, ("-c", program, "mcp_claims")))
 
 
 def answer(**body: object) -> str:
@@ -65,7 +72,7 @@ def test_each_configured_host_is_reported_with_the_time_to_the_first_answer(
     user: UserEnvironment, tmp_path: Path
 ) -> None:
     for host in ("codex", "continue", "opencode"):
-        install(HOSTS[host], user, "claims", SERVER).write()
+        install(host, user, SERVER)
     (tmp_path / ".cursor").mkdir()
     (tmp_path / ".cursor" / "mcp.json").write_text('{"mcpServers": {"docs": {"url": "https://example.com"}}}')
     findings = findings_of(user)
@@ -81,7 +88,7 @@ def test_each_configured_host_is_reported_with_the_time_to_the_first_answer(
 
 @pytest.mark.rule("H9")
 def test_an_interpreter_that_is_gone_is_found(user: UserEnvironment) -> None:
-    install(HOSTS["zed"], user, "claims", Launch("/gone/python", ("-m", "mcp_claims", "serve"))).write()
+    install("zed", user, Launch("/gone/python", ("-m", "mcp_claims", "serve")))
     finding = findings_of(user)["host zed"]
     assert finding.level is Level.FAILURE
     assert "/gone/python cannot be started (No such file or directory)" in finding.what
@@ -89,7 +96,7 @@ def test_an_interpreter_that_is_gone_is_found(user: UserEnvironment) -> None:
 
 
 def test_a_command_with_a_null_character_is_found(user: UserEnvironment) -> None:
-    install(HOSTS["cursor"], user, "claims", Launch("py\0thon", ("-m", "mcp_claims"))).write()
+    install("cursor", user, Launch("py\0thon", ("-m", "mcp_claims")))
     finding = findings_of(user)["host cursor"]
     assert finding.level is Level.FAILURE and r"'py\x00thon' cannot be started" in finding.what
 
@@ -166,7 +173,7 @@ def test_a_file_that_the_host_cannot_read_is_found_and_the_others_are_checked(
     user: UserEnvironment, tmp_path: Path
 ) -> None:
     (tmp_path / ".claude.json").write_text("{")
-    install(HOSTS["zed"], user, "claims", SERVER).write()
+    install("zed", user, SERVER)
     findings = findings_of(user)
     assert findings["host claude-code"].level is Level.FAILURE
     assert "not valid JSON" in findings["host claude-code"].what
@@ -175,8 +182,8 @@ def test_a_file_that_the_host_cannot_read_is_found_and_the_others_are_checked(
 
 @pytest.mark.rule("H9")
 def test_hosts_that_do_not_share_their_claims_are_found(user: UserEnvironment, tmp_path: Path) -> None:
-    install(HOSTS["zed"], user, "claims", SERVER).write()
-    install(HOSTS["codex"], user, "claims", Launch(SERVER.command, (*SERVER.arguments, "--dir", str(tmp_path)))).write()
+    install("zed", user, SERVER)
+    install("codex", user, Launch(SERVER.command, (*SERVER.arguments, "--dir", str(tmp_path))))
     finding = findings_of(user)["hosts"]
     assert finding.level is Level.WARNING
     assert "a key can have a holder in each" in finding.what and f"codex claims: {tmp_path}" in finding.what
@@ -184,7 +191,7 @@ def test_hosts_that_do_not_share_their_claims_are_found(user: UserEnvironment, t
 
 def test_the_command_checks_hosts_only_if_asked_and_fails_if_one_cannot_start(tmp_path: Path) -> None:
     user = UserEnvironment(tmp_path, sys.platform, {})
-    install(HOSTS["claude-code"], user, "claims", Launch("/gone/python", ("-m", "mcp_claims"))).write()
+    install("claude-code", user, Launch("/gone/python", ("-m", "mcp_claims")))
 
     def checks(*options: str) -> tuple[int, list[str]]:
         done = subprocess.run(
