@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,12 +17,20 @@ from mcp_claims.doctor.hosts import check_hosts
 from mcp_claims.hosts import HOSTS, Launch, UserEnvironment
 from tests.support.servers import PYTHON_ENVIRONMENT
 
+DEFAULT = "{}/.local/state/mcp-claims/claims"
 SERVER = Launch(sys.executable, ("-P", "-m", "mcp_claims", "serve"))
 
 
 @pytest.fixture
 def user(tmp_path: Path) -> UserEnvironment:
-    return UserEnvironment(tmp_path, "linux", {**PYTHON_ENVIRONMENT, "HOME": str(tmp_path), "XDG_CONFIG_HOME": ""})
+    environment = {**PYTHON_ENVIRONMENT, "HOME": str(tmp_path), "XDG_CONFIG_HOME": ""}
+    # Nobody else's directory: platformdirs would look at HOME of this process.
+    environment["XDG_STATE_HOME"] = str(tmp_path / ".local" / "state")
+    return UserEnvironment(tmp_path, "linux", environment)
+
+
+def with_variable(user: UserEnvironment, name: str, path: Path) -> UserEnvironment:
+    return dataclasses.replace(user, environment={**user.environment, name: str(path)})
 
 
 def findings_of(user: UserEnvironment, timeout: float = 30) -> dict[str, Finding]:
@@ -181,12 +190,52 @@ def test_a_file_that_the_host_cannot_read_is_found_and_the_others_are_checked(
 
 
 @pytest.mark.rule("H9")
-def test_hosts_that_do_not_share_their_claims_are_found(user: UserEnvironment, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spelt", [["--dir", "{}"], ["--dir={}"]])
+def test_hosts_that_do_not_share_their_claims_are_found(
+    spelt: list[str], user: UserEnvironment, tmp_path: Path
+) -> None:
     install("zed", user, SERVER)
-    install("codex", user, Launch(SERVER.command, (*SERVER.arguments, "--dir", str(tmp_path))))
+    directory = [each.format(tmp_path) for each in spelt]
+    install("codex", user, Launch(SERVER.command, (*SERVER.arguments, *directory)))
     finding = findings_of(user)["hosts"]
     assert finding.level is Level.WARNING
     assert "a key can have a holder in each" in finding.what and f"codex claims: {tmp_path}" in finding.what
+
+
+@pytest.mark.rule("H9")
+def test_a_host_that_does_not_share_its_claims_with_the_command_line_is_found(
+    user: UserEnvironment, tmp_path: Path
+) -> None:
+    install("codex", user, Launch(SERVER.command, (*SERVER.arguments, "--dir", str(tmp_path / "c"))))
+    finding = findings_of(user)["hosts"]
+    assert finding.level is Level.WARNING and f"this command line: {DEFAULT.format(tmp_path)}" in finding.what
+    (tmp_path / "c").mkdir()
+    (tmp_path / "link").symlink_to("c")
+    user = with_variable(user, "MCP_CLAIMS_DIR", tmp_path / "link")
+    assert "hosts" not in findings_of(user), "a link to the directory is the directory"
+
+
+@pytest.mark.rule("H9")
+@pytest.mark.parametrize(("variable", "below"), [("XDG_STATE_HOME", "/mcp-claims/claims"), ("MCP_CLAIMS_DIR", "")])
+def test_an_entry_whose_directory_depends_on_who_starts_it_is_found(
+    variable: str, below: str, user: UserEnvironment, tmp_path: Path
+) -> None:
+    install("zed", user, SERVER)
+    assert "hosts" not in findings_of(user), "nothing in the environment chooses another"
+    user = with_variable(user, variable, tmp_path / "else")
+    finding = findings_of(user)["hosts"]
+    assert finding.level is Level.WARNING
+    assert f"zed claims: {DEFAULT.format(tmp_path)} or {tmp_path / 'else'}{below}" in finding.what
+    install("zed", user, Launch(SERVER.command, (*SERVER.arguments, "--dir", str(tmp_path / "else") + below)))
+    assert "hosts" not in findings_of(user), "the entry names the directory"
+
+
+@pytest.mark.rule("H9")
+def test_what_the_entry_puts_into_the_environment_counts(user: UserEnvironment, tmp_path: Path) -> None:
+    install("cursor", user, SERVER)
+    file = tmp_path / ".cursor" / "mcp.json"
+    file.write_text(file.read_text().replace('"command"', '"env": {"XDG_STATE_HOME": "/sandbox"}, "command"'))
+    assert "cursor claims: /sandbox/mcp-claims/claims" in findings_of(user)["hosts"].what
 
 
 def test_the_command_checks_hosts_only_if_asked_and_fails_if_one_cannot_start(tmp_path: Path) -> None:
@@ -207,4 +256,4 @@ def test_the_command_checks_hosts_only_if_asked_and_fails_if_one_cannot_start(tm
     code, plain = checks()
     assert code == 0 and not any("host" in check for check in plain)
     code, all_checks = checks("--hosts")
-    assert code == 1 and all_checks == [*plain, "host claude-code"]
+    assert code == 1 and all_checks == [*plain, "host claude-code", "hosts"]
