@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -49,7 +50,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
         # The SDK, whose import takes three times as long as all other checks, is for --hosts alone.
         from mcp_claims.doctor.hosts import check_hosts
 
-        yield from check_hosts(UserEnvironment.current())
+        yield from check_hosts(UserEnvironment.current(), own=choice.url or os.path.realpath(choice.directory))
 
 
 def _facts(findings: list[Finding], worst: Level) -> dict[str, object]:

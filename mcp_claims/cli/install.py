@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 
 from mcp_claims import hosts
@@ -16,12 +14,7 @@ from mcp_claims.cli.serve import hours
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import validation
 from mcp_claims.session.identity import named_session
-from mcp_claims.stores.config import (
-    AGENT_AWARENESS,
-    DIRECTORY_VARIABLE,
-    LAYOUT_VARIABLE,
-    PROVIDER_VARIABLE,
-)
+from mcp_claims.stores.config import AGENT_AWARENESS, DIRECTORY_VARIABLE, LAYOUT_VARIABLE, PROVIDER_VARIABLE
 from mcp_claims.stores.etcd.config import VARIABLE_PREFIX
 
 _SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -43,6 +36,9 @@ def configure_install(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print", action="store_true", help="only print the entry, for pasting")
     parser.add_argument(
         "--use-cli", action="store_true", help="add the entry with the host's own command, if it has one"
+    )
+    parser.add_argument(
+        "--allow", action="store_true", help="also let the host call its tools without asking, as unattended runs need"
     )
     server = parser.add_argument_group("options of the server")
     add_store_options(server)
@@ -82,55 +78,61 @@ def _install(options: argparse.Namespace) -> int:
     host, user, name = hosts.HOSTS[options.host], hosts.UserEnvironment.current(), options.name
     if (options.hooks or options.guard) and host.name != "claude-code":
         raise InvalidInputError("--hooks" if options.hooks else "--guard", "is for claude-code only")
+    if options.allow and host.permission is None:
+        raise InvalidInputError("--allow", f"is not for {host.title}, which has no file for it: allow the tools there")
     _validate(options)
-    serve = ("-P", "-m", "mcp_claims", "serve", *_serve_arguments(options, user.environment))
-    launch = hosts.Launch(_interpreter(), serve)
-    for word in (launch.command, *serve):
+    serve = _serve_arguments(options, user.environment)
+    installed = hosts.find_installation(user.environment, "[etcd]" if "--store" in serve else "")
+    launch = hosts.Launch(installed.command, (*installed.arguments, "serve", *serve))
+    for word in (launch.command, *launch.arguments):
         if word != word.encode(errors="replace").decode():
             raise InvalidInputError("the server's command", f"must be UTF-8, as the host's file is, not {word!r}")
     if options.print:
-        entry = host.make_entry(launch).merged_into(None)
+        fields = host.permission.fields if options.allow and host.permission else {}
+        entry = {**host.make_entry(launch).merged_into(None), **fields}
         write_line(host.format.snippet(host.key_path, name, entry).removesuffix("\n"))
         return 0
     if options.use_cli and not options.dry_run:
         hosts.add_with_own_command(host, user, name, launch)
-    changes = [hosts.install(host, user, name, launch)]
-    if options.hooks or options.guard:
-        changes.append(_hooks(user, launch, options.guard))
-    if _apply(changes, dry_run=options.dry_run):
-        write_line(f"{host.title} starts it as {name!r}. {host.next_step}")
-        if credentials := sorted(each for each in user.environment if each.startswith(VARIABLE_PREFIX)):
-            write_line(
-                f"The file has no credentials, as others may read it: start the host with {', '.join(credentials)} set."
-            )
-        if host.own_command:
-            write_line(f"The host's own command for adding a server is `{host.own_command}`.")
+    hooks = _hooks(options, installed, serve)
+    if not _apply(hosts.install(host, user, name, launch, hooks=hooks, allow=options.allow), dry_run=options.dry_run):
+        return 0
+    write_line(f"{host.title} starts it as {name!r}. {host.next_step}")
+    if credentials := sorted(each for each in user.environment if each.startswith(VARIABLE_PREFIX)):
+        write_line(
+            f"The file has no credentials, as others may read it: start the host with {', '.join(credentials)} set."
+        )
+    if host.own_command:
+        write_line(f"The host's own command for adding a server is `{host.own_command}`.")
+    if installed.warning:
+        write_line(f"Warning: {installed.warning}")
+    permission = host.permission
+    if permission and permission.unattended and not hosts.is_allowed(host, user, name):
+        flags = permission.unattended.replace("{name}", name)
+        write_line(f"Unattended runs may not call its tools: run `{flags} ...`, or install with --allow.")
     return 0
 
 
 def _uninstall(options: argparse.Namespace) -> int:
     _validate_name(options.name)
     host, user = hosts.HOSTS[options.host], hosts.UserEnvironment.current()
-    changes = [hosts.uninstall(host, user, options.name)]
-    if host.name == "claude-code":
-        changes.append(hosts.uninstall_hooks(user))
-    _apply(changes, dry_run=options.dry_run)
+    _apply(hosts.uninstall(host, user, options.name), dry_run=options.dry_run)
     return 0
 
 
-def _hooks(user: hosts.UserEnvironment, launch: hosts.Launch, guard: str | None) -> hosts.Change:
-    """Return the change that installs the hooks.  They use the store of the server, *launch*."""
-    words = launch.arguments
-    store = [words[at + offset] for at, word in enumerate(words) if word in _STORE_OPTIONS for offset in (0, 1)]
+def _hooks(
+    options: argparse.Namespace, installed: hosts.Installation, serve: Sequence[str]
+) -> dict[hosts.Hook, hosts.Launch]:
+    """Return the hooks to install, each with its command.  They use the store of the server, which is started with *serve*."""
+    store = [serve[at + offset] for at, word in enumerate(serve) if word in _STORE_OPTIONS for offset in (0, 1)]
 
-    def launch_of(hook: hosts.Hook, *arguments: str) -> hosts.Launch:
-        return hosts.Launch(launch.command, ("-P", "-m", "mcp_claims", "hook", hook.command, *arguments, *store))
+    def launch(hook: hosts.Hook, *arguments: str) -> hosts.Launch:
+        return hosts.Launch(installed.command, (*installed.arguments, "hook", hook.command, *arguments, *store))
 
-    wanted = [(hosts.SESSION_END, launch_of(hosts.SESSION_END))]
-    if guard is not None:
-        strict = ["--strict"] if guard == "strict" else []
-        wanted.append((hosts.GUARD, launch_of(hosts.GUARD, *strict)))
-    return hosts.install_hooks(user, wanted)
+    hooks = {hosts.SESSION_END: launch(hosts.SESSION_END)} if options.hooks or options.guard else {}
+    if options.guard:
+        hooks[hosts.GUARD] = launch(hosts.GUARD, *(["--strict"] if options.guard == "strict" else []))
+    return hooks
 
 
 def _apply(changes: Sequence[hosts.Change], *, dry_run: bool) -> bool:
@@ -147,29 +149,22 @@ def _apply(changes: Sequence[hosts.Change], *, dry_run: bool) -> bool:
     return not dry_run and any(changes)
 
 
-def _interpreter() -> str:
-    if not os.path.isabs(sys.executable):
-        raise InvalidInputError("the interpreter", f"must have an absolute path, not {sys.executable!r}")
-    # Not resolved: in a virtual environment it is a link to an interpreter that does not find the package.
-    return os.path.abspath(sys.executable)
-
-
 def _serve_arguments(options: argparse.Namespace, environment: Mapping[str, str]) -> list[str]:
     """Return the arguments of `serve` in the entry: the store and the options.
 
-    What chooses the store in *environment* is written down.  Hosts pass on few variables, and two hosts with different
-    stores would give one key two holders.
+    The store is always written down.  A host passes on few variables, or runs in a sandbox with others, and two hosts
+    with different stores would give one key two holders.
     """
     choice = store_choice(options)
     if choice.url is not None:
         return ["--store", choice.url, *_passed_on(options, {})]
     chosen = options.dir is not None or (DIRECTORY_VARIABLE in environment and options.provider is None)
-    if chosen:
-        # `serve` refuses a directory and a provider at once.
-        environment = {name: value for name, value in environment.items() if name != PROVIDER_VARIABLE}
-    if chosen or ("XDG_STATE_HOME" in environment and choice.layout != AGENT_AWARENESS):
-        return ["--dir", choice.directory, *_passed_on(options, environment)]
-    return _passed_on(options, environment)
+    # The original finds its directory by the home directory alone, and so does a host that is to share it.
+    if choice.layout == AGENT_AWARENESS and not chosen:
+        return _passed_on(options, environment)
+    # `serve` refuses a directory and a provider at once.
+    environment = {name: value for name, value in environment.items() if name != PROVIDER_VARIABLE}
+    return ["--dir", choice.directory, *_passed_on(options, environment)]
 
 
 def _passed_on(options: argparse.Namespace, environment: Mapping[str, str]) -> list[str]:

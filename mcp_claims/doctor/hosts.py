@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +29,11 @@ from mcp_claims.doctor.finding import Finding, failure, ok, warning
 from mcp_claims.errors import InvalidInputError, shown_path
 from mcp_claims.hosts import HOSTS, Host, Launch, UserEnvironment, parse_entry, read_servers
 from mcp_claims.hosts.errors import HostFileUneditableError
-from mcp_claims.stores.config import claims_directory
+from mcp_claims.stores.config import choose_store
 
 _ANSWER_TIMEOUT = 30.0  # s
 _SLOW = 3.0  # s: Cline waits no longer for the first answer, and all other hosts wait longer.
+_STORE_OPTIONS = {"--dir": "directory", "--layout": "layout", "--provider": "provider", "--store": "url"}
 _NOT_A_SERVER = "it is not an MCP server: "
 
 # The SDK logs what it cannot read, with a traceback; that is a finding here.
@@ -48,13 +49,14 @@ class _Answer:
     problem: str | None = None
 
 
-def check_hosts(user: UserEnvironment, timeout: float = _ANSWER_TIMEOUT) -> Iterator[Finding]:
+def check_hosts(user: UserEnvironment, timeout: float = _ANSWER_TIMEOUT, own: str | None = None) -> Iterator[Finding]:
     """Check each host that has a file, and start each `mcp-claims` server in it as the host would.
 
-    A server has *timeout* seconds to answer.  It is then ended, with every process of its group, within 7 s.  Nothing is
+    The stores that the entries lead to are compared with each other and with *own*, the directory or URL of the command
+    line, by default that of *user*.  A server has *timeout* seconds to answer.  It is then ended, with every process of its group, within 7 s.  Nothing is
     claimed.
     """
-    stores: dict[str, str] = {}
+    stores: dict[str, set[str]] = {}
     any_file = False
     for host in HOSTS.values():
         check = f"host {host.name}"
@@ -72,15 +74,17 @@ def check_hosts(user: UserEnvironment, timeout: float = _ANSWER_TIMEOUT) -> Iter
             yield ok(check, f"not configured in {content.path} (`mcp-claims install {host.name}` does that)")
         for name, launch in launches.items():
             yield _finding(host, content.path, name, _start(launch, user.environment, timeout))
-            stores[f"{host.name} {name}"] = _store_of(launch, user.environment)
+            stores[f"{host.name} {name}"] = _stores_of(launch, user)
     if not any_file:
         yield ok("hosts", "no host has a configuration file (`mcp-claims install HOST` makes one)")
-    if len(set(stores.values())) > 1:
-        listed = "; ".join(f"{server}: {store}" for server, store in stores.items())
+    if stores:
+        stores["this command line"] = {own or _store_of((), user.environment)}
+    if len(set().union(*stores.values())) > 1:
+        listed = "; ".join(f"{server}: {' or '.join(sorted(each))}" for server, each in stores.items())
         yield warning(
             "hosts",
-            f"they do not share their claims, so a key can have a holder in each: {listed}",
-            "Run `mcp-claims install HOST` for each of them with the same --dir.",
+            f"they do not all share their claims, so a key can have a holder in each: {listed}",
+            "Run `mcp-claims install HOST` for each of them with the same --dir, and `mcp-claims doctor` with it too.",
         )
 
 
@@ -93,14 +97,25 @@ def _our_launch(entry: object) -> Launch | None:
     return launch if "mcp-claims" in programs or "mcp_claims" in launch.arguments else None
 
 
-def _store_of(launch: Launch, environment: Mapping[str, str]) -> str:
-    """Return the claims directory of a server, provided that the host passes on *environment*."""
-    words = launch.arguments
-    option = words[words.index("--dir") + 1] if "--dir" in words[:-1] else None
+def _stores_of(launch: Launch, user: UserEnvironment) -> set[str]:
+    """Return the stores that a server may use: with the variables of *user*, and in a host that passes on none of them."""
+    # Named, since platformdirs would look at the variable of this process.
+    bare = {"XDG_STATE_HOME": str(user.home / ".local" / "state")} if user.platform == "linux" else {}
+    return {_store_of(launch.arguments, {**each, **launch.variables}) for each in (user.environment, bare)}
+
+
+def _store_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return the store that `serve` opens with *arguments* in *environment*: a directory without links, or a URL."""
+    options: dict[str, str] = {}
+    for word, following in zip(arguments, (*arguments[1:], ""), strict=False):
+        option, equals, value = word.partition("=")
+        if option in _STORE_OPTIONS:
+            options[_STORE_OPTIONS[option]] = value if equals else following
     try:
-        return str(claims_directory(option, environment={**environment, **launch.variables}))
-    except InvalidInputError:
-        return str(option)
+        choice = choose_store(options.pop("directory", None), **options, environment=environment)
+    except InvalidInputError as error:
+        return f"none ({error})"
+    return choice.url or os.path.realpath(choice.directory)
 
 
 def _finding(host: Host, path: Path, name: str, answer: _Answer) -> Finding:

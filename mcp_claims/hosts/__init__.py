@@ -5,9 +5,10 @@ Only `install`, `uninstall` and `doctor` import this; servers and short commands
 
 from mcp_claims.hosts.atomic_file import Change
 from mcp_claims.hosts.catalog import HOSTS, Host, UserEnvironment
-from mcp_claims.hosts.claude_hooks import GUARD, SESSION_END, Hook, install_hooks, uninstall_hooks
+from mcp_claims.hosts.claude_hooks import GUARD, SESSION_END, Hook
 from mcp_claims.hosts.entries import Launch, parse_entry
-from mcp_claims.hosts.install import install, read_servers, uninstall
+from mcp_claims.hosts.install import install, is_allowed, read_servers, uninstall
+from mcp_claims.hosts.installation import Installation, find_installation
 from mcp_claims.hosts.vendor_cli import add_with_own_command
 
 __all__ = [
@@ -17,13 +18,14 @@ __all__ = [
     "Change",
     "Hook",
     "Host",
+    "Installation",
     "Launch",
     "UserEnvironment",
     "add_with_own_command",
+    "find_installation",
     "install",
-    "install_hooks",
+    "is_allowed",
     "parse_entry",
     "read_servers",
     "uninstall",
-    "uninstall_hooks",
 ]

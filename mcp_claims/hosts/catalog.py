@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcp_claims.hosts import entries
@@ -16,6 +16,7 @@ from mcp_claims.hosts.entries import Entry, Launch
 from mcp_claims.hosts.errors import UneditableTextError
 from mcp_claims.hosts.format import Format
 from mcp_claims.hosts.jsonc import JsonText
+from mcp_claims.hosts.parts import Elements, Member, Part
 from mcp_claims.hosts.toml import TomlText
 from mcp_claims.hosts.yaml import YamlText
 
@@ -57,6 +58,18 @@ class UserEnvironment:
 
 
 @dataclass(frozen=True, slots=True)
+class Permission:
+    """How a user lets a host call every tool of a server without asking."""
+
+    unattended: str | None = None
+    """What has to be passed to an unattended run without the permission, for the server {name}; `None`: nothing."""
+    fields: Mapping[str, object] = field(default_factory=dict)
+    """Its fields in the entry of the server."""
+    parts: Callable[[UserEnvironment, str], Sequence[tuple[Path, Part]]] = lambda user, name: ()
+    """Returns its parts of files, for the server of a name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """A host and its user-level configuration file."""
 
@@ -73,16 +86,44 @@ class Host:
     """What the user has to do, or can check, once the file has changed."""
     own_command: str | None = None
     """The host's own command for adding a server."""
+    permission: Permission | None = None
+    """`None` for a host that keeps permissions where no file of the user has them."""
 
 
-def claude_directory(user: UserEnvironment) -> Path:
-    """Return the directory of Claude Code's settings."""
-    return user.directory_in("CLAUDE_CONFIG_DIR", user.home / ".claude")
+def claude_settings(user: UserEnvironment) -> Path:
+    """Return the file of Claude Code's settings, which has hooks and permissions."""
+    return user.directory_in("CLAUDE_CONFIG_DIR", user.home / ".claude") / "settings.json"
+
+
+def _claude_permission(user: UserEnvironment, name: str) -> list[tuple[Path, Part]]:
+    rule = f"mcp__{name}"
+    return [(claude_settings(user), Elements(_JSON, ("permissions", "allow"), [rule], lambda each: bool(each == rule)))]
+
+
+def _copilot_permission(user: UserEnvironment, name: str) -> list[tuple[Path, Part]]:
+    # Copilot keeps permissions for each project; a hook holds for all.  The pattern has to match the whole name of a tool;
+    # a server with a longer name has a hyphen behind this one.
+    answer = '{"hookSpecificOutput": {"hookEventName": "PreToolUse", "permissionDecision": "allow"}}'
+    matcher = f"{name}-[a-z_]+"
+    group = {"matcher": matcher, "hooks": [{"type": "command", "command": f"echo '{answer}'", "timeout": 10}]}
+    ours = Elements(
+        _JSONC, ("hooks", "PreToolUse"), [group], lambda each: isinstance(each, dict) and each.get("matcher") == matcher
+    )
+    return [(_copilot_directory(user) / "settings.json", ours)]
+
+
+def _opencode_permission(user: UserEnvironment, name: str) -> list[tuple[Path, Part]]:
+    # Of the rules that match a tool the last one counts, so that ours overrides one for all tools.
+    return [(_opencode(user), Member(_JSONC, ("permission",), f"{name}_*", lambda _: "allow"))]
+
+
+def _copilot_directory(user: UserEnvironment) -> Path:
+    return user.directory_in("COPILOT_HOME", user.home / ".copilot")
 
 
 def _claude_code(user: UserEnvironment) -> Path:
     # Claude Code still uses the older name where that file exists.
-    older = claude_directory(user) / ".config.json"
+    older = claude_settings(user).with_name(".config.json")
     return older if older.exists() else user.directory_in("CLAUDE_CONFIG_DIR", user.home) / ".claude.json"
 
 
@@ -129,6 +170,7 @@ _ALL = (
         entries.claude_code,
         next_step="New sessions have it; /mcp shows it.",
         own_command="claude mcp add --scope user",
+        permission=Permission("claude -p --allowedTools mcp__{name}", parts=_claude_permission),
     ),
     Host(
         "claude-desktop",
@@ -149,17 +191,19 @@ _ALL = (
         entries.codex,
         next_step="New sessions have it; /mcp shows it.",
         own_command="codex mcp add",
+        permission=Permission(fields={"default_tools_approval_mode": "approve"}),
     ),
     Host(
         "copilot-cli",
         "Copilot CLI",
         "https://docs.github.com/en/copilot/how-tos/copilot-cli/customize-copilot/add-mcp-servers",
-        lambda user: user.directory_in("COPILOT_HOME", user.home / ".copilot") / "mcp-config.json",
+        lambda user: _copilot_directory(user) / "mcp-config.json",
         _JSONC,
         ("mcpServers",),
         entries.copilot,
         next_step="New sessions have it; /mcp shows it.",
         own_command="copilot mcp add",
+        permission=Permission("copilot -p --allow-tool={name}", parts=_copilot_permission),
     ),
     Host(
         "gemini-cli",
@@ -171,6 +215,7 @@ _ALL = (
         entries.plain,
         next_step="New sessions in trusted folders have it; /mcp shows it.",
         own_command="gemini mcp add --scope user",
+        permission=Permission("gemini -p --allowed-tools 'mcp_{name}_*'", {"trust": True}),
     ),
     Host(
         "qwen-code",
@@ -181,6 +226,7 @@ _ALL = (
         ("mcpServers",),
         entries.qwen,
         next_step="New sessions have it; /mcp shows it.",
+        permission=Permission("qwen -p --allowed-tools mcp__{name}", {"trust": True}),
     ),
     Host(
         "cursor",
@@ -232,6 +278,7 @@ _ALL = (
         entries.opencode,
         next_step="New sessions have it; `opencode mcp list` shows it.",
         own_command="opencode mcp add",
+        permission=Permission(parts=_opencode_permission),
     ),
     Host(
         "cline",

@@ -1,63 +1,120 @@
-"""Adds the server to a host's file and removes it again.  Both return the change; the caller writes it."""
+"""Adds the server to a host's files and removes it again.  Both return the changes; the caller writes them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mcp_claims.hosts.atomic_file import Change, Content, read, restore
-from mcp_claims.hosts.catalog import Host, UserEnvironment
-from mcp_claims.hosts.entries import Launch
-from mcp_claims.hosts.errors import HostFileUneditableError, naming_file
-from mcp_claims.hosts.format import put_server, remove_server
+from mcp_claims.hosts.catalog import Host, UserEnvironment, claude_settings
+from mcp_claims.hosts.claude_hooks import HOOKS, Hook
+from mcp_claims.hosts.entries import Entry, Launch
+from mcp_claims.hosts.errors import UneditableTextError, naming_file
+from mcp_claims.hosts.parts import Member, Part
 
 
-def install(host: Host, user: UserEnvironment, name: str, launch: Launch) -> Change:
-    """Return the change that makes *host* start *launch* as the server *name*; it is empty if the host does already.
+def install(
+    host: Host,
+    user: UserEnvironment,
+    name: str,
+    launch: Launch,
+    *,
+    hooks: Mapping[Hook, Launch] | None = None,
+    allow: bool = False,
+) -> list[Change]:
+    """Return the changes that make *host* start *launch* as the server *name*, one for each file.
 
-    Raises `HostFileUneditableError` for a file that cannot be edited safely.
+    With *hooks*, for Claude Code, it also runs each with its command; with *allow*, for a host with a `permission`, it
+    calls the server's tools without asking.  A change is empty if its file has all that already.  Raises
+    `HostFileUneditableError` for a file that cannot be edited safely.
     """
-    content, servers = read_servers(host, user)
-    existing = servers.get(name)
-    if existing is not None and not isinstance(existing, dict):
-        raise HostFileUneditableError(content.path, f"has something else than a server as {name!r}")
-    entry = host.make_entry(launch).merged_into(existing)
-    return Change(content, content.data if entry == existing else _put(host, content, name, entry))
+    entry = host.make_entry(launch)
+    placed: list[tuple[Path, Part]] = []
+    if allow and host.permission is not None:
+        entry = replace(entry, required={**entry.required, **host.permission.fields})
+        placed += host.permission.parts(user, name)
+    placed += [(claude_settings(user), hook.part(each, user.platform)) for hook, each in (hooks or {}).items()]
+    return _changes([(_config_file(host, user), _server(host, name, entry)), *placed], _with)
 
 
-def uninstall(host: Host, user: UserEnvironment, name: str) -> Change:
-    """Return the change that removes the server *name* from the file of *host*; it is empty if there is none.
+def uninstall(host: Host, user: UserEnvironment, name: str) -> list[Change]:
+    """Return the changes that remove the server *name* from *host*, with the hooks and the permission of that name.
 
-    If the file is exactly what `install` made of the backup, the change restores the backup to the byte; if it has
-    nothing else, the change removes the file.  Raises as `install`.
+    If a file is exactly what `install` made of the backup, its change restores the backup to the byte; if it has
+    nothing else, the change removes the file.  It is empty if nothing of ours is there.  Raises as `install`.
     """
-    content, servers = read_servers(host, user)
-    entry = servers.get(name)
-    if entry is None:
-        return Change(content, content.data)
+    placed: list[tuple[Path, Part]] = [(_config_file(host, user), _server(host, name, Entry({})))]
+    if host.permission is not None:
+        placed += host.permission.parts(user, name)
+    if host.name == "claude-code":
+        placed += [(claude_settings(user), hook.part(None, user.platform)) for hook in HOOKS]
+    return _changes(placed, _without)
 
-    def reinstall(before: Content) -> bytes | None:
-        return None if name in _servers(host, before) else _put(host, before, name, entry)
 
-    restored = restore(content, reinstall)
-    if restored is not None:
-        return restored
-    with naming_file(content.path):
-        return Change(content, content.encode(remove_server(host.format, content.text(), host.key_path, name)))
+def is_allowed(host: Host, user: UserEnvironment, name: str) -> bool:
+    """Return whether *host*, which has a `permission`, calls the tools of the server *name* without asking."""
+    assert host.permission is not None
+    entry = read_servers(host, user)[1].get(name, {})
+    return host.permission.fields.items() <= entry.items() and all(
+        part.found_in(read(path).text()) for path, part in host.permission.parts(user, name)
+    )
 
 
 def read_servers(host: Host, user: UserEnvironment) -> tuple[Content, dict[str, Any]]:
     """Return the content of the file of *host*, and the servers in it by name.  Raises as `install`."""
+    content = read(_config_file(host, user))
+    with naming_file(content.path):
+        return content, host.format.servers(host.format.parse(content.text()), host.key_path)
+
+
+def _config_file(host: Host, user: UserEnvironment) -> Path:
     with naming_file(f"the file of {host.title}"):
-        path = host.config_file(user)
-    content = read(path)
-    return content, _servers(host, content)
+        return host.config_file(user)
 
 
-def _servers(host: Host, content: Content) -> dict[str, Any]:
-    with naming_file(content.path):
-        return host.format.servers(host.format.parse(content.text()), host.key_path)
+def _server(host: Host, name: str, entry: Entry) -> Part:
+    def merged(existing: Any) -> dict[str, Any]:
+        if existing is not None and not isinstance(existing, dict):
+            raise UneditableTextError(f"has something else than a server as {name!r}")
+        return entry.merged_into(existing)
+
+    return Member(host.format, host.key_path, name, merged)
 
 
-def _put(host: Host, content: Content, name: str, entry: dict[str, Any]) -> bytes:
-    with naming_file(content.path):
-        return content.encode(put_server(host.format, content.text(), host.key_path, name, entry))
+def _changes(placed: Sequence[tuple[Path, Part]], change: Callable[[Content, list[Part]], Change]) -> list[Change]:
+    """Return one *change* for each file, with all parts that are placed there."""
+    files: dict[Path, tuple[Content, list[Part]]] = {}
+    for path, part in placed:
+        content = read(path)
+        files.setdefault(content.path, (content, []))[1].append(part)
+    changes = []
+    for content, parts in files.values():
+        with naming_file(content.path):
+            changes.append(change(content, parts))
+    return changes
+
+
+def _with(content: Content, parts: Sequence[Part]) -> Change:
+    before = text = content.text()
+    for part in parts:
+        text = part.put(text)
+    return Change(content, content.data if text == before else content.encode(text))
+
+
+def _without(content: Content, parts: Sequence[Part]) -> Change:
+    text = content.text()
+    found = [there for part in parts if (there := part.found_in(text)) is not None]
+    if not found:
+        return Change(content, content.data)
+
+    def reinstall(before: Content) -> bytes | None:
+        return None if any(part.found_in(before.text()) for part in found) else _with(before, found).after
+
+    restored = restore(content, reinstall)
+    if restored is not None:
+        return restored
+    for part in found:
+        text = part.remove(text)
+    return Change(content, content.encode(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,26 +11,41 @@ from pathlib import Path
 
 import pytest
 
+from mcp_claims import hosts
 from mcp_claims.doctor import Finding, Level
 from mcp_claims.doctor.hosts import check_hosts
-from mcp_claims.hosts import HOSTS, Launch, UserEnvironment, install
+from mcp_claims.hosts import HOSTS, Launch, UserEnvironment
 from tests.support.servers import PYTHON_ENVIRONMENT
 
+DEFAULT = "{}/.local/state/mcp-claims/claims"
 SERVER = Launch(sys.executable, ("-P", "-m", "mcp_claims", "serve"))
 
 
 @pytest.fixture
 def user(tmp_path: Path) -> UserEnvironment:
-    return UserEnvironment(tmp_path, "linux", {**PYTHON_ENVIRONMENT, "HOME": str(tmp_path), "XDG_CONFIG_HOME": ""})
+    environment = {**PYTHON_ENVIRONMENT, "HOME": str(tmp_path), "XDG_CONFIG_HOME": ""}
+    # Nobody else's directory: platformdirs would look at HOME of this process.
+    environment["XDG_STATE_HOME"] = str(tmp_path / ".local" / "state")
+    return UserEnvironment(tmp_path, "linux", environment)
+
+
+def with_variable(user: UserEnvironment, name: str, path: Path) -> UserEnvironment:
+    return dataclasses.replace(user, environment={**user.environment, name: str(path)})
 
 
 def findings_of(user: UserEnvironment, timeout: float = 30) -> dict[str, Finding]:
     return {finding.check: finding for finding in check_hosts(user, timeout)}
 
 
+def install(host: str, user: UserEnvironment, launch: Launch) -> None:
+    """Let *host* start *launch*."""
+    (change,) = hosts.install(HOSTS[host], user, "claims", launch)
+    change.write()
+
+
 def install_program(user: UserEnvironment, program: str) -> None:
     """Install *program*, in Python, in Cursor as if it were the server."""
-    install(HOSTS["cursor"], user, "claims", Launch(sys.executable, ("-c", program, "mcp_claims"))).write()
+    install("cursor", user, Launch(sys.executable, ("-c", program, "mcp_claims")))
 
 
 def answer(**body: object) -> str:
@@ -65,7 +81,7 @@ def test_each_configured_host_is_reported_with_the_time_to_the_first_answer(
     user: UserEnvironment, tmp_path: Path
 ) -> None:
     for host in ("codex", "continue", "opencode"):
-        install(HOSTS[host], user, "claims", SERVER).write()
+        install(host, user, SERVER)
     (tmp_path / ".cursor").mkdir()
     (tmp_path / ".cursor" / "mcp.json").write_text('{"mcpServers": {"docs": {"url": "https://example.com"}}}')
     findings = findings_of(user)
@@ -81,7 +97,7 @@ def test_each_configured_host_is_reported_with_the_time_to_the_first_answer(
 
 @pytest.mark.rule("H9")
 def test_an_interpreter_that_is_gone_is_found(user: UserEnvironment) -> None:
-    install(HOSTS["zed"], user, "claims", Launch("/gone/python", ("-m", "mcp_claims", "serve"))).write()
+    install("zed", user, Launch("/gone/python", ("-m", "mcp_claims", "serve")))
     finding = findings_of(user)["host zed"]
     assert finding.level is Level.FAILURE
     assert "/gone/python cannot be started (No such file or directory)" in finding.what
@@ -89,7 +105,7 @@ def test_an_interpreter_that_is_gone_is_found(user: UserEnvironment) -> None:
 
 
 def test_a_command_with_a_null_character_is_found(user: UserEnvironment) -> None:
-    install(HOSTS["cursor"], user, "claims", Launch("py\0thon", ("-m", "mcp_claims"))).write()
+    install("cursor", user, Launch("py\0thon", ("-m", "mcp_claims")))
     finding = findings_of(user)["host cursor"]
     assert finding.level is Level.FAILURE and r"'py\x00thon' cannot be started" in finding.what
 
@@ -166,7 +182,7 @@ def test_a_file_that_the_host_cannot_read_is_found_and_the_others_are_checked(
     user: UserEnvironment, tmp_path: Path
 ) -> None:
     (tmp_path / ".claude.json").write_text("{")
-    install(HOSTS["zed"], user, "claims", SERVER).write()
+    install("zed", user, SERVER)
     findings = findings_of(user)
     assert findings["host claude-code"].level is Level.FAILURE
     assert "not valid JSON" in findings["host claude-code"].what
@@ -174,17 +190,57 @@ def test_a_file_that_the_host_cannot_read_is_found_and_the_others_are_checked(
 
 
 @pytest.mark.rule("H9")
-def test_hosts_that_do_not_share_their_claims_are_found(user: UserEnvironment, tmp_path: Path) -> None:
-    install(HOSTS["zed"], user, "claims", SERVER).write()
-    install(HOSTS["codex"], user, "claims", Launch(SERVER.command, (*SERVER.arguments, "--dir", str(tmp_path)))).write()
+@pytest.mark.parametrize("spelt", [["--dir", "{}"], ["--dir={}"]])
+def test_hosts_that_do_not_share_their_claims_are_found(
+    spelt: list[str], user: UserEnvironment, tmp_path: Path
+) -> None:
+    install("zed", user, SERVER)
+    directory = [each.format(tmp_path) for each in spelt]
+    install("codex", user, Launch(SERVER.command, (*SERVER.arguments, *directory)))
     finding = findings_of(user)["hosts"]
     assert finding.level is Level.WARNING
     assert "a key can have a holder in each" in finding.what and f"codex claims: {tmp_path}" in finding.what
 
 
+@pytest.mark.rule("H9")
+def test_a_host_that_does_not_share_its_claims_with_the_command_line_is_found(
+    user: UserEnvironment, tmp_path: Path
+) -> None:
+    install("codex", user, Launch(SERVER.command, (*SERVER.arguments, "--dir", str(tmp_path / "c"))))
+    finding = findings_of(user)["hosts"]
+    assert finding.level is Level.WARNING and f"this command line: {DEFAULT.format(tmp_path)}" in finding.what
+    (tmp_path / "c").mkdir()
+    (tmp_path / "link").symlink_to("c")
+    user = with_variable(user, "MCP_CLAIMS_DIR", tmp_path / "link")
+    assert "hosts" not in findings_of(user), "a link to the directory is the directory"
+
+
+@pytest.mark.rule("H9")
+@pytest.mark.parametrize(("variable", "below"), [("XDG_STATE_HOME", "/mcp-claims/claims"), ("MCP_CLAIMS_DIR", "")])
+def test_an_entry_whose_directory_depends_on_who_starts_it_is_found(
+    variable: str, below: str, user: UserEnvironment, tmp_path: Path
+) -> None:
+    install("zed", user, SERVER)
+    assert "hosts" not in findings_of(user), "nothing in the environment chooses another"
+    user = with_variable(user, variable, tmp_path / "else")
+    finding = findings_of(user)["hosts"]
+    assert finding.level is Level.WARNING
+    assert f"zed claims: {DEFAULT.format(tmp_path)} or {tmp_path / 'else'}{below}" in finding.what
+    install("zed", user, Launch(SERVER.command, (*SERVER.arguments, "--dir", str(tmp_path / "else") + below)))
+    assert "hosts" not in findings_of(user), "the entry names the directory"
+
+
+@pytest.mark.rule("H9")
+def test_what_the_entry_puts_into_the_environment_counts(user: UserEnvironment, tmp_path: Path) -> None:
+    install("cursor", user, SERVER)
+    file = tmp_path / ".cursor" / "mcp.json"
+    file.write_text(file.read_text().replace('"command"', '"env": {"XDG_STATE_HOME": "/sandbox"}, "command"'))
+    assert "cursor claims: /sandbox/mcp-claims/claims" in findings_of(user)["hosts"].what
+
+
 def test_the_command_checks_hosts_only_if_asked_and_fails_if_one_cannot_start(tmp_path: Path) -> None:
     user = UserEnvironment(tmp_path, sys.platform, {})
-    install(HOSTS["claude-code"], user, "claims", Launch("/gone/python", ("-m", "mcp_claims"))).write()
+    install("claude-code", user, Launch("/gone/python", ("-m", "mcp_claims")))
 
     def checks(*options: str) -> tuple[int, list[str]]:
         done = subprocess.run(
@@ -200,4 +256,4 @@ def test_the_command_checks_hosts_only_if_asked_and_fails_if_one_cannot_start(tm
     code, plain = checks()
     assert code == 0 and not any("host" in check for check in plain)
     code, all_checks = checks("--hosts")
-    assert code == 1 and all_checks == [*plain, "host claude-code"]
+    assert code == 1 and all_checks == [*plain, "host claude-code", "hosts"]

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.hosts.catalog import UserEnvironment
-from mcp_claims.hosts.claude_hooks import GUARD, install_hooks
+from mcp_claims.hosts.claude_hooks import GUARD
 from mcp_claims.hosts.entries import Launch
 from tests.hosts.conftest import Run
 from tests.hosts.texts import is_within
@@ -47,18 +46,24 @@ def commands(settings: Path, event: str) -> list[str]:
     return [hook["command"] for group in groups for hook in group["hooks"]]
 
 
+def hooked(command: str) -> list[str]:
+    """Return which hook *command* runs, on the default store, and with what options."""
+    words = shlex.split(command)
+    assert words[:5] == [PYTHON, "-P", "-m", "mcp_claims", "hook"]
+    assert words[-2:] == ["--dir", os.path.expanduser("~/.local/state/mcp-claims/claims")]
+    return words[5:-2]
+
+
 @pytest.mark.rule("H8")
 def test_only_the_end_of_a_session_is_hooked_unless_the_guard_is_asked_for(run: Run, settings: Path) -> None:
     assert run("install", "claude-code")[0] == 0
     assert not settings.exists()
     run("install", "claude-code", "--hooks")
-    assert [shlex.split(each) for each in commands(settings, "SessionEnd")] == [
-        [PYTHON, "-P", "-m", "mcp_claims", "hook", "session-end"]
-    ]
+    assert [hooked(each) for each in commands(settings, "SessionEnd")] == [["session-end"]]
     assert commands(settings, "PreToolUse") == []
     run("install", "claude-code", "--guard")
     (group,) = json.loads(settings.read_text())["hooks"]["PreToolUse"]
-    assert shlex.split(group["hooks"][0]["command"]) == [PYTHON, "-P", "-m", "mcp_claims", "hook", "guard"]
+    assert hooked(group["hooks"][0]["command"]) == ["guard"]
     assert set(group["matcher"].split("|")) == {"Edit", "MultiEdit", "Write", "NotebookEdit", "Bash"}
     assert len(commands(settings, "SessionEnd")) == 1
 
@@ -105,7 +110,7 @@ def test_the_guard_is_strict_only_if_asked(run: Run, settings: Path) -> None:
     for options, expected in ((["--guard"], []), (["--guard", "strict"], ["--strict"])):
         run("install", "claude-code", *options)
         (command,) = commands(settings, "PreToolUse")
-        assert shlex.split(command)[1:] == ["-P", "-m", "mcp_claims", "hook", "guard", *expected]
+        assert hooked(command) == ["guard", *expected]
 
 
 @pytest.mark.parametrize("hook", ["session-end", "guard"])
@@ -151,10 +156,9 @@ def test_no_other_host_has_hooks(run: Run) -> None:
     assert code == 2 and "is for claude-code" in output
 
 
-def test_on_windows_the_shell_gets_a_path_that_it_understands(tmp_path: Path) -> None:
+def test_on_windows_the_shell_gets_a_path_that_it_understands() -> None:
     launch = Launch(r"C:\Program Files\Python\python.exe", ("-m", "mcp_claims", "hook", "guard"))
-    change = install_hooks(UserEnvironment(tmp_path, "win32", {}), [(GUARD, launch)])
-    tree: Any = json.loads(change.after or b"")
+    tree: Any = json.loads(GUARD.part(launch, "win32").put("{}"))
     hook = tree["hooks"]["PreToolUse"][0]["hooks"][0]
     assert hook["command"] == "'C:/Program Files/Python/python.exe' -m mcp_claims hook guard"
     assert hook["timeout"] == GUARD.timeout

@@ -14,6 +14,8 @@ import pytest
 from tests.hosts.conftest import Run
 from tests.support.servers import PYTHON_ENVIRONMENT
 
+DEFAULT = ".local/state/mcp-claims/claims"
+
 
 def served(home: Path) -> list[str]:
     entry = json.loads((home / ".claude.json").read_text())["mcpServers"]["claims"]
@@ -29,11 +31,9 @@ def test_options_of_serve_are_passed_on(home: Path, run: Run) -> None:
 
 
 @pytest.mark.rule("H6")
-def test_what_hosts_do_not_pass_on_of_the_environment_is_written_down(
-    home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_store_is_written_down_whatever_chooses_it(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run("install", "claude-code")
-    assert served(home) == []
+    assert served(home) == ["--dir", str(home / DEFAULT)]
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     run("install", "claude-code")
     assert served(home) == ["--dir", str(home / "state" / "mcp-claims" / "claims")]
@@ -74,7 +74,7 @@ def test_one_identity_is_not_given_to_all_hosts_by_a_variable(
 ) -> None:
     monkeypatch.setenv("MCP_CLAIMS_SESSION", "one")
     run("install", "claude-code")
-    assert served(home) == []
+    assert served(home) == ["--dir", str(home / DEFAULT)]
 
 
 @pytest.mark.rule("H6")

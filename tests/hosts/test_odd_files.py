@@ -60,7 +60,8 @@ def entry(host: Host, file: Path, name: str = "claims") -> Any:
 def is_ours(host: Host, file: Path) -> bool:
     found = entry(host, file)
     command = [found["command"], *found.get("args", [])] if isinstance(found["command"], str) else found["command"]
-    return bool(command == [os.path.abspath(sys.executable), *OURS])
+    directory = os.path.expanduser("~/.local/state/mcp-claims/claims")
+    return bool(command == [os.path.abspath(sys.executable), *OURS, "--dir", directory])
 
 
 def contents(home: Path) -> dict[str, tuple[int, int, bytes]]:
@@ -308,7 +309,7 @@ def test_it_has_the_name_that_it_is_given(host: Host, file: Path, run: Run) -> N
 @pytest.mark.rule("H3")
 def test_what_the_host_writes_meanwhile_is_not_lost(host: Host, file: Path, home: Path) -> None:
     file.write_text(sample(host))
-    change = install(
+    (change,) = install(
         host, UserEnvironment(home, sys.platform, {}), "claims", Launch("/python", ("-m", "mcp_claims", "serve"))
     )
     file.write_text(alone(host))
