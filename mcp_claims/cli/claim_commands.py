@@ -32,6 +32,12 @@ from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import Status
 
+_REVOKE = "To take it from a holder that hangs: mcp-claims release KEY --force."
+_UNREADABLE = "Look at the file, and delete it if nobody works on this."
+_HINTS = {
+    Status.HELD: f"To wait for it: mcp-claims try KEY --wait SECONDS. {_REVOKE}",
+    Status.DONE: "The next occurrence is a new key. To do the same again: mcp-claims try KEY --redo.",
+}
 _OUTCOMES = tuple(outcome.value for outcome in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED))
 
 
@@ -82,7 +88,8 @@ def _try(options: argparse.Namespace) -> int:
     request = claim_request(options)
     session = required_session(options, chosen_store(options))
     result = acquire(session, request)
-    _print_answer(claim_answer(request.scoped, result), result.found, options)
+    hint = _HINTS.get(result.status, "")
+    _print_answer(claim_answer(request.scoped, result), result.found, options, hint)
     if result.status is Status.ACQUIRED and (near := session.near_claims(request.scoped)):
         write_error(phrases.near(near))
     return YES if result.claimed else NO
@@ -110,7 +117,8 @@ def _check(options: argparse.Namespace) -> int:
     request = InspectRequest.parse(options.key, options.namespace, generation=options.generation)
     store = chosen_store(options)
     inspection = (chosen_session(options, store) or process_session(store)).inspect_request(request)
-    _print_answer(inspect_answer(request.scoped, inspection), inspection.found, options)
+    hint = _HINTS[Status.HELD] if inspection.claimed_by_other else _HINTS[Status.DONE] if inspection.done else ""
+    _print_answer(inspect_answer(request.scoped, inspection), inspection.found, options, hint)
     free = not inspection.claimed_by_other and not inspection.done
     return YES if (free if inspection.in_force is None else inspection.in_force) else NO
 
@@ -146,7 +154,9 @@ def _release(options: argparse.Namespace) -> int:
         retention_hours=options.retention,
     )
     result = required_session(options, chosen_store(options)).release_request(request)
-    _print_answer(release_answer(request.scoped, result), result.found, options)
+    is_of_others = isinstance(result.found, Claim) and result.found.ended is None
+    hint = _REVOKE if is_of_others and not result.released else ""
+    _print_answer(release_answer(request.scoped, result), result.found, options, hint)
     return YES if result.released else NO
 
 
@@ -194,14 +204,15 @@ def configure_prune(parser: argparse.ArgumentParser) -> None:
 def _prune(options: argparse.Namespace) -> int:
     result = process_session(chosen_store(options)).prune(options.namespace)
     answer = prune_answer(result)
-    print_result(answer.text, answer.structured, as_json=options.json)
+    hint = f" {_UNREADABLE}" if result.kept_unreadable else " Try again later." if result.failed else ""
+    print_result(answer.lead + hint, answer.structured, as_json=options.json)
     return NO if result.failed or result.kept_unreadable else YES
 
 
-def _print_answer(answer: Rendered, found: Found, options: argparse.Namespace) -> None:
-    # For a claim that cannot be read, the advice names the file and what is wrong with it.
-    text = answer.text if isinstance(found, Unreadable) else answer.lead
-    print_result(text, answer.structured, as_json=options.json)
+def _print_answer(answer: Rendered, found: Found, options: argparse.Namespace, hint: str) -> None:
+    """Print *answer* with what a person can do instead of its advice, which is for models."""
+    hint = _UNREADABLE if isinstance(found, Unreadable) else hint
+    print_result(" ".join(filter(None, (answer.lead, hint))), answer.structured, as_json=options.json)
 
 
 def _confirm(question: str) -> bool:

@@ -20,6 +20,16 @@ OPTIONS = {
 }
 
 
+class UsageError(InvalidInputError):
+    """The command line lacks something; `rule` is the whole message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("", message)
+
+    def __str__(self) -> str:
+        return self.rule
+
+
 def exit_code_of(error: ClaimsError) -> int:
     """Return the exit code for *error*."""
     return USAGE_ERROR if isinstance(error, InvalidInputError) else STORE_ERROR
@@ -27,7 +37,7 @@ def exit_code_of(error: ClaimsError) -> int:
 
 def describe(error: ClaimsError, options: Namespace) -> str:
     """Return the message of *error* for a person who gave *options*."""
-    if isinstance(error, InvalidInputError):
+    if isinstance(error, InvalidInputError) and not isinstance(error, UsageError):
         return str(InvalidInputError(_option(error.field, options), error.rule))
     if isinstance(error, StoreUnavailableError | StoreBusyError):
         return f"{error} `mcp-claims doctor` examines the store."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from mcp_claims.cli.errors import OPTIONS, STORE_ERROR, USAGE_ERROR
+from mcp_claims.cli.errors import OPTIONS, STORE_ERROR, USAGE_ERROR, UsageError
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
@@ -168,9 +168,8 @@ def required_session(options: argparse.Namespace, store: Store) -> Session:
     """Return the session that *options*, else the environment, name; raise `InvalidInputError` if they name none."""
     session = chosen_session(options, store)
     if session is None:
-        raise InvalidInputError(
-            "--for-pid",
-            "or --session must name who claims: this command ends at once, and a claim of its own would end with it. "
-            "To hold a key while one command runs, use `mcp-claims run`",
+        raise UsageError(
+            "Say who holds it: --for-pid $$ (until this shell ends) or --session NAME. "
+            "To hold it while one command runs: mcp-claims run KEY -- COMMAND"
         )
     return session

@@ -39,7 +39,8 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--session",
         metavar="NAME",
-        help=f"a fixed session that outlives the process, for hosts that start a server for each call (else {SESSION_VARIABLE})",
+        help="a session that outlives the process, one NAME for each agent: for hosts that start a server for each call, "
+        f"as LangChain's MultiServerMCPClient does (else {SESSION_VARIABLE})",
     )
     parser.add_argument(
         "--keep-alive-hours",
@@ -73,7 +74,10 @@ def _serve(options: argparse.Namespace) -> int:
     store = chosen_store(options)
     if options.http:
         if options.session is not None:
-            raise InvalidInputError("--session", "is for stdin and stdout; over HTTP each session has a handle")
+            raise InvalidInputError(
+                "--session",
+                "is for stdin and stdout; over HTTP clients send the header Mcp-Claims-Session, or a handle",
+            )
         if SESSION_VARIABLE in os.environ:
             logger.warning("%s is for stdin and stdout; it has no effect over HTTP", SESSION_VARIABLE)
         return _serve_http(options, store, keep_alive_limit)

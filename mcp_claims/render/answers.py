@@ -146,13 +146,15 @@ def claim_answer(
     """
     found, now, name = result.found, result.now, phrases.named(scoped)
     if isinstance(found, Unreadable):
-        lead, advice = f"HELD: {name} counts as held.", f"Do not act. {_in_doubt(found)}"
+        lead, advice = f"HELD: {name} {_in_doubt(found)}", f"Do not act. {_REMEDY}"
     elif result.status is Status.ACQUIRED:
         lead = f"CLAIMED: you hold {name} {phrases.until(found, now)}, generation {found.generation}, as {phrases.who(found)}."
         if result.taken_over is not None:
             lead += f" {phrases.taken_over(result.taken_over)}"
-        renewal = "the server renews it meanwhile" if kept_alive else "call try_claim again before it expires to renew"
-        advice = f"You act, nobody else will. Release it when done; {renewal}."
+        renewal = "The server renews it meanwhile" if kept_alive else "To renew, call try_claim again before it expires"
+        advice = f"You act, nobody else will. Call release with an outcome when you stop. {renewal}."
+        if fleeting is not None:
+            advice = fleeting.value.format(generation=found.generation)
         if near:
             advice = f"{phrases.near(near)} If that is the same event, release yours and do not act. {advice}"
     elif result.status is Status.RENEWED:
@@ -160,16 +162,16 @@ def claim_answer(
         lead = f"RENEWED: you have held {name} {since}, generation {found.generation}, as {phrases.who(found)}."
         advice = (
             f"Your connection has held this since {phrases.wall_time(found.claimed.wall)}. If you did not claim it "
-            "yourself, a sub-agent on your connection did: do not act. Release it when done."
+            "yourself, a sub-agent on your connection did: do not act. If you did, go on, and call release when you stop."
         )
+        if fleeting is not None:
+            advice = fleeting.value.format(generation=found.generation)
     elif result.status is Status.DONE:
         lead = f"DONE: {name} {phrases.ended(found)}"
-        advice = "Do not act; report that it has been handled. If it must be done again, call try_claim with redo=true."
+        advice = _DONE
     else:
         lead = f"HELD: {name} is {phrases.held(found, now)}"
         advice = f"{_caveats(scoped, found)}Do not act. Report who is on it. To act after them, call again with wait_seconds."
-    if fleeting is not None and isinstance(found, Claim):
-        advice = fleeting.value.format(generation=found.generation)
     answer: ClaimAnswer = {
         "claimed": result.claimed,
         "status": result.status.value,
@@ -189,12 +191,12 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
     if found is None:
         lead, advice = f"FREE: nobody holds {name}.", "This claims nothing: call try_claim before you act."
     elif isinstance(found, Unreadable):
-        lead, advice = f"IN DOUBT: {name} counts as held.", f"Do not act. {_in_doubt(found)}"
+        lead, advice = f"HELD: {name} {_in_doubt(found)}", f"Do not act. {_REMEDY}"
     elif inspection.held_by_you:
         lead = f"YOURS: you hold {name} {phrases.until(found, now)}, generation {found.generation}, as {phrases.who(found)}."
-        advice = "Go on, and release it when done."
+        advice = "Go on, and call release with an outcome when you stop."
     elif inspection.done:
-        lead, advice = f"DONE: {name} {phrases.ended(found)}", "Do not act; report that it has been handled."
+        lead, advice = f"DONE: {name} {phrases.ended(found)}", _DONE
     elif inspection.marker is not None:
         lead = f"FREE: nobody holds {name}; it {phrases.ended(found)}"
         advice = "This claims nothing: call try_claim before you act."
@@ -221,18 +223,20 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
 def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
     """Answer `release`."""
     found, now, name = result.found, result.now, phrases.named(scoped)
-    advice = "Claim it again before you act on it again."
+    advice = "It is free for others. Claim it again before you act on it again."
     facts: ClaimFacts = {}
     if isinstance(found, Claim) and found.ended is not None:
         lead = f"RELEASED: {name} " if result.released else f"NOTHING TO RELEASE: nobody holds {name}; it "
         lead += phrases.ended(found)
         facts = claim_facts(found, now)
+        if found.ended.outcome is Outcome.DONE:
+            advice = "Others are told not to repeat it."
     elif result.released:
         lead = f"RELEASED: {name} is free."
     elif found is None:
         lead, advice = f"NOTHING TO RELEASE: nobody holds {name}.", "There is nothing to do."
     elif isinstance(found, Unreadable):
-        lead, advice = f"NOT YOURS: {name} counts as held.", _in_doubt(found)
+        lead, advice = f"NOT YOURS: {name} {_in_doubt(found)}", _REMEDY
         facts = claim_facts(found, now)
     else:
         lead = f"NOT YOURS: {name} is {phrases.held(found, now)}"
@@ -308,12 +312,16 @@ def _previous(result: ClaimResult) -> Previous:
     return previous
 
 
+_DONE = (
+    "Do not act; report that it has been handled. If the event has happened again, claim the new occurrence by its own key "
+    "(commit, date). To do the same again, call try_claim with redo=true."
+)
 _REMEDY = "Ask a person to look at the file, and to delete it if nobody works on this."
 
 
 def _in_doubt(found: Unreadable) -> str:
     until = phrases.free_at(found)
-    return f"What is stored for it cannot be read ({phrases.unreadable(found)}) and is held until {until}. {_REMEDY}"
+    return f"counts as held until {until}: what is stored for it cannot be read ({phrases.unreadable(found)})."
 
 
 def _own_loss(lost: Claim | None, found: Found) -> list[tuple[Claim, Found]]:

@@ -6,6 +6,7 @@ handle only if its signature is valid, a caller only if its token is accepted.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import itertools
 import json
@@ -269,7 +270,11 @@ def serve_http(open_registry: Callable[[], SessionRegistry], settings: HttpSetti
             (settings.host, settings.port), family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         )
     except OSError as error:
-        raise InvalidInputError("host", f"and port cannot be listened on ({error}); choose others") from error
+        if error.errno == errno.EADDRINUSE:
+            rule = f"{settings.port} is in use on {settings.host}; choose another, or 0 for a free one"
+            raise InvalidInputError("port", rule) from error
+        rule = f"{settings.host} cannot be listened on, with port {settings.port}: {error.strerror or error}"
+        raise InvalidInputError("host", rule) from error
     # Each connection inherits it.  asyncio sets it only where a socket names its protocol, which this one does not; the
     # body of an answer would wait 40 ms for the client's delayed acknowledgement of the head.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -44,8 +44,8 @@ Other agents see the same events as you. For each event exactly one of you acts;
 1. Before you act on anything that others may see too (a red check, a review comment, an issue, an alert), call try_claim with \
 namespace={namespace} and a key that every agent derives alike from what it sees: repository, number, kind, and the commit or \
 comment it is about, for example "vercel/next.js#4521:checks_failed@3f2a91c". Say in note what you are about to do.
-2. claimed=true: you act. claimed=false, status "held": do not act on it; go on with something else, or call again with \
-wait_seconds if you need the result. status "done": it has been handled; do not repeat it.
+2. claimed=true: you act; with status "renewed" only if it was you who claimed it before. claimed=false, status "held": do not act on it; go on with something else, or call again with \
+wait_seconds if you need the result. status "done": it has been handled; do not repeat it; if it has happened again, that is a new key.
 3. Work that takes longer than half an hour: pass keep_alive=true, or call try_claim again before expires_at.
 4. Right before what cannot be undone (push, merge, send, deploy), call is_claimed_by_other with the generation that you were \
 given. in_force=false: stop.

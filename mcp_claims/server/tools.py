@@ -55,9 +55,10 @@ from mcp_claims.session.session import Session
 
 INSTRUCTIONS = (
     "Several agents see the same event; exactly one may act. Before you act on an event (red CI, review comment, "
-    "alert), call try_claim with a key that every agent derives alike. claimed=true: you act. claimed=false: do not "
-    "act, report who is on it or has done it. Call release with an outcome when done. If the work takes longer than "
-    "ttl_minutes, call try_claim again before it expires. Read each answer: it says if you lost a claim; then stop."
+    "alert), call try_claim with a key that names this occurrence and that every agent writes alike. claimed=true: you "
+    "act. claimed=false: do not act; report who is on it or has done it. When you stop, call release with an outcome. If "
+    "the work takes longer than ttl_minutes, call try_claim again before it expires. Follow the advice in each answer: it "
+    "says so if you have lost a claim; then stop what you did under it."
 )
 
 
@@ -160,9 +161,9 @@ class _ToolSpec(NamedTuple):
 TOOLS = {
     "try_claim": _ToolSpec(
         "Claim an event",
-        "Ask for the right to act on an event, before acting. claimed=true: yours until expires_at (renewed if you had "
-        "it already). claimed=false: another session has it (held) or has done it (done); do not act. Claims of dead or "
-        "expired sessions are taken over. Key one occurrence (commit, date), so that the next one is a new key.",
+        "Ask for the right to act on an event, before you act. claimed=true: you act, until expires_at; with "
+        "status=renewed only if it was you who claimed it before. claimed=false: another session is on it (held) or has "
+        "done it (done); do not act. What is done stays done, so key one occurrence (commit, date): the next is a new key.",
         TryClaimArguments,
         ClaimAnswer,
         _try_claim,
@@ -171,8 +172,7 @@ TOOLS = {
     ),
     "is_claimed_by_other": _ToolSpec(
         "See who holds an event",
-        "Check whether another live session holds an event, and which. A no gives no permission to act: only try_claim "
-        "does.",
+        "See whether another session holds an event, and which. Free is no permission to act: only try_claim gives it.",
         InspectArguments,
         InspectAnswer,
         _is_claimed_by_other,
@@ -190,7 +190,7 @@ TOOLS = {
     ),
     "list_claims": _ToolSpec(
         "List claims",
-        "What is claimed or done, and by whom; 50 a page. Includes expired and orphaned claims.",
+        "Who holds or has done what; 50 a page. What is expired or orphaned is free.",
         ListArguments,
         ListAnswer,
         _list_claims,
@@ -198,8 +198,8 @@ TOOLS = {
     ),
     "open_session": _ToolSpec(
         "Get an identity of your own",
-        "Only for a sub-agent that shares a connection, or when a call says that it needs a session. Returns a secret "
-        "to pass as session.",
+        "Only for a sub-agent that shares a connection, or when a call says that it needs a session. Returns a secret: "
+        "pass it as session in every call.",
         OpenSessionArguments,
         OpenSessionAnswer,
         _open_session,
@@ -207,7 +207,7 @@ TOOLS = {
     ),
     "prune": _ToolSpec(
         "Remove dead claims",
-        "Remove expired claims and those of dead sessions. Never needed before try_claim, which takes them over.",
+        "Remove expired claims and those of dead sessions. Never needed: try_claim takes them over.",
         PruneArguments,
         PruneAnswer,
         _prune,

@@ -53,7 +53,10 @@ def test_the_name_can_come_from_the_environment(commands: Commands) -> None:
 def test_nothing_is_claimed_for_the_command_itself_which_is_gone_at_once(commands: Commands, command: str) -> None:
     done = commands(command, "red")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--for-pid" in done.stderr and "--session" in done.stderr and "mcp-claims run" in done.stderr
+    assert done.stderr == (
+        "mcp-claims: Say who holds it: --for-pid $$ (until this shell ends) or --session NAME. "
+        "To hold it while one command runs: mcp-claims run KEY -- COMMAND\n"
+    )
     assert not commands.directory.exists()
 
 
@@ -106,6 +109,24 @@ def test_a_check_says_how_the_key_stands_without_advice_for_tools(commands: Comm
     commands("release", "red", "--session", "ci", "--outcome", "done")
     assert commands("check", "red").stdout.startswith('DONE: "red"')
     assert "advice" not in commands.json("check", "red")
+
+
+def test_a_refusal_says_what_a_person_can_do_and_not_what_a_model_can(commands: Commands, claims_dir: Path) -> None:
+    commands("try", "red", "--session", "ci")
+    refusals = [commands("try", "red", "--session", "other"), commands("check", "red")]
+    assert all("--wait SECONDS" in done.stdout and "release KEY --force" in done.stdout for done in refusals)
+    refusals.append(commands("release", "red", "--session", "other"))
+    assert "release KEY --force" in refusals[-1].stdout and "--wait" not in refusals[-1].stdout
+    commands("release", "red", "--session", "ci", "--outcome", "done")
+    done = [commands("try", "red", "--session", "other"), commands("check", "red")]
+    assert all("try KEY --redo" in each.stdout and "new key" in each.stdout for each in done)
+    (claims_dir / "default" / "red.json").write_bytes(b"\0")
+    unreadable = [commands("try", "red", "--session", "other"), commands("check", "red"), commands("prune")]
+    assert all("red.json" in each.stdout and "delete it if nobody works on this" in each.stdout for each in unreadable)
+    for each in (*refusals, *done, *unreadable):
+        assert each.returncode == 1 and len(each.stdout.splitlines()) == 1
+        for word in ("Do not act", "try_claim", "wait_seconds", "redo=true", "Ask a person", "is_claimed_by_other"):
+            assert word not in each.stdout
 
 
 def test_what_failed_is_free(commands: Commands) -> None:

@@ -13,6 +13,7 @@ from mcp_types import Implementation
 
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.server.app import build_server
+from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.support.machines import World
 from tests.support.servers import one_client, structured_of, text_of
@@ -167,6 +168,37 @@ async def test_the_next_call_of_a_session_that_lost_its_claim_reports_it(
     assert "You lost your claim of generation 1" in structured_of(reply)["advice"]
     assert structured_of(reply)["holder"] == thief
     assert "You lost" not in text_of(again)
+
+
+@pytest.mark.rule("C7")
+@pytest.mark.parametrize("as_sub_agent", [False, True])
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("try_claim", {"key": "green"}),
+        ("is_claimed_by_other", {"key": "green"}),
+        ("release", {"key": "green"}),
+        ("list_claims", {}),
+    ],
+)
+async def test_any_next_answer_of_a_session_reports_a_claim_that_it_has_lost(
+    claims_dir: Path, tool: str, arguments: dict[str, str], as_sub_agent: bool
+) -> None:
+    """An agent with a claim that is kept alive for it works on other keys, and asks about those alone."""
+    async with client(claims_dir, "2026-07-28") as ada:
+        if as_sub_agent:
+            arguments = arguments | {"session": structured_of(await ada.call_tool("open_session", {}))["session"]}
+        mine = {name: value for name, value in arguments.items() if name == "session"}
+        await ada.call_tool("try_claim", {"key": "red", "keep_alive": True, **mine})
+        person = process_session(FileStore(claims_dir))
+        person.revoke(person.read("red").claims[0].found, "it hangs")
+        reply, again = [await ada.call_tool(tool, arguments) for _ in range(2)]
+    loss = 'You lost your claim of generation 1 on "red" (namespace "default"): it was revoked by '
+    (lost,) = structured_of(reply)["lost"]
+    assert (lost["key"], lost["namespace"], lost["generation"]) == ("red", "default", 1)
+    assert "it hangs" in lost["reason"]
+    assert loss in text_of(reply) and structured_of(reply)["advice"].startswith(loss)
+    assert "You lost" not in text_of(again) and "lost" not in structured_of(again)
 
 
 @PROTOCOL_VERSIONS

@@ -88,7 +88,8 @@ def test_the_next_call_reports_that_a_claim_that_was_kept_alive_was_taken(claims
         assert other.try_claim("red").claimed
         answer = server.call("try_claim", key="red")
     assert (answer["claimed"], answer["holder"]) == (False, other.holder.name)
-    assert answer["advice"].startswith("You lost your claim of generation 1: it was removed before it expired")
+    assert answer["advice"].startswith('You lost your claim of generation 1 on "red"')
+    assert answer["lost"][0]["reason"] == "it was removed before it expired"
 
 
 def claim_as(server: RawServer, thread: str, key: str) -> dict[str, Any]:

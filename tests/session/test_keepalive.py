@@ -125,3 +125,34 @@ def test_a_thread_notices_a_revoked_claim_and_ends(bench: MemoryBench) -> None:
         while kept.claim is not None:
             assert time.monotonic() < deadline
             Event().wait(0.005)
+
+
+@pytest.mark.rule("C7")
+def test_on_a_remote_store_a_loss_that_a_renewal_has_found_is_reported_once_by_whatever_call_comes_next(
+    bench: MemoryBench,
+) -> None:
+    bench.store.remote = True  # To look at each claim in each call would take a network.
+    session, person = bench.session(), bench.session()
+    for key in ("red", "green", "blue"):
+        claim = granted(session, key)
+        person.revoke(claim)
+        assert session.take_losses() == []
+        assert session.renew(claim, TTL) is None
+        if key == "green":
+            assert session.inspect(key).lost == claim, "the call about that key, if it comes first"
+        else:
+            ((lost, found),) = session.take_losses()
+            assert lost == claim and found != claim
+        assert session.take_losses() == [] and session.inspect(key).lost is None
+
+
+@pytest.mark.rule("C7")
+def test_what_was_claimed_again_is_not_reported_as_lost(bench: MemoryBench) -> None:
+    session, person = bench.session(), bench.session()
+    claim = granted(session, RED.key)
+    person.revoke(claim)
+    assert session.renew(claim, TTL) is None
+    again = session.try_claim(RED.key)
+    assert again.claimed and again.lost == claim
+    assert session.take_losses() == []
+    assert session.inspect(RED.key).held_by_you

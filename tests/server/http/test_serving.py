@@ -61,7 +61,12 @@ def refused(*arguments: str, env: dict[str, str] | None = None) -> str:
         pytest.param(["--http", "--idle-minutes", "0"], {}, "above 0", id="no idle time"),
         pytest.param(["--keep-alive-hours", "nan"], {}, "above 0", id="no number of hours"),
         pytest.param(["--port", "1"], {}, "needs --http", id="a port without http"),
-        pytest.param(["--http", "--session", "x"], {}, "each session has a handle", id="a fixed session over http"),
+        pytest.param(
+            ["--http", "--session", "x"],
+            {},
+            "clients send the header Mcp-Claims-Session",
+            id="a fixed session over http",
+        ),
         pytest.param(["--session", ""], {}, "1 to 64 printable", id="an empty session name"),
         pytest.param(["--http"], {"MCP_CLAIMS_TOKEN": "short"}, "at least 16", id="a short token"),
         pytest.param(["--http"], {"MCP_CLAIMS_TOKEN": ""}, "at least 16", id="an empty token"),
@@ -89,7 +94,15 @@ def test_a_token_file_that_others_can_write_or_that_is_empty_is_refused(tmp_path
 
 def test_a_port_that_is_taken_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "cannot be listened on" in refused("--http", "--port", str(taken.getsockname()[1]))
+        port = taken.getsockname()[1]
+        assert refused("--http", "--port", str(port)) == (
+            f"mcp-claims: --port {port} is in use on 127.0.0.1; choose another, or 0 for a free one. Nothing was changed.\n"
+        )
+
+
+def test_an_address_that_is_not_of_this_machine_is_refused() -> None:
+    output = refused("--http", "--host", "192.0.2.1", env={"MCP_CLAIMS_TOKEN": TOKEN})
+    assert output.startswith("mcp-claims: --host 192.0.2.1 cannot be listened on, with port 8765: ")
 
 
 @pytest.mark.rule("I9")
