@@ -7,18 +7,21 @@ import getpass
 import sys
 
 from mcp_claims.cli.errors import NO, YES
+from mcp_claims.cli.holders import holder_details
 from mcp_claims.cli.options import (
     add_claim,
     add_epilog,
     add_identity,
     add_json,
     add_key,
+    add_label,
     add_namespace,
     add_retention,
     add_store_options,
     chosen_session,
     chosen_store,
     claim_request,
+    describe,
     required_session,
 )
 from mcp_claims.cli.output import print_result, write_error
@@ -50,19 +53,22 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
     )
     add_store_options(parser)
     add_key(parser)
+    add_identity(parser)
     add_json(parser)
     parser.set_defaults(run=_show)
 
 
 def _show(options: argparse.Namespace) -> int:
     scoped = InspectRequest.parse(options.key, options.namespace).scoped
-    page = process_session(chosen_store(options)).read(scoped.key, scoped.namespace)
+    store = chosen_store(options)
+    session = chosen_session(options, store) or process_session(store)
+    page = session.read(scoped.key, scoped.namespace)
     if not page.claims:
         facts = {"key": phrases.shown(scoped.key), "namespace": phrases.shown(scoped.namespace), "state": "free"}
         print_result(f"FREE: nobody holds {phrases.named(scoped)}.", facts, as_json=options.json)
         return NO
     listed = page.claims[0]
-    known = listed_facts(listed, page.now)
+    known = {**listed_facts(listed, page.now), **holder_details(listed, session.holder.name, local=not session.remote)}
     width = max(map(len, known))
     lines = [listed_line(listed, page.now), "", *(f"{name:{width}}  {value}" for name, value in known.items())]
     print_result("\n".join(lines), known, as_json=options.json)
@@ -80,6 +86,7 @@ def configure_try(parser: argparse.ArgumentParser) -> None:
     add_store_options(parser)
     add_claim(parser)
     add_identity(parser)
+    add_label(parser)
     add_json(parser)
     parser.set_defaults(run=_try)
 
@@ -87,6 +94,7 @@ def configure_try(parser: argparse.ArgumentParser) -> None:
 def _try(options: argparse.Namespace) -> int:
     request = claim_request(options)
     session = required_session(options, chosen_store(options))
+    describe(session, options)
     result = acquire(session, request)
     hint = _HINTS.get(result.status, "")
     _print_answer(claim_answer(request.scoped, result), result.found, options, hint)
@@ -203,7 +211,7 @@ def configure_prune(parser: argparse.ArgumentParser) -> None:
 
 def _prune(options: argparse.Namespace) -> int:
     result = process_session(chosen_store(options)).prune(options.namespace)
-    answer = prune_answer(result)
+    answer = prune_answer(result, shown=None)
     hint = f" {_UNREADABLE}" if result.kept_unreadable else " Try again later." if result.failed else ""
     print_result(answer.lead + hint, answer.structured, as_json=options.json)
     return NO if result.failed or result.kept_unreadable else YES

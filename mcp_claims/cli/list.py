@@ -6,16 +6,15 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from io import StringIO
 from threading import Event
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from mcp_claims.cli.claim_table import ClaimTable
 from mcp_claims.cli.errors import YES, describe
+from mcp_claims.cli.holders import holder_details
 from mcp_claims.cli.options import (
     add_epilog,
     add_identity,
@@ -26,21 +25,17 @@ from mcp_claims.cli.options import (
     chosen_store,
 )
 from mcp_claims.cli.output import format_json, print_result, write_error, write_line
+from mcp_claims.cli.screen import Screen
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError
-from mcp_claims.model import expiry
-from mcp_claims.model.records import Claim, Moment
-from mcp_claims.render import phrases
-from mcp_claims.render.lists import listed_facts
+from mcp_claims.render.lists import decode_cursor, encode_cursor, listed_facts
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import ClaimPage, ListedClaim
 from mcp_claims.session.session import Session
 
-_MAX_LISTED = 1_000
-_MAX_WIDTH = 1_000
+_LIMIT = 1_000
+_WIDER_THAN_ANY_ROW = 20_000
 _REDRAW_INTERVAL = 1.0  # s, since the time that is left changes
 _SETTLE_TIME = 0.05  # s in which changes are gathered
-_STYLES = {"held": "green", "done": "blue"}
-_UNREADABLE_STYLE = "red"
 
 
 def configure_list(parser: argparse.ArgumentParser) -> None:
@@ -54,57 +49,80 @@ def configure_list(parser: argparse.ArgumentParser) -> None:
     add_namespace(parser, purpose="list this namespace only")
     parser.add_argument("--mine", action="store_true", help="list only the claims of --for-pid or --session")
     add_identity(parser)
-    parser.add_argument("--watch", action="store_true", help="go on, and print the list again after each change")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="go on: redraw the list at a terminal, else print it again after each change",
+    )
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument("--limit", type=int, default=_LIMIT, metavar="N", help="list N claims at most (%(default)s)")
+    number.add_argument("--all", action="store_true", help="list all claims, however many")
+    parser.add_argument(
+        "--cursor", metavar="TEXT", help="go on where the list ended that printed this `cursor`, with --json"
+    )
     add_json(parser)
     parser.set_defaults(run=_list)
 
 
 def _list(options: argparse.Namespace) -> int:
+    if options.limit < 1:
+        raise InvalidInputError("--limit", "must be a number from 1 up")
+    if options.cursor is not None and options.watch:
+        raise InvalidInputError("--cursor", "is for a list without --watch")
+    try:
+        after = decode_cursor(options.cursor)
+    except InvalidInputError as error:
+        raise InvalidInputError("--cursor", "must be exactly what `list --json` printed") from error
     store = chosen_store(options)
-    session = chosen_session(options, store)
-    if options.mine and session is None:
+    named = chosen_session(options, store)
+    if options.mine and named is None:
         raise InvalidInputError("--mine", "needs --for-pid or --session")
-    session = session or process_session(store)
+    # The session of this process holds nothing.
+    session = named or process_session(store)
     if options.watch:
         _watch(session, options)
         return YES
-    page = _read(session, options)
+    page = _read(session, options, after)
     if options.json:
-        print_result("", _page_facts(page), as_json=True)
+        print_result("", _page_facts(page, session), as_json=True)
     else:
-        write_line(_drawn(page))
+        write_line(_drawn(page, session))
     return YES
 
 
-def _read(session: Session, options: argparse.Namespace) -> ClaimPage:
-    return session.list_claims(options.namespace, mine=options.mine, limit=_MAX_LISTED)
+def _read(session: Session, options: argparse.Namespace, after: str = "") -> ClaimPage:
+    limit = sys.maxsize if options.all else options.limit
+    return session.list_claims(options.namespace, mine=options.mine, after=after, limit=limit)
 
 
 def _watch(session: Session, options: argparse.Namespace) -> None:
+    changed, ended = Event(), Event()
     try:
         if options.json or not sys.stdout.isatty():
-            for page in _changes(session, options, as_time_passes=False):
-                if not write_line(format_json(_page_facts(page)) if options.json else _drawn(page)):
+            for page in _changes(session, options, changed, ended, as_time_passes=False):
+                text = format_json(_page_facts(page, session)) if options.json else _drawn(page, session)
+                if not write_line(text):
                     return  # Nobody reads it any more.
         else:
-            with Live(auto_refresh=False, vertical_overflow="crop") as live:
-                for page in _changes(session, options, as_time_passes=True):
-                    live.update(_table(page), refresh=True)
+            pages = _changes(session, options, changed, ended, as_time_passes=True)
+            screen = Screen(lambda width: ClaimTable(session.holder.name, local=not session.remote, width=width))
+            screen.show(pages, ended, changed.set)
     except KeyboardInterrupt:
         return
 
 
-def _changes(session: Session, options: argparse.Namespace, *, as_time_passes: bool) -> Iterator[ClaimPage]:
-    """Yield what is stored now, and again after each change, or *as time passes*, for ever.
+def _changes(
+    session: Session, options: argparse.Namespace, changed: Event, ended: Event, *, as_time_passes: bool
+) -> Iterator[ClaimPage]:
+    """Yield what is stored now, and again after each change, or *as time passes*, until *ended*; *changed* wakes it.
 
     If a cluster stops answering after its first answer, wait until it answers again.
     """
-    changed = Event()
     last: tuple[ListedClaim, ...] | None = None
     silent = False
-    while True:
+    while not ended.is_set():
         with session.watch(options.namespace, changed.set) as watched:
-            while True:
+            while not ended.is_set():
                 changed.clear()
                 try:
                     page = _read(session, options)
@@ -114,60 +132,38 @@ def _changes(session: Session, options: argparse.Namespace, *, as_time_passes: b
                     if not silent:
                         write_error(f"{describe(error, options)} The list is out of date until the cluster answers.")
                     silent = True
-                    time.sleep(_REDRAW_INTERVAL)
+                    ended.wait(_REDRAW_INTERVAL)
                     continue
                 silent = False
                 if as_time_passes or page.claims != last:
                     last = page.claims
                     yield page
                 changed.wait(_REDRAW_INTERVAL)
-                if changed.is_set():
+                if changed.is_set() and not ended.is_set():
                     time.sleep(_SETTLE_TIME)
                 if not watched:
                     break  # Perhaps it can be watched by now.
 
 
-def _page_facts(page: ClaimPage) -> dict[str, object]:
-    facts: dict[str, object] = {"claims": [listed_facts(listed, page.now) for listed in page.claims]}
-    return facts if page.after is None else facts | {"more": True}
+def _page_facts(page: ClaimPage, session: Session) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "claims": [
+            {**listed_facts(listed, page.now), **holder_details(listed, session.holder.name, local=not session.remote)}
+            for listed in page.claims
+        ]
+    }
+    return facts if page.after is None else facts | {"cursor": encode_cursor(page.after)}
 
 
-def _drawn(page: ClaimPage) -> str:
+def _drawn(page: ClaimPage, session: Session) -> str:
     """Return the table as text, in colour at a terminal; in a file or a pipe nothing is cut to a width."""
     at_terminal, drawn = sys.stdout.isatty(), StringIO()
     # Into a string, since rich writes to its file even where it captures, and fails where the disk is full.
-    Console(file=drawn, force_terminal=at_terminal, width=None if at_terminal else _MAX_WIDTH).print(_table(page))
-    return drawn.getvalue().removesuffix("\n")
-
-
-def _table(page: ClaimPage) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("NAMESPACE", "KEY", "STATE", "LEFT", "GEN", "HOLDER", "NOTE"):
-        table.add_column(title, overflow="fold", no_wrap=title in ("STATE", "LEFT", "GEN"))
-    for listed in page.claims:
-        namespace, key, state, *others = _cells(listed, page.now)
-        style = _STYLES.get(state, "dim") if isinstance(listed.found, Claim) else _UNREADABLE_STYLE
-        # As `Text`, never as markup: others have written keys and notes.
-        table.add_row(Text(namespace), Text(key), Text(state, style=style), *map(Text, others))
+    console = Console(file=drawn, force_terminal=at_terminal, width=None if at_terminal else _WIDER_THAN_ANY_ROW)
+    table = ClaimTable(session.holder.name, local=not session.remote, width=console.width if at_terminal else None)
+    console.print(table.draw(page.claims, page.now))
     if not page.claims:
-        table.caption = "Nothing is claimed."
+        console.print(Text("Nothing is claimed."))
     if page.after is not None:
-        table.caption = f"The first {_MAX_LISTED:,}; -n NAME lists one namespace."
-    return table
-
-
-def _cells(listed: ListedClaim, now: Moment) -> tuple[str, ...]:
-    found = listed.found
-    if not isinstance(found, Claim):
-        problem = f"cannot be read: {phrases.shown(found.problem)}"
-        return "", phrases.shown(found.where), listed.state.value, "", "", "", problem
-    left = expiry.remaining(found.expires, now)
-    return (
-        phrases.shown(found.scoped.namespace),
-        phrases.shown(found.scoped.key),
-        listed.state.value,
-        phrases.span(left) if left > timedelta(0) else "",
-        str(found.generation or ""),
-        phrases.client(found) or phrases.shown(found.holder.name),
-        phrases.shown(found.note or ""),
-    )
+        console.print(Text(f"There are more than {len(page.claims):,}: --all lists all of them, --limit N up to N."))
+    return drawn.getvalue().removesuffix("\n")

@@ -31,6 +31,7 @@ from mcp_claims.stores.config import (
 )
 
 SESSION_VARIABLE = "MCP_CLAIMS_SESSION"
+LABEL_VARIABLE = "MCP_CLAIMS_LABEL"
 _TROUBLE = f"{USAGE_ERROR} wrong usage, {STORE_ERROR} the store cannot answer"
 
 
@@ -151,6 +152,34 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"act for the session NAME: its claims end by release or expiry (else {SESSION_VARIABLE})",
     )
+
+
+def add_label(parser: argparse.ArgumentParser) -> None:
+    """Add what `describe` reads."""
+    parser.add_argument(
+        "--label", metavar="TEXT", help=f"what to call the session in lists, for people (else {LABEL_VARIABLE})"
+    )
+
+
+def describe(session: Session, options: argparse.Namespace) -> None:
+    """Let others see the label that *options*, else the environment, give *session*, and the working directory.
+
+    Raises `InvalidInputError` for a label that is too long.
+    """
+    label = options.label if options.label is not None else os.environ.get(LABEL_VARIABLE)
+    session.describe(label=label, directory=_working_directory())
+
+
+def _working_directory() -> str | None:
+    """Return the working directory, with `~` for the home; `None` if it has been removed."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        return None
+    home = os.path.expanduser("~")
+    if os.path.isabs(home) and home != os.sep and f"{here}{os.sep}".startswith(f"{home}{os.sep}"):
+        return f"~{here[len(home) :]}"
+    return here
 
 
 def chosen_session(options: argparse.Namespace, store: Store) -> Session | None:

@@ -6,7 +6,16 @@ import argparse
 from datetime import timedelta
 
 from mcp_claims.cli.errors import NO, USAGE_ERROR
-from mcp_claims.cli.options import add_claim, add_epilog, add_retention, add_store_options, chosen_store, claim_request
+from mcp_claims.cli.options import (
+    add_claim,
+    add_epilog,
+    add_label,
+    add_retention,
+    add_store_options,
+    chosen_store,
+    claim_request,
+    describe,
+)
 from mcp_claims.cli.output import write_error
 from mcp_claims.cli.supervisor import CannotStartError, Child
 from mcp_claims.errors import InvalidInputError
@@ -40,6 +49,7 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     )
     add_store_options(parser)
     add_claim(parser)
+    add_label(parser)
     parser.add_argument(
         "--forget",
         action="store_true",
@@ -71,6 +81,7 @@ def _run(options: argparse.Namespace) -> int:
         # The claim is the child's: whatever happens to this process, it stays as long as the command runs.
         session = process_session(store) if child.pid is None else session_for_process(store, child.pid)
         session.describe_client(f"mcp-claims run {options.command[0]}")
+        describe(session, options)
         result = acquire(session, request)
         if not result.claimed or not isinstance(result.found, Claim):
             write_error(claim_answer(request.scoped, result).lead)

@@ -12,7 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from mcp_claims.cli.options import SESSION_VARIABLE, add_store_options, chosen_store, store_choice
+from mcp_claims.cli.options import (
+    SESSION_VARIABLE,
+    add_label,
+    add_store_options,
+    chosen_store,
+    describe,
+    store_choice,
+)
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import local_machine
 from mcp_claims.model import validation
@@ -42,6 +49,7 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
         help="a session that outlives the process, one NAME for each agent: for hosts that start a server for each call, "
         f"as LangChain's MultiServerMCPClient does (else {SESSION_VARIABLE})",
     )
+    add_label(parser)
     parser.add_argument(
         "--keep-alive-hours",
         type=float,
@@ -78,6 +86,10 @@ def _serve(options: argparse.Namespace) -> int:
                 "--session",
                 "is for stdin and stdout; over HTTP clients send the header Mcp-Claims-Session, or a handle",
             )
+        if options.label is not None:
+            raise InvalidInputError(
+                "--label", "is for stdin and stdout; over HTTP a client labels itself by open_session"
+            )
         if SESSION_VARIABLE in os.environ:
             logger.warning("%s is for stdin and stdout; it has no effect over HTTP", SESSION_VARIABLE)
         return _serve_http(options, store, keep_alive_limit)
@@ -90,6 +102,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _serve_stdio(options: argparse.Namespace, store: Store, keep_alive_limit: timedelta) -> int:
     name = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
     own = process_session(store) if name is None else named_session(store, name)
+    describe(own, options)
     # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with _importing_server():

@@ -44,12 +44,18 @@ class Proof(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """The holder of a claim: the public name of its session, `host:pid:nonce`, and the process that it lives in."""
+    """The holder of a claim: the public name of its session, `host:pid:nonce`, and the process that it lives in.
+
+    The rest is for people, who have to tell two sessions of one program apart: the program, what the session was called,
+    and where it works (`~` for the home directory).  None of it identifies anybody.
+    """
 
     name: str
     pid: int
     proof: Proof = Proof()
     client: str | None = None
+    label: str | None = None
+    directory: str | None = None
 
     # An `OriginalHolder` with the same fields has a weaker proof of death, so it is not the same holder.
     def __eq__(self, other: object) -> bool:

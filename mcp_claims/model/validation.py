@@ -17,6 +17,7 @@ from mcp_claims.model.text import misleading_positions, one_line
 DEFAULT_NAMESPACE = "default"
 MAX_KEY_BYTES = 1_024
 MAX_NOTE_CHARACTERS = 500
+MAX_LABEL_BYTES = 60
 MIN_TTL, DEFAULT_TTL, MAX_TTL = timedelta(seconds=1), timedelta(minutes=30), timedelta(hours=24)
 MIN_RETENTION, DEFAULT_RETENTION, MAX_RETENTION = timedelta(minutes=1), timedelta(hours=24), timedelta(days=30)
 DEFAULT_TTL_MINUTES = DEFAULT_TTL / timedelta(minutes=1)
@@ -175,6 +176,14 @@ def parse_note(text: str | None) -> str | None:
     line = one_line(text[: _MAX_RAW_NOTE + 1])
     if len(line) > MAX_NOTE_CHARACTERS or len(text) > _MAX_RAW_NOTE:
         raise InvalidInputError("note", f"must be at most {MAX_NOTE_CHARACTERS} characters")
+    return line or None
+
+
+def parse_label(text: str | None) -> str | None:
+    """Check a label and put it on one line; an empty label is none.  At most 60 bytes of UTF-8."""
+    line = one_line(text or "")
+    if len(line.encode()) > MAX_LABEL_BYTES:
+        raise InvalidInputError("label", f"must be at most {MAX_LABEL_BYTES} bytes of UTF-8")
     return line or None
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import zlib
 from typing import TypedDict
 
+from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Moment, Unreadable
 from mcp_claims.model.text import one_line
@@ -12,6 +16,7 @@ from mcp_claims.render.answers import ClaimFacts, Losses, Rendered, claim_facts
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
 
 _SHOWN_PROBLEMS = 3
+_CHECKSUM_BYTES = 4
 
 
 class ListedFacts(ClaimFacts, total=False):
@@ -65,12 +70,12 @@ def list_answer(page: ClaimPage, cursor: str | None) -> Rendered:
     return Rendered(answer, "\n".join(lines))
 
 
-def prune_answer(result: PruneResult) -> Rendered:
-    """Answer `prune`."""
+def prune_answer(result: PruneResult, *, shown: int | None = _SHOWN_PROBLEMS) -> Rendered:
+    """Answer `prune`, with the first *shown* problems and the number of the others; `None` shows all."""
     problems = [f"Kept, since it cannot be read: {phrases.unreadable(kept)}." for kept in result.kept_unreadable]
     problems += [f"Not removed: {one_line(str(failure))}" for failure in result.failed]
-    more = len(problems) - _SHOWN_PROBLEMS
-    problems = problems[:_SHOWN_PROBLEMS] + ([f"And {more} more."] if more > 0 else [])
+    if shown is not None and len(problems) > shown:
+        problems = [*problems[:shown], f"And {len(problems) - shown} more."]
     if any(kept.remedy for kept in result.kept_unreadable):
         advice = "Ask a person to do that."
     elif result.kept_unreadable:
@@ -103,6 +108,31 @@ def open_session_answer(handle: str, holder: str) -> Rendered:
     )
     answer: OpenSessionAnswer = {"session": handle, "holder": phrases.shown(holder), "advice": advice}
     return Rendered(answer, f"OPENED: session {handle} (others see you as {holder}).")
+
+
+def encode_cursor(position: str) -> str:
+    """Return *position* as a cursor: text that a model copies faithfully."""
+    data = position.encode(errors="surrogateescape")
+    return base64.urlsafe_b64encode(_checksum(data) + data).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str | None) -> str:
+    """Return the position of *cursor*, the beginning for `None`; raise `InvalidInputError` if it is not a cursor."""
+    if cursor is None:
+        return ""
+    try:
+        data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    checksum, position = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
+    if checksum != _checksum(position):
+        # A position that no cursor stood for would end the list without a word.
+        raise InvalidInputError("cursor", "must be exactly what list_claims returned")
+    return position.decode(errors="surrogateescape")
+
+
+def _checksum(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(_CHECKSUM_BYTES)
 
 
 def listed_facts(listed: ListedClaim, now: Moment) -> ListedFacts:

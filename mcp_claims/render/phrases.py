@@ -41,10 +41,12 @@ def named(scoped: ScopedKey) -> str:
 
 
 def client(claim: Claim) -> str | None:
-    """Return the program that the holder claims to be."""
-    if isinstance(claim.holder, OriginalHolder):
+    """Return the program that the holder claims to be, what its session is called, and where it works."""
+    holder = claim.holder
+    if isinstance(holder, OriginalHolder):
         return "agent-awareness"
-    return None if claim.holder.client is None else shown(claim.holder.client)
+    where = None if holder.directory is None else f"in {holder.directory}"
+    return ", ".join(shown(part) for part in (holder.client, holder.label, where) if part) or None
 
 
 def who(claim: Claim) -> str:

@@ -15,10 +15,9 @@ import hmac
 import secrets
 from dataclasses import dataclass, field
 
-from mcp_claims.errors import InvalidInputError, InvalidSessionError
-from mcp_claims.model.text import one_line
+from mcp_claims.errors import InvalidSessionError
+from mcp_claims.model.validation import MAX_LABEL_BYTES, parse_label
 
-MAX_LABEL_BYTES = 60
 _NONCE_BYTES, _PID_BYTES, _MAC_BYTES = 16, 4, 16
 _FIXED_BYTES = _NONCE_BYTES + _PID_BYTES + _MAC_BYTES
 _LONGEST = (_FIXED_BYTES + MAX_LABEL_BYTES) * 4 // 3 + 4
@@ -47,9 +46,7 @@ class Handles:
 
         The label is for people: at most 60 bytes of UTF-8.  Raises `InvalidInputError`.
         """
-        text = (one_line(label) if label else "").encode()
-        if len(text) > MAX_LABEL_BYTES:
-            raise InvalidInputError("label", f"must be at most {MAX_LABEL_BYTES} bytes of UTF-8")
+        text = (parse_label(label) or "").encode()
         body = secrets.token_bytes(_NONCE_BYTES) + pid.to_bytes(_PID_BYTES)
         handle = base64.urlsafe_b64encode(body + self._mac(body, text, caller) + text).rstrip(b"=").decode()
         return handle, OpenedSession(body[:_NONCE_BYTES], pid, text.decode() or None)

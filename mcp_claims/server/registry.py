@@ -339,9 +339,9 @@ class SessionRegistry:
         entry = self._opened.pop(nonce, None)
         if entry is None:
             session = handle_session(self._store, self._machine, pid, nonce, bound=self._bound)
-            described = ", ".join(part for part in (caller.client(), label) if part)
-            if described:
+            if described := caller.client():
                 session.describe_client(described)
+            session.describe(label=label, directory=None if self._own is None else self._own.session.holder.directory)
             entry = self._entry(session)
             if len(self._opened) >= _MAX_HANDLES:
                 del self._opened[self._least_used()]

@@ -30,8 +30,7 @@ from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.text import one_line
 from mcp_claims.render import phrases
-from mcp_claims.render.lists import listed_facts, listed_line
-from mcp_claims.server.schemas import decode_cursor, encode_cursor
+from mcp_claims.render.lists import decode_cursor, encode_cursor, listed_facts, listed_line
 from mcp_claims.session.offload import read_off_loop, scan_off_loop
 from mcp_claims.session.results import ClaimPage
 from mcp_claims.session.session import Session

@@ -5,11 +5,8 @@ Types are checked here; bounds are those of `model.validation`.  The output sche
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
-import zlib
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints, is_typeddict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -110,7 +107,6 @@ class PruneArguments(Arguments):
 
 
 A = TypeVar("A", bound=Arguments)
-_CHECKSUM_BYTES = 4
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 
 
@@ -154,31 +150,6 @@ def _in_own_types(model: type[Arguments], arguments: dict[str, Any]) -> dict[str
             value = json.dumps(value)
         own[name] = value
     return own
-
-
-def encode_cursor(position: str) -> str:
-    """Return *position* as a cursor: text that a model copies faithfully."""
-    data = position.encode(errors="surrogateescape")
-    return base64.urlsafe_b64encode(_checksum(data) + data).rstrip(b"=").decode()
-
-
-def decode_cursor(cursor: str | None) -> str:
-    """Return the position of *cursor*, the beginning for `None`; raise `InvalidInputError` if it is not a cursor."""
-    if cursor is None:
-        return ""
-    try:
-        data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
-    checksum, position = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
-    if checksum != _checksum(position):
-        # A position that no cursor stood for would end the list without a word.
-        raise InvalidInputError("cursor", "must be exactly what list_claims returned")
-    return position.decode(errors="surrogateescape")
-
-
-def _checksum(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(_CHECKSUM_BYTES)
 
 
 def input_schema(model: type[Arguments]) -> dict[str, Any]:

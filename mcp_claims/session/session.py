@@ -54,7 +54,7 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store
 CLOSE_TIMEOUT = 0.2
 """Seconds that the end of a session waits for locks by default, in all."""
 
-_MAX_CLIENT = 100
+_MAX_CLIENT, _MAX_DIRECTORY = 100, 200  # characters
 _MOST_LOOKED_AT = 100
 _MAX_NEAR = 3
 _MAX_NAMES = 200
@@ -387,6 +387,16 @@ class Session:
     def describe_client(self, client: str) -> None:
         """Set which program the session belongs to (name and version), for people who read claims."""
         self.holder = self.holder._replace(client=one_line(client[:_MAX_CLIENT])[:_MAX_CLIENT])
+
+    def describe(self, *, label: str | None = None, directory: str | None = None) -> None:
+        """Set what the session is called and where it works, for people who have to tell sessions apart.
+
+        Of a long *directory* the end is kept.  Raises `InvalidInputError` for a *label* of more than 60 bytes.
+        """
+        if directory is not None:
+            directory = one_line(directory)
+            directory = directory if len(directory) <= _MAX_DIRECTORY else f"…{directory[1 - _MAX_DIRECTORY :]}"
+        self.holder = self.holder._replace(label=validation.parse_label(label), directory=directory)
 
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         """Call *notify*, from any thread, when a key, a namespace or anything (`None`) may have changed.

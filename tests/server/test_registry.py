@@ -88,7 +88,7 @@ def test_each_handle_is_a_session_and_differs_from_its_connection(rig: Rig, serv
     assert sessions.session_for(ADA, first) is mine
     for other in (sessions.session_for(ADA, second), sessions.session_for(ADA, None)):
         assert other.session.try_claim("red").status is Status.HELD
-    assert mine.session.holder.client == "codex 1, tests"
+    assert (mine.session.holder.client, mine.session.holder.label) == ("codex 1", "tests")
 
 
 @pytest.mark.rule("I4")
