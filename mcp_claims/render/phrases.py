@@ -54,7 +54,7 @@ def who(claim: Claim) -> str:
     # Our own names are plain; any other is whatever somebody wrote into the file.
     name = claim.holder.name if _PLAIN_NAME.fullmatch(claim.holder.name) else quoted(claim.holder.name)
     program = client(claim)
-    return f"{name} ({quoted(program)})" if program else name
+    return f"{name} ({json.dumps(program, ensure_ascii=False)})" if program else name
 
 
 def held(claim: Claim, now: Moment) -> str:

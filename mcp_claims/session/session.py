@@ -80,7 +80,7 @@ class Session:
         self._machine = machine
         self._held = HeldClaims(holder.name)
         self._closed = False
-        self._pid, self._in_forked_child = machine.pid(), False
+        self._in_forked_child = False
         _sessions.add(self)
 
     @property
@@ -213,7 +213,7 @@ class Session:
         It waits for locks for *within* seconds in all; a second call tries what the first could not release.  In a
         *dying* process the whole call takes no longer than that: the death of the process orphans the other claims.
         """
-        if self._is_forked():
+        if self._in_forked_child:
             return 0  # The claims are the parent's.
         self._closed = True
         deadline = time.monotonic() + within
@@ -356,7 +356,7 @@ class Session:
         losses that renewals have found.  Raises nothing.
         """
         losses = self._held.take_losses()
-        for scoped in [] if self._store.remote or self._is_forked() else self._held.keys()[:_MOST_LOOKED_AT]:
+        for scoped in [] if self._store.remote or self._in_forked_child else self._held.keys()[:_MOST_LOOKED_AT]:
             cached = self._held.get(scoped)
             with suppress(StoreUnavailableError, UnsafeDirectoryError):
                 found = self._store.read(scoped)
@@ -423,13 +423,10 @@ class Session:
     def _check_usable(self, namespace: str | None = None) -> None:
         if namespace is not None:
             validation.scoped_key("any", namespace)
-        if self._is_forked():
+        if self._in_forked_child:
             raise ForkedError
         if self._closed:
             raise SessionEndedError
-
-    def _is_forked(self) -> bool:
-        return self._in_forked_child or self._machine.pid() != self._pid
 
     def _release(self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None) -> ReleaseResult:
         """Release our claim on the key of *request*; with *grant* only if it is that one."""
