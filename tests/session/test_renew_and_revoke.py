@@ -38,6 +38,14 @@ def test_a_claim_that_was_released_taken_over_or_claimed_anew_is_not_renewed(ben
     assert session.renew(anew, HOURS) is None and bench.store.read(grant.scoped) == theirs
 
 
+def test_the_marker_of_a_grant_that_is_done_is_not_renewed(bench: Bench) -> None:
+    session = bench.session()
+    grant = granted(session)
+    assert session.release(KEY, outcome="done").released
+    before = bench.contents()
+    assert session.renew(grant, HOURS) is None and bench.contents() == before
+
+
 def test_a_renewal_that_meets_another_of_the_same_grant_goes_on_from_that(bench: Bench) -> None:
     store = Interrupting(bench.store)
     session = bench.session(store)

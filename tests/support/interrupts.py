@@ -40,18 +40,23 @@ class InterruptAtLine:
             return None
         if event == "call":
             self._lines.pop(id(frame), None)
-        if event == "line" and not self._leaves_a_block(frame) and self.interrupted is None:
+        if event == "line" and not self._is_edge_of_a_block(frame) and self.interrupted is None:
             self._left -= 1
             if not self._left:
                 self.interrupted = frame.f_code
                 raise Interrupt
         return self._trace
 
-    def _leaves_a_block(self, frame: FrameType) -> bool:
-        # CPython runs no signal handler between the last line of a `with` block and the call of its exit.
+    def _is_edge_of_a_block(self, frame: FrameType) -> bool:
+        # CPython runs no signal handler between the last line of a `with` block and the call of its exit, nor between its
+        # beginning and a `try` that is its first line, where the exit would not be called.
         before, self._lines[id(frame)] = self._lines.get(id(frame), 0), frame.f_lineno
-        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        return frame.f_lineno < before and line.lstrip().startswith("with ")
+        previous, line = (
+            linecache.getline(frame.f_code.co_filename, each).lstrip() for each in (before, frame.f_lineno)
+        )
+        if line.startswith("with "):
+            return frame.f_lineno < before
+        return line.startswith("try:") and previous.startswith("with ")
 
 
 def no_lock_is_held(claims_directory: str) -> bool:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from itertools import count
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 
+import mcp_claims.stores.files
 from mcp_claims.model.records import ScopedKey
 from mcp_claims.stores.files.store import FileStore
-from mcp_claims.stores.files.watch import MAX_DIRECTORIES
+from mcp_claims.stores.files.watch import MAX_DIRECTORIES, WATCHER
 from tests.stores.samples import claim, grant
 from tests.support.descriptors import open_files
+from tests.support.interrupts import Interrupt, InterruptAtLine
 
 WITHIN = 20.0  # s, on a machine that is busy with other things
 
@@ -50,6 +53,23 @@ def test_without_threads_nothing_is_watched_and_later_it_is(
         with store.watch(found.scoped, pytest.fail) as watched:
             assert not watched
     assert "can't start new thread" in caplog.text
+    changed = Event()
+    with store.watch(found.scoped, changed.set) as watched:
+        assert watched
+        store.swap(found.scoped, found, None)
+        assert changed.wait(WITHIN)
+
+
+def test_an_interrupt_at_any_line_keeps_nobody_from_watching(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "claims")
+    found = grant(store, claim())
+    for at in count(1):
+        line = InterruptAtLine(at, mcp_claims.stores.files)
+        with suppress(Interrupt), line, store.watch(found.scoped, lambda: None):
+            pass
+        assert not WATCHER._lock.locked(), f"interrupted in {line.interrupted}"
+        if line.interrupted is None:
+            break
     changed = Event()
     with store.watch(found.scoped, changed.set) as watched:
         assert watched
