@@ -36,9 +36,13 @@ def on_signal(number, frame):
         sys.exit(7)
 for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):
     signal.signal(signal.Signals[name], on_signal)
+# Not `pause`: a signal that comes just before it would be handled when it ends, at the next signal.
+wakeup, written = os.pipe()
+os.set_blocking(written, False)
+signal.set_wakeup_fd(written)
 print(os.getpid(), flush=True)
 while True:
-    signal.pause()
+    os.read(wakeup, 1)
 """
 
 
