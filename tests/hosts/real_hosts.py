@@ -134,7 +134,10 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             list_command=("qwen", "mcp", "list"),
             listed=r"{name}: .*mcp_claims serve.* \(stdio\) - Connected",
             existing_file=(".qwen/settings.json", '// mine\n{\n  "ui": {"hideTips": true} // why\n}\n'),
-            session_command=("qwen", "--allowed-tools", "run_shell_command", "-p", "{prompt}"),
+            session_command=(
+                *("qwen", "--approval-mode", "auto-edit", "--allowed-tools", "run_shell_command"),
+                *("-p", "{prompt}"),
+            ),
             shell=lambda command: use("run_shell_command", command=command, description="Act", is_background=False),
             client="qwen-cli-mcp-client",
             variables={
