@@ -94,7 +94,7 @@ def _install(options: argparse.Namespace) -> int:
         return 0
     if options.use_cli and not options.dry_run:
         hosts.add_with_own_command(host, user, name, launch)
-    hooks = _hooks(options, installed, serve)
+    hooks = _hooks(options, user, installed, serve) if host.name == "claude-code" else {}
     if not _apply(hosts.install(host, user, name, launch, hooks=hooks, allow=options.allow), dry_run=options.dry_run):
         return 0
     write_line(f"{host.title} starts it as {name!r}. {host.next_step}")
@@ -121,17 +121,24 @@ def _uninstall(options: argparse.Namespace) -> int:
 
 
 def _hooks(
-    options: argparse.Namespace, installed: hosts.Installation, serve: Sequence[str]
+    options: argparse.Namespace, user: hosts.UserEnvironment, installed: hosts.Installation, serve: Sequence[str]
 ) -> dict[hosts.Hook, hosts.Launch]:
-    """Return the hooks to install, each with its command.  They use the store of the server, which is started with *serve*."""
+    """Return the hooks to install, each with its command: those asked for, and those that are there already.
+
+    They use the store of the server, which is started with *serve*: a guard on another one would guard nothing.
+    """
     store = [serve[at + offset] for at, word in enumerate(serve) if word in _STORE_OPTIONS for offset in (0, 1)]
 
     def launch(hook: hosts.Hook, *arguments: str) -> hosts.Launch:
         return hosts.Launch(installed.command, (*installed.arguments, "hook", hook.command, *arguments, *store))
 
-    hooks = {hosts.SESSION_END: launch(hosts.SESSION_END)} if options.hooks or options.guard else {}
-    if options.guard:
-        hooks[hosts.GUARD] = launch(hosts.GUARD, *(["--strict"] if options.guard == "strict" else []))
+    there = hosts.installed_hooks(user)
+    strict = options.guard == "strict" if options.guard else "--strict" in there.get(hosts.GUARD, "")
+    hooks = {}
+    if options.hooks or options.guard or hosts.SESSION_END in there:
+        hooks[hosts.SESSION_END] = launch(hosts.SESSION_END)
+    if options.guard or hosts.GUARD in there:
+        hooks[hosts.GUARD] = launch(hosts.GUARD, *(["--strict"] if strict else []))
     return hooks
 
 

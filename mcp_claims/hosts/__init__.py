@@ -7,7 +7,7 @@ from mcp_claims.hosts.atomic_file import Change
 from mcp_claims.hosts.catalog import HOSTS, Host, UserEnvironment
 from mcp_claims.hosts.claude_hooks import GUARD, SESSION_END, Hook
 from mcp_claims.hosts.entries import Launch, parse_entry
-from mcp_claims.hosts.install import install, is_allowed, read_servers, uninstall
+from mcp_claims.hosts.install import install, installed_hooks, is_allowed, read_servers, uninstall
 from mcp_claims.hosts.installation import Installation, find_installation
 from mcp_claims.hosts.vendor_cli import add_with_own_command
 
@@ -24,6 +24,7 @@ __all__ = [
     "add_with_own_command",
     "find_installation",
     "install",
+    "installed_hooks",
     "is_allowed",
     "parse_entry",
     "read_servers",

@@ -45,12 +45,21 @@ def uninstall(host: Host, user: UserEnvironment, name: str) -> list[Change]:
     If a file is exactly what `install` made of the backup, its change restores the backup to the byte; if it has
     nothing else, the change removes the file.  It is empty if nothing of ours is there.  Raises as `install`.
     """
-    placed: list[tuple[Path, Part]] = [(_config_file(host, user), _server(host, name, Entry({})))]
+    content, _ = read_servers(host, user)
+    placed: list[tuple[Path, Part]] = [(content.path, _server(host, name, Entry({})))]
     if host.permission is not None:
         placed += host.permission.parts(user, name)
     if host.name == "claude-code":
         placed += [(claude_settings(user), hook.part(None, user.platform)) for hook in HOOKS]
     return _changes(placed, _without)
+
+
+def installed_hooks(user: UserEnvironment) -> dict[Hook, str]:
+    """Return our hooks that Claude Code has, each with the command that it runs.  Raises as `install`."""
+    content = read(claude_settings(user))
+    with naming_file(content.path):
+        found = {hook: hook.part(None, user.platform).found_in(content.text()) for hook in HOOKS}
+    return {hook: part.values[0]["hooks"][0]["command"] for hook, part in found.items() if part is not None}
 
 
 def is_allowed(host: Host, user: UserEnvironment, name: str) -> bool:

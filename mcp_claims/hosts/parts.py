@@ -38,21 +38,22 @@ class Member:
 
     def put(self, text: str) -> str:
         """Return *text* with this member."""
-        existing = self._in(text)
+        existing = self.form.servers(self.form.parse(text), self.key_path).get(self.name)
         value = self.merged(existing)
         return text if value == existing else put_server(self.form, text, self.key_path, self.name, value)
 
     def found_in(self, text: str) -> Self | None:
         """Return this member as *text* has it."""
-        existing = self._in(text)
+        tree = self.form.parse(text)
+        try:
+            existing = self.form.servers(tree, self.key_path).get(self.name)
+        except UneditableTextError:  # Another form, such as opencode's permission for all tools in one word.
+            return None
         return None if existing is None else replace(self, merged=lambda _: existing)
 
     def remove(self, text: str) -> str:
         """Return *text* without this member."""
         return remove_server(self.form, text, self.key_path, self.name)
-
-    def _in(self, text: str) -> Any:
-        return self.form.servers(self.form.parse(text), self.key_path).get(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,10 @@ class Elements:
 
     def put(self, text: str) -> str:
         """Return *text* with these elements, in place of others of ours."""
-        if [value for _, value in self._in(text)] == list(self.values):
+        found = self._in(text)
+        if found is None:
+            raise UneditableTextError(f"has something else than a list as {'.'.join(self.path)!r}")
+        if [value for _, value in found] == list(self.values):
             return text
         text = self.remove(text)
         for value in self.values:
@@ -80,7 +84,7 @@ class Elements:
 
     def found_in(self, text: str) -> Self | None:
         """Return these elements as *text* has them."""
-        found = [value for _, value in self._in(text)]
+        found = [value for _, value in self._in(text) or []]
         return replace(self, values=found) if found else None
 
     def remove(self, text: str) -> str:
@@ -103,13 +107,13 @@ class Elements:
             text = self._checked(after, tree)
         return text
 
-    def _in(self, text: str) -> list[tuple[int, Any]]:
-        """Return our elements in *text*, with their positions in the list."""
+    def _in(self, text: str) -> list[tuple[int, Any]] | None:
+        """Return our elements in *text*, with their positions in the list; `None` if something else stands there."""
         node = self.form.parse(text)
         for key in self.path:
             node = node.get(key, [] if key == self.path[-1] else {}) if isinstance(node, dict) else None
         if not isinstance(node, list):
-            raise UneditableTextError(f"has something else than a list as {'.'.join(self.path)!r}")
+            return None
         return [(index, value) for index, value in enumerate(node) if self.is_ours(value)]
 
     def _checked(self, after: str, expected: object) -> str:

@@ -1,6 +1,6 @@
 """Runs real hosts: what npm has installed, in a home directory of its own, with a scripted model.
 
-A host is described by data, a `RealHost`.  `HostHome.run` gives it a prompt and returns the transcript of the session.
+A host is described by data, a `RealHost`.  `HostHome.session` starts a session of it with a prompt.
 Needs `MCP_CLAIMS_HOSTS`: the directory into which npm has installed the packages in `.ci/run`.
 """
 
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.hosts.scripted_model import Script, Turn, Use, scripted_model, use
+from tests.hosts.scripted_model import Script, ScriptedModel, Turn, Use, scripted_model, use
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 INSTALLED = os.environ.get("MCP_CLAIMS_HOSTS")
@@ -44,7 +47,7 @@ class RealHost:
     existing_file: tuple[str, str]
     """A configuration file with the user's own settings: its path in the home directory, and its text."""
     session_command: Sequence[str]
-    """Runs {prompt} without asking anybody, with the model at {url}."""
+    """Runs {prompt} with the model at {url}; allows a shell command, but no tool of a server where the host can do so."""
     shell: Callable[[str], Use]
     """Returns the step in which the model runs a command."""
     client: str
@@ -58,7 +61,7 @@ class RealHost:
 
 _OPENCODE_CONFIG = (
     '{"provider": {"anthropic": {"options": {"baseURL": "{url}/v1", "apiKey": "none"}}},'
-    ' "model": "anthropic/claude-sonnet-4-5", "permission": "allow", "share": "disabled", "autoupdate": false}'
+    ' "model": "anthropic/claude-sonnet-4-5", "share": "disabled", "autoupdate": false}'
 )
 
 REAL_HOSTS: Mapping[str, RealHost] = {
@@ -69,7 +72,7 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             list_command=("claude", "mcp", "list"),
             listed=r"{name}: .*mcp_claims serve.* - . Connected",
             existing_file=(".claude.json", '{\n  "numStartups": 3,\n  "mcpServers": {}\n}\n'),
-            session_command=("claude", "-p", "{prompt}", "--allowedTools", "mcp__claims,Bash"),
+            session_command=("claude", "-p", "{prompt}", "--allowedTools", "Bash"),
             shell=lambda command: use("Bash", command=command, description="Act"),
             client="claude-code",
             variables={
@@ -108,7 +111,10 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             list_command=("gemini", "mcp", "list"),
             listed=r"{name}: .*mcp_claims serve.* \(stdio\) - Connected",
             existing_file=(".gemini/settings.json", '// mine\n{\n  "ui": {"hideTips": true} // why\n}\n'),
-            session_command=("gemini", "--yolo", "-m", "gemini-2.5-pro", "-p", "{prompt}"),
+            session_command=(
+                *("gemini", "-m", "gemini-2.5-pro", "--allowed-tools", "run_shell_command"),
+                *("-p", "{prompt}"),
+            ),
             shell=lambda command: use("run_shell_command", command=command),
             client="gemini-cli-mcp-client",
             variables={
@@ -128,9 +134,12 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             list_command=("qwen", "mcp", "list"),
             listed=r"{name}: .*mcp_claims serve.* \(stdio\) - Connected",
             existing_file=(".qwen/settings.json", '// mine\n{\n  "ui": {"hideTips": true} // why\n}\n'),
-            session_command=("qwen", "--yolo", "{prompt}"),
+            session_command=(
+                *("qwen", "--approval-mode", "auto-edit", "--allowed-tools", "run_shell_command"),
+                *("-p", "{prompt}"),
+            ),
             shell=lambda command: use("run_shell_command", command=command, description="Act", is_background=False),
-            client="qwen-code",
+            client="qwen-cli-mcp-client",
             variables={
                 "ANTHROPIC_BASE_URL": "{url}",
                 "ANTHROPIC_API_KEY": "none",
@@ -153,6 +162,24 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             shell=lambda command: use("bash", command=command, description="Act"),
             client="opencode",
             variables={"OPENCODE_CONFIG_CONTENT": _OPENCODE_CONFIG},
+            settings=(".config/opencode/opencode.json", '{"permission": {"*": "ask", "bash": "allow"}}'),
+        ),
+        RealHost(
+            "copilot-cli",
+            list_command=("copilot", "mcp", "get", "{name}"),
+            listed=r"Command: .*mcp_claims serve",
+            existing_file=(".copilot/mcp-config.json", '{\n  // mine\n  "mcpServers": {}, // why\n}\n'),
+            session_command=("copilot", "--silent", "--allow-tool=shell", "-p", "{prompt}"),
+            shell=lambda command: use("bash", command=command, description="Act"),
+            client="copilot-cli",
+            variables={
+                # A provider of one's own needs no account, and offline nothing else is asked.
+                "COPILOT_OFFLINE": "true",
+                "COPILOT_PROVIDER_BASE_URL": "{url}",
+                "COPILOT_PROVIDER_TYPE": "anthropic",
+                "COPILOT_PROVIDER_API_KEY": "none",
+                "COPILOT_MODEL": "claude-sonnet-4.6",
+            },
         ),
     )
 }
@@ -207,12 +234,13 @@ class HostHome:
     def lists_server(self, host: RealHost, name: str = "claims") -> bool:
         """Return whether *host* lists the server *name*."""
         line = re.compile(host.listed.replace("{name}", name))
-        listed = line.search(self.call(*host.list_command, stderr=True)) is not None
+        command = [word.replace("{name}", name) for word in host.list_command]
+        listed = line.search(self.call(*command, stderr=True)) is not None
         if not listed and host.more_time is not None:
             file, old, new = host.more_time
             path = self.home / file
             path.write_text(path.read_text().replace(old, new))
-            listed = line.search(self.call(*host.list_command, stderr=True)) is not None
+            listed = line.search(self.call(*command, stderr=True)) is not None
         return listed
 
     def install(self, host: RealHost, *options: str) -> None:
@@ -221,21 +249,53 @@ class HostHome:
             self.write(host.settings)
         self.claims("install", host.name, *options)
 
-    def run(self, host: RealHost, prompt: str, script: Script) -> Transcript:
-        """Run one session of *host* with *prompt*, in which the model follows *script*.
-
-        Raises what the script raises.  Sessions may run at the same time, in threads.
-        """
+    @contextmanager
+    def session(self, host: RealHost, prompt: str, script: Script) -> Iterator[HostSession]:
+        """Start a session of *host* with *prompt*, in which the model follows *script*; end what is left of it."""
         with scripted_model(script) as model:
 
             def filled(text: str) -> str:
                 return text.replace("{url}", model.url).replace("{prompt}", prompt)
 
             variables = {name: filled(value) for name, value in host.variables.items()}
-            output = self.call(*map(filled, host.session_command), variables=variables)
-        if model.failure is not None:
-            raise model.failure
-        return Transcript(output.strip(), model.turns)
+            process = subprocess.Popen(
+                [filled(word) for word in host.session_command],
+                env={**self.environment, **variables},
+                cwd=self.project,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            try:
+                yield HostSession(process, model)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+
+
+@dataclass(frozen=True)
+class HostSession:
+    """A running session of a host."""
+
+    process: subprocess.Popen[str]
+    model: ScriptedModel
+
+    def finish(self) -> Transcript:
+        """Wait until it ends, which it has to do well.  Raises what the script raised."""
+        output, errors = self.process.communicate(timeout=TIMEOUT)
+        if self.model.failure is not None:
+            raise self.model.failure
+        assert self.process.returncode == 0, output + errors
+        return Transcript(re.sub(r"\x1b\[[\d;]*m", "", output).strip(), self.model.turns)
+
+    def kill_host_of(self, server: int) -> None:
+        """Kill, with SIGKILL, the process that has started *server*: the host itself, perhaps started by another one."""
+        host = psutil.Process(server).ppid()
+        assert self.process.pid in {host, *(each.pid for each in psutil.Process(host).parents())}
+        os.kill(host, signal.SIGKILL)
 
 
 def make_host_home(directory: Path) -> HostHome:
@@ -245,9 +305,13 @@ def make_host_home(directory: Path) -> HostHome:
     for each in (home, project):
         each.mkdir()
     # Hosts would take the variables of an agent that runs the tests for their own.
-    foreign = ("CLAUDE", "CODEX", "GEMINI", "QWEN", "OPENCODE", "ANTHROPIC", "OPENAI", "XDG_", "MCP_CLAIMS_")
+    foreign = (
+        *("CLAUDE", "CODEX", "COPILOT", "GEMINI", "QWEN", "OPENCODE", "ANTHROPIC", "OPENAI", "GITHUB_", "GH_"),
+        *("XDG_", "MCP_CLAIMS_"),
+    )
     own = {name: value for name, value in PYTHON_ENVIRONMENT.items() if not name.startswith(foreign)}
     path = f"{Path(INSTALLED) / 'node_modules' / '.bin'}{os.pathsep}{os.environ['PATH']}"
-    return HostHome(
-        home, project, {**own, "HOME": str(home), "PATH": path, "GEMINI_CLI_TRUST_WORKSPACE": "true", "NO_COLOR": "1"}
-    )
+    # Copilot unpacks itself into its cache, 240 MB for each home directory otherwise.
+    cache = {"COPILOT_CACHE_HOME": str(Path(INSTALLED) / "copilot-cache")}
+    common = {"HOME": str(home), "PATH": path, "GEMINI_CLI_TRUST_WORKSPACE": "true", "NO_COLOR": "1", **cache}
+    return HostHome(home, project, own | common)

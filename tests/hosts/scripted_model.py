@@ -1,6 +1,6 @@
 """A model that follows a script, behind the HTTP APIs that hosts call.
 
-- Anthropic Messages, https://docs.claude.com/en/api/messages-streaming: Claude Code, opencode
+- Anthropic Messages, https://docs.claude.com/en/api/messages-streaming: Claude Code, opencode, Qwen Code, Copilot CLI
 - OpenAI Responses, https://platform.openai.com/docs/api-reference/responses-streaming: Codex
 - Gemini, https://ai.google.dev/api/generate-content: Gemini CLI
 """
@@ -11,7 +11,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
@@ -70,6 +70,10 @@ def scripted_model(script: Script) -> Iterator[ScriptedModel]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # The host was killed.
+                super().handle()
 
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -168,7 +172,9 @@ class _Messages:
             for block in message["content"]
         ]
         results = [_text(block["content"]) for block in blocks if block["type"] == "tool_result"]
-        return [tool["name"] for tool in request.get("tools", [])], results
+        # With a tool that has to be used, Qwen Code asks for something else, such as a suggestion of the next prompt.
+        forced = request.get("tool_choice", {}).get("type") in ("any", "tool")
+        return [] if forced else [tool["name"] for tool in request.get("tools", [])], results
 
     def write(self, step: Step) -> bytes:
         if isinstance(step, Say):

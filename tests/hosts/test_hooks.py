@@ -134,6 +134,18 @@ def test_the_hooks_use_the_directory_of_the_server(run: Run, settings: Path, tmp
         assert shlex.split(command)[-2:] == ["--dir", str(tmp_path / "my claims")]
 
 
+@pytest.mark.rule("H8")
+@pytest.mark.parametrize("guard", [["--guard"], ["--guard", "strict"]])
+def test_a_server_that_moves_to_another_store_takes_its_hooks_along(
+    guard: list[str], run: Run, settings: Path, tmp_path: Path
+) -> None:
+    run("install", "claude-code", *guard)
+    before = settings.read_text()
+    run("install", "claude-code", "--dir", str(tmp_path / "other"))
+    default = os.path.expanduser("~/.local/state/mcp-claims/claims")
+    assert settings.read_text() == before.replace(default, str(tmp_path / "other"))
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -168,6 +168,10 @@ def test_permissions_of_another_form_are_refused_before_anything_is_written(
     code, output = run("install", host, "--allow")
     assert code == 3 and "Nothing was changed" in output
     assert [each.read_text() for each in home.rglob("*") if each.is_file()] == [text]
+    # It is not ours, so it keeps nobody from installing without the permission, and from uninstalling.
+    for command in ("install", "uninstall"):
+        assert run(command, host)[0] == 0
+        assert text.strip("{}") in (home / path).read_text()
 
 
 def test_a_rule_of_the_user_about_the_same_tools_is_replaced(home: Path, run: Run) -> None:

@@ -103,18 +103,17 @@ def claim_as(server: RawServer, thread: str, key: str) -> dict[str, Any]:
 @pytest.mark.rule("I1")
 def test_the_thread_that_codex_names_is_recorded_for_people_and_is_no_identity(claims_dir: Path) -> None:
     with raw_server(claims_dir) as ada, raw_server(claims_dir) as ben:
-        assert claim_as(ada, "0199a213-1b\x1b-c0de", "red")["client"] == "raw 1, session …1b -c0de"
+        client = claim_as(ada, "0199a213-1b\x1b-c0de", "red")["client"]
+        assert client.startswith("raw 1, session …1b -c0de")
         assert claim_as(ben, "0199a213-1b\x1b-c0de", "red")["status"] == "held"
 
 
 def test_threads_that_began_in_one_minute_are_told_apart(claims_dir: Path) -> None:
-    labels = []
-    for number, thread in enumerate(THREADS):
+    for thread in THREADS:
         with raw_server(claims_dir) as server:
-            labels.append(claim_as(server, thread, f"red-{number}")["client"])
-    assert labels == ["raw 1, session …5e3a91c7", "raw 1, session …0b44d2f8"]
+            assert f"session …{thread[-8:]}" in claim_as(server, thread, thread)["client"]
 
 
 def test_a_session_that_the_environment_alone_names_is_not_recorded_as_clear_makes_it_another(claims_dir: Path) -> None:
     with raw_server(claims_dir, env={"CLAUDE_CODE_SESSION_ID": "4f2a9c1e-aaaa-bbbb-cccc-dddddddddddd"}) as server:
-        assert server.call("try_claim", key="red")["client"] == "raw 1"
+        assert "session" not in server.call("try_claim", key="red")["client"]
