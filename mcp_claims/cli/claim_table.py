@@ -14,6 +14,7 @@ from rich.text import Text
 from mcp_claims.cli.holders import branch_in, branch_of, lives_in_process
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Moment, OriginalHolder
 from mcp_claims.render import phrases
 from mcp_claims.session.results import ListedClaim
@@ -77,7 +78,7 @@ class ClaimTable:
                 "NOTE": f"cannot be read: {phrases.shown(found.problem)}{remedy}",
             }
         began = found.claimed if found.ended is None else found.ended.at
-        if listed.state is ClaimState.HELD and found.holder.name == self._own:
+        if listed.state is ClaimState.HELD and is_same_session(found.holder.name, self._own):
             row["STATE"] = "yours"
         return row | {
             "NAMESPACE": phrases.shown(found.scoped.namespace),
