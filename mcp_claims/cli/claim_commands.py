@@ -21,7 +21,7 @@ from mcp_claims.cli.options import (
     chosen_session,
     chosen_store,
     claim_request,
-    describe,
+    describe_session,
     required_session,
 )
 from mcp_claims.cli.output import print_result, write_error
@@ -94,7 +94,7 @@ def configure_try(parser: argparse.ArgumentParser) -> None:
 def _try(options: argparse.Namespace) -> int:
     request = claim_request(options)
     session = required_session(options, chosen_store(options))
-    describe(session, options)
+    describe_session(session, options)
     result = acquire(session, request)
     hint = _HINTS.get(result.status, "")
     _print_answer(claim_answer(request.scoped, result), result.found, options, hint)

@@ -14,6 +14,7 @@ from rich.text import Text
 from mcp_claims.cli.holders import branch_in, branch_of, lives_in_process
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Moment, OriginalHolder
 from mcp_claims.render import phrases
 from mcp_claims.session.results import ListedClaim
@@ -25,6 +26,7 @@ _LEFT_OUT_BELOW = {"GEN": 140, "SINCE": 110, "NOTE": 100}
 _KEY_SHARE = 0.45  # of the width at most: most keys of a repository begin alike
 _STYLES = {"held": "green", "yours": "bold green", "done": "blue"}
 _UNREADABLE_STYLE = "red"
+_SHOWN_OF_NAME = 6  # characters of the part that is random
 
 
 class ClaimTable:
@@ -41,6 +43,7 @@ class ClaimTable:
         table = Table(box=None, pad_edge=False, header_style="bold")
         find = cache(branch_in)  # Once for each drawing: somebody may change to another one meanwhile.
         rows = [self._row(listed, now, branch_of(listed, find) if self._local else None) for listed in claims]
+        _tell_apart(claims, rows)
         columns = [column for column in _COLUMNS if self._is_shown(column, rows)]
         for column in columns:
             longest = max((len(row[column]) for row in rows), default=0)
@@ -75,7 +78,7 @@ class ClaimTable:
                 "NOTE": f"cannot be read: {phrases.shown(found.problem)}{remedy}",
             }
         began = found.claimed if found.ended is None else found.ended.at
-        if listed.state is ClaimState.HELD and found.holder.name == self._own:
+        if listed.state is ClaimState.HELD and is_same_session(found.holder.name, self._own):
             row["STATE"] = "yours"
         return row | {
             "NAMESPACE": phrases.shown(found.scoped.namespace),
@@ -96,6 +99,16 @@ class ClaimTable:
         # On a terminal the end, in which two working directories differ as a rule.
         place = directory if self._width is None else os.path.basename(directory) or directory
         return phrases.shown(f"{place} ({branch})" if branch else place)
+
+
+def _tell_apart(claims: Sequence[ListedClaim], rows: Sequence[dict[str, str]]) -> None:
+    """Put a part of its name before each holder that looks like another one, as two clients of a server over HTTP do."""
+    names = [listed.found.holder.name if isinstance(listed.found, Claim) else "" for listed in claims]
+    looks = [(row["HOLDER"], row["PID"], row["WHERE"]) for row in rows]
+    alike = Counter(look for look, _ in set(zip(looks, names, strict=True)))
+    for row, look, name in zip(rows, looks, names, strict=True):
+        if alike[look] > 1:
+            row["HOLDER"] = f"{name.rpartition(':')[2][:_SHOWN_OF_NAME]} {row['HOLDER']}"
 
 
 def headline(claims: Sequence[ListedClaim], *, more: bool) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, OriginalHolder, Proof
 from mcp_claims.render import phrases
 from mcp_claims.session.results import ListedClaim
@@ -23,7 +24,7 @@ def holder_details(listed: ListedClaim, own: str, *, local: bool) -> dict[str, o
     found = listed.found
     if not isinstance(found, Claim):
         return {}
-    details: dict[str, object] = {"yours": found.holder.name == own}
+    details: dict[str, object] = {"yours": is_same_session(found.holder.name, own)}
     if lives_in_process(found):
         details["pid"] = found.holder.pid
     for name, text in (("label", found.holder.label), ("directory", found.holder.directory)):

@@ -29,7 +29,7 @@ from mcp_claims.session.identity import process_session
 from mcp_claims.session.session import Session
 
 _SESSION_END, _GUARD = "session-end", "guard"
-_MAX_CLAIMS = 5_000
+_PAGE = 5_000
 _MIN_KEY_IN_COMMAND = 4
 """Characters of a key that is searched for in commands: a shorter one is in many of them by chance."""
 
@@ -133,10 +133,14 @@ def _conflict(session: Session, machine: Machine, event: dict[str, Any]) -> str 
 
 
 def _held_claims(session: Session) -> Iterator[Claim]:
-    """Yield the live claims, at most the first `_MAX_CLAIMS` of the list."""
-    for listed in session.list_claims(limit=_MAX_CLAIMS).claims:
-        if listed.state is ClaimState.HELD and isinstance(listed.found, Claim):
-            yield listed.found
+    """Yield the live claims; what is done is in the list, too, so a list that ends at a limit could hide them all."""
+    after: str | None = ""
+    while after is not None:
+        page = session.list_claims(after=after, limit=_PAGE)
+        for listed in page.claims:
+            if listed.state is ClaimState.HELD and isinstance(listed.found, Claim):
+                yield listed.found
+        after = page.after
 
 
 def _working_directory(cwd: object) -> str:

@@ -155,13 +155,13 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
 
 
 def add_label(parser: argparse.ArgumentParser) -> None:
-    """Add what `describe` reads."""
+    """Add what `describe_session` reads."""
     parser.add_argument(
         "--label", metavar="TEXT", help=f"what to call the session in lists, for people (else {LABEL_VARIABLE})"
     )
 
 
-def describe(session: Session, options: argparse.Namespace) -> None:
+def describe_session(session: Session, options: argparse.Namespace) -> None:
     """Let others see the label that *options*, else the environment, give *session*, and the working directory.
 
     Raises `InvalidInputError` for a label that is too long.

@@ -14,7 +14,7 @@ from mcp_claims.cli.options import (
     add_store_options,
     chosen_store,
     claim_request,
-    describe,
+    describe_session,
 )
 from mcp_claims.cli.output import write_error
 from mcp_claims.cli.supervisor import CannotStartError, Child
@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
         # The claim is the child's: whatever happens to this process, it stays as long as the command runs.
         session = process_session(store) if child.pid is None else session_for_process(store, child.pid)
         session.describe_client(f"mcp-claims run {options.command[0]}")
-        describe(session, options)
+        describe_session(session, options)
         result = acquire(session, request)
         if not result.claimed or not isinstance(result.found, Claim):
             write_error(claim_answer(request.scoped, result).lead)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from threading import Event
 from types import FrameType
 
@@ -145,9 +145,10 @@ else:
 
 
 def _read_keys(fd: int) -> Iterator[bytes]:
-    while data := os.read(fd, 64):
-        while data:
-            # The terminal sends the bytes of one key at once.
-            key = next((key for key in _KEYS if len(key) > 1 and data.startswith(key)), data[:1])
-            yield key
-            data = data[len(key) :]
+    with suppress(OSError):  # The terminal is gone.
+        while data := os.read(fd, 64):
+            while data:
+                # The terminal sends the bytes of one key at once.
+                key = next((key for key in _KEYS if len(key) > 1 and data.startswith(key)), data[:1])
+                yield key
+                data = data[len(key) :]

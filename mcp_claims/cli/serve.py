@@ -17,7 +17,7 @@ from mcp_claims.cli.options import (
     add_label,
     add_store_options,
     chosen_store,
-    describe,
+    describe_session,
     store_choice,
 )
 from mcp_claims.errors import InvalidInputError
@@ -102,7 +102,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _serve_stdio(options: argparse.Namespace, store: Store, keep_alive_limit: timedelta) -> int:
     name = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
     own = process_session(store) if name is None else named_session(store, name)
-    describe(own, options)
+    describe_session(own, options)
     # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with _importing_server():

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from mcp_claims.model.codec import to_json
+from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.cli.commands import COMMAND, Commands
@@ -181,6 +183,21 @@ def test_what_is_too_long_for_a_path_takes_no_time(commands: Commands, claims_di
     long = "a/" * 1_000_000
     event = {"cwd": "/repo", "tool_input": {"file_path": long, "command": f"cat {long} src/app.py"}}
     assert "src/app.py" in reason_in(commands("hook", "guard", output=json.dumps(event)).stdout)
+
+
+@pytest.mark.rule("L7")
+def test_a_claim_behind_thousands_of_outcomes_is_guarded_all_the_same(commands: Commands, claims_dir: Path) -> None:
+    session = process_session(FileStore(claims_dir))
+    session.try_claim("done")
+    session.release("done", outcome="done")
+    (marker,) = FileStore(claims_dir).scan()
+    assert isinstance(marker, Claim)
+    for number in range(5_000):
+        key = f"done-{number}"
+        (claims_dir / "default" / f"{key}.json").write_bytes(to_json(marker._replace(scoped=ScopedKey("default", key))))
+    session.try_claim("src/app.py")
+    event = json.dumps({"cwd": "/repo", "tool_name": "Edit", "tool_input": {"file_path": "/repo/src/app.py"}})
+    assert "src/app.py" in reason_in(commands("hook", "guard", output=event).stdout)
 
 
 def test_dead_claims_guard_nothing(host: Host, commands: Commands) -> None:

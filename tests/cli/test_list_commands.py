@@ -64,6 +64,7 @@ def test_show_of_what_nobody_holds_says_so(commands: Commands) -> None:
     assert commands.json("show", "red") == {"key": "red", "namespace": "default", "state": "free"}
 
 
+@pytest.mark.rule("L7")
 def test_what_the_limit_leaves_out_is_said_and_the_cursor_leads_to_it(commands: Commands, claims_dir: Path) -> None:
     session = process_session(FileStore(claims_dir))
     for number in range(1_005):
@@ -104,6 +105,7 @@ def repository(tmp_path: Path) -> Path:
     return worktree / "src"
 
 
+@pytest.mark.rule("L8")
 def test_two_sessions_of_one_client_are_told_apart_by_label_directory_branch_and_pid(
     commands: Commands, repository: Path, tmp_path: Path
 ) -> None:
@@ -171,6 +173,25 @@ def test_a_server_shows_where_its_host_works_for_handles_too(claims_dir: Path, c
         assert (blue["label"], blue["directory"]) == ("tests", os.getcwd())
 
 
+@pytest.mark.rule("L8")
+def test_sessions_that_look_alike_in_all_else_are_told_apart_by_a_part_of_their_names(
+    claims_dir: Path, commands: Commands
+) -> None:
+    # As over HTTP: one process, no directory, and a client that opens two connections.
+    sessions = [process_session(FileStore(claims_dir)) for _ in range(2)]
+    for number, session in enumerate(sessions):
+        session.describe_client("codex 0.171")
+        session.try_claim(f"red {number}")
+        session.try_claim(f"blue {number}")
+    lines = commands("list").stdout.splitlines()[1:]
+    for line in lines:
+        session = sessions[int(line.split()[2])]
+        assert f" {session.holder.name[-12:-6]} codex 0.171 " in line
+    (claims_dir / "default" / "red%201.json").unlink()
+    (claims_dir / "default" / "blue%201.json").unlink()
+    assert all(re.search(r"\d +codex 0\.171 ", line) for line in commands("list").stdout.splitlines()[1:])
+
+
 def test_run_has_a_label_and_a_directory(commands: Commands, tmp_path: Path) -> None:
     commands.environment["HOME"] = "/nowhere"
     show = [*COMMAND, "show", "nightly", "--json"]
@@ -182,6 +203,7 @@ def test_run_has_a_label_and_a_directory(commands: Commands, tmp_path: Path) -> 
     assert (shown["label"], shown["directory"]) == ("cron", str(tmp_path))
 
 
+@pytest.mark.rule("L8")
 @pytest.mark.parametrize("hostile", ["\x1b[31mred", "a\u202eb", "x" * 5_000, "\ud800"])
 def test_a_directory_is_one_line_of_bounded_length_that_no_reader_trips_over(claims_dir: Path, hostile: str) -> None:
     session = process_session(FileStore(claims_dir))
@@ -268,6 +290,7 @@ def test_at_a_terminal_the_table_is_redrawn_in_place_and_ctrl_c_ends_it(commands
         assert b"Traceback" not in seen + read_until(terminal, b"")
 
 
+@pytest.mark.rule("L7")
 def test_sixty_claims_on_24_lines_are_a_line_each_and_the_others_are_counted_and_reached(
     commands: Commands, claims_dir: Path
 ) -> None:
@@ -306,6 +329,7 @@ def test_the_terminal_is_as_it_was_when_the_watch_is_killed(commands: Commands) 
         assert termios.tcgetattr(terminal)[3] & termios.ECHO
 
 
+@pytest.mark.rule("L7")
 def test_a_list_at_a_terminal_has_a_line_for_each_claim(commands: Commands, claims_dir: Path) -> None:
     session = process_session(FileStore(claims_dir))
     for number in range(60):

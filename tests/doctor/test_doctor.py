@@ -410,6 +410,7 @@ def test_in_the_layout_of_agent_awareness_its_directory_is_what_is_examined(tmp_
     directory = tmp_path / ".cache" / "agent-awareness" / "ada" / "claims"
     store = open_store(str(directory), layout="agent-awareness")
     granted(process_session(store), "vercel/next.js#1")
+    (directory.parent / "state.json").write_text("{}")
     done = subprocess.run(
         [sys.executable, "-m", "mcp_claims", "doctor", "--provider", "ada"],
         env=PYTHON_ENVIRONMENT | {"HOME": str(tmp_path), "MCP_CLAIMS_LAYOUT": "agent-awareness"},

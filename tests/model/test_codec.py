@@ -27,7 +27,7 @@ CLAIM = Claim(
 RECORD: dict[str, Any] = json.loads(to_json(CLAIM))
 
 TEXTS = ["holder", "key", "namespace", "claimedAt", "expiresAt"]
-OPTIONAL_TEXTS = ["note", "client", "boot", "pidNamespace", "timeNamespace", "clockEpoch"]
+OPTIONAL_TEXTS = ["note", "client", "label", "directory", "boot", "pidNamespace", "timeNamespace", "clockEpoch"]
 COUNTS = ["pid", "generation"]
 SECONDS = ["claimedTicks", "expiresTicks"]
 REQUIRED = TEXTS + COUNTS + SECONDS
@@ -53,6 +53,8 @@ def claims(draw: st.DrawFn) -> Claim:
             draw(names),
             draw(counts),
             Proof(draw(optional), draw(optional), draw(optional), draw(st.none() | st.integers(0, MAX_GENERATION))),
+            draw(optional),
+            draw(optional),
             draw(optional),
         ),
         claimed=Moment(draw(walls), draw(ticks), epoch),

@@ -12,6 +12,7 @@ not certain is refused.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
 from mcp_claims.errors import InvalidInputError
@@ -28,16 +29,18 @@ def provider_directory(provider: str | None, variables: Mapping[str, str]) -> st
 
     Raises `InvalidInputError` for an unknown provider, and without one if there are several or none.
     """
-    state = os.path.join(variables.get("HOME") or os.path.expanduser("~"), ".cache", "agent-awareness")
+    # As Node finds it, which ignores HOME on Windows.
+    home = "" if sys.platform == "win32" else variables.get("HOME", "")
+    state = os.path.join(home or os.path.expanduser("~"), ".cache", "agent-awareness")
     if not os.path.isabs(state):
         raise InvalidInputError("HOME", f"must be an absolute path, not {variables.get('HOME')!r}")
     there = providers_in(state)
     if provider is not None:
         if provider in ("", ".", "..", CLAIMS) or not provider.isprintable() or "/" in provider or "\\" in provider:
             raise InvalidInputError("provider", f"must be the name of a directory, not {provider!r}")
-        if provider not in PROVIDERS and not os.path.isdir(os.path.join(state, provider)):
+        if provider not in (*there, *PROVIDERS):
             known = ", ".join(sorted({*there, *PROVIDERS}))
-            raise InvalidInputError("provider", f"has no directory in {state}: {provider!r}; there may be {known}")
+            raise InvalidInputError("provider", f"must be one that has run here ({known}), not {provider!r}")
         return os.path.join(state, provider, CLAIMS)
     if len(there) == 1:
         return os.path.join(state, there[0], CLAIMS)

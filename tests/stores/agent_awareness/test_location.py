@@ -72,9 +72,13 @@ def test_where_the_choice_is_open_it_is_refused_with_the_names(state: Path) -> N
 @pytest.mark.parametrize("mistyped", ["claude", "Claude-Code", "codex ", "codex-cli", "claims", "..", "a/b", ""])
 def test_a_mistyped_provider_is_refused_and_makes_nothing(state: Path, mistyped: str) -> None:
     start_version(state, "claude-code")
-    with pytest.raises(InvalidInputError, match=r"provider (has no directory in|must be the name of)"):
+    # An earlier version has made a directory for one that was mistyped.
+    (state / "claude" / "claims" / "ci").mkdir(parents=True)
+    with pytest.raises(
+        InvalidInputError, match=r"provider must be (one that has run here \(claude-code, codex\)|the name of)"
+    ):
         chosen(state, mistyped)
-    assert sorted(path.name for path in state.iterdir()) == ["claude-code"]
+    assert sorted(path.name for path in state.iterdir()) == ["claude", "claude-code"]
 
 
 @pytest.mark.rule("A1")
