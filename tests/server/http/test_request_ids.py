@@ -83,7 +83,7 @@ async def connection(claims_dir: Path) -> AsyncIterator[Connection]:
     with process_session(FileStore(claims_dir)) as other, http_server(claims_dir) as server:
         other.try_claim("blue")
         other.try_claim("red")
-        async with httpx2.AsyncClient(timeout=60) as plain:
+        async with httpx2.AsyncClient(timeout=30) as plain:
             opened = await plain.post(server.url, json=message("initialize", HELLO), headers=ACCEPT)
             yield Connection(plain, server.url, opened.headers["mcp-session-id"], other)
 
