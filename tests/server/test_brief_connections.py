@@ -180,6 +180,23 @@ async def test_with_a_connection_for_each_call_the_first_grant_already_warns(cla
     assert checked["in_force"] is False
 
 
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")
+async def test_a_program_that_only_starts_the_server_is_not_taken_for_the_host(
+    claims_dir: Path, tmp_path: Path
+) -> None:
+    """With `uvx mcp-claims serve` as the command each server has a new process above it."""
+    uv = tmp_path / "uv"
+    uv.symlink_to(os.path.realpath(sys.executable))
+    start = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+    server = stdio(claims_dir)
+    started = server.model_copy(update={"command": str(uv), "args": ["-Sc", start, server.command, *server.args]})
+    async with Client(started) as client:
+        await client.list_tools()
+    async with Client(started) as client:
+        assert "Do not act yet." in text_of(await client.call_tool("try_claim", {"key": "red"}))
+
+
 # A host of its own, which starts a server and keeps it for two calls.
 HOST = """
 import json, subprocess, sys
