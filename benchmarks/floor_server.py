@@ -23,7 +23,7 @@ from mcp_claims.server.pipes import host_pipes
 
 _TEXT = (
     'CLAIMED: you hold "red" (namespace "default") until 2026-11-24T02:30:19Z (30 min from now), generation 1. '
-    "You act, nobody else will. Release it when done; call try_claim again before it expires to renew."
+    "You act, nobody else will. Call release with an outcome when you stop. To renew, call try_claim again before it expires."
 )
 _STRUCTURE = {
     "advice": _TEXT,

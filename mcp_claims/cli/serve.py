@@ -115,7 +115,7 @@ def _serve_stdio(options: argparse.Namespace, store: Store, keep_alive_limit: ti
             lasting=name is not None,
             keep_alive_limit=keep_alive_limit,
             retention_hours=options.retention_hours,
-            brief=_brief_connections(options),
+            brief=BriefConnections(store_choice(options)),
             host=host_of(local_machine()),
         )
     )
@@ -141,15 +141,10 @@ def _serve_http(options: argparse.Namespace, store: Store, keep_alive_limit: tim
             idle=idle,
             keep_alive_limit=keep_alive_limit,
             retention_hours=options.retention_hours,
-            brief=_brief_connections(options),
+            brief=BriefConnections(store_choice(options)),
         ),
         settings,
     )
-
-
-def _brief_connections(options: argparse.Namespace) -> BriefConnections:
-    choice = store_choice(options)
-    return BriefConnections(f"{choice.url} {choice.layout} {choice.directory}")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from mcp_claims.model.records import Holder, Moment, Proof
 
 SHELLS = frozenset(
     {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox", "cmd.exe", "powershell.exe", "pwsh.exe"}
+    | {"uv", "uvx", "uv.exe", "uvx.exe"}
 )
 """Names of programs that start other programs on behalf of a caller."""
 

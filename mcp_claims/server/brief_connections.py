@@ -17,16 +17,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from mcp_claims.liveness import Machine
+from mcp_claims.stores.config import StoreChoice
 
 _REMEMBERED = 3_600.0  # s
 _MOST_SWEPT = 1_000
 
 
 class BriefConnections:
-    """The hosts of *store* (any text that names it) that close a connection right after their call."""
+    """The hosts that close a connection to servers of *store* right after their call."""
 
-    def __init__(self, store: str, directory: Path | None = None) -> None:
-        self._store = store
+    def __init__(self, store: StoreChoice, directory: Path | None = None) -> None:
+        self._store = f"{store.url}\0{store.layout}\0{store.directory}"
         self._directory = directory or Path(tempfile.gettempdir()) / f"mcp-claims-{_user()}"
 
     def remember(self, host: str) -> None:

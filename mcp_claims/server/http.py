@@ -39,9 +39,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.server.app import build_server
 from mcp_claims.server.auth import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE, Tokens, read_tokens
+from mcp_claims.server.brief_connections import BriefConnections
 from mcp_claims.server.registry import DEFAULT_IDLE, SessionRegistry
 from mcp_claims.session.offload import read_off_loop
-from mcp_claims.stores.config import open_store
+from mcp_claims.stores.config import choose_store, open_store
 
 MAX_BODY_BYTES = 256 * 1024
 """A call with the longest key, namespace, note and handle has under 16 kB."""
@@ -254,7 +255,8 @@ def create_app() -> Starlette:
     """
     store = open_store()
     settings = HttpSettings(host=os.environ.get("MCP_CLAIMS_HOST", "127.0.0.1"), tokens=read_tokens(None))
-    return build_app(lambda: SessionRegistry(store, own=None), settings)
+    brief = BriefConnections(choose_store())
+    return build_app(lambda: SessionRegistry(store, own=None, brief=brief), settings)
 
 
 def serve_http(open_registry: Callable[[], SessionRegistry], settings: HttpSettings) -> int:

@@ -68,13 +68,12 @@ class Caller:
 class SessionEntry:
     """One session as this server knows it: when it was last used, for how many calls, and when it was last granted a key.
 
-    `opened` is when it was first used here, all in seconds of the registry's clock.  `peer` is whose connection it is.
+    Times are in seconds of the registry's clock.  `peer` is whose connection it is.
     """
 
     session: Session
     keep_alive: KeepAlive
     used: float
-    opened: float
     calls: int = 0
     granted: float = -math.inf
     peer: str = ""
@@ -108,9 +107,10 @@ class SessionRegistry:
         host: str | None = None,
     ) -> None:
         self._store = store
-        self._brief, self._host = brief, host
+        self._brief, self._host, self._calls = brief, host, 0
         self._machine = machine or local_machine()
         self._clock = clock or (lambda: self._machine.now().ticks)
+        self._began = self._clock()
         self._idle, self._keep_alive_limit = idle, keep_alive_limit
         self.retention_hours = retention_hours
         self._own = None if own is None else self._entry(own)
@@ -146,6 +146,7 @@ class SessionRegistry:
 
     def open(self, label: str | None, caller: Caller) -> tuple[str, SessionEntry]:
         """Open a session for *caller*; return its handle, which is a secret, and the session."""
+        self._calls += 1
         handle, opened = self._known_handles().issue(self._machine.pid(), label, caller.principal)
         return handle, self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
 
@@ -172,7 +173,7 @@ class SessionRegistry:
         if is_own and self.input_ended:
             return Fleeting.INPUT_ENDED
         # A host that makes a second call on a connection does not open one for each call.
-        if self._brief is None or entry.calls > 1:
+        if self._brief is None or (self._calls if is_own else entry.calls) > 1:
             return None
         if is_own:
             return Fleeting.PER_CALL if self._host and self._brief.remembers(self._host) else None
@@ -292,10 +293,8 @@ class SessionRegistry:
         """Note that the host has ended this connection, if that was right after its call."""
         if self._own is None or not self._bound or self._brief is None or self._host is None:
             return
-        entries = [self._own, *self._opened.values()]
-        calls = sum(entry.calls for entry in entries)
-        brief = calls <= 1 and self._clock() - self._own.opened < _BRIEF
-        if brief or any(map(self._granted_just_now, entries)):
+        brief = self._calls <= 1 and self._clock() - self._began < _BRIEF
+        if brief or any(map(self._granted_just_now, [self._own, *self._opened.values()])):
             self._brief.remember(self._host)
 
     def _granted_just_now(self, entry: SessionEntry) -> bool:
@@ -323,6 +322,7 @@ class SessionRegistry:
             self._connections[caller.connection] = entry
         entry.used = self._clock()
         entry.calls += 1
+        self._calls += 1
         if entry.session.holder.client is None and (client := caller.client()):
             entry.session.describe_client(client)
         return entry
@@ -357,8 +357,7 @@ class SessionRegistry:
         return next(idle, next(iter(self._opened)))
 
     def _entry(self, session: Session) -> SessionEntry:
-        now = self._clock()
-        return SessionEntry(session, KeepAlive(session, self._keep_alive_limit), now, now)
+        return SessionEntry(session, KeepAlive(session, self._keep_alive_limit), self._clock())
 
     def _known_handles(self) -> Handles:
         if self._handles is None:

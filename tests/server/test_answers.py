@@ -109,7 +109,7 @@ async def test_only_the_holder_can_release_and_the_others_get_the_reason(
         "released": True,
         "key": "red",
         "namespace": "default",
-        "advice": "Claim it again before you act on it again.",
+        "advice": "It is free for others. Claim it again before you act on it again.",
     }
     assert structured_of(nothing)["released"] is False
     assert "nobody holds" in text_of(nothing)

@@ -18,10 +18,12 @@ from mcp_claims.render.answers import Fleeting
 from mcp_claims.server.brief_connections import BriefConnections
 from mcp_claims.server.registry import Caller, SessionRegistry
 from mcp_claims.session.identity import process_session
+from mcp_claims.stores.config import StoreChoice
 from mcp_claims.stores.memory import MemoryStore
 from tests.support.machines import World
 from tests.support.servers import ENVELOPE, PYTHON_ENVIRONMENT, raw_server, stdio, structured_of, text_of
 
+STORE = StoreChoice("directory", directory="/claims")
 NOBODY = Caller()
 ADA = Caller("a" * 32, None, lambda: "ada 1")
 BEN = Caller("b" * 32, None, lambda: "ben 1")
@@ -32,7 +34,7 @@ class Rig:
 
     def __init__(self, directory: Path) -> None:
         self.world, self.store, self.now = World(), MemoryStore(), 1_000.0
-        self.brief = BriefConnections("store", directory)
+        self.brief = BriefConnections(STORE, directory)
 
     def stdio(self, host: str | None = "host", *, lasting: bool = False) -> SessionRegistry:
         machine = self.world.process()
@@ -80,7 +82,10 @@ def test_a_handle_of_such_a_connection_ends_with_it_too(rig: Rig) -> None:
     first = rig.stdio()
     handle, _ = first.open(None, NOBODY)
     first.close()
-    assert grant(rig.stdio(), handle=handle) is Fleeting.PER_CALL
+    second = rig.stdio()
+    assert grant(second, handle=handle) is Fleeting.PER_CALL
+    sub_agent, _ = second.open(None, NOBODY)
+    assert grant(second, key="green", handle=sub_agent) is None, "the connection has lasted"
 
 
 @pytest.mark.rule("V13")
@@ -129,10 +134,10 @@ def test_what_is_granted_after_the_end_of_the_input_says_so(rig: Rig) -> None:
 
 
 def test_what_is_remembered_is_forgotten_after_an_hour_and_swept_by_the_next(tmp_path: Path) -> None:
-    brief = BriefConnections("store", tmp_path / "brief")
+    brief = BriefConnections(STORE, tmp_path / "brief")
     brief.remember("host")
     assert brief.remembers("host") and not brief.remembers("another")
-    assert not BriefConnections("another store", tmp_path / "brief").remembers("host")
+    assert not BriefConnections(StoreChoice("url", "etcd://elsewhere"), tmp_path / "brief").remembers("host")
     (file,) = (tmp_path / "brief").iterdir()
     os.utime(file, (0, time.time() - 3_700))
     assert not brief.remembers("host")
@@ -148,7 +153,7 @@ def replace_by_a_link(directory: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
 @pytest.mark.parametrize("change", [lambda path: path.chmod(0o777), replace_by_a_link])
 def test_a_directory_that_others_may_have_made_is_not_used(tmp_path: Path, change: Callable[[Path], None]) -> None:
-    brief = BriefConnections("store", tmp_path / "brief")
+    brief = BriefConnections(STORE, tmp_path / "brief")
     brief.remember("host")
     change(tmp_path / "brief")
     brief.remember("another")
@@ -157,7 +162,7 @@ def test_a_directory_that_others_may_have_made_is_not_used(tmp_path: Path, chang
 
 def test_where_nothing_can_be_written_nothing_is_remembered_and_nothing_fails(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    brief = BriefConnections("store", tmp_path / "file" / "brief")
+    brief = BriefConnections(STORE, tmp_path / "file" / "brief")
     brief.remember("host")
     assert not brief.remembers("host")
 
@@ -178,6 +183,23 @@ async def test_with_a_connection_for_each_call_the_first_grant_already_warns(cla
     async with Client(stdio(claims_dir)) as client:
         checked = structured_of(await client.call_tool("is_claimed_by_other", {"key": "red", "generation": 1}))
     assert checked["in_force"] is False
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")
+async def test_a_program_that_only_starts_the_server_is_not_taken_for_the_host(
+    claims_dir: Path, tmp_path: Path
+) -> None:
+    """With `uvx mcp-claims serve` as the command each server has a new process above it."""
+    uv = tmp_path / "uv"
+    uv.symlink_to(os.path.realpath(sys.executable))
+    start = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+    server = stdio(claims_dir)
+    started = server.model_copy(update={"command": str(uv), "args": ["-Sc", start, server.command, *server.args]})
+    async with Client(started) as client:
+        await client.list_tools()
+    async with Client(started) as client:
+        assert "Do not act yet." in text_of(await client.call_tool("try_claim", {"key": "red"}))
 
 
 # A host of its own, which starts a server and keeps it for two calls.

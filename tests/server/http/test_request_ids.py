@@ -26,6 +26,9 @@ ACCEPT = {"accept": "application/json, text/event-stream"}
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "ada", "version": "1"}}
 RequestId = int | str
 
+# The stream of a request without an answer is kept open by comments, so nothing else would end the test.
+ANSWERED_WITHIN = 40.0
+
 
 class Connection:
     """One session over HTTP, and another one that holds `blue` and `red`."""
@@ -65,10 +68,11 @@ def message(method: str, params: dict[str, Any], number: RequestId = 1) -> dict[
 
 async def answer_in(response: httpx2.Response) -> dict[str, Any]:
     """Return the first message in the event stream *response*."""
-    async for line in response.aiter_lines():
-        if line.startswith("data: "):
-            found: dict[str, Any] = json.loads(line.removeprefix("data: "))
-            return found
+    with anyio.fail_after(ANSWERED_WITHIN):
+        async for line in response.aiter_lines():
+            if line.startswith("data: "):
+                found: dict[str, Any] = json.loads(line.removeprefix("data: "))
+                return found
     raise AssertionError("no answer")
 
 
@@ -83,7 +87,7 @@ async def connection(claims_dir: Path) -> AsyncIterator[Connection]:
     with process_session(FileStore(claims_dir)) as other, http_server(claims_dir) as server:
         other.try_claim("blue")
         other.try_claim("red")
-        async with httpx2.AsyncClient(timeout=60) as plain:
+        async with httpx2.AsyncClient(timeout=30) as plain:
             opened = await plain.post(server.url, json=message("initialize", HELLO), headers=ACCEPT)
             yield Connection(plain, server.url, opened.headers["mcp-session-id"], other)
 
@@ -111,8 +115,9 @@ async def test_the_answer_to_a_request_that_its_client_has_given_up_reaches_nobo
     async with connection.waiting_for("red", 1) as red:
         await connection.ping(3)
         connection.other.release("blue")
-        while not connection.other.inspect("blue").claimed_by_other:
-            await anyio.sleep(0.01)
+        with anyio.fail_after(ANSWERED_WITHIN):
+            while not connection.other.inspect("blue").claimed_by_other:
+                await anyio.sleep(0.01)
         connection.other.release("red")
         assert key_of(await answer_in(red)) == "red"
 
