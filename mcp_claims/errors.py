@@ -162,6 +162,23 @@ class UnsafeDirectoryError(ClaimsError):
         )
 
 
+class ReplaceableDirectoryError(UnsafeDirectoryError):
+    """Other users could put another directory into the place of the claims directory.
+
+    `where` is the directory or the link above it that they could change.
+    """
+
+    def __init__(self, where: str | os.PathLike[str], problem: str) -> None:
+        remedy = f"Let nobody else change it (`chmod go-w {shown_path(str(where))}`, as its owner)"
+        super().__init__(where, problem, remedy)
+
+    def __str__(self) -> str:
+        return (
+            f"others can replace the claims directory: {shown_path(self.where)} {self.problem}. {_NOTHING_CLAIMED} "
+            f"{self.remedy}, or choose a directory in your home with MCP_CLAIMS_DIR."
+        )
+
+
 class NotClaimedError(ClaimsError):
     """`Session.claim` did not get the key; `reason` says who has it or has done the work, `result` is the refusal."""
 

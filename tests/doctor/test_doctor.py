@@ -178,7 +178,7 @@ HARM: dict[str, tuple[Callable[[Path], object], int, str, str]] = {
     ),
     "a parent that others can write": (
         lambda claims: claims.parent.chmod(0o777),
-        0,
+        1,
         "parents",
         "others could replace the claims directory",
     ),
