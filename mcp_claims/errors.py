@@ -109,7 +109,8 @@ class LockDirectoryBusyError(StoreBusyError):
 
     def __str__(self) -> str:
         return (
-            f"the key is locked in agent-awareness, after {self.waited:.1f} s still: {shown_path(self.where)} {self.state}. "
+            f"the lock of this key in the directory of agent-awareness was not released within {self.waited:.1f} s: "
+            f"{shown_path(self.where)} {self.state}. "
             f"{_NOTHING_CLAIMED} Other keys are not affected. {self.remedy}"
         )
 
@@ -125,8 +126,8 @@ class MovedDirectoryError(StoreUnavailableError):
     def __str__(self) -> str:
         return (
             f"sessions of agent-awareness no longer look into {shown_path(self.where)}: since version 0.5 each provider has "
-            f"a directory of its own ({', '.join(self.providers)}). {_NOTHING_CLAIMED} Start this program again, with the "
-            "provider whose sessions it is to exclude."
+            f"a directory of its own ({', '.join(self.providers)}). {_NOTHING_CLAIMED} Restart this program with the "
+            "provider whose sessions you run."
         )
 
 
@@ -159,6 +160,23 @@ class UnsafeDirectoryError(ClaimsError):
         return (
             f"the claims directory {shown_path(self.where)} {self.problem}. {_NOTHING_CLAIMED} {self.remedy}, "
             "or choose another with MCP_CLAIMS_DIR."
+        )
+
+
+class ReplaceableDirectoryError(UnsafeDirectoryError):
+    """Other users could put another directory into the place of the claims directory.
+
+    `where` is the directory or the link above it that they could change.
+    """
+
+    def __init__(self, where: str | os.PathLike[str], problem: str) -> None:
+        remedy = f"Let nobody else change it (`chmod go-w {shown_path(str(where))}`, as its owner)"
+        super().__init__(where, problem, remedy)
+
+    def __str__(self) -> str:
+        return (
+            f"others can replace the claims directory: {shown_path(self.where)} {self.problem}. {_NOTHING_CLAIMED} "
+            f"{self.remedy}, or choose a directory in your home with MCP_CLAIMS_DIR."
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.platforms import FORCED, NOT_FORCED
 from tests.support.strays import exit_with_failure_if_left_behind, mark_children
 
 # These hold assertions but are no test modules; this has to come before anything imports them.
@@ -35,6 +36,15 @@ def claims_dir(tmp_path: Path) -> Path:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many tests run at a time: one more than there are cores; for tests asked for by name, all in this process."""
     return 0 if any("::" in argument for argument in config.args) else len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where macOS is forced, skip what only Linux can pass."""
+    if FORCED in os.environ:
+        for item in items:
+            for prefix, reason in NOT_FORCED.items():
+                if item.nodeid.startswith(prefix):
+                    item.add_marker(pytest.mark.skip(reason=f"forced macOS: {reason}"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -78,6 +78,11 @@ def _hook(options: argparse.Namespace) -> int:
             _deny(reason)
     except ClaimsError as error:
         return _fail(describe(error, options), strict=strict, code=STORE_ERROR if ending else 0)
+    except Exception as error:
+        # A defect: a host lets the tool call pass when its hook fails.
+        if not strict:
+            raise
+        return _fail(f"the guard itself failed ({type(error).__name__}: {error})", strict=True, code=0)
     return 0
 
 

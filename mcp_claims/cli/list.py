@@ -58,7 +58,7 @@ def configure_list(parser: argparse.ArgumentParser) -> None:
     number.add_argument("--limit", type=int, default=_LIMIT, metavar="N", help="list N claims at most (%(default)s)")
     number.add_argument("--all", action="store_true", help="list all claims, however many")
     parser.add_argument(
-        "--cursor", metavar="TEXT", help="go on where the list ended that printed this `cursor`, with --json"
+        "--cursor", metavar="TEXT", help="start after the page for which `list --json` printed this `cursor`"
     )
     add_json(parser)
     parser.set_defaults(run=_list)

@@ -54,8 +54,8 @@ def add_store_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--provider",
         metavar="NAME",
-        help=f"whose directory of {AGENT_AWARENESS}, in its layout: {' or '.join(PROVIDERS)} "
-        f"(else {PROVIDER_VARIABLE}, else the only one that is there)",
+        help=f"with --layout {AGENT_AWARENESS}: the host whose directory to use, {' or '.join(PROVIDERS)} "
+        f"(else {PROVIDER_VARIABLE}, else the only one that exists)",
     )
     parser.add_argument(
         "--store",

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
+from mcp_claims.stores.files.ancestors import find_replaceable
 from mcp_claims.stores.files.directories import unsafe
 from mcp_claims.stores.files.filesystem import CREATE_LOCK, FileSystem, create_file, last_change
 
@@ -51,7 +52,7 @@ def check_directory(directory: Path, chosen_by: str) -> Iterator[Finding]:
             yield failure(_DIRECTORY, f"{name} is not a directory", f"Move it away, or {_CHOOSE_ANOTHER}")
             return
         yield _check_permissions(directory, name, status)
-    yield from _check_parents(directory)
+    yield _check_parents(directory)
 
 
 def _check_missing(directory: Path, name: str) -> Finding:
@@ -85,34 +86,22 @@ def _check_permissions(directory: Path, name: str, status: os.stat_result) -> Fi
     return ok(_DIRECTORY, f"{name}{target} is yours alone")
 
 
-def _check_parents(directory: Path) -> Iterator[Finding]:
-    """Check the directories above, both as named and behind links: in which could others put another directory there?"""
-    if sys.platform == "win32":
-        return
-    above = [_nearest_existing(directory.parent), _nearest_existing(directory).resolve()]
-    parents = dict.fromkeys([*above[0].parents, above[0], *above[1].parents])
-    replaceable = [f"{parent} {problem}" for parent in parents if (problem := _unsafe_parent(parent))]
-    if replaceable:
-        yield warning(
-            "parents",
-            f"others could replace the claims directory: {', '.join(replaceable)}",
-            "Take write permission from group and others (chmod go-w), or choose a directory in your home.",
-        )
-    else:
-        yield ok("parents", "nobody else can replace the claims directory")
-
-
-def _unsafe_parent(parent: Path) -> str | None:
+def _check_parents(directory: Path) -> Finding:
+    """Check the way to *directory*, links on it included: could others put another directory there?"""
     try:
-        status = parent.stat()
-    except OSError:
-        return None
-    # With the sticky bit, as in /tmp, users can remove only what they own.
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
-        return "can be written by others"
-    if sys.platform != "win32" and status.st_uid not in (0, os.geteuid()):
-        return f"belongs to uid {status.st_uid}"
-    return None
+        found = find_replaceable(os.path.abspath(directory))
+    except OSError as error:
+        return failure(
+            "parents", f"the way to {directory} cannot be examined: {error.strerror}", _CHOOSE_ANOTHER.capitalize()
+        )
+    if found is None:
+        return ok("parents", "nobody else can replace the claims directory")
+    where, problem = found
+    return failure(
+        "parents",
+        f"others could replace the claims directory, so it is not used: {where} {problem}",
+        f"As its owner: chmod go-w {where}, or choose a directory in your home.",
+    )
 
 
 def check_file_system(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> Iterator[Finding]:

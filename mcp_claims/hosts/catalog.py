@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mcp_claims.errors import InvalidInputError
 from mcp_claims.hosts import entries
 from mcp_claims.hosts.entries import Entry, Launch
 from mcp_claims.hosts.errors import UneditableTextError
@@ -35,8 +36,11 @@ class UserEnvironment:
 
     @classmethod
     def current(cls) -> UserEnvironment:
-        """Return the environment of the user who runs this process."""
-        return cls(Path.home(), sys.platform, os.environ)
+        """Return the environment of the user who runs this process; raise `InvalidInputError` if that has no home."""
+        home = os.path.expanduser("~")
+        if not os.path.isabs(home):  # The user id has no name, as in many containers.
+            raise InvalidInputError("HOME", f"must be the absolute path of this user's home ({home!r} is none)")
+        return cls(Path(home), sys.platform, os.environ)
 
     def directory_in(self, variable: str, default: Path) -> Path:
         """Return the directory in the environment *variable*, else *default*."""

@@ -86,7 +86,7 @@ def _config_file(host: Host, user: UserEnvironment) -> Path:
 def _server(host: Host, name: str, entry: Entry) -> Part:
     def merged(existing: Any) -> dict[str, Any]:
         if existing is not None and not isinstance(existing, dict):
-            raise UneditableTextError(f"has something else than a server as {name!r}")
+            raise UneditableTextError(f"has {name!r}, which is not a server")
         return entry.merged_into(existing)
 
     return Member(host.format, host.key_path, name, merged)

@@ -57,7 +57,7 @@ class JsonText:
         for key in key_path:
             tree = tree.get(key, {})
             if not isinstance(tree, dict):
-                raise UneditableTextError(f"has something else than an object as {key!r}")
+                raise UneditableTextError(f"has {key!r}, which is not an object")
         return dict(tree)
 
     def put(self, text: str, key_path: Sequence[str], name: str, entry: object) -> str:
@@ -178,7 +178,7 @@ class _Blanked:
     def find(self, start: int, key: str) -> _Member | None:
         """Return the member *key* of the object at *start*, if it has one."""
         if self.plain[start] != "{":
-            raise UneditableTextError("has something else than an object where the entry belongs")
+            raise UneditableTextError("has a value that is not an object where the entry belongs")
         return next((member for member in self.members(start)[0] if member.key == key), None)
 
     def members(self, start: int) -> tuple[list[_Member], int]:

@@ -69,7 +69,7 @@ class Elements:
         """Return *text* with these elements, in place of others of ours."""
         found = self._in(text)
         if found is None:
-            raise UneditableTextError(f"has something else than a list as {'.'.join(self.path)!r}")
+            raise UneditableTextError(f"has {'.'.join(self.path)!r}, which is not a list")
         if [value for _, value in found] == list(self.values):
             return text
         text = self.remove(text)

@@ -40,7 +40,7 @@ class TomlText:
         for key in key_path:
             tree = tree.get(key, {})
             if not isinstance(tree, dict):
-                raise UneditableTextError(f"has something else than a table as {key!r}")
+                raise UneditableTextError(f"has {key!r}, which is not a table")
         return dict(tree)
 
     def put(self, text: str, key_path: Sequence[str], name: str, entry: dict[str, Any]) -> str:
@@ -56,7 +56,10 @@ class TomlText:
         return after if _parses(after) else _edit_with_tomlkit(text, key_path, name, entry)
 
     def _replace_table(self, text: str, path: Sequence[str], entry: dict[str, Any], newline: str) -> str | None:
-        """Return *text* with what *entry* has else in the table at *path*; `None` if that has no lines of its own."""
+        """Return *text* with the values of *entry* that differ written into the table at *path*.
+
+        Returns `None` if the table has no lines of its own, such as an inline table.
+        """
         lines = text.splitlines(keepends=True)
         tables = list(_tables(lines, path))
         if not tables or not re.match(r"[^#]*" + re.escape(path[-1]) + r"[\"']?\s*\]", lines[tables[0][0]]):
@@ -130,7 +133,7 @@ def _to_toml(value: object) -> str:
 
 
 def _merge(table: Any, entry: dict[str, Any]) -> None:
-    """Put what *entry* has else into *table*; a value that stays keeps its comment, as does one that takes its place."""
+    """Write the values of *entry* that differ into *table*; comments stay, also those of values that change."""
     for key, value in entry.items():
         old = table.get(key)
         if isinstance(old, list) and isinstance(value, list):

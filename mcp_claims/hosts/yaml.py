@@ -47,7 +47,7 @@ class YamlText:
         (key,) = key_path
         servers = tree.get(key) or []
         if not isinstance(servers, list):
-            raise UneditableTextError(f"has something else than a list as {key!r}")
+            raise UneditableTextError(f"has {key!r}, which is not a list")
         found: dict[str, Any] = {}
         for position, server in enumerate(servers):
             name = server.get("name") if isinstance(server, dict) else None

@@ -43,6 +43,12 @@ class Machine(Protocol):
     def program_above(self, pid: int) -> int | None:
         """Return the nearest ancestor of *pid* that is not a shell; `None` if the system does not reveal it."""
 
+    def peers(self, fd: int) -> list[Holder]:
+        """Return the processes that have the other end of the pipe or socket *fd* and started this one, perhaps through others.
+
+        That is the host of a server.  None where the system does not reveal it.
+        """
+
     def provably_dead(self, holder: Holder) -> bool:
         """Return whether *holder*'s process is certainly dead; in doubt, false."""
 

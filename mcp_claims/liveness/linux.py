@@ -11,8 +11,12 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
+import stat
+import struct
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -89,6 +93,24 @@ class LinuxMachine:
                 return above
         return None
 
+    def peers(self, fd: int) -> list[Holder]:
+        with suppress(OSError):
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISSOCK(mode):
+                pids = [_maker_of_socket(fd)]
+            else:
+                # A shell on the way may have inherited the end that the host writes to, and waits for us.
+                pipe = os.readlink(f"/proc/self/fd/{fd}")
+                pids = [pid for pid, name in self._ancestors() if name not in SHELLS and _writes_to(pid, pipe)]
+            return [Holder("peer", pid, self.proof(pid)) for pid in pids if pid > 1 and pid != os.getpid()]
+        return []
+
+    def _ancestors(self) -> Iterator[tuple[int, str]]:
+        status = self._status(os.getpid())
+        while status is not None and (pid := status.parent) > 1:
+            if (status := self._status(pid)) is not None:
+                yield pid, status.name
+
     def provably_dead(self, holder: Holder) -> bool:
         if isinstance(holder, OriginalHolder):
             return holder.is_on(self.host()) and self._probe(holder.pid)[0]
@@ -147,19 +169,42 @@ def _status(pid: int) -> _Status | None:
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         try:
-            stat = os.read(fd, _STAT_BYTES)
+            line = os.read(fd, _STAT_BYTES)
         finally:
             os.close(fd)
     except OSError:
         return None
     # The name, field 2, may contain spaces and brackets, so fields are counted from the last bracket: `state` (3) comes
     # first; `ppid` (4), `flags` (9), `num_threads` (20), `starttime` (22) and `signal` (31) are used.
-    before, _, after = stat.rpartition(b")")
+    before, _, after = line.rpartition(b")")
     name, fields = before.partition(b"(")[2].decode(errors="replace"), after.split()
     # A process whose first thread has exited looks like a zombie while its other threads run.
     ended = fields[0] in _ENDED_STATES and int(fields[17]) <= 1
     dying = bool(int(fields[6]) & _PF_SIGNALED or int(fields[28]) & _SIGKILL_PENDING)
     return _Status(ended, dying, int(fields[19]), int(fields[1]), name)
+
+
+def _maker_of_socket(fd: int) -> int:
+    """Return the PID of the process that made the other end of the socket *fd*, unix(7); 0 if it is in no namespace of ours."""
+    with socket.socket(fileno=os.dup(fd)) as ours:
+        return int(
+            struct.unpack("3i", ours.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]
+        )
+
+
+def _writes_to(pid: int, pipe: str) -> bool:
+    """Return whether process *pid* has *pipe*, an anonymous one as `/proc` names it, open for writing."""
+    if not pipe.startswith("pipe:"):
+        return False  # A named one may have a new writer at any time.
+    with suppress(OSError):  # It has ended, or belongs to another user.
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):  # Closed meanwhile.
+                if os.readlink(f"/proc/{pid}/fd/{name}") == pipe:
+                    with open(f"/proc/{pid}/fdinfo/{name}") as info:
+                        flags = next(int(line.split()[1], 8) for line in info if line.startswith("flags:"))
+                    if flags & os.O_ACCMODE != os.O_RDONLY:
+                        return True
+    return False
 
 
 def _wait_for_end(pid: int) -> None:
@@ -199,7 +244,9 @@ def _namespace(kind: str) -> str | None:
 
 
 def _time_namespace() -> str | None:
-    """Return a name for the clocks of this process, equal to another only if the clocks are; `None` if all have the same.
+    """Return a name for the clocks of this process: processes with equal names have equal clocks.
+
+    `None` means that the kernel has no time namespaces, so all processes share one set.
 
     The number of a namespace is not enough: once the namespace is gone, the next one, with other clocks, may get it.
     """

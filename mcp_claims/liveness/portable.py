@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import stat
 import sys
 import time
 from contextlib import suppress
@@ -17,6 +18,11 @@ import psutil
 
 from mcp_claims.liveness import SHELLS, wall_clock
 from mcp_claims.model.records import Holder, Moment, OriginalHolder, Proof
+
+_LAUNCHERS = frozenset({"env", "node", "npm", "npx", "sudo", "uv", "uvx"})
+"""Programs that start a server on behalf of a host, besides shells."""
+
+_SOL_LOCAL, _LOCAL_PEERPID = 0, 2
 
 
 class PortableMachine:
@@ -47,6 +53,20 @@ class PortableMachine:
             return None
         return None
 
+    def peers(self, fd: int) -> list[Holder]:
+        if sys.platform == "win32":
+            return []
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                pid = _user_of_socket(fd)
+            else:
+                # Nothing shows who has the other end of a pipe.
+                above = psutil.Process().parents()
+                pid = next((each.pid for each in above if each.name().lower() not in SHELLS | _LAUNCHERS), 0)
+        except (OSError, psutil.Error):
+            return []
+        return [Holder("peer", pid, self.proof(pid))] if pid > 1 and pid != os.getpid() else []
+
     def provably_dead(self, holder: Holder) -> bool:
         if isinstance(holder, OriginalHolder):
             return holder.is_on(self.host()) and _ended(holder.pid)
@@ -60,6 +80,12 @@ class PortableMachine:
 
     def watch_exit(self, holder: Holder) -> None:
         return None
+
+
+def _user_of_socket(fd: int) -> int:
+    """Return the PID of the process that uses the other end of the socket *fd*, as macOS has it in `sys/un.h`."""
+    with socket.socket(fileno=os.dup(fd)) as ours:
+        return ours.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID)
 
 
 def _ended(pid: int) -> bool:

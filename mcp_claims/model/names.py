@@ -1,8 +1,8 @@
 """The public names of sessions: `host:process:nonce`, or `host@place:session:NAME` for a session that a caller named.
 
 The host is for people, and may change while a session lives: a laptop takes its name from the network.  So what follows
-the host identifies the session.  Only a name that callers choose can be chosen on two machines: it counts as one session
-where the host is the same, or the place, a hash of what the kernel of one machine calls itself until its next boot.
+the host identifies the session.  Callers on two machines can choose the same NAME.  It is one
+session if the host or the place is equal; the place is a hash of boot and PID namespace.
 """
 
 from __future__ import annotations

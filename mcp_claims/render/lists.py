@@ -77,7 +77,7 @@ def prune_answer(result: PruneResult, *, shown: int | None = _SHOWN_PROBLEMS) ->
     if shown is not None and len(problems) > shown:
         problems = [*problems[:shown], f"And {len(problems) - shown} more."]
     if any(kept.remedy for kept in result.kept_unreadable):
-        advice = "Ask a person to do that."
+        advice = "Ask a person to carry out the remedies in problems."
     elif result.kept_unreadable:
         advice = "Ask a person to look at each file, and to delete it if nobody works on that key."
     elif result.failed:

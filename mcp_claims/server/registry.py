@@ -41,8 +41,8 @@ _MAX_HANDLES = 10_000
 _RETRY_INTERVAL = 0.5  # s between two tries to release what an ended session holds
 _CLOSE_STORE_TIMEOUT, _RELEASE_TIMEOUT = 1.0, 4.0  # s
 _BRIEF, _JUST_NOW = 60.0, 1.0
-"""Seconds: a connection of at most one call that ends sooner, or one whose last grant is no older when it ends, is that of
-a host that connects for each call."""
+"""Seconds.  A host connects for each call if its connection ends within `_BRIEF` after at most one call, or within
+`_JUST_NOW` of a grant that it still holds."""
 
 _LATE_CALLS = 60.0
 """Seconds for which late calls of a connection that its client has ended are refused."""

@@ -50,7 +50,8 @@ class TryClaimArguments(KeyArguments):
     note: Annotated[str | None, Field(description="What you are doing, for the others; at most 500 characters")] = None
     session: Annotated[str | None, Field(description="Only what open_session returned")] = None
     wait_seconds: Annotated[
-        float, Field(description=f"If held, wait so long for its holder, up to {MAX_WAIT_SECONDS:.0f}", strict=True)
+        float,
+        Field(description=f"Seconds to wait while another session holds it: 0 to {MAX_WAIT_SECONDS:.0f}", strict=True),
     ] = 0
     redo: Annotated[bool, Field(description="Do again what is done", strict=True)] = False
     keep_alive: Annotated[bool, Field(description="The server renews while you are connected", strict=True)] = False
@@ -63,7 +64,7 @@ class InspectArguments(KeyArguments):
         int | None,
         Field(
             description="The generation that try_claim gave you. Call this right before you push, merge or deploy: "
-            "in_force tells whether your claim still holds.",
+            "in_force is true while your claim holds.",
             strict=True,
         ),
     ] = None

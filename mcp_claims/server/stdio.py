@@ -29,6 +29,7 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
+from mcp_claims.liveness import local_machine
 from mcp_claims.server.app import build_server
 from mcp_claims.server.pipes import host_pipes
 from mcp_claims.server.registry import SessionRegistry
@@ -37,6 +38,9 @@ from mcp_claims.session.offload import stop_waits
 _LONGEST_SILENCE = 1.0
 """Seconds without an answer after which the end of the input ends calls that are still in progress: what they wait for,
 such as a lock that a stopped process holds, must not delay the end."""
+
+_HOST_INTERVAL = 1.0
+"""Seconds between two looks whether the host still lives, where the system does not report its end."""
 
 _LISTEN = "subscriptions/listen"  # Answered only when the client closes it.
 
@@ -63,12 +67,15 @@ def serve_stdio(registry: SessionRegistry) -> NoReturn:
 async def _serve(registry: SessionRegistry) -> None:
     _stop_on_signals(registry)
     server = build_server(lambda: registry)
-    async with stdio_server(*host_pipes()) as (reading, writing):
+    stdin = os.dup(0)
+    async with stdio_server(*host_pipes()) as (reading, writing), anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_with_host, registry, stdin)
         try:
             requests = _OpenRequests()
             answers = _Answers(writing, requests)
             messages = _Messages(reading, answers, requests, registry)
             await server.run(messages, answers, server.create_initialization_options())
+            tasks.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
             # Writing failed, so the client has gone, although it may have left stdin open.  The sessions have ended on
             # the way here.
@@ -95,7 +102,7 @@ class _OpenRequests:
             self._close(message.id)
 
     async def drain(self) -> None:
-        """Wait until all are answered, or for as long as one after another is."""
+        """Wait until every open request is answered; give up after `_LONGEST_SILENCE` without an answer."""
         while self._ids:
             self._changed = anyio.Event()
             with anyio.move_on_after(_LONGEST_SILENCE) as silence:
@@ -217,22 +224,50 @@ def _can_be_answered(request_id: object) -> bool:
     return isinstance(request_id, int) and not isinstance(request_id, bool)
 
 
-def _stop_on_signals(registry: SessionRegistry) -> None:
-    def stop() -> NoReturn:
-        try:
-            registry.close(dying=True)
-        except Exception:
-            # A defect must not leave a server that no signal can stop: while it lives, so do its claims.
-            logger.exception("ending the sessions failed")
-            _exit(1)
-        _exit(0)
+async def _stop_with_host(registry: SessionRegistry, stdin: int) -> None:
+    """Stop once the host has died: a child of it may keep our input open, so that its end never comes.
 
+    The host is whoever has the other end of *stdin*, which this closes.  A wrapper in between, such as `uv run`, may die
+    before it.
+    """
+    machine = local_machine()
+    try:
+        hosts = await anyio.to_thread.run_sync(machine.peers, stdin)
+    finally:
+        os.close(stdin)
+    if not hosts:
+        return
+    for host in hosts:
+        watched = machine.watch_exit(host)
+        if watched is not None:
+            try:
+                if not machine.provably_dead(host):
+                    await anyio.wait_readable(watched)
+            finally:
+                watched.close()
+        while not machine.provably_dead(host):
+            await anyio.sleep(_HOST_INTERVAL)
+    logger.warning("the host has died, and something else keeps its pipe open; the server ends")
+    _stop(registry)
+
+
+def _stop_on_signals(registry: SessionRegistry) -> None:
     for number in _STOPS:
         if sys.platform == "win32":
             # No event loop handles signals there; Python runs this between two steps of the loop.
-            signal.signal(number, lambda *_: stop())
+            signal.signal(number, lambda *_: _stop(registry))
         else:
-            asyncio.get_running_loop().add_signal_handler(number, stop)
+            asyncio.get_running_loop().add_signal_handler(number, _stop, registry)
+
+
+def _stop(registry: SessionRegistry) -> NoReturn:
+    try:
+        registry.close(dying=True)
+    except Exception:
+        # A defect must not leave a server that no signal can stop: while it lives, so do its claims.
+        logger.exception("ending the sessions failed")
+        _exit(1)
+    _exit(0)
 
 
 def _exit(code: int) -> NoReturn:

@@ -190,7 +190,7 @@ TOOLS = {
     ),
     "list_claims": _ToolSpec(
         "List claims",
-        "Who holds or has done what; 50 a page. What is expired or orphaned is free.",
+        "List claims and outcomes, 50 a page. An expired or orphaned claim is free to take.",
         ListArguments,
         ListAnswer,
         _list_claims,

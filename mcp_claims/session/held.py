@@ -63,7 +63,10 @@ class HeldClaims:
             return [doubtful for doubtful in self._in_doubt if doubtful.scoped == scoped]
 
     def settle(self, doubts: list[Claim], found: Found) -> None:
-        """Forget those of *doubts* that *found*, read after they were listed, shows not to be stored."""
+        """Forget each of *doubts* that is not the stored claim *found*.
+
+        Read *found* after `doubts`: an older read proves nothing.
+        """
         for doubtful in doubts:
             if not _is_written(doubtful, found):
                 self._settle(doubtful)

@@ -56,7 +56,8 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
         if result.status is Status.ACQUIRED and isinstance(result.found, Claim):
             session.release_grant(result.found)
 
-    # Counted here, not by a limiter of the threads: many calls that come at once would all find it free, and queue for it.
+    # A semaphore, not a check for a free thread: calls that arrive together would all pass that check, and the excess would
+    # queue instead of being answered at once.
     if request.wait_seconds <= 0 or _stopped.is_set() or not _waits.acquire(blocking=False):
         return await change_off_loop(session, partial(_try_once, session, request), undo)
 

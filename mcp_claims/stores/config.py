@@ -148,10 +148,18 @@ def _choose_directory(directory: str | None, variables: Mapping[str, str]) -> tu
     # of it ignore a relative path, some use it.
     state = "" if sys.platform == "win32" else variables.get(_STATE_VARIABLE, "")
     if not state.strip():
-        import platformdirs  # Not needed with a directory of one's own, and a tenth of the time of a short command.
-
-        state = platformdirs.user_state_dir(appauthor=False)
+        state = _default_state_directory()
     return os.path.join(_absolute(_STATE_VARIABLE, state, state), "mcp-claims", "claims"), "the default of this user"
+
+
+def _default_state_directory() -> str:
+    import platformdirs  # Not needed with a directory of one's own, and a tenth of the time of a short command.
+
+    # Without one platformdirs raises an error of its own, or in older versions returns a relative path.
+    if not os.path.isabs(home := os.path.expanduser("~")):
+        rule = f"must be the absolute path of this user's home ({home!r} is none); or choose a directory with"
+        raise InvalidInputError("HOME", f"{rule} {DIRECTORY_VARIABLE}")
+    return platformdirs.user_state_dir(appauthor=False)
 
 
 def _absolute(name: str, path: str, given: str) -> str:

@@ -178,7 +178,7 @@ HARM: dict[str, tuple[Callable[[Path], object], int, str, str]] = {
     ),
     "a parent that others can write": (
         lambda claims: claims.parent.chmod(0o777),
-        0,
+        1,
         "parents",
         "others could replace the claims directory",
     ),
@@ -391,7 +391,7 @@ class Secretive:
     def __init__(self, machine: Machine, **hidden: None) -> None:
         self._machine, self._hidden = machine, hidden
         self.host, self.pid, self.provably_dead = machine.host, machine.pid, machine.provably_dead
-        self.watch_exit, self.program_above = machine.watch_exit, machine.program_above
+        self.watch_exit, self.program_above, self.peers = machine.watch_exit, machine.program_above, machine.peers
 
     def now(self) -> Moment:
         return self._machine.now()._replace(epoch=None)

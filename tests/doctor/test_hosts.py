@@ -15,6 +15,7 @@ from mcp_claims import hosts
 from mcp_claims.doctor import Finding, Level
 from mcp_claims.doctor.hosts import check_hosts
 from mcp_claims.hosts import HOSTS, Launch, UserEnvironment
+from tests.support.platforms import PLATFORM
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 DEFAULT = "{}/.local/state/mcp-claims/claims"
@@ -239,7 +240,7 @@ def test_what_the_entry_puts_into_the_environment_counts(user: UserEnvironment, 
 
 
 def test_the_command_checks_hosts_only_if_asked_and_fails_if_one_cannot_start(tmp_path: Path) -> None:
-    user = UserEnvironment(tmp_path, sys.platform, {})
+    user = UserEnvironment(tmp_path, PLATFORM, {})
     install("claude-code", user, Launch("/gone/python", ("-m", "mcp_claims")))
 
     def checks(*options: str) -> tuple[int, list[str]]:

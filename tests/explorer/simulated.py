@@ -150,6 +150,9 @@ class SimulatedFileSystem(FileSystem):
     def status_behind(self, path: str) -> os.stat_result:
         return self.status_of(path)
 
+    def find_replaceable(self, path: str) -> None:
+        """Find nothing: nobody else uses this disk."""
+
     def replace(self, source: str, target: str) -> None:
         self._give_way(f"rename to {os.path.basename(target)}")
         entries = self._disk.entries_of(source)

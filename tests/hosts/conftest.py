@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from mcp_claims.cli.main import main
 from mcp_claims.hosts import HOSTS, Host, UserEnvironment
 from tests.hosts.real_hosts import HostHome, make_host_home
+from tests.support.platforms import PLATFORM
 
 Run = Callable[..., tuple[int, str]]
 
@@ -55,7 +55,7 @@ def host(request: pytest.FixtureRequest) -> Host:
 @pytest.fixture
 def file(host: Host, home: Path) -> Path:
     """The path of the host's file, which does not exist; its directory does."""
-    path = host.config_file(UserEnvironment(home, sys.platform, {}))
+    path = host.config_file(UserEnvironment(home, PLATFORM, {}))
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -13,6 +13,7 @@ import pytest
 from mcp_claims.doctor.hosts import check_hosts
 from mcp_claims.hosts import UserEnvironment, installation
 from tests.hosts.conftest import Run
+from tests.support.platforms import PLATFORM
 
 MARK = "Signature: 8a477f597d28d172789f06886806bc55"
 ORIGIN = "https://example.com/claims.git"
@@ -159,5 +160,5 @@ def test_doctor_knows_a_server_that_uvx_starts(
 ) -> None:
     uv_cache(place, monkeypatch)
     run("install", "claude-code")
-    (finding,) = check_hosts(UserEnvironment(home, sys.platform, {"HOME": str(home)}), 30)
+    (finding,) = check_hosts(UserEnvironment(home, PLATFORM, {"HOME": str(home)}), 30)
     assert finding.what.startswith("configured as 'claims'")

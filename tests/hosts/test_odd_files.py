@@ -19,6 +19,7 @@ from mcp_claims.hosts.errors import HostFileChangedError
 from tests.hosts.conftest import Run
 from tests.hosts.texts import is_within
 from tests.support.launch import unshare
+from tests.support.platforms import PLATFORM
 from tests.support.programs import installed
 from tests.support.servers import PYTHON_ENVIRONMENT
 
@@ -310,7 +311,7 @@ def test_it_has_the_name_that_it_is_given(host: Host, file: Path, run: Run) -> N
 def test_what_the_host_writes_meanwhile_is_not_lost(host: Host, file: Path, home: Path) -> None:
     file.write_text(sample(host))
     (change,) = install(
-        host, UserEnvironment(home, sys.platform, {}), "claims", Launch("/python", ("-m", "mcp_claims", "serve"))
+        host, UserEnvironment(home, PLATFORM, {}), "claims", Launch("/python", ("-m", "mcp_claims", "serve"))
     )
     file.write_text(alone(host))
     with pytest.raises(HostFileChangedError):

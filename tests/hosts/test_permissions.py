@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from mcp_claims.hosts import HOSTS, Host, UserEnvironment
 from tests.hosts.conftest import Run
 from tests.hosts.test_odd_files import alone, sample
 from tests.hosts.texts import is_within
+from tests.support.platforms import PLATFORM
 
 ALLOWED = [name for name, host in HOSTS.items() if host.permission is not None]
 SETTINGS = {"claude-code": ".claude/settings.json", "copilot-cli": ".copilot/settings.json"}
@@ -26,7 +26,7 @@ THEIRS = {
 
 def configured(host: str, home: Path) -> dict[str, Any]:
     """Return all that the files of *host* say."""
-    user = UserEnvironment(home, sys.platform, {})
+    user = UserEnvironment(home, PLATFORM, {})
     form, found = HOSTS[host].format, dict[str, Any]()
     for path in (HOSTS[host].config_file(user), home / SETTINGS.get(host, "none")):
         if path.exists():
@@ -67,7 +67,7 @@ def test_the_permission_is_written_on_request_alone_and_once(host: str, home: Pa
 @pytest.mark.rule("H5", "H10")
 @pytest.mark.parametrize("host", ALLOWED)
 def test_it_stands_beside_the_users_own_and_goes_out_to_the_byte(host: str, home: Path, run: Run) -> None:
-    file = HOSTS[host].config_file(UserEnvironment(home, sys.platform, {}))
+    file = HOSTS[host].config_file(UserEnvironment(home, PLATFORM, {}))
     settings = home / SETTINGS.get(host, "none")
     before = {file: sample(HOSTS[host])} | ({settings: THEIRS[host]} if host in SETTINGS else {})
     for path, text in before.items():
@@ -93,7 +93,7 @@ def test_it_stands_beside_the_users_own_and_goes_out_to_the_byte(host: str, home
 @pytest.mark.parametrize("host", ALLOWED)
 @pytest.mark.parametrize("text", [None, "", "with settings"])
 def test_uninstall_restores_what_was_there(text: str | None, host: str, home: Path, run: Run) -> None:
-    file = HOSTS[host].config_file(UserEnvironment(home, sys.platform, {}))
+    file = HOSTS[host].config_file(UserEnvironment(home, PLATFORM, {}))
     paths = [file, *([home / SETTINGS[host]] if host in SETTINGS else [])]
     before = alone(HOSTS[host]) if text else text
     for path in paths:

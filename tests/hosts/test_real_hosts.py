@@ -17,6 +17,7 @@ from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.hosts.real_hosts import REAL_HOSTS, TIMEOUT, HostHome, RealHost, needs_hosts
 from tests.hosts.scripted_model import Say, Step, use
+from tests.support.platforms import PLATFORM
 
 pytestmark = needs_hosts
 
@@ -42,7 +43,7 @@ def test_it_lists_a_server_that_was_added_to_an_existing_file(real: RealHost, ho
 @pytest.mark.parametrize("name", ["claude-code", "codex", "copilot-cli", "gemini-cli"])
 def test_its_own_command_adds_the_server_once_with_use_cli(name: str, host_home: HostHome) -> None:
     host_home.claims("install", name, "--use-cli")
-    user = UserEnvironment(host_home.home, sys.platform, host_home.environment)
+    user = UserEnvironment(host_home.home, PLATFORM, host_home.environment)
     content, servers = read_servers(HOSTS[name], user)
     assert servers.keys() == {"claims"}
     assert host_home.claims("install", name, "--use-cli") == f"{content.path}: nothing to do\n"

@@ -39,7 +39,7 @@ def test_texts_that_do_not(one: str, other: str) -> None:
 
 @pytest.mark.rule("C13")
 def test_no_character_that_programs_may_ignore_makes_a_second_key() -> None:
-    """Of each that Unicode calls a format character or a blank, and each that no font shows, beside and between letters."""
+    """A format character, a blank but the plain space, or one that no font shows is refused beside and between letters."""
     ignored = [chr(code) for code in range(0x80, 0x110000) if unicodedata.category(chr(code)) in ("Cf", "Zs")]
     ignored += [chr(code) for first, last in DEFAULT_IGNORABLE for code in range(first, last + 1)]
     for character in ignored:

@@ -80,6 +80,9 @@ class FakeMachine:
     def program_above(self, pid: int) -> int | None:
         return None
 
+    def peers(self, fd: int) -> list[Holder]:
+        return []
+
     def watch_exit(self, holder: Holder) -> None:
         return None
 

@@ -30,10 +30,10 @@ def provider_directory(provider: str | None, variables: Mapping[str, str]) -> st
     Raises `InvalidInputError` for an unknown provider, and without one if there are several or none.
     """
     # As Node finds it, which ignores HOME on Windows.
-    home = "" if sys.platform == "win32" else variables.get("HOME", "")
-    state = os.path.join(home or os.path.expanduser("~"), ".cache", "agent-awareness")
-    if not os.path.isabs(state):
-        raise InvalidInputError("HOME", f"must be an absolute path, not {variables.get('HOME')!r}")
+    home = ("" if sys.platform == "win32" else variables.get("HOME", "")) or os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise InvalidInputError("HOME", f"must be the absolute path of this user's home ({home!r} is none)")
+    state = os.path.join(home, ".cache", "agent-awareness")
     there = providers_in(state)
     if provider is not None:
         if provider in ("", ".", "..", CLAIMS) or not provider.isprintable() or "/" in provider or "\\" in provider:

@@ -291,6 +291,8 @@ class AgentAwarenessStore:
         One is certain at the top, in a scope, and where mcp-claims has claimed; elsewhere only what can be read as a claim
         is one.
         """
+        if not self._directories.exists():
+            return
         # Not recursive: the tree may be deeper than the interpreter can recurse.
         open_directories = [(self.directory, iter(list_names(self._fs, self.directory)))]
         while open_directories:

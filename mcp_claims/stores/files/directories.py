@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 
-from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError, shown_path
+from mcp_claims.errors import ReplaceableDirectoryError, StoreUnavailableError, UnsafeDirectoryError, shown_path
 from mcp_claims.model.records import Unreadable
 from mcp_claims.stores.base import NEVER
 from mcp_claims.stores.files.filesystem import ERRORS_OF_ONE_FILE, FileSystem
@@ -15,7 +15,7 @@ _RECHECK_AFTER = 1.0  # s
 
 
 class PrivateDirectories:
-    """Checks that the claims directory *root* and directories in it are this user's alone.
+    """Checks that the claims directory *root* and directories in it are this user's alone, and that nobody can replace it.
 
     Other users who could write there could forge or remove claims.  A directory is checked again once a second.
     """
@@ -24,21 +24,30 @@ class PrivateDirectories:
         self._fs, self._root = fs, root
         self._checked_at: dict[str, float] = {}
 
-    def exists(self, directory: str) -> bool:
-        """Return whether *directory* exists; raise `UnsafeDirectoryError` if another user could change it."""
+    def exists(self, directory: str | None = None) -> bool:
+        """Return whether *directory*, by default the claims directory, exists.
+
+        Raises `UnsafeDirectoryError` if another user could change it.
+        """
         now = self._fs.monotonic()
-        if now - self._checked_at.get(directory, -_RECHECK_AFTER) >= _RECHECK_AFTER:
+        checked = directory or self._root
+        if now - self._checked_at.get(checked, -_RECHECK_AFTER) >= _RECHECK_AFTER:
             try:
+                # Before anything else: a claims directory that others have renamed is missing, and would seem to be empty.
+                if found := self._fs.find_replaceable(self._root):
+                    raise ReplaceableDirectoryError(*found)
                 # The user may have made the claims directory a link; what counts is the directory that it leads to.
-                root, inside = self._fs.status_behind(self._root), self._fs.status_of(directory)
+                statuses = [(self._root, self._fs.status_behind(self._root))]
+                if directory is not None:
+                    statuses.append((directory, self._fs.status_of(directory)))
             except FileNotFoundError:
                 return False
             except OSError as error:
-                raise unavailable(directory, error) from error
-            for path, status in ((self._root, root), (directory, inside)):
+                raise unavailable(checked, error) from error
+            for path, status in statuses:
                 if problem := unsafe(status):
                     raise UnsafeDirectoryError(path, problem, _remedy(status))
-            self._checked_at[directory] = now
+            self._checked_at[checked] = now
         return True
 
 
@@ -85,7 +94,7 @@ def unusable_namespace(
 
     *root* is the claims directory.
     """
-    if error.where == root:
+    if error.where == root or isinstance(error, ReplaceableDirectoryError):
         return None
     if isinstance(error, UnsafeDirectoryError):
         return Unreadable(directory, error.problem, NEVER, (), f"{error.remedy}.")

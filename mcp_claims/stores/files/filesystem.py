@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
 
+from mcp_claims.stores.files.ancestors import find_replaceable
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -54,6 +56,7 @@ class FileSystem:
     status: Callable[[int], os.stat_result] = staticmethod(os.fstat)
     status_of: Callable[[str], os.stat_result] = staticmethod(os.lstat)  # of a path itself: links are not followed
     status_behind: Callable[[str], os.stat_result] = staticmethod(os.stat)  # of what a path leads to
+    find_replaceable: Callable[[str], tuple[str, str] | None] = staticmethod(find_replaceable)
     monotonic: Callable[[], float] = staticmethod(time.monotonic)
     sleep: Callable[[float], None] = staticmethod(time.sleep)
 
@@ -92,8 +95,14 @@ class FileSystem:
                 os.fsync(fd)
 
     def make_directory(self, path: str) -> None:
-        """Make a directory for its owner alone; missing parents get the usual permissions."""
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        """Make a directory for its owner alone; others may enter missing parents but not write there, whatever the umask."""
+        missing, above = list[str](), os.path.dirname(path)
+        while above and not os.path.lexists(above):
+            missing.append(above)
+            above = os.path.dirname(above)
+        for parent in reversed(missing):
+            with suppress(FileExistsError):
+                os.mkdir(parent, 0o755)
         # It may be there already: another process was faster, or a file has that name and opening a file inside fails.
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)

@@ -116,6 +116,8 @@ class FileStore:
             raise unavailable(directory, error) from error
 
     def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+        if namespace is None and not self._private.exists():
+            return
         last_name, _, last_entry = after.partition(_BETWEEN)
         for name in list_names(self._fs, self.directory) if namespace is None else [file_name(namespace)]:
             if name < last_name:

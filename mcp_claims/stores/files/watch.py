@@ -126,14 +126,20 @@ WATCHER = Watcher()
 
 def watch_record(root: str, path: str, notify: Callable[[], None]) -> AbstractContextManager[bool]:
     """Call *notify* when the record at *path*, somewhere in the claims directory *root*, appears, changes or goes."""
-    directory = os.path.dirname(path)
+    directory, paths = os.path.dirname(path), _reported_as(root, path)
     if os.path.isdir(directory) and not WATCHER.crowded:
-        return WATCHER.watching(directory, path.__eq__, notify)
-    return WATCHER.watching(root, path.__eq__, notify, recursive=True)
+        return WATCHER.watching(directory, paths.__contains__, notify)
+    return WATCHER.watching(root, paths.__contains__, notify, recursive=True)
 
 
 def watch_records(root: str, inside: str, notify: Callable[[], None]) -> AbstractContextManager[bool]:
     """Call *notify* when any record below *inside*, which need not exist yet, in *root* appears, changes or goes."""
+    below = _reported_as(root, f"{inside}/")
     return WATCHER.watching(
-        root, lambda path: path.startswith(f"{inside}/") and path.endswith(_RECORD), notify, recursive=True
+        root, lambda path: path.startswith(below) and path.endswith(_RECORD), notify, recursive=True
     )
+
+
+def _reported_as(root: str, path: str) -> tuple[str, str]:
+    """Return how a change of *path*, in the claims directory *root*, is reported: by its name, or by FSEvents without links."""
+    return path, os.path.realpath(root) + path.removeprefix(root)

@@ -56,6 +56,10 @@ class HookedFileSystem(FileSystem):
         self.before("status_behind", path)
         return super().status_behind(path)
 
+    def find_replaceable(self, path: str) -> tuple[str, str] | None:
+        self.before("find_replaceable", path)
+        return super().find_replaceable(path)
+
     def replace(self, source: str, target: str) -> None:
         self.before("replace", target)
         super().replace(source, target)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.errors import ReplaceableDirectoryError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model.records import Claim, ScopedKey, Unreadable
+from mcp_claims.stores.files.ancestors import find_replaceable
 from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.files.hooked import HookedFileSystem
@@ -31,7 +34,7 @@ class Clocked(FileSystem):
 
 
 class Foreign(FileSystem):
-    """Sees the directory at *path* as another user's."""
+    """Sees what is at *path*, a link perhaps, as another user's."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -41,6 +44,9 @@ class Foreign(FileSystem):
 
     def status_behind(self, path: str) -> os.stat_result:
         return self._seen(path, super().status_behind(path))
+
+    def find_replaceable(self, path: str) -> tuple[str, str] | None:
+        return find_replaceable(path, self.status_of)
 
     def _seen(self, path: str, status: os.stat_result) -> os.stat_result:
         if path != self._path:
@@ -57,14 +63,19 @@ def store(tmp_path: Path) -> FileStore:
 
 def refused(store: FileStore) -> list[str]:
     """Use *store* in every way, each of which must be refused, and return the messages."""
+    return refused_by(UnsafeDirectoryError, store)
+
+
+def refused_by(error: type[UnsafeDirectoryError], store: FileStore, namespace: str | None = "ci") -> list[str]:
     messages = []
     for use in (
         lambda: store.read(KEY),
         lambda: store.swap(KEY, None, claim()),
         lambda: store.discard(claim()),
-        lambda: list(store.scan("ci")),
+        lambda: list(store.scan(namespace)),
+        lambda: store.names("ci", 10),
     ):
-        with pytest.raises(UnsafeDirectoryError) as refusal:
+        with pytest.raises(error) as refusal:
             use()
         messages.append(str(refusal.value))
     return messages
@@ -200,3 +211,110 @@ def test_the_directory_that_the_claims_directory_leads_to_must_be_private(store:
     with pytest.raises(UnsafeDirectoryError):
         store.swap(KEY, None, claim())
     assert not list((tmp_path / "disk").rglob("*.json"))
+
+
+def replaceable(store: FileStore) -> str:
+    """Use *store* in every way, each of which must be refused because of what is above it, and return the message."""
+    (message,) = {*refused_by(ReplaceableDirectoryError, store), *refused_by(ReplaceableDirectoryError, store, None)}
+    return message
+
+
+@pytest.mark.rule("S8")
+@pytest.mark.parametrize("mode", [0o777, 0o707, 0o775], ids=oct)
+@pytest.mark.parametrize("above", ["", "state", "state/mcp-claims"])
+def test_a_directory_above_in_which_others_could_rename_is_refused_with_the_remedy(
+    tmp_path: Path, above: str, mode: int
+) -> None:
+    directory = tmp_path / "state/mcp-claims/claims"
+    grant(FileStore(directory), claim())
+    shared = tmp_path / above
+    if mode == 0o775:
+        os.chown(shared, -1, 12_345) if os.geteuid() == 0 else pytest.skip("needs a group that is not ours")
+    shared.chmod(mode)
+    message = replaceable(FileStore(directory))
+    assert f"{shared} can be written by others (mode {mode:04o})" in message
+    assert f"`chmod go-w {shared}`" in message and "MCP_CLAIMS_DIR" in message
+    shared.chmod(0o755)
+    assert isinstance(FileStore(directory).read(KEY), Claim)
+
+
+@pytest.mark.rule("S8")
+def test_a_claims_directory_that_others_have_renamed_is_not_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    store = FileStore(tmp_path / "shared" / "claims")
+    assert "can be written by others" in replaceable(store)
+    assert list((tmp_path / "shared").iterdir()) == []
+
+
+@pytest.mark.rule("S8")
+def test_in_a_sticky_directory_what_is_ours_cannot_be_replaced(tmp_path: Path) -> None:
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    grant(FileStore(shared / "mine" / "claims"), claim())
+    assert "belongs to another user" in replaceable(FileStore(shared / "mine" / "claims", fs=Foreign(shared / "mine")))
+
+
+@pytest.mark.rule("S8")
+@pytest.mark.parametrize("above", ["", "state"])
+def test_a_directory_above_that_belongs_to_another_user_is_refused(tmp_path: Path, above: str) -> None:
+    directory = tmp_path / "state" / "claims"
+    grant(FileStore(directory), claim())
+    message = replaceable(FileStore(directory, fs=Foreign(tmp_path / above)))
+    assert f"{tmp_path / above} belongs to another user (uid {os.geteuid() + 1})" in message
+
+
+@pytest.mark.rule("S8")
+def test_a_link_on_the_way_that_belongs_to_another_user_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir(0o700)
+    for link, rest in (("link", "claims"), ("claims", ".")):
+        (tmp_path / link).symlink_to(tmp_path / "disk")
+        store = FileStore(tmp_path / link / rest, fs=Foreign(tmp_path / link))
+        assert f"{tmp_path / link} is a link of another user" in replaceable(store)
+        grant(FileStore(tmp_path / link / rest), claim(ScopedKey("ci", link)))
+
+
+@pytest.mark.rule("S8")
+def test_the_way_that_a_link_leads_is_checked_too(tmp_path: Path) -> None:
+    (tmp_path / "shared" / "disk").mkdir(parents=True)
+    (tmp_path / "shared" / "disk").chmod(0o700)
+    (tmp_path / "home").mkdir()
+    for target in (tmp_path / "shared" / "disk", "../shared/disk", "./..//shared/./disk/../disk"):
+        (tmp_path / "home" / "claims").symlink_to(target)
+        (tmp_path / "shared").chmod(0o777)
+        assert f"{tmp_path}/shared can be written by others" in replaceable(FileStore(tmp_path / "home" / "claims"))
+        (tmp_path / "shared").chmod(0o755)
+        FileStore(tmp_path / "home" / "claims").read(KEY)
+        (tmp_path / "home" / "claims").unlink()
+
+
+def test_links_in_a_circle_are_an_error_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(StoreUnavailableError, match="symbolic links"):
+        FileStore(tmp_path / "a" / "claims").read(KEY)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077], ids=oct)
+def test_directories_above_that_the_store_makes_are_not_refused_by_it(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        grant(FileStore(tmp_path / "state" / "mcp-claims" / "claims"), claim())
+    finally:
+        os.umask(before)
+    assert isinstance(FileStore(tmp_path / "state" / "mcp-claims" / "claims").read(KEY), Claim)
+
+
+def test_the_users_own_group_may_write_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many systems make a group for each user, and let it write by the umask 002."""
+    directory = tmp_path / "state" / "claims"
+    grant(FileStore(directory), claim())
+    (tmp_path / "state").chmod(0o775)
+    if (tmp_path / "state").stat().st_gid != os.geteuid():
+        pytest.skip("this user has no such group")
+    members: list[str] = []
+    monkeypatch.setattr("grp.getgrgid", lambda gid: SimpleNamespace(gr_name=pwd.getpwuid(gid).pw_name, gr_mem=members))
+    assert isinstance(FileStore(directory).read(KEY), Claim)
+    members.append("somebody")
+    assert "can be written by others" in replaceable(FileStore(directory))

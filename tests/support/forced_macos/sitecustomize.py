@@ -43,7 +43,7 @@ _HIDDEN = {
     fcntl: {"F_OFD_GETLK", "F_OFD_SETLK", "F_OFD_SETLKW", "F_SETPIPE_SZ"},
     ctypes: {"windll"},
 }
-# What passes a path on for the product: the frames of these are not those that ask.
+# Modules that open paths on behalf of a caller; `_asked_by_product` skips their frames to find it.
 _STANDARD = frozenset({"__main__", "codecs", "genericpath", "io", "os", "pathlib", "posixpath"})
 
 
@@ -64,9 +64,20 @@ def _readlink(path: str) -> str:
     return os.readlink(path)
 
 
+class _Socket(socket.socket):
+    """A socket that tells who uses its other end as macOS does."""
+
+    def getsockopt(self, level: int, option: int, *size: int) -> Any:
+        if (level, option) == (0, 2):  # SOL_LOCAL, LOCAL_PEERPID
+            credentials = super().getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            return int.from_bytes(credentials[:4], sys.byteorder)
+        return super().getsockopt(level, option, *size)
+
+
 _CHANGED: dict[ModuleType, dict[str, Any]] = {
     sys: {"platform": "darwin"},
     os: {"readlink": _readlink},
+    socket: {"socket": _Socket},
     ctypes: {"CDLL": lambda *_, **__: _Libc()},
 }
 
