@@ -49,7 +49,7 @@ def misleading_positions(text: str) -> set[int]:
 
 
 @lru_cache(maxsize=4_096)
-def look(text: str) -> str:
+def skeleton(text: str) -> str:
     """Return a text that is equal for texts that differ in case, width, blanks or what cannot be seen."""
     if text.isascii():
         return "".join(text.lower().split())

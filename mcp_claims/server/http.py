@@ -41,7 +41,7 @@ from mcp_claims.server.app import build_server
 from mcp_claims.server.auth import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE, Tokens, read_tokens
 from mcp_claims.server.brief_connections import BriefConnections
 from mcp_claims.server.registry import DEFAULT_IDLE, SessionRegistry
-from mcp_claims.session.offload import read_off_loop
+from mcp_claims.session.offload import run_read
 from mcp_claims.stores.config import choose_store, open_store
 
 MAX_BODY_BYTES = 256 * 1024
@@ -109,7 +109,7 @@ def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettin
 
     async def healthz(_: Request) -> Response:
         try:
-            await read_off_loop(opened[0].read_only, opened[0].check_store)
+            await run_read(opened[0].read_only, opened[0].check_store)
         except ClaimsError as error:
             # Anybody may call this, so the answer has no paths; the log of failing calls has them.
             return JSONResponse({"status": "failing", "problem": type(error).__name__}, status_code=503)
@@ -159,7 +159,7 @@ class ConnectionTracker:
             # knows that its session has ended, the keys must be free.
             if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
                 registry.end_connection(connection)
-                await read_off_loop(registry.read_only, registry.release_ended)
+                await run_read(registry.read_only, registry.release_ended)
             await send(message)
 
         registry.begin_request(connection)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from mcp_claims.server.registry import SessionRegistry
-from mcp_claims.session.offload import maintain_off_loop
+from mcp_claims.session.offload import run_maintenance
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ async def maintained(registry: SessionRegistry) -> AsyncIterator[None]:
         while True:
             due = anyio.Event()
             try:
-                seconds = await maintain_off_loop(registry.read_only, registry.plan_maintenance())
+                seconds = await run_maintenance(registry.read_only, registry.begin_maintenance())
             except Exception:
                 # A defect in one round must not end all renewals.
                 logger.exception("the maintenance of the sessions failed")

@@ -89,7 +89,7 @@ class SessionRegistry:
     started this server.
 
     For use by one thread.  `close` may come from a signal handler in it, and `load_secret`, `release_ended` and what
-    `plan_maintenance` returns may run in other threads.
+    `begin_maintenance` returns may run in other threads.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class SessionRegistry:
         self._ending: list[Session] = []
         # When each was ended by its client; see `end_connection`.
         self._ended_at: dict[str, float] = {}
-        # Called when maintenance is due earlier than `maintain` returned; set by the code that runs maintenance.
+        # Called when maintenance is due earlier than `begin_maintenance` planned; set by the code that runs maintenance.
         self.on_due: Callable[[], None] = lambda: None
         # Called with each connection that has ended; set by the code that keeps subscriptions.
         self.on_ended: Callable[[str], None] = lambda _: None
@@ -234,12 +234,11 @@ class SessionRegistry:
             time.monotonic() + _RELEASE_TIMEOUT, lambda: [session.close(within=0) for session in list(self._ending)]
         )
 
-    def maintain(self) -> float:
-        """End idle connections and renew the claims that are kept alive; return the seconds until the next call."""
-        return self.plan_maintenance()()
+    def begin_maintenance(self) -> Callable[[], float]:
+        """End idle connections; return a function for what needs the store, to run in another thread.
 
-    def plan_maintenance(self) -> Callable[[], float]:
-        """Do the part of `maintain` that needs no store; return a function for the rest, to run in another thread."""
+        It renews the claims that are kept alive, and returns the seconds until the next maintenance is due.
+        """
         now = self._clock()
         for connection, entry in list(self._connections.items()):
             if connection not in self._requests and now - entry.used > self._idle:

@@ -31,7 +31,7 @@ from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.text import one_line
 from mcp_claims.render import phrases
 from mcp_claims.render.lists import decode_cursor, encode_cursor, listed_facts, listed_line
-from mcp_claims.session.offload import read_off_loop, scan_off_loop
+from mcp_claims.session.offload import run_read, run_scan
 from mcp_claims.session.results import ClaimPage
 from mcp_claims.session.session import Session
 
@@ -99,7 +99,7 @@ async def read_resource(session: Session, uri: str) -> ReadResourceResult:
     target = target_of(uri)
     content: dict[str, Any]
     if isinstance(target, ScopedKey):
-        page = await read_off_loop(session, partial(session.read, target.key, target.namespace))
+        page = await run_read(session, partial(session.read, target.key, target.namespace))
         content = {"key": target.key, "namespace": target.namespace, "state": "free"}
         for listed in page.claims:
             content = {**listed_facts(listed, page.now)}
@@ -160,7 +160,7 @@ async def complete(session: Session, argument: CompletionArgument, context: Comp
 
 async def scan_page(session: Session, namespace: str | None, *, after: str = "", limit: int) -> ClaimPage:
     """Return a page of claims without blocking other calls, since there may be many to read."""
-    return await scan_off_loop(session, partial(session.list_claims, namespace, after=after, limit=limit))
+    return await run_scan(session, partial(session.list_claims, namespace, after=after, limit=limit))
 
 
 def _resource(target: ScopedKey | str | None, name: str, description: str) -> Resource:

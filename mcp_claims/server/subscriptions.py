@@ -34,7 +34,7 @@ from mcp_types import (
 from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.model.records import Claim
 from mcp_claims.server.resources import MAX_SHOWN, scan_page, target_of
-from mcp_claims.session.offload import read_off_loop
+from mcp_claims.session.offload import run_read
 from mcp_claims.session.session import Session
 
 logger = logging.getLogger(__name__)
@@ -255,7 +255,7 @@ class Subscriptions:
         if target is None or isinstance(target, str):
             page = await scan_page(self._session, target, limit=MAX_SHOWN)
         else:
-            page = await read_off_loop(self._session, partial(self._session.read, target.key, target.namespace))
+            page = await run_read(self._session, partial(self._session.read, target.key, target.namespace))
         return [
             (each.found.scoped, each.found.generation, each.found.expires, each.found.ended)
             if isinstance(each.found, Claim)

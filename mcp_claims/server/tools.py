@@ -46,9 +46,9 @@ from mcp_claims.server.schemas import (
 from mcp_claims.session.offload import (
     Report,
     acquire_async,
-    change_off_loop,
-    read_off_loop,
-    scan_off_loop,
+    run_change,
+    run_read,
+    run_scan,
 )
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
@@ -87,7 +87,7 @@ class Call:
 
     async def _load_secret(self, handle: str | None) -> None:
         if handle is not None or self.caller.named is not None:
-            await read_off_loop(self.registry.read_only, self.registry.load_secret)
+            await run_read(self.registry.read_only, self.registry.load_secret)
 
 
 async def _try_claim(call: Call) -> Rendered:
@@ -99,7 +99,7 @@ async def _try_claim(call: Call) -> Rendered:
     fleeting = call.registry.note_grant(call.caller, entry) if result.claimed else None
     near: tuple[Claim, ...] = ()
     if result.status is Status.ACQUIRED:
-        near = await read_off_loop(entry.session, partial(entry.session.near_claims, request.scoped))
+        near = await run_read(entry.session, partial(entry.session.near_claims, request.scoped))
     return claim_answer(request.scoped, result, kept_alive=kept_alive, fleeting=fleeting, near=near)
 
 
@@ -107,7 +107,7 @@ async def _is_claimed_by_other(call: Call) -> Rendered:
     arguments = parse(InspectArguments, call.arguments)
     request = InspectRequest.parse(**arguments.model_dump(exclude={"session"}))
     session = await call.reader(arguments.session)
-    inspection = await read_off_loop(session, partial(session.inspect_request, request))
+    inspection = await run_read(session, partial(session.inspect_request, request))
     return inspect_answer(request.scoped, inspection)
 
 
@@ -116,7 +116,7 @@ async def _release(call: Call) -> Rendered:
     given = arguments.model_dump(exclude={"session"}, exclude_none=True)
     request = ReleaseRequest.parse(**({"retention_hours": call.registry.retention_hours} | given))
     entry = await call.session(arguments.session)
-    result = await change_off_loop(
+    result = await run_change(
         entry.session, lambda lock_timeout: entry.session.release_request(request, lock_timeout=lock_timeout)
     )
     entry.keep_alive.remove(request.scoped)
@@ -128,13 +128,13 @@ async def _list_claims(call: Call) -> Rendered:
     after = decode_cursor(arguments.cursor)
     session = await call.reader(arguments.session)
     scan = partial(session.list_claims, arguments.namespace, mine=arguments.mine, after=after)
-    page = await scan_off_loop(session, scan)
+    page = await run_scan(session, scan)
     return list_answer(page, None if page.after is None else encode_cursor(page.after))
 
 
 async def _open_session(call: Call) -> Rendered:
     arguments = parse(OpenSessionArguments, call.arguments)
-    await read_off_loop(call.registry.read_only, call.registry.load_secret)
+    await run_read(call.registry.read_only, call.registry.load_secret)
     handle, entry = call.registry.open(arguments.label, call.caller)
     return open_session_answer(handle, entry.session.holder.name)
 
@@ -142,7 +142,7 @@ async def _open_session(call: Call) -> Rendered:
 async def _prune(call: Call) -> Rendered:
     arguments = parse(PruneArguments, call.arguments)
     session = await call.reader(None)
-    return prune_answer(await scan_off_loop(session, partial(session.prune, arguments.namespace)))
+    return prune_answer(await run_scan(session, partial(session.prune, arguments.namespace)))
 
 
 class _ToolSpec(NamedTuple):

@@ -59,7 +59,7 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
     # A semaphore, not a check for a free thread: calls that arrive together would all pass that check, and the excess would
     # queue instead of being answered at once.
     if request.wait_seconds <= 0 or _stopped.is_set() or not _waits.acquire(blocking=False):
-        return await change_off_loop(session, partial(_try_once, session, request), undo)
+        return await run_change(session, partial(_try_once, session, request), undo)
 
     reporting: list[anyio.CancelScope] = []
 
@@ -94,12 +94,10 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
 async def release_async(session: Session, grant: Claim) -> None:
     """Release *grant* and no other, even if the caller is being cancelled."""
     with anyio.CancelScope(shield=True):
-        await change_off_loop(session, partial(session.release_own, grant))
+        await run_change(session, partial(session.release_own, grant))
 
 
-async def change_off_loop(
-    session: Session, change: Callable[[float], T], undo: Callable[[T], object] = lambda _: None
-) -> T:
+async def run_change(session: Session, change: Callable[[float], T], undo: Callable[[T], object] = lambda _: None) -> T:
     """Run *change* of *session*, given its lock timeout in seconds, while other calls go on.
 
     On a store of this machine it gets 0 seconds, and runs again and again until the lock is free; so it must change
@@ -126,17 +124,17 @@ async def change_off_loop(
         pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
 
 
-async def read_off_loop(session: Session, read: Callable[[], T]) -> T:
+async def run_read(session: Session, read: Callable[[], T]) -> T:
     """Run *read* while other calls go on: a local store never makes it wait, and a remote one is called in a thread."""
     return await _in_thread(read) if session.remote else read()
 
 
-async def maintain_off_loop(session: Session, maintain: Callable[[], T]) -> T:
-    """Run *maintain* as `read_off_loop` does, but without its time limit: it sends a request for each claim."""
+async def run_maintenance(session: Session, maintain: Callable[[], T]) -> T:
+    """Run *maintain* as `run_read` does, but without its time limit: it sends a request for each claim."""
     return await anyio.to_thread.run_sync(maintain, limiter=_calling) if session.remote else maintain()
 
 
-async def scan_off_loop(session: Session, scan: Callable[[], T]) -> T:
+async def run_scan(session: Session, scan: Callable[[], T]) -> T:
     """Run *scan*, which reads any number of claims, in a thread."""
     if not session.remote:
         return await anyio.to_thread.run_sync(scan, abandon_on_cancel=True, limiter=_scanning)

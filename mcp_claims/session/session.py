@@ -28,7 +28,7 @@ from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
-from mcp_claims.model.text import look, one_line
+from mcp_claims.model.text import one_line, skeleton
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
     DEFAULT_RETENTION_HOURS,
@@ -55,7 +55,7 @@ CLOSE_TIMEOUT = 0.2
 """Seconds that the end of a session waits for locks by default, in all."""
 
 _MAX_CLIENT, _MAX_DIRECTORY = 100, 200  # characters
-_MOST_LOOKED_AT = 100
+_MAX_LOSS_READS = 100
 _MAX_NEAR = 3
 _MAX_NAMES = 200
 """A bound on what a grant may cost: to list and compare so many names takes some 0.2 ms."""
@@ -293,9 +293,9 @@ class Session:
         """
         near: list[Claim] = []
         with suppress(StoreUnavailableError, UnsafeDirectoryError):
-            own_look = look(scoped.key)
+            own_skeleton = skeleton(scoped.key)
             for key in self._store.names(scoped.namespace, _MAX_NAMES):
-                if key != scoped.key and look(key) == own_look and len(near) < _MAX_NEAR:
+                if key != scoped.key and skeleton(key) == own_skeleton and len(near) < _MAX_NEAR:
                     found = self._store.read(scoped._replace(key=key))
                     if isinstance(found, Claim) and not self._holds(found, found.scoped):
                         near += [found] if self._state_of(found, self._machine.now()) is ClaimState.HELD else []
@@ -356,7 +356,7 @@ class Session:
         losses that renewals have found.  Raises nothing.
         """
         losses = self._held.take_losses()
-        for scoped in [] if self._store.remote or self._in_forked_child else self._held.keys()[:_MOST_LOOKED_AT]:
+        for scoped in [] if self._store.remote or self._in_forked_child else self._held.keys()[:_MAX_LOSS_READS]:
             cached = self._held.get(scoped)
             with suppress(StoreUnavailableError, UnsafeDirectoryError):
                 found = self._store.read(scoped)

@@ -181,11 +181,11 @@ def test_a_connection_whose_namespace_somebody_keeps_locked_ends_without_waiting
     answer: list[bool] = []
     sessions.on_due = lambda: answer.append(True)
     sessions.end_connection(ADA.connection or "")
-    assert sessions.maintain() <= 1, "to be tried again soon"
+    assert sessions.begin_maintenance()() <= 1, "to be tried again soon"
     assert (set(busy.waits), answer) == ({0}, [True])
     busy.idle = True
     assert rig.holder() is not None
-    sessions.maintain()
+    sessions.begin_maintenance()()
     assert rig.holder() is None
 
 
@@ -208,14 +208,14 @@ def test_a_connection_ends_when_it_is_idle_but_not_while_a_request_of_it_is_open
     sessions.begin_request(connection)
     claim(sessions.session_for(ADA, None), ttl_minutes=24 * 60)
     rig.world.pass_time(2 * IDLE)
-    sessions.maintain()
+    sessions.begin_maintenance()()
     assert rig.holder() is not None
     sessions.end_request(connection)
     rig.world.pass_time(IDLE)
-    sessions.maintain()
+    sessions.begin_maintenance()()
     assert rig.holder() is not None
     rig.world.pass_time(1)
-    sessions.maintain()
+    sessions.begin_maintenance()()
     assert rig.holder() is None
 
 
@@ -286,7 +286,7 @@ def live(rig: Rig, sessions: SessionRegistry, minutes: float, *, busy: Caller | 
         rig.world.pass_time(60)
         if busy is not None:
             sessions.session_for(busy, None)
-        sessions.maintain()
+        sessions.begin_maintenance()()
 
 
 @pytest.mark.rule("I7")
@@ -304,11 +304,11 @@ def test_what_is_kept_alive_outlives_its_ttl_with_its_generation_for_as_long_as_
 
 def test_maintenance_returns_when_it_is_due_next(rig: Rig) -> None:
     sessions = rig.stdio()
-    assert sessions.maintain() == 15 * 60
+    assert sessions.begin_maintenance()() == 15 * 60
     keep(sessions, sessions.session_for(NOBODY, None), ttl_minutes=3)
-    assert sessions.maintain() == 60
+    assert sessions.begin_maintenance()() == 60
     rig.world.pass_time(60)
-    assert sessions.maintain() == 60
+    assert sessions.begin_maintenance()() == 60
 
 
 @pytest.mark.rule("I7")
@@ -321,7 +321,7 @@ def test_what_was_released_or_taken_over_is_not_renewed(rig: Rig) -> None:
     assert other.try_claim("red").claimed
     live(rig, sessions, 20)
     assert rig.holder() == other.holder.name
-    assert sessions.maintain() == 15 * 60, "nothing is kept any more"
+    assert sessions.begin_maintenance()() == 15 * 60, "nothing is kept any more"
 
 
 @pytest.mark.rule("I7")
@@ -354,7 +354,7 @@ def test_what_a_handle_got_after_waiting_longer_than_the_idle_time_is_kept_alive
     live(rig, sessions, 5)
     keep(sessions, waiting, ttl_minutes=1)
     rig.world.pass_time(30)
-    sessions.maintain()
+    sessions.begin_maintenance()()
     rig.world.pass_time(40)
     assert rig.holder() == waiting.session.holder.name
 

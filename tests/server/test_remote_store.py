@@ -27,7 +27,7 @@ from mcp_claims.server.app import build_server
 from mcp_claims.server.registry import Caller, SessionRegistry
 from mcp_claims.session import acquire, offload
 from mcp_claims.session.identity import named_session, process_session
-from mcp_claims.session.offload import acquire_async, read_off_loop
+from mcp_claims.session.offload import acquire_async, run_read
 from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import deadline_in
@@ -108,12 +108,12 @@ async def test_a_call_that_had_to_wait_for_a_thread_has_so_much_less_time_for_it
         assert let_go.wait(10)
 
     async with anyio.create_task_group() as calls:
-        calls.start_soon(read_off_loop, claims, be_slow)
+        calls.start_soon(run_read, claims, be_slow)
         await anyio.to_thread.run_sync(under_way.wait)
         second: list[float] = []
 
         async def ask() -> None:
-            second.append(await read_off_loop(claims, lambda: deadline_in(1_000.0)))
+            second.append(await run_read(claims, lambda: deadline_in(1_000.0)))
 
         calls.start_soon(ask)
         asked = time.monotonic()
