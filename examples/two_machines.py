@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mcp_claims import Claim, ClaimsError, open_session, open_store
 
-EVENT = "vercel/next.js#4521:checks_failed"
+EVENT = "vercel/next.js#4521:checks_failed@3f2a91c"
 CLUSTER = "10.209.0.1"
 PORTS = {"n0": (2379, 2380), "n1": (2479, 2480), "n2": (2579, 2580)}
 STORE = f"etcd://{','.join(f'{CLUSTER}:{client}' for client, _ in PORTS.values())}/example"

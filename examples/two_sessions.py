@@ -9,7 +9,7 @@ import tempfile
 from mcp import Client, StdioServerParameters
 from mcp_types import TextContent
 
-EVENT = "vercel/next.js#4521:checks_failed"
+EVENT = "vercel/next.js#4521:checks_failed@3f2a91c"
 
 
 async def try_claim(agent: Client) -> str:

@@ -9,7 +9,7 @@ from mcp_claims import Claim, ClaimsError, open_session
 
 def main() -> int:
     """Return 0 after the work, 1 if somebody else holds the key, 3 if the store cannot be used."""
-    key = sys.argv[1] if len(sys.argv) > 1 else "example:nightly-report"
+    key = sys.argv[1] if len(sys.argv) > 1 else "nightly-report:2026-11-28"
     try:
         # The end of the block releases the claim; so does the death of the process.
         with open_session() as session:

@@ -22,6 +22,7 @@ from mcp_claims.cli.options import (
     chosen_store,
     claim_request,
     describe_session,
+    report_wait,
     required_session,
 )
 from mcp_claims.cli.output import print_result, write_error
@@ -38,8 +39,8 @@ from mcp_claims.session.results import Status
 _REVOKE = "To take it from a holder that hangs: mcp-claims release KEY --force."
 _UNREADABLE = "Look at the file, and delete it if nobody works on this."
 _HINTS = {
-    Status.HELD: f"To wait for it: mcp-claims try KEY --wait SECONDS. {_REVOKE}",
-    Status.DONE: "The next occurrence is a new key. To do the same again: mcp-claims try KEY --redo.",
+    Status.HELD: f"To wait for it: mcp-claims try KEY --wait 5m. {_REVOKE}",
+    Status.DONE: "The next occurrence is a new key. To do the same again: mcp-claims try KEY --redo, or first mcp-claims forget KEY.",
 }
 _OUTCOMES = tuple(outcome.value for outcome in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED))
 
@@ -80,7 +81,7 @@ def configure_try(parser: argparse.ArgumentParser) -> None:
     add_epilog(
         parser,
         "  mcp-claims try nightly:2026-11-28 --for-pid $$ && make nightly\n"
-        '  mcp-claims try "acme/web#12:red@3f2a91c" --session ci --wait 60',
+        '  mcp-claims try "acme/web#12:red@3f2a91c" --session ci --wait 5m',
         "0 claimed or renewed, 1 held by another session or done",
     )
     add_store_options(parser)
@@ -95,7 +96,7 @@ def _try(options: argparse.Namespace) -> int:
     request = claim_request(options)
     session = required_session(options, chosen_store(options))
     describe_session(session, options)
-    result = acquire(session, request)
+    result = acquire(session, request, refused=report_wait(request))
     hint = _HINTS.get(result.status, "")
     _print_answer(claim_answer(request.scoped, result), result.found, options, hint)
     if result.status is Status.ACQUIRED and (near := session.near_claims(request.scoped)):
@@ -194,6 +195,34 @@ def _revoke(options: argparse.Namespace) -> int:
 def _not_revoked(why: str, options: argparse.Namespace) -> int:
     print_result(why, {"released": False}, as_json=options.json)
     return NO
+
+
+def configure_forget(parser: argparse.ArgumentParser) -> None:
+    """Configure the parser of `forget`."""
+    add_epilog(
+        parser,
+        "  mcp-claims forget nightly:2026-11-28 && mcp-claims run --once nightly:2026-11-28 -- make nightly",
+        "0 the record is gone, 1 there was none",
+    )
+    add_store_options(parser)
+    add_key(parser)
+    add_json(parser)
+    parser.set_defaults(run=_forget)
+
+
+def _forget(options: argparse.Namespace) -> int:
+    scoped = InspectRequest.parse(options.key, options.namespace).scoped
+    session = process_session(chosen_store(options))
+    forgotten = session.forget(scoped.key, scoped.namespace)
+    page = session.read(scoped.key, scoped.namespace)
+    if forgotten:
+        text = f"FORGOTTEN: how the work on {phrases.named(scoped)} ended."
+    elif page.claims:
+        text = f"NOTHING TO FORGET: {listed_line(page.claims[0], page.now)}"
+    else:
+        text = f"NOTHING TO FORGET: nothing is stored for {phrases.named(scoped)}."
+    print_result(text, {"forgotten": forgotten}, as_json=options.json)
+    return YES if forgotten else NO
 
 
 def configure_prune(parser: argparse.ArgumentParser) -> None:

@@ -46,6 +46,8 @@ def describe(error: ClaimsError, options: Namespace) -> str:
 
 def _option(argument: str, options: Namespace) -> str:
     """Return the option for the library's *argument*; anything else, such as a variable, keeps its name."""
+    if argument == "retention_hours" and "once" in options:
+        return "--once"
     if argument in options and argument != "key":
         return f"--{argument.replace('_', '-')}"
     return OPTIONS.get(argument, argument)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from mcp_claims import hosts
 from mcp_claims.cli.errors import STORE_ERROR, USAGE_ERROR
-from mcp_claims.cli.options import add_epilog, add_store_options, chosen_store, store_choice
+from mcp_claims.cli.options import HOUR, add_epilog, add_store_options, chosen_store, duration, store_choice
 from mcp_claims.cli.output import write_line
 from mcp_claims.cli.serve import hours
 from mcp_claims.errors import InvalidInputError
@@ -43,8 +43,8 @@ def configure_install(parser: argparse.ArgumentParser) -> None:
     server = parser.add_argument_group("options of the server")
     add_store_options(server)
     server.add_argument("--session", metavar="NAME", help="as for serve")
-    server.add_argument("--keep-alive-hours", type=float, metavar="H", help="as for serve")
-    server.add_argument("--retention-hours", type=float, metavar="H", help="as for serve")
+    server.add_argument("--keep-alive-hours", type=duration(HOUR), metavar="H", help="as for serve")
+    server.add_argument("--retention-hours", type=duration(HOUR), metavar="H", help="as for serve")
     hooks = parser.add_argument_group("Claude Code only")
     hooks.add_argument(
         "--hooks", action="store_true", help="also release a session's claims when it ends, even by /clear"

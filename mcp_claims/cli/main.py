@@ -13,6 +13,7 @@ from mcp_claims import __version__
 from mcp_claims.cli.errors import USAGE_ERROR, describe, exit_code_of
 from mcp_claims.cli.output import discard, open_closed_streams, write_error
 from mcp_claims.errors import ClaimsError
+from mcp_claims.render import phrases
 
 # The module and the summary of each command.  Only the module of the command at hand is imported: hosts run a check
 # before each tool call, and the SDK alone takes most of a second.
@@ -24,7 +25,8 @@ COMMANDS = {
     "check": ("claim_commands", "check whether you may claim a key: it is neither held by another session nor done"),
     "release": ("claim_commands", "release your claim, or revoke the claim of a holder that hangs"),
     "prune": ("claim_commands", "remove expired and orphaned claims, and unreadable ones that outlived any TTL"),
-    "run": ("run", "run a command while holding a key, unless another session holds it or the work is done"),
+    "forget": ("claim_commands", "remove the record of how the work on a key ended, so that it can be done again"),
+    "run": ("run", "run a command while holding a key, unless another session holds it; with --once until it succeeds"),
     "hook": ("hook", "answer a hook of a host; `mcp-claims install claude-code --hooks` makes the host run this"),
     "install": ("install", "add the server to the user's configuration of a host; the rest of the file stays as it is"),
     "uninstall": ("install", "remove the server and its hooks from a host; the rest of the file stays as it is"),
@@ -35,6 +37,8 @@ COMMANDS = {
     ),
     "completion": ("completion", "print a script that makes a shell complete commands and options"),
 }
+# Commands whose text is for people; the others speak to hosts and models.
+_FOR_PEOPLE = frozenset({"list", "show", "try", "check", "release", "forget", "run"})
 _COMPLETING = "_ARGCOMPLETE"  # The variable that shells set to complete a command line.
 _INTERRUPTED, _BROKEN_PIPE = 128 + 2, 128 + 13  # As a shell reports an end by SIGINT and by SIGPIPE.
 
@@ -68,6 +72,8 @@ def main(arguments: Sequence[str]) -> int:
     except SystemExit as stop:
         # A host takes exit code 2 of a hook for a denial.
         sys.exit(1 if chosen == "hook" and stop.code == USAGE_ERROR else stop.code)
+    if chosen in _FOR_PEOPLE:
+        phrases.use_local_time()
     return _run(options)
 
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import re
+from collections.abc import Callable
+from datetime import timedelta
 
 from mcp_claims.cli.errors import OPTIONS, STORE_ERROR, USAGE_ERROR, UsageError
+from mcp_claims.cli.output import write_error
 from mcp_claims.errors import InvalidInputError
+from mcp_claims.model.records import Claim
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
     DEFAULT_RETENTION_HOURS,
     DEFAULT_TTL_MINUTES,
-    MAX_WAIT_SECONDS,
     ClaimRequest,
 )
+from mcp_claims.render import phrases
+from mcp_claims.render.answers import claim_answer
+from mcp_claims.session.acquire import Refused
 from mcp_claims.session.identity import named_session, session_for_process
+from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.agent_awareness.location import PROVIDERS
 from mcp_claims.stores.base import Store
@@ -32,7 +41,27 @@ from mcp_claims.stores.config import (
 
 SESSION_VARIABLE = "MCP_CLAIMS_SESSION"
 LABEL_VARIABLE = "MCP_CLAIMS_LABEL"
+SECOND, MINUTE, HOUR = 1, 60, 3_600
+_UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": 24 * HOUR}
 _TROUBLE = f"{USAGE_ERROR} wrong usage, {STORE_ERROR} the store cannot answer"
+
+
+def duration(unit: int) -> Callable[[str], float]:
+    """Return a parser of durations: `90s`, `5m`, `1h30m`, `7d`, or a number of *unit* (`SECOND`, `MINUTE`, `HOUR`).
+
+    It returns the duration in *unit*, unchecked, and raises `argparse.ArgumentTypeError` for anything else.
+    """
+
+    def parse(text: str) -> float:
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+        if parts and "".join(number + name for number, name in parts) == text:
+            return sum(float(number) * _UNITS[name] for number, name in parts) / unit
+        try:
+            return float(text)  # The caller checks the range.
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a duration such as 30s, 5m or 1h30m, not {text!r}") from None
+
+    return parse
 
 
 def add_epilog(parser: argparse.ArgumentParser, examples: str, exit_codes: str, *, trouble: str = _TROUBLE) -> None:
@@ -76,12 +105,13 @@ def store_choice(options: argparse.Namespace) -> StoreChoice:
     return choice._replace(chosen_by=OPTIONS.get(choice.chosen_by, choice.chosen_by))
 
 
-def add_key(parser: argparse.ArgumentParser) -> None:
-    """Add a key and its namespace."""
-    parser.add_argument(
+def add_key(parser: argparse.ArgumentParser) -> argparse.Action:
+    """Add a key and its namespace; return the key."""
+    key = parser.add_argument(
         "key", metavar="KEY", help="one occurrence of an event, named alike by all: acme/web#12:red@3f2a91c"
     )
     add_namespace(parser, default=DEFAULT_NAMESPACE, purpose="scope of the key (%(default)s)")
+    return key
 
 
 def add_namespace(parser: argparse.ArgumentParser, *, default: str | None = None, purpose: str) -> None:
@@ -89,47 +119,61 @@ def add_namespace(parser: argparse.ArgumentParser, *, default: str | None = None
     parser.add_argument("-n", "--namespace", default=default, metavar="NAME", help=purpose)
 
 
-def add_claim(parser: argparse.ArgumentParser) -> None:
-    """Add what `claim_request` reads."""
-    add_key(parser)
+def add_claim(parser: argparse.ArgumentParser) -> argparse.Action:
+    """Add what `claim_request` reads; return the key."""
+    key = add_key(parser)
     parser.add_argument(
         "--ttl",
-        type=float,
+        type=duration(MINUTE),
         default=DEFAULT_TTL_MINUTES,
-        metavar="MINUTES",
-        help="when the claim expires unless it is renewed (%(default)g)",
+        metavar="DURATION",
+        help="when the claim expires unless it is renewed: 90s, 5m, 2h; a number is minutes (%(default)g)",
     )
     parser.add_argument("--note", metavar="TEXT", help="what you are about to do, shown to the others")
     parser.add_argument("--redo", action="store_true", help="claim the key even if the work is done")
     parser.add_argument(
         "--wait",
-        type=float,
+        type=duration(SECOND),
         default=0,
-        metavar="SECONDS",
-        help=f"while another session holds the key, wait for it, up to {MAX_WAIT_SECONDS:g} s (%(default)g)",
+        metavar="DURATION",
+        help="while another session holds the key, wait for it: 30s, 5m, 2h; a number is seconds (%(default)g)",
     )
+    return key
 
 
 def claim_request(options: argparse.Namespace) -> ClaimRequest:
     """Return the request for a claim that *options* ask for; raise `InvalidInputError` for a value out of range."""
-    return ClaimRequest.parse(
-        options.key,
-        options.namespace,
-        ttl_minutes=options.ttl,
-        note=options.note,
-        redo=options.redo,
-        wait_seconds=options.wait,
+    request = ClaimRequest.parse(
+        options.key, options.namespace, ttl_minutes=options.ttl, note=options.note, redo=options.redo
     )
+    # The tools' limit is for hosts, which give up a call after minutes.  At a shell the caller decides.
+    if not 0 <= options.wait < math.inf:
+        raise InvalidInputError("wait_seconds", "must be 0 or more")
+    return request._replace(wait_seconds=options.wait)
+
+
+def report_wait(request: ClaimRequest) -> Refused:
+    """Return a function that writes to stderr whom *request* waits for; each holder once."""
+    reported: set[str] = set()
+
+    def report(result: ClaimResult) -> None:
+        lead = claim_answer(request.scoped, result).lead
+        holder = result.found.holder.name if isinstance(result.found, Claim) else lead
+        if request.wait_seconds > 0 and holder not in reported:
+            reported.add(holder)
+            write_error(f"waiting up to {phrases.span(timedelta(seconds=request.wait_seconds))}. {lead}")
+
+    return report
 
 
 def add_retention(parser: argparse.ArgumentParser) -> None:
     """Add how long an outcome is kept."""
     parser.add_argument(
         "--retention",
-        type=float,
+        type=duration(HOUR),
         default=DEFAULT_RETENTION_HOURS,
-        metavar="HOURS",
-        help="how long the outcome is kept (%(default)g)",
+        metavar="DURATION",
+        help="how long the outcome is kept: 30m, 12h, 7d; a number is hours (%(default)g)",
     )
 
 

@@ -13,13 +13,17 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from mcp_claims.cli.options import (
+    HOUR,
+    MINUTE,
     SESSION_VARIABLE,
     add_label,
     add_store_options,
     chosen_store,
     describe_session,
+    duration,
     store_choice,
 )
+from mcp_claims.cli.output import write_error
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import local_machine
 from mcp_claims.model import validation
@@ -52,17 +56,17 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
     add_label(parser)
     parser.add_argument(
         "--keep-alive-hours",
-        type=float,
+        type=duration(HOUR),
         default=DEFAULT_KEEP_ALIVE_LIMIT / timedelta(hours=1),
         metavar="H",
-        help="how long try_claim(keep_alive=true) renews a claim at most (%(default)g)",
+        help="how long try_claim(keep_alive=true) renews a claim at most, in hours or as 90m, 2d (%(default)g)",
     )
     parser.add_argument(
         "--retention-hours",
-        type=float,
+        type=duration(HOUR),
         default=DEFAULT_RETENTION_HOURS,
         metavar="H",
-        help="how long an outcome given to release is kept (%(default)g)",
+        help="how long an outcome given to release is kept, in hours or as 90m, 2d (%(default)g)",
     )
     http = parser.add_argument_group("over HTTP")
     http.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdin and stdout")
@@ -70,7 +74,9 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
     http.add_argument("--port", type=int, help="port to listen on, 0 for a free one (8765)")
     http.add_argument("--path", help="path of the endpoint (/mcp)")
     http.add_argument("--token-file", metavar="PATH", help="bearer tokens, one a line (or one in MCP_CLAIMS_TOKEN)")
-    http.add_argument("--idle-minutes", type=float, metavar="M", help="when a session without requests ends (30)")
+    http.add_argument(
+        "--idle-minutes", type=duration(MINUTE), metavar="M", help="when a session without requests ends (30)"
+    )
     parser.set_defaults(run=_serve)
 
 
@@ -103,6 +109,11 @@ def _serve_stdio(options: argparse.Namespace, store: Store, keep_alive_limit: ti
     name = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
     own = process_session(store) if name is None else named_session(store, name)
     describe_session(own, options)
+    if sys.stdin.isatty():
+        write_error(
+            "this speaks MCP with one client over stdin and stdout, and agents' hosts start it themselves: "
+            "`mcp-claims install HOST` makes them. Ctrl-D ends it; `mcp-claims --help` has the commands for people."
+        )
     # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with _importing_server():

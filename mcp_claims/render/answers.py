@@ -150,7 +150,7 @@ def claim_answer(
     elif result.status is Status.ACQUIRED:
         lead = f"CLAIMED: you hold {name} {phrases.until(found, now)}, generation {found.generation}, as {phrases.who(found)}."
         if result.taken_over is not None:
-            lead += f" {phrases.taken_over(result.taken_over)}"
+            lead += f" {phrases.taken_over(result.taken_over, now)}"
         renewal = "The server renews it meanwhile" if kept_alive else "To renew, call try_claim again before it expires"
         advice = f"You act, nobody else will. Call release with an outcome when you stop. {renewal}."
         if fleeting is not None:
@@ -158,16 +158,16 @@ def claim_answer(
         if near:
             advice = f"{phrases.near(near)} If that is the same event, release yours and do not act. {advice}"
     elif result.status is Status.RENEWED:
-        since = f"since {phrases.wall_time(found.claimed.wall)}, now {phrases.until(found, now)}"
+        since = f"since {phrases.past(found.claimed, now)}, now {phrases.until(found, now)}"
         lead = f"RENEWED: you have held {name} {since}, generation {found.generation}, as {phrases.who(found)}."
         advice = (
-            f"Your connection has held this since {phrases.wall_time(found.claimed.wall)}. If you did not claim it "
+            f"Your connection has held this since {phrases.wall_time(found.claimed.wall, now)}. If you did not claim it "
             "yourself, a sub-agent on your connection did: do not act. If you did, go on, and call release when you stop."
         )
         if fleeting is not None:
             advice = fleeting.value.format(generation=found.generation)
     elif result.status is Status.DONE:
-        lead = f"DONE: {name} {phrases.ended(found)}"
+        lead = f"DONE: {name} {phrases.ended(found, now)}"
         advice = _DONE
     else:
         lead = f"HELD: {name} is {phrases.held(found, now)}"
@@ -196,9 +196,9 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
         lead = f"YOURS: you hold {name} {phrases.until(found, now)}, generation {found.generation}, as {phrases.who(found)}."
         advice = "Go on, and call release with an outcome when you stop."
     elif inspection.done:
-        lead, advice = f"DONE: {name} {phrases.ended(found)}", _DONE
+        lead, advice = f"DONE: {name} {phrases.ended(found, now)}", _DONE
     elif inspection.marker is not None:
-        lead = f"FREE: nobody holds {name}; it {phrases.ended(found)}"
+        lead = f"FREE: nobody holds {name}; it {phrases.ended(found, now)}"
         advice = "This claims nothing: call try_claim before you act."
     else:
         lead = f"HELD: {name} is {phrases.held(found, now)}"
@@ -227,7 +227,7 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
     facts: ClaimFacts = {}
     if isinstance(found, Claim) and found.ended is not None:
         lead = f"RELEASED: {name} " if result.released else f"NOTHING TO RELEASE: nobody holds {name}; it "
-        lead += phrases.ended(found)
+        lead += phrases.ended(found, now)
         facts = claim_facts(found, now)
         if found.ended.outcome is Outcome.DONE:
             advice = "Others are told not to repeat it."
@@ -335,7 +335,7 @@ def _how_lost(lost: Claim, found: Found, now: Moment) -> str:
     if isinstance(found, Unreadable):
         return "what is stored can no longer be read"
     if isinstance(found, Claim) and found.ended is not None and found.ended.outcome is Outcome.REVOKED:
-        return f"it {phrases.ended(found).rstrip('.')}"
+        return f"it {phrases.ended(found, now).rstrip('.')}"
     return "it was removed before it expired"
 
 

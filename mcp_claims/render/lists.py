@@ -161,4 +161,4 @@ def listed_line(listed: ListedClaim, now: Moment) -> str:
         return f"{listed.state.value.upper()}, free: {name}, last held by {phrases.who(found)}."
     if listed.state is ClaimState.HELD:
         return f"{name} is {phrases.held(found, now)}"
-    return f"{name} {phrases.ended(found)}"
+    return f"{name} {phrases.ended(found, now)}"

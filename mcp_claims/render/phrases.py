@@ -15,6 +15,7 @@ from mcp_claims.model.records import Claim, Moment, OriginalHolder, Outcome, Sco
 from mcp_claims.model.text import one_line
 from mcp_claims.session.results import TakenOver
 
+_local_time = False
 _PLAIN_NAME = re.compile(r"[\w.:@-]{1,300}")
 _ENDINGS = {
     Outcome.DONE: "done",
@@ -22,6 +23,12 @@ _ENDINGS = {
     Outcome.ABANDONED: "abandoned",
     Outcome.REVOKED: "revoked",
 }
+
+
+def use_local_time() -> None:
+    """Write all times from now on as people at this machine read them, with their age; models get UTC."""
+    global _local_time
+    _local_time = True
 
 
 def shown(text: str) -> str:
@@ -60,32 +67,31 @@ def who(claim: Claim) -> str:
 def held(claim: Claim, now: Moment) -> str:
     """Return by whom *claim* is held, since when and until when."""
     number = f", generation {claim.generation}" if claim.generation else ""
-    since = f"since {wall_time(claim.claimed.wall)}, {until(claim, now)}{number}"
-    return f"held by {who(claim)} {since}.{_note(claim)}"
+    return f"held by {who(claim)} since {past(claim.claimed, now)}, {until(claim, now)}{number}.{_note(claim)}"
 
 
 def until(claim: Claim, now: Moment) -> str:
     """Return until when *claim* is held."""
     left = expiry.remaining(claim.expires, now)
     if left <= timedelta(0) and expiry.expires_in(claim, now) is None:
-        return f"until the store ends it ({wall_time(claim.expires.wall)} by the clock of its holder's machine)"
-    return f"until {wall_time(expiry.wall_expiry(claim.expires, now))} ({span(left)} from now)"
+        return f"until the store ends it ({wall_time(claim.expires.wall, now)} by the clock of its holder's machine)"
+    return f"until {wall_time(expiry.wall_expiry(claim.expires, now), now)} ({span(left)} from now)"
 
 
-def ended(marker: Claim) -> str:
+def ended(marker: Claim, now: Moment) -> str:
     """Return how the work ended, by whom and when."""
     assert marker.ended is not None
-    when = f"at {wall_time(marker.ended.at.wall)}, generation {marker.generation}"
+    when = f"at {past(marker.ended.at, now)}, generation {marker.generation}"
     return f"was {_ENDINGS[marker.ended.outcome]} by {who(marker)} {when}.{_note(marker)}"
 
 
-def taken_over(previous: TakenOver) -> str:
+def taken_over(previous: TakenOver, now: Moment) -> str:
     """Return what a new claim replaced, and why it could be replaced."""
     found = previous.found
     if isinstance(found, Unreadable):
         return f"Taken over: an unreadable claim older than any TTL ({unreadable(found)})."
     if found.ended is not None:
-        return f"Before that, it {ended(found)}"
+        return f"Before that, it {ended(found, now)}"
     why = "whose process is dead" if previous.state is ClaimState.ORPHANED else "whose claim had expired"
     return f"Taken over from {who(found)}, {why}.{_note(found)}"
 
@@ -113,8 +119,17 @@ def free_at(found: Unreadable) -> str:
         return "somebody removes it"
 
 
-def wall_time(moment: datetime) -> str:
-    """Return *moment* as people and programs read it, to the second."""
+def past(moment: Moment, now: Moment) -> str:
+    """Return when *moment* was; for people also how long ago."""
+    age = f" ({span(max(timedelta(0), -expiry.remaining(moment, now)))} ago)" if _local_time else ""
+    return f"{wall_time(moment.wall, now)}{age}"
+
+
+def wall_time(moment: datetime, now: Moment) -> str:
+    """Return *moment* to the second: in UTC, or for people in local time, without the date if it is today's."""
+    if _local_time:
+        local = moment.astimezone()
+        return f"{local:%H:%M:%S}" if local.date() == now.wall.astimezone().date() else f"{local:%Y-%m-%d %H:%M:%S}"
     return codec.timestamp(moment)[: -len(".000Z")] + "Z"
 
 

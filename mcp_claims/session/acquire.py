@@ -40,6 +40,9 @@ _Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 Progress = Callable[[float], object]
 """Called every few seconds with the seconds waited so far."""
 
+Refused = Callable[[ClaimResult], object]
+"""Called with the result of each attempt after which the wait goes on."""
+
 
 class Wakeup:
     """Wakes one waiting thread; `set` and `stop` may be called from any thread."""
@@ -86,7 +89,12 @@ class Wakeup:
 
 
 def acquire(
-    session: Session, request: ClaimRequest, *, progress: Progress | None = None, wakeup: Wakeup | None = None
+    session: Session,
+    request: ClaimRequest,
+    *,
+    progress: Progress | None = None,
+    refused: Refused | None = None,
+    wakeup: Wakeup | None = None,
 ) -> ClaimResult:
     """Claim the key of *request* for *session*; wait up to its `wait_seconds` while another session holds it.
 
@@ -97,7 +105,7 @@ def acquire(
         return session.try_request(request)
     try:
         with closing(wakeup or Wakeup()) as owned:
-            return _Waiter(session, request, progress, owned).run()
+            return _Waiter(session, request, progress, refused, owned).run()
     except OSError as error:
         raise _cannot_wait(error) from error
 
@@ -110,8 +118,16 @@ def _cannot_wait(error: OSError) -> StoreUnavailableError:
 class _Waiter:
     """One call that waits."""
 
-    def __init__(self, session: Session, request: ClaimRequest, progress: Progress | None, wakeup: Wakeup) -> None:
-        self._session, self._request, self._progress, self._wakeup = session, request, progress, wakeup
+    def __init__(
+        self,
+        session: Session,
+        request: ClaimRequest,
+        progress: Progress | None,
+        refused: Refused | None,
+        wakeup: Wakeup,
+    ) -> None:
+        self._session, self._request, self._wakeup = session, request, wakeup
+        self._progress, self._refused = progress, refused
         self._began = self._reported = time.monotonic()
         self._is_head = False
         self._result: ClaimResult | None = None
@@ -161,7 +177,11 @@ class _Waiter:
         if self._result is not None and result.lost is None:
             result = result._replace(lost=self._result.lost)  # The session reports a lost claim only once.
         self._result = result
-        return result.status is not Status.HELD or not in_time
+        if result.status is not Status.HELD or not in_time:
+            return True
+        if self._refused is not None:
+            self._refused(result)
+        return False
 
     def _try_until_stopped(self) -> ClaimResult:
         """Try once, for up to `LOCK_TIMEOUT`: in steps, so that a lock that is not released does not delay a `stop`."""

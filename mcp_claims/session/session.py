@@ -184,6 +184,21 @@ class Session:
         self._check_usable()
         return admin.revoke(self._store, self._machine, found, self.holder, reason, lock_timeout)
 
+    def forget(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
+        """Remove the marker that says how the work on *key* ended, whoever left it; return whether there was one.
+
+        A claim stays, and so does what cannot be read.
+        """
+        scoped = validation.scoped_key(key, namespace)
+        self._check_usable()
+        found = self._store.read(scoped)
+        return (
+            isinstance(found, Claim)
+            and found.ended is not None
+            and found.scoped == scoped
+            and self._store.discard(found, lock_timeout=lock_timeout)
+        )
+
     def prune(self, namespace: str | None = None, *, lock_timeout: float = LOCK_TIMEOUT) -> PruneResult:
         """Remove dead claims, and unreadable ones that are older than any TTL, in one namespace or in all."""
         timeout = validation.parse_lock_timeout(lock_timeout)

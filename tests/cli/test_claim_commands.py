@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from mcp_claims.model.records import Outcome
+from mcp_claims.model.records import Claim, Outcome
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.files.wait_queue import QUEUE_FILE
@@ -114,12 +116,13 @@ def test_a_check_says_how_the_key_stands_without_advice_for_tools(commands: Comm
 def test_a_refusal_says_what_a_person_can_do_and_not_what_a_model_can(commands: Commands, claims_dir: Path) -> None:
     commands("try", "red", "--session", "ci")
     refusals = [commands("try", "red", "--session", "other"), commands("check", "red")]
-    assert all("--wait SECONDS" in done.stdout and "release KEY --force" in done.stdout for done in refusals)
+    assert all("--wait 5m" in done.stdout and "release KEY --force" in done.stdout for done in refusals)
     refusals.append(commands("release", "red", "--session", "other"))
     assert "release KEY --force" in refusals[-1].stdout and "--wait" not in refusals[-1].stdout
     commands("release", "red", "--session", "ci", "--outcome", "done")
     done = [commands("try", "red", "--session", "other"), commands("check", "red")]
     assert all("try KEY --redo" in each.stdout and "new key" in each.stdout for each in done)
+    assert all("mcp-claims forget KEY" in each.stdout for each in done)
     (claims_dir / "default" / "red.json").write_bytes(b"\0")
     unreadable = [commands("try", "red", "--session", "other"), commands("check", "red"), commands("prune")]
     assert all("red.json" in each.stdout and "delete it if nobody works on this" in each.stdout for each in unreadable)
@@ -127,6 +130,34 @@ def test_a_refusal_says_what_a_person_can_do_and_not_what_a_model_can(commands: 
         assert each.returncode == 1 and len(each.stdout.splitlines()) == 1
         for word in ("Do not act", "try_claim", "wait_seconds", "redo=true", "Ask a person", "is_claimed_by_other"):
             assert word not in each.stdout
+
+
+def test_forget_removes_how_the_work_ended_and_nothing_else(commands: Commands, claims_dir: Path) -> None:
+    for key, outcome in (("red", "done"), ("green", "failed"), ("blue", None)):
+        commands("try", key, "--session", "ci")
+        if outcome is not None:
+            commands("release", key, "--session", "ci", "--outcome", outcome)
+    for key in ("red", "green"):
+        assert commands("forget", key).stdout.startswith(f'FORGOTTEN: how the work on "{key}"')
+        assert commands("show", key).returncode == 1
+    held, nothing = commands("forget", "blue"), commands("forget", "red")
+    assert (held.returncode, nothing.returncode) == (1, 1)
+    assert held.stdout.startswith('NOTHING TO FORGET: "blue"') and "is held by" in held.stdout
+    assert commands("check", "blue", "--session", "ci").stdout.startswith("YOURS")
+    unreadable = claims_dir / "default" / "blue.json"
+    unreadable.write_bytes(b"\0")
+    assert commands.json("forget", "blue") == {"forgotten": False} and unreadable.exists()
+
+
+def test_people_read_local_times_and_ages_and_programs_utc(commands: Commands, claims_dir: Path) -> None:
+    holder = process_session(FileStore(claims_dir))
+    claim = holder.try_claim("red").found
+    assert isinstance(claim, Claim)
+    commands.environment = commands.environment | {"TZ": "XYZ-5:45"}
+    local = claim.claimed.wall + timedelta(hours=5, minutes=45)
+    text = commands("check", "red").stdout
+    assert re.search(rf"since (\d{{4}}-\d\d-\d\d )?{local:%H:%M:%S} \(\d+ s ago\), until", text) and "Z" not in text
+    assert commands.json("check", "red")["claimed_at"].startswith(f"{claim.claimed.wall:%Y-%m-%dT%H:%M:%S}")
 
 
 def test_what_failed_is_free(commands: Commands) -> None:
@@ -216,7 +247,8 @@ def test_ctrl_c_ends_what_waits_quietly_and_claims_nothing(
         fds = Path(f"/proc/{process.pid}/fd")
         eventually(lambda: any("inotify" in _target(fd) for fd in fds.iterdir()))
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=TIMEOUT)[1] == ""
+        written = process.communicate(timeout=TIMEOUT)[1]
+        assert not written or (written.startswith("mcp-claims: waiting up to") and written.count("\n") == 1)
     assert process.returncode == (130 if "try" in command else 0)
     assert holder.inspect("red").held_by_you
 
@@ -282,7 +314,7 @@ def test_prune_prints_what_it_did_and_exits_with_1_if_something_needs_a_person(
     "arguments",
     [
         ("try", "red", "--session", "ci", "--ttl", "0"),
-        ("try", "red", "--session", "ci", "--wait", "301"),
+        ("try", "red", "--session", "ci", "--wait", "-1"),
         ("try", "", "--session", "ci"),
         ("try", "red", "-n", "a\nb", "--session", "ci"),
         ("check", "red", "--generation", "0"),
@@ -307,9 +339,9 @@ def test_wrong_usage_is_exit_code_2_and_claims_nothing(commands: Commands, argum
     [
         ("--ttl", ["try", "red", "--session", "ci", "--ttl", "0"]),
         ("--ttl", ["run", "red", "--ttl", "nan", "--", "true"]),
-        ("--retention", ["run", "red", "--retention", "0", "--", "true"]),
+        ("--once", ["run", "--once", "0", "red", "--", "true"]),
         ("--retention", ["release", "red", "--session", "ci", "--outcome", "done", "--retention", "0"]),
-        ("--wait", ["try", "red", "--session", "ci", "--wait", "301"]),
+        ("--wait", ["try", "red", "--session", "ci", "--wait", "-1"]),
         ("--session", ["check", "red", "--session", "a\tb"]),
         ("--generation", ["check", "red", "--generation", "0"]),
         ("--layout", ["check", "red", "--layout", "nonsense"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +100,21 @@ def test_serving_ends_at_once_when_nobody_is_there(tmp_path: Path) -> None:
     done = run("serve", "--dir", str(tmp_path / "claims"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not (tmp_path / "claims").exists()
+
+
+def test_serving_at_a_terminal_says_what_it_is_for(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "mcp_claims", "serve", "--dir", str(tmp_path / "claims")],
+            env=PYTHON_ENVIRONMENT,
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stderr is not None and b"mcp-claims install HOST" in process.stderr.readline()
+            os.write(ours, b"\x04")
+            assert process.communicate(timeout=60) == (b"", b"")
+    finally:
+        os.close(ours)
+        os.close(theirs)
