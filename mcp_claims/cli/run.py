@@ -1,66 +1,80 @@
-"""`mcp-claims run KEY -- COMMAND`: hold a key while a command runs, and record afterwards how it ended."""
+"""`mcp-claims run KEY -- COMMAND`: hold a key while a command runs; with `--once`, so that it succeeds only once."""
 
 from __future__ import annotations
 
 import argparse
 from datetime import timedelta
 
-from mcp_claims.cli.errors import NO, USAGE_ERROR
+from mcp_claims.cli.errors import USAGE_ERROR, UsageError
 from mcp_claims.cli.options import (
+    HOUR,
     add_claim,
     add_epilog,
     add_label,
-    add_retention,
     add_store_options,
     chosen_store,
     claim_request,
     describe_session,
+    duration,
+    report_wait,
 )
 from mcp_claims.cli.output import write_error
-from mcp_claims.cli.supervisor import CannotStartError, Child
+from mcp_claims.cli.supervisor import CannotStartError, Child, TooLateError
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.records import Claim, Outcome
-from mcp_claims.model.validation import ReleaseRequest
+from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS, ReleaseRequest
 from mcp_claims.render.answers import claim_answer
 from mcp_claims.session.acquire import acquire
-from mcp_claims.session.identity import process_session, session_for_process
+from mcp_claims.session.identity import process_session
 from mcp_claims.session.keepalive import KeepAliveThread
+from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 
 _NOTICE_AFTER, _NOTICE_AFTER_REMOTE = 2.0, 15.0
 """Seconds after which a revoked claim is noticed at the latest, on this machine and over a network."""
 
-_POLL_INTERVAL = 0.5  # s between two checks of what the keep-alive has found out
+_POLL_INTERVAL = 0.5  # s at most between two checks of what the keep-alive has found out
+_POLLS_PER_TTL = 20
 
 _STOP_TIMEOUT = 10.0
 """Seconds at most in which a command that has lost its claim has to end, before it is killed."""
 
-_KILL_BEFORE = 0.1  # s before the claim expires
-_CATCH_UP = 0.5  # s for a renewal after this process was stopped for longer than that: it may still have its claim
+_HINTS = {
+    Status.HELD: "To wait for it: --wait 5m.",
+    Status.DONE: "The next occurrence is a new key. To do the same again: --redo, or first mcp-claims forget KEY.",
+}
+
+_DEFAULT_ONCE = f"{DEFAULT_RETENTION_HOURS:g}h"
+
+_NOT_RUN = 75
+"""The exit code if the command was not run, `EX_TEMPFAIL` of sysexits.h: another attempt may succeed."""
 
 
 def configure_run(parser: argparse.ArgumentParser) -> None:
     """Configure the parser of `run`."""
     add_epilog(
         parser,
-        "  mcp-claims run nightly:2026-11-28 -- make nightly\n"
-        "  mcp-claims run deploy:staging --wait 300 --forget -- ./deploy.sh staging",
-        "that of COMMAND, 126 or 127 COMMAND cannot be run, 1 or N of -E held or done",
+        "  mcp-claims run deploy:staging --wait 5m -- ./deploy.sh staging     # one at a time\n"
+        "  mcp-claims run --once nightly:2026-11-28 -- make nightly           # by one of all machines' cron jobs\n"
+        "  mcp-claims run --once 7d acme/web#12:red@3f2a91c -- ./repair.sh    # never again within a week",
+        f"that of COMMAND, 126 or 127 COMMAND cannot be run, {_NOT_RUN} or N of -E the key is held, or done with --once",
     )
     add_store_options(parser)
-    add_claim(parser)
+    add_claim(parser).nargs = "?"  # `--once KEY` takes it for a duration.
     add_label(parser)
     parser.add_argument(
-        "--forget",
-        action="store_true",
-        help="record no outcome, done or failed by the exit code, so that the command can run again",
+        "--once",
+        nargs="?",
+        const="",
+        metavar="DURATION",
+        help="record that the work is done if COMMAND succeeds, and do not run it while that record is kept "
+        f"({_DEFAULT_ONCE}); the key has to name the occurrence. Without it the key is free again whatever happened",
     )
-    add_retention(parser)
     parser.add_argument(
         "-E",
         "--held-exit-code",
         type=int,
-        default=NO,
+        default=_NOT_RUN,
         metavar="N",
         help="exit code if the key is held or done (%(default)s)",
     )
@@ -74,59 +88,87 @@ def _run(options: argparse.Namespace) -> int:
         return USAGE_ERROR
     if not 0 <= options.held_exit_code <= 255:
         raise InvalidInputError("held_exit_code", "must be a number from 0 to 255")
+    kept_hours = _take_once(options)
     request = claim_request(options)
-    released = ReleaseRequest.parse(options.key, options.namespace, retention_hours=options.retention)
+    released = ReleaseRequest.parse(options.key, options.namespace, retention_hours=kept_hours)
     store = chosen_store(options)
     with Child(options.command) as child:
-        # The claim is the child's: whatever happens to this process, it stays as long as the command runs.
-        session = process_session(store) if child.pid is None else session_for_process(store, child.pid)
+        # The claim is the guardian's: whatever happens to this process, it stays as long as anything of the command runs.
+        session = process_session(store, pid=child.guardian_pid)
         session.describe_client(f"mcp-claims run {options.command[0]}")
         describe_session(session, options)
-        result = acquire(session, request)
-        if not result.claimed or not isinstance(result.found, Claim):
-            write_error(claim_answer(request.scoped, result).lead)
+        result = acquire(session, request, refused=report_wait(request))
+        grant = result.found
+        if not result.claimed or not isinstance(grant, Claim):
+            write_error(f"{claim_answer(request.scoped, result).lead} {_HINTS.get(result.status, '')}".rstrip())
             return int(options.held_exit_code)
+        variables = {
+            "MCP_CLAIMS_KEY": grant.scoped.key,
+            "MCP_CLAIMS_NAMESPACE": grant.scoped.namespace,
+            "MCP_CLAIMS_GENERATION": str(grant.generation),
+        }
         try:
-            child.start()
+            child.start(variables, *_deadlines(grant, request.ttl))
+        except TooLateError:
+            write_error("the claim expired before the command was started, so it was not run")
+            return int(options.held_exit_code)
         except CannotStartError as error:
             session.release_request(released)
             write_error(str(error))
             return error.exit_code
-        if _hold_until_ended(session, result.found, request.ttl, child):
-            if not options.forget:
-                released = _with_outcome(released, child.exit_code)
-            session.release_request(released)
+        if _hold_until_ended(session, grant, request.ttl, child):
+            session.release_request(_with_outcome(released, child, once=options.once is not None))
         return child.exit_code
 
 
-def _with_outcome(request: ReleaseRequest, exit_code: int) -> ReleaseRequest:
-    if exit_code == 0:
-        return request._replace(outcome=Outcome.DONE)
-    return request._replace(outcome=Outcome.FAILED, note=f"exit code {exit_code}")
+def _take_once(options: argparse.Namespace) -> float:
+    """Return how many hours an outcome is kept; `--once` may have taken KEY for its duration."""
+    if options.key is None and options.once:
+        options.key, options.once = options.once, ""
+    if options.key is None:
+        raise UsageError("there is no KEY: mcp-claims run KEY -- COMMAND")
+    try:
+        return duration(HOUR)(options.once or _DEFAULT_ONCE)
+    except argparse.ArgumentTypeError as error:
+        raise InvalidInputError("--once", str(error)) from error
+
+
+def _with_outcome(request: ReleaseRequest, child: Child, *, once: bool) -> ReleaseRequest:
+    if child.exit_code == 0:
+        return request._replace(outcome=Outcome.DONE) if once else request
+    if child.interrupted_by is not None:
+        return request._replace(outcome=Outcome.ABANDONED, note=f"interrupted by {child.interrupted_by}")
+    return request._replace(outcome=Outcome.FAILED, note=f"exit code {child.exit_code}")
+
+
+def _deadlines(claim: Claim, ttl: timedelta) -> tuple[float, float]:
+    """Return when the command has to be asked to end, and killed, if *claim* is not renewed.
+
+    From the expiry on another session may hold the key and act, so all of the command must have ended before.
+    """
+    seconds, expires = ttl.total_seconds(), claim.expires.ticks
+    return expires - min(_STOP_TIMEOUT, seconds / 3), expires - min(1.0, seconds / 8)
 
 
 def _hold_until_ended(session: Session, grant: Claim, ttl: timedelta, child: Child) -> bool:
     """Keep *grant* alive until *child* has ended; stop it if the claim is lost.  Return whether it was kept."""
-    # From the expiry on, another session may hold the key and act, so the command must have ended before.
-    stop_timeout = min(_STOP_TIMEOUT, ttl.total_seconds() / 3)
     verify_every = (_NOTICE_AFTER_REMOTE if session.remote else _NOTICE_AFTER) - _POLL_INTERVAL
-    expires = grant.expires.ticks
+    # The keep-alive asks the store in a thread: an answer over a network may take longer than the claim lives.
+    poll_interval = min(_POLL_INTERVAL, ttl.total_seconds() / _POLLS_PER_TTL)
     with KeepAliveThread(session, grant, ttl, verify_every=verify_every) as kept:
-        last_awake, resumed = session.now().ticks, 0.0
-        # In steps that never reach beyond the last moment for stopping the command.  The keep-alive asks the store in a
-        # thread: an answer over a network may take longer than the claim lives.
-        while not child.wait(min(_POLL_INTERVAL, max(0.01, expires - stop_timeout - last_awake))):
-            now = session.now().ticks
-            if now - last_awake > _POLL_INTERVAL + _CATCH_UP:
-                resumed = now
-            last_awake = now
-            claim, problem = kept.claim, kept.problem
-            if claim is not None:
-                expires = claim.expires.ticks
-                if now < max(expires - stop_timeout, resumed + _CATCH_UP):
-                    continue
-                write_error(f"the claim could not be renewed in time: {problem or 'the store has not answered'}")
-            write_error("the claim is lost, so the command is stopped")
-            child.stop(min(_STOP_TIMEOUT, max(0.0, expires - _KILL_BEFORE - session.now().ticks)))
-            return False
-    return True
+        deadlines = _deadlines(grant, ttl)
+        while not child.wait(poll_interval) and not child.out_of_time:
+            claim = kept.claim
+            if claim is None:
+                write_error("the claim is lost, so the command is stopped")
+                child.stop(session.now().ticks + _STOP_TIMEOUT)
+                return False
+            if deadlines != (deadlines := _deadlines(claim, ttl)):
+                child.keep_until(*deadlines)
+        if child.out_of_time:
+            why = kept.problem or "the store has not answered, or this process was stopped"
+            write_error(f"the claim could not be renewed in time, so the command is stopped: {why}")
+            child.stop(deadlines[1])
+        elif child.guardian_died:
+            write_error("the process that guards the command was killed, so the command is too")
+    return not child.out_of_time and not child.guardian_died

@@ -36,12 +36,15 @@ def open_session(store: Store | None = None, *, name: str | None = None) -> Sess
     return process_session(store) if name is None else named_session(store, name)
 
 
-def process_session(store: Store, machine: Machine | None = None) -> Session:
-    """Open a session that lives as long as this process, or until `close`."""
+def process_session(store: Store, machine: Machine | None = None, *, pid: int | None = None) -> Session:
+    """Open a session that lives as long as this process, or until `close`.
+
+    With a *pid*, of a child that is running, it lives as long as that child, and is used by this process all the same.
+    """
     machine = machine or local_machine()
-    pid = machine.pid()
+    pid = machine.pid() if pid is None else pid
     name = holder_name(machine.host(), pid, os.urandom(_NONCE_BYTES).hex())
-    return Session(store, Holder(name, pid, machine.proof()), machine)
+    return Session(store, Holder(name, pid, machine.proof(pid)), machine)
 
 
 def session_for_process(store: Store, pid: int, machine: Machine | None = None) -> Session:

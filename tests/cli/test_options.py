@@ -10,7 +10,7 @@ from mcp_claims.cli.options import HOUR, MINUTE, SECOND, duration
 from tests.cli.commands import Commands
 
 
-@pytest.mark.rule("L7")
+@pytest.mark.rule("L9")
 @pytest.mark.parametrize(
     ("text", "unit", "value"),
     [
@@ -30,14 +30,14 @@ def test_a_duration_has_units_or_is_a_number_of_the_options_unit(text: str, unit
     assert duration(unit)(text) == value
 
 
-@pytest.mark.rule("L7")
+@pytest.mark.rule("L9")
 @pytest.mark.parametrize("text", ["", "m", "5 m", "5mm", "5M", "1h-30m", "5m!", "soon", "5w", "m5"])
 def test_anything_else_is_no_duration(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="such as 30s"):
         duration(MINUTE)(text)
 
 
-@pytest.mark.rule("L7")
+@pytest.mark.rule("L9")
 @pytest.mark.parametrize(
     "words",
     [

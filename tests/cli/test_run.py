@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -9,23 +10,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Event
-from typing import Any
 
+import psutil
 import pytest
 
-from mcp_claims.cli.run import _hold_until_ended
-from mcp_claims.model import expiry
-from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Moment
+from mcp_claims.cli import guardian
+from mcp_claims.model.records import Claim
 from mcp_claims.session.identity import process_session
-from mcp_claims.session.results import ClaimPage, ListedClaim
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.files.wait_queue import QUEUE_FILE
 from tests.cli.commands import COMMAND, TIMEOUT, Commands, at_terminal, eventually
-from tests.stores.samples import claim
+from tests.support.launch import unshare
 
 # Says its PID and what signals it gets, and ends on a SIGTERM or at the end of its input.
 WITNESS = """
@@ -86,49 +82,76 @@ def ended(pid: int) -> bool:
         return True
 
 
+@pytest.mark.rule("L9")
 @pytest.mark.parametrize(
     ("script", "code", "outcome"),
     [
-        ("exit 0", 0, "done"),
+        ("exit 0", 0, None),
         ("exit 3", 3, "failed"),
         ("exit 255", 255, "failed"),
         ("kill -KILL $$", 137, "failed"),
         ("kill -TERM $$", 143, "failed"),
     ],
 )
-def test_the_exit_code_is_passed_on_and_is_the_outcome(
-    commands: Commands, script: str, code: int, outcome: str
+def test_the_exit_code_is_passed_on_and_a_failure_is_recorded(
+    commands: Commands, script: str, code: int, outcome: str | None
 ) -> None:
     done = commands("run", "red", "--", "sh", "-c", script)
     assert (done.returncode, done.stderr) == (code, "")
     answer = commands.json("show", "red")
-    assert answer["outcome"] == outcome
-    assert answer.get("note") == (None if code == 0 else f"exit code {code}")
+    assert answer.get("outcome") == outcome
+    assert answer.get("note") == (outcome and f"exit code {code}")
+    assert commands("run", "red", "--", "echo", "again").stdout == "again\n", "a mutex: the key is free in any case"
 
 
-def test_work_that_is_done_is_not_run_again_unless_asked_to(commands: Commands) -> None:
-    assert commands("run", "red", "--", "echo", "once").stdout == "once\n"
-    again = commands("run", "red", "-E", "75", "--", "echo", "twice")
-    assert (again.returncode, again.stdout) == (75, "") and "was done by" in again.stderr
-    assert commands("run", "red", "--redo", "--forget", "--", "echo", "twice").stdout == "twice\n"
-    assert commands("run", "red", "--", "echo", "thrice").stdout == "thrice\n"
+@pytest.mark.rule("L9")
+def test_with_once_what_has_succeeded_is_not_run_again_unless_asked_to(commands: Commands) -> None:
+    assert commands("run", "--once", "red@1", "--", "sh", "-c", "exit 3").returncode == 3
+    assert commands("run", "red@1", "--once", "--", "echo", "first").stdout == "first\n"
+    again = commands("run", "red@1", "--once", "--", "echo", "second")
+    assert (again.returncode, again.stdout) == (75, "") and "DONE:" in again.stderr
+    assert "--redo" in again.stderr and "mcp-claims forget" in again.stderr
+    assert commands("run", "red@1", "--once", "-E", "0", "--", "echo", "second").returncode == 0
+    assert commands("run", "red@1", "--once", "--redo", "--", "echo", "second").stdout == "second\n"
+    assert commands("forget", "red@1").returncode == 0
+    assert commands("run", "--once", "2h", "red@1", "--", "echo", "third").stdout == "third\n"
+    assert 7_000 < commands.json("show", "red@1")["expires_in_seconds"] <= 7_200
+    assert commands("run", "--once", "red@2", "--", "echo", "another").stdout == "another\n"
+
+
+def test_once_checks_its_duration_and_its_key(commands: Commands) -> None:
+    for wrong in (["--once", "--"], ["--once", "soon", "red", "--"], ["--once", "31d", "red", "--"], ["--"]):
+        done = commands("run", *wrong, "true")
+        assert done.returncode == 2 and ("--once" in done.stderr or "KEY" in done.stderr)
+    assert not commands.directory.exists()
+
+
+def test_the_command_is_given_its_key_and_generation(commands: Commands) -> None:
+    script = 'echo "$MCP_CLAIMS_KEY $MCP_CLAIMS_NAMESPACE $MCP_CLAIMS_GENERATION"'
+    check = f'{script}; {" ".join(COMMAND)} check "$MCP_CLAIMS_KEY" -n ci --generation "$MCP_CLAIMS_GENERATION"'
+    done = commands("run", "nächtlich #1", "-n", "ci", "--", "sh", "-c", check)
+    assert done.returncode == 0, "the generation is in force while the command runs"
+    assert done.stdout.startswith("nächtlich #1 ci ")
 
 
 def test_what_somebody_else_holds_is_not_run(commands: Commands, claims_dir: Path) -> None:
     other = process_session(FileStore(claims_dir))
     other.try_claim("red")
     done = commands("run", "red", "--", "echo", "run")
-    assert (done.returncode, done.stdout) == (1, "") and other.holder.name in done.stderr
+    assert (done.returncode, done.stdout) == (75, "") and other.holder.name in done.stderr
     assert other.inspect("red").held_by_you
 
 
 def test_it_waits_if_asked_to_and_runs_when_the_key_is_free(commands: Commands, claims_dir: Path) -> None:
     other = process_session(FileStore(claims_dir))
     other.try_claim("red")
-    with commands.start("run", "red", "--wait", "60", "--", "echo", "run", stdout=subprocess.PIPE) as waiting:
-        eventually((claims_dir / "default" / QUEUE_FILE).exists)
+    wait = ["run", "red", "--wait", "2h", "--", "echo", "run"]
+    with commands.start(*wait, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        assert waiting.stderr is not None
+        reported = waiting.stderr.readline()
+        assert "waiting up to 2 h 0 min" in reported and other.holder.name in reported
         other.release("red")
-        assert waiting.communicate(timeout=TIMEOUT)[0] == "run\n"
+        assert waiting.communicate(timeout=TIMEOUT) == ("run\n", "")
     assert waiting.returncode == 0
 
 
@@ -224,30 +247,193 @@ def test_a_command_runs_where_an_output_is_closed(commands: Commands, closed: st
     assert subprocess.run(shell, env=commands.environment, timeout=TIMEOUT, check=False).returncode == 7
 
 
-@pytest.mark.rule("L4")
-def test_when_we_are_killed_the_command_is_too_and_the_key_is_free(commands: Commands, claims_dir: Path) -> None:
-    with running(commands) as run:
-        claim = holder(claims_dir)
-        assert claim is not None and claim.holder.pid == run.child
-        run.process.kill()
-        eventually(lambda: ended(run.child))
-        assert holder(claims_dir) is None
+# Holds a lock as long as any of its processes lives: itself, a child, and an orphan in a session of its own.
+FAMILY = """
+exec 9>>"$WITNESS"
+flock -n 9 || { echo overlap >>"$WITNESS"; exit 1; }
+(setsid sleep 600 &)
+sh -c 'sleep 600; echo next >>"$WITNESS"'
+echo next >>"$WITNESS"
+"""
+
+
+class Family:
+    """`mcp-claims run` with `FAMILY`, all of which has started."""
+
+    def __init__(self, process: subprocess.Popen[str], witness: Path) -> None:
+        self.process, self.witness = process, witness
+
+    @property
+    def guardian(self) -> int:
+        (guardian,) = children_of(self.process.pid)
+        return guardian
+
+    def has_ended(self) -> bool:
+        with self.witness.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+
+@contextmanager
+def family(commands: Commands, *options: str, under: list[str] | None = None) -> Iterator[Family]:
+    """Run `FAMILY` while holding `red`; nothing of it may have gone on to its next command in the end."""
+    witness = commands.directory.with_name("witness")
+    command = [*(under or []), *COMMAND, "run", "red", *options, "--", "sh", "-c", FAMILY]
+    environment = commands.environment | {"WITNESS": str(witness)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            eventually(lambda: len(sleeping(witness)) == 2)
+            yield Family(process, witness)
+            assert witness.read_text() == ""
+        finally:
+            process.kill()
+            for pid in sleeping(witness):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def sleeping(witness: Path) -> list[int]:
+    """Return the PIDs of the `sleep` processes that have *witness* open."""
+    return [
+        each.pid
+        for each in psutil.process_iter(["name", "environ"])
+        if each.info["name"] == "sleep" and (each.info["environ"] or {}).get("WITNESS") == str(witness)
+    ]
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.rule("L4")
-def test_a_key_is_held_as_long_as_the_command_lives_whatever_becomes_of_us(
+def test_when_we_are_killed_all_of_the_command_ends_and_the_key_is_not_free_before(
     commands: Commands, claims_dir: Path
 ) -> None:
-    """As where the kernel does not end the command with us: it is what the claim is bound to."""
-    with running(commands) as run:
+    with family(commands) as run:
+        guardian = run.guardian
         claim = holder(claims_dir)
-        assert claim is not None
-        os.kill(run.process.pid, signal.SIGSTOP)
-        assert holder(claims_dir) == claim
-        os.kill(run.child, signal.SIGKILL)
-        eventually(lambda: ended(run.child))
-        assert holder(claims_dir) is None
-        os.kill(run.process.pid, signal.SIGCONT)
+        assert claim is not None and claim.holder.pid == guardian
+        words = Path(f"/proc/{guardian}/cmdline").read_bytes()
+        assert not {b"run", b"red", b"sh"} & set(words.split(b"\0")), "`pkill -f` must not end both"
+        # Stopped, so that it can be seen what is the case before it acts.
+        os.kill(guardian, signal.SIGSTOP)
+        run.process.kill()
+        run.process.wait(TIMEOUT)
+        assert holder(claims_dir) == claim and not run.has_ended()
+        os.kill(guardian, signal.SIGCONT)
+        eventually(lambda: holder(claims_dir) is None)
+        assert run.has_ended()
+
+
+@pytest.mark.rule("L4")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_command_that_is_ended_takes_along_what_it_has_started(
+    commands: Commands, claims_dir: Path, name: str
+) -> None:
+    with family(commands) as run:
+        run.process.send_signal(signal.Signals[name])
+        assert run.process.wait(TIMEOUT) == 128 + signal.Signals[name]
+        assert run.has_ended()
+    answer = commands.json("show", "red")
+    assert (answer["outcome"], answer["note"]) == ("abandoned", f"interrupted by {name}")
+
+
+@pytest.mark.rule("L4")
+def test_all_of_a_command_whose_claim_is_taken_away_is_stopped(commands: Commands) -> None:
+    with family(commands, "--ttl", "10h") as run:
+        assert commands("release", "red", "--force", "--yes").returncode == 0
+        assert run.process.wait(TIMEOUT) == 128 + signal.SIGTERM
+        assert run.has_ended()
+
+
+@pytest.mark.rule("L4")
+def test_when_we_are_stopped_beyond_the_ttl_the_command_has_ended_before_the_next_begins(commands: Commands) -> None:
+    with family(commands, "--ttl", "3s") as run:
+        run.process.send_signal(signal.SIGSTOP)
+        next_one = commands("run", "red", "--wait", "60s", "--", "flock", "-n", str(run.witness), "echo", "alone")
+        assert next_one.stdout == "alone\n"
+        run.process.send_signal(signal.SIGCONT)
+        assert run.process.wait(TIMEOUT) == 128 + signal.SIGTERM
+        assert run.process.stderr is not None and "could not be renewed in time" in run.process.stderr.read()
+
+
+@pytest.mark.rule("L4")
+def test_when_the_guardian_is_killed_we_end_the_command(commands: Commands) -> None:
+    with family(commands) as run:
+        os.kill(run.guardian, signal.SIGKILL)
+        assert run.process.wait(TIMEOUT) == 128 + signal.SIGKILL
+        assert run.has_ended()
+        assert run.process.stderr is not None and "guards the command was killed" in run.process.stderr.read()
+
+
+def test_when_the_guardian_is_stopped_we_continue_it(commands: Commands) -> None:
+    with running(commands) as run:
+        (guardian,) = children_of(run.process.pid)
+        os.kill(guardian, signal.SIGSTOP)
+        run.process.terminate()
+        assert run.receive() == "SIGTERM"
+        assert run.process.wait(TIMEOUT) == 7
+
+
+@pytest.mark.rule("L4")
+def test_where_proc_is_of_another_namespace_the_process_group_ends(commands: Commands) -> None:
+    """As on macOS, where orphans are not adopted: but for what has left the group."""
+    # The first process of a PID namespace takes all others along, so that must not be `run`.
+    first = [*unshare("--pid", "--fork", "--kill-child"), "sh", "-c", '"$@"; exec tail -f /dev/null', "sh"]
+    with family(commands, under=first) as run:
+        ((inside,),) = map(children_of, children_of(run.process.pid))
+        (guardian,) = children_of(inside)
+        (own_session,) = [pid for pid in sleeping(run.witness) if os.getsid(pid) == pid]
+        os.kill(inside, signal.SIGKILL)
+        eventually(lambda: sleeping(run.witness) == [own_session])
+        assert not ended(guardian)
+        os.kill(own_session, signal.SIGKILL)
+        eventually(run.has_ended)
+        eventually(lambda: ended(guardian))
+
+
+@pytest.mark.rule("L4")
+@pytest.mark.parametrize("once", [True, False])
+def test_the_end_is_noticed_where_sigchld_is_dropped(commands: Commands, tmp_path: Path, once: bool) -> None:
+    """As XNU drops it at its default action, before anybody can wait for it."""
+    dropping = tmp_path / "guardian.py"
+    dropping.write_text(
+        "import runpy, signal, sys\n"
+        "install = signal.signal\n"
+        "signal.signal = lambda number, action: number == signal.SIGCHLD or install(number, action)\n"
+        f"runpy.run_path({guardian.__file__!r}, run_name='__main__')\n"
+    )
+    script = (
+        "import sys; from mcp_claims.cli import guardian, main\n"
+        f"guardian.__file__ = {str(dropping)!r}\n"
+        "sys.exit(main.main(sys.argv[1:]))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "run", "red", *(["--once"] if once else []), "--", "sh", "-c", "exit 7"],
+        env=commands.environment,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert ran.returncode == 7
+
+
+@pytest.mark.rule("L4")
+def test_a_claim_that_has_expired_before_the_command_starts_starts_nothing(commands: Commands, tmp_path: Path) -> None:
+    script = (
+        "import sys; from mcp_claims.cli import main, supervisor\n"
+        "start = supervisor.Child.start\n"
+        "supervisor.Child.start = lambda self, variables, stop_at, kill_at: start(self, variables, stop_at - 1e6, kill_at)\n"
+        "sys.exit(main.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "run", "red", "--", "touch", str(tmp_path / "started")]
+    ran = subprocess.run(
+        command, env=commands.environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    assert ran.returncode == 75 and "expired before the command was started" in ran.stderr
+    assert not (tmp_path / "started").exists()
 
 
 def test_it_is_renewed_while_the_command_runs(commands: Commands, claims_dir: Path) -> None:
@@ -302,40 +488,3 @@ def test_in_a_pipe_the_commands_output_is_all_there_is(commands: Commands) -> No
         check=True,
     )
     assert (done.stdout, done.stderr) == ("y\n", "")
-
-
-@pytest.mark.rule("L4")
-def test_a_run_that_was_suspended_beyond_its_ttl_goes_on_if_the_claim_can_still_be_renewed() -> None:
-    clock, renewed = [1_000.0], Event()
-    ttl = timedelta(seconds=3)
-
-    def now() -> Moment:
-        return Moment(datetime.now(UTC), clock[0], "boot")
-
-    granted = claim()._replace(expires=expiry.later(now(), ttl))
-
-    class Session:
-        remote = False
-
-        def now(self) -> Moment:
-            return now()
-
-        def read(self, *_: object) -> ClaimPage:
-            return ClaimPage((ListedClaim(granted, ClaimState.HELD),), now(), None)
-
-        def renew(self, grant: Claim, ttl: timedelta) -> Claim:
-            assert clock[0] > 1_000, "the suspension comes first"
-            renewed.set()
-            return grant._replace(expires=expiry.later(now(), ttl))
-
-    class Child:
-        def wait(self, seconds: float) -> bool:
-            clock[0] = 1_010.0  # At the first wait both processes are suspended, and the claim expires.
-            return renewed.wait(0.01)
-
-        def stop(self, timeout: float) -> None:
-            pytest.fail("nobody else has taken the claim")
-
-    session: Any = Session()
-    child: Any = Child()
-    assert _hold_until_ended(session, granted, ttl, child)

@@ -37,8 +37,9 @@ def test_no_thread_takes_the_signals_that_are_the_command_s() -> None:
             eventually(lambda: others_of(threads))
             holder.release(red.key)
             eventually(lambda: isinstance(found := store.read(red), Claim) and found != held)
-            # That thread goes on for some seconds more, and the keep-alive has one from now on.
-            eventually(lambda: (blocking := [*map(blocks_signals, others_of(threads))]) and all(blocking))
+            # That thread goes on for some seconds more, the keep-alive has one from now on, and one awaits the signals.
+            eventually(lambda: blocks_signals(threads / threads.parent.name))
+            eventually(lambda: [*map(blocks_signals, others_of(threads))].count(False) == 1)
         finally:
             running.terminate()
     assert running.returncode == 128 + signal.SIGTERM, "the command got it, and ended by it"
@@ -50,13 +51,13 @@ def others_of(threads: Path) -> list[Path]:
 
 
 def blocks_signals(thread: Path) -> bool:
-    """Return whether *thread* cannot be given the end of the command, or has ended."""
+    """Return whether *thread* cannot be given a signal, or has ended."""
     try:
         status = (thread / "status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return True
     blocked = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")), 16)
-    return all(blocked & 1 << number - 1 for number in (signal.SIGCHLD, signal.SIGTERM))
+    return bool(blocked & 1 << signal.SIGTERM - 1)
 
 
 @pytest.mark.rule("E9", "L4")
@@ -81,16 +82,26 @@ def test_a_command_is_stopped_before_its_time_is_up_though_the_store_has_not_ans
             return granted
 
     class Child:
-        def wait(self, seconds: float) -> bool:
-            return not Event().wait(seconds) and stopped.is_set()
+        out_of_time = guardian_died = False
+        stop_at = granted.expires.ticks - 2  # As `start` got it.
 
-        def stop(self, timeout: float) -> None:
-            asked_to_end.append((machine.now().ticks, timeout))
+        def keep_until(self, stop_at: float, kill_at: float) -> None:
+            self.stop_at = stop_at
+
+        def wait(self, seconds: float) -> bool:
+            Event().wait(seconds)
+            self.out_of_time = machine.now().ticks >= self.stop_at  # As the guardian reports it.
+            return stopped.is_set()
+
+        def stop(self, kill_at: float) -> None:
+            asked_to_end.append((machine.now().ticks, kill_at))
             stopped.set()
 
     session: Any = Session()
     child: Any = Child()
     assert not _hold_until_ended(session, granted, timedelta(seconds=6), child)
-    assert "could not be renewed in time: the store has not answered" in capsys.readouterr().err
-    ((when, timeout),) = asked_to_end
-    assert timeout > 0 and when + timeout < granted.expires.ticks
+    assert (
+        "could not be renewed in time, so the command is stopped: the store has not answered" in capsys.readouterr().err
+    )
+    ((when, kill_at),) = asked_to_end
+    assert when < kill_at < granted.expires.ticks

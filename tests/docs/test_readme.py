@@ -129,15 +129,16 @@ async def test_a_host_that_takes_the_entry_as_it_is_gets_a_server_that_claims(tm
 
 def test_the_lines_for_the_command_line_do_what_they_say(tmp_path: Path) -> None:
     installed("make")
-    (tmp_path / "Makefile").write_text("nightly:\n\t@echo made\n")
+    (tmp_path / "Makefile").write_text("nightly deploy:\n\t@echo made $@\n")
 
     def bash(line: str) -> subprocess.CompletedProcess[str]:
         return run(["bash", "-c", f"cd {shlex.quote(str(tmp_path))} && {line}"], tmp_path)
 
     lines = (line.partition("#")[0].strip() for line in command("list --watch").splitlines())
-    watch, guarded, claim, force = lines
-    assert bash(guarded).stdout == "made\n"
-    assert "was done by" in bash(guarded).stderr
+    watch, once, guarded, claim, force = lines
+    assert bash(once).stdout == "made nightly\n"
+    assert "was done by" in bash(once).stderr
+    assert bash(guarded).stdout == bash(guarded).stdout == "made deploy\n"
     assert "you hold" in bash(claim).stdout
     assert bash(force).stdout.startswith("REVOKED: ")
     with subprocess.Popen(shlex.split(watch), env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as watching:
