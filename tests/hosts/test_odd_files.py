@@ -228,7 +228,7 @@ def test_a_home_that_is_no_absolute_path_is_refused(
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, "somewhere")
     code, output = run("install", host.name)
-    assert code == 3 and "relative path" in output
+    assert code == 2 and "HOME must be the absolute path" in output
     assert list(start.iterdir()) == []
 
 
