@@ -116,8 +116,10 @@ async def _play(console: Console, directory: Path) -> bool:
 
 
 async def _start(servers: AsyncExitStack, name: str, directory: Path) -> Agent:
+    # With the directory for temporary files beside the claims, nothing is left behind.
+    environment = os.environ | {"TMPDIR": str(directory.parent)}
     command = StdioServerParameters(
-        command=sys.executable, args=["-m", "mcp_claims", "serve", "--dir", str(directory)], env=dict(os.environ)
+        command=sys.executable, args=["-m", "mcp_claims", "serve", "--dir", str(directory)], env=environment
     )
     client = Client(command, client_info=Implementation(name=name, version="demo"))
     await servers.enter_async_context(client)
