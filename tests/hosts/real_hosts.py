@@ -313,5 +313,13 @@ def make_host_home(directory: Path) -> HostHome:
     path = f"{Path(INSTALLED) / 'node_modules' / '.bin'}{os.pathsep}{os.environ['PATH']}"
     # Copilot unpacks itself into its cache, 240 MB for each home directory otherwise.
     cache = {"COPILOT_CACHE_HOME": str(Path(INSTALLED) / "copilot-cache")}
-    common = {"HOME": str(home), "PATH": path, "GEMINI_CLI_TRUST_WORKSPACE": "true", "NO_COLOR": "1", **cache}
+    # opencode takes PWD for the project, wherever it is started.
+    common = {
+        "HOME": str(home),
+        "PWD": str(project),
+        "PATH": path,
+        "GEMINI_CLI_TRUST_WORKSPACE": "true",
+        "NO_COLOR": "1",
+        **cache,
+    }
     return HostHome(home, project, own | common)

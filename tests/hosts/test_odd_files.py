@@ -227,9 +227,10 @@ def test_a_home_that_is_no_absolute_path_is_refused(
     monkeypatch.chdir(start)
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, "somewhere")
-    code, output = run("install", host.name)
-    assert code == 2 and "HOME must be the absolute path" in output
-    assert list(start.iterdir()) == []
+    for command, refused in (("install", 2), ("uninstall", 3)):
+        code, output = run(command, host.name)
+        assert code == refused and ("HOME must be the absolute path" in output or "is a relative path" in output)
+        assert "Nothing was changed" in output and list(start.iterdir()) == []
 
 
 def test_a_directory_in_its_place_is_refused(host: Host, file: Path, run: Run) -> None:

@@ -74,6 +74,8 @@ def test_of_two_sessions_one_acts_and_what_it_holds_is_free_as_soon_as_it_is_kil
     """
     directory, acted = tmp_path / "claims", tmp_path / "acted"
     host_home.install(real, "--allow", "--dir", str(directory))
+    # It also lets the host make its own files: two that do so at once can fail.
+    assert host_home.lists_server(real)
     act = tmp_path / "act"
     act.write_text(f"#!/bin/sh\necho acted >> {acted}\n")
     act.chmod(0o700)
@@ -102,9 +104,10 @@ def test_of_two_sessions_one_acts_and_what_it_holds_is_free_as_soon_as_it_is_kil
     prompt = "The checks of acme/web#12 failed."
     with host_home.session(real, prompt, script) as one, host_home.session(real, prompt, script) as two:
         while not holding.wait(0.1):
-            assert any(each.process.poll() is None for each in (one, two)), (one.model.turns, two.model.turns)
             for each in (one, two):
                 assert each.model.failure is None, each.model.failure
+                assert each.process.poll() in (None, 0), each.process.communicate()
+            assert None in (one.process.poll(), two.process.poll()), (one.model.turns, two.model.turns)
         winner, loser = sorted((one, two), key=lambda each: -len(each.model.turns[-1].results))
         reported = loser.finish().output
         assert reported.startswith("REPORTED: ") and "fixing it" in reported and real.client in reported
