@@ -117,7 +117,10 @@ async def _play(console: Console, directory: Path) -> bool:
 
 async def _start(servers: AsyncExitStack, name: str, directory: Path) -> Agent:
     command = StdioServerParameters(
-        command=sys.executable, args=["-m", "mcp_claims", "serve", "--dir", str(directory)], env=dict(os.environ)
+        command=sys.executable,
+        args=["-m", "mcp_claims", "serve", "--dir", str(directory)],
+        # What a server notes about the host that starts it goes with the directory.
+        env=os.environ | {"TMPDIR": str(directory)},
     )
     client = Client(command, client_info=Implementation(name=name, version="demo"))
     await servers.enter_async_context(client)
