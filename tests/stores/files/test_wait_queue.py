@@ -29,9 +29,9 @@ MIN_LINES = 20  # Fewer would mean that the lines are not traced.
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileStore:
+def store(tmp_path: Path) -> FileStore:
     """Return a store in which the namespace exists; no other test has taken a ticket, or was interrupted while it left."""
-    monkeypatch.setattr(wait_queue, "_TICKETS", wait_queue._Tickets())
+    wait_queue._TICKETS._reset()
     store = FileStore(tmp_path / "claims")
     grant(store, claim())
     return store
