@@ -17,7 +17,7 @@ from tests.support.programs import installed
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 COMMAND = [sys.executable, "-m", "mcp_claims"]
-TIMEOUT = 60.0
+TIMEOUT = 150.0
 """Seconds within which anything happens, on a machine that is busy with other things, too."""
 
 

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+import requests
 
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.records import ScopedKey
@@ -29,9 +30,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     def openssl(*arguments: str) -> None:
         subprocess.run([installed("openssl"), *arguments], cwd=made, check=True, capture_output=True)
 
-    (made / "extensions").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    # With all that Python 3.13 and later require of a certificate and of who signed it.
+    (made / "extensions").write_text(
+        "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n"
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    )
     new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl(*new, "-x509", "-days", "2", "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.pem")
+    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    openssl(*new, "-x509", "-days", "2", *usage, "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.pem")
     # Without a common name: etcd refuses one from its gateway, behind which it cannot know whose certificate that is.
     openssl(*new, "-subj", "/O=claims", "-keyout", "node.key", "-out", "node.csr")
     openssl(
@@ -115,7 +121,7 @@ def test_the_error_says_why_access_is_denied_and_shows_no_secret(
 def test_a_server_with_a_certificate_of_another_ca_receives_nothing(
     cluster: Cluster, certificates: Certificates
 ) -> None:
-    other_ca = variables(certificates, "claims") | {"MCP_CLAIMS_ETCD_CA": certificates.certificate}
+    other_ca = variables(certificates, "claims") | {"MCP_CLAIMS_ETCD_CA": requests.utils.DEFAULT_CA_BUNDLE_PATH}
     store = open_store(url=url(cluster), environment=other_ca)
     with pytest.raises(StoreUnavailableError, match="TLS failed"):
         process_session(store).try_claim("red")

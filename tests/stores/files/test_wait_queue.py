@@ -17,6 +17,7 @@ import pytest
 import mcp_claims.stores.files
 from mcp_claims.errors import UnsafeDirectoryError
 from mcp_claims.model.records import ScopedKey
+from mcp_claims.stores.files import wait_queue
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.files.wait_queue import MAX_TICKETS
 from tests.stores.samples import KEY, claim, grant, place
@@ -29,7 +30,8 @@ MIN_LINES = 20  # Fewer would mean that the lines are not traced.
 
 @pytest.fixture
 def store(tmp_path: Path) -> FileStore:
-    """Return a store in which the namespace exists."""
+    """Return a store in which the namespace exists; no other test has taken a ticket, or was interrupted while it left."""
+    wait_queue._TICKETS._reset()
     store = FileStore(tmp_path / "claims")
     grant(store, claim())
     return store
