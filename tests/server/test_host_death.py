@@ -104,7 +104,7 @@ def server_below(pid: int) -> int:
         pid = int(children[0])
 
 
-@pytest.mark.rule("V12")
+@pytest.mark.rule("V14")
 @pytest.mark.parametrize("kind", ["pipes", "sockets"])
 @pytest.mark.parametrize("wrapper", [[], ["sh", "-c", '"$@"; exit', "sh"], WRAPPER], ids=["direct", "shell", "wrapper"])
 def test_when_the_host_is_killed_the_server_ends_and_its_claims_are_released(
@@ -120,7 +120,7 @@ def test_when_the_host_is_killed_the_server_ends_and_its_claims_are_released(
         assert FileStore(claims_dir).read(RED) is None
 
 
-@pytest.mark.rule("V12")
+@pytest.mark.rule("V14")
 @pytest.mark.parametrize("kind", ["pipes", "sockets"])
 def test_when_only_a_wrapper_is_killed_the_server_goes_on(claims_dir: Path, kind: str) -> None:
     with host(claims_dir, kind, *WRAPPER) as running:
