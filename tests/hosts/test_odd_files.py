@@ -227,10 +227,22 @@ def test_a_home_that_is_no_absolute_path_is_refused(
     monkeypatch.chdir(start)
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, "somewhere")
-    for command, refused in (("install", 2), ("uninstall", 3)):
+    for command in ("install", "uninstall"):
         code, output = run(command, host.name)
-        assert code == refused and ("HOME must be the absolute path" in output or "is a relative path" in output)
-        assert "Nothing was changed" in output and list(start.iterdir()) == []
+        assert code == 2 and "HOME must be the absolute path" in output and "Nothing was changed" in output
+        assert list(start.iterdir()) == []
+
+
+@pytest.mark.rule("H2")
+def test_a_variable_of_a_host_that_is_no_absolute_path_is_refused(
+    home: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (start := tmp_path / "start").mkdir()
+    monkeypatch.chdir(start)
+    monkeypatch.setenv("CODEX_HOME", "somewhere")
+    code, output = run("install", "codex")
+    assert code == 3 and "relative path" in output and "Nothing was changed" in output
+    assert list(start.iterdir()) == [] == list(home.iterdir())
 
 
 def test_a_directory_in_its_place_is_refused(host: Host, file: Path, run: Run) -> None:
