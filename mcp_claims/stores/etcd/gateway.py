@@ -273,8 +273,11 @@ def _token_rejected(error: Etcd3Exception) -> bool:
 
 
 def _classify(error: Etcd3Exception | OSError) -> _Failure:
-    # etcd3gw raises its own exceptions while it handles those of `requests`, which say more.
-    cause = error if isinstance(error, OSError) else error.__context__
+    # etcd3gw raises its own exceptions, with the same text, while it handles those of `requests`, which say more.  Any other
+    # context is what our caller is handling: taken for a failure of the request, it would hide a refusal.
+    cause: BaseException | None = error
+    if isinstance(error, Etcd3Exception) and str(error.__context__) == error.detail_text:
+        cause = error.__context__
     if isinstance(cause, OSError):
         return _Failure(0, _describe(cause), sent=not _never_sent(cause))
     text = getattr(error, "detail_text", None) or ""

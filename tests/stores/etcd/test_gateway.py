@@ -20,7 +20,7 @@ import urllib3.exceptions
 
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd.config import Endpoint, EtcdConfig
-from mcp_claims.stores.etcd.gateway import Gateway, NoAnswerError, _never_sent
+from mcp_claims.stores.etcd.gateway import Gateway, NoAnswerError, RefusedError, _never_sent
 
 RESPONSE = {"header": {"cluster_id": "14841639068965178418", "revision": "1"}}
 NOT_ETCD = "an answer that is not etcd's"
@@ -102,6 +102,15 @@ def test_a_rejected_token_is_replaced_by_another_login(status: int, refusal: dic
 
     with server(respond) as gateway:
         assert gateway.call("/kv/range", {}, deadline_in(10)) == RESPONSE
+
+
+def test_a_refusal_is_one_while_the_caller_handles_an_error_of_its_own() -> None:
+    with server(lambda *_: (400, {}, {"code": 9, "message": "no space"})) as gateway:
+        try:
+            raise FileNotFoundError(2, "the caller's")
+        except FileNotFoundError:
+            with pytest.raises(RefusedError, match="no space"):
+                gateway.call("/kv/txn", {}, deadline_in(10))
 
 
 @pytest.mark.rule("E8")
