@@ -162,7 +162,7 @@ def test_it_looks_as_the_rest_of_the_file_does(before: str, after: str) -> None:
         ("[]", "not a JSON object"),
         ('{"a": NaN}', "NaN"),
         ('{"a": 1, "a": 2}', "twice"),
-        ('{"mcpServers": []}', "else than an object"),
+        ('{"mcpServers": []}', "which is not an object"),
         ("{'a': 1}", "not valid JSON"),
         ('{"a": "x\ny"}', "not valid JSON"),
         ("/* open", "not valid JSON"),

@@ -128,7 +128,7 @@ def test_what_a_person_added_below_it_goes_with_it() -> None:
     [
         ("a = ", "not valid TOML"),
         ("a = 1\na = 2", "not valid TOML"),
-        ("mcp_servers = 1", "else than a table"),
+        ("mcp_servers = 1", "which is not a table"),
         ("\0", "TOML"),
         ("a = " + "9" * 5_000, "digits"),
         ("a = " + "[" * 100_000, "nested too deeply"),

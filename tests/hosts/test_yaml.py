@@ -155,7 +155,7 @@ def test_a_new_file_has_what_the_host_wants_in_each() -> None:
     [
         ("a: [", "not valid YAML"),
         ("- a", "not a YAML mapping"),
-        ("mcpServers: x", "else than a list"),
+        ("mcpServers: x", "which is not a list"),
         ("mcpServers: [{name: a, command: b}]", "in one line"),
         ("{name: a}", "cannot be edited safely|not one YAML document"),
         ("a: 1\n---\nb: 2", "not valid YAML"),

@@ -1,4 +1,4 @@
-"""Every test of the policy runs on every store."""
+"""Every test of the policy runs on every store of one machine; `test_state_machine` and `tests/stores/etcd` run on etcd."""
 
 from __future__ import annotations
 

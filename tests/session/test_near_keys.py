@@ -8,14 +8,11 @@ from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.records import ScopedKey
 from mcp_claims.render.answers import claim_answer
 from mcp_claims.session.session import Session
-from tests.session.bench import Bench, LayoutBench
+from tests.session.bench import Bench
 from tests.support.interrupting import DelegatingStore
 
-
-@pytest.fixture(autouse=True)
-def _with_names(bench: Bench) -> None:
-    if isinstance(bench, LayoutBench):
-        pytest.skip("several keys share a file name there, so each record would have to be read")
+# Not in the shared layout: several keys share a file name there, so each record would have to be read.
+pytestmark = pytest.mark.parametrize("new_bench", ["memory", "files"], indirect=True)
 
 
 def near(session: Session, key: str) -> list[str]:
