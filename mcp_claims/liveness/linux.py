@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from mcp_claims.liveness import SHELLS, wall_clock
+from mcp_claims.liveness.machine import LAUNCHERS, wall_clock
 from mcp_claims.model.records import Holder, Moment, OriginalHolder, Proof
 
 assert sys.platform == "linux"
@@ -89,7 +89,7 @@ class LinuxMachine:
         while status is not None and status.parent > 1:
             above = status.parent
             status = self._status(above)
-            if status is not None and status.name not in SHELLS:
+            if status is not None and status.name not in LAUNCHERS:
                 return above
         return None
 
@@ -101,7 +101,7 @@ class LinuxMachine:
             else:
                 # A shell on the way may have inherited the end that the host writes to, and waits for us.
                 pipe = os.readlink(f"/proc/self/fd/{fd}")
-                pids = [pid for pid, name in self._ancestors() if name not in SHELLS and _writes_to(pid, pipe)]
+                pids = [pid for pid, name in self._ancestors() if name not in LAUNCHERS and _writes_to(pid, pipe)]
             return [Holder("peer", pid, self.proof(pid)) for pid in pids if pid > 1 and pid != os.getpid()]
         return []
 

@@ -16,10 +16,13 @@ from contextlib import suppress
 
 import psutil
 
-from mcp_claims.liveness import SHELLS, wall_clock
+if sys.platform == "win32":
+    import winreg
+
+from mcp_claims.liveness.machine import LAUNCHERS, wall_clock
 from mcp_claims.model.records import Holder, Moment, OriginalHolder, Proof
 
-_LAUNCHERS = frozenset({"env", "node", "npm", "npx", "sudo", "uv", "uvx"})
+_WRAPPERS = frozenset({"env", "node", "npm", "npx", "sudo"})
 """Programs that start a server on behalf of a host, besides shells."""
 
 _SOL_LOCAL, _LOCAL_PEERPID = 0, 2
@@ -47,7 +50,7 @@ class PortableMachine:
     def program_above(self, pid: int) -> int | None:
         try:
             for above in psutil.Process(pid).parents():
-                if above.name().lower() not in SHELLS:
+                if above.name().lower() not in LAUNCHERS:
                     return above.pid if above.pid > 1 else None
         except psutil.Error:
             return None
@@ -62,7 +65,7 @@ class PortableMachine:
             else:
                 # Nothing shows who has the other end of a pipe.
                 above = psutil.Process().parents()
-                pid = next((each.pid for each in above if each.name().lower() not in SHELLS | _LAUNCHERS), 0)
+                pid = next((each.pid for each in above if each.name().lower() not in LAUNCHERS | _WRAPPERS), 0)
         except (OSError, psutil.Error):
             return []
         return [Holder("peer", pid, self.proof(pid))] if pid > 1 and pid != os.getpid() else []
@@ -140,8 +143,6 @@ def _boot() -> str | None:
             if libc.sysctlbyname(b"kern.bootsessionuuid", buffer, ctypes.byref(size), None, 0) == 0:
                 return buffer.value.decode() or None
     elif sys.platform == "win32":
-        import winreg
-
         with suppress(OSError):
             machine = winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SOFTWARE\Microsoft\Cryptography")
             boots = winreg.OpenKey(
