@@ -112,7 +112,9 @@ class Guardian:
         for line in lines:
             word, *arguments = line.decode().split(" ")
             if word == "until":
-                self._stop_at, self._kill_at = map(float, arguments)
+                # Not once the command is being ended: each renewal would put off the end of what ignores SIGTERM.
+                if not self._stopping:
+                    self._stop_at, self._kill_at = map(float, arguments)
             elif word == "stop":
                 self._begin_to_stop(float(arguments[0]))
             elif word == "signal":
@@ -145,8 +147,8 @@ class Guardian:
                 if own_group:
                     os.setpgid(0, 0)
                 self._become(command)
-            except OSError as error:
-                os.write(failure, str(error.errno).encode())
+            except (OSError, ValueError) as error:  # ValueError: an empty name.
+                os.write(failure, str(getattr(error, "errno", errno.ENOENT)).encode())
             finally:
                 os._exit(127)
         os.close(failure)
@@ -321,7 +323,9 @@ def process_table(only: int | None = None) -> dict[int, tuple[int, str]]:
 def proc_is_ours() -> bool:
     """Return whether `/proc` numbers processes as `getpid` does; if not, its PIDs are those of other processes."""
     with suppress(OSError), open("/proc/self/status") as status:
-        return next(line.split()[1:] for line in status if line.startswith("NSpid:")) == [str(os.getpid())]
+        for line in status:
+            if line.startswith("NSpid:"):
+                return line.split()[1:] == [str(os.getpid())]
     return False
 
 

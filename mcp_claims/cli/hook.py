@@ -20,6 +20,7 @@ from typing import Any
 from mcp_claims.cli.errors import STORE_ERROR, describe
 from mcp_claims.cli.options import add_epilog, add_store_options, chosen_store
 from mcp_claims.cli.output import write_error, write_line
+from mcp_claims.cli.run import RUN_CLIENT
 from mcp_claims.errors import ClaimsError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.expiry import ClaimState
@@ -204,7 +205,10 @@ def _has_our_host(claim: Claim, machine: Machine) -> bool:
     if theirs.boot is None or (theirs.boot, theirs.pid_namespace) != (ours.boot, ours.pid_namespace):
         return False
     host = machine.program_above(machine.pid())
-    return host is not None and machine.program_above(claim.holder.pid) == host
+    above = machine.program_above(claim.holder.pid)
+    if above is not None and (claim.holder.client or "").startswith(RUN_CLIENT):
+        above = machine.program_above(above)  # The holder is the guardian, which `run` has started.
+    return host is not None and above == host
 
 
 def _deny(reason: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
 from collections.abc import Callable
@@ -44,6 +43,8 @@ LABEL_VARIABLE = "MCP_CLAIMS_LABEL"
 SECOND, MINUTE, HOUR = 1, 60, 3_600
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": 24 * HOUR}
 _TROUBLE = f"{USAGE_ERROR} wrong usage, {STORE_ERROR} the store cannot answer"
+
+_LONGEST_WAIT = 366 * 86_400.0  # s
 
 
 def duration(unit: int) -> Callable[[str], float]:
@@ -147,8 +148,8 @@ def claim_request(options: argparse.Namespace) -> ClaimRequest:
         options.key, options.namespace, ttl_minutes=options.ttl, note=options.note, redo=options.redo
     )
     # The tools' limit is for hosts, which give up a call after minutes.  At a shell the caller decides.
-    if not 0 <= options.wait < math.inf:
-        raise InvalidInputError("wait_seconds", "must be 0 or more")
+    if not 0 <= options.wait <= _LONGEST_WAIT:
+        raise InvalidInputError("wait_seconds", "must be from 0 to 366 days")
     return request._replace(wait_seconds=options.wait)
 
 

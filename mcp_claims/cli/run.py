@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from datetime import timedelta
 
 from mcp_claims.cli.errors import USAGE_ERROR, UsageError
@@ -20,7 +21,7 @@ from mcp_claims.cli.options import (
 )
 from mcp_claims.cli.output import write_error
 from mcp_claims.cli.supervisor import CannotStartError, Child, TooLateError
-from mcp_claims.errors import InvalidInputError
+from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.model.records import Claim, Outcome
 from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS, ReleaseRequest
 from mcp_claims.render.answers import claim_answer
@@ -45,6 +46,9 @@ _HINTS = {
 }
 
 _DEFAULT_ONCE = f"{DEFAULT_RETENTION_HOURS:g}h"
+
+RUN_CLIENT = "mcp-claims run"
+"""How the client of each claim of `run` begins."""
 
 _NOT_RUN = 75
 """The exit code if the command was not run, `EX_TEMPFAIL` of sysexits.h: another attempt may succeed."""
@@ -92,10 +96,15 @@ def _run(options: argparse.Namespace) -> int:
     request = claim_request(options)
     released = ReleaseRequest.parse(options.key, options.namespace, retention_hours=kept_hours)
     store = chosen_store(options)
-    with Child(options.command) as child:
+    try:
+        child = Child(options.command)
+    except CannotStartError as error:  # Nothing is claimed yet.
+        write_error(str(error))
+        return error.exit_code
+    with child:
         # The claim is the guardian's: whatever happens to this process, it stays as long as anything of the command runs.
         session = process_session(store, pid=child.guardian_pid)
-        session.describe_client(f"mcp-claims run {options.command[0]}")
+        session.describe_client(f"{RUN_CLIENT} {options.command[0]}")
         describe_session(session, options)
         result = acquire(session, request, refused=report_wait(request))
         grant = result.found
@@ -117,18 +126,25 @@ def _run(options: argparse.Namespace) -> int:
             write_error(str(error))
             return error.exit_code
         if _hold_until_ended(session, grant, request.ttl, child):
-            session.release_request(_with_outcome(released, child, once=options.once is not None))
+            try:
+                session.release_request(_with_outcome(released, child, once=options.once is not None))
+            except ClaimsError as error:  # The command has run, and its exit code is the answer.
+                write_error(f"the claim was not released, and ends with this process: {error}")
         return child.exit_code
 
 
 def _take_once(options: argparse.Namespace) -> float:
     """Return how many hours an outcome is kept; `--once` may have taken KEY for its duration."""
+    parse = duration(HOUR)
     if options.key is None and options.once:
+        with suppress(argparse.ArgumentTypeError):
+            parse(options.once)
+            raise UsageError(f"there is no KEY after --once {options.once}: mcp-claims run --once KEY -- COMMAND")
         options.key, options.once = options.once, ""
     if options.key is None:
         raise UsageError("there is no KEY: mcp-claims run KEY -- COMMAND")
     try:
-        return duration(HOUR)(options.once or _DEFAULT_ONCE)
+        return parse(options.once or _DEFAULT_ONCE)
     except argparse.ArgumentTypeError as error:
         raise InvalidInputError("--once", str(error)) from error
 

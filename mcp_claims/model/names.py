@@ -1,8 +1,8 @@
 """The public names of sessions: `host:process:nonce`, or `host@place:session:NAME` for a session that a caller named.
 
 The host is for people, and may change while a session lives: a laptop takes its name from the network.  So what follows
-the host identifies the session.  Callers on two machines can choose the same NAME.  It is one
-session if the host or the place is equal; the place is a hash of boot and PID namespace.
+the host identifies the session.  Callers on two machines can choose the same NAME.  It is one session if the host or the
+place is equal; the place is a hash of boot, PID namespace and the start of its first process.
 """
 
 from __future__ import annotations

@@ -74,8 +74,11 @@ def named_session(store: Store, name: str, machine: Machine | None = None) -> Se
     if not 0 < len(name) <= MAX_NAME_CHARACTERS or not name.isprintable() or name != one_line(name):
         raise InvalidInputError("session", f"must be a name of 1 to {MAX_NAME_CHARACTERS} printable characters")
     machine = machine or local_machine()
-    proof = machine.proof()
-    place = _digest(f"{proof.boot}/{proof.pid_namespace}") if proof.boot and proof.pid_namespace else ""
+    # The number of a PID namespace is not enough: once a container is gone, the next one may get it.  Its first process
+    # cannot have started at the same time.
+    init = machine.proof(_INIT)
+    facts = (init.boot, init.pid_namespace, init.start)
+    place = "" if None in facts else _digest("/".join(map(str, facts)))
     return Session(store, Holder(named_holder(machine.host(), place, name), machine.pid()), machine)
 
 

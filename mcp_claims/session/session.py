@@ -381,6 +381,8 @@ class Session:
 
     def release_grant(self, grant: Claim) -> None:
         """Release *grant*, which never reached its caller, unless it has changed since."""
+        if self._in_forked_child:
+            return
         try:
             if self._store.swap(grant.scoped, grant, None).won:
                 self._held.remove(grant)
@@ -445,6 +447,8 @@ class Session:
 
     def _release(self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None) -> ReleaseResult:
         """Release our claim on the key of *request*; with *grant* only if it is that one."""
+        if self._in_forked_child:
+            return ReleaseResult(False, None, self._machine.now())  # The claim is the parent's, which goes on.
         scoped = request.scoped
         cached, doubts = self._held.get(scoped), self._held.doubts(scoped)
         if grant is not None and (cached is None or cached.generation != grant.generation):

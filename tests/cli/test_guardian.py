@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -74,3 +75,13 @@ def test_after_a_suspension_beyond_the_ttl_there_is_a_moment_for_a_renewal(clock
 def test_a_guardian_that_got_no_time_gives_none(clocked: Clocked) -> None:
     assert clocked.sent_at(99) == []
     assert clocked.sent_at(3_600) == [signal.SIGTERM, signal.SIGKILL]
+
+
+@pytest.mark.rule("L4")
+def test_a_renewal_does_not_put_off_the_end_of_a_command_that_is_being_ended() -> None:
+    orders, channel = socket.socketpair()
+    with orders, channel:
+        clocked = Clocked(channel.fileno())
+        orders.sendall(b"stop 50\nuntil 1000 1010\n")
+        assert clocked._read_orders()
+        assert clocked.sent_at(50) == [signal.SIGTERM, signal.SIGKILL]

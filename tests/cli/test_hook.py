@@ -16,7 +16,7 @@ from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from tests.cli.commands import COMMAND, Commands
+from tests.cli.commands import COMMAND, Commands, eventually
 from tests.support.servers import ENVELOPE
 
 # Starts a claims server and claims with it; runs hooks on request, each through a shell as hosts do.
@@ -167,6 +167,18 @@ def test_what_touches_something_else_is_not(host: Host, claims_dir: Path, key: s
 def test_what_our_own_session_claimed_is_ours_to_touch(host: Host, shell: bool) -> None:
     host.call("try_claim", key="src/app.py")
     assert host.guard(shell=shell, file_path="/repo/src/app.py") is None
+
+
+@pytest.mark.rule("L5")
+def test_what_a_run_of_our_own_session_holds_is_ours_to_touch(commands: Commands) -> None:
+    event = json.dumps({"cwd": "/repo", "tool_name": "Edit", "tool_input": {"file_path": "/repo/src/app.py"}})
+    run = [*COMMAND, "run", "src/app.py", "--", "sleep", "600"]
+    with subprocess.Popen(run, env=commands.environment) as running:
+        try:
+            eventually(lambda: commands("check", "src/app.py").returncode == 1)
+            assert commands("hook", "guard", output=event).stdout == ""
+        finally:
+            running.terminate()
 
 
 @pytest.mark.rule("L5")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -120,10 +122,22 @@ def test_with_once_what_has_succeeded_is_not_run_again_unless_asked_to(commands:
 
 
 def test_once_checks_its_duration_and_its_key(commands: Commands) -> None:
-    for wrong in (["--once", "--"], ["--once", "soon", "red", "--"], ["--once", "31d", "red", "--"], ["--"]):
+    wrong_uses = (
+        ["--once", "7d", "--"],
+        ["--once", "--"],
+        ["--once", "soon", "red", "--"],
+        ["--once", "31d", "red", "--"],
+    )
+    for wrong in (*wrong_uses, ["--"], ["red", "--once", "--wait", "9999999999d", "--"]):
         done = commands("run", *wrong, "true")
-        assert done.returncode == 2 and ("--once" in done.stderr or "KEY" in done.stderr)
+        assert done.returncode == 2 and re.search("--once|KEY|--wait", done.stderr), done.stderr
     assert not commands.directory.exists()
+
+
+def test_the_exit_code_is_the_commands_even_if_the_claim_cannot_be_released(commands: Commands) -> None:
+    gone = shlex.quote(str(commands.directory))
+    done = commands("run", "red", "--", "sh", "-c", f"rm -rf {gone}; echo in the way > {gone}; exit 7")
+    assert done.returncode == 7 and "the claim was not released" in done.stderr
 
 
 def test_the_command_is_given_its_key_and_generation(commands: Commands) -> None:

@@ -20,6 +20,7 @@ from mcp_claims.session import acquire as acquire_module
 from mcp_claims.session import offload
 from mcp_claims.session.acquire import Wakeup, acquire
 from mcp_claims.session.results import ClaimResult, Status
+from mcp_claims.session.session import _disown_in_forked_child as disown_in_forked_child
 from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
 from tests.session.bench import HALF_AN_HOUR, KEY, Bench, MemoryBench, granted
 from tests.session.faulty import Busy, Delayed
@@ -280,3 +281,18 @@ def test_a_wait_without_descriptors_is_a_clear_error(bench: Bench, monkeypatch: 
     with pytest.raises(StoreUnavailableError, match="Too many open files"), bench.session().claim(KEY, wait=1):
         pass
     assert list(bench.store.scan()) == []
+
+
+@pytest.mark.rule("P5")
+@pytest.mark.parametrize("keep_alive", [False, True])
+def test_a_forked_child_that_leaves_the_block_releases_nothing(keep_alive: bool) -> None:
+    bench = MemoryBench()
+    session = bench.session()
+    with session.claim(KEY, keep_alive=keep_alive) as claim:
+        # What the hook at fork does to the sessions of the parent in its child.
+        disown_in_forked_child()
+        session.release_grant(claim)
+        assert not session.release_own(claim, 0).released
+        assert bench.session().try_claim(KEY).status is Status.HELD
+        session._in_forked_child = False
+    assert bench.session().try_claim(KEY).claimed

@@ -138,3 +138,14 @@ def test_a_process_a_name_and_who_acts_for_the_process_are_three_holders() -> No
         session_for_process(store, 7, machine),
     ]
     assert len({session.holder.name for session in sessions}) == 3
+
+
+@pytest.mark.rule("I10")
+def test_a_container_that_gets_the_namespace_number_of_one_that_is_gone_is_another_place() -> None:
+    """The kernel gives the number of a PID namespace again once the namespace is gone."""
+    store, world = MemoryStore(), World()
+    first = named_session(store, "ci", Place(world, 7, "box-a", "pid:[9]"))
+    assert first.try_claim("deploy").claimed
+    world.starts[1] = 90_000
+    second = named_session(store, "ci", Place(world, 7, "box-b", "pid:[9]"))
+    assert second.try_claim("deploy").status is Status.HELD

@@ -17,7 +17,7 @@ class World:
         self.wall = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
         self.ticks = 1_000.0
         self.alive: set[tuple[str, int]] = set()
-        self.starts: dict[int, int] = {}
+        self.starts: dict[int, int] = {1: 0}
         self._last_pid = 100
 
     def pass_time(self, seconds: float) -> None:
