@@ -10,6 +10,17 @@ from typing import Any
 CALL_SECONDS = 330
 START_SECONDS = 30
 
+# Fields of a remote server, as the hosts name them.  Beside a command Codex refuses the whole file, and Gemini CLI connects
+# to the URL, which `--allow` would let act without asking.
+_REMOTE_FIELDS = frozenset(
+    [
+        *("url", "httpUrl", "serverUrl", "tcp", "headers", "headersHelper", "requestOptions", "apiKey"),
+        *("bearer_token", "bearer_token_env_var", "http_headers", "env_http_headers"),
+        *("oauth", "oauth_resource", "auth", "authProviderType"),
+    ]
+)
+_TRANSPORT_FIELDS, _LOCAL_TRANSPORTS = frozenset(["type", "transport", "transportType"]), frozenset(["stdio", "local"])
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -28,10 +39,18 @@ class Entry:
     defaults: dict[str, Any] = field(default_factory=dict)
 
     def merged_into(self, existing: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return the entry to write in place of *existing*, keeping what others added to that (approvals, variables)."""
+        """Return the entry to write in place of *existing*, keeping what others added to that (approvals, variables).
+
+        The fields of a remote server go.
+        """
         if existing is None:
             return {**self.required, **self.defaults}
-        return {**self.defaults, **existing, **self.required}
+        kept = {name: value for name, value in existing.items() if not _is_remote(name, value)}
+        return {**self.defaults, **kept, **self.required}
+
+
+def _is_remote(name: str, value: object) -> bool:
+    return name in _REMOTE_FIELDS or (name in _TRANSPORT_FIELDS and value not in _LOCAL_TRANSPORTS)
 
 
 def plain(launch: Launch) -> Entry:

@@ -85,6 +85,9 @@ class JsonText:
                 else:
                     cut = _Blanked(text, self)
                     text = cut.insert(cut.at(path).value, value, key)
+            for index in reversed([index for index, key in enumerate(old) if key not in new]):
+                cut = _Blanked(text, self)
+                text = cut.remove(cut.at(path).value, index)
             return text
         if isinstance(old, list) and isinstance(new, list):
             for edit, index, value in list_edits(old, new):

@@ -46,6 +46,8 @@ class TomlText:
     def put(self, text: str, key_path: Sequence[str], name: str, entry: dict[str, Any]) -> str:
         """Return *text* with *entry* as the table of the server *name*."""
         newline = "\r\n" if "\r\n" in text else "\n"
+        for field in [key for key in self.servers(self.parse(text), key_path).get(name, {}) if key not in entry]:
+            text = _without_tables(text, [*key_path, name, field])
         if name in self.servers(self.parse(text), key_path):
             replaced = self._replace_table(text, [*key_path, name], entry, newline)
             return _edit_with_tomlkit(text, key_path, name, entry) if replaced is None else replaced
@@ -133,7 +135,10 @@ def _to_toml(value: object) -> str:
 
 
 def _merge(table: Any, entry: dict[str, Any]) -> None:
-    """Write the values of *entry* that differ into *table*; comments stay, also those of values that change."""
+    """Write the values of *entry* that differ into *table*; comments stay, also those of values that change.
+
+    What *entry* lacks goes.
+    """
     for key, value in entry.items():
         old = table.get(key)
         if isinstance(old, list) and isinstance(value, list):
@@ -147,6 +152,11 @@ def _merge(table: Any, entry: dict[str, Any]) -> None:
         # A table in this one may have lines of its own, which are not among those of *table*.
         elif not isinstance(value, dict) and (old != value or isinstance(old, bool) != isinstance(value, bool)):
             table[key] = value
+    for key in reversed([key for key in table if key not in entry]):
+        try:
+            del table[key]
+        except LookupError as error:  # tomlkit loses count of tables that stand apart.
+            raise UneditableTextError("is written in a way that cannot be edited safely") from error
 
 
 def _edit_with_tomlkit(text: str, key_path: Sequence[str], name: str, entry: dict[str, Any] | None) -> str:

@@ -73,6 +73,8 @@ class YamlText:
         if item is not None:
             for field, value in {"name": name, **entry}.items():
                 text = _replace(text, key_path[0], name, field, value, newline)
+            for field in [key for key in self.servers(self.parse(text), key_path)[name] if key not in entry]:
+                text = _remove_field(text, key_path[0], name, field, newline)
             return text
         end = _item_lines(text, servers.value[-1])[1]
         if not text[:end].endswith("\n"):
@@ -123,6 +125,28 @@ def _replace(text: str, key_name: str, name: str, field: str, new: Any, newline:
         colon = text.index(":", key.end_mark.index) + 1
         return f"{text[:colon]} {json.dumps(new, ensure_ascii=False)}{text[colon:]}"
     return _spelt_anew(text, node, new, newline)
+
+
+def _remove_field(text: str, key_name: str, name: str, field: str, newline: str) -> str:
+    """Return *text* without the *field* of the item *name*, which has others; comments in lines of their own stay."""
+    _, servers = _find_servers(text, key_name)
+    item = next(item for item in servers.value if _name_of(item) == name)
+    keys = [key.value for key, _ in item.value]
+    if item.flow_style or field not in keys:
+        raise UneditableTextError(f"has {name!r} in flow style, or its {field!r} by reference")
+    key, node = item.value[keys.index(field)]
+    start, end = (
+        key.start_mark.index,
+        _item_lines(text, node if node.start_mark.index < node.end_mark.index else key)[1],
+    )
+    line_start = text.rfind("\n", 0, start) + 1
+    if not text[line_start:start].strip():
+        return text[:line_start] + text[end:]
+    # Behind the dash, where the next field moves unless a comment stands before that.
+    following = item.value[keys.index(field) + 1][0].start_mark.index
+    if not text[end:following].strip():
+        return text[:start] + text[following:]
+    return text[:start].rstrip(" ") + newline + text[end:]
 
 
 def _edit_element(text: str, elements: list[Any], edit: str, index: int, value: Any, newline: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shlex
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.hosts import Host, Launch, UserEnvironment, install
+from mcp_claims.hosts import HOSTS, Host, Launch, UserEnvironment, install
 from mcp_claims.hosts.atomic_file import backup_path
 from mcp_claims.hosts.errors import HostFileChangedError
 from tests.hosts.conftest import Run
@@ -271,6 +272,80 @@ def test_what_others_added_to_the_entry_stays_and_the_interpreter_is_renewed(hos
     assert entry(host, file)["env"] == {"A": "b"}
     if host.name == "codex":
         assert entry(host, file)["startup_timeout_sec"] == 99
+
+
+REMOTE = {"url": "https://other.example/mcp", "httpUrl": "https://other.example/mcp", "headers": {"A": "b", "C": "d"}}
+
+
+@pytest.mark.rule("H4")
+def test_the_fields_of_a_remote_server_go_and_all_else_stays(host: Host, file: Path, run: Run) -> None:
+    file.write_text(sample(host))
+    run("install", host.name)
+    installed = file.read_text()
+    at = installed.rindex("\n", 0, installed.rindex("command")) + 1
+    indentation = installed[at:][: len(installed[at:]) - len(installed[at:].lstrip())]
+    remote = [f"{json.dumps(name)}: {json.dumps(value)}," for name, value in REMOTE.items()]
+    if '"type"' not in installed:
+        remote.append('"type": "http",')
+    if host.name == "codex":
+        remote = ['url = "https://other.example/mcp"', 'bearer_token_env_var = "T"', 'env_http_headers = { A = "B" }']
+    if host.name == "continue":
+        remote = ["type: sse", "url: https://other.example/mcp", "requestOptions:", "  headers:", "    A: b"]
+    comment = {"codex": "# mine\n", "continue": "    # mine\n"}.get(
+        host.name, "// mine\n" if has_comments(host) else ""
+    )
+    lines = "".join(f"{indentation}{line}\n" for line in remote)
+    tables = (
+        '\n[mcp_servers.claims.http_headers]\nA = "b"\n',
+        '\n[mcp_servers.claims.env]\nA = "b"\n\n# last\n[tui]\na = 1\n',
+    )
+    before, after = (tables[0] + tables[1], tables[1]) if host.name == "codex" else ("", "")
+    file.write_text(installed[:at] + comment + lines + installed[at:] + before)
+    assert run("install", host.name)[0] == 0
+    assert file.read_text() == installed[:at] + comment + installed[at:] + after
+    assert is_ours(host, file)
+
+
+@pytest.mark.rule("H4")
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("gemini-cli", '{"mcpServers": {"claims": {"httpUrl": "https://x", "env": {"A": "b"}}}}', {"env": {"A": "b"}}),
+        ("zed", '{"context_servers": {"claims": {"url": "https://x", /* mine */}}}', {}),
+        ("vscode", '{"servers": {"claims": {"type": "sse", "url": "https://x"}}}', {}),
+        ("opencode", '{"mcp": {"claims": {"type": "remote", "url": "https://x", "oauth": {}}}}', {}),
+        ("codex", 'mcp_servers.claims = { url = "https://x", cwd = "/c" }\n', {"cwd": "/c"}),
+        ("codex", 'mcp_servers.claims.url = "https://x"\nmcp_servers.claims.http_headers.A = "b"\n', {}),
+        ("codex", '[mcp_servers]\nclaims.url = "https://x"\nclaims.cwd = "/c" # mine\n', {"cwd": "/c"}),
+        ("codex", '[mcp_servers.claims.http_headers]\nA = "b"\n[mcp_servers.claims]\nurl = "https://x"\n', {}),
+        ("continue", "mcpServers:\n- url: https://x\n  name: claims\n  cwd: /c\n", {"cwd": "/c"}),
+        ("continue", "mcpServers:\n- url: https://x\n  # mine\n  name: claims\n", {}),
+        ("continue", "mcpServers:\n-\n  url: https://x\n  name: claims\n", {}),
+        (
+            "continue",
+            "mcpServers:\n- headers:\n    A: b\n  name: claims\n  url:\n  apiKey: | # k\n    a\n  env: {A: b}",
+            {"env": {"A": "b"}},
+        ),
+        (
+            "continue",
+            "mcpServers:\n- name: claims\n  headers: {A: b,\n    C: d} # mine\n  url: 'x\n    y'\nmodels: []\n",
+            {},
+        ),
+    ],
+)
+def test_a_remote_server_becomes_ours_however_it_is_written(
+    name: str, before: str, after: dict[str, object], home: Path, run: Run
+) -> None:
+    host = HOSTS[name]
+    file = host.config_file(UserEnvironment(home, PLATFORM, {}))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    run("install", name)
+    new = entry(host, file)
+    file.write_text(before)
+    code, output = run("install", name)
+    assert code == 0, output
+    assert entry(host, file) == {**new, **after}
+    assert before.count("mine") == file.read_text().count("mine") or "# mine\n  url: 'x" in before
 
 
 @pytest.mark.rule("H1")
