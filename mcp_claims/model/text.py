@@ -22,11 +22,25 @@ _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp", "Cf"})
 _JOINER, _NON_JOINER = "\u200d", "\u200c"
 _PRESENTATIONS = "\ufe0e\ufe0f"
 _KEYCAP = "\u20e3"
+_INFORMATION = "\u2139"  # An emoji, but a letter to Unicode.
 _VIRAMA = 9
-# Small letters of other scripts that look like Latin ones.
+# Blocks of scripts whose letters join, where a joiner changes the letter before it: Arabic, Syriac, N'Ko, Mandaic, those of
+# India, Tibetan, Myanmar, Khmer, Mongolian, and the supplements of these.
+_JOINING = re.compile(
+    "[\u0600-\u077f\u07c0-\u07ff\u0840-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\u19e0-\u19ff\u1cd0-\u1cff\ua840-\ua87f"
+    "\ua8e0-\ua8ff\ua9e0-\ua9ff\uaa60-\uaa7f\ufb50-\ufdff\ufe70-\ufefc\U00010ac0-\U00010aff\U00010d00-\U00010d3f\U00010f30-\U00010fdf"
+    "\U0001e900-\U0001e95f]"
+)
+# England, Scotland and Wales: a black flag and hidden letters.  Others are refused, since such letters can hide any text.
+_FLAG = re.compile(
+    "\U0001f3f4\U000e0067\U000e0062(?:\U000e0065\U000e006e\U000e0067|\U000e0073\U000e0063\U000e0074|\U000e0077\U000e006c\U000e0073)\U000e007f"
+)
+# Small letters of other scripts that look like Latin ones, or whose capitals do; hyphens, slashes and colons.
 _ALIKE = str.maketrans(
-    "\u0430\u0441\u0501\u0435\u04bb\u0456\u0458\u04cf\u043e\u0440\u051b\u0455\u051d\u0445\u0443\u03bf\u03b1\u03b9\u03bd\u03c1\u03f2",
-    "acdehijlopqswxyoaivpc",
+    "\u0430\u0441\u0501\u0435\u04bb\u0456\u0458\u04cf\u043e\u0440\u051b\u0455\u051d\u0445\u0443\u0442\u0432\u043a\u043c\u043d"
+    "\u03bf\u03b1\u03b9\u03bd\u03c1\u03f2\u03c4\u03b2\u03b5\u03ba\u03b6\u03b7\u03c7\u03c5"
+    "\u2010\u2012\u2013\u2014\u2015\u2043\u2212\u02d7\u2044\u2215\u2571\u29f8\ua789\u2236\u02d0\u0589",
+    "acdehijlopqswxytbkmhoaivpctbekzhxy--------////::::",
 )
 
 
@@ -45,6 +59,8 @@ def misleading_positions(text: str) -> set[int]:
     if not text.isascii():
         hidden = (found.start() for found in _HIDDEN.finditer(text))
         positions.update(position for position in hidden if not _shapes(text, position))
+        for flag in _FLAG.finditer(text):
+            positions.difference_update(range(*flag.span()))
     return positions
 
 
@@ -67,8 +83,8 @@ def _shapes(text: str, position: int) -> bool:
     if character == _JOINER and (_is_symbol(before) or (before in _PRESENTATIONS and _shapes(text, position - 1))):
         return after != "" and _is_symbol(after)
     if character in (_JOINER, _NON_JOINER):
-        arabic = all(unicodedata.bidirectional(each) == "AL" for each in (before, after or " "))
-        return arabic or unicodedata.combining(before) == _VIRAMA
+        joins = _JOINING.match(before) is not None and unicodedata.category(before)[0] in "LMN"
+        return unicodedata.combining(before) == _VIRAMA or (joins and not _HIDDEN.match(before))
     return False
 
 
@@ -78,4 +94,4 @@ def _is_control(character: str) -> bool:
 
 def _is_symbol(character: str) -> bool:
     """Return whether *character* is or may be an emoji."""
-    return not character.isascii() and unicodedata.category(character)[:1] in ("S", "P")
+    return character == _INFORMATION or (not character.isascii() and unicodedata.category(character)[:1] in ("S", "P"))

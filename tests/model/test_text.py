@@ -21,6 +21,12 @@ ALIKE = [
     ("straße", "STRASSE"),
     ("deploy", "d\u0435\u0440l\u043ey"),
     ("№ 7", "no7"),
+    ("TBKMH", "\u0422\u0412\u041a\u041c\u041d"),
+    ("TBEKZHXY", "\u03a4\u0392\u0395\u039a\u0396\u0397\u03a7\u03a5"),
+    *(("a-b", f"a{hyphen}b") for hyphen in "\u2010\u2011\u2012\u2013\u2014\u2212"),
+    *(("a/b", f"a{slash}b") for slash in "\u2044\u2215\uff0f"),
+    *(("a:b", f"a{colon}b") for colon in "\u2236\ua789\uff1a"),
+    ("a#1", "a\uff031"),
 ]
 
 
@@ -31,7 +37,8 @@ def test_texts_that_look_alike(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("#12:red", "#13:red"), ("a-b", "a_b"), ("a/b", "ab"), ("1", "l"), ("é", "e")]
+    ("one", "other"),
+    [("#12:red", "#13:red"), ("a-b", "a_b"), ("a/b", "ab"), ("5\u00b5m", "5mm"), ("1", "l"), ("é", "e")],
 )
 def test_texts_that_do_not(one: str, other: str) -> None:
     assert skeleton(one) != skeleton(other)

@@ -141,6 +141,27 @@ def test_a_time_to_live_is_whole_milliseconds_so_that_the_expiry_fits_the_record
     assert validation.parse_ttl(minutes) % timedelta(milliseconds=1) == timedelta(0)
 
 
+JOINING = [
+    ("arabic", "\u0645", "\u0647"),
+    ("arabic-mark", "\u0645\u0651", "\u0647"),
+    ("arabic-digit", "\u06f6", "\u0627"),
+    ("syriac", "\u0712", "\u0713"),
+    ("nko", "\u07ca", "\u07cb"),
+    ("mongolian", "\u1820", "\u1821"),
+    ("devanagari", "\u0915", "\u0937"),
+    ("bengali", "\u09b0", "\u09af"),
+    ("tamil", "\u0b95", "\u0bb7"),
+    ("sinhala", "\u0d9a", "\u0dc2"),
+    ("tibetan", "\u0f40", "\u0f41"),
+    ("myanmar", "\u1000", "\u1001"),
+    ("khmer", "\u1780", "\u1781"),
+]
+
+
+def flag(region: str) -> str:
+    return "\U0001f3f4" + "".join(chr(0xE0000 + ord(each)) for each in f"{region}\x7f")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -159,6 +180,17 @@ def test_a_time_to_live_is_whole_milliseconds_so_that_the_expiry_fits_the_record
         pytest.param("step 1\ufe0f\u20e3", id="keycap"),
         pytest.param("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", id="persian-non-joiner"),
         pytest.param("क्\u200dष", id="indic-joiner"),
+        *(
+            pytest.param(
+                f"fix {before}{joiner}{after}", id=f"{script}-U+{ord(joiner):04X}-{'inside' if after else 'at-the-end'}"
+            )
+            for joiner in "\u200c\u200d"
+            for script, before, letter in JOINING
+            for after in (letter, "")
+        ),
+        pytest.param("\u09b0\u200d\u09cd\u09af\u09be\u09ae", id="bengali-joiner-before-the-virama"),
+        pytest.param("\u2139\ufe0f read", id="emoji-that-is-a-letter"),
+        *(pytest.param(f"{flag(region)} release", id=f"flag-of-{region}") for region in ("gbeng", "gbsct", "gbwls")),
         pytest.param("деплой", id="cyrillic"),
         pytest.param("修复", id="han"),
     ],
@@ -206,6 +238,28 @@ BAD_NAMES = [
     pytest.param("de\u200dploy", "invisible", id="joiner-between-letters"),
     pytest.param("de\u200cploy", "invisible", id="non-joiner-between-letters"),
     pytest.param("👩\u200d", "invisible", id="joiner-at-the-end"),
+    *(
+        pytest.param(key, "invisible", id=f"{script}-{place}-U+{ord(joiner):04X}")
+        for joiner in "\u200c\u200d"
+        for script, letter in [
+            ("latin", "a"),
+            ("greek", "\u03b1"),
+            ("cyrillic", "\u0430"),
+            ("han", "\u4fee"),
+            ("digit", "1"),
+        ]
+        for place, key in [("inside", f"{letter}{joiner}{letter}"), ("at-the-end", f"{letter}{joiner}")]
+    ),
+    pytest.param("\u200c\u0645", "invisible", id="leading-joiner"),
+    pytest.param("fix \u200d\u0645", "invisible", id="joiner-before-a-word"),
+    pytest.param("\u0645\u200c\u200c\u0647", "invisible", id="second-joiner"),
+    pytest.param("\u060c\u200c\u0645", "invisible", id="joiner-after-a-comma"),
+    pytest.param("\u17b4\u200d", "invisible", id="joiner-after-an-invisible-vowel"),
+    pytest.param("i\ufe0f", "invisible", id="presentation-of-a-letter"),
+    pytest.param(flag("deploy"), "invisible", id="text-hidden-in-a-flag"),
+    pytest.param(flag("gbeng")[1:], "invisible", id="flag-letters-without-a-flag"),
+    pytest.param(flag("gbeng")[:-1], "invisible", id="flag-without-an-end"),
+    pytest.param(flag("gbeng") + "\U000e0041", "invisible", id="tag-after-a-flag"),
     pytest.param("deploy\u17b4", "invisible", id="khmer-vowel"),
     pytest.param("deploy\u180e", "invisible", id="mongolian-separator"),
     pytest.param("deploy\U0001d159", "invisible", id="null-notehead"),
