@@ -35,8 +35,9 @@ from mcp_claims.stores.base import Store, call_before
 DEFAULT_IDLE = 30 * 60.0
 """Seconds without a request after which a session over HTTP ends, or is no longer kept alive."""
 
-# Without `$` and braces: a variable that a host did not replace would make one session of all.
-_SESSION_NAME = re.compile(r"[A-Za-z0-9._:@/+=~-]{1,64}")
+# Without `$` and braces, and no word for a missing value: a variable that a host did not fill in would make one session of
+# all.
+_SESSION_NAME = re.compile(r"(?!(?i:undefined|null|none|nil|nan)\Z)[A-Za-z0-9._:@/+=~-]{1,64}")
 _MAX_HANDLES = 10_000
 _RETRY_INTERVAL = 0.5  # s between two tries to release what an ended session holds
 _CLOSE_STORE_TIMEOUT, _RELEASE_TIMEOUT = 1.0, 4.0  # s
@@ -330,7 +331,9 @@ class SessionRegistry:
         if caller.principal is None:
             raise SessionNameRefusedError("counts only in requests with a bearer token")
         if not _SESSION_NAME.fullmatch(name):
-            raise SessionNameRefusedError("must be 1 to 64 letters, digits and any of . _ : @ / + = ~ -")
+            raise SessionNameRefusedError(
+                "must be 1 to 64 letters, digits and any of . _ : @ / + = ~ -, and no word for a missing value, such as null"
+            )
         opened = self._known_handles().named(name, caller.principal)
         return self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
 

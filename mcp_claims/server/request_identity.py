@@ -36,8 +36,9 @@ def caller_of(context: ServerRequestContext[Any]) -> Caller:
     # a client could send that of another.
     if context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
         connection = request.headers.get(MCP_SESSION_ID_HEADER)
-    # A proxy joins headers of one name like this, too.
-    named = ", ".join(request.headers.getlist(SESSION_HEADER)) or None
+    # A proxy joins headers of one name like this, too.  An empty one is not absent: its host has not filled in the name.
+    names = request.headers.getlist(SESSION_HEADER)
+    named = ", ".join(names) if names else None
     return Caller(connection, principal, partial(_client, context), named)
 
 
