@@ -166,17 +166,23 @@ class UnsafeDirectoryError(ClaimsError):
 class ReplaceableDirectoryError(UnsafeDirectoryError):
     """Other users could put another directory into the place of the claims directory.
 
-    `where` is the directory or the link above it that they could change.
+    `where` is the directory or the link above it that they could change; it is theirs if *foreign*.
     """
 
-    def __init__(self, where: str | os.PathLike[str], problem: str) -> None:
-        remedy = f"Let nobody else change it (`chmod go-w {shown_path(str(where))}`, as its owner)"
+    def __init__(self, where: str | os.PathLike[str], problem: str, foreign: bool) -> None:
+        remedy = (
+            # Its owner can always change it, whatever its mode; and it may be the home.
+            "Choose with MCP_CLAIMS_DIR a directory below ones that belong to this user or root"
+            if foreign
+            else f"Let nobody else change it (`chmod go-w {shown_path(str(where))}`, as its owner), or choose a directory in "
+            "your home with MCP_CLAIMS_DIR"
+        )
         super().__init__(where, problem, remedy)
 
     def __str__(self) -> str:
         return (
             f"others can replace the claims directory: {shown_path(self.where)} {self.problem}. {_NOTHING_CLAIMED} "
-            f"{self.remedy}, or choose a directory in your home with MCP_CLAIMS_DIR."
+            f"{self.remedy}."
         )
 
 

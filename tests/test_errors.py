@@ -19,7 +19,7 @@ EXAMPLES = (
     errors.MovedDirectoryError("/claims", ["codex"]),
     errors.ContendedError("red", 1_000),
     errors.UnsafeDirectoryError("/claims", "can be written by others (mode 0777)"),
-    errors.ReplaceableDirectoryError("/claims", "belongs to another user (uid 7)"),
+    errors.ReplaceableDirectoryError("/claims", "belongs to another user (uid 7)", True),
     errors.NotClaimedError("'red' is held by host:1:a", None),
     errors.InvalidSessionError(),
     errors.SessionNeededError(),

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
+from mcp_claims.errors import ReplaceableDirectoryError
 from mcp_claims.stores.files.ancestors import find_replaceable
 from mcp_claims.stores.files.directories import unsafe
 from mcp_claims.stores.files.filesystem import CREATE_LOCK, FileSystem, create_file, last_change
@@ -75,8 +76,11 @@ def _check_missing(directory: Path, name: str) -> Finding:
 
 def _check_permissions(directory: Path, name: str, status: os.stat_result) -> Finding:
     if problem := unsafe(status):
+        foreign = sys.platform != "win32" and status.st_uid != os.geteuid()
         return failure(
-            _DIRECTORY, f"{name} {problem}: others could forge or remove claims", f"As its owner: chmod 700 {directory}"
+            _DIRECTORY,
+            f"{name} {problem}: others could forge or remove claims",
+            f"Have its owner move it away, or {_CHOOSE_ANOTHER}" if foreign else f"As its owner: chmod 700 {directory}",
         )
     if not os.access(directory, os.W_OK | os.X_OK):
         return failure(
@@ -96,11 +100,11 @@ def _check_parents(directory: Path) -> Finding:
         )
     if found is None:
         return ok("parents", "nobody else can replace the claims directory")
-    where, problem = found
+    refusal = ReplaceableDirectoryError(*found)
     return failure(
         "parents",
-        f"others could replace the claims directory, so it is not used: {where} {problem}",
-        f"As its owner: chmod go-w {where}, or choose a directory in your home.",
+        f"others could replace the claims directory, so it is not used: {refusal.where} {refusal.problem}",
+        f"{refusal.remedy}.",
     )
 
 

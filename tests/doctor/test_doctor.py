@@ -224,6 +224,15 @@ def test_what_is_wrong_is_found_with_a_remedy_and_left_as_it_is(
     assert contents(claims) == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
+@pytest.mark.parametrize("which", ["directory", "parents"])
+def test_for_a_directory_of_another_user_no_mode_is_advised(claims: Path, which: str) -> None:
+    os.chown(claims if which == "directory" else claims.parent, 12_345, -1)
+    exit_code, bad = examined(claims)
+    (remedy,) = [finding["remedy"] for finding in bad if finding["check"] == which]
+    assert exit_code == 1 and "chmod" not in remedy and "MCP_CLAIMS_DIR" in remedy
+
+
 @pytest.mark.parametrize("layout", ["mcp-claims", "agent-awareness"])
 @pytest.mark.parametrize("mode", [0o775, 0o777, 0o770])
 def test_a_namespace_that_others_can_write_has_the_remedy_of_try_claim_in_every_view(

@@ -15,8 +15,10 @@ _UNMAPPED = 65_534
 _MAX_LINKS = 40  # As the kernel follows.
 
 
-def find_replaceable(path: str, status_of: Callable[[str], os.stat_result] = os.lstat) -> tuple[str, str] | None:
-    """Return what on the way to *path* another user could replace, and why; `None` if nobody but root could.
+def find_replaceable(path: str, status_of: Callable[[str], os.stat_result] = os.lstat) -> tuple[str, str, bool] | None:
+    """Return what on the way to *path* another user could replace, why, and whether it is that user's own.
+
+    `None` if nobody but root could replace any of it.
 
     Each directory on the way belongs to this user or root, and nobody else can write there.  In one with the sticky bit,
     such as /tmp, others can write, but rename or remove only what they own, so what the path names there must be ours.  The
@@ -30,16 +32,16 @@ def find_replaceable(path: str, status_of: Callable[[str], os.stat_result] = os.
         raise OSError(error.errno, error.strerror, path) from error
 
 
-def _find_replaceable(path: str, status_of: Callable[[str], os.stat_result]) -> tuple[str, str] | None:
+def _find_replaceable(path: str, status_of: Callable[[str], os.stat_result]) -> tuple[str, str, bool] | None:
     directory, status = "/", status_of("/")
     names = [name for name in path.split("/") if name][::-1]
     links = 0
     while names:
         if not _is_trusted(status.st_uid):
-            return directory, f"belongs to another user (uid {status.st_uid})"
+            return directory, f"belongs to another user (uid {status.st_uid})", True
         shared = _is_writable_by_others(status)
         if shared and not status.st_mode & stat.S_ISVTX:
-            return directory, f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
+            return directory, f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})", False
         name = names.pop()
         if name == "..":
             directory = os.path.dirname(directory)
@@ -52,7 +54,7 @@ def _find_replaceable(path: str, status_of: Callable[[str], os.stat_result]) -> 
             return None  # Whoever makes it, it is checked then.
         if stat.S_ISLNK(found.st_mode):
             if not _is_trusted(found.st_uid):
-                return entry, f"is a link of another user (uid {found.st_uid})"
+                return entry, f"is a link of another user (uid {found.st_uid})", True
             links += 1
             if links > _MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
@@ -62,7 +64,7 @@ def _find_replaceable(path: str, status_of: Callable[[str], os.stat_result]) -> 
                 directory, status = "/", status_of("/")
             continue
         if shared and not _is_trusted(found.st_uid):
-            return entry, f"belongs to another user (uid {found.st_uid}), in a directory that all can write"
+            return entry, f"belongs to another user (uid {found.st_uid}), in a directory that all can write", True
         directory, status = entry, found
     return None
 

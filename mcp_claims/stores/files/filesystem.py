@@ -56,7 +56,7 @@ class FileSystem:
     status: Callable[[int], os.stat_result] = staticmethod(os.fstat)
     status_of: Callable[[str], os.stat_result] = staticmethod(os.lstat)  # of a path itself: links are not followed
     status_behind: Callable[[str], os.stat_result] = staticmethod(os.stat)  # of what a path leads to
-    find_replaceable: Callable[[str], tuple[str, str] | None] = staticmethod(find_replaceable)
+    find_replaceable: Callable[[str], tuple[str, str, bool] | None] = staticmethod(find_replaceable)
     monotonic: Callable[[], float] = staticmethod(time.monotonic)
     sleep: Callable[[float], None] = staticmethod(time.sleep)
 

@@ -56,7 +56,7 @@ class HookedFileSystem(FileSystem):
         self.before("status_behind", path)
         return super().status_behind(path)
 
-    def find_replaceable(self, path: str) -> tuple[str, str] | None:
+    def find_replaceable(self, path: str) -> tuple[str, str, bool] | None:
         self.before("find_replaceable", path)
         return super().find_replaceable(path)
 

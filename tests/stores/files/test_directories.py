@@ -45,7 +45,7 @@ class Foreign(FileSystem):
     def status_behind(self, path: str) -> os.stat_result:
         return self._seen(path, super().status_behind(path))
 
-    def find_replaceable(self, path: str) -> tuple[str, str] | None:
+    def find_replaceable(self, path: str) -> tuple[str, str, bool] | None:
         return find_replaceable(path, self.status_of)
 
     def _seen(self, path: str, status: os.stat_result) -> os.stat_result:
@@ -263,6 +263,7 @@ def test_a_directory_above_that_belongs_to_another_user_is_refused(tmp_path: Pat
     grant(FileStore(directory), claim())
     message = replaceable(FileStore(directory, fs=Foreign(tmp_path / above)))
     assert f"{tmp_path / above} belongs to another user (uid {os.geteuid() + 1})" in message
+    assert message.endswith("Choose with MCP_CLAIMS_DIR a directory below ones that belong to this user or root.")
 
 
 @pytest.mark.rule("S8")
