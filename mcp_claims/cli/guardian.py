@@ -310,7 +310,7 @@ def process_table(only: int | None = None) -> dict[int, tuple[int, str]]:
                     table[int(name)] = int(fields[1]), fields[19].decode()
         return table
     which = "-A" if only is None else f"-p {only}"
-    # The first line is the PID of `ps` itself, which is a child of ours as well.
+    # The first line is the PID of `ps` itself, which is a child of this process as well.
     with os.popen(f"echo $$; exec ps {which} -o pid=,ppid=,lstart= 2>/dev/null") as listed:
         itself, *lines = listed.read().splitlines()
     for line in lines:

@@ -242,7 +242,7 @@ else:
             self._kernel.AssignProcessToJobObject(self._job, ctypes.c_void_p(self._kernel.GetCurrentProcess()))
 
         def release(self) -> None:
-            """Let go on what a command that ended by itself has left behind."""
+            """Let the processes that a command has left behind go on; it ended by itself."""
             self._kill_on_close(False)
 
         def kill(self, exit_code: int) -> None:

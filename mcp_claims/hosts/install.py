@@ -43,7 +43,7 @@ def uninstall(host: Host, user: UserEnvironment, name: str) -> list[Change]:
     """Return the changes that remove the server *name* from *host*, with the hooks and the permission of that name.
 
     If a file is exactly what `install` made of the backup, its change restores the backup to the byte; if it has
-    nothing else, the change removes the file.  It is empty if nothing of ours is there.  Raises as `install`.
+    nothing else, the change removes the file.  It is empty if we have nothing there.  Raises as `install`.
     """
     content, _ = read_servers(host, user)
     placed: list[tuple[Path, Part]] = [(content.path, _server(host, name, Entry({})))]

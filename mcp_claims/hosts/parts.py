@@ -66,7 +66,7 @@ class Elements:
     is_ours: Callable[[Any], bool]
 
     def put(self, text: str) -> str:
-        """Return *text* with these elements, in place of others of ours."""
+        """Return *text* with these elements in place of those that an earlier install wrote."""
         found = self._in(text)
         if found is None:
             raise UneditableTextError(f"has {'.'.join(self.path)!r}, which is not a list")

@@ -185,7 +185,7 @@ def _status(pid: int) -> _Status | None:
 
 
 def _maker_of_socket(fd: int) -> int:
-    """Return the PID of the process that made the other end of the socket *fd*, unix(7); 0 if it is in no namespace of ours."""
+    """Return the PID of the process that made the other end of the socket *fd*, unix(7); 0 if this process cannot see it."""
     with socket.socket(fileno=os.dup(fd)) as ours:
         return int(
             struct.unpack("3i", ours.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]

@@ -180,7 +180,7 @@ class UniqueRequestIds:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._numbers = itertools.count()
-        # The latest of ours for each id of a session's client; those that are never answered do not pile up.
+        # The latest id that we made for each id of a client; those that are never answered do not pile up.
         self._ours: dict[tuple[str, str], str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

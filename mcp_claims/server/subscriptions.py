@@ -96,7 +96,7 @@ class Subscriptions:
         requested = set(params.notifications.resource_subscriptions or ())
         _check_number(requested)
         served = sorted(uri for uri in requested if _is_resource(uri))
-        # What is acknowledged is what will be sent, and no list of ours ever changes.
+        # What is acknowledged is what will be sent, and none of our lists ever changes.
         notifications = SubscriptionFilter(resource_subscriptions=served)
         with self._using(served):
             return await self._streams(context, params.model_copy(update={"notifications": notifications}))
