@@ -68,7 +68,7 @@ def to_json(claim: Claim, extra: Mapping[str, object] | None = None) -> bytes:
         record["outcome"] = claim.ended.outcome.value
         record["endedAt"] = timestamp(claim.ended.at.wall)
         record["endedTicks"] = claim.ended.at.ticks
-    return json.dumps(record | dict(extra or {}), ensure_ascii=False, indent=2).encode() + b"\n"
+    return json.dumps(record | dict(extra or {}), ensure_ascii=False).encode() + b"\n"
 
 
 def from_json(data: bytes, stored: float | None = None, *, number: int | None = None) -> Claim:
