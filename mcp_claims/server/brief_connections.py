@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from mcp_claims.liveness import Machine
 from mcp_claims.stores.config import StoreChoice
+from mcp_claims.stores.files.directories import unsafe
 
 _REMEMBERED = 3_600.0  # s
 _MOST_SWEPT = 1_000
@@ -34,25 +34,23 @@ class BriefConnections:
         """Note that *host* has just closed such a connection, for an hour."""
         with suppress(OSError):
             self._directory.mkdir(mode=0o700, exist_ok=True)
-            if self._is_ours():
+            if self._is_private():
                 self._sweep()
                 self._file(host).touch(mode=0o600)
 
     def remembers(self, host: str) -> bool:
         """Return whether *host* has closed such a connection within an hour."""
         with suppress(OSError):
-            return self._is_ours() and time.time() - self._file(host).lstat().st_mtime < _REMEMBERED
+            return self._is_private() and time.time() - self._file(host).lstat().st_mtime < _REMEMBERED
         return False
 
     def _file(self, host: str) -> Path:
         name = hashlib.sha256(f"{self._store}\0{host}".encode(errors="surrogateescape")).hexdigest()
         return self._directory / f"brief-{name[:32]}"
 
-    def _is_ours(self) -> bool:
+    def _is_private(self) -> bool:
         # Anybody can make a directory of that name, or a link to elsewhere.
-        status = self._directory.lstat()
-        is_private = status.st_uid == _user() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        return stat.S_ISDIR(status.st_mode) and (is_private or sys.platform == "win32")
+        return unsafe(self._directory.lstat()) is None
 
     def _sweep(self) -> None:
         for number, path in enumerate(self._directory.glob("brief-*")):

@@ -58,7 +58,7 @@ _MAX_CLIENT, _MAX_DIRECTORY = 100, 200  # characters
 _MAX_LOSS_READS = 100
 _MAX_NEAR = 3
 _MAX_NAMES = 200
-"""A bound on what a grant may cost: to list and compare so many names takes some 0.2 ms."""
+"""A bound on what a tool's grant may cost: to list and compare so many names takes 1.1 ms the first time, then 0.13 ms."""
 
 
 class Session:
