@@ -19,7 +19,8 @@ from mcp.server.stdio import stdio_server
 from mcp_types import CallToolRequestParams, CallToolResult, TextContent
 
 from benchmarks.system_calls import BareClaims
-from mcp_claims.server.pipes import host_pipes
+from mcp_claims.server.pipes import take_over
+from mcp_claims.server.stdio import as_files
 
 _TEXT = (
     'CLAIMED: you hold "red" (namespace "default") until 2026-11-24T02:30:19Z (30 min from now), generation 1. '
@@ -49,7 +50,9 @@ async def serve(directory: Path) -> None:
         return CallToolResult(content=[TextContent(type="text", text=_TEXT)], structured_content=_STRUCTURE)
 
     server = Server[Any]("floor", on_call_tool=call)
-    async with stdio_server(*host_pipes()) as (reading, writing):
+    pipes = take_over()
+    assert pipes is not None
+    async with stdio_server(*as_files(pipes)) as (reading, writing):
         await server.run(reading, writing, server.create_initialization_options())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import os
 import signal
 import sys
@@ -29,12 +28,14 @@ from mcp_claims.liveness import local_machine
 from mcp_claims.model import validation
 from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS
 from mcp_claims.server.brief_connections import BriefConnections, host_of
+from mcp_claims.server.log import logger
+from mcp_claims.server.pipes import take_over
+from mcp_claims.server.quick import QuickStage
 from mcp_claims.server.registry import DEFAULT_IDLE, SessionRegistry
+from mcp_claims.server.stop import stop_with_host
 from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT
 from mcp_claims.stores.base import Store
-
-logger = logging.getLogger(__name__)
 
 SWITCH_EVERY = 0.000_5
 """Seconds after which a thread lets another one run.  With Python's 5 ms, a call that makes some ten system calls while
@@ -68,6 +69,12 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
         metavar="H",
         help="how long an outcome given to release is kept, in hours or as 90m, 2d (%(default)g)",
     )
+    parser.add_argument(
+        "--no-quick",
+        dest="quick",
+        action="store_false",
+        help="have the MCP SDK answer everything, at 0.6 s and 40 MiB a session: to find out whose fault something is",
+    )
     http = parser.add_argument_group("over HTTP")
     http.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdin and stdout")
     http.add_argument("--host", help="address to listen on (127.0.0.1); any but a loopback address needs a token")
@@ -82,7 +89,7 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     sys.setswitchinterval(SWITCH_EVERY)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mcp-claims: %(levelname)s: %(message)s")
+    logger.formats = True
     keep_alive_limit = timedelta(hours=hours("--keep-alive-hours", options.keep_alive_hours))
     validation.parse_retention(options.retention_hours)
     store = chosen_store(options)
@@ -116,20 +123,25 @@ def _serve_stdio(options: argparse.Namespace, store: Store, keep_alive_limit: ti
         )
     # Until the server has handlers of its own, a signal just ends the process: nothing is claimed yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    registry = SessionRegistry(
+        store,
+        own=own,
+        lasting=name is not None,
+        keep_alive_limit=keep_alive_limit,
+        retention_hours=options.retention_hours,
+        brief=BriefConnections(store_choice(options)),
+        host=host_of(local_machine()),
+    )
+    stop_with_host()
+    pipes = take_over()
+    stage = None
+    if pipes is not None and options.quick:
+        stage = QuickStage(registry, pipes)
+        stage.run()
     with _importing_server():
         from mcp_claims.server.stdio import serve_stdio
 
-    serve_stdio(
-        SessionRegistry(
-            store,
-            own=own,
-            lasting=name is not None,
-            keep_alive_limit=keep_alive_limit,
-            retention_hours=options.retention_hours,
-            brief=BriefConnections(store_choice(options)),
-            host=host_of(local_machine()),
-        )
-    )
+    serve_stdio(registry, pipes, stage)
 
 
 def _serve_http(options: argparse.Namespace, store: Store, keep_alive_limit: timedelta) -> int:

@@ -6,7 +6,6 @@ notes that look like JSON, and shows models pydantic's messages.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -41,26 +40,19 @@ from mcp_types import (
 )
 
 from mcp_claims import __version__
-from mcp_claims.errors import (
-    ClaimsError,
-    InvalidInputError,
-    InvalidSessionError,
-    SessionEndedError,
-    SessionNameRefusedError,
-    SessionNeededError,
-)
+from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.model.text import one_line
-from mcp_claims.render.answers import with_losses
 from mcp_claims.server.maintenance import maintained
 from mcp_claims.server.prompts import PROMPTS, get_prompt
 from mcp_claims.server.registry import SessionRegistry
-from mcp_claims.server.request_identity import SESSION_HEADER, caller_of
-from mcp_claims.server.resources import TEMPLATES, complete, list_resources, read_resource
+from mcp_claims.server.request_identity import caller_of
+from mcp_claims.server.resource_list import resource_page
+from mcp_claims.server.resources import TEMPLATES, complete, read_resource
+from mcp_claims.server.schemas import definitions, parse
 from mcp_claims.server.subscriptions import Subscriptions, subscriptions
-from mcp_claims.server.tools import INSTRUCTIONS, TOOLS, Call, definitions
+from mcp_claims.server.tools import INSTRUCTIONS, TOOLS, Call, call_tool, failure
+from mcp_claims.session.offload import Offload, run_scan
 from mcp_claims.session.session import Session
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,56 +123,26 @@ async def _list_tools(context: Context, params: PaginatedRequestParams | None) -
 
 async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
     name = params.name
-    tool = TOOLS.get(name)
-    if tool is None:
+    if name not in TOOLS:
         raise MCPError(INVALID_PARAMS, f"There is no tool {name[:100]!r}; there are {', '.join(TOOLS)}.")
-    registry, caller = context.lifespan_context.registry, caller_of(context)
-    call = Call(registry, caller, params.arguments, context.session.report_progress)
     try:
-        answer = await tool.run(call)
-    except ClaimsError as error:
-        return _failure(f"{name} failed: {error} {_advice(error)}")
-    except Exception:
-        # A defect: the model must learn that it holds nothing, and the log must have the cause.
-        logger.exception("%s failed", name)
-        return _failure(
-            f"{name} failed by a defect of mcp-claims; the server's log has the details. Do not act on this event; "
-            "is_claimed_by_other returns what is stored."
-        )
-    if call.used is not None and call.used.holds_anything:
-        # An agent that works on other keys must learn as well that a claim which is kept alive for it is lost.
-        answer = with_losses(answer, call.used.take_losses(), call.used.now())
-    return CallToolResult(content=[TextContent(type="text", text=answer.text)], structured_content=answer.structured)
-
-
-_OPEN_SESSION = "Call open_session once, then pass what it returns as `session` in every call"
-
-
-def _advice(error: ClaimsError) -> str:
-    """Return what a model can do about *error*, in a call of a tool."""
-    match error:
-        case InvalidInputError():
-            return f"Call it again with {error.field} corrected."
-        case InvalidSessionError():
-            return "Pass exactly what open_session returned, or call open_session for a new one."
-        case SessionNeededError():
-            return f"{_OPEN_SESSION}; or a person lets the host send the header {SESSION_HEADER} with its bearer token."
-        case SessionNameRefusedError():
-            return f"{_OPEN_SESSION}; or a person corrects the header {SESSION_HEADER}."
-        case SessionEndedError():
-            return f"Stop what you did under its claims. Connect again, or: {_OPEN_SESSION}."
-        case _:
-            return "Until a call succeeds, do not act."
-
-
-def _failure(text: str) -> CallToolResult:
-    # A path may contain bytes that are not text; sent as they are, they would end the connection.
-    return CallToolResult(content=[TextContent(type="text", text=one_line(text))], is_error=True)
+        arguments = parse(name, params.arguments)
+    except InvalidInputError as error:
+        answer = failure(name, error)
+    else:
+        registry, runner = context.lifespan_context.registry, Offload(context.session.report_progress)
+        answer = await call_tool(name, Call(registry, caller_of(context), arguments, runner))
+    return CallToolResult(
+        content=[TextContent(type="text", text=answer.text)],
+        structured_content=answer.structured,
+        is_error=answer.structured is None,
+    )
 
 
 async def _list_resources(context: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
     with _protocol_errors():
-        return await list_resources(_reader(context), params.cursor if params else None)
+        page = await resource_page(_reader(context), run_scan, params.cursor if params else None)
+    return ListResourcesResult.model_validate(page)
 
 
 async def _list_resource_templates(

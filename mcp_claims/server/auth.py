@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
 import os
 import stat
 import sys
@@ -14,8 +13,7 @@ from pathlib import Path
 from mcp.server.auth.provider import AccessToken
 
 from mcp_claims.errors import InvalidInputError
-
-logger = logging.getLogger(__name__)
+from mcp_claims.server.log import logger
 
 TOKEN_VARIABLE = "MCP_CLAIMS_TOKEN"
 TOKEN_FILE_VARIABLE = "MCP_CLAIMS_TOKEN_FILE"

@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import tempfile
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from mcp_claims.liveness import Machine
 from mcp_claims.stores.config import StoreChoice
@@ -21,44 +19,53 @@ from mcp_claims.stores.files.directories import unsafe
 
 _REMEMBERED = 3_600.0  # s
 _MOST_SWEPT = 1_000
+_PREFIX = "brief-"
 
 
 class BriefConnections:
     """The hosts that close a connection to servers of *store* right after their call."""
 
-    def __init__(self, store: StoreChoice, directory: Path | None = None) -> None:
+    def __init__(self, store: StoreChoice, directory: str | os.PathLike[str] | None = None) -> None:
         self._store = f"{store.url}\0{store.layout}\0{store.directory}"
-        self._directory = directory or Path(tempfile.gettempdir()) / f"mcp-claims-{_user()}"
+        self._directory = os.fspath(directory or os.path.join(_temporary(), f"mcp-claims-{_user()}"))
 
     def remember(self, host: str) -> None:
         """Note that *host* has just closed such a connection, for an hour."""
         with suppress(OSError):
-            self._directory.mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkdir(self._directory, 0o700)
             if self._is_private():
                 self._sweep()
-                self._file(host).touch(mode=0o600)
+                path = self._file(host)
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+                os.utime(path)
 
     def remembers(self, host: str) -> bool:
         """Return whether *host* has closed such a connection within an hour."""
         with suppress(OSError):
-            return self._is_private() and time.time() - self._file(host).lstat().st_mtime < _REMEMBERED
+            return self._is_private() and time.time() - os.lstat(self._file(host)).st_mtime < _REMEMBERED
         return False
 
-    def _file(self, host: str) -> Path:
+    def _file(self, host: str) -> str:
         name = hashlib.sha256(f"{self._store}\0{host}".encode(errors="surrogateescape")).hexdigest()
-        return self._directory / f"brief-{name[:32]}"
+        return os.path.join(self._directory, f"{_PREFIX}{name[:32]}")
 
     def _is_private(self) -> bool:
         # Anybody can make a directory of that name, or a link to elsewhere.
-        return unsafe(self._directory.lstat()) is None
+        return unsafe(os.lstat(self._directory)) is None
 
     def _sweep(self) -> None:
-        for number, path in enumerate(self._directory.glob("brief-*")):
-            if number >= _MOST_SWEPT:
-                return
+        names = [name for name in os.listdir(self._directory) if name.startswith(_PREFIX)]
+        for name in names[:_MOST_SWEPT]:
+            path = os.path.join(self._directory, name)
             with suppress(OSError):
-                if time.time() - path.lstat().st_mtime > _REMEMBERED:
-                    path.unlink()
+                if time.time() - os.lstat(path).st_mtime > _REMEMBERED:
+                    os.unlink(path)
+
+
+def _temporary() -> str:
+    # Not `tempfile`, whose import takes as long as the whole of a claim: what is lost here costs a warning.
+    return os.environ.get("TEMP" if sys.platform == "win32" else "TMPDIR") or os.path.abspath(os.sep + "tmp")
 
 
 def _user() -> int:

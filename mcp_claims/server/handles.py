@@ -12,8 +12,8 @@ import base64
 import binascii
 import hashlib
 import hmac
-import secrets
-from dataclasses import dataclass, field
+import os
+from typing import NamedTuple
 
 from mcp_claims.errors import InvalidSessionError
 from mcp_claims.model.validation import MAX_LABEL_BYTES, parse_label
@@ -26,13 +26,15 @@ _NAMED_PURPOSE = b"mcp-claims named session 1"
 _NO_PID = 0
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedSession:
+class OpenedSession(NamedTuple):
     """The content of a handle: the secret nonce of the session, the PID of the issuing process, the label."""
 
-    nonce: bytes = field(repr=False)
+    nonce: bytes
     pid: int
     label: str | None
+
+    def __repr__(self) -> str:
+        return f"OpenedSession(pid={self.pid!r}, label={self.label!r})"  # Nobody logs the secret.
 
 
 class Handles:
@@ -47,7 +49,7 @@ class Handles:
         The label is for people: at most 60 bytes of UTF-8.  Raises `InvalidInputError`.
         """
         text = (parse_label(label) or "").encode()
-        body = secrets.token_bytes(_NONCE_BYTES) + pid.to_bytes(_PID_BYTES)
+        body = os.urandom(_NONCE_BYTES) + pid.to_bytes(_PID_BYTES)
         handle = base64.urlsafe_b64encode(body + self._mac(body, text, caller) + text).rstrip(b"=").decode()
         return handle, OpenedSession(body[:_NONCE_BYTES], pid, text.decode() or None)
 

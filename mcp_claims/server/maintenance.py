@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
 
+from mcp_claims.server.log import logger
 from mcp_claims.server.registry import SessionRegistry
 from mcp_claims.session.offload import run_maintenance
-
-logger = logging.getLogger(__name__)
 
 _SHORTEST_PAUSE = 0.05  # s
 

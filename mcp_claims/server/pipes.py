@@ -1,4 +1,4 @@
-"""The pipes to and from the host, read and written by the event loop.
+"""The pipes to and from the host: whole lines in and out, without blocking whoever waits for other things as well.
 
 The SDK hands each line, either way, to a worker thread, which costs more than all else in a call.  Here a line is read
 when the kernel says that there is one, and written when it says that there is room.  The descriptors stay as the host
@@ -9,94 +9,120 @@ from __future__ import annotations
 
 import os
 import select
+import selectors
 import stat
 import sys
-from typing import TYPE_CHECKING, cast
-
-import anyio
-
-if TYPE_CHECKING:
-    # The declared type of the parameters of the SDK's `stdio_server`, which uses only the methods that are defined below.
-    Text = anyio.AsyncFile[str]
+from collections import deque
+from typing import NamedTuple
 
 if sys.platform != "win32":
     import fcntl
 
-    # A pipe that has room at all has room for so much (pipe(7)), so writing it does not block.
-    _ROOM = select.PIPE_BUF
-
 _READ = 64 * 1024
+# A pipe that has room at all has room for so much (pipe(7)), so writing it does not block.
+_ROOM: int = getattr(select, "PIPE_BUF", 512)
+# `epoll` refuses files, and takes a descriptor of its own.
+_Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
 
-def host_pipes() -> tuple[Text, Text] | tuple[None, None]:
-    """Take over stdin and stdout, as lines of text; return `(None, None)` if either is not a pipe or a socket.
+class HostPipes(NamedTuple):
+    """What the host sends, and what it gets."""
+
+    lines: Lines
+    output: Output
+
+
+def take_over() -> HostPipes | None:
+    """Take over stdin and stdout; return `None`, with nothing changed, if either is neither a pipe, a socket nor a file.
 
     From then on stdin is empty and stdout is stderr, for handlers and child processes: what they print by mistake must
     not end up between messages.
     """
-    if sys.platform != "win32" and _is_pipe(0) and _is_pipe(1):
+    if sys.platform != "win32" and _can_be_polled(0) and _can_be_polled(1):
         reading, writing = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (0, 1))
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 0)
         # If the host has closed stderr, 2 may be another file of this process by now.
         os.dup2(2 if sys.stderr else nowhere, 1)
         os.close(nowhere)
-        return cast("Text", _Lines(reading)), cast("Text", _Output(writing))
-    return None, None
+        return HostPipes(Lines(reading), Output(writing))
+    return None
 
 
-def _is_pipe(fd: int) -> bool:
+def _can_be_polled(fd: int) -> bool:
     try:
         mode = os.fstat(fd).st_mode
     except OSError:
         return False
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
 
 
-class _Lines:
-    """The lines that arrive at *fd*, until its end."""
+class Lines:
+    """The lines that arrive at the descriptor `fd`."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._ready: list[bytes] = []
+        self.fd = fd
+        # A regular file is always readable, and an event loop refuses it.
+        self.always_ready = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._whole: deque[bytes] = deque()
         self._begun: list[bytes] = []
 
-    def __aiter__(self) -> _Lines:
-        return self
+    def next(self) -> bytes | None:
+        """Return the next line that has arrived whole."""
+        return self._whole.popleft() if self._whole else None
 
-    async def __anext__(self) -> str:
-        while not self._ready:
-            await anyio.wait_readable(self._fd)
-            part = os.read(self._fd, _READ)
-            if not part:
-                if not any(self._begun):
-                    raise StopAsyncIteration
-                part = b"\n"  # The last line may have no end.
-            # Joined only when its end is there: a line may be megabytes long.
-            first, *others = part.split(b"\n")
-            self._begun.append(first)
-            if others:
-                self._ready = [b"".join(self._begun), *others[:-1]][::-1]
-                self._begun = [others[-1]]
-        return self._ready.pop().decode(errors="replace")
+    def put_back(self, line: bytes) -> None:
+        """Make *line* the next one again."""
+        self._whole.appendleft(line)
+
+    def read(self) -> bool:
+        """Read once, which blocks unless there is something to read; return false at the end of the input."""
+        part = os.read(self.fd, _READ)
+        if not part:
+            if not any(self._begun):
+                return False
+            part = b"\n"  # The last line may have no end.
+        # Joined only when its end is there: a line may be megabytes long.
+        first, *others = part.split(b"\n")
+        self._begun.append(first)
+        if others:
+            self._whole += [b"".join(self._begun), *others[:-1]]
+            self._begun = [others[-1]]
+        return True
 
 
-if sys.platform != "win32":
+class Output:
+    """What is to be written to the descriptor `fd`: for one thread."""
 
-    class _Output:
-        """The output to *fd*; while the host does not read, `write` waits and the event loop goes on."""
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.always_ready = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._pending: deque[memoryview] = deque()
+        self.size = 0
+        """Bytes that are not written yet."""
 
-        def __init__(self, fd: int) -> None:
-            self._fd = fd
-            self._room = select.poll()
-            self._room.register(fd, select.POLLOUT)
+    def put(self, data: bytes) -> None:
+        """Add *data* to what is to be written."""
+        self._pending.append(memoryview(data))
+        self.size += len(data)
 
-        async def write(self, text: str) -> None:
-            data = memoryview(text.encode())
-            while data:
-                if not self._room.poll(0):
-                    await anyio.wait_writable(self._fd)
-                data = data[os.write(self._fd, data[:_ROOM]) :]
+    def write(self) -> None:
+        """Write what there is room for, without blocking; raise `OSError` if nobody can read it any more."""
+        while self._pending and (self.always_ready or wait_for(0, writable=self.fd)):
+            data = self._pending[0]
+            written = os.write(self.fd, data[:_ROOM])
+            self.size -= written
+            if written == len(data):
+                self._pending.popleft()
+            else:
+                self._pending[0] = data[written:]
 
-        async def flush(self) -> None:
-            """Do nothing: `write` has passed everything to the kernel."""
+
+def wait_for(seconds: float | None, *readable: int, writable: int | None = None) -> set[int]:
+    """Wait until one of these descriptors is ready, or *seconds*, without end if `None`; return those that are ready."""
+    with _Selector() as selector:
+        for fd in readable:
+            selector.register(fd, selectors.EVENT_READ)
+        if writable is not None:
+            selector.register(writable, selectors.EVENT_WRITE)
+        return {key.fd for key, _ in selector.select(seconds)}

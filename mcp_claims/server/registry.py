@@ -15,13 +15,14 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import Any, NamedTuple
 
 from mcp_claims.errors import SessionEndedError, SessionNameRefusedError, SessionNeededError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.records import Claim
+from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS, MAX_WAIT_SECONDS
 from mcp_claims.render.answers import Fleeting
 from mcp_claims.server.brief_connections import BriefConnections
@@ -34,6 +35,12 @@ from mcp_claims.stores.base import Store, call_before
 
 DEFAULT_IDLE = 30 * 60.0
 """Seconds without a request after which a session over HTTP ends, or is no longer kept alive."""
+
+# The end of an id: Codex makes UUIDs of version 7, which begin with the time, so that sessions of one day begin alike.
+_SHOWN = 8
+# Codex sends its thread and its session in each request, under these names.  Claude Code has its session in the
+# environment of the server alone, where it is wrong after `/clear`: the server goes on, and its environment is the old one.
+_SESSION_IN_META = ("threadId", "sessionId")
 
 # Without `$` and braces, and no word for a missing value: a variable that a host did not fill in would make one session of
 # all.
@@ -49,8 +56,7 @@ _LATE_CALLS = 60.0
 """Seconds for which late calls of a connection that its client has ended are refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """What a server knows about the sender of a request.
 
     `connection` is an id that the transport itself has issued and checked; `principal` names the credential that
@@ -65,19 +71,17 @@ class Caller:
     named: str | None = None
 
 
-@dataclass(slots=True)
 class SessionEntry:
     """One session as this server knows it: when it was last used, for how many calls, and when it was last granted a key.
 
     Times are in seconds of the registry's clock.  `peer` is whose connection it is.
     """
 
-    session: Session
-    keep_alive: KeepAlive
-    used: float
-    calls: int = 0
-    granted: float = -math.inf
-    peer: str = ""
+    def __init__(self, session: Session, keep_alive: KeepAlive, used: float) -> None:
+        self.session, self.keep_alive, self.used = session, keep_alive, used
+        self.calls = 0
+        self.granted = -math.inf
+        self.peer = ""
 
 
 class SessionRegistry:
@@ -369,3 +373,13 @@ class SessionRegistry:
 
 def _peer(caller: Caller) -> str:
     return f"{caller.principal} {caller.client()}"
+
+
+def client_label(name: str | None, meta: Mapping[str, Any]) -> str | None:
+    """Return *name*, of the client and its version, and its host's session in *meta* of a request, for people.
+
+    The session is a label, never an identity: a client could send that of another.
+    """
+    session = next((meta[field] for field in _SESSION_IN_META if isinstance(meta.get(field), str)), "")
+    label = ("…" if len(session) > _SHOWN else "") + one_line(session[-_SHOWN:])
+    return ", ".join(part for part in (name, label and f"session {label}") if part) or None

@@ -11,17 +11,8 @@ from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
-from mcp_claims.model.text import one_line
-from mcp_claims.server.registry import Caller
-
-SESSION_HEADER = "Mcp-Claims-Session"
-"""The header in which a host names its session; it counts only with a bearer token, and for that token alone."""
-
-# The end of an id: Codex makes UUIDs of version 7, which begin with the time, so that sessions of one day begin alike.
-_SHOWN = 8
-# Codex sends its thread and its session in each request, under these names.  Claude Code has its session in the
-# environment of the server alone, where it is wrong after `/clear`: the server goes on, and its environment is the old one.
-_SESSION_IN_META = ("threadId", "sessionId")
+from mcp_claims.server.registry import Caller, client_label
+from mcp_claims.server.tools import SESSION_HEADER
 
 
 def caller_of(context: ServerRequestContext[Any]) -> Caller:
@@ -43,13 +34,6 @@ def caller_of(context: ServerRequestContext[Any]) -> Caller:
 
 
 def _client(context: ServerRequestContext[Any]) -> str | None:
-    """Return the client's name and version and its host's session, for people who read claims.
-
-    The session is a label, never an identity: a client could send that of another.
-    """
     params = context.session.client_params
     name = f"{params.client_info.name} {params.client_info.version}" if params else None
-    meta: dict[str, Any] = dict(context.meta or {})
-    session = next((meta[field] for field in _SESSION_IN_META if isinstance(meta.get(field), str)), "")
-    label = ("…" if len(session) > _SHOWN else "") + one_line(session[-_SHOWN:])
-    return ", ".join(part for part in (name, label and f"session {label}") if part) or None
+    return client_label(name, dict(context.meta or {}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -17,10 +17,8 @@ from mcp_types import (
     Completion,
     CompletionArgument,
     CompletionContext,
-    ListResourcesResult,
     ListResourceTemplatesResult,
     ReadResourceResult,
-    Resource,
     ResourceTemplate,
     TextResourceContents,
 )
@@ -29,22 +27,17 @@ from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.text import one_line
-from mcp_claims.render import phrases
-from mcp_claims.render.lists import decode_cursor, encode_cursor, listed_facts, listed_line
+from mcp_claims.render.lists import listed_facts
+from mcp_claims.server.resource_list import ALL, JSON_TYPE, SCHEME
 from mcp_claims.session.offload import run_read, run_scan
 from mcp_claims.session.results import ClaimPage
 from mcp_claims.session.session import Session
 
-ALL = "claims://all"
 MAX_SHOWN = 500
 """Claims in one resource; a resource with more has a field `more`, which points to the pages of `list_claims`."""
 
-_SCHEME = "claims://"
-_JSON = "application/json"
-_PAGE = 50
 _MAX_COMPLETIONS = 100  # the limit of the protocol
 _MAX_COMPLETION_SCAN = 5_000
-_CURSOR_SEPARATOR = "\0\0\0"
 
 TEMPLATES = ListResourceTemplatesResult(
     resource_templates=[
@@ -53,26 +46,17 @@ TEMPLATES = ListResourceTemplatesResult(
             title="Claims of a namespace",
             uri_template="claims://{namespace}",
             description="What is claimed, done or dead in one namespace",
-            mime_type=_JSON,
+            mime_type=JSON_TYPE,
         ),
         ResourceTemplate(
             name="claim",
             title="One claim",
             uri_template="claims://{namespace}/{key}",
             description="Who holds a key, since when, until when",
-            mime_type=_JSON,
+            mime_type=JSON_TYPE,
         ),
     ]
 )
-
-
-def uri_of(target: ScopedKey | str | None) -> str:
-    """Return the URI of a key, a namespace or all (`None`)."""
-    if target is None:
-        return ALL
-    if isinstance(target, ScopedKey):
-        return f"{_SCHEME}{_encoded(target.namespace)}/{quote(target.key, safe='')}"
-    return f"{_SCHEME}{_encoded(target)}"
 
 
 def target_of(uri: str) -> ScopedKey | str | None:
@@ -82,9 +66,9 @@ def target_of(uri: str) -> ScopedKey | str | None:
     """
     if uri == ALL:
         return None
-    namespace, slash, key = uri.removeprefix(_SCHEME).partition("/")
+    namespace, slash, key = uri.removeprefix(SCHEME).partition("/")
     try:
-        if not uri.startswith(_SCHEME) or "/" in key:
+        if not uri.startswith(SCHEME) or "/" in key:
             raise InvalidInputError("uri", f"must be {ALL}, claims://{{namespace}} or claims://{{namespace}}/{{key}}")
         scoped = validation.scoped_key(_decoded(key) if slash else "any", _decoded(namespace))
     except (InvalidInputError, UnicodeDecodeError) as error:
@@ -109,29 +93,7 @@ async def read_resource(session: Session, uri: str) -> ReadResourceResult:
         if page.after is not None:
             content["more"] = "list_claims has all of them, in pages"
     text = json.dumps(content, ensure_ascii=False)
-    return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=_JSON, text=text)])
-
-
-async def list_resources(session: Session, cursor: str | None) -> ListResourcesResult:
-    """Return a page of the resources: all, and each namespace before its claims."""
-    last_namespace, _, after = decode_cursor(cursor).partition(_CURSOR_SEPARATOR)
-    page = await scan_page(session, None, after=after, limit=_PAGE)
-    resources = []
-    if cursor is None:
-        resources.append(_resource(None, "all claims", "What is claimed, done or dead, everywhere"))
-    for listed in page.claims:
-        if not isinstance(listed.found, Claim):
-            continue
-        scoped = listed.found.scoped
-        if scoped.namespace != last_namespace:
-            last_namespace = scoped.namespace
-            description = "What is claimed, done or dead in it"
-            resources.append(_resource(last_namespace, f"namespace {last_namespace}", description))
-        resources.append(_resource(scoped, scoped.key, listed_line(listed, page.now)))
-    following = None
-    if page.after is not None:
-        following = encode_cursor(f"{last_namespace}{_CURSOR_SEPARATOR}{page.after}")
-    return ListResourcesResult(resources=resources, next_cursor=following)
+    return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=JSON_TYPE, text=text)])
 
 
 async def complete(session: Session, argument: CompletionArgument, context: CompletionContext | None) -> Completion:
@@ -161,14 +123,6 @@ async def complete(session: Session, argument: CompletionArgument, context: Comp
 async def scan_page(session: Session, namespace: str | None, *, after: str = "", limit: int) -> ClaimPage:
     """Return a page of claims without blocking other calls, since there may be many to read."""
     return await run_scan(session, partial(session.list_claims, namespace, after=after, limit=limit))
-
-
-def _resource(target: ScopedKey | str | None, name: str, description: str) -> Resource:
-    return Resource(uri=uri_of(target), name=phrases.shown(name), description=description, mime_type=_JSON)
-
-
-def _encoded(namespace: str) -> str:
-    return "%61ll" if namespace == "all" else quote(namespace, safe="")
 
 
 def _decoded(text: str) -> str:

@@ -1,161 +1,95 @@
-"""The JSON schemas of the tools' arguments and answers, and the check of arguments against them.
+"""What hosts are told of the tools, as the SDK's types, and the check of arguments for what is not plainly right.
 
-Types are checked here; bounds are those of `model.validation`.  The output schemas are made from the types of `render`.
+Bounds are those of `model.validation`.  The output schemas are made from the types of `render`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints, is_typeddict
+from functools import cache
+from typing import Any, Literal, get_args, get_type_hints, is_typeddict
 
+from mcp_types import Tool as Definition
+from mcp_types import ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.text import one_line
-from mcp_claims.model.validation import DEFAULT_NAMESPACE, DEFAULT_TTL_MINUTES, MAX_WAIT_SECONDS
+from mcp_claims.server.arguments import in_own_types
+from mcp_claims.server.tools import TOOLS
+
+# An unknown argument is an error: it is probably misspelt.
+_STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
-class Arguments(BaseModel):
-    """Arguments of a tool; an unknown one is an error, since it is probably misspelt."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class KeyArguments(Arguments):
-    """A key in a namespace, and the handle of the calling session."""
-
-    key: str
-    namespace: str = DEFAULT_NAMESPACE
-    session: str | None = None
-
-
-class TryClaimArguments(KeyArguments):
-    """Arguments of `try_claim`."""
-
-    key: Annotated[
-        str,
-        Field(
-            description="Identifies this occurrence. Every agent that sees it must derive the same text: repository, "
-            "number, kind, commit or date, e.g. vercel/next.js#4521:checks_failed@3f2a91c"
-        ),
-    ]
-    namespace: Annotated[str, Field(description="Leave out unless you are told one")] = DEFAULT_NAMESPACE
-    # Strict, here and below: a boolean would pass as 1.0 minutes.
-    ttl_minutes: Annotated[
-        float, Field(description="Minutes until the claim expires unless renewed: 1/60 to 1440", strict=True)
-    ] = DEFAULT_TTL_MINUTES
-    note: Annotated[str | None, Field(description="What you are doing, for the others; at most 500 characters")] = None
-    session: Annotated[str | None, Field(description="Only what open_session returned")] = None
-    wait_seconds: Annotated[
-        float,
-        Field(description=f"Seconds to wait while another session holds it: 0 to {MAX_WAIT_SECONDS:.0f}", strict=True),
-    ] = 0
-    redo: Annotated[bool, Field(description="Do again what is done", strict=True)] = False
-    keep_alive: Annotated[bool, Field(description="The server renews while you are connected", strict=True)] = False
+@cache
+def definitions() -> dict[str, Definition]:
+    """Return what `tools/list` answers, by name; made at the first call, since the schemas take 10 ms."""
+    return {
+        name: Definition(
+            name=name,
+            title=tool.title,
+            description=tool.description,
+            input_schema=input_schema(name),
+            output_schema=output_schema(tool.answer),
+            annotations=ToolAnnotations(
+                title=tool.title,
+                read_only_hint=tool.read_only,
+                # They touch only the caller's own claims or dead ones.  Hosts ask people, or refuse, otherwise.
+                destructive_hint=False,
+                idempotent_hint=tool.idempotent,
+                open_world_hint=False,
+            ),
+            # Claude Code hides other tools behind a search, and a model does not search for what it does not know.
+            meta={"anthropic/alwaysLoad": True} if tool.always_load else None,
+        )
+        for name, tool in TOOLS.items()
+    }
 
 
-class InspectArguments(KeyArguments):
-    """Arguments of `is_claimed_by_other`."""
+def parse(name: str, given: dict[str, Any] | None) -> dict[str, Any]:
+    """Return all arguments of the tool *name*, *given* ones and defaults.
 
-    generation: Annotated[
-        int | None,
-        Field(
-            description="The generation that try_claim gave you. Call this right before you push, merge or deploy: "
-            "in_force is true while your claim holds.",
-            strict=True,
-        ),
-    ] = None
-
-
-class ReleaseArguments(KeyArguments):
-    """Arguments of `release`."""
-
-    outcome: Annotated[
-        Literal["done", "failed", "abandoned"] | None,
-        Field(
-            description="done = finished, others are told not to repeat it; failed = tried, free for others; "
-            "abandoned = not finished, free for others"
-        ),
-    ] = None
-    note: Annotated[str | None, Field(description="How it ended, for the others; needs an outcome")] = None
-    retention_hours: Annotated[
-        float | None, Field(description="Hours for which the outcome is remembered", strict=True)
-    ] = None
-
-
-class OpenSessionArguments(Arguments):
-    """Arguments of `open_session`."""
-
-    label: Annotated[str | None, Field(description="Your task, for people who read claims")] = None
-
-
-class ListArguments(Arguments):
-    """Arguments of `list_claims`."""
-
-    namespace: Annotated[str | None, Field(description="Only this one")] = None
-    mine: Annotated[bool, Field(description="Only your own", strict=True)] = False
-    cursor: str | None = None
-    session: str | None = None
-
-
-class PruneArguments(Arguments):
-    """Arguments of `prune`."""
-
-    namespace: Annotated[str | None, Field(description="Only this one")] = None
-
-
-A = TypeVar("A", bound=Arguments)
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
-
-
-def parse(model: type[A], arguments: dict[str, Any] | None) -> A:
-    """Check *arguments*; raise `InvalidInputError` with the first wrong one and its rule."""
+    Raises `InvalidInputError` with the first wrong one and its rule.
+    """
+    known = TOOLS[name].arguments
     try:
-        return model.model_validate(_in_own_types(model, arguments or {}))
+        return _model(name).model_validate(in_own_types(known, given or {})).model_dump()
     except ValidationError as error:
         # Without the input and the link to pydantic's pages: a model has to read this.
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        name = ".".join(map(str, first["loc"])) or "arguments"
+        wrong = ".".join(map(str, first["loc"])) or "arguments"
         if first["type"] == "extra_forbidden":
-            known = ", ".join(model.model_fields)
-            rule = f"is not an argument of this tool, which takes {known}"
-            raise InvalidInputError(one_line(name)[:100], rule) from error
-        described = getattr(model.model_fields.get(name), "description", None)
+            rule = f"is not an argument of this tool, which takes {', '.join(known)}"
+            raise InvalidInputError(one_line(wrong)[:100], rule) from error
+        described = known[wrong].description if wrong in known else None
         meaning = f" ({described})" if described else ""
-        raise InvalidInputError(name, f"is wrong: {first['msg'].lower()}{meaning}") from error
+        raise InvalidInputError(wrong, f"is wrong: {first['msg'].lower()}{meaning}") from error
 
 
-def _in_own_types(model: type[Arguments], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return *arguments* as *model* means them, where hosts write them otherwise.
-
-    A host with strict schemas sends every argument, and "" or null for what its model left out; some models quote
-    numbers and booleans, or write a key that is a number without quotes.
-    """
-    own: dict[str, Any] = {}
-    for name, value in arguments.items():
-        field = model.model_fields.get(name)
-        if field is None:
-            own[name] = value
-            continue
-        if value in ("", None) and not field.is_required():
-            continue
-        types = get_args(field.annotation) or (field.annotation,)
-        if bool in types and value in ("true", "false"):
-            value = value == "true"
-        elif (float in types or int in types) and isinstance(value, str) and _NUMBER.fullmatch(value):
-            value = json.loads(value)
-        elif str in types and isinstance(value, int | float) and not isinstance(value, bool):
-            value = json.dumps(value)
-        own[name] = value
-    return own
+def input_schema(name: str) -> dict[str, Any]:
+    """Return the JSON schema of the arguments of the tool *name*."""
+    return _model(name).model_json_schema(schema_generator=_CompactSchema, mode="validation")
 
 
-def input_schema(model: type[Arguments]) -> dict[str, Any]:
-    """Return the JSON schema of the arguments of a tool."""
-    return model.model_json_schema(schema_generator=_CompactSchema, mode="validation")
+@cache
+def _model(name: str) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for each, argument in TOOLS[name].arguments.items():
+        kind: Any = Literal[argument.words] if argument.words else argument.kind
+        if argument.default is None and not argument.required:
+            kind = kind | None
+        fields[each] = (
+            kind,
+            # Strict: a boolean would pass as 1.0 minutes.
+            Field(
+                ... if argument.required else argument.default,
+                description=argument.description,
+                strict=argument.kind is not str or None,
+            ),
+        )
+    return create_model(f"{name} arguments", __config__=_STRICT, **fields)
 
 
 def output_schema(answer: type) -> dict[str, Any]:

@@ -1,17 +1,21 @@
-"""Serving one client over stdin and stdout, from the first message to a quick and orderly end."""
+"""Serving one client over stdin and stdout with the SDK's server: whatever the quick stage leaves to it.
+
+The quick stage (`quick`) comes first where stdin and stdout allow it, and answers plain messages.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import os
+import math
 import signal
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import Context
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn, Self, cast
 
 import anyio
 from mcp.server.stdio import stdio_server
@@ -22,64 +26,124 @@ from mcp_types import (
     PARSE_ERROR,
     ErrorData,
     JSONRPCError,
+    JSONRPCMessage,
     JSONRPCNotification,
     JSONRPCRequest,
     JSONRPCResponse,
     RequestId,
+    jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
 
-from mcp_claims.liveness import local_machine
+from mcp_claims.server import plain
 from mcp_claims.server.app import build_server
-from mcp_claims.server.pipes import host_pipes
+from mcp_claims.server.log import logger
+from mcp_claims.server.pipes import HostPipes, Lines, Output
+from mcp_claims.server.quick import QuickStage
 from mcp_claims.server.registry import SessionRegistry
-from mcp_claims.session.offload import stop_waits
-
-_LONGEST_SILENCE = 1.0
-"""Seconds without an answer after which the end of the input ends calls that are still in progress: what they wait for,
-such as a lock that a stopped process holds, must not delay the end."""
-
-_HOST_INTERVAL = 1.0
-"""Seconds between two looks whether the host still lives, where the system does not report its end."""
+from mcp_claims.server.stop import LONGEST_SILENCE, STOPS, leave, stop
+from mcp_claims.session.acquire import stop_waits
 
 _LISTEN = "subscriptions/listen"  # Answered only when the client closes it.
 
-_STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
-logger = logging.getLogger(__name__)
-
-
-def serve_stdio(registry: SessionRegistry) -> NoReturn:
+def serve_stdio(registry: SessionRegistry, pipes: HostPipes | None, stage: QuickStage | None) -> NoReturn:
     """Serve until the client goes or a signal arrives; then release what the sessions hold, and exit.
 
-    The process ends by `os._exit`.  Where stdin is not a pipe, a worker thread of the SDK may be blocked in reading
-    it.  Hosts leave stdin open when they send SIGINT, so an orderly exit of the interpreter would wait for that thread
-    until the host's SIGKILL.
+    *pipes* are those of the host, `None` if the SDK has to read stdin in a thread; *stage* is the quick stage that has
+    served the host so far.
     """
     try:
-        anyio.run(_serve, registry)
+        anyio.run(_serve, registry, pipes, stage)
     except Exception:
         logger.exception("serving failed")
-        _exit(1)
-    _exit(0)
+        leave(1)
+    leave(0)
 
 
-async def _serve(registry: SessionRegistry) -> None:
+async def _serve(registry: SessionRegistry, pipes: HostPipes | None, stage: QuickStage | None) -> None:
     _stop_on_signals(registry)
     server = build_server(lambda: registry)
-    stdin = os.dup(0)
-    async with stdio_server(*host_pipes()) as (reading, writing), anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_with_host, registry, stdin)
+    streams = (None, None) if pipes is None else as_files(pipes)
+    async with stdio_server(*streams) as (reading, writing), anyio.create_task_group() as tasks:
         try:
             requests = _OpenRequests()
-            answers = _Answers(writing, requests)
-            messages = _Messages(reading, answers, requests, registry)
-            await server.run(messages, answers, server.create_initialization_options())
+            answers = _Answers(writing, requests, stage)
+            messages = _Messages(reading, answers, requests, registry, stage)
+            async with _going_on(stage, requests, answers):
+                await server.run(messages, answers, server.create_initialization_options())
             tasks.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
             # Writing failed, so the client has gone, although it may have left stdin open.  The sessions have ended on
             # the way here.
-            _exit(0)
+            leave(0)
+
+
+@asynccontextmanager
+async def _going_on(stage: QuickStage | None, requests: _OpenRequests, answers: _Answers) -> AsyncIterator[None]:
+    """Let the calls that *stage* has begun go on during the block, and send what they answer."""
+    if stage is None:
+        yield
+        return
+    loop, calls = asyncio.get_running_loop(), stage.calls
+    for call in calls.running.values():
+        assert call.request_id is not None
+        requests.add(call.request_id)
+    sending, sent = anyio.create_memory_object_stream[JSONRPCMessage](math.inf)
+    stage.send = lambda message: sending.send_nowait(jsonrpc_message_adapter.validate_python(message))
+    calls.move(lambda: cast("None", loop.call_soon_threadsafe(calls.run_posted)))
+
+    async def send() -> None:
+        async for message in sent:
+            await answers.send(SessionMessage(message))
+
+    async with anyio.create_task_group() as tasks, sending, sent:
+        tasks.start_soon(send)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+class _AsyncLines:
+    """The lines of *lines* as text, for an event loop."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while (line := self._lines.next()) is None:
+            if not self._lines.always_ready:
+                await anyio.wait_readable(self._lines.fd)
+            if not self._lines.read():
+                raise StopAsyncIteration
+        return line.decode(errors="replace")
+
+
+class _AsyncOutput:
+    """Writes to *output*; while the host does not read, `write` waits and the event loop goes on."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    async def write(self, text: str) -> None:
+        self._output.put(text.encode())
+        self._output.write()
+        while self._output.size:
+            await anyio.wait_writable(self._output.fd)
+            self._output.write()
+
+    async def flush(self) -> None:
+        """Do nothing: `write` has passed everything to the kernel."""
+
+
+def as_files(pipes: HostPipes) -> tuple[anyio.AsyncFile[str], anyio.AsyncFile[str]]:
+    """Return *pipes* as what the SDK's `stdio_server` reads and writes."""
+    # The declared type of the parameters of `stdio_server`, which uses only the methods that are defined above.
+    return cast("anyio.AsyncFile[str]", _AsyncLines(pipes.lines)), cast(
+        "anyio.AsyncFile[str]", _AsyncOutput(pipes.output)
+    )
 
 
 class _OpenRequests:
@@ -89,10 +153,14 @@ class _OpenRequests:
         self._ids: Counter[RequestId] = Counter()
         self._changed = anyio.Event()
 
+    def add(self, request_id: RequestId) -> None:
+        """Record a request that was read before."""
+        self._ids[request_id] += 1
+
     def read(self, message: object) -> None:
         """Record *message* from the client: a request is open until its answer, or until the client cancels it."""
         if isinstance(message, JSONRPCRequest) and message.method != _LISTEN:
-            self._ids[message.id] += 1
+            self.add(message.id)
         elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
             self._close((message.params or {}).get("requestId"))
 
@@ -102,10 +170,10 @@ class _OpenRequests:
             self._close(message.id)
 
     async def drain(self) -> None:
-        """Wait until every open request is answered; give up after `_LONGEST_SILENCE` without an answer."""
+        """Wait until every open request is answered; give up after `LONGEST_SILENCE` without an answer."""
         while self._ids:
             self._changed = anyio.Event()
-            with anyio.move_on_after(_LONGEST_SILENCE) as silence:
+            with anyio.move_on_after(LONGEST_SILENCE) as silence:
                 await self._changed.wait()
             if silence.cancelled_caught:
                 return
@@ -136,15 +204,27 @@ class _Stream:
 
 
 class _Answers(_Stream):
-    """The messages to *writing*."""
+    """The messages to *writing*, but for those that the client got from the quick *stage*."""
 
-    def __init__(self, writing: WriteStream[SessionMessage], requests: _OpenRequests) -> None:
+    def __init__(self, writing: WriteStream[SessionMessage], requests: _OpenRequests, stage: QuickStage | None) -> None:
         super().__init__(writing)
         self._writing, self._requests = writing, requests
+        self._acknowledged = set() if stage is None else set(stage.listens)
 
     async def send(self, item: SessionMessage, /) -> None:
-        await self._writing.send(item)
+        if not self._was_sent(item.message):
+            await self._writing.send(item)
         self._requests.wrote(item.message)
+
+    def _was_sent(self, message: JSONRPCMessage) -> bool:
+        if isinstance(message, JSONRPCResponse):
+            return message.id == plain.HANDED_OVER
+        if isinstance(message, JSONRPCNotification) and message.method == plain.ACKNOWLEDGED and self._acknowledged:
+            key = plain.id_of((message.params or {})["_meta"][plain.SUBSCRIPTION])
+            if key in self._acknowledged:
+                self._acknowledged.remove(key)
+                return True
+        return False
 
 
 class _Messages(_Stream):
@@ -160,9 +240,11 @@ class _Messages(_Stream):
         answers: _Answers,
         requests: _OpenRequests,
         registry: SessionRegistry,
+        stage: QuickStage | None,
     ) -> None:
         super().__init__(reading)
         self._reading, self._answers, self._requests, self._registry = reading, answers, requests, registry
+        self._stage = stage
 
     @property
     def last_context(self) -> Context | None:
@@ -180,9 +262,18 @@ class _Messages(_Stream):
                 raise
             if not isinstance(item, Exception):
                 self._requests.read(item.message)
+                self._cancel(item.message)
                 return item
             for error in _errors_for(item):
                 await self._answers.send(SessionMessage(error))
+
+    def _cancel(self, message: JSONRPCMessage) -> None:
+        """Cancel the call of the quick stage that *message* cancels, if it does."""
+        if self._stage is None or not isinstance(message, JSONRPCNotification):
+            return
+        request_id = (message.params or {}).get("requestId")
+        if message.method == "notifications/cancelled" and plain.is_id(request_id):
+            self._stage.calls.cancel(request_id)
 
     def __aiter__(self) -> Self:
         return self
@@ -224,52 +315,10 @@ def _can_be_answered(request_id: object) -> bool:
     return isinstance(request_id, int) and not isinstance(request_id, bool)
 
 
-async def _stop_with_host(registry: SessionRegistry, stdin: int) -> None:
-    """Stop once the host has died: a child of it may keep our input open, so that its end never comes.
-
-    The host is whoever has the other end of *stdin*, which this closes.  A wrapper in between, such as `uv run`, may die
-    before it.
-    """
-    machine = local_machine()
-    try:
-        hosts = await anyio.to_thread.run_sync(machine.peers, stdin)
-    finally:
-        os.close(stdin)
-    if not hosts:
-        return
-    for host in hosts:
-        watched = machine.watch_exit(host)
-        if watched is not None:
-            try:
-                if not machine.provably_dead(host):
-                    await anyio.wait_readable(watched)
-            finally:
-                watched.close()
-        while not machine.provably_dead(host):
-            await anyio.sleep(_HOST_INTERVAL)
-    logger.warning("the host has died, and something else keeps its pipe open; the server ends")
-    _stop(registry)
-
-
 def _stop_on_signals(registry: SessionRegistry) -> None:
-    for number in _STOPS:
+    for number in STOPS:
         if sys.platform == "win32":
             # No event loop handles signals there; Python runs this between two steps of the loop.
-            signal.signal(number, lambda *_: _stop(registry))
+            signal.signal(number, lambda *_: stop(registry))
         else:
-            asyncio.get_running_loop().add_signal_handler(number, _stop, registry)
-
-
-def _stop(registry: SessionRegistry) -> NoReturn:
-    try:
-        registry.close(dying=True)
-    except Exception:
-        # A defect must not leave a server that no signal can stop: while it lives, so do its claims.
-        logger.exception("ending the sessions failed")
-        _exit(1)
-    _exit(0)
-
-
-def _exit(code: int) -> NoReturn:
-    sys.stderr.flush()
-    os._exit(code)
+            asyncio.get_running_loop().add_signal_handler(number, stop, registry)

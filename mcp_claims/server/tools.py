@@ -1,15 +1,21 @@
-"""The tools: the definition that a host gets of each, and the code that it runs."""
+"""The tools: what a host is told of each, and the code that it runs.  Knows neither the SDK nor an event loop."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from mcp_types import Tool, ToolAnnotations
-
+from mcp_claims.errors import (
+    ClaimsError,
+    InvalidInputError,
+    InvalidSessionError,
+    SessionEndedError,
+    SessionNameRefusedError,
+    SessionNeededError,
+)
 from mcp_claims.model.records import Claim
+from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.render.answers import (
     ClaimAnswer,
@@ -19,6 +25,7 @@ from mcp_claims.render.answers import (
     claim_answer,
     inspect_answer,
     release_answer,
+    with_losses,
 )
 from mcp_claims.render.lists import (
     ListAnswer,
@@ -30,28 +37,17 @@ from mcp_claims.render.lists import (
     open_session_answer,
     prune_answer,
 )
+from mcp_claims.server import arguments
+from mcp_claims.server.log import logger
 from mcp_claims.server.registry import Caller, SessionEntry, SessionRegistry
-from mcp_claims.server.schemas import (
-    Arguments,
-    InspectArguments,
-    ListArguments,
-    OpenSessionArguments,
-    PruneArguments,
-    ReleaseArguments,
-    TryClaimArguments,
-    input_schema,
-    output_schema,
-    parse,
-)
-from mcp_claims.session.offload import (
-    Report,
-    acquire_async,
-    run_change,
-    run_read,
-    run_scan,
-)
-from mcp_claims.session.results import Status
+from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session
+
+T = TypeVar("T")
+
+
+SESSION_HEADER = "Mcp-Claims-Session"
+"""The header in which a host names its session over HTTP; it counts only with a bearer token, and for that token alone."""
 
 INSTRUCTIONS = (
     "Several agents see the same event; exactly one may act. Before you act on an event (red CI, review comment, "
@@ -62,61 +58,76 @@ INSTRUCTIONS = (
 )
 
 
-@dataclass(slots=True)
+class Runner(Protocol):
+    """Runs the steps of a call that may wait for another process, the disk or a network."""
+
+    async def acquire(self, session: Session, request: ClaimRequest) -> ClaimResult:
+        """Acquire the key; if the call is cancelled meanwhile, release the grant."""
+
+    async def change(self, session: Session, change: Callable[[float], T]) -> T:
+        """Run *change*, given its lock timeout in seconds; it changes nothing when it raises `StoreBusyError`."""
+
+    async def read(self, session: Session, read: Callable[[], T]) -> T:
+        """Run *read*, which reads some claims."""
+
+    async def scan(self, session: Session, scan: Callable[[], T]) -> T:
+        """Run *scan*, which reads any number of claims."""
+
+
 class Call:
-    """One call of a tool; `used` is the session on whose behalf it acts, once that is known."""
+    """One call of a tool, its arguments checked by type; `used` is the session for which it acts, once that is known."""
 
-    registry: SessionRegistry
-    caller: Caller
-    arguments: dict[str, Any] | None
-    report: Report
-    used: Session | None = None
+    def __init__(self, registry: SessionRegistry, caller: Caller, arguments: dict[str, Any], runner: Runner) -> None:
+        self.registry, self.caller, self.arguments, self.runner = registry, caller, arguments, runner
+        self.used: Session | None = None
 
-    async def session(self, handle: str | None) -> SessionEntry:
-        """Return the session on whose behalf the caller acts."""
-        await self._load_secret(handle)
+    async def session(self) -> SessionEntry:
+        """Return the session on whose behalf the caller acts; take its handle out of the arguments."""
+        handle = await self._handle()
         entry = self.registry.session_for(self.caller, handle)
         self.used = entry.session
         return entry
 
-    async def reader(self, handle: str | None) -> Session:
-        """Return the caller's session, or the read-only one for callers without one."""
-        await self._load_secret(handle)
+    async def reader(self) -> Session:
+        """Return the caller's session, or the read-only one for callers without one; take its handle out as `session`."""
+        handle = await self._handle()
         self.used = self.registry.reader_for(self.caller, handle)
         return self.used
 
-    async def _load_secret(self, handle: str | None) -> None:
+    async def _handle(self) -> str | None:
+        handle: str | None = self.arguments.get("session")
         if handle is not None or self.caller.named is not None:
-            await run_read(self.registry.read_only, self.registry.load_secret)
+            await self.runner.read(self.registry.read_only, self.registry.load_secret)
+        return handle
+
+    def given(self) -> dict[str, Any]:
+        """Return the arguments without the handle and without those that were left out and have no default."""
+        return {name: value for name, value in self.arguments.items() if name != "session" and value is not None}
 
 
 async def _try_claim(call: Call) -> Rendered:
-    arguments = parse(TryClaimArguments, call.arguments)
-    request = ClaimRequest.parse(**arguments.model_dump(exclude={"session"}))
-    entry = await call.session(arguments.session)
-    result = await acquire_async(entry.session, request, call.report)
+    request = ClaimRequest.parse(**call.given())
+    entry = await call.session()
+    result = await call.runner.acquire(entry.session, request)
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
     fleeting = call.registry.note_grant(call.caller, entry) if result.claimed else None
     near: tuple[Claim, ...] = ()
     if result.status is Status.ACQUIRED:
-        near = await run_read(entry.session, partial(entry.session.near_claims, request.scoped))
+        near = await call.runner.read(entry.session, partial(entry.session.near_claims, request.scoped))
     return claim_answer(request.scoped, result, kept_alive=kept_alive, fleeting=fleeting, near=near)
 
 
 async def _is_claimed_by_other(call: Call) -> Rendered:
-    arguments = parse(InspectArguments, call.arguments)
-    request = InspectRequest.parse(**arguments.model_dump(exclude={"session"}))
-    session = await call.reader(arguments.session)
-    inspection = await run_read(session, partial(session.inspect_request, request))
+    request = InspectRequest.parse(**call.given())
+    session = await call.reader()
+    inspection = await call.runner.read(session, partial(session.inspect_request, request))
     return inspect_answer(request.scoped, inspection)
 
 
 async def _release(call: Call) -> Rendered:
-    arguments = parse(ReleaseArguments, call.arguments)
-    given = arguments.model_dump(exclude={"session"}, exclude_none=True)
-    request = ReleaseRequest.parse(**({"retention_hours": call.registry.retention_hours} | given))
-    entry = await call.session(arguments.session)
-    result = await run_change(
+    request = ReleaseRequest.parse(**({"retention_hours": call.registry.retention_hours} | call.given()))
+    entry = await call.session()
+    result = await call.runner.change(
         entry.session, lambda lock_timeout: entry.session.release_request(request, lock_timeout=lock_timeout)
     )
     entry.keep_alive.remove(request.scoped)
@@ -124,33 +135,30 @@ async def _release(call: Call) -> Rendered:
 
 
 async def _list_claims(call: Call) -> Rendered:
-    arguments = parse(ListArguments, call.arguments)
-    after = decode_cursor(arguments.cursor)
-    session = await call.reader(arguments.session)
-    scan = partial(session.list_claims, arguments.namespace, mine=arguments.mine, after=after)
-    page = await run_scan(session, scan)
+    after = decode_cursor(call.arguments["cursor"])
+    session = await call.reader()
+    scan = partial(session.list_claims, call.arguments["namespace"], mine=call.arguments["mine"], after=after)
+    page = await call.runner.scan(session, scan)
     return list_answer(page, None if page.after is None else encode_cursor(page.after))
 
 
 async def _open_session(call: Call) -> Rendered:
-    arguments = parse(OpenSessionArguments, call.arguments)
-    await run_read(call.registry.read_only, call.registry.load_secret)
-    handle, entry = call.registry.open(arguments.label, call.caller)
+    await call.runner.read(call.registry.read_only, call.registry.load_secret)
+    handle, entry = call.registry.open(call.arguments["label"], call.caller)
     return open_session_answer(handle, entry.session.holder.name)
 
 
 async def _prune(call: Call) -> Rendered:
-    arguments = parse(PruneArguments, call.arguments)
-    session = await call.reader(None)
-    return prune_answer(await run_scan(session, partial(session.prune, arguments.namespace)))
+    session = await call.reader()
+    return prune_answer(await call.runner.scan(session, partial(session.prune, call.arguments["namespace"])))
 
 
-class _ToolSpec(NamedTuple):
-    """The definition of a tool, and the function that runs it."""
+class Tool(NamedTuple):
+    """What a host is told of a tool, and the function that runs it."""
 
     title: str
     description: str
-    arguments: type[Arguments]
+    arguments: arguments.Arguments
     answer: type
     run: Callable[[Call], Awaitable[Rendered]]
     read_only: bool = False
@@ -159,82 +167,108 @@ class _ToolSpec(NamedTuple):
 
 
 TOOLS = {
-    "try_claim": _ToolSpec(
+    "try_claim": Tool(
         "Claim an event",
         "Ask for the right to act on an event, before you act. claimed=true: you act, until expires_at; with "
         "status=renewed only if it was you who claimed it before. claimed=false: another session is on it (held) or has "
         "done it (done); do not act. What is done stays done, so key one occurrence (commit, date): the next is a new key.",
-        TryClaimArguments,
+        arguments.TRY_CLAIM,
         ClaimAnswer,
         _try_claim,
         idempotent=False,
         always_load=True,
     ),
-    "is_claimed_by_other": _ToolSpec(
+    "is_claimed_by_other": Tool(
         "See who holds an event",
         "See whether another session holds an event, and which. Free is no permission to act: only try_claim gives it.",
-        InspectArguments,
+        arguments.INSPECT,
         InspectAnswer,
         _is_claimed_by_other,
         # It may remove a dead claim, which changes nobody's answer.
         read_only=True,
     ),
-    "release": _ToolSpec(
+    "release": Tool(
         "Release your claim",
         "Release your claim on an event as soon as you are done or give up; pass an outcome, so that nobody repeats what "
         "is done. Never touches another session's claim.",
-        ReleaseArguments,
+        arguments.RELEASE,
         ReleaseAnswer,
         _release,
         always_load=True,
     ),
-    "list_claims": _ToolSpec(
+    "list_claims": Tool(
         "List claims",
         "List claims and outcomes, 50 a page. An expired or orphaned claim is free to take.",
-        ListArguments,
+        arguments.LIST,
         ListAnswer,
         _list_claims,
         read_only=True,
     ),
-    "open_session": _ToolSpec(
+    "open_session": Tool(
         "Get an identity of your own",
         "Only for a sub-agent that shares a connection, or when a call says that it needs a session. Returns a secret: "
         "pass it as session in every call.",
-        OpenSessionArguments,
+        arguments.OPEN_SESSION,
         OpenSessionAnswer,
         _open_session,
         idempotent=False,
     ),
-    "prune": _ToolSpec(
+    "prune": Tool(
         "Remove dead claims",
         "Remove expired claims and those of dead sessions. Never needed: try_claim takes them over.",
-        PruneArguments,
+        arguments.PRUNE,
         PruneAnswer,
         _prune,
     ),
 }
 
 
-@cache
-def definitions() -> dict[str, Tool]:
-    """Return what `tools/list` answers, by name; made at the first call, since the schemas take 10 ms."""
-    return {
-        name: Tool(
-            name=name,
-            title=tool.title,
-            description=tool.description,
-            input_schema=input_schema(tool.arguments),
-            output_schema=output_schema(tool.answer),
-            annotations=ToolAnnotations(
-                title=tool.title,
-                read_only_hint=tool.read_only,
-                # They touch only the caller's own claims or dead ones.  Hosts ask people, or refuse, otherwise.
-                destructive_hint=False,
-                idempotent_hint=tool.idempotent,
-                open_world_hint=False,
-            ),
-            # Claude Code hides other tools behind a search, and a model does not search for what it does not know.
-            meta={"anthropic/alwaysLoad": True} if tool.always_load else None,
+class ToolAnswer(NamedTuple):
+    """What a call answers: text for the model, and the same as structured content unless it failed."""
+
+    text: str
+    structured: dict[str, Any] | None = None
+
+
+async def call_tool(name: str, call: Call) -> ToolAnswer:
+    """Run the tool *name*; every error becomes an answer."""
+    try:
+        answer = await TOOLS[name].run(call)
+    except ClaimsError as error:
+        return failure(name, error)
+    except Exception:
+        # A defect: the model must learn that it holds nothing, and the log must have the cause.
+        logger.exception("%s failed", name)
+        return ToolAnswer(
+            f"{name} failed by a defect of mcp-claims; the server's log has the details. Do not act on this event; "
+            "is_claimed_by_other returns what is stored."
         )
-        for name, tool in TOOLS.items()
-    }
+    if call.used is not None and call.used.holds_anything:
+        # An agent that works on other keys must learn as well that a claim which is kept alive for it is lost.
+        answer = with_losses(answer, call.used.take_losses(), call.used.now())
+    return ToolAnswer(answer.text, answer.structured)
+
+
+def failure(name: str, error: ClaimsError) -> ToolAnswer:
+    """Return the answer of a call of the tool *name* that failed with *error*, with what a model can do about it."""
+    # A path may contain bytes that are not text; sent as they are, they would end the connection.
+    return ToolAnswer(one_line(f"{name} failed: {error} {_advice(error)}"))
+
+
+_OPEN_SESSION = "Call open_session once, then pass what it returns as `session` in every call"
+
+
+def _advice(error: ClaimsError) -> str:
+    match error:
+        case InvalidInputError():
+            return f"Call it again with {error.field} corrected."
+        case InvalidSessionError():
+            return "Pass exactly what open_session returned, or call open_session for a new one."
+        case SessionNeededError():
+            return f"{_OPEN_SESSION}; or a person lets the host send the header {SESSION_HEADER} with its bearer token."
+        case SessionNameRefusedError():
+            return f"{_OPEN_SESSION}; or a person corrects the header {SESSION_HEADER}."
+        case SessionEndedError():
+            return f"Stop what you did under its claims. Connect again, or: {_OPEN_SESSION}."
+        case _:
+            return "Until a call succeeds, do not act."

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from functools import partial
+from threading import BoundedSemaphore, Event
 from typing import TYPE_CHECKING
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
@@ -28,11 +29,16 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT = 4.5
 """Seconds in which a remote store answers one attempt or fails, however many requests the attempt takes."""
 
+STILL_HELD = "still held by another session"
+"""What a client is told every few seconds while a call of it waits."""
+
 _POLL_INTERVAL = 2.0  # s; a notice can be lost
 _PROGRESS_INTERVAL = 5.0  # s
 _HEAD_START = 0.25  # s for the head of the queue to take a key that is free, before others may
 _COURTESY = 0.01  # s
 _LOCK_STEP = 0.1  # s
+
+_MAX_WAITING = 512
 
 # `poll` takes no descriptor, `epoll` one for each waiter.
 _Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
@@ -86,6 +92,42 @@ class Wakeup:
         """Free the sockets."""
         self._receiver.close()
         self._sender.close()
+
+
+_waits = BoundedSemaphore(_MAX_WAITING)
+_waiting: set[Wakeup] = set()
+_stopped = Event()
+
+
+def begin_wait() -> Wakeup | None:
+    """Return the wakeup of a new wait for a holder, which `end_wait` ends.
+
+    `None` if no call may wait: beyond 512 waits in one process, and after `stop_waits`, a call is answered at once, as
+    without `wait_seconds`.
+    """
+    # A semaphore, not a look at how many wait: calls that arrive together would all pass that.
+    if _stopped.is_set() or not _waits.acquire(blocking=False):
+        return None
+    try:
+        wakeup = Wakeup()
+    except BaseException:
+        _waits.release()
+        raise
+    _waiting.add(wakeup)
+    return wakeup
+
+
+def end_wait(wakeup: Wakeup) -> None:
+    """Give back the place that `begin_wait` gave."""
+    _waiting.discard(wakeup)
+    _waits.release()
+
+
+def stop_waits() -> None:
+    """End every wait of this process for a holder, with the result of its last attempt; no call waits from now on."""
+    _stopped.set()
+    for wakeup in list(_waiting):
+        wakeup.stop()
 
 
 def acquire(

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from threading import BoundedSemaphore, Event, Lock
+from threading import Event, Lock
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -18,7 +18,7 @@ import anyio.to_thread
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model.records import Claim
 from mcp_claims.model.validation import ClaimRequest
-from mcp_claims.session.acquire import ANSWER_TIMEOUT, Wakeup, acquire
+from mcp_claims.session.acquire import ANSWER_TIMEOUT, STILL_HELD, acquire, begin_wait, end_wait
 from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, call_before
@@ -28,22 +28,12 @@ Report = Callable[[float, float, str], Coroutine[Any, Any, None]]
 """Sends the client a progress notice: seconds waited, of how many, and for what."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_5, 0.02, 1.5  # s, s, factor
-_MAX_THREADS, _MAX_WAITING, _MAX_SCANS = 64, 512, 4
+_MAX_THREADS, _MAX_SCANS = 64, 4
 # Limits of their own: the SDK reads stdin in the shared worker threads, and waiting calls would occupy all of those.
 _calling = anyio.CapacityLimiter(_MAX_THREADS)
 _scanning_remote = anyio.CapacityLimiter(_MAX_THREADS)
 _scanning = anyio.CapacityLimiter(_MAX_SCANS)
 _unlimited = anyio.CapacityLimiter(math.inf)
-_waits = BoundedSemaphore(_MAX_WAITING)
-_waiting: set[Wakeup] = set()
-_stopped = Event()
-
-
-def stop_waits() -> None:
-    """End every wait of this process for a holder, with the result of its last attempt; no call waits from now on."""
-    _stopped.set()
-    for wakeup in list(_waiting):
-        wakeup.stop()
 
 
 async def acquire_async(session: Session, request: ClaimRequest, report: Report | None = None) -> ClaimResult:
@@ -56,9 +46,8 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
         if result.status is Status.ACQUIRED and isinstance(result.found, Claim):
             session.release_grant(result.found)
 
-    # A semaphore, not a check for a free thread: calls that arrive together would all pass that check, and the excess would
-    # queue instead of being answered at once.
-    if request.wait_seconds <= 0 or _stopped.is_set() or not _waits.acquire(blocking=False):
+    wakeup = begin_wait() if request.wait_seconds > 0 else None
+    if wakeup is None:
         return await run_change(session, partial(_try_once, session, request), undo)
 
     reporting: list[anyio.CancelScope] = []
@@ -67,28 +56,46 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
         if report is not None and not wakeup.stopped:
             with anyio.CancelScope() as scope:
                 reporting[:] = [scope]
-                await report(waited, request.wait_seconds, "still held by another session")
+                await report(waited, request.wait_seconds, STILL_HELD)
 
     def progress(waited: float) -> None:
         anyio.from_thread.run(send, waited)
 
+    job = _Job(partial(acquire, session, request, progress=progress, wakeup=wakeup), undo)
     try:
-        wakeup = Wakeup()
-        _waiting.add(wakeup)
-        job = _Job(partial(acquire, session, request, progress=progress, wakeup=wakeup), undo)
-        try:
-            return await anyio.to_thread.run_sync(job.run, abandon_on_cancel=True, limiter=_unlimited)
-        except anyio.get_cancelled_exc_class():
-            wakeup.stop()
-            for scope in reporting:  # The client may no longer read, and the thread waits for its report.
-                scope.cancel()
-            await job.abandon()
-            wakeup.close()  # The thread may not have begun.
-            raise
-        finally:
-            _waiting.discard(wakeup)
+        return await anyio.to_thread.run_sync(job.run, abandon_on_cancel=True, limiter=_unlimited)
+    except anyio.get_cancelled_exc_class():
+        wakeup.stop()
+        for scope in reporting:  # The client may no longer read, and the thread waits for its report.
+            scope.cancel()
+        await job.abandon()
+        wakeup.close()  # The thread may not have begun.
+        raise
     finally:
-        _waits.release()
+        end_wait(wakeup)
+
+
+class Offload:
+    """Runs the steps of one call of a tool off the event loop; *report* sends the client a notice while it waits."""
+
+    def __init__(self, report: Report | None = None) -> None:
+        self._report = report
+
+    async def acquire(self, session: Session, request: ClaimRequest) -> ClaimResult:
+        """See `acquire_async`."""
+        return await acquire_async(session, request, self._report)
+
+    async def change(self, session: Session, change: Callable[[float], T]) -> T:
+        """See `run_change`."""
+        return await run_change(session, change)
+
+    async def read(self, session: Session, read: Callable[[], T]) -> T:
+        """See `run_read`."""
+        return await run_read(session, read)
+
+    async def scan(self, session: Session, scan: Callable[[], T]) -> T:
+        """See `run_scan`."""
+        return await run_scan(session, scan)
 
 
 async def release_async(session: Session, grant: Claim) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mcp_claims.server.tools import INSTRUCTIONS, TOOLS, definitions
+from mcp_claims.server.schemas import definitions
+from mcp_claims.server.tools import INSTRUCTIONS, TOOLS
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcp_claims.server.tools import TOOLS, definitions
+from mcp_claims.server.schemas import definitions
+from mcp_claims.server.tools import TOOLS
 from tests.support.servers import RawServer, raw_server
 
 EXAMPLES = settings(

@@ -11,7 +11,8 @@ from mcp import Client, MCPError
 from mcp_types import PromptReference, ResourceTemplateReference, TextContent, TextResourceContents
 
 from mcp_claims.model.records import Outcome, ScopedKey
-from mcp_claims.server.resources import MAX_SHOWN, target_of, uri_of
+from mcp_claims.server.resource_list import uri_of
+from mcp_claims.server.resources import MAX_SHOWN, target_of
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.support.servers import stdio, structured_of

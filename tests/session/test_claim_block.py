@@ -17,6 +17,7 @@ from mcp_claims.errors import NotClaimedError, SessionEndedError, StoreBusyError
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session import acquire as acquire_module
+from mcp_claims.session import acquire as waiting
 from mcp_claims.session import offload
 from mcp_claims.session.acquire import Wakeup, acquire
 from mcp_claims.session.results import ClaimResult, Status
@@ -227,7 +228,7 @@ def test_a_wait_that_is_stopped_does_not_wait_for_a_lock(bench: Bench) -> None:
 def test_of_waits_that_begin_at_once_those_beyond_the_limit_are_answered_at_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offload, "_waits", BoundedSemaphore(2))
+    monkeypatch.setattr(waiting, "_waits", BoundedSemaphore(2))
     session, other = bench.session(), bench.session()
     granted(other)
     answers: list[ClaimResult] = []

@@ -1,0 +1,242 @@
+"""The calls in progress on a server without an event loop: one thread runs them, others what blocks.
+
+A call is a coroutine.  It runs in the main thread until it needs something that may block: it yields a `Step`, which
+another thread runs, and goes on in the main thread with what that returned.  So everything but the steps is for one
+thread, as it is on an event loop, and the main thread may change from one loop to another meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
+from enum import Enum
+from functools import partial
+from threading import Lock
+from types import coroutine
+from typing import Any, NamedTuple, TypeVar
+
+from mcp_claims.errors import ClaimsError, StoreBusyError
+from mcp_claims.model.records import Claim
+from mcp_claims.model.validation import ClaimRequest
+from mcp_claims.server.log import logger
+from mcp_claims.server.plain import Id, Message, id_of
+from mcp_claims.session.acquire import ANSWER_TIMEOUT, Wakeup, acquire, begin_wait, end_wait
+from mcp_claims.session.results import ClaimResult, Status
+from mcp_claims.session.session import Session
+from mcp_claims.stores.base import LOCK_TIMEOUT, call_before
+from mcp_claims.stores.threads import start_daemon_thread
+
+T = TypeVar("T")
+
+
+class _Kind(Enum):
+    """What a step does, and how many of that kind run at a time; a wait for a holder is bounded by `begin_wait`."""
+
+    CALL = 64
+    SCAN = 4
+    WAIT = 1_000_000
+
+
+class Step(NamedTuple):
+    """Something that may block, for a thread, and what undoes its result if the call was cancelled meanwhile."""
+
+    run: Callable[[], Any]
+    undo: Callable[[Any], object] | None = None
+    kind: _Kind = _Kind.CALL
+
+
+class RunningCall:
+    """A call in progress: *finish* gets its result, or its error, or `None` if there is a defect; nothing if cancelled."""
+
+    def __init__(
+        self,
+        request_id: Id | None,
+        work: Coroutine[Step, Any, Message],
+        finish: Callable[[Message | ClaimsError | None], None],
+        steps: Steps | None = None,
+    ) -> None:
+        self.request_id, self.work, self.finish, self.steps = request_id, work, finish, steps
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Have the call end without an answer, and what it still does undone."""
+        self.cancelled = True
+        if self.steps is not None:
+            self.steps.stop_waiting()
+
+
+class Calls:
+    """Runs calls.  All methods but `post` are for the main thread; *wake* makes it call `run_posted` soon."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.running: dict[Id, RunningCall] = {}
+        self._wake = wake
+        self._posted: deque[Callable[[], None]] = deque()
+        self._lock = Lock()
+        self._waiting: deque[tuple[RunningCall | None, Step]] = deque()
+        self._threads: Counter[_Kind] = Counter()
+
+    def start(self, call: RunningCall) -> None:
+        """Run *call*, a request, as far as it goes without a thread."""
+        assert call.request_id is not None
+        self.running[id_of(call.request_id)] = call
+        self._resume(call, None, None)
+
+    def run(self, work: Coroutine[Step, Any, Any]) -> None:
+        """Run *work*, which nobody asked for and nobody can cancel."""
+        self._resume(RunningCall(None, work, lambda _: None), None, None)
+
+    def cancel(self, request_id: Id) -> bool:
+        """Cancel the call with that id, if there is one; return whether there was."""
+        call = self.running.pop(id_of(request_id), None)
+        if call is not None:
+            call.cancel()
+        return call is not None
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Make the main thread call *function*."""
+        with self._lock:
+            self._posted.append(function)
+            self._wake()
+
+    def run_posted(self) -> None:
+        """Call what was posted."""
+        while self._posted:
+            self._posted.popleft()()
+
+    def move(self, wake: Callable[[], None]) -> None:
+        """Have *wake* called from now on, since another loop runs in the main thread; call it if something is posted."""
+        with self._lock:
+            self._wake = wake
+            if self._posted:
+                wake()
+
+    def _resume(self, call: RunningCall, result: Any, error: BaseException | None) -> None:
+        try:
+            step = call.work.send(result) if error is None else call.work.throw(error)
+        except StopIteration as ended:
+            self._finish(call, ended.value)
+        except ClaimsError as problem:
+            self._finish(call, problem)
+        except Exception:
+            logger.exception("a request failed")  # A defect.
+            self._finish(call, None)
+        else:
+            self._waiting.append((call, step))
+            self._start_threads()
+
+    def _finish(self, call: RunningCall, result: Message | ClaimsError | None) -> None:
+        # A client may use an id again before it has the answer to the first request.
+        if call.request_id is not None and self.running.get(id_of(call.request_id)) is call:
+            del self.running[id_of(call.request_id)]
+        call.finish(result)
+
+    def _start_threads(self) -> None:
+        for _ in range(len(self._waiting)):
+            call, step = self._waiting.popleft()
+            if call is not None and call.cancelled:
+                call.work.close()
+            elif self._threads[step.kind] >= step.kind.value:
+                self._waiting.append((call, step))
+            else:
+                self._threads[step.kind] += 1
+                try:
+                    start_daemon_thread(partial(self._run, call, step), "mcp-claims call")
+                except RuntimeError as error:
+                    self.post(partial(self._end, call, step, None, error))
+
+    def _run(self, call: RunningCall | None, step: Step) -> None:
+        result, error = None, None
+        try:
+            result = step.run()
+        except BaseException as problem:  # noqa: BLE001 - raised again in the call
+            error = problem
+        self.post(partial(self._end, call, step, result, error))
+
+    def _end(self, call: RunningCall | None, step: Step, result: Any, error: BaseException | None) -> None:
+        self._threads[step.kind] -= 1
+        if call is not None and call.cancelled:
+            call.work.close()
+            if error is None and step.undo is not None:
+                # Nobody knows of what the call did.  Undoing it may take a lock, so it takes a thread.
+                self._waiting.append((None, Step(partial(step.undo, result))))
+        elif call is not None:
+            self._resume(call, result, error)
+        self._start_threads()
+
+
+@coroutine
+def in_thread(step: Step) -> Generator[Step, Any, Any]:
+    """Run *step* in a thread; return what it returns."""
+    return (yield step)
+
+
+class Steps:
+    """The steps of one call of a tool; *report* is called, in a thread, with the seconds waited, and of how many."""
+
+    def __init__(self, report: Callable[[float, float], None]) -> None:
+        self._report = report
+        self._wakeup: Wakeup | None = None
+
+    def stop_waiting(self) -> None:
+        """End the wait for a holder, if there is one."""
+        if self._wakeup is not None:
+            self._wakeup.stop()
+
+    async def acquire(self, session: Session, request: ClaimRequest) -> ClaimResult:
+        """Acquire the key; if the call is cancelled meanwhile, release the grant."""
+
+        def undo(result: ClaimResult) -> None:
+            if result.status is Status.ACQUIRED and isinstance(result.found, Claim):
+                session.release_grant(result.found)
+
+        wakeup = begin_wait() if request.wait_seconds > 0 else None
+        if wakeup is None:
+            return await self._change(session, lambda timeout: session.try_request(request, lock_timeout=timeout), undo)
+        self._wakeup = wakeup
+
+        def progress(waited: float) -> None:
+            if not wakeup.stopped:
+                self._report(waited, request.wait_seconds)
+
+        run = partial(acquire, session, request, progress=progress, wakeup=wakeup)
+        try:
+            result: ClaimResult = await in_thread(Step(run, undo, _Kind.WAIT))
+        finally:
+            end_wait(wakeup)
+            wakeup.close()  # The thread may not have begun.
+        return result
+
+    async def change(self, session: Session, change: Callable[[float], T]) -> T:
+        """Run *change*, given its lock timeout in seconds; it changes nothing when it raises `StoreBusyError`."""
+        return await self._change(session, change, None)
+
+    async def _change(self, session: Session, change: Callable[[float], T], undo: Callable[[T], object] | None) -> T:
+        wait_for_lock = partial(change, LOCK_TIMEOUT)
+        if session.remote:
+            wait_for_lock = _in_time(wait_for_lock)
+        else:
+            with suppress(StoreBusyError):
+                return change(0.0)
+        result: T = await in_thread(Step(wait_for_lock, undo))
+        return result
+
+    async def read(self, session: Session, read: Callable[[], T]) -> T:
+        """Run *read*, which reads some claims."""
+        if not session.remote:
+            return read()
+        result: T = await in_thread(Step(_in_time(read)))
+        return result
+
+    async def scan(self, session: Session, scan: Callable[[], T]) -> T:
+        """Run *scan*, which reads any number of claims."""
+        step = Step(_in_time(scan)) if session.remote else Step(scan, kind=_Kind.SCAN)
+        result: T = await in_thread(step)
+        return result
+
+
+def _in_time(call: Callable[[], T]) -> partial[T]:
+    # A call that gets its thread late has less time left for the store.
+    return partial(call_before, time.monotonic() + ANSWER_TIMEOUT, call)

@@ -1,0 +1,294 @@
+"""The quick stage of stdio: answers plain messages without the SDK, whose import costs 0.6 s and 40 MiB.
+
+The first message that is not plain ends the stage: the SDK's server goes on in the same process, with the same
+sessions.  It hears the remembered handshake again, and the calls in progress go on.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, NoReturn
+
+from mcp_claims.errors import ClaimsError
+from mcp_claims.model.text import one_line
+from mcp_claims.server import plain
+from mcp_claims.server.arguments import plain_arguments
+from mcp_claims.server.calls import Calls, RunningCall, Step, Steps, in_thread
+from mcp_claims.server.log import logger
+from mcp_claims.server.pipes import HostPipes, wait_for
+from mcp_claims.server.plain import Id, Message, NotPlainError
+from mcp_claims.server.registry import Caller, SessionRegistry, client_label
+from mcp_claims.server.resource_list import resource_page
+from mcp_claims.server.stop import LONGEST_SILENCE, STOPS, leave, stop
+from mcp_claims.server.tools import TOOLS, Call, call_tool
+from mcp_claims.session.acquire import STILL_HELD, stop_waits
+
+_HANDSHAKE, _MODERN = "handshake", "modern"
+_MAX_UNSENT = 8 * 2**20
+"""Bytes of answers that the host has not read, beyond which no more calls are read: a host that reads none costs no more."""
+
+_MAX_LISTENS = 256
+_SHORTEST_PAUSE = 0.05  # s
+_NEVER = float("inf")
+_INTERNAL_ERROR = -32603  # JSON-RPC's number
+
+
+class QuickStage:
+    """Serves the host at *pipes* while all that it sends is plain."""
+
+    def __init__(self, registry: SessionRegistry, pipes: HostPipes) -> None:
+        self._registry, self._lines, self._output = registry, pipes.lines, pipes.output
+        self._fixed = plain.fixed_answers()
+        self._era: str | None = None
+        self._client: Mapping[str, str] | None = None
+        self._handshake: list[Message] = []
+        self.listens: dict[Id, Message] = {}
+        """The open streams of changes of lists, of which there are none, by the id of their requests."""
+        self._woken, self._wake = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        self.calls = Calls(self._wake_up)
+        self.send = self._send
+        self._stopping = False
+        self._due = 0.0
+
+    def run(self) -> None:
+        """Serve until a message is not plain, which is left to be read again, or until the client goes or a signal comes."""
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        for number in STOPS:
+            signal.signal(number, self._note_stop)
+        self._registry.on_due = self._maintain_now
+        try:
+            self._serve_until_not_plain()
+        except (BrokenPipeError, ConnectionResetError):
+            self._end()  # The client has gone, although it may have left stdin open.
+        signal.set_wakeup_fd(-1)
+        for number in STOPS:
+            signal.signal(number, lambda *_: stop(self._registry))
+        if self._stopping:
+            stop(self._registry)
+        for message in reversed([*self._handshake, *self.listens.values()]):
+            self._lines.put_back(json.dumps(message).encode())
+
+    def _serve_until_not_plain(self) -> None:
+        while True:
+            while self._output.size < _MAX_UNSENT and (line := self._lines.next()) is not None:
+                try:
+                    self._serve(line)
+                except NotPlainError:
+                    self._lines.put_back(line)
+                    return
+            self._output.write()
+            if not self._wait():
+                self._end_of_input()
+
+    def _wait(self) -> bool:
+        """Wait for something to do, and read what has come; return false at the end of the input."""
+        self._maintain_if_due()
+        due = None if self._due == _NEVER else max(_SHORTEST_PAUSE, self._due - time.monotonic())
+        reading = [self._lines.fd] if self._output.size < _MAX_UNSENT else []
+        ready = wait_for(due, self._woken.fileno(), *reading, writable=self._unsent())
+        self._run_posted()
+        return self._lines.fd not in ready or self._lines.read()
+
+    def _end_of_input(self) -> None:
+        """Answer what was asked before, and end; give up after a second in which nothing was answered and nothing read."""
+        self._registry.input_ended = True
+        stop_waits()
+        moved = time.monotonic()
+        while (self.calls.running or self._output.size) and time.monotonic() - moved < LONGEST_SILENCE:
+            before = len(self.calls.running), self._output.size
+            wait_for(LONGEST_SILENCE, self._woken.fileno(), writable=self._unsent())
+            self._run_posted()
+            self._output.write()
+            if (len(self.calls.running), self._output.size) != before:
+                moved = time.monotonic()
+        for message in self.listens.values():
+            self._send({"jsonrpc": "2.0", "id": message["id"], "error": self._fixed["closed"]})
+        self._output.write()
+        self._end()
+
+    def _unsent(self) -> int | None:
+        return self._output.fd if self._output.size else None
+
+    def _end(self) -> NoReturn:
+        self._registry.close()
+        leave(0)
+
+    def _run_posted(self) -> None:
+        with suppress(BlockingIOError):
+            self._woken.recv(4096)
+        if self._stopping:
+            stop(self._registry)
+        self.calls.run_posted()
+
+    def _wake_up(self) -> None:
+        with suppress(BlockingIOError):  # Full, so the loop wakes up anyway.
+            self._wake.send(b"!")
+
+    def _note_stop(self, *_: object) -> None:
+        # Not here: the main thread may be in the middle of a change.
+        self._stopping = True
+
+    def _maintain_now(self) -> None:
+        self._due = 0.0
+
+    def _maintain_if_due(self) -> None:
+        if time.monotonic() >= self._due:
+            self._due = _NEVER
+            self.calls.run(self._maintain())
+
+    async def _maintain(self) -> None:
+        ask_store = self._registry.begin_maintenance()
+        try:
+            seconds = await in_thread(Step(ask_store)) if self._registry.read_only.remote else ask_store()
+        except Exception:
+            # A defect in one round must not end all renewals.
+            logger.exception("the maintenance of the sessions failed")
+            seconds = 1.0
+        self._due = min(self._due, time.monotonic() + max(seconds, _SHORTEST_PAUSE))
+
+    def _send(self, message: Message) -> None:
+        self._output.put(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+
+    def _serve(self, line: bytes) -> None:
+        """Serve one message; raise `NotPlainError`, with nothing done, if it is not plain."""
+        message = plain.read_message(line)
+        if message is None:
+            return
+        if "id" not in message:
+            self._notice(message)
+        elif message["method"] == "initialize":
+            self._initialize(message)
+        else:
+            self._request(message)
+
+    def _notice(self, message: Message) -> None:
+        if self._era is None:
+            raise NotPlainError
+        if message["method"] == "notifications/cancelled":
+            request_id = message.get("params", {}).get("requestId")
+            if not plain.is_id(request_id):
+                raise NotPlainError
+            if not self.calls.cancel(request_id):
+                self.listens.pop(plain.id_of(request_id), None)
+        elif message["method"] == "notifications/initialized" and self._era == _HANDSHAKE and len(self._handshake) == 1:
+            plain.check_params(message.get("params", {}))
+            self._handshake.append(message)
+
+    def _initialize(self, message: Message) -> None:
+        params = message.get("params", {})
+        wanted = params.get("protocolVersion")
+        if self._era == _MODERN and isinstance(wanted, str):
+            # Claude Code asks for both kinds of protocol at once.
+            error = self._fixed["initialize after discover"]
+            refused = {**error, "data": {**error["data"], "requested": wanted}}
+            self._send({"jsonrpc": "2.0", "id": message["id"], "error": refused})
+            return
+        if self._era is not None:
+            raise NotPlainError
+        plain.check_initialize(params)
+        versions: list[str] = self._fixed["versions"][_HANDSHAKE]
+        version = wanted if wanted in versions else versions[-1]
+        self._era, self._client = _HANDSHAKE, params["clientInfo"]
+        self._handshake.append(message | {"id": plain.HANDED_OVER})
+        result = self._fixed[_HANDSHAKE]["initialize"] | {"protocolVersion": version}
+        self._send({"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+    def _request(self, message: Message) -> None:
+        method, params = message["method"], message.get("params", {})
+        meta: dict[str, Any] = params.get("_meta", {})
+        if not isinstance(meta, dict):
+            raise NotPlainError
+        era = _HANDSHAKE if plain.VERSION not in meta else _MODERN
+        if era != (self._era or _MODERN):
+            raise NotPlainError
+        client = self._client
+        if era == _MODERN:
+            if meta[plain.VERSION] not in self._fixed["versions"][_MODERN]:
+                raise NotPlainError
+            plain.check_envelope(meta)
+            client = meta.get(plain.CLIENT)
+        fixed: dict[str, Any] = self._fixed[era]
+        if method == "tools/call":
+            self._call(message["id"], params, fixed[method], client)
+        elif method == "resources/list":
+            plain.check_params(params)
+            self._list_resources(message["id"], fixed[method])
+        elif method == "subscriptions/listen" and era == _MODERN:
+            self._listen(message, params)
+        elif method in fixed:
+            plain.check_params(params)
+            self._send({"jsonrpc": "2.0", "id": message["id"], "result": fixed[method]})
+        else:
+            raise NotPlainError
+        if self._era is None:
+            self._era = _MODERN
+            discover = {
+                "jsonrpc": "2.0",
+                "id": plain.HANDED_OVER,
+                "method": "server/discover",
+                "params": {"_meta": meta},
+            }
+            self._handshake.append(discover)
+
+    def _call(self, request_id: Id, params: Message, envelope: Message, client: Mapping[str, str] | None) -> None:
+        plain.check_params(params, {"name": plain.is_text, "arguments": plain.is_object}, {"name"})
+        tool, meta = TOOLS.get(params["name"]), params.get("_meta", {})
+        arguments = None if tool is None else plain_arguments(tool.arguments, params.get("arguments", {}))
+        if arguments is None:
+            raise NotPlainError
+        name = None if client is None else f"{client['name']} {client['version']}"
+        steps = Steps(partial(self._report, plain.id_of(request_id), meta.get("progressToken")))
+        call = Call(self._registry, Caller(client=partial(client_label, name, meta)), arguments, steps)
+
+        async def work() -> Message:
+            answer = await call_tool(params["name"], call)
+            result = envelope | {
+                "content": [{"type": "text", "text": answer.text}],
+                "isError": answer.structured is None,
+            }
+            return result if answer.structured is None else result | {"structuredContent": answer.structured}
+
+        self._start(request_id, work(), steps)
+
+    def _list_resources(self, request_id: Id, envelope: Message) -> None:
+        steps = Steps(lambda *_: None)
+
+        async def work() -> Message:
+            return envelope | await resource_page(self._registry.read_only, steps.scan, None)
+
+        self._start(request_id, work(), steps)
+
+    def _listen(self, message: Message, params: Message) -> None:
+        plain.check_params(params, {"notifications": plain.is_list_changes}, {"notifications"})
+        key = plain.id_of(message["id"])
+        if len(self.listens) >= _MAX_LISTENS or key in self.listens:
+            raise NotPlainError
+        self.listens[key] = message
+        acknowledged = {"notifications": {}, "_meta": {plain.SUBSCRIPTION: message["id"]}}
+        self._send({"jsonrpc": "2.0", "method": plain.ACKNOWLEDGED, "params": acknowledged})
+
+    def _start(self, request_id: Id, work: Coroutine[Step, Any, Message], steps: Steps) -> None:
+        self.calls.start(RunningCall(request_id, work, partial(self._answer, request_id), steps))
+
+    def _answer(self, request_id: Id, result: Message | ClaimsError | None) -> None:
+        answer: Message = {"jsonrpc": "2.0", "id": request_id}
+        if isinstance(result, dict):
+            answer["result"] = result
+        else:
+            text = "Internal server error" if result is None else one_line(str(result))
+            answer["error"] = {"code": _INTERNAL_ERROR, "message": text}
+        self.send(answer)
+
+    def _report(self, key: Id, token: Id | None, waited: float, seconds: float) -> None:
+        if token is not None:
+            params = {"progressToken": token, "progress": waited, "total": seconds, "message": STILL_HELD}
+            notice = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+            self.calls.post(lambda: self.send(notice) if key in self.calls.running else None)
