@@ -96,7 +96,7 @@ async def _try_claim(call: Call) -> Rendered:
     entry = await call.session(arguments.session)
     result = await acquire_async(entry.session, request, call.report)
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
-    fleeting = call.registry.note_grant(call.caller, entry) if result.claimed else None
+    fleeting = call.registry.note_grant(call.caller, entry, result.now) if result.claimed else None
     near: tuple[Claim, ...] = ()
     if result.status is Status.ACQUIRED:
         near = await run_read(entry.session, partial(entry.session.near_claims, request.scoped))
