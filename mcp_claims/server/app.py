@@ -147,9 +147,9 @@ async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToo
             f"{name} failed by a defect of mcp-claims; the server's log has the details. Do not act on this event; "
             "is_claimed_by_other returns what is stored."
         )
-    if call.used is not None and call.used.holds_anything:
-        # An agent that works on other keys must learn as well that a claim which is kept alive for it is lost.
-        answer = with_losses(answer, call.used.take_losses(), call.used.now())
+    # An agent that works on other keys must learn as well that a claim which is kept alive for it is lost.
+    if call.used is not None and (losses := call.used.take_losses(but=call.about)):
+        answer = with_losses(answer, losses, call.used.now())
     return CallToolResult(content=[TextContent(type="text", text=answer.text)], structured_content=answer.structured)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mcp_types import Tool, ToolAnnotations
 
-from mcp_claims.model.records import Claim
+from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.render.answers import (
     ClaimAnswer,
@@ -64,13 +64,17 @@ INSTRUCTIONS = (
 
 @dataclass(slots=True)
 class Call:
-    """One call of a tool; `used` is the session on whose behalf it acts, once that is known."""
+    """One call of a tool; `used` is the session on whose behalf it acts, once that is known.
+
+    `about` is the key that the call was about, once its answer says how that stands.
+    """
 
     registry: SessionRegistry
     caller: Caller
     arguments: dict[str, Any] | None
     report: Report
     used: Session | None = None
+    about: ScopedKey | None = None
 
     async def session(self, handle: str | None) -> SessionEntry:
         """Return the session on whose behalf the caller acts."""
@@ -95,6 +99,7 @@ async def _try_claim(call: Call) -> Rendered:
     request = ClaimRequest.parse(**arguments.model_dump(exclude={"session"}))
     entry = await call.session(arguments.session)
     result = await acquire_async(entry.session, request, call.report)
+    call.about = request.scoped
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
     fleeting = call.registry.note_grant(call.caller, entry, result.now) if result.claimed else None
     near: tuple[Claim, ...] = ()
@@ -108,6 +113,7 @@ async def _is_claimed_by_other(call: Call) -> Rendered:
     request = InspectRequest.parse(**arguments.model_dump(exclude={"session"}))
     session = await call.reader(arguments.session)
     inspection = await run_read(session, partial(session.inspect_request, request))
+    call.about = request.scoped
     return inspect_answer(request.scoped, inspection)
 
 
@@ -119,6 +125,7 @@ async def _release(call: Call) -> Rendered:
     result = await run_change(
         entry.session, lambda lock_timeout: entry.session.release_request(request, lock_timeout=lock_timeout)
     )
+    call.about = request.scoped
     entry.keep_alive.remove(request.scoped)
     return release_answer(request.scoped, result)
 

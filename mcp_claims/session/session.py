@@ -364,14 +364,16 @@ class Session:
         self._held.note_loss(scoped, found)
         return None
 
-    def take_losses(self) -> list[tuple[Claim, Found]]:
+    def take_losses(self, but: ScopedKey | None = None) -> list[tuple[Claim, Found]]:
         """Return the grants that were lost and that no call has reported, each with what is stored instead; each once.
 
-        On a store of this machine it looks at what is held, up to 100 keys.  On a remote store it is limited to the
-        losses that renewals have found.  Raises nothing.
+        On a store of this machine it reads what is held, up to 100 keys, *but* the key that was just read.  On a remote
+        store it is limited to the losses that renewals have found.  Raises nothing.
         """
         losses = self._held.take_losses()
         for scoped in [] if self._store.remote or self._in_forked_child else self._held.keys()[:_MAX_LOSS_READS]:
+            if scoped == but:
+                continue
             cached = self._held.get(scoped)
             with suppress(StoreUnavailableError, UnsafeDirectoryError):
                 found = self._store.read(scoped)
