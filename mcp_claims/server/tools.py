@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mcp_types import Tool, ToolAnnotations
 
-from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.model.records import ScopedKey
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.render.answers import (
     ClaimAnswer,
@@ -102,9 +102,7 @@ async def _try_claim(call: Call) -> Rendered:
     call.about = request.scoped
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
     fleeting = call.registry.note_grant(call.caller, entry, result.now) if result.claimed else None
-    near: tuple[Claim, ...] = ()
-    if result.status is Status.ACQUIRED:
-        near = await run_read(entry.session, partial(entry.session.near_claims, request.scoped))
+    near = entry.session.near_claims(request.scoped) if result.status is Status.ACQUIRED else ()
     return claim_answer(request.scoped, result, kept_alive=kept_alive, fleeting=fleeting, near=near)
 
 
