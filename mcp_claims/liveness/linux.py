@@ -18,9 +18,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import NamedTuple
 
-from mcp_claims.liveness.machine import LAUNCHERS, wall_clock
+from mcp_claims.liveness.machine import LAUNCHERS
 from mcp_claims.model.records import Holder, Moment, OriginalHolder, Proof
 
 assert sys.platform == "linux"
@@ -72,7 +73,8 @@ class LinuxMachine:
         self._slow_to_die: set[tuple[int, int]] = set()
 
     def now(self) -> Moment:
-        return Moment(wall_clock(), time.clock_gettime(time.CLOCK_BOOTTIME), self._epoch)
+        wall = datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1_000, UTC)
+        return Moment(wall, time.clock_gettime(time.CLOCK_BOOTTIME), self._epoch)
 
     def host(self) -> str:
         return os.uname().nodename

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
 from typing import Protocol
 
 from mcp_claims.model.records import Holder, Moment, Proof
@@ -15,16 +13,11 @@ LAUNCHERS = frozenset(
 """Names of programs that start other programs on behalf of a caller."""
 
 
-def wall_clock() -> datetime:
-    """Return the time in UTC in whole milliseconds, as precise as a record, so that a claim reads back equal."""
-    return datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1_000, UTC)
-
-
 class Machine(Protocol):
     """Clocks and processes of one machine."""
 
     def now(self) -> Moment:
-        """Return the time on both clocks."""
+        """Return the time on both clocks: in whole milliseconds, as precise as a record, so that a claim reads back equal."""
 
     def host(self) -> str:
         """Return the host name of this machine."""

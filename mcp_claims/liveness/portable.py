@@ -13,13 +13,14 @@ import stat
 import sys
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import psutil
 
 if sys.platform == "win32":
     import winreg
 
-from mcp_claims.liveness.machine import LAUNCHERS, wall_clock
+from mcp_claims.liveness.machine import LAUNCHERS
 from mcp_claims.model.records import Holder, Moment, OriginalHolder, Proof
 
 _WRAPPERS = frozenset({"env", "node", "npm", "npx", "sudo"})
@@ -35,7 +36,8 @@ class PortableMachine:
         self._boot = _boot()
 
     def now(self) -> Moment:
-        return Moment(wall_clock(), _ticks(), self._boot)
+        wall = datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1_000, UTC)
+        return Moment(wall, _ticks(), self._boot)
 
     def host(self) -> str:
         return socket.gethostname()

@@ -37,6 +37,15 @@ _FAR = "9999-12-31T00:00:00Z"
 _OWN_FIELDS = frozenset({"key", "namespace", "generation"})
 
 
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+# Made once: `json.dumps` and `json.loads` would make one for each record.
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 class RecordError(ValueError):
     """The bytes are not a claim; the message says which rule they break."""
 
@@ -68,7 +77,8 @@ def to_json(claim: Claim, extra: Mapping[str, object] | None = None) -> bytes:
         record["outcome"] = claim.ended.outcome.value
         record["endedAt"] = timestamp(claim.ended.at.wall)
         record["endedTicks"] = claim.ended.at.ticks
-    return json.dumps(record | dict(extra or {}), ensure_ascii=False).encode() + b"\n"
+    record.update(extra or {})
+    return _ENCODER.encode(record).encode() + b"\n"
 
 
 def from_json(data: bytes, stored: float | None = None, *, number: int | None = None) -> Claim:
@@ -148,16 +158,12 @@ def _load(data: bytes) -> dict[str, Any]:
         if outside.count(b"[") + outside.count(b"{") > _MAX_BRACKETS:
             raise RecordError("not JSON that a claim can be (nested too deeply)")
     try:
-        record = json.loads(data, parse_constant=_refuse_constant)
+        record = _DECODER.decode(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise RecordError(f"not JSON ({error})") from error
     if not isinstance(record, dict):
         raise RecordError("not a JSON object")
     return record
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
 
 
 def _ended(record: dict[str, Any], epoch: str | None) -> Ended:

@@ -1,4 +1,4 @@
-"""How a claim stands at a moment (`state_of`: held, expired, orphaned …), and when it expires.  Pure."""
+"""How a claim stands at a moment (`state_of`: held, expired, orphaned …), when it expires, what it becomes.  Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 
 from mcp_claims.model.codec import whole_milliseconds
 from mcp_claims.model.records import Claim, Ended, Found, Holder, Moment, Outcome, Unreadable
-from mcp_claims.model.validation import MAX_RETENTION, MAX_TTL
+from mcp_claims.model.validation import MAX_RETENTION, MAX_TTL, ClaimRequest
 
 _CLOCK_SLACK = timedelta(seconds=60)
 _SECOND = timedelta(seconds=1)
@@ -116,6 +116,19 @@ def wall_expiry(deadline: Moment, now: Moment) -> datetime:
 def later(moment: Moment, span: timedelta) -> Moment:
     """Return the moment *span* after *moment*, on both clocks."""
     return Moment(moment.wall + span, moment.ticks + span.total_seconds(), moment.epoch)
+
+
+def granted(request: ClaimRequest, holder: Holder, now: Moment) -> Claim:
+    """Return the new claim of *holder* that *request* asks for; the store numbers it."""
+    return Claim(request.scoped, holder, claimed=now, expires=later(now, request.ttl), note=request.note)
+
+
+def renewed(held: Claim, request: ClaimRequest, holder: Holder, now: Moment) -> Claim:
+    """Return *held* as *request* renews it: with the later of the two expiries, and the newer of the two notes."""
+    expires = later(now, request.ttl)
+    if remaining(held.expires, now) > request.ttl:
+        expires = held.expires._replace(wall=wall_expiry(held.expires, now))
+    return held._replace(holder=holder, expires=expires, note=request.note or held.note)
 
 
 def marker_of(held: Claim, outcome: Outcome, now: Moment, retention: timedelta, note: str | None) -> Claim:

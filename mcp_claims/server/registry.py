@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from mcp_claims.errors import SessionEndedError, SessionNameRefusedError, SessionNeededError
 from mcp_claims.liveness import Machine, local_machine
-from mcp_claims.model.records import Claim
+from mcp_claims.model.records import Claim, Moment
 from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS, MAX_WAIT_SECONDS
 from mcp_claims.render.answers import Fleeting
@@ -74,7 +74,7 @@ class Caller(NamedTuple):
 class SessionEntry:
     """One session as this server knows it: when it was last used, for how many calls, and when it was last granted a key.
 
-    Times are in seconds of the registry's clock.  `peer` is whose connection it is.
+    Times are in ticks of the machine's clock.  `peer` is whose connection it is.
     """
 
     def __init__(self, session: Session, keep_alive: KeepAlive, used: float) -> None:
@@ -89,9 +89,9 @@ class SessionRegistry:
 
     With *own*, calls without a handle belong to that session, and everything ends with the process (stdio).  Without
     it there are as many sessions as connections and handles (HTTP), and what belongs to a handle outlives the process.
-    So does everything if *own* is *lasting*: a session that does not end with the process.  *idle* and *clock* are in
-    seconds.  *brief* remembers hosts whose connections end right after a call; over stdio *host* is the one that has
-    started this server.
+    So does everything if *own* is *lasting*: a session that does not end with the process.  *idle* is in seconds.
+    *brief* remembers hosts whose connections end right after a call; over stdio *host* is the one that has started this
+    server.
 
     For use by one thread.  `close` may come from a signal handler in it, and `load_secret`, `release_ended` and what
     `begin_maintenance` returns may run in other threads.
@@ -107,14 +107,12 @@ class SessionRegistry:
         idle: float = DEFAULT_IDLE,
         keep_alive_limit: timedelta = DEFAULT_KEEP_ALIVE_LIMIT,
         retention_hours: float = DEFAULT_RETENTION_HOURS,
-        clock: Callable[[], float] | None = None,
         brief: BriefConnections | None = None,
         host: str | None = None,
     ) -> None:
         self._store = store
         self._brief, self._host, self._calls = brief, host, 0
         self._machine = machine or local_machine()
-        self._clock = clock or (lambda: self._machine.now().ticks)
         self._began = self._clock()
         self._idle, self._keep_alive_limit = idle, keep_alive_limit
         self.retention_hours = retention_hours
@@ -171,9 +169,9 @@ class SessionRegistry:
         entry = self._find(caller, handle)
         return self._read_only if entry is None else entry.session
 
-    def note_grant(self, caller: Caller, entry: SessionEntry) -> Fleeting | None:
-        """Note that *entry* was just granted a key; return why the claim may end with this call, if it may."""
-        entry.granted = self._clock()
+    def note_grant(self, caller: Caller, entry: SessionEntry, at: Moment) -> Fleeting | None:
+        """Note that *entry* was granted a key just now, *at*; return why the claim may end with this call, if it may."""
+        entry.granted = at.ticks
         is_own = self._own is not None and self._bound
         if is_own and self.input_ended:
             return Fleeting.INPUT_ENDED
@@ -364,6 +362,9 @@ class SessionRegistry:
 
     def _entry(self, session: Session) -> SessionEntry:
         return SessionEntry(session, KeepAlive(session, self._keep_alive_limit), self._clock())
+
+    def _clock(self) -> float:
+        return self._machine.now().ticks
 
     def _known_handles(self) -> Handles:
         if self._handles is None:

@@ -14,7 +14,7 @@ from mcp_claims.errors import (
     SessionNameRefusedError,
     SessionNeededError,
 )
-from mcp_claims.model.records import Claim
+from mcp_claims.model.records import ScopedKey
 from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.render.answers import (
@@ -75,11 +75,15 @@ class Runner(Protocol):
 
 
 class Call:
-    """One call of a tool, its arguments checked by type; `used` is the session for which it acts, once that is known."""
+    """One call of a tool, its arguments checked by type; `used` is the session for which it acts, once that is known.
+
+    `about` is the key that the call was about, once its answer says how that stands.
+    """
 
     def __init__(self, registry: SessionRegistry, caller: Caller, arguments: dict[str, Any], runner: Runner) -> None:
         self.registry, self.caller, self.arguments, self.runner = registry, caller, arguments, runner
         self.used: Session | None = None
+        self.about: ScopedKey | None = None
 
     async def session(self) -> SessionEntry:
         """Return the session on whose behalf the caller acts; take its handle out of the arguments."""
@@ -110,10 +114,9 @@ async def _try_claim(call: Call) -> Rendered:
     entry = await call.session()
     result = await call.runner.acquire(entry.session, request)
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
-    fleeting = call.registry.note_grant(call.caller, entry) if result.claimed else None
-    near: tuple[Claim, ...] = ()
-    if result.status is Status.ACQUIRED:
-        near = await call.runner.read(entry.session, partial(entry.session.near_claims, request.scoped))
+    call.about = request.scoped
+    fleeting = call.registry.note_grant(call.caller, entry, result.now) if result.claimed else None
+    near = entry.session.near_claims(request.scoped) if result.status is Status.ACQUIRED else ()
     return claim_answer(request.scoped, result, kept_alive=kept_alive, fleeting=fleeting, near=near)
 
 
@@ -121,6 +124,7 @@ async def _is_claimed_by_other(call: Call) -> Rendered:
     request = InspectRequest.parse(**call.given())
     session = await call.reader()
     inspection = await call.runner.read(session, partial(session.inspect_request, request))
+    call.about = request.scoped
     return inspect_answer(request.scoped, inspection)
 
 
@@ -130,6 +134,8 @@ async def _release(call: Call) -> Rendered:
     result = await call.runner.change(
         entry.session, lambda lock_timeout: entry.session.release_request(request, lock_timeout=lock_timeout)
     )
+    call.about = request.scoped
+    call.about = request.scoped
     entry.keep_alive.remove(request.scoped)
     return release_answer(request.scoped, result)
 
@@ -243,9 +249,9 @@ async def call_tool(name: str, call: Call) -> ToolAnswer:
             f"{name} failed by a defect of mcp-claims; the server's log has the details. Do not act on this event; "
             "is_claimed_by_other returns what is stored."
         )
-    if call.used is not None and call.used.holds_anything:
-        # An agent that works on other keys must learn as well that a claim which is kept alive for it is lost.
-        answer = with_losses(answer, call.used.take_losses(), call.used.now())
+    # An agent that works on other keys must learn as well that a claim which is kept alive for it is lost.
+    if call.used is not None and (losses := call.used.take_losses(but=call.about)):
+        answer = with_losses(answer, losses, call.used.now())
     return ToolAnswer(answer.text, answer.structured)
 
 

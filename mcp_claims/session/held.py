@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from threading import RLock
 
-from mcp_claims.errors import SessionEndedError, StoreBusyError, UnsafeDirectoryError
+from mcp_claims.errors import SessionEndedError, StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, ScopedKey
+
+_MAX_LOSS_READS = 100
 
 
 class HeldClaims:
@@ -79,12 +81,17 @@ class HeldClaims:
                 self._settle(doubt)
             return doubt is not None
 
-    def add(self, claim: Claim) -> None:
-        """Record the grant *claim*, unless a parallel call has recorded a newer one."""
+    def add(self, claim: Claim, cached: Claim | None = None) -> Claim | None:
+        """Record the grant *claim*, unless a parallel call has recorded a newer one; return *cached* if it was lost before.
+
+        That is the grant of the key that was cached before the call read or wrote anything.
+        """
         with self._lock:
+            lost = self.lost(cached, claim)
             newer = self._granted.get(claim.scoped)
             if newer is None or newer.generation <= claim.generation:
                 self._granted[claim.scoped] = claim
+            return lost
 
     def remove(self, released: Claim) -> None:
         """Record that the grant *released*, and any before it of the same key, is no longer held."""
@@ -124,11 +131,21 @@ class HeldClaims:
             if (cached := self._granted.get(scoped)) is not None:
                 self._found_lost[scoped] = (cached, found)
 
-    def take_losses(self) -> list[tuple[Claim, Found]]:
-        """Return the noted losses that no call has reported, each with what was found, and forget them."""
+    def take_losses(
+        self, read: Callable[[ScopedKey], Found] | None, but: ScopedKey | None
+    ) -> list[tuple[Claim, Found]]:
+        """Return the grants that are lost and that no call has reported, each with what is stored instead; each once.
+
+        Those are the noted ones and those that *read* shows, of up to 100 of the keys held, *but* one.
+        """
         with self._lock:
-            noted, self._found_lost = self._found_lost, {}
-        return [(cached, found) for cached, found in noted.values() if self.lost(cached, found) is not None]
+            seen, self._found_lost = [*self._found_lost.values()], {}
+            held = [cached for cached in self._granted.values() if cached.scoped != but]
+        if read is not None:
+            for cached in held[:_MAX_LOSS_READS]:
+                with suppress(StoreUnavailableError, UnsafeDirectoryError):
+                    seen.append((cached, read(cached.scoped)))
+        return [(cached, found) for cached, found in seen if self.lost(cached, found) is not None]
 
     def _settle(self, doubt: Claim) -> None:
         with self._lock:

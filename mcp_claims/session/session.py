@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -28,7 +28,7 @@ from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
-from mcp_claims.model.text import one_line, skeleton
+from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
     DEFAULT_RETENTION_HOURS,
@@ -55,10 +55,6 @@ CLOSE_TIMEOUT = 0.2
 """Seconds that the end of a session waits for locks by default, in all."""
 
 _MAX_CLIENT, _MAX_DIRECTORY = 100, 200  # characters
-_MAX_LOSS_READS = 100
-_MAX_NEAR = 3
-_MAX_NAMES = 200
-"""A bound on what a tool's grant may cost: to list and compare so many names takes 1.1 ms the first time, then 0.13 ms."""
 
 
 class Session:
@@ -191,13 +187,7 @@ class Session:
         """
         scoped = validation.scoped_key(key, namespace)
         self._check_usable()
-        found = self._store.read(scoped)
-        return (
-            isinstance(found, Claim)
-            and found.ended is not None
-            and found.scoped == scoped
-            and self._store.discard(found, lock_timeout=lock_timeout)
-        )
+        return admin.forget(self._store, scoped, lock_timeout)
 
     def prune(self, namespace: str | None = None, *, lock_timeout: float = LOCK_TIMEOUT) -> PruneResult:
         """Remove dead claims, and unreadable ones that are older than any TTL, in one namespace or in all."""
@@ -262,7 +252,6 @@ class Session:
         scoped = request.scoped
         cached = self._held.get(scoped)
         taken_over: TakenOver | None = None
-        lost: Claim | None = None
         acquired = False
         # Remote: skip the read and start from our cached grant or None.  The swap's compare corrects a wrong guess;
         # never refuse from the cache.
@@ -275,7 +264,7 @@ class Session:
                 state = self._state_of(found, now)
                 if state is ClaimState.HELD or (state is ClaimState.DONE and not request.redo):
                     status = Status.HELD if state is ClaimState.HELD else Status.DONE
-                    return ClaimResult(status, found, now, lost=lost or self._held.lost(cached, found))
+                    return ClaimResult(status, found, now, lost=self._held.lost(cached, found))
                 if isinstance(found, Unreadable):
                     discarded = self._store.discard(found, lock_timeout=lock_timeout)
                     taken_over = TakenOver(found, state) if discarded else None
@@ -283,7 +272,10 @@ class Session:
                     continue
                 taken_over = TakenOver(found, state)
             assert not isinstance(found, Unreadable)
-            new = self._renewed(found, now, request) if ours and found else self._granted(now, request)
+            if ours and found is not None:
+                new = expiry.renewed(found, request, self.holder, now)
+            else:
+                new = expiry.granted(request, self.holder, now)
             # A renewal leaves nothing in doubt: what it renews was held before.
             with nullcontext() if ours else self._held.in_doubt(new):
                 swap = self._store.swap(scoped, found, new, lock_timeout=lock_timeout)
@@ -292,11 +284,10 @@ class Session:
                     taken_over = None
                     continue
                 acquired = acquired or not ours or self._held.take_doubt(found)
-                lost = lost or self._held.lost(cached, found)
                 now = self._machine.now()
                 # A claim that expired while we waited for the lock is renewed, not handed over dead.
                 if not expiry.has_passed(found.expires, now):
-                    self._record(found)
+                    lost = self._record(found, cached)
                     return ClaimResult(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
         raise ContendedError(scoped.key, MAX_SWAPS)
 
@@ -306,15 +297,7 @@ class Session:
         For a new grant: at most three of them, among the first 200 claims of the namespace.  Never raises: the key is
         granted.
         """
-        near: list[Claim] = []
-        with suppress(StoreUnavailableError, UnsafeDirectoryError):
-            own_skeleton = skeleton(scoped.key)
-            for key in self._store.names(scoped.namespace, _MAX_NAMES):
-                if key != scoped.key and skeleton(key) == own_skeleton and len(near) < _MAX_NEAR:
-                    found = self._store.read(scoped._replace(key=key))
-                    if isinstance(found, Claim) and not self._holds(found, found.scoped):
-                        near += [found] if self._state_of(found, self._machine.now()) is ClaimState.HELD else []
-        return tuple(near)
+        return admin.near_claims(self._store, self._machine, scoped, self.holder)
 
     def inspect_request(self, request: InspectRequest) -> Inspection:
         """Do what `inspect` does, for a checked request."""
@@ -355,7 +338,7 @@ class Session:
         scoped = grant.scoped
         found = self._store.read(scoped)
         while isinstance(found, Claim) and self._holds(found, scoped) and found.generation == grant.generation:
-            renewed = self._renewed(found, self._machine.now(), ClaimRequest(scoped, ttl))
+            renewed = expiry.renewed(found, ClaimRequest(scoped, ttl), self.holder, self._machine.now())
             swap = self._store.swap(scoped, found, renewed, lock_timeout=0)
             found = swap.found
             if swap.won and isinstance(found, Claim):
@@ -364,20 +347,13 @@ class Session:
         self._held.note_loss(scoped, found)
         return None
 
-    def take_losses(self) -> list[tuple[Claim, Found]]:
+    def take_losses(self, but: ScopedKey | None = None) -> list[tuple[Claim, Found]]:
         """Return the grants that were lost and that no call has reported, each with what is stored instead; each once.
 
-        On a store of this machine it looks at what is held, up to 100 keys.  On a remote store it is limited to the
-        losses that renewals have found.  Raises nothing.
+        On a store of this machine it reads what is held, up to 100 keys, *but* the key that was just read.  On a remote
+        store it is limited to the losses that renewals have found.  Raises nothing.
         """
-        losses = self._held.take_losses()
-        for scoped in [] if self._store.remote or self._in_forked_child else self._held.keys()[:_MAX_LOSS_READS]:
-            cached = self._held.get(scoped)
-            with suppress(StoreUnavailableError, UnsafeDirectoryError):
-                found = self._store.read(scoped)
-                if (lost := self._held.lost(cached, found)) is not None:
-                    losses.append((lost, found))
-        return losses
+        return self._held.take_losses(None if self.remote or self._in_forked_child else self._store.read, but)
 
     def release_grant(self, grant: Claim) -> None:
         """Release *grant*, which never reached its caller, unless it has changed since."""
@@ -472,16 +448,6 @@ class Session:
         self._held.settle(doubts, found)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
 
-    def _granted(self, now: Moment, request: ClaimRequest) -> Claim:
-        expires = expiry.later(now, request.ttl)
-        return Claim(request.scoped, self.holder, claimed=now, expires=expires, note=request.note)
-
-    def _renewed(self, claim: Claim, now: Moment, request: ClaimRequest) -> Claim:
-        expires = expiry.later(now, request.ttl)
-        if expiry.remaining(claim.expires, now) > request.ttl:
-            expires = claim.expires._replace(wall=expiry.wall_expiry(claim.expires, now))
-        return claim._replace(holder=self.holder, expires=expires, note=request.note or claim.note)
-
     def _state_of(self, found: Found, now: Moment) -> ClaimState:
         return expiry.state_of(found, now, self._machine.provably_dead)
 
@@ -497,12 +463,14 @@ class Session:
             and found.scoped == scoped
         )
 
-    def _record(self, grant: Claim) -> None:
-        self._held.add(grant)
+    def _record(self, grant: Claim, cached: Claim | None = None) -> Claim | None:
+        """Record *grant* as held; return *cached*, the grant of the key known before, if that was lost."""
+        lost = self._held.add(grant, cached)
         # Either `close`, in another thread, finds this claim among those held, or we see here that it has begun.
         if self._closed:
             self._release(ReleaseRequest(grant.scoped), CLOSE_TIMEOUT)
             raise SessionEndedError
+        return lost
 
 
 _sessions: WeakSet[Session] = WeakSet()

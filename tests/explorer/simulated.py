@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mcp_claims.stores.files.filesystem import FileSystem
@@ -128,8 +128,10 @@ class SimulatedFileSystem(FileSystem):
         opening.position = end
         return len(data)
 
-    def seek(self, fd: int, position: int) -> None:
+    def seek(self, fd: int, position: int, whence: int) -> int:
+        assert whence == os.SEEK_SET
         self._opened(fd).position = position
+        return position
 
     def sync(self, fd: int) -> None:
         """Do nothing: no power is cut here."""
@@ -171,12 +173,12 @@ class SimulatedFileSystem(FileSystem):
         self._give_way(f"make {os.path.basename(path)}")
         self._disk.entries_of(path).setdefault(os.path.basename(path), self._disk.inode(directory=True))
 
-    def names(self, path: str) -> Iterator[str]:
+    def names(self, path: str, limit: int | None = None) -> list[str]:
         self._give_way(f"list {os.path.basename(path)}")
         directory = self._disk.find(path)
         if directory is None or directory.entries is None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
-        yield from list(directory.entries)
+        return list(directory.entries)[:limit]
 
     def try_lock(self, fd: int) -> bool:
         self._give_way("lock")

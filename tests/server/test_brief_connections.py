@@ -30,23 +30,19 @@ BEN = Caller("b" * 32, None, lambda: "ben 1")
 
 
 class Rig:
-    """Servers on one store, started by hosts, with a clock that the test sets."""
+    """Servers on one store, started by hosts, on one machine."""
 
     def __init__(self, directory: Path) -> None:
-        self.world, self.store, self.now = World(), MemoryStore(), 1_000.0
+        self.world, self.store = World(), MemoryStore()
         self.brief = BriefConnections(STORE, directory)
 
     def stdio(self, host: str | None = "host", *, lasting: bool = False) -> SessionRegistry:
         machine = self.world.process()
         own = process_session(self.store, machine)
-        return SessionRegistry(
-            self.store, own=own, lasting=lasting, machine=machine, brief=self.brief, host=host, clock=lambda: self.now
-        )
+        return SessionRegistry(self.store, own=own, lasting=lasting, machine=machine, brief=self.brief, host=host)
 
     def http(self) -> SessionRegistry:
-        return SessionRegistry(
-            self.store, own=None, machine=self.world.process(), brief=self.brief, clock=lambda: self.now
-        )
+        return SessionRegistry(self.store, own=None, machine=self.world.process(), brief=self.brief)
 
 
 @pytest.fixture
@@ -57,8 +53,9 @@ def rig(tmp_path: Path) -> Rig:
 def grant(server: SessionRegistry, caller: Caller = NOBODY, key: str = "red", handle: str | None = None) -> Any:
     """Claim *key*; return what the answer says about how long that lasts."""
     entry = server.session_for(caller, handle)
-    assert entry.session.try_claim(key).claimed
-    return server.note_grant(caller, entry)
+    result = entry.session.try_claim(key)
+    assert result.claimed
+    return server.note_grant(caller, entry, result.now)
 
 
 @pytest.mark.rule("V13")
@@ -66,7 +63,7 @@ def test_a_host_that_has_closed_a_connection_after_at_most_one_call_is_told(rig:
     rig.stdio().close()  # It has listed the tools.
     server = rig.stdio()
     assert grant(server) is Fleeting.PER_CALL
-    rig.now += 30
+    rig.world.pass_time(30)
     server.close()
     other = rig.stdio("another host")
     assert grant(other, key="other") is None
@@ -95,9 +92,9 @@ def test_a_connection_that_was_used_is_not_taken_for_such_a_one(rig: Rig, how: s
     if how == "two calls":
         for key in ("red", "green"):
             grant(server, key=key)
-            rig.now += 2
+            rig.world.pass_time(2)
     elif how == "an hour":
-        rig.now += 3_600
+        rig.world.pass_time(3_600)
     server.close(dying=how == "a signal")
     assert grant(rig.stdio(), key="blue") is None
 
@@ -107,7 +104,7 @@ def test_a_claim_that_ends_just_after_its_grant_is_enough(rig: Rig) -> None:
     server = rig.stdio()
     for key in ("red", "green"):
         grant(server, key=key)
-    rig.now += 0.9
+    rig.world.pass_time(0.9)
     server.close()
     assert grant(rig.stdio()) is Fleeting.PER_CALL
 
@@ -121,8 +118,8 @@ def test_over_http_a_client_whose_connection_ended_just_after_a_grant_is_told(ri
     again = Caller("c" * 32, None, ADA.client)
     assert grant(server, again, "green") is Fleeting.PER_CALL_OVER_HTTP
     _, opened = server.open(None, again)
-    assert opened.session.try_claim("blue").claimed
-    assert server.note_grant(again, opened) is None, "what belongs to a handle stays"
+    result = opened.session.try_claim("blue")
+    assert result.claimed and server.note_grant(again, opened, result.now) is None, "what belongs to a handle stays"
 
 
 @pytest.mark.rule("V13")

@@ -157,3 +157,16 @@ def test_what_was_claimed_again_is_not_reported_as_lost(bench: MemoryBench) -> N
     assert again.claimed and again.lost == claim
     assert session.take_losses() == []
     assert session.inspect(RED.key).held_by_you
+
+
+@pytest.mark.rule("C7")
+def test_a_key_that_the_call_has_just_read_is_not_read_again_and_its_loss_is_reported_by_a_later_call(
+    bench: MemoryBench,
+) -> None:
+    session, person = bench.session(), bench.session()
+    claims = [granted(session, key) for key in ("red", "green")]
+    for claim in claims:
+        person.revoke(claim)
+    red, green = claims
+    assert [lost for lost, _ in session.take_losses(but=red.scoped)] == [green]
+    assert [lost for lost, _ in session.take_losses()] == [red]

@@ -119,7 +119,7 @@ class LockedSwap:
         return (moved.st_dev, moved.st_ino) == (opened.st_dev, opened.st_ino) and self._reread(fd) == seen.data
 
     def _reread(self, fd: int) -> bytes:
-        self._fs.seek(fd, 0)
+        self._fs.seek(fd, 0, os.SEEK_SET)
         return read_up_to(self._fs, fd, MAX_RECORD_BYTES + 1)
 
     def _settle(self, seen: RecordFile, new: Claim | None) -> Swap:

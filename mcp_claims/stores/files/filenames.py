@@ -49,6 +49,7 @@ def file_name(text: str) -> str:
     return name
 
 
+@lru_cache(maxsize=256)
 def record_path(claims_directory: str, scoped: ScopedKey) -> tuple[str, str]:
     """Return the directory of a namespace in *claims_directory*, and the path of a key's record in it."""
     directory = f"{claims_directory}/{file_name(scoped.namespace)}"

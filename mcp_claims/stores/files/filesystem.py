@@ -10,8 +10,9 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from types import TracebackType
 
 from mcp_claims.stores.files.ancestors import find_replaceable
@@ -53,6 +54,7 @@ class FileSystem:
     read: Callable[[int, int], bytes] = staticmethod(os.read)
     write: Callable[[int, bytes], int] = staticmethod(os.write)
     sync: Callable[[int], None] = staticmethod(os.fsync)
+    seek: Callable[[int, int, int], int] = staticmethod(os.lseek)
     status: Callable[[int], os.stat_result] = staticmethod(os.fstat)
     status_of: Callable[[str], os.stat_result] = staticmethod(os.lstat)  # of a path itself: links are not followed
     status_behind: Callable[[str], os.stat_result] = staticmethod(os.stat)  # of what a path leads to
@@ -85,9 +87,6 @@ class FileSystem:
                 os.close(fd)
             raise
 
-    def seek(self, fd: int, position: int) -> None:
-        os.lseek(fd, position, os.SEEK_SET)
-
     def sync_directory(self, path: str) -> None:
         """Make the names in a directory survive a power cut; Windows does so by itself."""
         if sys.platform != "win32":
@@ -108,10 +107,10 @@ class FileSystem:
             os.mkdir(path, 0o700)
             os.chmod(path, 0o700)
 
-    def names(self, path: str) -> Iterator[str]:
+    def names(self, path: str, limit: int | None = None) -> list[str]:
+        """Return the names in a directory, at most *limit* of them, in no order."""
         with os.scandir(path) as entries:
-            for entry in entries:
-                yield entry.name
+            return [entry.name for entry in islice(entries, limit)]
 
     def try_lock(self, fd: int) -> bool:
         """Take the kernel lock on *fd*; return false if it is still taken after a short spin.
@@ -155,11 +154,11 @@ def _despite_readers(change: Callable[[], None]) -> None:
 class OpenFile:
     """The owner of a descriptor: closes it at the end of a `with` block, at the latest when nothing refers to it."""
 
+    #: The descriptor; -1, for which every call fails with EBADF, before it is open and once it is closed.
+    fd = -1
+
     def __init__(self, fs: FileSystem, path: str, flags: int) -> None:
         self._fs = fs
-        self.fd = (
-            -1
-        )  #: The descriptor; -1, for which every call fails with EBADF, before it is open and once it is closed.
         self.fd = fs.open(path, flags)
 
     def close(self) -> None:
@@ -178,8 +177,9 @@ class OpenFile:
         self.close()
 
     def __del__(self) -> None:
-        with suppress(OSError, AttributeError):  # AttributeError: interrupted before `__init__` did anything.
-            self.close()
+        if self.fd >= 0:
+            with suppress(OSError):
+                self.close()
 
 
 def read_file(fs: FileSystem, path: str, limit: int) -> tuple[bytes, os.stat_result] | None:

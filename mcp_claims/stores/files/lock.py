@@ -152,7 +152,7 @@ class NamespaceLock:
 
     def _read_counter(self) -> tuple[int, str]:
         """Return the highest generation given, and the boot that noted it, "" for a namespace without any grant."""
-        self._fs.seek(self._file.fd, 0)
+        self._fs.seek(self._file.fd, 0, os.SEEK_SET)
         data = self._fs.read(self._file.fd, COUNTER_BYTES)
         if data:
             return _parse(data) or _above_all()
@@ -161,7 +161,7 @@ class NamespaceLock:
         return _above_all() if lost else (0, "")
 
     def _write_counter(self, value: int, boot: str) -> None:
-        self._fs.seek(self._file.fd, 0)
+        self._fs.seek(self._file.fd, 0, os.SEEK_SET)
         write_all(self._fs, self._file.fd, f"{value:016d} {boot or _NO_BOOT}\n".ljust(COUNTER_BYTES).encode())
 
     def _is_in_place(self) -> bool:

@@ -12,7 +12,6 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
-from itertools import islice
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model.codec import RecordError, from_json, to_json
@@ -148,7 +147,7 @@ class FileStore:
         if not self._private.exists(directory):
             return []
         try:
-            names = islice(self._fs.names(directory), limit)
+            names = self._fs.names(directory, limit)
             return [key for name in names if (key := key_of(name, SUFFIX)) is not None]
         except OSError as error:
             raise unavailable(directory, error) from error

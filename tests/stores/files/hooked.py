@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 from mcp_claims.stores.files.filesystem import FileSystem
 
@@ -34,9 +33,9 @@ class HookedFileSystem(FileSystem):
         self.before("write", fd)
         return super().write(fd, data)
 
-    def seek(self, fd: int, position: int) -> None:
+    def seek(self, fd: int, position: int, whence: int) -> int:
         self.before("seek", fd)
-        super().seek(fd, position)
+        return super().seek(fd, position, whence)
 
     def sync(self, fd: int) -> None:
         self.before("sync", fd)
@@ -72,9 +71,9 @@ class HookedFileSystem(FileSystem):
         self.before("make_directory", path)
         super().make_directory(path)
 
-    def names(self, path: str) -> Iterator[str]:
+    def names(self, path: str, limit: int | None = None) -> list[str]:
         self.before("names", path)
-        return super().names(path)
+        return super().names(path, limit)
 
     def try_lock(self, fd: int) -> bool:
         self.before("try_lock", fd)
