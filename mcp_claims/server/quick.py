@@ -10,7 +10,7 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
@@ -76,19 +76,30 @@ class QuickStage:
         for message in reversed([*self._handshake, *self.listens.values()]):
             self._lines.put_back(json.dumps(message).encode())
 
+    def move(self, send: Callable[[Message], None], wake: Callable[[], None]) -> None:
+        """Let the calls in progress answer by *send*; *wake* makes another loop call `calls.run_posted` soon."""
+        self.send = send
+        self.calls.move(wake)
+        self.close()
+
+    def close(self) -> None:
+        """Free what wakes the loop of this stage."""
+        self._woken.close()
+        self._wake.close()
+
     def _serve_until_not_plain(self) -> None:
         while True:
             while self._output.size < _MAX_UNSENT and (line := self._lines.next()) is not None:
                 try:
-                    self._serve(line)
+                    self.serve(line)
                 except NotPlainError:
                     self._lines.put_back(line)
                     return
             self._output.write()
-            if not self._wait():
+            if not self.wait():
                 self._end_of_input()
 
-    def _wait(self) -> bool:
+    def wait(self) -> bool:
         """Wait for something to do, and read what has come; return false at the end of the input."""
         self._maintain_if_due()
         due = None if self._due == _NEVER else max(_SHORTEST_PAUSE, self._due - time.monotonic())
@@ -110,7 +121,7 @@ class QuickStage:
             if (len(self.calls.running), self._output.size) != before:
                 moved = time.monotonic()
         for message in self.listens.values():
-            self._send({"jsonrpc": "2.0", "id": message["id"], "error": self._fixed["closed"]})
+            self.send({"jsonrpc": "2.0", "id": message["id"], "error": self._fixed["closed"]})
         self._output.write()
         self._end()
 
@@ -157,7 +168,7 @@ class QuickStage:
     def _send(self, message: Message) -> None:
         self._output.put(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
 
-    def _serve(self, line: bytes) -> None:
+    def serve(self, line: bytes) -> None:
         """Serve one message; raise `NotPlainError`, with nothing done, if it is not plain."""
         message = plain.read_message(line)
         if message is None:
@@ -189,7 +200,7 @@ class QuickStage:
             # Claude Code asks for both kinds of protocol at once.
             error = self._fixed["initialize after discover"]
             refused = {**error, "data": {**error["data"], "requested": wanted}}
-            self._send({"jsonrpc": "2.0", "id": message["id"], "error": refused})
+            self.send({"jsonrpc": "2.0", "id": message["id"], "error": refused})
             return
         if self._era is not None:
             raise NotPlainError
@@ -199,7 +210,7 @@ class QuickStage:
         self._era, self._client = _HANDSHAKE, params["clientInfo"]
         self._handshake.append(message | {"id": plain.HANDED_OVER})
         result = self._fixed[_HANDSHAKE]["initialize"] | {"protocolVersion": version}
-        self._send({"jsonrpc": "2.0", "id": message["id"], "result": result})
+        self.send({"jsonrpc": "2.0", "id": message["id"], "result": result})
 
     def _request(self, message: Message) -> None:
         method, params = message["method"], message.get("params", {})
@@ -225,7 +236,7 @@ class QuickStage:
             self._listen(message, params)
         elif method in fixed:
             plain.check_params(params)
-            self._send({"jsonrpc": "2.0", "id": message["id"], "result": fixed[method]})
+            self.send({"jsonrpc": "2.0", "id": message["id"], "result": fixed[method]})
         else:
             raise NotPlainError
         if self._era is None:
@@ -273,7 +284,7 @@ class QuickStage:
             raise NotPlainError
         self.listens[key] = message
         acknowledged = {"notifications": {}, "_meta": {plain.SUBSCRIPTION: message["id"]}}
-        self._send({"jsonrpc": "2.0", "method": plain.ACKNOWLEDGED, "params": acknowledged})
+        self.send({"jsonrpc": "2.0", "method": plain.ACKNOWLEDGED, "params": acknowledged})
 
     def _start(self, request_id: Id, work: Coroutine[Step, Any, Message], steps: Steps) -> None:
         self.calls.start(RunningCall(request_id, work, partial(self._answer, request_id), steps))

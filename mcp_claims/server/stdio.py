@@ -90,8 +90,10 @@ async def _going_on(stage: QuickStage | None, requests: _OpenRequests, answers: 
         assert call.request_id is not None
         requests.add(call.request_id)
     sending, sent = anyio.create_memory_object_stream[JSONRPCMessage](math.inf)
-    stage.send = lambda message: sending.send_nowait(jsonrpc_message_adapter.validate_python(message))
-    calls.move(lambda: cast("None", loop.call_soon_threadsafe(calls.run_posted)))
+    stage.move(
+        lambda message: sending.send_nowait(jsonrpc_message_adapter.validate_python(message)),
+        lambda: cast("None", loop.call_soon_threadsafe(calls.run_posted)),
+    )
 
     async def send() -> None:
         async for message in sent:
