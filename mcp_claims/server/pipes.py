@@ -71,6 +71,11 @@ class Lines:
         """Return the next line that has arrived whole."""
         return self._whole.popleft() if self._whole else None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a whole line is there."""
+        return bool(self._whole)
+
     def put_back(self, line: bytes) -> None:
         """Make *line* the next one again."""
         self._whole.appendleft(line)

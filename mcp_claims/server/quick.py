@@ -103,7 +103,11 @@ class QuickStage:
         """Wait for something to do, and read what has come; return false at the end of the input."""
         self._maintain_if_due()
         due = None if self._due == _NEVER else max(_SHORTEST_PAUSE, self._due - time.monotonic())
-        reading = [self._lines.fd] if self._output.size < _MAX_UNSENT else []
+        full = self._output.size >= _MAX_UNSENT
+        if self._lines.waiting and not full:
+            due = 0.0
+        # The end of the input must not be seen before the lines in front of it are served.
+        reading = [] if full or self._lines.waiting else [self._lines.fd]
         ready = wait_for(due, self._woken.fileno(), *reading, writable=self._unsent())
         self._run_posted()
         return self._lines.fd not in ready or self._lines.read()

@@ -44,6 +44,7 @@ from mcp_claims.server.registry import SessionRegistry
 from mcp_claims.server.stop import LONGEST_SILENCE, STOPS, leave, stop
 from mcp_claims.session.acquire import stop_waits
 
+_MAX_OPEN = 1_024
 _LISTEN = "subscriptions/listen"  # Answered only when the client closes it.
 
 
@@ -171,10 +172,14 @@ class _OpenRequests:
         if isinstance(message, JSONRPCResponse | JSONRPCError):
             self._close(message.id)
 
+    async def room(self) -> None:
+        """Wait while `_MAX_OPEN` requests are open: a client that sends more and reads no answers costs no more memory."""
+        while self._ids.total() >= _MAX_OPEN:
+            await self._changed.wait()
+
     async def drain(self) -> None:
         """Wait until every open request is answered; give up after `LONGEST_SILENCE` without an answer."""
         while self._ids:
-            self._changed = anyio.Event()
             with anyio.move_on_after(LONGEST_SILENCE) as silence:
                 await self._changed.wait()
             if silence.cancelled_caught:
@@ -185,6 +190,7 @@ class _OpenRequests:
             self._ids[request_id] -= 1
             self._ids += Counter()  # Drops what has come to zero.
             self._changed.set()
+            self._changed = anyio.Event()
 
 
 class _Stream:
@@ -255,6 +261,7 @@ class _Messages(_Stream):
 
     async def receive(self) -> SessionMessage | Exception:
         while True:
+            await self._requests.room()
             try:
                 item = await self._reading.receive()
             except anyio.EndOfStream:

@@ -1,0 +1,204 @@
+"""From the quick stage of stdio to the SDK's server in one process: no answer is lost or doubled, and nothing starts anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mcp_claims.model.records import ScopedKey
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
+from tests.server.test_quick import HANDSHAKE, INITIALIZE, MODERN, RECORDED, Message, request
+from tests.support.servers import ENVELOPE, RawServer, raw_server
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick stage needs pipes that can be polled")
+
+# Nothing that a server without logging answers to itself.
+NOT_PLAIN = {
+    _era: request("not plain", "logging/setLevel", {"level": "info"} | meta)
+    for _era, meta in (("handshake", {}), ("modern", {"_meta": ENVELOPE}))
+}
+WITHIN = 30.0
+HELD = ScopedKey("default", "red")
+
+
+def has_imported_the_sdk(server: RawServer) -> bool:
+    """Return whether the server has: pydantic's core is a library that it maps then."""
+    return any("pydantic_core" in each.path for each in psutil.Process(server.process.pid).memory_maps())
+
+
+def send(server: RawServer, *messages: Message) -> None:
+    server.stdin.write("".join(f"{json.dumps(message)}\n" for message in messages))
+    server.stdin.flush()
+
+
+def answer_to(server: RawServer, request_id: int | str) -> Message:
+    """Read until the answer to that request."""
+    while True:
+        message = server.receive()
+        if message.get("id") == request_id:
+            return message
+
+
+def call(number: int, tool: str, **arguments: Any) -> Message:
+    return request(
+        number, "tools/call", {"name": tool, "arguments": arguments, "_meta": ENVELOPE | {"progressToken": 1}}
+    )
+
+
+def hand_over(server: RawServer) -> None:
+    assert not has_imported_the_sdk(server)
+    send(server, NOT_PLAIN["modern"])
+    assert "error" in answer_to(server, "not plain")
+    assert has_imported_the_sdk(server)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what the server has mapped")
+@pytest.mark.parametrize("session", RECORDED, ids=lambda path: path.stem)
+def test_a_session_of_a_real_host_never_imports_the_sdk(claims_dir: Path, session: Path) -> None:
+    messages = [json.loads(line) for line in session.read_bytes().splitlines()]
+    extra = [
+        request(
+            "last", *(("ping",) if "protocolVersion" in messages[0]["params"] else ("tools/list", {"_meta": ENVELOPE}))
+        )
+    ]
+    with raw_server(claims_dir) as server:
+        send(server, *messages, *extra)
+        answer_to(server, "last")
+        assert not has_imported_the_sdk(server)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2, 3, 8, 99])
+@pytest.mark.parametrize("era", ["handshake", "modern"])
+def test_a_message_that_is_not_plain_at_any_place_loses_and_doubles_no_answer(
+    claims_dir: Path, era: str, position: int
+) -> None:
+    messages = [*(HANDSHAKE if era == "handshake" else MODERN)]
+    messages.insert(min(position, len(messages)), NOT_PLAIN[era])
+    with raw_server(claims_dir) as server:
+        send(server, *messages)
+        server.stdin.close()
+        answers = [json.loads(line) for line in server.stdout]
+        assert server.process.wait(WITHIN) == 0
+    asked = Counter(message["id"] for message in messages if "id" in message and message["id"] != 50)
+    assert Counter(answer["id"] for answer in answers if "id" in answer) == asked
+    assert sum(answer.get("method", "") == "notifications/subscriptions/acknowledged" for answer in answers) == (
+        era == "modern"
+    )
+
+
+def test_the_session_and_what_it_holds_stay_what_they_are(claims_dir: Path) -> None:
+    with raw_server(claims_dir) as server:
+        before = server.call("try_claim", key="red", ttl_minutes=1 / 30, keep_alive=True)
+        hand_over(server)
+        time.sleep(2.5)
+        after = server.call("try_claim", key="red")
+        assert (after["status"], after["holder"], after["generation"]) == ("renewed", before["holder"], 1)
+
+
+@contextmanager
+def waiting(claims_dir: Path) -> Iterator[tuple[RawServer, Any]]:
+    """A server with a call, number 7, that waits for a key of a session of ours, and was handed over meanwhile."""
+    with process_session(FileStore(claims_dir)) as session, raw_server(claims_dir) as server:
+        session.try_claim("red")
+        send(server, call(7, "try_claim", key="red", wait_seconds=300))
+        hand_over(server)
+        yield server, session
+
+
+def test_a_wait_goes_on_and_is_told_of_and_answered(claims_dir: Path) -> None:
+    with waiting(claims_dir) as (server, session):
+        progress = server.receive()
+        assert (progress["method"], progress["params"]["progressToken"]) == ("notifications/progress", 1)
+        session.release("red")
+        assert answer_to(server, 7)["result"]["structuredContent"]["status"] == "acquired"
+        assert server.call("try_claim", key="red")["status"] == "renewed"
+
+
+def test_a_wait_can_be_cancelled_and_then_holds_nothing(claims_dir: Path) -> None:
+    with waiting(claims_dir) as (server, session):
+        send(server, {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}})
+        server.call("list_claims")
+        session.release("red")
+        with process_session(FileStore(claims_dir)).claim("red", wait=WITHIN):
+            assert server.call("is_claimed_by_other", key="red")["claimed_by_other"]
+        server.stdin.close()
+        assert '"id":7' not in server.stdout.read()
+
+
+def test_a_wait_is_answered_when_the_input_ends(claims_dir: Path) -> None:
+    with waiting(claims_dir) as (server, _):
+        server.stdin.close()
+        assert answer_to(server, 7)["result"]["structuredContent"]["status"] == "held"
+        assert server.process.wait(WITHIN) == 0
+
+
+@pytest.mark.parametrize("imported", [True, False])
+def test_a_signal_ends_both_stages_and_frees_what_they_hold(claims_dir: Path, imported: bool) -> None:
+    with raw_server(claims_dir) as server:
+        assert server.call("try_claim", key="red")["claimed"]
+        if imported:
+            hand_over(server)
+        else:
+            # The signal comes while the SDK is imported.
+            send(server, NOT_PLAIN["modern"])
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(WITHIN) == 0
+    assert FileStore(claims_dir).read(HELD) is None
+
+
+def test_a_stream_of_changes_is_acknowledged_once_and_closed_once(claims_dir: Path) -> None:
+    listen = request(9, "subscriptions/listen", {"notifications": {"toolsListChanged": True}, "_meta": ENVELOPE})
+    with raw_server(claims_dir) as server:
+        send(server, listen)
+        acknowledged = server.receive()
+        assert acknowledged["params"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": 9}
+        hand_over(server)
+        server.stdin.close()
+        rest = [json.loads(line) for line in server.stdout]
+    assert [each.get("id") for each in rest] == [9]
+    assert rest[0]["error"]["message"] == "Connection closed"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--no-quick"]], ids=["quick", "sdk"])
+def test_a_host_that_reads_no_answers_costs_no_more_memory_and_gets_all_of_them(
+    claims_dir: Path, arguments: list[str]
+) -> None:
+    with raw_server(claims_dir, *arguments) as server:
+        server.call("try_claim", key="red")
+        before = psutil.Process(server.process.pid).memory_info().rss
+        os.set_blocking(server.stdin.fileno(), False)
+        sent = stuck = 0
+        while stuck < 50 and sent < 40_000:
+            line = f"{json.dumps(call(sent, 'is_claimed_by_other', key='red'))}\n".encode()
+            try:
+                os.write(server.stdin.fileno(), line)
+                sent += 1
+                stuck = 0
+            except BlockingIOError:
+                stuck += 1
+                time.sleep(0.02)
+        grown = psutil.Process(server.process.pid).memory_info().rss - before
+        assert stuck, "the server reads on although nobody reads its answers"
+        assert grown < 60 * 2**20
+        os.set_blocking(server.stdin.fileno(), True)
+        server.stdin.close()
+        assert sorted(json.loads(line)["id"] for line in server.stdout) == list(range(sent))
+
+
+def test_no_quick_leaves_everything_to_the_sdks_server(claims_dir: Path) -> None:
+    with raw_server(claims_dir, "--no-quick") as server:
+        send(server, request(0, "initialize", INITIALIZE))
+        answer_to(server, 0)
+        assert has_imported_the_sdk(server)
