@@ -29,8 +29,9 @@ from mcp_claims.server.brief_connections import BriefConnections
 from mcp_claims.server.handles import Handles, decode_handle
 from mcp_claims.session.identity import handle_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT, KeepAlive
+from mcp_claims.session.operations import CLOSE_TIMEOUT
 from mcp_claims.session.results import ClaimResult
-from mcp_claims.session.session import CLOSE_TIMEOUT, Session
+from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store, call_before
 
 DEFAULT_IDLE = 30 * 60.0

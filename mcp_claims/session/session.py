@@ -1,33 +1,20 @@
-"""The operations of one session: try_claim, inspect, release, revoke, close.
+"""One session, as programs use it: try_claim, claim, inspect, release, revoke, list_claims, prune, close.
 
-Every operation decides on what it read, and the store's compare-and-swap refuses the decision if the key has changed
-since.  Nothing is decided by a file's path or by the PID alone.
+Arguments are checked here, once, and become requests; `operations` carries those out.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from datetime import timedelta
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Self
-from weakref import WeakSet
 
-from mcp_claims.errors import (
-    ContendedError,
-    ForkedError,
-    SessionEndedError,
-    StoreBusyError,
-    StoreUnavailableError,
-    UnsafeDirectoryError,
-)
-from mcp_claims.liveness import Machine, ProcessExit
-from mcp_claims.model import expiry, validation
-from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Found, Holder, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.errors import StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.liveness import ProcessExit
+from mcp_claims.model import validation
+from mcp_claims.model.records import Claim, Holder, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
@@ -39,25 +26,14 @@ from mcp_claims.model.validation import (
 )
 from mcp_claims.session import admin
 from mcp_claims.session.block import hold, hold_async
-from mcp_claims.session.held import HeldClaims
-from mcp_claims.session.results import (
-    ClaimPage,
-    ClaimResult,
-    Inspection,
-    PruneResult,
-    ReleaseResult,
-    Status,
-    TakenOver,
-)
-from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store
-
-CLOSE_TIMEOUT = 0.2
-"""Seconds that the end of a session waits for locks by default, in all."""
+from mcp_claims.session.operations import CLOSE_TIMEOUT, Operations
+from mcp_claims.session.results import ClaimPage, ClaimResult, Inspection, PruneResult, ReleaseResult
+from mcp_claims.stores.base import LOCK_TIMEOUT
 
 _MAX_CLIENT, _MAX_DIRECTORY = 100, 200  # characters
 
 
-class Session:
+class Session(Operations):
     """The claims as one session, *holder*, sees and changes them; several threads may use it.
 
     Each method raises `InvalidInputError` for arguments outside the rules, `StoreUnavailableError`, `StoreBusyError` or
@@ -66,25 +42,6 @@ class Session:
     *lock_timeout* is how many seconds, 0 to 3,600, a method may wait for another process that is changing the same
     namespace; it has nothing to do with waiting for the holder of a key, which is *wait*.
     """
-
-    def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
-        self._store = store
-        self.holder = holder
-        """The public name of the session and the process that it lives in."""
-        self.remote = store.remote
-        """Whether the store is asked over a network, so that each method may take seconds."""
-        self._machine = machine
-        self._held = HeldClaims(holder.name)
-        self._closed = False
-        self._in_forked_child = False
-        _sessions.add(self)
-
-    @property
-    def holds_anything(self) -> bool:
-        """Whether there is a claim that the session was granted and has not released, expired ones included."""
-        return bool(self._held)
-
-    # The public operations: arguments are parsed here, once.
 
     def try_claim(
         self,
@@ -244,135 +201,6 @@ class Session:
     ) -> None:
         self.close()
 
-    # The operations on parsed requests, for the server and the command line.
-
-    def try_request(self, request: ClaimRequest, *, lock_timeout: float = LOCK_TIMEOUT) -> ClaimResult:
-        """Do what `try_claim` does, for a checked request."""
-        self._check_usable()
-        scoped = request.scoped
-        cached = self._held.get(scoped)
-        taken_over: TakenOver | None = None
-        acquired = False
-        # Remote: skip the read and start from our cached grant or None.  The swap's compare corrects a wrong guess;
-        # never refuse from the cache.
-        found: Found = cached if self._store.remote else self._store.read(scoped)
-        # Each further round means that the key changed between our read and our write, so somebody made progress.
-        for _ in range(MAX_SWAPS):
-            now = self._machine.now()
-            ours = self._holds(found, scoped)
-            if found is not None and not ours:
-                state = self._state_of(found, now)
-                if state is ClaimState.HELD or (state is ClaimState.DONE and not request.redo):
-                    status = Status.HELD if state is ClaimState.HELD else Status.DONE
-                    return ClaimResult(status, found, now, lost=self._held.lost(cached, found))
-                if isinstance(found, Unreadable):
-                    discarded = self._store.discard(found, lock_timeout=lock_timeout)
-                    taken_over = TakenOver(found, state) if discarded else None
-                    found = self._store.read(scoped)
-                    continue
-                taken_over = TakenOver(found, state)
-            assert not isinstance(found, Unreadable)
-            if ours and found is not None:
-                new = expiry.renewed(found, request, self.holder, now)
-            else:
-                new = expiry.granted(request, self.holder, now)
-            # A renewal leaves nothing in doubt: what it renews was held before.
-            with nullcontext() if ours else self._held.in_doubt(new):
-                swap = self._store.swap(scoped, found, new, lock_timeout=lock_timeout)
-                found = swap.found
-                if not swap.won or not isinstance(found, Claim):
-                    taken_over = None
-                    continue
-                acquired = acquired or not ours or self._held.take_doubt(found)
-                now = self._machine.now()
-                # A claim that expired while we waited for the lock is renewed, not handed over dead.
-                if not expiry.has_passed(found.expires, now):
-                    lost = self._record(found, cached)
-                    return ClaimResult(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
-        raise ContendedError(scoped.key, MAX_SWAPS)
-
-    def near_claims(self, scoped: ScopedKey) -> tuple[Claim, ...]:
-        """Return claims in force, of others, on keys that look like *scoped*: perhaps they mean the same event.
-
-        For a new grant: at most three of them, among the first 200 claims of the namespace.  Never raises: the key is
-        granted.
-        """
-        return admin.near_claims(self._store, self._machine, scoped, self.holder)
-
-    def inspect_request(self, request: InspectRequest) -> Inspection:
-        """Do what `inspect` does, for a checked request."""
-        self._check_usable()
-        scoped = request.scoped
-        cached = self._held.get(scoped)
-        for _ in range(MAX_SWAPS):
-            found = self._store.read(scoped)
-            now = self._machine.now()
-            if found is None or not self._state_of(found, now).dead:
-                break
-            try:
-                if not self._store.discard(found, lock_timeout=0):
-                    continue  # It changed since it was read, so somebody made progress.
-            except (StoreBusyError, StoreUnavailableError):
-                # It cannot be removed just now, but the answer does not depend on that: dead stays dead.
-                pass
-            found = None
-            break
-        else:
-            raise ContendedError(scoped.key, MAX_SWAPS)
-        in_force = None
-        if request.generation is not None:
-            in_force = isinstance(found, Claim) and found.ended is None and found.generation == request.generation
-        return Inspection(found, self._holds(found, scoped), now, self._held.lost(cached, found), in_force)
-
-    def release_request(self, request: ReleaseRequest, *, lock_timeout: float = LOCK_TIMEOUT) -> ReleaseResult:
-        """Do what `release` does, for a checked request."""
-        self._check_usable()
-        return self._release(request, lock_timeout)
-
-    def renew(self, grant: Claim, ttl: timedelta) -> Claim | None:
-        """Renew *grant*, without waiting for locks; return the claim as it is now.
-
-        `None` means that it was lost or released: a renewal never claims anew.
-        """
-        self._check_usable()
-        scoped = grant.scoped
-        found = self._store.read(scoped)
-        while isinstance(found, Claim) and self._holds(found, scoped) and found.generation == grant.generation:
-            renewed = expiry.renewed(found, ClaimRequest(scoped, ttl), self.holder, self._machine.now())
-            swap = self._store.swap(scoped, found, renewed, lock_timeout=0)
-            found = swap.found
-            if swap.won and isinstance(found, Claim):
-                self._record(found)
-                return found
-        self._held.note_loss(scoped, found)
-        return None
-
-    def take_losses(self, but: ScopedKey | None = None) -> list[tuple[Claim, Found]]:
-        """Return the grants that were lost and that no call has reported, each with what is stored instead; each once.
-
-        On a store of this machine it reads what is held, up to 100 keys, *but* the key that was just read.  On a remote
-        store it is limited to the losses that renewals have found.  Raises nothing.
-        """
-        return self._held.take_losses(None if self.remote or self._in_forked_child else self._store.read, but)
-
-    def release_grant(self, grant: Claim) -> None:
-        """Release *grant*, which never reached its caller, unless it has changed since."""
-        if self._in_forked_child:
-            return
-        try:
-            if self._store.swap(grant.scoped, grant, None).won:
-                self._held.remove(grant)
-        except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-            # No caller is left to report to.  The end of the session or the expiry frees the claim.
-            return
-
-    def release_own(self, grant: Claim, lock_timeout: float) -> ReleaseResult:
-        """Release *grant*, renewed or not, and no other grant of this session, which a parallel call may just have got.
-
-        Works on a closed session too, which may have failed to release it.
-        """
-        return self._release(ReleaseRequest(grant.scoped), lock_timeout, grant)
-
     def begin_close(self) -> None:
         """Refuse further calls; the caller calls `close` later, where it may block."""
         self._closed = True
@@ -412,75 +240,3 @@ class Session:
     def now(self) -> Moment:
         """Return the present moment on this machine's clocks."""
         return self._machine.now()
-
-    def _check_usable(self, namespace: str | None = None) -> None:
-        if namespace is not None:
-            validation.scoped_key("any", namespace)
-        if self._in_forked_child:
-            raise ForkedError
-        if self._closed:
-            raise SessionEndedError
-
-    def _release(self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None) -> ReleaseResult:
-        """Release our claim on the key of *request*; with *grant* only if it is that one."""
-        if self._in_forked_child:
-            return ReleaseResult(False, None, self._machine.now())  # The claim is the parent's, which goes on.
-        scoped = request.scoped
-        cached, doubts = self._held.get(scoped), self._held.doubts(scoped)
-        if grant is not None and (cached is None or cached.generation != grant.generation):
-            first: Found = grant
-        else:
-            first = self._store.read(scoped) if cached is None else cached
-        found: Found = first
-        # A parallel call may have claimed the key again: that claim has a new generation, and must stay.
-        while isinstance(found, Claim) and isinstance(first, Claim) and self._holds(found, scoped):
-            if found.generation != first.generation:
-                break
-            marker = None
-            if request.outcome is not None:
-                now = self._machine.now()
-                marker = expiry.marker_of(found, request.outcome, now, request.retention, request.note)
-            swap = self._store.swap(scoped, found, marker, lock_timeout=lock_timeout)
-            if swap.won:
-                self._held.remove(found)
-                return ReleaseResult(True, swap.found or found, self._machine.now())
-            found = swap.found
-        self._held.settle(doubts, found)
-        return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
-
-    def _state_of(self, found: Found, now: Moment) -> ClaimState:
-        return expiry.state_of(found, now, self._machine.provably_dead)
-
-    def _holds(self, found: Found, scoped: ScopedKey) -> bool:
-        """Return whether *found* is this session's claim on *scoped*, and not a marker.
-
-        Where two keys share a file name, *found* may be this session's claim on the other key.
-        """
-        return (
-            isinstance(found, Claim)
-            and is_same_session(found.holder.name, self.holder.name)
-            and found.ended is None
-            and found.scoped == scoped
-        )
-
-    def _record(self, grant: Claim, cached: Claim | None = None) -> Claim | None:
-        """Record *grant* as held; return *cached*, the grant of the key known before, if that was lost."""
-        lost = self._held.add(grant, cached)
-        # Either `close`, in another thread, finds this claim among those held, or we see here that it has begun.
-        if self._closed:
-            self._release(ReleaseRequest(grant.scoped), CLOSE_TIMEOUT)
-            raise SessionEndedError
-        return lost
-
-
-_sessions: WeakSet[Session] = WeakSet()
-
-
-def _disown_in_forked_child() -> None:
-    # The PID alone does not reveal a fork: a child in a new PID namespace may have the PID of its parent.
-    for session in list(_sessions):
-        session._in_forked_child = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disown_in_forked_child)

@@ -34,6 +34,7 @@ from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.validation import ReleaseRequest
 from mcp_claims.session.identity import process_session
+from mcp_claims.session.operations import Operations
 from mcp_claims.session.results import ReleaseResult, Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
@@ -286,7 +287,7 @@ def plant(fault: str) -> None:
     assert fault == "release by path"
 
     def release(
-        self: Session, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None
+        self: Operations, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None
     ) -> ReleaseResult:
         scoped = request.scoped
         while isinstance(found := self._store.read(scoped), Claim):
@@ -294,7 +295,7 @@ def plant(fault: str) -> None:
                 return ReleaseResult(True, found, self._machine.now())
         return ReleaseResult(False, None, self._machine.now())
 
-    Session._release = release  # type: ignore[method-assign]
+    Operations._release = release  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from mcp_claims.session import acquire as acquire_module
 from mcp_claims.session import acquire as waiting
 from mcp_claims.session import offload
 from mcp_claims.session.acquire import Wakeup, acquire
+from mcp_claims.session.operations import _disown_in_forked_child as disown_in_forked_child
 from mcp_claims.session.results import ClaimResult, Status
-from mcp_claims.session.session import _disown_in_forked_child as disown_in_forked_child
 from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
 from tests.session.bench import HALF_AN_HOUR, KEY, Bench, MemoryBench, granted
 from tests.session.faulty import Busy, Delayed
