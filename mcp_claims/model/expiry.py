@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import NamedTuple
 
 from mcp_claims.model.codec import whole_milliseconds
 from mcp_claims.model.records import Claim, Ended, Found, Holder, Moment, Outcome, Unreadable
@@ -61,6 +62,25 @@ def is_expired(claim: Claim, now: Moment) -> bool:
 def expires_in(claim: Claim, now: Moment) -> timedelta | None:
     """Return how long *claim* has to live, negative once it is over; `None` where only the store knows."""
     return None if _store_decides(claim, now) else remaining(claim.expires, now)
+
+
+class End(NamedTuple):
+    """When a claim ends by today's wall clock, and how long it has to live.
+
+    `overdue` is a claim whose time is up, but which the store has not ended yet, and the store alone decides: it has
+    nothing left, and is held.
+    """
+
+    at: datetime
+    left: timedelta
+    overdue: bool
+
+
+def end_of(claim: Claim, now: Moment) -> End:
+    """Return when *claim* ends, for people and models."""
+    left = remaining(claim.expires, now)
+    overdue = left <= timedelta(0) and _store_decides(claim, now)
+    return End(wall_expiry(claim.expires, now), timedelta(0) if overdue else left, overdue)
 
 
 def _store_decides(claim: Claim, now: Moment) -> bool:

@@ -10,28 +10,12 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from mcp_claims.model import codec, expiry
+from mcp_claims.model import expiry
+from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.render import phrases
-from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status
-
-# Optional keys stand in classes of their own with `total=False`: with `NotRequired` Python 3.11 does not know at run time
-# which keys are required.
-Ending = Literal["done", "failed", "abandoned", "revoked"]
-
-
-class ClaimFacts(TypedDict, total=False):
-    """The facts about the claim in force, or about a marker; those that do not apply are left out."""
-
-    holder: str
-    client: str
-    generation: int
-    claimed_at: str
-    expires_at: str
-    expires_in_seconds: float
-    note: str
-    outcome: Ending
-    ended_at: str
+from mcp_claims.render.phrases import ClaimFacts, Described
+from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
 
 
 class Previous(TypedDict, total=False):
@@ -146,32 +130,33 @@ def claim_answer(
     """
     found, now, name = result.found, result.now, phrases.named(scoped)
     if isinstance(found, Unreadable):
+        facts = phrases.claim_facts(found, now)
         lead, advice = f"HELD: {name} {_in_doubt(found)}", f"Do not act. {_REMEDY}"
-    elif result.status is Status.ACQUIRED:
-        lead = f"CLAIMED: you hold {name} {phrases.until(found, now)}, generation {found.generation}, as {phrases.who(found)}."
-        if result.taken_over is not None:
-            lead += f" {phrases.taken_over(result.taken_over, now)}"
-        renewal = "The server renews it meanwhile" if kept_alive else "To renew, call try_claim again before it expires"
-        advice = f"You act, nobody else will. Call release with an outcome when you stop. {renewal}."
-        if fleeting is not None:
-            advice = fleeting.value.format(generation=found.generation)
-        if near:
-            advice = f"{phrases.near(near)} If that is the same event, release yours and do not act. {advice}"
-    elif result.status is Status.RENEWED:
-        since = f"since {phrases.past(found.claimed, now)}, now {phrases.until(found, now)}"
-        lead = f"RENEWED: you have held {name} {since}, generation {found.generation}, as {phrases.who(found)}."
-        advice = (
-            f"Your connection has held this since {phrases.wall_time(found.claimed.wall, now)}. If you did not claim it "
-            "yourself, a sub-agent on your connection did: do not act. If you did, go on, and call release when you stop."
-        )
-        if fleeting is not None:
-            advice = fleeting.value.format(generation=found.generation)
-    elif result.status is Status.DONE:
-        lead = f"DONE: {name} {phrases.ended(found, now)}"
-        advice = _DONE
     else:
-        lead = f"HELD: {name} is {phrases.held(found, now)}"
-        advice = f"{_caveats(scoped, found)}Do not act. Report who is on it. To act after them, call again with wait_seconds."
+        claim = Described(found, now)
+        facts = claim.facts
+        if result.status is Status.ACQUIRED:
+            lead = f"CLAIMED: you hold {name} {claim.yours()}."
+            renewal = (
+                "The server renews it meanwhile" if kept_alive else "To renew, call try_claim again before it expires"
+            )
+            advice = f"You act, nobody else will. Call release with an outcome when you stop. {renewal}."
+        elif result.status is Status.RENEWED:
+            lead = f"RENEWED: you have held {name} since {claim.since()}, now {claim.yours()}."
+            advice = (
+                f"Your connection has held this since {claim.since()}. If you did not claim it yourself, a sub-agent on "
+                "your connection did: do not act. If you did, go on, and call release when you stop."
+            )
+        elif result.status is Status.DONE:
+            lead, advice = f"DONE: {name} {claim.ended()}", _DONE
+        else:
+            lead = f"HELD: {name} is {claim.held()}"
+            act = "Do not act. Report who is on it. To act after them, call again with wait_seconds."
+            advice = f"{_caveats(scoped, found)}{act}"
+        if fleeting is not None:
+            advice = fleeting.value.format(generation=found.generation)
+    if near:
+        advice = f"{phrases.near(near)} If that is the same event, release yours and do not act. {advice}"
     answer: ClaimAnswer = {
         "claimed": result.claimed,
         "status": result.status.value,
@@ -179,44 +164,50 @@ def claim_answer(
         "namespace": scoped.namespace,
         "advice": advice,
     }
-    answer.update(claim_facts(found, now))  # type: ignore[typeddict-item] # No other key is in it.
+    answer.update(facts)  # type: ignore[typeddict-item] # No other key is in it.
     if result.taken_over is not None:
-        answer["previous"] = _previous(result)
+        replaced, answer["previous"] = _taken_over(result.taken_over, now)
+        lead += f" {replaced}"
     return with_losses(Rendered(answer, lead), _own_loss(result.lost, found), now)
 
 
 def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
     """Answer `is_claimed_by_other`."""
     found, now, name = inspection.found, inspection.now, phrases.named(scoped)
+    facts: ClaimFacts = {}
     if found is None:
         lead, advice = f"FREE: nobody holds {name}.", "This claims nothing: call try_claim before you act."
     elif isinstance(found, Unreadable):
+        facts = phrases.claim_facts(found, now)
         lead, advice = f"HELD: {name} {_in_doubt(found)}", f"Do not act. {_REMEDY}"
-    elif inspection.held_by_you:
-        lead = f"YOURS: you hold {name} {phrases.until(found, now)}, generation {found.generation}, as {phrases.who(found)}."
-        advice = "Go on, and call release with an outcome when you stop."
-    elif inspection.done:
-        lead, advice = f"DONE: {name} {phrases.ended(found, now)}", _DONE
-    elif inspection.marker is not None:
-        lead = f"FREE: nobody holds {name}; it {phrases.ended(found, now)}"
-        advice = "This claims nothing: call try_claim before you act."
     else:
-        lead = f"HELD: {name} is {phrases.held(found, now)}"
-        advice = f"{_caveats(scoped, found)}Do not act. Report who is on it."
+        claim = Described(found, now)
+        facts = claim.facts
+        if inspection.held_by_you:
+            lead = f"YOURS: you hold {name} {claim.yours()}."
+            advice = "Go on, and call release with an outcome when you stop."
+        elif inspection.done:
+            lead, advice = f"DONE: {name} {claim.ended()}", _DONE
+        elif inspection.marker is not None:
+            lead = f"FREE: nobody holds {name}; it {claim.ended()}"
+            advice = "This claims nothing: call try_claim before you act."
+        else:
+            lead = f"HELD: {name} is {claim.held()}"
+            advice = f"{_caveats(scoped, found)}Do not act. Report who is on it."
+    if inspection.in_force is not None:
+        lead += f" The generation that you asked about {'is' if inspection.in_force else 'is NOT'} in force."
+        if not inspection.in_force:
+            advice = "Stop what you did under that generation: do not push, merge or send it."
     answer: InspectAnswer = {
         "claimed_by_other": inspection.claimed_by_other,
         "held_by_you": inspection.held_by_you,
         "key": scoped.key,
         "namespace": scoped.namespace,
-        "advice": "",
+        "advice": advice,
     }
-    answer.update(claim_facts(found, now))  # type: ignore[typeddict-item] # No other key is in it.
+    answer.update(facts)  # type: ignore[typeddict-item] # No other key is in it.
     if inspection.in_force is not None:
         answer["in_force"] = inspection.in_force
-        lead += f" The generation that you asked about {'is' if inspection.in_force else 'is NOT'} in force."
-        if not inspection.in_force:
-            advice = "Stop what you did under that generation: do not push, merge or send it."
-    answer["advice"] = advice
     return with_losses(Rendered(answer, lead), _own_loss(inspection.lost, found), now)
 
 
@@ -226,9 +217,10 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
     advice = "It is free for others. Claim it again before you act on it again."
     facts: ClaimFacts = {}
     if isinstance(found, Claim) and found.ended is not None:
+        claim = Described(found, now)
+        facts = claim.facts
         lead = f"RELEASED: {name} " if result.released else f"NOTHING TO RELEASE: nobody holds {name}; it "
-        lead += phrases.ended(found, now)
-        facts = claim_facts(found, now)
+        lead += claim.ended()
         if found.ended.outcome is Outcome.DONE:
             advice = "Others are told not to repeat it."
     elif result.released:
@@ -236,12 +228,13 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
     elif found is None:
         lead, advice = f"NOTHING TO RELEASE: nobody holds {name}.", "There is nothing to do."
     elif isinstance(found, Unreadable):
+        facts = phrases.claim_facts(found, now)
         lead, advice = f"NOT YOURS: {name} {_in_doubt(found)}", _REMEDY
-        facts = claim_facts(found, now)
     else:
-        lead = f"NOT YOURS: {name} is {phrases.held(found, now)}"
+        claim = Described(found, now)
+        facts = claim.facts
+        lead = f"NOT YOURS: {name} is {claim.held()}"
         advice = f"{_caveats(scoped, found)}Leave it to its holder; if you still act on it, stop."
-        facts = claim_facts(found, now)
     answer: ReleaseAnswer = {
         "released": result.released,
         "key": scoped.key,
@@ -275,41 +268,23 @@ def with_losses(answer: Rendered, losses: list[tuple[Claim, Found]], now: Moment
     return Rendered({**structured, "lost": [*lost, *structured.get("lost", [])], "advice": advice}, answer.lead)
 
 
-def claim_facts(found: Found, now: Moment) -> ClaimFacts:
-    """Return the facts about *found*, the content of a key."""
-    if found is None:
-        return {}
+def _taken_over(replaced: TakenOver, now: Moment) -> tuple[str, Previous]:
+    """Return what a new claim replaced and why it could be replaced, in words and as facts."""
+    found, state = replaced
     if isinstance(found, Unreadable):
-        return {"expires_at": phrases.free_at(found)}
-    left = expiry.remaining(found.expires, now)
-    if left <= timedelta(0) and expiry.expires_in(found, now) is None:
-        left = timedelta(0)  # The store still has it, so its time is not up, whatever the clock here says.
-    facts: ClaimFacts = {
-        "holder": phrases.shown(found.holder.name),
-        "claimed_at": codec.timestamp(found.claimed.wall),
-        "expires_at": codec.timestamp(expiry.wall_expiry(found.expires, now)),
-        "expires_in_seconds": round(left.total_seconds(), 1),
-    }
-    if (client := phrases.client(found)) is not None:
-        facts["client"] = client
-    if found.generation:  # A claim of the original has none.
-        facts["generation"] = found.generation
-    if found.note is not None:
-        facts["note"] = phrases.shown(found.note)
+        text = f"Taken over: an unreadable claim older than any TTL ({phrases.unreadable(found)})."
+        return text, {"state": state.value}
+    previous = Described(found, now)
     if found.ended is not None:
-        facts["outcome"] = found.ended.outcome.value
-        facts["ended_at"] = codec.timestamp(found.ended.at.wall)
-    return facts
-
-
-def _previous(result: ClaimResult) -> Previous:
-    assert result.taken_over is not None
-    found, state = result.taken_over
-    facts = claim_facts(found, result.now)
-    kept = {name: facts[name] for name in ("holder", "client", "generation", "note", "ended_at") if name in facts}
-    previous: Previous = {"state": state.value}
-    previous.update(kept)  # type: ignore[typeddict-item]
-    return previous
+        text = f"Before that, it {previous.ended()}"
+    else:
+        why = "whose process is dead" if state is ClaimState.ORPHANED else "whose claim had expired"
+        text = f"Taken over from {previous.who()}, {why}.{previous.note()}"
+    facts: Previous = {"state": state.value, "holder": previous.facts["holder"]}
+    for name in ("client", "generation", "note", "ended_at"):
+        if name in previous.facts:
+            facts[name] = previous.facts[name]
+    return text, facts
 
 
 _DONE = (
@@ -335,7 +310,7 @@ def _how_lost(lost: Claim, found: Found, now: Moment) -> str:
     if isinstance(found, Unreadable):
         return "what is stored can no longer be read"
     if isinstance(found, Claim) and found.ended is not None and found.ended.outcome is Outcome.REVOKED:
-        return f"it {phrases.ended(found, now).rstrip('.')}"
+        return f"it {Described(found, now).ended().rstrip('.')}"
     return "it was removed before it expired"
 
 

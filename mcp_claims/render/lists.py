@@ -12,7 +12,8 @@ from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Moment, Unreadable
 from mcp_claims.model.text import one_line
 from mcp_claims.render import phrases
-from mcp_claims.render.answers import ClaimFacts, Losses, Rendered, claim_facts
+from mcp_claims.render.answers import Losses, Rendered
+from mcp_claims.render.phrases import ClaimFacts, Described, claim_facts
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
 
 _SHOWN_PROBLEMS = 3
@@ -146,8 +147,7 @@ def listed_facts(listed: ListedClaim, now: Moment) -> ListedFacts:
             "namespace": phrases.shown(found.scoped.namespace),
             "state": listed.state.value,
         }
-    facts.update(claim_facts(found, now))  # type: ignore[typeddict-item] # As in `answers`.
-    return facts
+    return {**facts, **claim_facts(found, now)}
 
 
 def listed_line(listed: ListedClaim, now: Moment) -> str:
@@ -156,9 +156,9 @@ def listed_line(listed: ListedClaim, now: Moment) -> str:
     if isinstance(found, Unreadable):
         state = "EXPIRED, free" if listed.state is ClaimState.EXPIRED else "HELD"
         return f"{state}, cannot be read: {phrases.unreadable(found)}"
-    name = phrases.named(found.scoped)
+    name, claim = phrases.named(found.scoped), Described(found, now)
     if listed.state.dead:
-        return f"{listed.state.value.upper()}, free: {name}, last held by {phrases.who(found)}."
+        return f"{listed.state.value.upper()}, free: {name}, last held by {claim.who()}."
     if listed.state is ClaimState.HELD:
-        return f"{name} is {phrases.held(found, now)}"
-    return f"{name} {phrases.ended(found, now)}"
+        return f"{name} is {claim.held()}"
+    return f"{name} {claim.ended()}"

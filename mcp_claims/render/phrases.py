@@ -1,4 +1,4 @@
-"""Parts of sentences: how a claim, its holder, a time and other people's text are put into words.
+"""Parts of answers: a claim as facts and in words, and how a time and other people's text are put into words.
 
 Text that another session wrote (notes, client names, keys) is put on one line, cut to a length and quoted.
 """
@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime, timedelta
+from typing import Literal, TypedDict
 
 from mcp_claims.model import codec, expiry, validation
-from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.text import one_line
-from mcp_claims.session.results import TakenOver
 
 _local_time = False
 _PLAIN_NAME = re.compile(r"[\w.:@-]{1,300}")
@@ -23,6 +22,91 @@ _ENDINGS = {
     Outcome.ABANDONED: "abandoned",
     Outcome.REVOKED: "revoked",
 }
+
+# Optional keys stand in classes of their own with `total=False`: with `NotRequired` Python 3.11 does not know at run time
+# which keys are required.
+Ending = Literal["done", "failed", "abandoned", "revoked"]
+
+
+class ClaimFacts(TypedDict, total=False):
+    """The facts about the claim in force, or about a marker; those that do not apply are left out."""
+
+    holder: str
+    client: str
+    generation: int
+    claimed_at: str
+    expires_at: str
+    expires_in_seconds: float
+    note: str
+    outcome: Ending
+    ended_at: str
+
+
+class Described:
+    """*claim*, or a marker, as it stands *now*: as facts, and as parts of sentences made from these facts."""
+
+    def __init__(self, claim: Claim, now: Moment) -> None:
+        self._claim, self._now = claim, now
+        self._end = expiry.end_of(claim, now)
+        self.facts: ClaimFacts = {
+            "holder": shown(claim.holder.name),
+            "claimed_at": codec.timestamp(claim.claimed.wall),
+            "expires_at": codec.timestamp(self._end.at),
+            "expires_in_seconds": round(self._end.left.total_seconds(), 1),
+        }
+        if (program := client(claim)) is not None:
+            self.facts["client"] = program
+        if claim.generation:  # A claim of the original has none.
+            self.facts["generation"] = claim.generation
+        if claim.note is not None:
+            self.facts["note"] = shown(claim.note)
+        if claim.ended is not None:
+            self.facts["outcome"] = claim.ended.outcome.value
+            self.facts["ended_at"] = codec.timestamp(claim.ended.at.wall)
+
+    def who(self) -> str:
+        """Return who holds, or held, it."""
+        return _who(self.facts["holder"], self.facts.get("client"))
+
+    def since(self) -> str:
+        """Return since when it is held; for people also for how long."""
+        return self._past(self.facts["claimed_at"], self._claim.claimed)
+
+    def until(self) -> str:
+        """Return until when it is held."""
+        when = _wall_time(self.facts["expires_at"], self._now)
+        if self._end.overdue:
+            return f"until the store ends it ({when} by the clock of its holder's machine)"
+        return f"until {when} ({span(self._end.left)} from now)"
+
+    def held(self) -> str:
+        """Return by whom it is held, since when and until when."""
+        number = f", generation {self._claim.generation}" if self._claim.generation else ""
+        return f"held by {self.who()} since {self.since()}, {self.until()}{number}.{self.note()}"
+
+    def yours(self) -> str:
+        """Return until when its holder, who reads this, has it, and as whom."""
+        return f"{self.until()}, generation {self._claim.generation}, as {self.who()}"
+
+    def ended(self) -> str:
+        """Return how the work ended, by whom and when."""
+        assert self._claim.ended is not None
+        when = f"at {self._past(self.facts['ended_at'], self._claim.ended.at)}, generation {self._claim.generation}"
+        return f"was {_ENDINGS[self._claim.ended.outcome]} by {self.who()} {when}.{self.note()}"
+
+    def note(self) -> str:
+        """Return the sentence that quotes its note, empty if it has none."""
+        return f" Its note, quoted: {_in_quotes(self.facts['note'])}." if self.facts.get("note") else ""
+
+    def _past(self, stamp: str, moment: Moment) -> str:
+        """Return when *moment*, *stamp* in the facts, was; for people also how long ago."""
+        age = f" ({span(max(timedelta(0), -expiry.remaining(moment, self._now)))} ago)" if _local_time else ""
+        return f"{_wall_time(stamp, self._now)}{age}"
+
+
+def claim_facts(found: Claim | Unreadable, now: Moment) -> ClaimFacts:
+    """Return the facts about *found*, the content of a key."""
+    return {"expires_at": free_at(found)} if isinstance(found, Unreadable) else Described(found, now).facts
 
 
 def use_local_time() -> None:
@@ -39,7 +123,7 @@ def shown(text: str) -> str:
 
 def quoted(text: str) -> str:
     """Return text that somebody else wrote, in quotes."""
-    return json.dumps(shown(text), ensure_ascii=False)
+    return _in_quotes(shown(text))
 
 
 def named(scoped: ScopedKey) -> str:
@@ -56,51 +140,11 @@ def client(claim: Claim) -> str | None:
     return ", ".join(shown(part) for part in (holder.client, holder.label, where) if part) or None
 
 
-def who(claim: Claim) -> str:
-    """Return who holds, or held, *claim*."""
-    # Our own names are plain; any other is whatever somebody wrote into the file.
-    name = claim.holder.name if _PLAIN_NAME.fullmatch(claim.holder.name) else quoted(claim.holder.name)
-    program = client(claim)
-    return f"{name} ({json.dumps(program, ensure_ascii=False)})" if program else name
-
-
-def held(claim: Claim, now: Moment) -> str:
-    """Return by whom *claim* is held, since when and until when."""
-    number = f", generation {claim.generation}" if claim.generation else ""
-    return f"held by {who(claim)} since {past(claim.claimed, now)}, {until(claim, now)}{number}.{_note(claim)}"
-
-
-def until(claim: Claim, now: Moment) -> str:
-    """Return until when *claim* is held."""
-    left = expiry.remaining(claim.expires, now)
-    if left <= timedelta(0) and expiry.expires_in(claim, now) is None:
-        return f"until the store ends it ({wall_time(claim.expires.wall, now)} by the clock of its holder's machine)"
-    return f"until {wall_time(expiry.wall_expiry(claim.expires, now), now)} ({span(left)} from now)"
-
-
-def ended(marker: Claim, now: Moment) -> str:
-    """Return how the work ended, by whom and when."""
-    assert marker.ended is not None
-    when = f"at {past(marker.ended.at, now)}, generation {marker.generation}"
-    return f"was {_ENDINGS[marker.ended.outcome]} by {who(marker)} {when}.{_note(marker)}"
-
-
-def taken_over(previous: TakenOver, now: Moment) -> str:
-    """Return what a new claim replaced, and why it could be replaced."""
-    found = previous.found
-    if isinstance(found, Unreadable):
-        return f"Taken over: an unreadable claim older than any TTL ({unreadable(found)})."
-    if found.ended is not None:
-        return f"Before that, it {ended(found, now)}"
-    why = "whose process is dead" if previous.state is ClaimState.ORPHANED else "whose claim had expired"
-    return f"Taken over from {who(found)}, {why}.{_note(found)}"
-
-
 def near(claims: tuple[Claim, ...]) -> str:
     """Return which *claims* are in force on keys that look like one that was granted."""
     return (
         "A key that looks alike is held: "
-        + "; ".join(f"{quoted(each.scoped.key)} by {who(each)}" for each in claims)
+        + "; ".join(f"{quoted(each.scoped.key)} by {_who(shown(each.holder.name), client(each))}" for each in claims)
         + "."
     )
 
@@ -119,20 +163,6 @@ def free_at(found: Unreadable) -> str:
         return "somebody removes it"
 
 
-def past(moment: Moment, now: Moment) -> str:
-    """Return when *moment* was; for people also how long ago."""
-    age = f" ({span(max(timedelta(0), -expiry.remaining(moment, now)))} ago)" if _local_time else ""
-    return f"{wall_time(moment.wall, now)}{age}"
-
-
-def wall_time(moment: datetime, now: Moment) -> str:
-    """Return *moment* to the second: in UTC, or for people in local time, without the date if it is today's."""
-    if _local_time:
-        local = moment.astimezone()
-        return f"{local:%H:%M:%S}" if local.date() == now.wall.astimezone().date() else f"{local:%Y-%m-%d %H:%M:%S}"
-    return codec.timestamp(moment)[: -len(".000Z")] + "Z"
-
-
 def span(time: timedelta) -> str:
     """Return how long *time* is, as people say it."""
     seconds = round(time.total_seconds())
@@ -142,5 +172,19 @@ def span(time: timedelta) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _note(claim: Claim) -> str:
-    return f" Its note, quoted: {quoted(claim.note)}." if claim.note else ""
+def _who(name: str, program: str | None) -> str:
+    # Our own names are plain; any other is whatever somebody wrote into the file.
+    holder = name if _PLAIN_NAME.fullmatch(name) else _in_quotes(name)
+    return f"{holder} ({_in_quotes(program)})" if program else holder
+
+
+def _wall_time(stamp: str, now: Moment) -> str:
+    """Return the time *stamp* to the second: in UTC, or for people in local time, without the date if it is today's."""
+    if _local_time:
+        local = datetime.fromisoformat(stamp).astimezone()
+        return f"{local:%H:%M:%S}" if local.date() == now.wall.astimezone().date() else f"{local:%Y-%m-%d %H:%M:%S}"
+    return stamp[: -len(".000Z")] + "Z"
+
+
+def _in_quotes(line: str) -> str:
+    return json.dumps(line, ensure_ascii=False)
