@@ -49,10 +49,16 @@ def file_name(text: str) -> str:
     return name
 
 
+@lru_cache(maxsize=64)
+def namespace_directory(claims_directory: str, namespace: str) -> str:
+    """Return the directory of *namespace* in *claims_directory*."""
+    return f"{claims_directory}/{file_name(namespace)}"
+
+
 @lru_cache(maxsize=256)
 def record_path(claims_directory: str, scoped: ScopedKey) -> tuple[str, str]:
     """Return the directory of a namespace in *claims_directory*, and the path of a key's record in it."""
-    directory = f"{claims_directory}/{file_name(scoped.namespace)}"
+    directory = namespace_directory(claims_directory, scoped.namespace)
     return directory, f"{directory}/{file_name(scoped.key)}{SUFFIX}"
 
 

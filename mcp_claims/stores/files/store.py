@@ -24,7 +24,14 @@ from mcp_claims.stores.files.directories import (
     unavailable,
     unusable_namespace,
 )
-from mcp_claims.stores.files.filenames import SUFFIX, file_name, key_of, may_be_file_name, record_path
+from mcp_claims.stores.files.filenames import (
+    SUFFIX,
+    file_name,
+    key_of,
+    may_be_file_name,
+    namespace_directory,
+    record_path,
+)
 from mcp_claims.stores.files.filesystem import FileSystem, create_file, last_change, read_file
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.record_file import RecordFile, read_record_file, unreadable
@@ -143,7 +150,7 @@ class FileStore:
                         yield found
 
     def names(self, namespace: str, limit: int) -> list[str]:
-        directory = f"{self.directory}/{file_name(namespace)}"
+        directory = namespace_directory(self.directory, namespace)
         if not self._private.exists(directory):
             return []
         try:
@@ -158,7 +165,7 @@ class FileStore:
 
         if isinstance(target, ScopedKey):
             return watch_record(self.directory, record_path(self.directory, target)[1], notify)
-        inside = self.directory if target is None else f"{self.directory}/{file_name(target)}"
+        inside = self.directory if target is None else namespace_directory(self.directory, target)
         return watch_records(self.directory, inside, notify)
 
     def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
