@@ -27,6 +27,7 @@ MAX_LOCK_TIMEOUT = 3_600.0
 
 _MINUTE, _HOUR, _MILLISECOND = timedelta(minutes=1), timedelta(hours=1), timedelta(milliseconds=1)
 _MAX_RAW_NOTE = 10 * MAX_NOTE_CHARACTERS
+_OUTCOMES = tuple(each.value for each in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED))
 
 
 class ClaimRequest(NamedTuple):
@@ -148,12 +149,11 @@ def parse_generation(number: int | None) -> int | None:
 
 def parse_outcome(value: Outcome | str | None) -> Outcome | None:
     """Check the outcome of a release: `done`, `failed` or `abandoned`, as a word or as an `Outcome`."""
-    words = [each.value for each in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED)]
-    word = value.value if isinstance(value, Outcome) else value
-    if word is None:
+    if value is None:
         return None
-    if word not in words:
-        raise InvalidInputError("outcome", f"must be one of {', '.join(words)}")
+    word = value.value if isinstance(value, Outcome) else value
+    if word not in _OUTCOMES:
+        raise InvalidInputError("outcome", f"must be one of {', '.join(_OUTCOMES)}")
     return Outcome(word)
 
 
