@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -158,7 +159,7 @@ def _load(data: bytes) -> dict[str, Any]:
         if outside.count(b"[") + outside.count(b"{") > _MAX_BRACKETS:
             raise RecordError("not JSON that a claim can be (nested too deeply)")
     try:
-        record = _DECODER.decode(data.decode("utf-8-sig"))
+        record = _DECODER.decode(data.removeprefix(BOM_UTF8).decode())
     except (ValueError, RecursionError) as error:
         raise RecordError(f"not JSON ({error})") from error
     if not isinstance(record, dict):

@@ -140,6 +140,7 @@ def test_the_largest_claim_that_the_rules_allow_stays_under_16_kb() -> None:
         pytest.param(b"\0" * 512, id="zeros"),
         pytest.param(bytes(range(256)), id="binary"),
         pytest.param(b"\xff\xfe\x00", id="half-of-utf-16"),
+        pytest.param(to_json(CLAIM).decode().encode("utf-16"), id="utf-16"),
         pytest.param(b"[" * 100_000, id="nested-without-end"),
         pytest.param(b'{"a":' * 100_000, id="objects-without-end"),
         pytest.param(json.dumps([RECORD]).encode(), id="list"),
@@ -152,6 +153,10 @@ def test_the_largest_claim_that_the_rules_allow_stays_under_16_kb() -> None:
 def test_bytes_that_are_not_one_json_object_are_no_claim(data: bytes) -> None:
     with pytest.raises(RecordError, match=r"not JSON|not a JSON object"):
         from_json(data)
+
+
+def test_a_mark_before_the_first_byte_as_some_editors_write_it_changes_nothing() -> None:
+    assert from_json(b"\xef\xbb\xbf" + to_json(CLAIM)) == CLAIM
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=repr)
