@@ -148,7 +148,7 @@ def _load(data: bytes) -> dict[str, Any]:
         if outside.count(b"[") + outside.count(b"{") > _MAX_BRACKETS:
             raise RecordError("not JSON that a claim can be (nested too deeply)")
     try:
-        record = json.loads(data, parse_constant=_refuse_constant)
+        record = _decoder.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise RecordError(f"not JSON ({error})") from error
     if not isinstance(record, dict):
@@ -158,6 +158,9 @@ def _load(data: bytes) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)  # `json.loads` would make one for each record.
 
 
 def _ended(record: dict[str, Any], epoch: str | None) -> Ended:
@@ -176,7 +179,8 @@ def _optional_text(record: dict[str, Any], name: str) -> str | None:
         raise RecordError(f"{name} is not text")
     try:
         # JSON can hold half a surrogate pair, which no file name and no message can carry.
-        value.encode()
+        if not value.isascii():
+            value.encode()
     except UnicodeEncodeError as error:
         raise RecordError(f"{name} is not valid Unicode") from error
     return value
