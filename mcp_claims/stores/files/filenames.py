@@ -30,7 +30,7 @@ _PREFIX = 50
 _DEVICES = frozenset(
     {"con", "prn", "aux", "nul"} | {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
 )
-_NAME = r"[a-z0-9%_~-][a-z0-9%_~.-]*"
+_NAME = re.compile(r"[a-z0-9%_~-][a-z0-9%_~.-]*")
 
 
 def file_name(text: str) -> str:
@@ -76,4 +76,4 @@ def key_of(name: str, suffix: str) -> str | None:
 
 def may_be_file_name(name: str) -> bool:
     """Return whether `file_name` can have made *name*; other files in the claims directory are left alone."""
-    return re.fullmatch(_NAME, name) is not None
+    return _NAME.fullmatch(name) is not None
