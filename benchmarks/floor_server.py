@@ -22,12 +22,12 @@ from benchmarks.system_calls import BareClaims
 from mcp_claims.server.pipes import take_over
 from mcp_claims.server.stdio import as_files
 
-_TEXT = (
+TEXT = (
     'CLAIMED: you hold "red" (namespace "default") until 2026-11-24T02:30:19Z (30 min from now), generation 1. '
     "You act, nobody else will. Call release with an outcome when you stop. To renew, call try_claim again before it expires."
 )
-_STRUCTURE = {
-    "advice": _TEXT,
+STRUCTURE = {
+    "advice": TEXT,
     "holder": "host:20057:3131c145fea9",
     "client": "benchmark 1.0.0",
     "generation": 1,
@@ -42,12 +42,12 @@ _STRUCTURE = {
 async def serve(directory: Path) -> None:
     """Serve one client until it closes stdin."""
     directory.mkdir(exist_ok=True)
-    claims = BareClaims(directory, json.dumps(_STRUCTURE, indent=2).encode())
+    claims = BareClaims(directory, json.dumps(STRUCTURE, indent=2).encode())
     tools = {"claim": claims.claim, "release": claims.release}
 
     async def call(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         tools[params.name]("red")
-        return CallToolResult(content=[TextContent(type="text", text=_TEXT)], structured_content=_STRUCTURE)
+        return CallToolResult(content=[TextContent(type="text", text=TEXT)], structured_content=STRUCTURE)
 
     server = Server[Any]("floor", on_call_tool=call)
     pipes = take_over()

@@ -23,13 +23,14 @@ class Effort:
 
 @dataclass(frozen=True)
 class Bar:
-    """The highest value, or ratio to the floor, at which a figure is good enough."""
+    """The highest value, or ratio to the floor, at which a figure is good enough; the lowest if *more* is better."""
 
     limit: float
     of: Literal["ratio", "value"] = "ratio"
+    more: bool = False
 
     def __str__(self) -> str:
-        return f"≤ {self.limit:g}{'' if self.of == 'value' else ' floor'}"
+        return f"{'≥' if self.more else '≤'} {self.limit:g}{'' if self.of == 'value' else ' floor'}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Figure:
         if self.bar is None:
             return None
         judged = self.ratio if self.bar.of == "ratio" else self.ours
-        return judged is not None and judged <= self.bar.limit
+        return judged is not None and (judged >= self.bar.limit if self.bar.more else judged <= self.bar.limit)
 
 
 def interleaved(rounds: int, *sides: Callable[[], object]) -> list[list[float]]:

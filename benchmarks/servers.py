@@ -13,6 +13,7 @@ from typing import IO, Any
 
 OURS = ("-m", "mcp_claims", "serve", "--dir")
 FLOOR = ("-m", "benchmarks.floor_server")
+FLOOR_HTTP = ("-m", "benchmarks.floor_http_server")
 SDK = ("-m", "benchmarks.sdk_server")
 SDK_IS = "the server of the SDK's README"
 ROOT = Path(__file__).parents[1]

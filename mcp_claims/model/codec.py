@@ -182,7 +182,8 @@ def _optional_text(record: dict[str, Any], name: str) -> str | None:
         raise RecordError(f"{name} is not text")
     try:
         # JSON can hold half a surrogate pair, which no file name and no message can carry.
-        value.encode()
+        if not value.isascii():
+            value.encode()
     except UnicodeEncodeError as error:
         raise RecordError(f"{name} is not valid Unicode") from error
     return value

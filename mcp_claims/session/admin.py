@@ -21,6 +21,8 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store, call_before
 _MAX_NEAR = 3
 _MAX_NAMES = 200
 """A bound on what a tool's grant may cost: to list and compare so many names takes 1.1 ms the first time, then 0.13 ms."""
+_BEGAN = "\1"
+"""Stands before the time at which a walk in pages began; no position begins with it."""
 
 
 def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: float) -> PruneResult:
@@ -67,16 +69,29 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
 def list_claims(
     store: Store, machine: Machine, namespace: str | None, *, holder: str | None, after: str, limit: int
 ) -> ClaimPage:
-    """Return up to *limit* claims and markers after the position *after*; with *holder* only those of that session."""
+    """Return up to *limit* claims and markers behind *after*; with *holder* only those of that session.
+
+    *after* is that of the page before, or empty for the first page.
+    """
+    began, position = _parse_after(after)
     now, provably_dead = machine.now(), cache(machine.provably_dead)
     page: list[ListedClaim] = []
-    for found in store.scan(namespace, after):
+    for found in store.scan(namespace, position, began):
         if holder is not None and not (isinstance(found, Claim) and is_same_session(found.holder.name, holder)):
             continue
         if len(page) == limit:
-            return ClaimPage(tuple(page), now, store.position(page[-1].found))
+            return ClaimPage(tuple(page), now, f"{_BEGAN}{began!r}\0{store.position(page[-1].found)}")
         page.append(ListedClaim(found, expiry.state_of(found, now, provably_dead)))
     return ClaimPage(tuple(page), now, None)
+
+
+def _parse_after(after: str) -> tuple[float, str]:
+    """Return when the walk began that goes on behind *after*, and the position in the store."""
+    began, _, position = after.removeprefix(_BEGAN).partition("\0")
+    try:
+        return (float(began), position) if after.startswith(_BEGAN) else (time.monotonic(), after)
+    except ValueError:
+        return time.monotonic(), after
 
 
 def read_claim(store: Store, machine: Machine, scoped: ScopedKey) -> ClaimPage:

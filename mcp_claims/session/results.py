@@ -91,7 +91,7 @@ class ListedClaim(NamedTuple):
 
 
 class ClaimPage(NamedTuple):
-    """A page of stored claims in the order of the store; the next page begins behind the position `after`, if any."""
+    """A page of stored claims in the order of the store; pass `after` for the next page, `None` if this is the last."""
 
     claims: tuple[ListedClaim, ...]
     now: Moment

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
+from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
 from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
@@ -68,10 +69,12 @@ class Store(Protocol):
     def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
         """Return the 32 bytes that only the users of this store know; the first call makes them."""
 
-    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+    def scan(self, namespace: str | None = None, after: str = "", since: float = inf) -> Iterator[Claim | Unreadable]:
         """Yield what is stored behind the position *after*, in the order of `position`, in one namespace or in all.
 
-        A change that is made meanwhile may be seen or not.  Claims before *after* are not read.
+        A change that is made meanwhile may be seen or not.  Claims before *after* are not read.  A claim that was first
+        made after *since* (`time.monotonic`) may be left out: a walk in pages that began then needs no new list of names
+        for each page.
         """
 
     def names(self, namespace: str, limit: int) -> Iterable[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import inf
 from threading import Lock
 
 from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
@@ -52,7 +53,7 @@ class MemoryStore:
         self._notify(scoped)
         return True
 
-    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+    def scan(self, namespace: str | None = None, after: str = "", since: float = inf) -> Iterator[Claim | Unreadable]:
         for scoped, stored in sorted(self._stored.items(), key=lambda item: item[0]):
             if namespace in (None, scoped.namespace) and f"{scoped.namespace}\0{scoped.key}" > after:
                 yield stored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
@@ -130,8 +131,8 @@ class Overtaken(DelegatingStore):
             self._let_act()
         return swap
 
-    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
-        for found in super().scan(namespace, after):
+    def scan(self, namespace: str | None = None, after: str = "", since: float = inf) -> Iterator[Claim | Unreadable]:
+        for found in super().scan(namespace, after, since):
             self._let_act()
             yield found
 

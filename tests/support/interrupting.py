@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from math import inf
 
 from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
 from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap
@@ -47,8 +48,8 @@ class DelegatingStore:
     def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
         return self._store.secret(lock_timeout=lock_timeout)
 
-    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
-        return self._store.scan(namespace, after)
+    def scan(self, namespace: str | None = None, after: str = "", since: float = inf) -> Iterator[Claim | Unreadable]:
+        return self._store.scan(namespace, after, since)
 
     def close(self, *, within: float) -> None:
         self._store.close(within=within)

@@ -22,6 +22,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
+from math import inf
 
 from mcp_claims.errors import (
     InvalidInputError,
@@ -53,7 +54,8 @@ from mcp_claims.stores.agent_awareness.lock import (
 from mcp_claims.stores.agent_awareness.record_file import open_record, shared_record
 from mcp_claims.stores.agent_awareness.swap import LockedSwap
 from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
-from mcp_claims.stores.files.directories import PrivateDirectories, list_names, unavailable, unusable_namespace
+from mcp_claims.stores.files.directories import PrivateDirectories, unavailable, unusable_namespace
+from mcp_claims.stores.files.listings import list_names
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
 
@@ -139,7 +141,7 @@ class AgentAwarenessStore:
         namespace, _, name = relative.rpartition("/") if path.endswith(RECORD_SUFFIX) else (relative, "", "")
         return f"{namespace.replace('/', chr(0))}\0\0{name}"
 
-    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+    def scan(self, namespace: str | None = None, after: str = "", since: float = inf) -> Iterator[Claim | Unreadable]:
         if namespace is not None:
             directories: Iterator[tuple[str, bool]] = iter([(namespace_directory(self.directory, namespace), True)])
         else:

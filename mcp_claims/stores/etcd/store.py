@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import Machine
@@ -98,7 +99,7 @@ class EtcdStore:
             raise StoreUnavailableError(f"{self.config}/secrets/handles", OSError(errno.EIO, damaged))
         return kv.value
 
-    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+    def scan(self, namespace: str | None = None, after: str = "", since: float = inf) -> Iterator[Claim | Unreadable]:
         prefix = self._keyspace.namespace_prefix(namespace)
         start, end = max(prefix, self._keyspace.first_key_after(after)) if after else prefix, prefix_range_end(prefix)
         deadline = deadline_in(CALL_TIMEOUT)

@@ -1,4 +1,4 @@
-"""The directories of a store in files: made for this user alone, checked to be so, and listed."""
+"""The directories of a store in files: made for this user alone, and checked to be so."""
 
 from __future__ import annotations
 
@@ -75,16 +75,6 @@ def make_namespace(fs: FileSystem, directory: str) -> None:
     """Make the directory of a namespace, and the claims directory above it, private from the start."""
     fs.make_directory(os.path.dirname(directory))
     fs.make_directory(directory)
-
-
-def list_names(fs: FileSystem, directory: str) -> list[str]:
-    """Return the names in *directory* in order; none where it does not exist."""
-    try:
-        return sorted(fs.names(directory))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise unavailable(directory, error) from error
 
 
 def unusable_namespace(

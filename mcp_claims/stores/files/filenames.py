@@ -30,7 +30,7 @@ _PREFIX = 50
 _DEVICES = frozenset(
     {"con", "prn", "aux", "nul"} | {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
 )
-_NAME = r"[a-z0-9%_~-][a-z0-9%_~.-]*"
+_NAME = re.compile(r"[a-z0-9%_~-][a-z0-9%_~.-]*")
 
 
 def file_name(text: str) -> str:
@@ -49,10 +49,13 @@ def file_name(text: str) -> str:
     return name
 
 
+_namespace_name = lru_cache(maxsize=256)(file_name)  # A scan asks for the same one with each record.
+
+
 @lru_cache(maxsize=256)
 def record_path(claims_directory: str, scoped: ScopedKey) -> tuple[str, str]:
     """Return the directory of a namespace in *claims_directory*, and the path of a key's record in it."""
-    directory = f"{claims_directory}/{file_name(scoped.namespace)}"
+    directory = f"{claims_directory}/{_namespace_name(scoped.namespace)}"
     return directory, f"{directory}/{file_name(scoped.key)}{SUFFIX}"
 
 
@@ -70,4 +73,4 @@ def key_of(name: str, suffix: str) -> str | None:
 
 def may_be_file_name(name: str) -> bool:
     """Return whether `file_name` can have made *name*; other files in the claims directory are left alone."""
-    return re.fullmatch(_NAME, name) is not None
+    return _NAME.fullmatch(name) is not None

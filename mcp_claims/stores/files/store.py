@@ -12,6 +12,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
+from math import inf
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model.codec import RecordError, from_json, to_json
@@ -19,13 +20,13 @@ from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
 from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap
 from mcp_claims.stores.files.directories import (
     PrivateDirectories,
-    list_names,
     make_namespace,
     unavailable,
     unusable_namespace,
 )
 from mcp_claims.stores.files.filenames import SUFFIX, file_name, key_of, may_be_file_name, record_path
 from mcp_claims.stores.files.filesystem import FileSystem, create_file, last_change, read_file
+from mcp_claims.stores.files.listings import Listings
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.record_file import RecordFile, read_record_file, unreadable
 from mcp_claims.stores.files.wait_queue import join_wait_queue
@@ -57,6 +58,7 @@ class FileStore:
             raise InvalidInputError("directory", "must be a path, without NUL characters")
         self._fs = fs or FileSystem()
         self._private = PrivateDirectories(self._fs, self.directory)
+        self._listings = Listings(self._fs)
 
     def read(self, scoped: ScopedKey) -> Found:
         directory, path = record_path(self.directory, scoped)
@@ -114,18 +116,24 @@ class FileStore:
         except OSError as error:
             raise unavailable(directory, error) from error
 
-    def scan(self, namespace: str | None = None, after: str = "") -> Iterator[Claim | Unreadable]:
+    def scan(self, namespace: str | None = None, after: str = "", since: float = inf) -> Iterator[Claim | Unreadable]:
         if namespace is None and not self._private.exists():
             return
         last_name, _, last_entry = after.partition(_BETWEEN)
-        for name in list_names(self._fs, self.directory) if namespace is None else [file_name(namespace)]:
+        if namespace is None:
+            names = self._listings.names(self.directory, last_name, since)
+        else:
+            names = iter([file_name(namespace)])
+        for name in names:
             if name < last_name:
                 continue
             directory = f"{self.directory}/{name}"
             try:
                 if namespace is None and not (may_be_file_name(name) and self._is_namespace(directory)):
                     continue
-                entries = list_names(self._fs, directory) if self._private.exists(directory) else []
+                start = last_entry if name == last_name else ""
+                exists = self._private.exists(directory)
+                entries = self._listings.names(directory, start, since) if exists else iter(())
             except (UnsafeDirectoryError, StoreUnavailableError) as error:
                 unusable = unusable_namespace(error, directory, self.directory)
                 if namespace is not None or unusable is None:
@@ -176,6 +184,7 @@ class FileStore:
 
     def _lock_file(self, directory: str) -> LockFile:
         """Return the lock file of the namespace in *directory*, made if missing, once that is known to be private."""
+        self._listings.drop_unused()
         if not self._private.exists(directory):
             make_namespace(self._fs, directory)
             self._private.exists(directory)
