@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import itertools
-import json
 import logging
 import os
 import socket
@@ -17,18 +15,15 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import anyio
-import pydantic_core
 import uvicorn
 from mcp.server.auth.middleware.bearer_auth import BearerAuthBackend, RequireAuthMiddleware
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
-from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import Request
@@ -40,6 +35,7 @@ from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.server.app import build_server
 from mcp_claims.server.auth import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE, Tokens, read_tokens
 from mcp_claims.server.brief_connections import BriefConnections
+from mcp_claims.server.http_session import HttpSessionManager
 from mcp_claims.server.registry import DEFAULT_IDLE, SessionRegistry
 from mcp_claims.session.offload import run_read
 from mcp_claims.stores.config import choose_store, open_store
@@ -50,7 +46,6 @@ MAX_BODY_BYTES = 256 * 1024
 _SHUTDOWN_TIMEOUT = 2  # s for requests in progress when the server has to stop
 _SESSION_ID = MCP_SESSION_ID_HEADER.encode()
 _RESUMED_AFTER = b"last-event-id"
-_MAX_OPEN_IDS = 10_000
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -86,8 +81,9 @@ def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettin
         opened[:] = [open_registry()]
         return opened[0]
 
-    manager = StreamableHTTPSessionManager(
+    manager = HttpSessionManager(
         build_server(open_once),
+        lambda: opened[0],
         # A web page must not reach the server through a name of its own that it has pointed at this machine.  On other
         # addresses a token is required, which no page has.
         security_settings=TransportSecuritySettings(
@@ -98,7 +94,7 @@ def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettin
         max_request_body_size=MAX_BODY_BYTES,
         session_idle_timeout=settings.idle,
     )
-    endpoint: ASGIApp = RequestBodyLimitMiddleware(UniqueRequestIds(StreamableHTTPASGIApp(manager)), MAX_BODY_BYTES)
+    endpoint: ASGIApp = RequestBodyLimitMiddleware(StreamableHTTPASGIApp(manager), MAX_BODY_BYTES)
     endpoint = ConnectionTracker(endpoint, lambda: opened[0])
     middleware = []
     if settings.tokens is None:
@@ -167,65 +163,6 @@ class ConnectionTracker:
             await self._app(scope, receive, end_first if scope["method"] == "DELETE" else send)
         finally:
             registry.end_request(connection)
-
-
-class UniqueRequestIds:
-    """Gives each request of a session an id that no other has, and its answer the client's own id.
-
-    The SDK sends an answer to the stream of the latest request with its id.  To a client that numbers each request 1 it
-    would send the answer about one key as the answer about another, also long after the client has given the first up.
-    Answers are event streams in these protocol versions, so no header depends on their length.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._numbers = itertools.count()
-        # The latest id that we made for each id of a client; those that are never answered do not pile up.
-        self._ours: dict[tuple[str, str], str] = {}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        session = headers.get(MCP_SESSION_ID_HEADER)
-        version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
-        if scope["method"] != "POST" or session is None or version not in (None, *HANDSHAKE_PROTOCOL_VERSIONS):
-            await self._app(scope, receive, send)
-            return
-        first = await receive()  # The whole body: the limit of its size is checked outside.
-        try:
-            body = pydantic_core.from_json(first.get("body", b""))
-        except ValueError:
-            body = None  # Refused by the SDK.
-        body = body if isinstance(body, dict) else {}
-        params = body.get("params")
-        theirs, ours = body.get("id"), None
-        if "method" in body and _is_id(theirs):
-            ours = body["id"] = f"mcp-claims-{next(self._numbers)}"
-            self._ours[session, str(theirs)] = ours
-            while len(self._ours) > _MAX_OPEN_IDS:
-                del self._ours[next(iter(self._ours))]
-        elif body.get("method") == "notifications/cancelled" and isinstance(params, dict):
-            params["requestId"] = self._ours.get((session, str(params.get("requestId"))), params.get("requestId"))
-        replayed = iter([{**first, "body": json.dumps(body).encode()} if body else first])
-
-        async def replay() -> Message:
-            return next(replayed, None) or await receive()
-
-        async def restore(message: Message) -> None:
-            if ours is not None and message["type"] == "http.response.body":
-                message = {**message, "body": message.get("body", b"").replace(_member(ours), _member(theirs), 1)}
-                if not message.get("more_body", False) and self._ours.get((session, str(theirs))) == ours:
-                    del self._ours[session, str(theirs)]
-            await send(message)
-
-        await self._app(scope, replay, restore)
-
-
-def _member(request_id: object) -> bytes:
-    return json.dumps({"id": request_id}, separators=(",", ":"))[1:-1].encode()
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 class LoopbackOnly:
@@ -301,6 +238,7 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+@lru_cache(maxsize=16)
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -47,10 +47,14 @@ def read_message(line: bytes) -> Message | None:
             json.dumps(message, ensure_ascii=False).encode()  # Half of a surrogate pair is text to Python alone.
     except (ValueError, RecursionError) as error:
         raise NotPlainError from error
-    _check(
-        message, {"jsonrpc": _is_version, "method": is_text, "id": is_id, "params": is_object}, {"jsonrpc", "method"}
-    )
+    check_request(message)
     return dict(message)
+
+
+def check_request(message: object) -> None:
+    """Check that *message* is a request or a notification."""
+    known = {"jsonrpc": _is_version, "method": is_text, "id": is_id, "params": is_object}
+    _check(message, known, {"jsonrpc", "method"})
 
 
 def _refuse(_: str) -> NoReturn:

@@ -54,7 +54,7 @@ class QuickStage:
         self._woken.setblocking(False)
         self._wake.setblocking(False)
         self.calls = Calls(self._wake_up)
-        self.send = self._send
+        self.send: Callable[[Message], None] = self._send
         self._stopping = False
         self._due = 0.0
 

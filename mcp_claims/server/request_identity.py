@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,17 +21,21 @@ def caller_of(context: ServerRequestContext[Any]) -> Caller:
     request = context.request
     if not isinstance(request, Request):
         return Caller(client=partial(_client, context))
-    user = request.scope.get("user")
-    principal = user.access_token.client_id if isinstance(user, AuthenticatedUser) else None
     connection = None
     # The SDK has checked the id in every request of these versions.  In a later version the header means nothing, and
     # a client could send that of another.
     if context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
         connection = request.headers.get(MCP_SESSION_ID_HEADER)
+    return http_caller(request, connection, partial(_client, context))
+
+
+def http_caller(request: Request, connection: str | None, client: Callable[[], str | None]) -> Caller:
+    """Return who sent *request* in the session *connection*, whose id is checked."""
+    user = request.scope.get("user")
+    principal = user.access_token.client_id if isinstance(user, AuthenticatedUser) else None
     # A proxy joins headers of one name like this, too.  An empty one is not absent: its host has not filled in the name.
     names = request.headers.getlist(SESSION_HEADER)
-    named = ", ".join(names) if names else None
-    return Caller(connection, principal, partial(_client, context), named)
+    return Caller(connection, principal, client, ", ".join(names) if names else None)
 
 
 def _client(context: ServerRequestContext[Any]) -> str | None:

@@ -72,6 +72,7 @@ def test_a_bar_is_met_up_to_its_limit() -> None:
 
     assert met(Bar(1.2)) and not met(Bar(1.1))
     assert met(Bar(12, "value")) and not met(Bar(11, "value"))
+    assert met(Bar(1.2, more=True)) and not met(Bar(1.3, more=True))
     assert Figure("s", "w", "ms", ours=12, bar=Bar(1.2)).met is False, "a ratio needs a floor"
 
 

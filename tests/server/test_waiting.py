@@ -19,7 +19,7 @@ from mcp_claims.model.records import Outcome
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.support.http_servers import ProtocolVersion, http_client, http_server
-from tests.support.servers import RawServer, raw_server, stdio, structured_of, text_of
+from tests.support.servers import RawServer, in_queue, raw_server, stdio, structured_of, text_of
 
 TIMEOUT = 60
 
@@ -176,12 +176,6 @@ async def test_sessions_of_one_http_server_wait_for_each_other_and_for_others(
             assert len(lines) == 2 and not answers
             holder.release("red")
     assert sorted(answers) == ["ada acquired", "ben acquired"]
-
-
-def in_queue(claims_dir: Path) -> list[str]:
-    """Return the locks of those who stand in line, as the kernel has them."""
-    inode = (claims_dir / "default" / ".line").stat().st_ino if (claims_dir / "default" / ".line").exists() else -1
-    return [lock for lock in Path("/proc/locks").read_text().splitlines() if f":{inode} " in lock]
 
 
 @pytest.mark.anyio

@@ -55,6 +55,12 @@ def structured_of(result: CallToolResult) -> dict[str, Any]:
     return dict(result.structured_content)
 
 
+def in_queue(claims_dir: Path) -> list[str]:
+    """Return the locks of the waiters in the queue of the default namespace, as the kernel has them."""
+    inode = (claims_dir / "default" / ".line").stat().st_ino if (claims_dir / "default" / ".line").exists() else -1
+    return [lock for lock in Path("/proc/locks").read_text().splitlines() if f":{inode} " in lock]
+
+
 class RawServer:
     """A server process and its pipes, for tests of what is on the wire and of how it ends."""
 

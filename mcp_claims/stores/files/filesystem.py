@@ -109,6 +109,8 @@ class FileSystem:
 
     def names(self, path: str, limit: int | None = None) -> list[str]:
         """Return the names in a directory, at most *limit* of them, in no order."""
+        if limit is None:
+            return os.listdir(path)
         with os.scandir(path) as entries:
             return [entry.name for entry in islice(entries, limit)]
 

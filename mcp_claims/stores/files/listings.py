@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
 from heapq import merge
-from itertools import groupby, islice
+from itertools import groupby
 from math import inf
 
 from mcp_claims.stores.files.directories import unavailable
@@ -18,17 +17,15 @@ from mcp_claims.stores.files.filesystem import FileSystem
 _KEPT_FOR = 30.0  # s since the last page
 _MIN_KEPT = 1_000  # names; fewer are listed within a millisecond
 _MAX_KEPT = 2_000_000  # names of all directories: 150 MB if they have 20 characters, 370 MB if they have 125
-_RUN = 5_000  # names; to sort all at once would stop the event loop, for a million names half a second
+_RUN = 2_000  # names; to sort all at once would stop the event loop, for a million names half a second
 
 
-@dataclass(slots=True)
 class _Listing:
     """The names in a directory, as sorted *runs*; listed from *began* on and *used* last (`FileSystem.monotonic`)."""
 
-    runs: list[list[str]]
-    count: int
-    began: float
-    used: float
+    def __init__(self, runs: list[list[str]], began: float) -> None:
+        self.runs, self.count = runs, sum(map(len, runs))
+        self.began = self.used = began
 
 
 class Listings:
@@ -49,8 +46,7 @@ class Listings:
         listing = self._kept.get(directory)
         # A claim that was made before the walk began must be in the listing, or the walk would pass over it.
         if listing is None or listing.began < since:
-            runs = _sorted_runs(self._fs, directory)
-            listing = _Listing(runs, sum(map(len, runs)), began=now, used=now)
+            listing = _Listing(_sorted_runs(self._fs, directory), now)
             if since < inf and _MIN_KEPT <= listing.count <= _MAX_KEPT:
                 self._keep(directory, listing)
         listing.used = now
@@ -80,13 +76,10 @@ def list_names(fs: FileSystem, directory: str) -> list[str]:
 
 
 def _sorted_runs(fs: FileSystem, directory: str) -> list[list[str]]:
-    runs: list[list[str]] = []
     try:
-        names = iter(fs.names(directory))
-        while run := sorted(islice(names, _RUN)):
-            runs.append(run)
+        names = fs.names(directory)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise unavailable(directory, error) from error
-    return runs
+    return [sorted(names[at : at + _RUN]) for at in range(0, len(names), _RUN)]

@@ -55,11 +55,9 @@ class Connection:
         async with self._plain.stream("GET", self._url, headers=self._headers | headers) as response:
             return response.status_code
 
-    async def ping(self, number: RequestId) -> dict[str, Any]:
-        async with self._plain.stream(
-            "POST", self._url, json=message("ping", {}, number), headers=self._headers
-        ) as response:
-            return await answer_in(response)
+    async def ping(self, number: RequestId) -> None:
+        answer = (await self._plain.post(self._url, json=message("ping", {}, number), headers=self._headers)).json()
+        assert answer == {"jsonrpc": "2.0", "id": number, "result": {}}
 
 
 def message(method: str, params: dict[str, Any], number: RequestId = 1) -> dict[str, Any]:
