@@ -427,8 +427,10 @@ def test_the_end_is_noticed_where_sigchld_is_dropped(commands: Commands, tmp_pat
         f"guardian.__file__ = {str(dropping)!r}\n"
         "sys.exit(main.main(sys.argv[1:]))"
     )
+    # Not before the guardian, its parent, waits: it would notice that without a signal.
+    command = ["sh", "-c", 'until grep -q "^State:.S" "/proc/$PPID/status"; do :; done; exit 7']
     ran = subprocess.run(
-        [sys.executable, "-c", script, "run", "red", *(["--once"] if once else []), "--", "sh", "-c", "exit 7"],
+        [sys.executable, "-c", script, "run", "red", *(["--once"] if once else []), "--", *command],
         env=commands.environment,
         timeout=TIMEOUT,
         check=False,
