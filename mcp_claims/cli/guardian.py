@@ -251,14 +251,16 @@ class Processes:
             self._target = 0
 
     def send(self, number: int) -> None:
-        """Send *number* to all, parents first: a shell must not go on to its next command."""
+        """Send *number* to all, once to each, parents first: a shell must not go on to its next command."""
         if self._target:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self._target, number)
         for pid, start in self._find().items():
-            # Read again just before: the PID may be another process's by now.
-            if process_table(pid).get(pid, (0, ""))[1] == start:
-                with suppress(ProcessLookupError, PermissionError):
+            with suppress(ProcessLookupError, PermissionError):
+                if self._target in (pid, -os.getpgid(pid)):
+                    continue  # Has got it.
+                # Read again just before: the PID may be another process's by now.
+                if process_table(pid).get(pid, (0, ""))[1] == start:
                     os.kill(pid, number)
 
     def left(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -85,3 +86,17 @@ def test_a_renewal_does_not_put_off_the_end_of_a_command_that_is_being_ended() -
         orders.sendall(b"stop 50\nuntil 1000 1010\n")
         assert clocked._read_orders()
         assert clocked.sent_at(50) == [signal.SIGTERM, signal.SIGKILL]
+
+
+@pytest.mark.rule("L4")
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_the_group_or_the_command_was_sent_is_not_sent_to_a_process_again(
+    monkeypatch: pytest.MonkeyPatch, sign: int
+) -> None:
+    with subprocess.Popen(["sleep", "60"], process_group=0) as command:
+        sent: list[tuple[int, int]] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+            Processes(sign * command.pid, adopted=False).send(signal.SIGINT)
+        command.kill()
+    assert [pid for pid, _ in sent if abs(pid) == command.pid] == [sign * command.pid]

@@ -24,6 +24,7 @@ from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.files.wait_queue import QUEUE_FILE
 from tests.cli.commands import COMMAND, TIMEOUT, Commands, at_terminal, eventually
 from tests.support.launch import unshare
+from tests.support.platforms import PLATFORM
 
 # Says its PID and what signals it gets, and ends on a SIGTERM or at the end of its input.
 WITNESS = """
@@ -261,11 +262,12 @@ def test_a_command_runs_where_an_output_is_closed(commands: Commands, closed: st
     assert subprocess.run(shell, env=commands.environment, timeout=TIMEOUT, check=False).returncode == 7
 
 
-# Holds a lock as long as any of its processes lives: itself, a child, and an orphan in a session of its own.
-FAMILY = """
+# Holds a lock as long as any of its processes lives: itself, a child, and an orphan, in a session of its own where such
+# an orphan is found.
+FAMILY = f"""
 exec 9>>"$WITNESS"
-flock -n 9 || { echo overlap >>"$WITNESS"; exit 1; }
-(setsid sleep 600 &)
+flock -n 9 || {{ echo overlap >>"$WITNESS"; exit 1; }}
+({"setsid " if PLATFORM == "linux" else ""}sleep 600 &)
 sh -c 'sleep 600; echo next >>"$WITNESS"'
 echo next >>"$WITNESS"
 """
@@ -425,8 +427,10 @@ def test_the_end_is_noticed_where_sigchld_is_dropped(commands: Commands, tmp_pat
         f"guardian.__file__ = {str(dropping)!r}\n"
         "sys.exit(main.main(sys.argv[1:]))"
     )
+    # Not before the guardian, its parent, waits: it would notice that without a signal.
+    command = ["sh", "-c", 'until grep -q "^State:.S" "/proc/$PPID/status"; do :; done; exit 7']
     ran = subprocess.run(
-        [sys.executable, "-c", script, "run", "red", *(["--once"] if once else []), "--", "sh", "-c", "exit 7"],
+        [sys.executable, "-c", script, "run", "red", *(["--once"] if once else []), "--", *command],
         env=commands.environment,
         timeout=TIMEOUT,
         check=False,

@@ -17,6 +17,7 @@ import pytest
 
 from tests.cli.commands import COMMAND, TIMEOUT
 from tests.support.launch import unshare
+from tests.support.platforms import PLATFORM
 from tests.support.programs import installed
 from tests.support.servers import PYTHON_ENVIRONMENT
 
@@ -25,7 +26,8 @@ _AT_ONCE = 3
 
 # Each holds a lock as long as any process of it lives, and writes a word if it finds that locked.
 _LOCKED = 'exec 9>>"$WITNESS"; flock -n 9 || { echo overlap >>"$WITNESS"; exit 9; }; '
-LASTING = f"{_LOCKED} (setsid sleep 600 &) ; sleep 600 & echo started; sh -c 'sleep 600; :'; sleep 600"
+_ORPHAN = "(setsid sleep 600 &)" if PLATFORM == "linux" else "(sleep 600 &)"  # One that is found.
+LASTING = f"{_LOCKED} {_ORPHAN} ; sleep 600 & echo started; sh -c 'sleep 600; :'; sleep 600"
 SHORT = f"{_LOCKED} echo ran >>\"$WITNESS.ran\"; sh -c 'sleep 0.05; :'"
 
 

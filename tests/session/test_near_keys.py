@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.records import ScopedKey
 from mcp_claims.render.answers import claim_answer
 from mcp_claims.session.session import Session
-from tests.session.bench import Bench
+from tests.session.bench import Bench, FileBench, MemoryBench
 from tests.support.interrupting import DelegatingStore
 
-# Not in the shared layout: several keys share a file name there, so each record would have to be read.
-pytestmark = pytest.mark.parametrize("new_bench", ["memory", "files"], indirect=True)
+
+@pytest.fixture(params=["memory", "files"])
+def bench(request: pytest.FixtureRequest, claims_dir: Path) -> Bench:
+    """Not in the shared layout: several keys share a file name there, so each record would have to be read."""
+    return MemoryBench() if request.param == "memory" else FileBench(claims_dir)
 
 
 def near(session: Session, key: str) -> list[str]:

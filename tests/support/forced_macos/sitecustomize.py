@@ -23,6 +23,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 _PRODUCT = "mcp_claims"
+_GUARDIAN = f"{_PRODUCT}.cli.guardian"
 _PREFIX = "_on_macos_"
 _HIDDEN = {
     sys: {"getandroidapilevel"},
@@ -100,6 +101,12 @@ class _OnMacos(ModuleType):
 
 class _Loader(importlib.machinery.SourceFileLoader):
     """Loads a module of the product; what it compiles is cached below PYTHONPYCACHEPREFIX, apart from other runs."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        if self.name == _GUARDIAN:
+            # The program that `run` starts.
+            module.__file__ = os.path.join(os.path.dirname(__file__), "guardian.py")
 
     # An ordinary method in CPython, a static one in typeshed.
     def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> Any:  # type: ignore[override]

@@ -15,7 +15,6 @@ import pytest
 
 from mcp_claims.errors import LockDirectoryBusyError
 from mcp_claims.liveness import local_machine
-from mcp_claims.liveness.linux import LinuxMachine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Holder, Moment, OriginalHolder, ScopedKey, Unreadable
@@ -306,21 +305,11 @@ def dead_session(store: AgentAwarenessStore, *, kind: str) -> Session:
     """Return a session that outlives its process, as if that had ended."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    machine = MachineOf(child.pid)
+    machine = local_machine()
+    machine.pid = lambda: child.pid  # type: ignore[method-assign]  # As that process saw it.
     if kind == "name":
         return named_session(store, "nightly", machine)
     return handle_session(store, machine, 4242, b"nonce", bound=False)
-
-
-class MachineOf(LinuxMachine):
-    """This machine, seen by the process *pid*."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__()
-        self._seen_by = pid
-
-    def pid(self) -> int:
-        return self._seen_by
 
 
 @pytest.mark.rule("A15")
