@@ -12,8 +12,8 @@ from benchmarks.measure import Effort, Figure
 from benchmarks.report import as_json, as_table, write
 
 SUBJECTS = {
-    "start": "time until a server answers its first call, and until `mcp-claims check` ends",
-    "memory": "memory of a server",
+    "start": "time until `mcp-claims check` ends",
+    "sessions": "what an agent's session costs: start, CPU, memory, many at once, eight that race",
     "call": "one call of try_claim over stdio",
     "core": "claim, release and refusal in the library",
     "contention": "many processes that claim in one namespace",

@@ -34,9 +34,10 @@ def measure(effort: Effort) -> Iterator[Figure]:
             interleaved(effort.of(_WARM_UP), *sides)
             return interleaved(effort.of(_ROUNDS), *sides)
 
-        claim, add, _, add_again = alternately(*[lambda: sdk.call("add", a=1, b=2)] * 2)
+        claim, add, release, add_again = alternately(*[lambda: sdk.call("add", a=1, b=2)] * 2)
         add_is = f"`add` of {SDK_IS}"
-        yield medians("call", "try_claim, granted", "ms", claim, [*add, *add_again], add_is, Bar(1.0))
+        yield medians("call", "try_claim, granted", "ms", claim, [*add, *add_again], add_is, Bar(0.35))
+        yield medians("call", "release", "ms", release, [*add, *add_again], add_is, Bar(0.25))
         claim, bare_claim, release, bare_release = alternately(
             lambda: floor.call("claim"), lambda: floor.call("release")
         )

@@ -54,6 +54,12 @@ class StdioClient:
         self._to_server.flush()
         self._from_server.readline()
 
+    def begin(self, tool: str, **arguments: Any) -> None:
+        """Send the handshake and a call in one go, whose answers are two messages."""
+        handshake = message("initialize", INITIALIZE, 0) + message("notifications/initialized")
+        self._to_server.write(handshake + tool_call(tool, arguments, 1))
+        self._to_server.flush()
+
     def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """Call *tool* and return the result."""
         self.send(tool, **arguments)

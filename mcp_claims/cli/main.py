@@ -84,7 +84,8 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
         description="Exclusive claims for agents that run side by side: of all that see an event, exactly one acts.",
     )
     parser.add_argument("--version", action="version", version=f"mcp-claims {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    # Without `prog`, argparse formats a usage message to find it, and imports `shutil` and what unpacks archives for that.
+    commands = parser.add_subparsers(prog=parser.prog, required=True, metavar="COMMAND")
     for name in COMMANDS if chosen is None else (chosen,):
         module, summary = COMMANDS[name]
         command = commands.add_parser(

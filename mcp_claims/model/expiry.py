@@ -1,7 +1,5 @@
 """How a claim stands at a moment (`state_of`: held, expired, orphaned …), when it expires, what it becomes.  Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from enum import Enum

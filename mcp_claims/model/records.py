@@ -1,7 +1,5 @@
 """The record: one session's claim as it is stored, and what else may be found in its place."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from enum import Enum
 from typing import NamedTuple

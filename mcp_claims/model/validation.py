@@ -5,10 +5,8 @@ handed down whole.  Each function returns its argument in the form in which the 
 `InvalidInputError`, which names the argument and the rule.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.records import Outcome, ScopedKey
@@ -51,7 +49,7 @@ class ClaimRequest(NamedTuple):
         redo: bool = False,
         wait_seconds: float = 0,
         keep_alive: bool = False,
-    ) -> ClaimRequest:
+    ) -> Self:
         """Return the request, or raise `InvalidInputError` for the first argument that breaks a rule."""
         return cls(
             scoped_key(key, namespace),
@@ -70,7 +68,7 @@ class InspectRequest(NamedTuple):
     generation: int | None = None
 
     @classmethod
-    def parse(cls, key: str, namespace: str = DEFAULT_NAMESPACE, *, generation: int | None = None) -> InspectRequest:
+    def parse(cls, key: str, namespace: str = DEFAULT_NAMESPACE, *, generation: int | None = None) -> Self:
         """Return the request, or raise `InvalidInputError` for the first argument that breaks a rule."""
         return cls(scoped_key(key, namespace), parse_generation(generation))
 
@@ -92,7 +90,7 @@ class ReleaseRequest(NamedTuple):
         outcome: Outcome | str | None = None,
         note: str | None = None,
         retention_hours: float = DEFAULT_RETENTION_HOURS,
-    ) -> ReleaseRequest:
+    ) -> Self:
         """Return the request, or raise `InvalidInputError` for the first argument that breaks a rule."""
         request = cls(
             scoped_key(key, namespace),

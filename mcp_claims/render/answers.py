@@ -4,8 +4,6 @@ The text says what is the case, then what to do.  It suffices alone, as the stru
 model only one of them.  The output schemas of the tools are made from these types.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 from enum import Enum
 from typing import Any, Literal, NamedTuple, TypedDict

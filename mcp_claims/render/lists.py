@@ -1,7 +1,5 @@
 """Answers about many claims, and about sessions: `list_claims`, `prune`, `open_session`."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import zlib

@@ -1,7 +1,5 @@
 """The arguments of the tools: their types, and how hosts write them.  Bounds are those of `model.validation`."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

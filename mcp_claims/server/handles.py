@@ -6,8 +6,6 @@ was issued to.  So every server on the store can check a handle, a mistyped one 
 useless without the caller's token.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib

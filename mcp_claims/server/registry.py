@@ -9,8 +9,6 @@
 | anybody else | none: may read and prune | |
 """
 
-from __future__ import annotations
-
 import math
 import re
 import time

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.render import phrases
@@ -18,6 +17,7 @@ ALL = f"{SCHEME}all"
 JSON_TYPE = "application/json"
 
 _PAGE = 50
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")  # RFC 3986, 2.3
 _CURSOR_SEPARATOR = "\0\0\0"
 
 Scan = Callable[[Session, Callable[[], ClaimPage]], Awaitable[ClaimPage]]
@@ -29,7 +29,7 @@ def uri_of(target: ScopedKey | str | None) -> str:
     if target is None:
         return ALL
     if isinstance(target, ScopedKey):
-        return f"{SCHEME}{_encoded(target.namespace)}/{quote(target.key, safe='')}"
+        return f"{SCHEME}{_encoded(target.namespace)}/{_percent_encoded(target.key)}"
     return f"{SCHEME}{_encoded(target)}"
 
 
@@ -68,4 +68,9 @@ def _resource(target: ScopedKey | str | None, name: str, description: str) -> di
 
 
 def _encoded(namespace: str) -> str:
-    return "%61ll" if namespace == "all" else quote(namespace, safe="")
+    return "%61ll" if namespace == "all" else _percent_encoded(namespace)
+
+
+def _percent_encoded(text: str) -> str:
+    # `urllib.parse` would take 2 ms of the start of each session.
+    return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in text.encode())

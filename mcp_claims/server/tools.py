@@ -1,7 +1,5 @@
 """The tools: what a host is told of each, and the code that it runs.  Knows neither the SDK nor an event loop."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar

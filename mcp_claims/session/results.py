@@ -1,7 +1,5 @@
 """What the operations of a session return: facts, which `render` turns into answers."""
 
-from __future__ import annotations
-
 from enum import Enum
 from typing import NamedTuple
 

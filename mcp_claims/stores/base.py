@@ -1,7 +1,5 @@
 """What every store does: a register per key with one atomic write, compare-and-swap."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
