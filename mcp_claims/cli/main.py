@@ -7,6 +7,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
 from mcp_claims import __version__
@@ -79,12 +81,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of the command *chosen*, or else of the names of all commands, without their options."""
+    # argparse makes a formatter for each argument, and would import `shutil`, with all that unpacks archives, to ask for
+    # the width of the terminal.
+    formatter = partial(argparse.RawDescriptionHelpFormatter, width=_columns() - 2)
     parser = argparse.ArgumentParser(
         prog="mcp-claims",
+        formatter_class=formatter,
         description="Exclusive claims for agents that run side by side: of all that see an event, exactly one acts.",
     )
     parser.add_argument("--version", action="version", version=f"mcp-claims {__version__}")
-    # Without `prog`, argparse formats a usage message to find it, and imports `shutil` and what unpacks archives for that.
     commands = parser.add_subparsers(prog=parser.prog, required=True, metavar="COMMAND")
     for name in COMMANDS if chosen is None else (chosen,):
         module, summary = COMMANDS[name]
@@ -92,11 +97,20 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=formatter,
         )
         if name == chosen:
             getattr(importlib.import_module(f"mcp_claims.cli.{module}"), f"configure_{name}")(command)
     return parser
+
+
+def _columns() -> int:
+    """Return the width of the terminal, as `shutil.get_terminal_size` does."""
+    with suppress(KeyError, ValueError):
+        return int(os.environ["COLUMNS"]) or 80
+    with suppress(OSError, AttributeError, ValueError):
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    return 80
 
 
 def _run(options: argparse.Namespace) -> int:

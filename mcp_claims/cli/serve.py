@@ -7,9 +7,10 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import NoReturn
 
 from mcp_claims.cli.options import (
     HOUR,
@@ -29,7 +30,7 @@ from mcp_claims.model import validation
 from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS
 from mcp_claims.server.brief_connections import BriefConnections, host_of
 from mcp_claims.server.log import logger
-from mcp_claims.server.pipes import take_over
+from mcp_claims.server.pipes import HostPipes, take_over
 from mcp_claims.server.quick import QuickStage
 from mcp_claims.server.registry import DEFAULT_IDLE, SessionRegistry
 from mcp_claims.server.stop import stop_with_host
@@ -134,14 +135,16 @@ def _serve_stdio(options: argparse.Namespace, store: Store, keep_alive_limit: ti
     )
     stop_with_host()
     pipes = take_over()
-    stage = None
     if pipes is not None and options.quick:
         stage = QuickStage(registry, pipes)
-        stage.run()
+        stage.run(_import_stdio)(registry, pipes, stage)
+    _import_stdio()(registry, pipes, None)
+
+
+def _import_stdio() -> Callable[[SessionRegistry, HostPipes | None, QuickStage | None], NoReturn]:
     with _importing_server():
         from mcp_claims.server.stdio import serve_stdio
-
-    serve_stdio(registry, pipes, stage)
+    return serve_stdio
 
 
 def _serve_http(options: argparse.Namespace, store: Store, keep_alive_limit: timedelta) -> int:

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import zlib
 from typing import TypedDict
 
 from mcp_claims.errors import InvalidInputError
@@ -131,7 +130,7 @@ def decode_cursor(cursor: str | None) -> str:
 
 
 def _checksum(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(_CHECKSUM_BYTES)
+    return binascii.crc32(data).to_bytes(_CHECKSUM_BYTES)
 
 
 def listed_facts(listed: ListedClaim, now: Moment) -> ListedFacts:

@@ -70,7 +70,7 @@ LIST: Arguments = {
 }
 PRUNE: Arguments = {"namespace": _ONE_NAMESPACE}
 
-_NUMBER = re.compile(r"-?(0|[1-9]\d{0,15})(\.\d{1,15})?")
+_NUMBER = r"-?(0|[1-9]\d{0,15})(\.\d{1,15})?"
 
 
 def in_own_types(known: Arguments, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def in_own_types(known: Arguments, given: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if argument.kind is bool and value in ("true", "false"):
             value = value == "true"
-        elif argument.kind in (float, int) and isinstance(value, str) and _NUMBER.fullmatch(value):
+        elif argument.kind in (float, int) and isinstance(value, str) and re.fullmatch(_NUMBER, value):
             value = json.loads(value)
         elif argument.kind is str and isinstance(value, int | float) and not isinstance(value, bool):
             value = json.dumps(value)

@@ -1,13 +1,12 @@
 """Which hosts have closed a connection right after their call: the claims of such a connection end with the call.
 
 LangChain's default opens a connection for each call, and each starts a server of its own.  What one server has seen, the
-next one has to know, so it is kept in files in the directory for temporary files: empty ones, named by a hash of the store
-and the host.  Losing them costs a warning and no claim.
+next one has to know, so it is kept in files in the directory for temporary files: empty ones, named by the host and
+the store.  Losing them costs a warning and no claim.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from contextlib import suppress
 from mcp_claims.liveness import Machine
 from mcp_claims.stores.config import StoreChoice
 from mcp_claims.stores.files.directories import unsafe
+from mcp_claims.stores.files.filenames import file_name
 
 _REMEMBERED = 3_600.0  # s
 _MOST_SWEPT = 1_000
@@ -47,8 +47,9 @@ class BriefConnections:
         return False
 
     def _file(self, host: str) -> str:
-        name = hashlib.sha256(f"{self._store}\0{host}".encode(errors="surrogateescape")).hexdigest()
-        return os.path.join(self._directory, f"{_PREFIX}{name[:32]}")
+        return os.path.join(
+            self._directory, _PREFIX + file_name(f"{host} {self._store}".encode(errors="backslashreplace").decode())
+        )
 
     def _is_private(self) -> bool:
         # Anybody can make a directory of that name, or a link to elsewhere.

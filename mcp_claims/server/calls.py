@@ -214,13 +214,15 @@ class Steps:
         return await self._change(session, change, None)
 
     async def _change(self, session: Session, change: Callable[[float], T], undo: Callable[[T], object] | None) -> T:
-        wait_for_lock = partial(change, LOCK_TIMEOUT)
+        deadline = time.monotonic() + LOCK_TIMEOUT
         if session.remote:
-            wait_for_lock = _in_time(wait_for_lock)
+            run: Callable[[], T] = _in_time(partial(change, LOCK_TIMEOUT))
         else:
             with suppress(StoreBusyError):
                 return change(0.0)
-        result: T = await in_thread(Step(wait_for_lock, undo))
+            # A call that gets its thread late waits no longer for the lock.
+            run = lambda: change(max(0.0, deadline - time.monotonic()))
+        result: T = await in_thread(Step(run, undo))
         return result
 
     async def read(self, session: Session, read: Callable[[], T]) -> T:

@@ -8,12 +8,11 @@ useless without the caller's token.
 
 import base64
 import binascii
-import hashlib
-import hmac
 import os
 from typing import NamedTuple
 
 from mcp_claims.errors import InvalidSessionError
+from mcp_claims.model.digest import hmac_sha256, is_same, sha256
 from mcp_claims.model.validation import MAX_LABEL_BYTES, parse_label
 
 _NONCE_BYTES, _PID_BYTES, _MAC_BYTES = 16, 4, 16
@@ -59,22 +58,22 @@ class Handles:
             data[_FIXED_BYTES - _MAC_BYTES : _FIXED_BYTES],
             data[_FIXED_BYTES:],
         )
-        if not hmac.compare_digest(mac, self._mac(body, text, caller)):
+        if not is_same(mac, self._mac(body, text, caller)):
             raise InvalidSessionError
         return OpenedSession(body[:_NONCE_BYTES], int.from_bytes(body[_NONCE_BYTES:]), text.decode() or None)
 
     def named(self, name: str, caller: str) -> OpenedSession:
         """Return the session that *caller* calls *name*: the same on every server of the store, and no other caller's."""
-        nonce = hmac.new(self._secret, _NAMED_PURPOSE + _digest(caller) + name.encode(), hashlib.sha256).digest()
+        nonce = hmac_sha256(self._secret, _NAMED_PURPOSE + _digest(caller) + name.encode())
         return OpenedSession(nonce[:_NONCE_BYTES], _NO_PID, name)
 
     def _mac(self, body: bytes, label: bytes, caller: str | None) -> bytes:
         # Each part has a length of its own, so no two different inputs have the same bytes.
-        return hmac.new(self._secret, _PURPOSE + _digest(caller) + body + label, hashlib.sha256).digest()[:_MAC_BYTES]
+        return hmac_sha256(self._secret, _PURPOSE + _digest(caller) + body + label)[:_MAC_BYTES]
 
 
 def _digest(caller: str | None) -> bytes:
-    return hashlib.sha256(b"" if caller is None else b"caller " + caller.encode()).digest()
+    return sha256(b"" if caller is None else b"caller " + caller.encode())
 
 
 def decode_handle(handle: str) -> bytes:

@@ -19,6 +19,8 @@ VERSION, CLIENT, CAPABILITIES = (f"{_PREFIX}{name}" for name in ("protocolVersio
 SUBSCRIPTION = f"{_PREFIX}subscriptionId"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 _MAX_ID = 2**53
+_MAX_BRACKETS = 150
+"""The SDK's server reads what is nested 200 deep, and nothing deeper."""
 
 HANDED_OVER = "mcp-claims handed over"
 """The id of the handshake that the SDK's server hears again after the quick stage; its answer is not for the client."""
@@ -42,6 +44,8 @@ def read_message(line: bytes) -> Message | None:
         text = line.decode()
         if not text.strip():
             return None
+        if text.count("[") + text.count("{") > _MAX_BRACKETS:
+            raise NotPlainError
         message = json.loads(text, parse_constant=_refuse)
         if "\\u" in text:
             json.dumps(message, ensure_ascii=False).encode()  # Half of a surrogate pair is text to Python alone.

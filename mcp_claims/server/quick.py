@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from mcp_claims.errors import ClaimsError
 from mcp_claims.model.text import one_line
@@ -28,6 +28,7 @@ from mcp_claims.server.resource_list import resource_page
 from mcp_claims.server.stop import LONGEST_SILENCE, STOPS, leave, stop
 from mcp_claims.server.tools import TOOLS, Call, call_tool
 from mcp_claims.session.acquire import STILL_HELD, stop_waits
+from mcp_claims.stores.threads import start_daemon_thread
 
 _HANDSHAKE, _MODERN = "handshake", "modern"
 _MAX_UNSENT = 8 * 2**20
@@ -37,6 +38,9 @@ _MAX_LISTENS = 256
 _SHORTEST_PAUSE = 0.05  # s
 _NEVER = float("inf")
 _INTERNAL_ERROR = -32603  # JSON-RPC's number
+
+
+T = TypeVar("T")
 
 
 class QuickStage:
@@ -58,14 +62,18 @@ class QuickStage:
         self._stopping = False
         self._due = 0.0
 
-    def run(self) -> None:
-        """Serve until a message is not plain, which is left to be read again, or until the client goes or a signal comes."""
+    def run(self, load: Callable[[], T]) -> T:
+        """Serve until a message is not plain, which is left to be read again, or until the client goes or a signal comes.
+
+        Return what *load* returns, which loads the SDK's server: in a thread, as it takes longer than the TTL of some claims.
+        """
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         for number in STOPS:
             signal.signal(number, self._note_stop)
         self._registry.on_due = self._maintain_now
         try:
             self._serve_until_not_plain()
+            loaded = self._load(load)
         except (BrokenPipeError, ConnectionResetError):
             self._end()  # The client has gone, although it may have left stdin open.
         signal.set_wakeup_fd(-1)
@@ -75,6 +83,28 @@ class QuickStage:
             stop(self._registry)
         for message in reversed([*self._handshake, *self.listens.values()]):
             self._lines.put_back(json.dumps(message).encode())
+        return loaded
+
+    def _load(self, load: Callable[[], T]) -> T:
+        loaded: list[T | BaseException] = []
+
+        def run() -> None:
+            try:
+                loaded.append(load())
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                loaded.append(error)
+            self._wake_up()
+
+        start_daemon_thread(run, "mcp-claims load")
+        while not loaded:
+            self._output.write()
+            self._maintain_if_due()
+            wait_for(self._pause(), self._woken.fileno(), writable=self._unsent())
+            self._run_posted()
+        result = loaded[0]
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def move(self, send: Callable[[Message], None], wake: Callable[[], None]) -> None:
         """Let the calls in progress answer by *send*; *wake* makes another loop call `calls.run_posted` soon."""
@@ -102,13 +132,11 @@ class QuickStage:
     def wait(self) -> bool:
         """Wait for something to do, and read what has come; return false at the end of the input."""
         self._maintain_if_due()
-        due = None if self._due == _NEVER else max(_SHORTEST_PAUSE, self._due - time.monotonic())
         full = self._output.size >= _MAX_UNSENT
-        if self._lines.waiting and not full:
-            due = 0.0
         # The end of the input must not be seen before the lines in front of it are served.
         reading = [] if full or self._lines.waiting else [self._lines.fd]
-        ready = wait_for(due, self._woken.fileno(), *reading, writable=self._unsent())
+        pause = 0.0 if self._lines.waiting and not full else self._pause()
+        ready = wait_for(pause, self._woken.fileno(), *reading, writable=self._unsent())
         self._run_posted()
         return self._lines.fd not in ready or self._lines.read()
 
@@ -128,6 +156,10 @@ class QuickStage:
             self.send({"jsonrpc": "2.0", "id": message["id"], "error": self._fixed["closed"]})
         self._output.write()
         self._end()
+
+    def _pause(self) -> float | None:
+        """Return the seconds until the next maintenance, `None` if none is due."""
+        return None if self._due == _NEVER else max(_SHORTEST_PAUSE, self._due - time.monotonic())
 
     def _unsent(self) -> int | None:
         return self._output.fd if self._output.size else None

@@ -43,7 +43,7 @@ _SESSION_IN_META = ("threadId", "sessionId")
 
 # Without `$` and braces, and no word for a missing value: a variable that a host did not fill in would make one session of
 # all.
-_SESSION_NAME = re.compile(r"(?!(?i:undefined|null|none|nil|nan)\Z)[A-Za-z0-9._:@/+=~-]{1,64}")
+_SESSION_NAME = r"(?!(?i:undefined|null|none|nil|nan)\Z)[A-Za-z0-9._:@/+=~-]{1,64}"
 _MAX_HANDLES = 10_000
 _RETRY_INTERVAL = 0.5  # s between two tries to release what an ended session holds
 _CLOSE_STORE_TIMEOUT, _RELEASE_TIMEOUT = 1.0, 4.0  # s
@@ -331,7 +331,7 @@ class SessionRegistry:
     def _of_name(self, name: str, caller: Caller) -> SessionEntry:
         if caller.principal is None:
             raise SessionNameRefusedError("counts only in requests with a bearer token")
-        if not _SESSION_NAME.fullmatch(name):
+        if not re.fullmatch(_SESSION_NAME, name):
             raise SessionNameRefusedError(
                 "must be 1 to 64 letters, digits and any of . _ : @ / + = ~ -, and no word for a missing value, such as null"
             )

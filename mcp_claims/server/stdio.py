@@ -67,6 +67,8 @@ async def _serve(registry: SessionRegistry, pipes: HostPipes | None, stage: Quic
     server = build_server(lambda: registry)
     streams = (None, None) if pipes is None else as_files(pipes)
     async with stdio_server(*streams) as (reading, writing), anyio.create_task_group() as tasks:
+        if streams[1] is not None:
+            tasks.start_soon(streams[1].write, "")  # What the quick stage could not write.
         try:
             requests = _OpenRequests()
             answers = _Answers(writing, requests, stage)

@@ -6,11 +6,11 @@ no proof, and its claims end by release or expiry.
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
+from mcp_claims.model.digest import sha256
 from mcp_claims.model.names import holder_name, named_holder
 from mcp_claims.model.records import Holder, OriginalHolder, Proof
 from mcp_claims.model.text import one_line
@@ -87,10 +87,10 @@ def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bo
 
     If it is *bound*, the death of this process orphans its claims.
     """
-    public = hashlib.sha256(nonce).hexdigest()[: 2 * _NONCE_BYTES]
+    public = sha256(nonce).hex()[: 2 * _NONCE_BYTES]
     proof = machine.proof() if bound else Proof()
     return Session(store, Holder(holder_name(machine.host(), pid, public), machine.pid(), proof), machine)
 
 
 def _digest(facts: str) -> str:
-    return hashlib.sha256(facts.encode()).hexdigest()[: 2 * _NONCE_BYTES]
+    return sha256(facts.encode()).hex()[: 2 * _NONCE_BYTES]

@@ -202,3 +202,29 @@ def test_no_quick_leaves_everything_to_the_sdks_server(claims_dir: Path) -> None
         send(server, request(0, "initialize", INITIALIZE))
         answer_to(server, 0)
         assert has_imported_the_sdk(server)
+
+
+def test_what_was_answered_before_a_message_without_an_answer_is_not_kept_back(claims_dir: Path) -> None:
+    cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1.5}}
+    with raw_server(claims_dir) as server:
+        send(server, request(0, "initialize", INITIALIZE), cancelled)
+        assert server.receive()["id"] == 0
+
+
+def test_a_claim_is_kept_alive_while_the_sdk_is_imported(claims_dir: Path) -> None:
+    """The import takes longer than this claim lives."""
+    with raw_server(claims_dir) as server, process_session(FileStore(claims_dir)) as rival:
+        assert server.call("try_claim", key="red", ttl_minutes=1 / 60, keep_alive=True)["claimed"]
+        send(server, NOT_PLAIN["modern"])
+        while not has_imported_the_sdk(server):
+            assert not rival.try_claim("red").claimed
+        answer_to(server, "not plain")
+        assert not rival.try_claim("red").claimed
+
+
+def test_what_is_nested_too_deeply_for_the_sdk_is_left_to_it(claims_dir: Path) -> None:
+    deep = json.loads("[" * 180 + "]" * 180)
+    with raw_server(claims_dir) as server:
+        send(server, request(0, "initialize", INITIALIZE | {"capabilities": {"experimental": {"a": {"b": deep}}}}))
+        answer_to(server, 0)
+        assert has_imported_the_sdk(server)

@@ -7,11 +7,11 @@ original has no key and claims all of them.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 
 from mcp_claims.errors import InvalidInputError
+from mcp_claims.model.digest import sha256
 from mcp_claims.model.records import ScopedKey
 
 RECORD_SUFFIX = ".json"
@@ -85,4 +85,4 @@ def _shortened(name: str, suffix: str) -> str:
     data = name.encode()
     if len(data) + len(suffix) <= _LONGEST_NAME:
         return name
-    return f"{data[:_KEPT_OF_A_LONG_NAME].decode(errors='ignore')}~{hashlib.sha256(data).hexdigest()}"
+    return f"{data[:_KEPT_OF_A_LONG_NAME].decode(errors='ignore')}~{sha256(data).hex()}"

@@ -7,10 +7,10 @@ too long keeps a readable beginning and ends in `~` and the SHA-256 of the key; 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import lru_cache
 
+from mcp_claims.model.digest import sha256
 from mcp_claims.model.records import ScopedKey
 
 SUFFIX = ".json"
@@ -45,7 +45,7 @@ def file_name(text: str) -> str:
     if name.partition(".")[0] in _DEVICES:
         name = _escape(ord(name[0])) + name[1:]
     if len(name) > MAX_NAME:
-        return re.sub(r"%.?$", "", name[:_PREFIX]) + "~" + hashlib.sha256(data).hexdigest()
+        return re.sub(r"%.?$", "", name[:_PREFIX]) + "~" + sha256(data).hex()
     return name
 
 

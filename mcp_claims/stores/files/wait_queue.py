@@ -11,7 +11,6 @@ Other systems have no queues.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import sys
@@ -20,6 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Lock
 
+from mcp_claims.model.digest import sha256
 from mcp_claims.stores.threads import start_daemon_thread
 
 if sys.platform == "linux":
@@ -74,7 +74,7 @@ if sys.platform == "linux":
             self.waiter: _Waiter | None = waiter
             self.queue = (waiter.path, waiter.key)
             self.fd = os.open(waiter.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            start = int.from_bytes(hashlib.sha256(waiter.key.encode()).digest()[:7], "big")
+            start = int.from_bytes(sha256(waiter.key.encode())[:7], "big")
             # struct flock: type, whence, start, length, PID; the last must be 0 here.
             self._range = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
             try:
