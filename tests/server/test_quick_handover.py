@@ -20,7 +20,7 @@ from mcp_claims.model.records import ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.server.test_quick import HANDSHAKE, INITIALIZE, MODERN, RECORDED, Message, request
-from tests.support.servers import ENVELOPE, RawServer, raw_server
+from tests.support.servers import ENVELOPE, RawServer, has_imported_the_sdk, raw_server
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick stage needs pipes that can be polled")
 
@@ -31,11 +31,6 @@ NOT_PLAIN = {
 }
 WITHIN = 30.0
 HELD = ScopedKey("default", "red")
-
-
-def has_imported_the_sdk(server: RawServer) -> bool:
-    """Return whether the server has: pydantic's core is a library that it maps then."""
-    return any("pydantic_core" in each.path for each in psutil.Process(server.process.pid).memory_maps())
 
 
 def send(server: RawServer, *messages: Message) -> None:
@@ -58,10 +53,10 @@ def call(number: int, tool: str, **arguments: Any) -> Message:
 
 
 def hand_over(server: RawServer) -> None:
-    assert not has_imported_the_sdk(server)
+    assert not has_imported_the_sdk(server.process.pid)
     send(server, NOT_PLAIN["modern"])
     assert "error" in answer_to(server, "not plain")
-    assert has_imported_the_sdk(server)
+    assert has_imported_the_sdk(server.process.pid)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what the server has mapped")
@@ -76,7 +71,7 @@ def test_a_session_of_a_real_host_never_imports_the_sdk(claims_dir: Path, sessio
     with raw_server(claims_dir) as server:
         send(server, *messages, *extra)
         answer_to(server, "last")
-        assert not has_imported_the_sdk(server)
+        assert not has_imported_the_sdk(server.process.pid)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 3, 8, 99])
@@ -201,4 +196,4 @@ def test_no_quick_leaves_everything_to_the_sdks_server(claims_dir: Path) -> None
     with raw_server(claims_dir, "--no-quick") as server:
         send(server, request(0, "initialize", INITIALIZE))
         answer_to(server, 0)
-        assert has_imported_the_sdk(server)
+        assert has_imported_the_sdk(server.process.pid)
