@@ -102,6 +102,17 @@ def test_the_session_and_what_it_holds_stay_what_they_are(claims_dir: Path) -> N
         assert (after["status"], after["holder"], after["generation"]) == ("renewed", before["holder"], 1)
 
 
+def test_the_sdks_server_has_heard_the_handshake(claims_dir: Path) -> None:
+    claim = {"name": "try_claim", "arguments": {"key": "red"}}
+    with raw_server(claims_dir) as server:
+        send(server, *HANDSHAKE[:2], request(1, "tools/call", claim), NOT_PLAIN["handshake"])
+        send(server, request(2, "tools/call", claim))
+        before = answer_to(server, 1)["result"]["structuredContent"]
+        answer = answer_to(server, 2)["result"]["structuredContent"]
+        assert before["client"].startswith("host 1, ")
+        assert (answer["status"], answer["client"]) == ("renewed", before["client"])
+
+
 @contextmanager
 def waiting(claims_dir: Path) -> Iterator[tuple[RawServer, Any]]:
     """A server with a call, number 7, that waits for a key of a session of ours, and was handed over meanwhile."""
@@ -139,15 +150,12 @@ def test_a_wait_is_answered_when_the_input_ends(claims_dir: Path) -> None:
         assert server.process.wait(WITHIN) == 0
 
 
-@pytest.mark.parametrize("imported", [True, False])
-def test_a_signal_ends_both_stages_and_frees_what_they_hold(claims_dir: Path, imported: bool) -> None:
+@pytest.mark.parametrize("handed_over", [True, False])
+def test_a_signal_ends_both_stages_and_frees_what_they_hold(claims_dir: Path, handed_over: bool) -> None:
     with raw_server(claims_dir) as server:
         assert server.call("try_claim", key="red")["claimed"]
-        if imported:
+        if handed_over:
             hand_over(server)
-        else:
-            # The signal comes while the SDK is imported.
-            send(server, NOT_PLAIN["modern"])
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(WITHIN) == 0
     assert FileStore(claims_dir).read(HELD) is None
