@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import anyio
+import anyio.to_thread
 from mcp import ClientSession, MCPError, StdioServerParameters
 from mcp.client.session import IncomingMessage
 from mcp.client.stdio import stdio_client
@@ -34,6 +36,7 @@ from mcp_claims.stores.config import choose_store
 _ANSWER_TIMEOUT = 30.0  # s
 _SLOW = 3.0  # s: Cline waits no longer for the first answer, and all other hosts wait longer.
 _STORE_OPTIONS = {"--dir": "directory", "--layout": "layout", "--provider": "provider", "--store": "url"}
+_PROC = "/proc"
 _NOT_A_SERVER = "it is not an MCP server: "
 
 # The SDK logs what it cannot read, with a traceback; that is a finding here.
@@ -42,11 +45,18 @@ logging.getLogger("mcp").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The outcome of a start: the *seconds* until *tools* were listed, or the *problem*."""
+    """The outcome of a start: the *seconds* until *tools* were listed, or the *problem*.
+
+    *sdk* is whether the server imported the MCP SDK for that, `None` if the system does not show it.
+    """
 
     seconds: float = 0.0
     tools: int = 0
     problem: str | None = None
+    sdk: bool | None = None
+
+
+_STAGES = {False: ", by its quick stage, without the MCP SDK", True: ", by the MCP SDK", None: ""}
 
 
 def check_hosts(user: UserEnvironment, timeout: float = _ANSWER_TIMEOUT, own: str | None = None) -> Iterator[Finding]:
@@ -123,7 +133,7 @@ def _finding(host: Host, path: Path, name: str, answer: _Answer) -> Finding:
     if answer.problem is not None:
         remedy = f"Run `mcp-claims install {host.name} --name {name}` again."
         return failure(check, f"{configured}; {answer.problem}", remedy)
-    what = f"{configured}; starts and answers in {answer.seconds * 1000:.0f} ms with {answer.tools} tools"
+    what = f"{configured}; starts and answers in {answer.seconds * 1000:.0f} ms with {answer.tools} tools{_STAGES[answer.sdk]}"
     if answer.seconds > _SLOW:
         return warning(check, what, "Some hosts give up sooner: reduce the load of this machine and check again.")
     return ok(check, what)
@@ -147,19 +157,20 @@ def _start(launch: Launch, environment: Mapping[str, str], timeout: float) -> _A
     """Start a server as a host does, list its tools, and end it with all that it has started."""
     loop = None if sys.platform == "win32" else _RecordingLoop()
     options = {"loop_factory": lambda: loop} if loop else {}
+    pids = loop.pids if loop else []
     with (
         tempfile.TemporaryFile() as file,
         open(file.fileno(), "w+", encoding="utf-8", errors="replace", closefd=False) as stderr,
     ):
         try:
-            answer = anyio.run(_ask, launch, environment, timeout, stderr, backend_options=options)
+            answer = anyio.run(_ask, launch, environment, timeout, stderr, pids, backend_options=options)
         except (OSError, ValueError) as error:
             # ValueError: a file may have a null character in the command.
             reason = getattr(error, "strerror", None) or error
             return _Answer(problem=f"{shown_path(launch.command)} cannot be started ({reason})")
         finally:
             # The SDK kills the process group of a server that hangs.  One that has ended may have left processes behind.
-            for pid in loop.pids if loop else ():
+            for pid in pids:
                 _kill_group(pid)
         if answer.problem is None:
             return answer
@@ -168,8 +179,13 @@ def _start(launch: Launch, environment: Mapping[str, str], timeout: float) -> _A
     return _Answer(problem=f"{answer.problem}: {lines[-1][:300]}") if lines else answer
 
 
-async def _ask(launch: Launch, environment: Mapping[str, str], timeout: float, stderr: TextIO) -> _Answer:
-    """Start a server, initialize a session and list the tools.  Raises `OSError` if the command cannot be started."""
+async def _ask(
+    launch: Launch, environment: Mapping[str, str], timeout: float, stderr: TextIO, pids: Sequence[int]
+) -> _Answer:
+    """Start a server, initialize a session and list the tools, as hosts begin; *pids* gets what was started.
+
+    Raises `OSError` if the command cannot be started.
+    """
     started = time.monotonic()
     parameters = StdioServerParameters(
         command=launch.command,
@@ -195,7 +211,8 @@ async def _ask(launch: Launch, environment: Mapping[str, str], timeout: float, s
             try:
                 await session.initialize()
                 tools = len((await session.list_tools()).tools)
-                return _Answer(time.monotonic() - started, tools)
+                seconds = time.monotonic() - started
+                return _Answer(seconds, tools, sdk=await anyio.to_thread.run_sync(_has_imported_sdk, pids))
             except MCPError as error:
                 if error.code == CONNECTION_CLOSED:
                     return _Answer(problem="it ended without an answer")
@@ -205,6 +222,29 @@ async def _ask(launch: Launch, environment: Mapping[str, str], timeout: float, s
     if unreadable:
         return _Answer(problem=f"{_NOT_A_SERVER}it prints lines that are not messages")
     return _Answer(problem=f"it did not answer in {timeout:g} s")
+
+
+def _has_imported_sdk(groups: Sequence[int]) -> bool | None:
+    """Return whether a process of these *groups* has, which then maps pydantic's core; `None` if that is not shown."""
+    if not groups:
+        return None
+    if os.path.isdir(_PROC):
+        return any("pydantic_core" in text for text in _maps_of(groups))
+    command = ["lsof", "-a", "-g", ",".join(map(str, groups)), "-d", "txt,mem", "-Fn"]
+    try:
+        # Its exit code is 1 as well where it lists only a part of what it was asked for.
+        listed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
+    except OSError:
+        return None
+    return "pydantic_core" in listed if listed else None
+
+
+def _maps_of(groups: Sequence[int]) -> Iterator[str]:
+    for maps in Path(_PROC).glob("[0-9]*/maps"):
+        # It may have ended, or be somebody else's.
+        with suppress(OSError):
+            if sys.platform != "win32" and os.getpgid(int(maps.parent.name)) in groups:
+                yield maps.read_text(errors="replace")
 
 
 def _kill_group(pid: int) -> None:

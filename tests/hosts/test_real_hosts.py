@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.hosts import HOSTS, UserEnvironment, read_servers
+from mcp_claims.model.records import Claim
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.hosts.real_hosts import REAL_HOSTS, TIMEOUT, HostHome, RealHost, needs_hosts
 from tests.hosts.scripted_model import Say, Step, use
 from tests.support.platforms import PLATFORM
+from tests.support.servers import has_imported_the_sdk
 
 pytestmark = needs_hosts
 
@@ -28,7 +30,7 @@ EACH_HOST = pytest.mark.parametrize("real", REAL_HOSTS.values(), ids=REAL_HOSTS)
 
 def is_claimed(answer: str) -> bool:
     """Return whether *answer* of try_claim is a grant: some hosts show the model its structured form, others its text."""
-    granted = '"claimed":true' in answer or "CLAIMED: you hold" in answer
+    granted = any(each in answer for each in ('"claimed":true', "CLAIMED: you hold", "RENEWED: you have held"))
     assert granted or '"claimed":false' in answer or "HELD" in answer, answer
     return granted
 
@@ -70,6 +72,7 @@ def test_of_two_sessions_one_acts_and_what_it_holds_is_free_as_soon_as_it_is_kil
 ) -> None:
     """Everything is real but the model: host, configuration, permission, server, claims.
 
+    All that the host sends is plain: the server that has served the loop to its end has not imported the SDK.
     The model has to have `try_claim` in its first turn, and may call it, by `install --allow` alone.
     """
     directory, acted = tmp_path / "claims", tmp_path / "acted"
@@ -80,23 +83,33 @@ def test_of_two_sessions_one_acts_and_what_it_holds_is_free_as_soon_as_it_is_kil
     act.write_text(f"#!/bin/sh\necho acted >> {acted}\n")
     act.chmod(0o700)
     refused, holding, killed = threading.Event(), threading.Event(), threading.Event()
+    other = process_session(FileStore(str(directory)))
+    assert other.try_claim("busy").claimed
+    event = {"key": "acme/web#12:checks_failed@3f2a91c"}
+    loop = [
+        use("try_claim", **event, note="fixing it"),
+        real.shell(str(act)),
+        use("is_claimed_by_other", **event, generation=1),
+        use("try_claim", **event),
+        use("try_claim", key="busy", wait_seconds=0.2),
+        use("list_claims", mine=True),
+        use("release", **event, outcome="done", note="fixed"),
+        use("try_claim", key="next"),
+    ]
 
     def script(results: Sequence[str]) -> Step:
         if not results:
-            return use("try_claim", key="acme/web#12:checks_failed@3f2a91c", note="fixing it")
+            return loop[0]
         if not is_claimed(results[0]):
             refused.set()
             return Say(f"REPORTED: {results[0]}")
         if len(results) == 1:
             # Act only once the other session was refused: after the release it could act too.
             assert refused.wait(TIMEOUT)
-            return real.shell(str(act))
-        if len(results) == 2:
-            return use("release", key="acme/web#12:checks_failed@3f2a91c", outcome="done", note="fixed")
-        if len(results) == 3:
-            assert "released" in results[2].lower()
-            return use("try_claim", key="next")
-        assert is_claimed(results[3])
+        if len(results) < len(loop):
+            return loop[len(results)]
+        assert [is_claimed(results[each]) for each in (3, 4, 7)] == [True, False, True]
+        assert "released" in results[6].lower()
         holding.set()
         assert killed.wait(TIMEOUT)
         return Say("killed")
@@ -111,10 +124,12 @@ def test_of_two_sessions_one_acts_and_what_it_holds_is_free_as_soon_as_it_is_kil
         winner, loser = sorted((one, two), key=lambda each: -len(each.model.turns[-1].results))
         reported = loser.finish().output
         assert reported.startswith("REPORTED: ") and "fixing it" in reported and real.client in reported
-        other = process_session(FileStore(str(directory)))
-        assert not other.try_claim("next").claimed
+        kept = other.try_claim("next")
+        assert not kept.claimed and isinstance(kept.found, Claim)
         try:
-            winner.kill_host_of(json.loads((directory / "default" / "next.json").read_text())["pid"])
+            server = kept.found.holder.pid
+            assert not has_imported_the_sdk(server), "the host has sent something that is not plain"
+            winner.kill_host_of(server)
             since = time.monotonic()
             while not other.try_claim("next").claimed:
                 assert time.monotonic() < since + 30

@@ -25,6 +25,7 @@ from mcp_claims.server.app import build_server
 from mcp_claims.server.pipes import HostPipes, Lines, Output
 from mcp_claims.server.plain import NotPlainError
 from mcp_claims.server.quick import QuickStage
+from mcp_claims.stores.base import Store
 from mcp_claims.stores.memory import MemoryStore
 from tests.support import plain_answers
 from tests.support.servers import ENVELOPE, one_client
@@ -95,25 +96,26 @@ VERSIONS = [
 class Quick:
     """The quick stage, without its loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store | None = None) -> None:
         self._input, self._unused = os.pipe()
         self._output = os.open(os.devnull, os.O_WRONLY)
         pipes = HostPipes(Lines(self._input), Output(self._output))
-        self.stage = QuickStage(one_client(MemoryStore()), pipes)
-        self._sent: list[Message] = []
-        self.stage.send = self._sent.append
+        self.stage = QuickStage(one_client(store or MemoryStore()), pipes)
+        self.sent: list[Message] = []
+        """What it has sent and `answers` has not returned."""
+        self.stage.send = self.sent.append
 
     def answers(self, line: bytes) -> list[Message] | None:
         """Return what it answers to *line*; `None` if it leaves the line to the SDK's server."""
         try:
             self.stage.serve(line)
         except NotPlainError:
-            assert not self._sent
+            assert not self.sent
             return None
         while self.stage.calls.running:
             self.stage.wait()
-        answers = list(self._sent)
-        self._sent.clear()
+        answers = list(self.sent)
+        self.sent.clear()
         return answers
 
     def close(self) -> None:
@@ -204,6 +206,48 @@ def test_the_fixed_answers_are_those_of_the_sdks_server() -> None:
     assert plain_answers.FILE.read_text(encoding="utf-8") == plain_answers.text(), (
         "run python -m tests.support.plain_answers"
     )
+
+
+WRONG = [
+    request(1, "tools/list", []),
+    request(1, "tools/list", {"_meta": []}),
+    request(1, "tools/list", {"_meta": {"progressToken": {}}}),
+    request(1, "tools/list", {"cursor": 5}),
+    request(1, "prompts/list", {"cursor": []}),
+    request(1, "resources/list", {"cursor": "no cursor"}),
+    request(1, "tools/call"),
+    request(1, "tools/call", {"arguments": {}}),
+    request(1, "tools/call", {"name": 5}),
+    request(1, "tools/call", {"name": "no tool"}),
+    request(1, "tools/call", {"name": "list_claims", "arguments": []}),
+    request(1, "no/method", {}),
+    request(1, "tools/list") | {"jsonrpc": "1.0"},
+    request(1, "tools/list") | {"id": 1.5},
+    request(1, "tools/list") | {"id": None},
+    request(1, "tools/list") | {"method": 5},
+    {"id": 1, "method": "tools/list"},
+    {"jsonrpc": "2.0", "id": 1},
+    [request(1, "tools/list")],
+    *(request(1, "initialize", INITIALIZE | {name: 5}) for name in INITIALIZE),
+    *(request(1, "initialize", {key: INITIALIZE[key] for key in INITIALIZE if key != name}) for name in INITIALIZE),
+    request(1, "initialize", INITIALIZE | {"capabilities": {"roots": 5}}),
+    request(1, "initialize", INITIALIZE | {"clientInfo": {"name": "host"}}),
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("wrong", WRONG, ids=json.dumps)
+async def test_what_the_sdks_server_refuses_is_left_to_it(wrong: Any) -> None:
+    begin = [] if isinstance(wrong, dict) and wrong.get("method") == "initialize" else HANDSHAKE[:2]
+    (line,) = encoded([wrong])
+    assert await compare([*encoded(begin), line]) == len(begin)
+    if is_accepted(line):
+        async with sdk_server() as sdk:
+            for each in encoded(begin):
+                await sdk.answers(each, int(b'"id"' in each))
+            # With an id that is neither text nor a whole number, it takes a request for a notification.
+            answers = await sdk.answers(line, int(isinstance(wrong["id"], int)))
+            assert all("error" in answer for answer in answers)
 
 
 ODD = st.one_of(

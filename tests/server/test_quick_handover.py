@@ -20,7 +20,7 @@ from mcp_claims.model.records import ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.server.test_quick import HANDSHAKE, INITIALIZE, MODERN, RECORDED, Message, request
-from tests.support.servers import ENVELOPE, RawServer, raw_server
+from tests.support.servers import ENVELOPE, RawServer, has_imported_the_sdk, raw_server
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick stage needs pipes that can be polled")
 
@@ -31,11 +31,6 @@ NOT_PLAIN = {
 }
 WITHIN = 30.0
 HELD = ScopedKey("default", "red")
-
-
-def has_imported_the_sdk(server: RawServer) -> bool:
-    """Return whether the server has: pydantic's core is a library that it maps then."""
-    return any("pydantic_core" in each.path for each in psutil.Process(server.process.pid).memory_maps())
 
 
 def send(server: RawServer, *messages: Message) -> None:
@@ -58,10 +53,10 @@ def call(number: int, tool: str, **arguments: Any) -> Message:
 
 
 def hand_over(server: RawServer) -> None:
-    assert not has_imported_the_sdk(server)
+    assert not has_imported_the_sdk(server.process.pid)
     send(server, NOT_PLAIN["modern"])
     assert "error" in answer_to(server, "not plain")
-    assert has_imported_the_sdk(server)
+    assert has_imported_the_sdk(server.process.pid)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what the server has mapped")
@@ -76,7 +71,7 @@ def test_a_session_of_a_real_host_never_imports_the_sdk(claims_dir: Path, sessio
     with raw_server(claims_dir) as server:
         send(server, *messages, *extra)
         answer_to(server, "last")
-        assert not has_imported_the_sdk(server)
+        assert not has_imported_the_sdk(server.process.pid)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 3, 8, 99])
@@ -105,6 +100,17 @@ def test_the_session_and_what_it_holds_stay_what_they_are(claims_dir: Path) -> N
         time.sleep(2.5)
         after = server.call("try_claim", key="red")
         assert (after["status"], after["holder"], after["generation"]) == ("renewed", before["holder"], 1)
+
+
+def test_the_sdks_server_has_heard_the_handshake(claims_dir: Path) -> None:
+    claim = {"name": "try_claim", "arguments": {"key": "red"}}
+    with raw_server(claims_dir) as server:
+        send(server, *HANDSHAKE[:2], request(1, "tools/call", claim), NOT_PLAIN["handshake"])
+        send(server, request(2, "tools/call", claim))
+        before = answer_to(server, 1)["result"]["structuredContent"]
+        answer = answer_to(server, 2)["result"]["structuredContent"]
+        assert before["client"].startswith("host 1, ")
+        assert (answer["status"], answer["client"]) == ("renewed", before["client"])
 
 
 @contextmanager
@@ -144,15 +150,12 @@ def test_a_wait_is_answered_when_the_input_ends(claims_dir: Path) -> None:
         assert server.process.wait(WITHIN) == 0
 
 
-@pytest.mark.parametrize("imported", [True, False])
-def test_a_signal_ends_both_stages_and_frees_what_they_hold(claims_dir: Path, imported: bool) -> None:
+@pytest.mark.parametrize("handed_over", [True, False])
+def test_a_signal_ends_both_stages_and_frees_what_they_hold(claims_dir: Path, handed_over: bool) -> None:
     with raw_server(claims_dir) as server:
         assert server.call("try_claim", key="red")["claimed"]
-        if imported:
+        if handed_over:
             hand_over(server)
-        else:
-            # The signal comes while the SDK is imported.
-            send(server, NOT_PLAIN["modern"])
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(WITHIN) == 0
     assert FileStore(claims_dir).read(HELD) is None
@@ -201,7 +204,7 @@ def test_no_quick_leaves_everything_to_the_sdks_server(claims_dir: Path) -> None
     with raw_server(claims_dir, "--no-quick") as server:
         send(server, request(0, "initialize", INITIALIZE))
         answer_to(server, 0)
-        assert has_imported_the_sdk(server)
+        assert has_imported_the_sdk(server.process.pid)
 
 
 def test_what_was_answered_before_a_message_without_an_answer_is_not_kept_back(claims_dir: Path) -> None:
@@ -216,7 +219,7 @@ def test_a_claim_is_kept_alive_while_the_sdk_is_imported(claims_dir: Path) -> No
     with raw_server(claims_dir) as server, process_session(FileStore(claims_dir)) as rival:
         assert server.call("try_claim", key="red", ttl_minutes=1 / 60, keep_alive=True)["claimed"]
         send(server, NOT_PLAIN["modern"])
-        while not has_imported_the_sdk(server):
+        while not has_imported_the_sdk(server.process.pid):
             assert not rival.try_claim("red").claimed
         answer_to(server, "not plain")
         assert not rival.try_claim("red").claimed
@@ -227,4 +230,4 @@ def test_what_is_nested_too_deeply_for_the_sdk_is_left_to_it(claims_dir: Path) -
     with raw_server(claims_dir) as server:
         send(server, request(0, "initialize", INITIALIZE | {"capabilities": {"experimental": {"a": {"b": deep}}}}))
         answer_to(server, 0)
-        assert has_imported_the_sdk(server)
+        assert has_imported_the_sdk(server.process.pid)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 from mcp import StdioServerParameters
 from mcp_types import CallToolResult, TextContent
 
@@ -59,6 +60,11 @@ def in_queue(claims_dir: Path) -> list[str]:
     """Return the locks of the waiters in the queue of the default namespace, as the kernel has them."""
     inode = (claims_dir / "default" / ".line").stat().st_ino if (claims_dir / "default" / ".line").exists() else -1
     return [lock for lock in Path("/proc/locks").read_text().splitlines() if f":{inode} " in lock]
+
+
+def has_imported_the_sdk(pid: int) -> bool:
+    """Return whether the server *pid* has, on Linux: pydantic's core is a library that it maps then."""
+    return any("pydantic_core" in each.path for each in psutil.Process(pid).memory_maps())
 
 
 class RawServer:

@@ -1,0 +1,123 @@
+"""The loop of the quick stage: nothing that has come is overtaken by the end of the input, and no signal is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from mcp_claims.model.records import ScopedKey
+from mcp_claims.server import quick, stop
+from mcp_claims.server.pipes import HostPipes, Lines, Output
+from mcp_claims.server.plain import NotPlainError
+from mcp_claims.server.quick import QuickStage
+from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.memory import MemoryStore
+from tests.server.test_quick import META, encoded, request
+from tests.server.test_quick_handover import NOT_PLAIN, WITHIN, send
+from tests.support.servers import PYTHON_ENVIRONMENT, RawServer, one_client
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick stage needs pipes that can be polled")
+
+
+class EndedError(Exception):
+    """The process would have ended."""
+
+
+class Pipes:
+    """A quick stage, and the test's ends of its pipes."""
+
+    def __init__(self) -> None:
+        reading, self.input = os.pipe()
+        self.output, writing = os.pipe()
+        self._fds = [reading, writing, self.output]
+        self.stage = QuickStage(one_client(MemoryStore()), HostPipes(Lines(reading), Output(writing)))
+
+    def close(self) -> None:
+        self.stage.close()
+        for fd in self._fds:
+            os.close(fd)
+
+
+@pytest.fixture
+def pipes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipes]:
+    def end(*_: object) -> NoReturn:
+        raise EndedError
+
+    for name in ("leave", "stop"):
+        monkeypatch.setattr(quick, name, end)
+    handlers = {number: signal.getsignal(number) for number in stop.STOPS}
+    made = Pipes()
+    try:
+        yield made
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        made.close()
+
+
+@pytest.mark.rule("Q6")
+def test_what_was_left_unserved_while_the_host_read_nothing_is_served_before_the_end_of_the_input(
+    pipes: Pipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick, "_MAX_UNSENT", 1)
+    os.write(pipes.input, b"\n".join(encoded([request(number, "tools/list", META) for number in range(3)])) + b"\n")
+    os.close(pipes.input)
+    with pytest.raises(EndedError):
+        pipes.stage.run()
+    assert [line.count(b'"id":') for line in os.read(pipes.output, 2**16).splitlines()] == [1, 1, 1]
+
+
+@pytest.mark.rule("Q4")
+def test_a_signal_during_the_last_message_of_the_stage_ends_the_process(
+    pipes: Pipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(_: bytes) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise NotPlainError
+
+    monkeypatch.setattr(pipes.stage, "serve", serve)
+    os.write(pipes.input, b"{}\n")
+    with pytest.raises(EndedError):
+        pipes.stage.run()
+    os.close(pipes.input)
+
+
+_SIGNAL_AT_IMPORT = """
+import os, signal, sys
+from mcp_claims.cli.main import main
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "mcp":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Finder())
+sys.exit(main(["serve", "--dir", sys.argv[1]]))
+"""
+
+
+@pytest.mark.rule("V2", "Q4")
+def test_a_signal_while_the_sdk_is_imported_ends_the_process_and_frees_what_it_holds(claims_dir: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SIGNAL_AT_IMPORT, str(claims_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=PYTHON_ENVIRONMENT,
+    ) as process:
+        try:
+            server = RawServer(process)
+            assert server.call("try_claim", key="red")["claimed"]
+            send(server, NOT_PLAIN["modern"])
+            assert process.wait(WITHIN) == 0
+        finally:
+            process.kill()
+    assert FileStore(claims_dir).read(ScopedKey("default", "red")) is None
