@@ -1,5 +1,6 @@
 """How a claim stands at a moment (`state_of`: held, expired, orphaned …), when it expires, what it becomes.  Pure."""
 
+import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from enum import Enum
@@ -144,8 +145,11 @@ def granted(request: ClaimRequest, holder: Holder, now: Moment) -> Claim:
 def renewed(held: Claim, request: ClaimRequest, holder: Holder, now: Moment) -> Claim:
     """Return *held* as *request* renews it: with the later of the two expiries, and the newer of the two notes."""
     expires = later(now, request.ttl)
-    if remaining(held.expires, now) > request.ttl:
-        expires = held.expires._replace(wall=wall_expiry(held.expires, now))
+    if remaining(held.expires, now) >= request.ttl:
+        # Never the same record: the undo of a cancelled call would find its grant unchanged, and remove what a parallel
+        # call has just been told that it holds.
+        ticks = math.nextafter(held.expires.ticks, math.inf)
+        expires = held.expires._replace(wall=wall_expiry(held.expires, now), ticks=ticks)
     return held._replace(holder=holder, expires=expires, note=request.note or held.note)
 
 
