@@ -71,8 +71,9 @@ def _ask(requests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             check=True,
             env=PYTHON_ENVIRONMENT,
         )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    return {answer["id"]: answer for answer in answers if "id" in answer}
+    answers = {answer.get("id"): answer for answer in map(json.loads, done.stdout.splitlines())}
+    # Not in the order of the answers, which depends on how long each takes.
+    return {method: answers[method] for method in requests}
 
 
 def text() -> str:
