@@ -71,7 +71,7 @@ def test_what_was_left_unserved_while_the_host_read_nothing_is_served_before_the
     os.write(pipes.input, b"\n".join(encoded([request(number, "tools/list", META) for number in range(3)])) + b"\n")
     os.close(pipes.input)
     with pytest.raises(EndedError):
-        pipes.stage.run()
+        pipes.stage.run(lambda: None)
     assert [line.count(b'"id":') for line in os.read(pipes.output, 2**16).splitlines()] == [1, 1, 1]
 
 
@@ -86,7 +86,7 @@ def test_a_signal_during_the_last_message_of_the_stage_ends_the_process(
     monkeypatch.setattr(pipes.stage, "serve", serve)
     os.write(pipes.input, b"{}\n")
     with pytest.raises(EndedError):
-        pipes.stage.run()
+        pipes.stage.run(lambda: None)
     os.close(pipes.input)
 
 
