@@ -49,7 +49,7 @@ class QuickStage:
     def __init__(self, registry: SessionRegistry, pipes: HostPipes) -> None:
         self._registry, self._lines, self._output = registry, pipes.lines, pipes.output
         self._fixed = plain.fixed_answers()
-        self._era: str | None = None
+        self._protocol: str | None = None
         self._client: Mapping[str, str] | None = None
         self._handshake: list[Message] = []
         self.listens: dict[Id, Message] = {}
@@ -89,11 +89,12 @@ class QuickStage:
         loaded: list[T | BaseException] = []
 
         def run() -> None:
+            made: T | BaseException
             try:
-                loaded.append(load())
+                made = load()
             except BaseException as error:  # noqa: BLE001 - raised again below
-                loaded.append(error)
-            self._wake_up()
+                made = error
+            self.calls.post(lambda: loaded.append(made))
 
         start_daemon_thread(run, "mcp-claims load")
         while not loaded:
@@ -101,10 +102,9 @@ class QuickStage:
             self._maintain_if_due()
             wait_for(self._pause(), self._woken.fileno(), writable=self._unsent())
             self._run_posted()
-        result = loaded[0]
-        if isinstance(result, BaseException):
-            raise result
-        return result
+        if isinstance(loaded[0], BaseException):
+            raise loaded[0]
+        return loaded[0]
 
     def move(self, send: Callable[[Message], None], wake: Callable[[], None]) -> None:
         """Let the calls in progress answer by *send*; *wake* makes another loop call `calls.run_posted` soon."""
@@ -217,7 +217,7 @@ class QuickStage:
             self._request(message)
 
     def _notice(self, message: Message) -> None:
-        if self._era is None:
+        if self._protocol is None:
             raise NotPlainError
         if message["method"] == "notifications/cancelled":
             request_id = message.get("params", {}).get("requestId")
@@ -225,25 +225,29 @@ class QuickStage:
                 raise NotPlainError
             if not self.calls.cancel(request_id):
                 self.listens.pop(plain.id_of(request_id), None)
-        elif message["method"] == "notifications/initialized" and self._era == _HANDSHAKE and len(self._handshake) == 1:
+        elif (
+            message["method"] == "notifications/initialized"
+            and self._protocol == _HANDSHAKE
+            and len(self._handshake) == 1
+        ):
             plain.check_params(message.get("params", {}))
             self._handshake.append(message)
 
     def _initialize(self, message: Message) -> None:
         params = message.get("params", {})
         wanted = params.get("protocolVersion")
-        if self._era == _MODERN and isinstance(wanted, str):
+        if self._protocol == _MODERN and isinstance(wanted, str):
             # Claude Code asks for both kinds of protocol at once.
             error = self._fixed["initialize after discover"]
             refused = {**error, "data": {**error["data"], "requested": wanted}}
             self.send({"jsonrpc": "2.0", "id": message["id"], "error": refused})
             return
-        if self._era is not None:
+        if self._protocol is not None:
             raise NotPlainError
         plain.check_initialize(params)
         versions: list[str] = self._fixed["versions"][_HANDSHAKE]
         version = wanted if wanted in versions else versions[-1]
-        self._era, self._client = _HANDSHAKE, params["clientInfo"]
+        self._protocol, self._client = _HANDSHAKE, params["clientInfo"]
         self._handshake.append(message | {"id": plain.HANDED_OVER})
         result = self._fixed[_HANDSHAKE]["initialize"] | {"protocolVersion": version}
         self.send({"jsonrpc": "2.0", "id": message["id"], "result": result})
@@ -253,30 +257,30 @@ class QuickStage:
         meta: dict[str, Any] = params.get("_meta", {})
         if not isinstance(meta, dict):
             raise NotPlainError
-        era = _HANDSHAKE if plain.VERSION not in meta else _MODERN
-        if era != (self._era or _MODERN):
+        protocol = _HANDSHAKE if plain.VERSION not in meta else _MODERN
+        if protocol != (self._protocol or _MODERN):
             raise NotPlainError
         client = self._client
-        if era == _MODERN:
+        if protocol == _MODERN:
             if meta[plain.VERSION] not in self._fixed["versions"][_MODERN]:
                 raise NotPlainError
             plain.check_envelope(meta)
             client = meta.get(plain.CLIENT)
-        fixed: dict[str, Any] = self._fixed[era]
+        fixed: dict[str, Any] = self._fixed[protocol]
         if method == "tools/call":
             self._call(message["id"], params, fixed[method], client)
         elif method == "resources/list":
             plain.check_params(params)
             self._list_resources(message["id"], fixed[method])
-        elif method == "subscriptions/listen" and era == _MODERN:
+        elif method == "subscriptions/listen" and protocol == _MODERN:
             self._listen(message, params)
         elif method in fixed:
             plain.check_params(params)
             self.send({"jsonrpc": "2.0", "id": message["id"], "result": fixed[method]})
         else:
             raise NotPlainError
-        if self._era is None:
-            self._era = _MODERN
+        if self._protocol is None:
+            self._protocol = _MODERN
             discover = {
                 "jsonrpc": "2.0",
                 "id": plain.HANDED_OVER,

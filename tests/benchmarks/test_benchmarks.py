@@ -59,7 +59,12 @@ def test_an_unknown_subject_is_an_error_that_lists_the_known_ones() -> None:
 
 def test_the_trace_of_one_call_covers_the_way_from_the_server_to_the_file_system() -> None:
     trace = trace_try_claim()
-    assert {"server/app.py", "session/operations.py", "stores/files/store.py", "stores/files/filesystem.py"} <= trace.files
+    assert {
+        "server/app.py",
+        "session/operations.py",
+        "stores/files/store.py",
+        "stores/files/filesystem.py",
+    } <= trace.files
     assert trace.calls >= len(trace.functions) >= len(trace.files)
     # Each file is entered at least once, and consecutive entries are different files.
     assert trace.changes >= len(trace.files) - 1
