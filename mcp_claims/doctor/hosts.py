@@ -37,6 +37,7 @@ _ANSWER_TIMEOUT = 30.0  # s
 _SLOW = 3.0  # s: Cline waits no longer for the first answer, and all other hosts wait longer.
 _STORE_OPTIONS = {"--dir": "directory", "--layout": "layout", "--provider": "provider", "--store": "url"}
 _PROC = "/proc"
+_SDK_MAPS = "pydantic_core"
 _NOT_A_SERVER = "it is not an MCP server: "
 
 # The SDK logs what it cannot read, with a traceback; that is a finding here.
@@ -226,25 +227,22 @@ async def _ask(
 
 def _has_imported_sdk(groups: Sequence[int]) -> bool | None:
     """Return whether a process of these *groups* has, which then maps pydantic's core; `None` if that is not shown."""
-    if not groups:
+    if sys.platform == "win32" or not groups:
         return None
     if os.path.isdir(_PROC):
-        return any("pydantic_core" in text for text in _maps_of(groups))
+        for maps in Path(_PROC).glob("[0-9]*/maps"):
+            # It may have ended, or be somebody else's.
+            with suppress(OSError):
+                if os.getpgid(int(maps.parent.name)) in groups and _SDK_MAPS in maps.read_text(errors="replace"):
+                    return True
+        return False
     command = ["lsof", "-a", "-g", ",".join(map(str, groups)), "-d", "txt,mem", "-Fn"]
     try:
         # Its exit code is 1 as well where it lists only a part of what it was asked for.
         listed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
     except OSError:
         return None
-    return "pydantic_core" in listed if listed else None
-
-
-def _maps_of(groups: Sequence[int]) -> Iterator[str]:
-    for maps in Path(_PROC).glob("[0-9]*/maps"):
-        # It may have ended, or be somebody else's.
-        with suppress(OSError):
-            if sys.platform != "win32" and os.getpgid(int(maps.parent.name)) in groups:
-                yield maps.read_text(errors="replace")
+    return _SDK_MAPS in listed if listed else None
 
 
 def _kill_group(pid: int) -> None:

@@ -66,6 +66,7 @@ def test_claude_code_runs_the_hook_at_the_end_of_a_session(host_home: HostHome, 
     assert settings.read_text() == text
 
 
+@pytest.mark.rule("Q1")
 @EACH_HOST
 def test_of_two_sessions_one_acts_and_what_it_holds_is_free_as_soon_as_it_is_killed(
     real: RealHost, host_home: HostHome, tmp_path: Path

@@ -189,6 +189,7 @@ def encoded(messages: list[Any]) -> list[bytes]:
     return [json.dumps(message).encode() for message in messages]
 
 
+@pytest.mark.rule("Q1", "Q2")
 @pytest.mark.anyio
 @pytest.mark.parametrize("session", RECORDED, ids=lambda path: path.stem)
 async def test_sessions_of_real_hosts_are_plain_to_their_end(session: Path) -> None:
@@ -196,12 +197,14 @@ async def test_sessions_of_real_hosts_are_plain_to_their_end(session: Path) -> N
     assert await compare(lines) == len(lines) > 3
 
 
+@pytest.mark.rule("Q2")
 @pytest.mark.anyio
 @pytest.mark.parametrize("messages", [HANDSHAKE, MODERN, *VERSIONS])
 async def test_every_plain_message_is_answered_as_by_the_sdks_server(messages: list[Message]) -> None:
     assert await compare(encoded(messages)) == len(messages)
 
 
+@pytest.mark.rule("Q3")
 def test_the_fixed_answers_are_those_of_the_sdks_server() -> None:
     assert plain_answers.FILE.read_text(encoding="utf-8") == plain_answers.text(), (
         "run python -m tests.support.plain_answers"
@@ -235,6 +238,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.rule("Q1")
 @pytest.mark.anyio
 @pytest.mark.parametrize("wrong", WRONG, ids=json.dumps)
 async def test_what_the_sdks_server_refuses_is_left_to_it(wrong: Any) -> None:
@@ -304,6 +308,7 @@ def is_accepted(line: bytes) -> bool:
     return True
 
 
+@pytest.mark.rule("Q1", "Q2")
 @settings(
     max_examples=int(os.environ.get("MCP_CLAIMS_FUZZ", "100")),
     deadline=None,

@@ -59,7 +59,7 @@ def test_a_fixed_session_is_the_same_in_every_server_started_for_a_call(claims_d
         assert server.call("release", key="red")["released"]
 
 
-@pytest.mark.rule("I7")
+@pytest.mark.rule("I7", "Q5")
 def test_what_is_kept_alive_outlives_its_ttl_and_what_is_not_does_not(claims_dir: Path) -> None:
     other = process_session(FileStore(claims_dir))
     with raw_server(claims_dir) as server:
