@@ -69,6 +69,7 @@ class Guardian:
         self._stop_at = self._kill_at = float("inf")
         self._asleep = self._suspended_time()
         self._not_before = 0.0
+        self._early: list[int] = []
         self._stopping = self._interrupted = self._alone = self._reported = False
 
     def serve(self) -> None:
@@ -118,7 +119,7 @@ class Guardian:
             elif word == "stop":
                 self._begin_to_stop(float(arguments[0]))
             elif word == "signal":
-                self._pass_on(int(arguments[0]), arguments[1] == "1")
+                self._pass_on(int(arguments[0]), sent=arguments[1] == "1")
             elif word == "set":
                 name, _, value = bytes.fromhex(arguments[0]).partition(b"=")
                 self._environment[name] = value
@@ -164,6 +165,8 @@ class Guardian:
         target = 0 if not alone else -self._pid if own_group else self._pid
         self._processes = Processes(target, adopted=adopted)
         self._report(f"started {target}")
+        for number in self._early:
+            self._pass_on(number, sent=True)
 
     def _become(self, command: list[bytes]) -> NoReturn:
         # Python ignores the first two, a shell the third for what it starts in the background, although `run` passes it on.
@@ -174,9 +177,13 @@ class Guardian:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._command_mask)
         os.execvpe(command[0], command, os.environb | self._environment)
 
-    def _pass_on(self, number: int, sent: bool) -> None:
+    def _pass_on(self, number: int, *, sent: bool) -> None:
         self._interrupted |= number in _ENDING
-        if not sent or self._processes is None or self._code is not None:
+        if self._processes is None:
+            # The command gets it as soon as it runs, also from a terminal, which has not reached it.
+            self._early.append(number)
+            return
+        if not sent or self._code is not None:
             return
         if number in _ENDING:
             # To all, as a terminal does: a shell ends by SIGINT only if what it waits for does.

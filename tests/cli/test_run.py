@@ -454,6 +454,27 @@ def test_a_claim_that_has_expired_before_the_command_starts_starts_nothing(comma
     assert not (tmp_path / "started").exists()
 
 
+@pytest.mark.rule("L4")
+def test_a_signal_that_comes_before_the_command_is_started_reaches_it(commands: Commands) -> None:
+    script = (
+        "import os, signal, sys, threading; from mcp_claims.cli import main, supervisor\n"
+        "send, passed_on = supervisor.Child._send, threading.Event()\n"
+        "def with_a_signal_before(child, line):\n"
+        "    if line.startswith('start '):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        passed_on.wait()\n"
+        "    send(child, line)\n"
+        "    if line.startswith('signal '):\n"
+        "        passed_on.set()\n"
+        "supervisor.Child._send = with_a_signal_before\n"
+        "sys.exit(main.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "run", "red", "--", "sleep", "60"]
+    ran = subprocess.run(command, env=commands.environment, timeout=TIMEOUT, check=False)
+    assert ran.returncode == 128 + signal.SIGTERM
+    assert commands.json("show", "red")["outcome"] == "abandoned"
+
+
 def test_it_is_renewed_while_the_command_runs(commands: Commands, claims_dir: Path) -> None:
     # 6 s, so that a busy machine does not let it expire.
     with running(commands, "--ttl", "0.1") as run:
