@@ -66,20 +66,32 @@ async def _serve(registry: SessionRegistry, pipes: HostPipes | None, stage: Quic
     _stop_on_signals(registry)
     server = build_server(lambda: registry)
     streams = (None, None) if pipes is None else as_files(pipes)
-    async with stdio_server(*streams) as (reading, writing), anyio.create_task_group() as tasks:
-        if streams[1] is not None:
-            tasks.start_soon(streams[1].write, "")  # What the quick stage could not write.
-        try:
-            requests = _OpenRequests()
-            answers = _Answers(writing, requests, stage)
-            messages = _Messages(reading, answers, requests, registry, stage)
-            async with _going_on(stage, requests, answers):
-                await server.run(messages, answers, server.create_initialization_options())
-            tasks.cancel_scope.cancel()
-        except anyio.get_cancelled_exc_class():
-            # Writing failed, so the client has gone, although it may have left stdin open.  The sessions have ended on
-            # the way here.
-            leave(0)
+    async with anyio.create_task_group() as ending:
+        async with stdio_server(*streams) as (reading, writing), anyio.create_task_group() as tasks:
+            if streams[1] is not None:
+                tasks.start_soon(streams[1].flush)  # What the quick stage could not write.
+            try:
+                requests = _OpenRequests()
+                answers = _Answers(writing, requests, stage)
+                messages = _Messages(reading, answers, requests, registry, stage)
+                async with _going_on(stage, requests, answers):
+                    await server.run(messages, answers, server.create_initialization_options())
+                if pipes is not None:
+                    ending.start_soon(_leave_when_silent, pipes.output)
+            except anyio.get_cancelled_exc_class():
+                # Writing failed, so the client has gone, although it may have left stdin open.  The sessions have ended
+                # on the way here.
+                leave(0)
+        ending.cancel_scope.cancel()
+
+
+async def _leave_when_silent(output: Output) -> None:
+    """End the process once the host has read nothing of *output* for `LONGEST_SILENCE`."""
+    left = output.size + 1
+    while output.size < left:
+        left = output.size
+        await anyio.sleep(LONGEST_SILENCE)
+    leave(0)
 
 
 @asynccontextmanager
@@ -127,20 +139,23 @@ class _AsyncLines:
 
 
 class _AsyncOutput:
-    """Writes to *output*; while the host does not read, `write` waits and the event loop goes on."""
+    """Writes to *output*; while the host does not read, `flush` waits and the event loop goes on."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
+        self._flushing = anyio.Lock()
 
     async def write(self, text: str) -> None:
         self._output.put(text.encode())
-        self._output.write()
-        while self._output.size:
-            await anyio.wait_writable(self._output.fd)
-            self._output.write()
 
     async def flush(self) -> None:
-        """Do nothing: `write` has passed everything to the kernel."""
+        """Pass everything to the kernel.  Several tasks may call it, although only one may wait for a descriptor."""
+        self._output.write()
+        if self._output.size:
+            async with self._flushing:
+                while self._output.size:
+                    await anyio.wait_writable(self._output.fd)
+                    self._output.write()
 
 
 def as_files(pipes: HostPipes) -> tuple[anyio.AsyncFile[str], anyio.AsyncFile[str]]:

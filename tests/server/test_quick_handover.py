@@ -266,3 +266,15 @@ def test_what_is_nested_too_deeply_for_the_sdk_is_left_to_it(claims_dir: Path) -
         send(server, request(0, "initialize", INITIALIZE | {"capabilities": {"experimental": {"a": {"b": deep}}}}))
         answer_to(server, 0)
         assert has_imported_the_sdk(server.process.pid)
+
+
+def test_answers_that_the_host_has_not_read_at_the_hand_over_wait_for_it(claims_dir: Path) -> None:
+    # More than a pipe holds, and then a notice to which nobody answers.
+    lists = [request(number, "tools/list") for number in range(1, 60)]
+    malformed = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1.5}}
+    with raw_server(claims_dir) as server:
+        send(server, request(0, "initialize", INITIALIZE), *lists, malformed, request(60, "ping"))
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.process.wait(3)
+        server.stdin.close()
+        assert [json.loads(line)["id"] for line in server.stdout] == list(range(61))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,10 +11,13 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+import anyio
 import psutil
 import pytest
 
 from mcp_claims.model.records import ScopedKey
+from mcp_claims.server.pipes import HostPipes, Lines, Output
+from mcp_claims.server.stdio import as_files
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.support.servers import ENVELOPE, PYTHON_ENVIRONMENT, RawServer, raw_server
@@ -181,3 +185,24 @@ def test_without_stderr_stray_prints_go_nowhere(claims_dir: Path) -> None:
         assert server.receive()["result"]["structuredContent"] == {"printed": True, "advice": ""}
         server.stdin.close()
         assert server.stdout.read() == ""
+
+
+@pytest.mark.anyio
+async def test_several_tasks_can_wait_for_a_host_that_does_not_read() -> None:
+    (unused, ours), (reading, writing) = os.pipe(), os.pipe()
+    try:
+        output = Output(writing)
+        _, file = as_files(HostPipes(Lines(unused), output))
+        await file.write("x" * 1_000_000)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(file.flush)
+            await anyio.wait_all_tasks_blocked()
+            read = 0
+            while read < 1_000_000:
+                await anyio.wait_readable(reading)
+                read += len(os.read(reading, 65_536))
+        assert output.size == 0
+    finally:
+        for fd in (unused, ours, reading, writing):
+            os.close(fd)
