@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import NoReturn
 
 import pytest
@@ -87,6 +89,35 @@ def test_a_signal_during_the_last_message_of_the_stage_ends_the_process(
     os.write(pipes.input, b"{}\n")
     with pytest.raises(EndedError):
         pipes.stage.run(lambda: None)
+    os.close(pipes.input)
+
+
+@pytest.mark.rule("V2", "Q4")
+def test_a_signal_after_the_last_look_at_it_ends_the_process(pipes: Pipes, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_posted, loading = pipes.stage._run_posted, Event()
+
+    def then_a_signal() -> None:
+        run_posted()
+        if loading.is_set():
+            for thread in threading.enumerate():
+                if thread.name == "mcp-claims load":
+                    thread.join(WITHIN)
+            run_posted()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(pipes.stage, "_run_posted", then_a_signal)
+    os.write(pipes.input, b"no message\n")
+    with pytest.raises(EndedError):
+        pipes.stage.run(loading.set)
+    os.close(pipes.input)
+
+
+@pytest.mark.rule("V2", "Q4")
+def test_a_signal_before_the_sdks_server_has_handlers_of_its_own_ends_the_process(pipes: Pipes) -> None:
+    os.write(pipes.input, b"no message\n")
+    pipes.stage.run(lambda: None)
+    with pytest.raises(EndedError):
+        signal.raise_signal(signal.SIGTERM)
     os.close(pipes.input)
 
 

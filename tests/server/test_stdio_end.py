@@ -15,7 +15,7 @@ import pytest
 
 from mcp_claims.model.records import ScopedKey
 from mcp_claims.stores.files.store import FileStore
-from tests.support.servers import RawServer, raw_server
+from tests.support.servers import BOTH_STAGES, RawServer, raw_server
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and flock of POSIX")
 
@@ -66,11 +66,12 @@ def seconds_until_gone(server: RawServer, end: Callable[[RawServer], None]) -> f
 
 
 @pytest.mark.rule("V2")
+@BOTH_STAGES
 @ENDS
 def test_the_claims_are_released_and_the_process_is_gone_at_once(
-    claims_dir: Path, end: Callable[[RawServer], None]
+    claims_dir: Path, end: Callable[[RawServer], None], options: list[str]
 ) -> None:
-    with raw_server(claims_dir, stderr=subprocess.PIPE) as server:
+    with raw_server(claims_dir, *options, stderr=subprocess.PIPE) as server:
         assert server.call("try_claim", key="red")["claimed"]
         took = seconds_until_gone(server, end)
         assert server.process.returncode == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mcp import Client
 
-from tests.support.servers import raw_server, stdio, structured_of
+from tests.support.servers import BOTH_STAGES, raw_server, stdio, structured_of
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="flock of POSIX")
 
@@ -32,10 +32,11 @@ def test_neither_keys_nor_notes_appear_in_the_log(claims_dir: Path) -> None:
 
 @pytest.mark.rule("V1")
 @posix
+@BOTH_STAGES
 def test_a_stopped_process_in_one_namespace_keeps_neither_other_calls_nor_other_namespaces_waiting(
-    claims_dir: Path,
+    claims_dir: Path, options: list[str]
 ) -> None:
-    with raw_server(claims_dir) as server:
+    with raw_server(claims_dir, *options) as server:
         server.call("try_claim", key="red")
         lock = os.open(claims_dir / "default" / ".lock", os.O_RDWR)
         try:

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
+import pytest
 from mcp import StdioServerParameters
 from mcp_types import CallToolResult, TextContent
 
 from mcp_claims.server.registry import SessionRegistry
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.base import Store
+
+BOTH_STAGES = pytest.mark.parametrize("options", [[], ["--no-quick"]], ids=["quick", "sdk"])
+"""Runs a test of a server on stdio with its quick stage and with the SDK's server alone: options of `serve`."""
 
 PYTHON_ENVIRONMENT = dict(os.environ)
 """Handed to every child, or coverage and PYTHONPATH do not reach it."""
