@@ -53,7 +53,7 @@ class QuickStage:
         self._client: Mapping[str, str] | None = None
         self._handshake: list[Message] = []
         self.listens: dict[Id, Message] = {}
-        """The open `subscriptions/listen` requests, by id.  They ask for changes of lists, and no list of ours changes."""
+        """The open `subscriptions/listen` requests, by id.  They ask for notices of changed lists; none ever changes."""
         self._woken, self._wake = socket.socketpair()
         self._woken.setblocking(False)
         self._wake.setblocking(False)
