@@ -265,7 +265,7 @@ class Processes:
         for pid, start in self._find().items():
             with suppress(ProcessLookupError, PermissionError):
                 if self._target in (pid, -os.getpgid(pid)):
-                    continue  # Has got it.
+                    continue  # It has got *number* already.
                 # Read again just before: the PID may be another process's by now.
                 if process_table(pid).get(pid, (0, ""))[1] == start:
                     os.kill(pid, number)

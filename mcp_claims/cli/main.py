@@ -81,8 +81,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of the command *chosen*, or else of the names of all commands, without their options."""
-    # argparse makes a formatter for each argument, and would import `shutil`, with all that unpacks archives, to ask for
-    # the width of the terminal.
+    # Without a width, argparse imports `shutil`, and with it all that unpacks archives, to measure the terminal.
     formatter = partial(argparse.RawDescriptionHelpFormatter, width=_columns() - 2)
     parser = argparse.ArgumentParser(
         prog="mcp-claims",

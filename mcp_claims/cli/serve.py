@@ -74,7 +74,7 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
         "--no-quick",
         dest="quick",
         action="store_false",
-        help="have the MCP SDK answer everything, at 0.6 s and 40 MiB a session: to find out whose fault something is",
+        help="let the MCP SDK answer every message, for 0.6 s and 40 MiB a session: to find out where a fault comes from",
     )
     http = parser.add_argument_group("over HTTP")
     http.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdin and stdout")
@@ -90,7 +90,7 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     sys.setswitchinterval(SWITCH_EVERY)
-    logger.formats = True
+    logger.configures_logging = True
     keep_alive_limit = timedelta(hours=hours("--keep-alive-hours", options.keep_alive_hours))
     validation.parse_retention(options.retention_hours)
     store = chosen_store(options)

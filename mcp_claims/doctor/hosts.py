@@ -48,7 +48,7 @@ logging.getLogger("mcp").addHandler(logging.NullHandler())
 class _Answer:
     """The outcome of a start: the *seconds* until *tools* were listed, or the *problem*.
 
-    *sdk* is whether the server imported the MCP SDK for that, `None` if the system does not show it.
+    *sdk* is whether the server imported the MCP SDK for the answer, `None` if the system hides it.
     """
 
     seconds: float = 0.0
@@ -226,7 +226,7 @@ async def _ask(
 
 
 def _has_imported_sdk(groups: Sequence[int]) -> bool | None:
-    """Return whether a process of these *groups* has, which then maps pydantic's core; `None` if that is not shown."""
+    """Return whether a process of *groups* has imported the SDK and so maps pydantic's core, `None` if that is hidden."""
     if sys.platform == "win32" or not groups:
         return None
     if os.path.isdir(_PROC):

@@ -1,4 +1,4 @@
-"""Hashes.  OpenSSL, which `hashlib` loads, takes 3 ms and 1 MiB of each session; few sessions hash anything."""
+"""Hashes, imported at their first use: `hashlib` loads OpenSSL (3 ms, 1 MiB), and few sessions hash anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def hmac_sha256(secret: bytes, data: bytes) -> bytes:
     return hmac.digest(secret, data, "sha256")
 
 
-def is_same(one: bytes, other: bytes) -> bool:
+def equal_in_constant_time(one: bytes, other: bytes) -> bool:
     """Return whether both are equal, in a time that does not show where they differ."""
     import hmac
 

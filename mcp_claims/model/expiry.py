@@ -66,8 +66,8 @@ def expires_in(claim: Claim, now: Moment) -> timedelta | None:
 class End(NamedTuple):
     """When a claim ends by today's wall clock, and how long it has to live.
 
-    `overdue` is a claim whose time is up, but which the store has not ended yet, and the store alone decides: it has
-    nothing left, and is held.
+    `overdue` means that the time is up, but the store, which alone decides, has not ended the claim yet: it is held, with
+    nothing left.
     """
 
     at: datetime

@@ -12,7 +12,7 @@ from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.render import phrases
-from mcp_claims.render.phrases import ClaimFacts, Described
+from mcp_claims.render.phrases import ClaimDescription, ClaimFacts
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
 
 
@@ -131,7 +131,7 @@ def claim_answer(
         facts = phrases.claim_facts(found, now)
         lead, advice = f"HELD: {name} {_in_doubt(found)}", f"Do not act. {_REMEDY}"
     else:
-        claim = Described(found, now)
+        claim = ClaimDescription(found, now)
         facts = claim.facts
         if result.status is Status.ACQUIRED:
             lead = f"CLAIMED: you hold {name} {claim.yours()}."
@@ -179,7 +179,7 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
         facts = phrases.claim_facts(found, now)
         lead, advice = f"HELD: {name} {_in_doubt(found)}", f"Do not act. {_REMEDY}"
     else:
-        claim = Described(found, now)
+        claim = ClaimDescription(found, now)
         facts = claim.facts
         if inspection.held_by_you:
             lead = f"YOURS: you hold {name} {claim.yours()}."
@@ -215,7 +215,7 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
     advice = "It is free for others. Claim it again before you act on it again."
     facts: ClaimFacts = {}
     if isinstance(found, Claim) and found.ended is not None:
-        claim = Described(found, now)
+        claim = ClaimDescription(found, now)
         facts = claim.facts
         lead = f"RELEASED: {name} " if result.released else f"NOTHING TO RELEASE: nobody holds {name}; it "
         lead += claim.ended()
@@ -229,7 +229,7 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
         facts = phrases.claim_facts(found, now)
         lead, advice = f"NOT YOURS: {name} {_in_doubt(found)}", _REMEDY
     else:
-        claim = Described(found, now)
+        claim = ClaimDescription(found, now)
         facts = claim.facts
         lead = f"NOT YOURS: {name} is {claim.held()}"
         advice = f"{_caveats(scoped, found)}Leave it to its holder; if you still act on it, stop."
@@ -272,7 +272,7 @@ def _taken_over(replaced: TakenOver, now: Moment) -> tuple[str, Previous]:
     if isinstance(found, Unreadable):
         text = f"Taken over: an unreadable claim older than any TTL ({phrases.unreadable(found)})."
         return text, {"state": state.value}
-    previous = Described(found, now)
+    previous = ClaimDescription(found, now)
     if found.ended is not None:
         text = f"Before that, it {previous.ended()}"
     else:
@@ -308,7 +308,7 @@ def _how_lost(lost: Claim, found: Found, now: Moment) -> str:
     if isinstance(found, Unreadable):
         return "what is stored can no longer be read"
     if isinstance(found, Claim) and found.ended is not None and found.ended.outcome is Outcome.REVOKED:
-        return f"it {Described(found, now).ended().rstrip('.')}"
+        return f"it {ClaimDescription(found, now).ended().rstrip('.')}"
     return "it was removed before it expired"
 
 

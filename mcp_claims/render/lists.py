@@ -10,7 +10,7 @@ from mcp_claims.model.records import Moment, Unreadable
 from mcp_claims.model.text import one_line
 from mcp_claims.render import phrases
 from mcp_claims.render.answers import Losses, Rendered
-from mcp_claims.render.phrases import ClaimFacts, Described, claim_facts
+from mcp_claims.render.phrases import ClaimDescription, ClaimFacts, claim_facts
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
 
 _SHOWN_PROBLEMS = 3
@@ -153,7 +153,7 @@ def listed_line(listed: ListedClaim, now: Moment) -> str:
     if isinstance(found, Unreadable):
         state = "EXPIRED, free" if listed.state is ClaimState.EXPIRED else "HELD"
         return f"{state}, cannot be read: {phrases.unreadable(found)}"
-    name, claim = phrases.named(found.scoped), Described(found, now)
+    name, claim = phrases.named(found.scoped), ClaimDescription(found, now)
     if listed.state.dead:
         return f"{listed.state.value.upper()}, free: {name}, last held by {claim.who()}."
     if listed.state is ClaimState.HELD:

@@ -1,4 +1,4 @@
-"""Parts of answers: a claim as facts and in words, and how a time and other people's text are put into words.
+"""Parts of answers: a claim as facts and as parts of sentences, times, and text that others wrote.
 
 Text that another session wrote (notes, client names, keys) is put on one line, cut to a length and quoted.
 """
@@ -42,8 +42,8 @@ class ClaimFacts(TypedDict, total=False):
     ended_at: str
 
 
-class Described:
-    """*claim*, or a marker, as it stands *now*: as facts, and as parts of sentences made from these facts."""
+class ClaimDescription:
+    """A claim or marker as it stands *now*: `facts` for structured content; its methods return parts of sentences."""
 
     def __init__(self, claim: Claim, now: Moment) -> None:
         self._claim, self._now = claim, now
@@ -65,31 +65,31 @@ class Described:
             self.facts["ended_at"] = codec.timestamp(claim.ended.at.wall)
 
     def who(self) -> str:
-        """Return who holds, or held, it."""
+        """Return the holder, and the program that it claims to be."""
         return _who(self.facts["holder"], self.facts.get("client"))
 
     def since(self) -> str:
-        """Return since when it is held; for people also for how long."""
+        """Return the time since which it is held; for people also for how long."""
         return self._past(self.facts["claimed_at"], self._claim.claimed)
 
     def until(self) -> str:
-        """Return until when it is held."""
+        """Return the time until which it is held."""
         when = _wall_time(self.facts["expires_at"], self._now)
         if self._end.overdue:
             return f"until the store ends it ({when} by the clock of its holder's machine)"
         return f"until {when} ({span(self._end.left)} from now)"
 
     def held(self) -> str:
-        """Return by whom it is held, since when and until when."""
+        """Return its holder, times, generation and note."""
         number = f", generation {self._claim.generation}" if self._claim.generation else ""
         return f"held by {self.who()} since {self.since()}, {self.until()}{number}.{self.note()}"
 
     def yours(self) -> str:
-        """Return until when its holder, who reads this, has it, and as whom."""
+        """Return, for its holder, its end, its generation and the holder's name."""
         return f"{self.until()}, generation {self._claim.generation}, as {self.who()}"
 
     def ended(self) -> str:
-        """Return how the work ended, by whom and when."""
+        """Return the outcome, whose it is, its time and its note."""
         assert self._claim.ended is not None
         when = f"at {self._past(self.facts['ended_at'], self._claim.ended.at)}, generation {self._claim.generation}"
         return f"was {_ENDINGS[self._claim.ended.outcome]} by {self.who()} {when}.{self.note()}"
@@ -99,14 +99,14 @@ class Described:
         return f" Its note, quoted: {_in_quotes(self.facts['note'])}." if self.facts.get("note") else ""
 
     def _past(self, stamp: str, moment: Moment) -> str:
-        """Return when *moment*, *stamp* in the facts, was; for people also how long ago."""
+        """Return *stamp*, the time of *moment* in the facts, to the second; for people also how long ago that was."""
         age = f" ({span(max(timedelta(0), -expiry.remaining(moment, self._now)))} ago)" if _local_time else ""
         return f"{_wall_time(stamp, self._now)}{age}"
 
 
 def claim_facts(found: Claim | Unreadable, now: Moment) -> ClaimFacts:
     """Return the facts about *found*, the content of a key."""
-    return {"expires_at": free_at(found)} if isinstance(found, Unreadable) else Described(found, now).facts
+    return {"expires_at": free_at(found)} if isinstance(found, Unreadable) else ClaimDescription(found, now).facts
 
 
 def use_local_time() -> None:
@@ -116,7 +116,7 @@ def use_local_time() -> None:
 
 
 def shown(text: str) -> str:
-    """Return text that somebody else wrote in a form fit to show: one line of bounded length."""
+    """Return *text*, which somebody else wrote, on one line and cut to 500 characters."""
     line = one_line(text)
     return line if len(line) <= validation.MAX_NOTE_CHARACTERS else line[: validation.MAX_NOTE_CHARACTERS] + "…"
 
@@ -141,7 +141,7 @@ def client(claim: Claim) -> str | None:
 
 
 def near(claims: tuple[Claim, ...]) -> str:
-    """Return which *claims* are in force on keys that look like one that was granted."""
+    """Return the sentence that names *claims* on keys that look like the one that was granted."""
     return (
         "A key that looks alike is held: "
         + "; ".join(f"{quoted(each.scoped.key)} by {_who(shown(each.holder.name), client(each))}" for each in claims)
@@ -150,13 +150,13 @@ def near(claims: tuple[Claim, ...]) -> str:
 
 
 def unreadable(found: Unreadable) -> str:
-    """Return what cannot be read, why, and what to do where that is known."""
+    """Return where *found* is, why it cannot be read, and the remedy if one is known."""
     remedy = f". {shown(found.remedy).rstrip('.')}" if found.remedy else ""
     return f"{shown(found.where)}: {shown(found.problem)}{remedy}"
 
 
 def free_at(found: Unreadable) -> str:
-    """Return when something unreadable is past any TTL."""
+    """Return the time at which *found* is older than any TTL; a phrase if that lies beyond the calendar."""
     try:
         return codec.timestamp(found.changed + validation.MAX_TTL)
     except OverflowError:
@@ -164,7 +164,7 @@ def free_at(found: Unreadable) -> str:
 
 
 def span(time: timedelta) -> str:
-    """Return how long *time* is, as people say it."""
+    """Return *time* in seconds, minutes or hours, rounded for people."""
     seconds = round(time.total_seconds())
     if seconds < 120:
         return f"{seconds} s"

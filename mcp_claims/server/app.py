@@ -78,7 +78,7 @@ class _ClaimsServer(Server[ServerState]):
 
 
 def build_server(open_registry: Callable[[], SessionRegistry]) -> Server[ServerState]:
-    """Return a server that opens its sessions with each run, and ends them, their claims released, with it."""
+    """Return a server.  Each run of it opens its sessions; at its end their claims are released and they are closed."""
 
     @asynccontextmanager
     async def lifespan(_: Server[ServerState]) -> AsyncIterator[ServerState]:

@@ -1,4 +1,4 @@
-"""The arguments of the tools: their types, and how hosts write them.  Bounds are those of `model.validation`."""
+"""The arguments of the tools: their types, and what hosts send in their place.  Bounds are in `model.validation`."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from mcp_claims.model.validation import DEFAULT_NAMESPACE, DEFAULT_TTL_MINUTES, 
 
 
 class Argument(NamedTuple):
-    """An argument of a tool: its type, its default and what models read about it; `words` are all that it may be."""
+    """An argument of a tool: its type, its default and what models read about it; `words`, if any, are its only values."""
 
     kind: type[str | float | int | bool]
     default: Any = None
@@ -73,8 +73,8 @@ PRUNE: Arguments = {"namespace": _ONE_NAMESPACE}
 _NUMBER = r"-?(0|[1-9]\d{0,15})(\.\d{1,15})?"
 
 
-def in_own_types(known: Arguments, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *given* in the types of *known*, where hosts write them otherwise; what is not known stays as it is.
+def coerced(known: Arguments, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *given* converted to the types of *known* where hosts write them otherwise; unknown names stay as they are.
 
     A host with strict schemas sends every argument, and "" or null for what its model left out; some models quote
     numbers and booleans, or write a key that is a number without quotes.
@@ -98,8 +98,11 @@ def in_own_types(known: Arguments, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_arguments(known: Arguments, given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return every argument of *known*, those of *given* checked by type alone; `None` if one is not plainly right."""
-    own = in_own_types(known, given)
+    """Return a value for every argument of *known*: the one *given*, or its default.  Bounds are not checked.
+
+    `None` if a name is unknown, a required one is missing, or a value is not plainly of its type.
+    """
+    own = coerced(known, given)
     if not own.keys() <= known.keys():
         return None
     for name, argument in known.items():

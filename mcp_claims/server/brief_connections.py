@@ -65,7 +65,7 @@ class BriefConnections:
 
 
 def _temporary() -> str:
-    # Not `tempfile`, whose import takes as long as the whole of a claim: what is lost here costs a warning.
+    # Not `tempfile`: its import takes as long as a claim, and a wrong directory costs only a warning.
     return os.environ.get("TEMP" if sys.platform == "win32" else "TMPDIR") or os.path.abspath(os.sep + "tmp")
 
 

@@ -1,8 +1,8 @@
-"""The calls in progress on a server without an event loop: one thread runs them, others what blocks.
+"""The calls in progress on a server without an event loop: the main thread runs them, other threads run what may block.
 
-A call is a coroutine.  It runs in the main thread until it needs something that may block: it yields a `Step`, which
-another thread runs, and goes on in the main thread with what that returned.  So everything but the steps is for one
-thread, as it is on an event loop, and the main thread may change from one loop to another meanwhile.
+A call is a coroutine.  Where it needs something that may block, it yields a `Step`; another thread runs the step, and the
+call continues in the main thread with the result.  So only steps have to be thread-safe, as on an event loop, and the main
+thread may change from one loop to another while calls are in progress.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mcp_claims.errors import ClaimsError, StoreBusyError
 from mcp_claims.model.records import Claim
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.server.log import logger
-from mcp_claims.server.plain import Id, Message, id_of
+from mcp_claims.server.plain import Id, Message, canonical_id
 from mcp_claims.session.acquire import ANSWER_TIMEOUT, Wakeup, acquire, begin_wait, end_wait
 from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class _Kind(Enum):
-    """What a step does, and how many of that kind run at a time; a wait for a holder is bounded by `begin_wait`."""
+    """What a step does; the value is how many of the kind run at a time.  `begin_wait` bounds waits for a holder."""
 
     CALL = 64
     SCAN = 4
@@ -40,7 +40,7 @@ class _Kind(Enum):
 
 
 class Step(NamedTuple):
-    """Something that may block, for a thread, and what undoes its result if the call was cancelled meanwhile."""
+    """A part of a call that may block: *run* in a thread; *undo* gets its result if the call was cancelled meanwhile."""
 
     run: Callable[[], Any]
     undo: Callable[[Any], object] | None = None
@@ -48,27 +48,27 @@ class Step(NamedTuple):
 
 
 class RunningCall:
-    """A call in progress: *finish* gets its result, or its error, or `None` if there is a defect; nothing if cancelled."""
+    """A call in progress: *finish* gets its result, its error, or `None` after a defect, unless the call is cancelled."""
 
     def __init__(
         self,
         request_id: Id | None,
         work: Coroutine[Step, Any, Message],
         finish: Callable[[Message | ClaimsError | None], None],
-        steps: Steps | None = None,
+        runner: StepRunner | None = None,
     ) -> None:
-        self.request_id, self.work, self.finish, self.steps = request_id, work, finish, steps
+        self.request_id, self.work, self.finish, self.runner = request_id, work, finish, runner
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Have the call end without an answer, and what it still does undone."""
+        """End the call without an answer: a wait stops, and what a step in progress returns is undone."""
         self.cancelled = True
-        if self.steps is not None:
-            self.steps.stop_waiting()
+        if self.runner is not None:
+            self.runner.stop_waiting()
 
 
 class Calls:
-    """Runs calls.  All methods but `post` are for the main thread; *wake* makes it call `run_posted` soon."""
+    """Runs calls.  Other threads may call only `post`; *wake* makes the main thread call `run_posted` soon."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.running: dict[Id, RunningCall] = {}
@@ -79,35 +79,35 @@ class Calls:
         self._threads: Counter[_Kind] = Counter()
 
     def start(self, call: RunningCall) -> None:
-        """Run *call*, a request, as far as it goes without a thread."""
+        """Run *call*, which answers a request, up to its first step."""
         assert call.request_id is not None
-        self.running[id_of(call.request_id)] = call
+        self.running[canonical_id(call.request_id)] = call
         self._resume(call, None, None)
 
     def run(self, work: Coroutine[Step, Any, Any]) -> None:
-        """Run *work*, which nobody asked for and nobody can cancel."""
+        """Run *work* of the server itself, which answers no request and cannot be cancelled."""
         self._resume(RunningCall(None, work, lambda _: None), None, None)
 
     def cancel(self, request_id: Id) -> bool:
-        """Cancel the call with that id, if there is one; return whether there was."""
-        call = self.running.pop(id_of(request_id), None)
+        """Cancel the call that answers *request_id*, if there is one; return whether there was."""
+        call = self.running.pop(canonical_id(request_id), None)
         if call is not None:
             call.cancel()
         return call is not None
 
     def post(self, function: Callable[[], None]) -> None:
-        """Make the main thread call *function*."""
+        """Make the main thread call *function* soon; for any thread."""
         with self._lock:
             self._posted.append(function)
             self._wake()
 
     def run_posted(self) -> None:
-        """Call what was posted."""
+        """Call the functions that were posted, in order."""
         while self._posted:
             self._posted.popleft()()
 
-    def move(self, wake: Callable[[], None]) -> None:
-        """Have *wake* called from now on, since another loop runs in the main thread; call it if something is posted."""
+    def set_wake(self, wake: Callable[[], None]) -> None:
+        """Replace *wake*, since another loop now runs in the main thread; call it at once if something is posted."""
         with self._lock:
             self._wake = wake
             if self._posted:
@@ -129,8 +129,8 @@ class Calls:
 
     def _finish(self, call: RunningCall, result: Message | ClaimsError | None) -> None:
         # A client may use an id again before it has the answer to the first request.
-        if call.request_id is not None and self.running.get(id_of(call.request_id)) is call:
-            del self.running[id_of(call.request_id)]
+        if call.request_id is not None and self.running.get(canonical_id(call.request_id)) is call:
+            del self.running[canonical_id(call.request_id)]
         call.finish(result)
 
     def _start_threads(self) -> None:
@@ -173,8 +173,11 @@ def in_thread(step: Step) -> Generator[Step, Any, Any]:
     return (yield step)
 
 
-class Steps:
-    """The steps of one call of a tool; *report* is called, in a thread, with the seconds waited, and of how many."""
+class StepRunner:
+    """Runs the steps of one call of a tool, as a `Runner` of `tools`.
+
+    While the call waits for a holder, a thread calls *report* with the seconds waited so far and the most it may wait.
+    """
 
     def __init__(self, report: Callable[[float, float], None]) -> None:
         self._report = report
@@ -220,7 +223,7 @@ class Steps:
         else:
             with suppress(StoreBusyError):
                 return change(0.0)
-            # A call that gets its thread late waits no longer for the lock.
+            # A call that gets its thread late has less time left for the lock.
             run = lambda: change(max(0.0, deadline - time.monotonic()))
         result: T = await in_thread(Step(run, undo))
         return result

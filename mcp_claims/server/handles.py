@@ -12,7 +12,7 @@ import os
 from typing import NamedTuple
 
 from mcp_claims.errors import InvalidSessionError
-from mcp_claims.model.digest import hmac_sha256, is_same, sha256
+from mcp_claims.model.digest import equal_in_constant_time, hmac_sha256, sha256
 from mcp_claims.model.validation import MAX_LABEL_BYTES, parse_label
 
 _NONCE_BYTES, _PID_BYTES, _MAC_BYTES = 16, 4, 16
@@ -58,7 +58,7 @@ class Handles:
             data[_FIXED_BYTES - _MAC_BYTES : _FIXED_BYTES],
             data[_FIXED_BYTES:],
         )
-        if not is_same(mac, self._mac(body, text, caller)):
+        if not equal_in_constant_time(mac, self._mac(body, text, caller)):
             raise InvalidSessionError
         return OpenedSession(body[:_NONCE_BYTES], int.from_bytes(body[_NONCE_BYTES:]), text.decode() or None)
 

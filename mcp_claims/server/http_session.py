@@ -68,9 +68,9 @@ class HttpSessionManager(StreamableHTTPSessionManager):
 class HttpSession(StreamableHTTPServerTransport):
     """One session.
 
-    Each request that streams gets an id that no other has, and its answer the client's own id.  The SDK sends an answer to
-    the stream of the latest request with its id: to a client that numbers each request 1 it would send the answer about
-    one key as the answer about another, also long after the client has given the first up.
+    The SDK gets a unique id for each request that streams, and the client gets its own id back.  The SDK sends an answer to
+    the stream of the latest request with that id: a client that numbers every request 1 would get the answer about one key
+    as the answer about another, even long after it has given up the first request.
     """
 
     _numbers = itertools.count()
@@ -79,8 +79,8 @@ class HttpSession(StreamableHTTPServerTransport):
         super().__init__(**settings)
         self._registry = registry
         self._client: str | None = None
-        # By the client's id, the latest request that the SDK does not know by it: what cancels it, or its id there.  Those
-        # that are never answered do not pile up.
+        # How to cancel the latest request with a client's id: by its scope, or by the id that the SDK has for it.  Bounded,
+        # since some requests are never answered.
         self._open: dict[Id, anyio.CancelScope | str] = {}
 
     async def _handle_post_request(self, scope: Scope, request: Request, receive: Receive, send: Send) -> None:
@@ -103,9 +103,9 @@ class HttpSession(StreamableHTTPServerTransport):
             await self._answer_as_json(scope, request, receive, send, message)
 
     def _cancel(self, request: Request, message: dict[str, Any], params: dict[str, Any]) -> Request:
-        """Cancel what a notification names, or return the notification with the id by which the SDK knows it."""
-        theirs = params.get("requestId")
-        found = self._open.get(plain.id_of(theirs)) if _is_id(theirs) else None
+        """Cancel the plain call that *message* names; return *request*, with the id that the SDK has for any other call."""
+        request_id = params.get("requestId")
+        found = self._open.get(plain.canonical_id(request_id)) if _is_id(request_id) else None
         if isinstance(found, anyio.CancelScope):
             found.cancel()
         elif found is not None:
@@ -113,7 +113,7 @@ class HttpSession(StreamableHTTPServerTransport):
         return request
 
     def _plain_call(self, request: Request, message: dict[str, Any]) -> Call | None:
-        """Return the call of a tool in *message*, `None` if it is for the SDK to find out whether it accepts it."""
+        """Return the call of a tool in *message*; `None` if it is not plain, so that the SDK decides on it."""
         if not (check_accept_headers(request)[0] and self._check_content_type(request)):
             return None
         try:
@@ -131,34 +131,34 @@ class HttpSession(StreamableHTTPServerTransport):
         client = partial(client_label, self._client, params.get("_meta", {}))
         return Call(self._registry(), http_caller(request, self.mcp_session_id, client), arguments, Offload())
 
-    async def _run(self, theirs: Id, tool: str, call: Call) -> dict[str, Any]:
+    async def _run(self, request_id: Id, tool: str, call: Call) -> dict[str, Any]:
         """Return the result of *call*, or the error that answers a cancelled request."""
         with anyio.CancelScope() as cancelling:
-            self._note_open(theirs, cancelling)
+            self._note_open(request_id, cancelling)
             try:
                 answer = await call_tool(tool, call)
             finally:
-                self._note_answered(theirs, cancelling)
+                self._note_answered(request_id, cancelling)
             result = {"content": [{"type": "text", "text": answer.text}], "isError": answer.structured is None}
             return {
                 "result": result if answer.structured is None else result | {"structuredContent": answer.structured}
             }
         return {"error": _CANCELLED}
 
-    def _note_open(self, theirs: Id, request: anyio.CancelScope | str) -> None:
-        self._open[plain.id_of(theirs)] = request
+    def _note_open(self, request_id: Id, request: anyio.CancelScope | str) -> None:
+        self._open[plain.canonical_id(request_id)] = request
         while len(self._open) > _MAX_OPEN:
             del self._open[next(iter(self._open))]
 
-    def _note_answered(self, theirs: Id, request: anyio.CancelScope | str) -> None:
-        if self._open.get(plain.id_of(theirs)) is request:
-            del self._open[plain.id_of(theirs)]
+    def _note_answered(self, request_id: Id, request: anyio.CancelScope | str) -> None:
+        if self._open.get(plain.canonical_id(request_id)) is request:
+            del self._open[plain.canonical_id(request_id)]
 
     async def _answer_as_json(
         self, scope: Scope, request: Request, receive: Receive, send: Send, message: dict[str, Any]
     ) -> None:
         """Let the SDK answer as JSON; learn from `initialize` who the client is."""
-        # It shares all that the session has, but for this setting.
+        # A copy: it shares the streams of the session, and differs in this setting alone.
         session = copy(self)
         session.is_json_response_enabled = True
         await StreamableHTTPServerTransport._handle_post_request(session, scope, request, receive, send)
@@ -169,18 +169,18 @@ class HttpSession(StreamableHTTPServerTransport):
     async def _answer_in_stream(
         self, scope: Scope, request: Request, receive: Receive, send: Send, message: dict[str, Any]
     ) -> None:
-        theirs = message["id"]
-        ours = f"mcp-claims-{next(self._numbers)}"
-        self._note_open(theirs, ours)
+        request_id = message["id"]
+        sdk_id = f"mcp-claims-{next(self._numbers)}"
+        self._note_open(request_id, sdk_id)
 
         async def restore(sent: Message) -> None:
             if sent["type"] == "http.response.body":
-                sent = {**sent, "body": sent.get("body", b"").replace(_member(ours), _member(theirs), 1)}
+                sent = {**sent, "body": sent.get("body", b"").replace(_member(sdk_id), _member(request_id), 1)}
                 if not sent.get("more_body", False):
-                    self._note_answered(theirs, ours)
+                    self._note_answered(request_id, sdk_id)
             await send(sent)
 
-        await super()._handle_post_request(scope, _with_body(request, message | {"id": ours}), receive, restore)
+        await super()._handle_post_request(scope, _with_body(request, message | {"id": sdk_id}), receive, restore)
 
 
 def _may_stream(params: dict[str, Any]) -> bool:

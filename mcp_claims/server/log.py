@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class _Logger:
-    """Logs to the logger of the package, and imports `logging` only then.
+    """Logs to the logger of the package; imports `logging` at the first message.
 
-    With what it imports that takes a sixth of the start of a server, which has nothing to log on most days.
+    That import takes a sixth of the start of a server, and most servers never log anything.
     """
 
     def __init__(self) -> None:
-        self.formats = False
-        """Whether this process is a server of ours; in other programs the log is theirs to format."""
+        self.configures_logging = False
+        """Whether the first message configures `logging`: for a process of `mcp-claims serve`, never for other programs."""
 
     def warning(self, text: str, *values: object) -> None:
         """Log *text*, formatted with *values*."""
@@ -30,7 +30,7 @@ class _Logger:
     def _logger(self) -> logging.Logger:
         import logging
 
-        if self.formats:
+        if self.configures_logging:
             form = "mcp-claims: %(levelname)s: %(message)s"
             logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=form)
         return logging.getLogger("mcp_claims")

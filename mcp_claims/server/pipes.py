@@ -1,7 +1,7 @@
-"""The pipes to and from the host: whole lines in and out, without blocking whoever waits for other things as well.
+"""The pipes to and from the host: whole lines in and out, for a thread that waits for other things as well.
 
 The SDK hands each line, either way, to a worker thread, which costs more than all else in a call.  Here a line is read
-when the kernel says that there is one, and written when it says that there is room.  The descriptors stay as the host
+when the kernel reports input, and written when it reports room.  The descriptors stay as the host
 made them: nothing is set to non-blocking, since that would affect every process that shares them.
 """
 
@@ -26,7 +26,7 @@ _Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
 
 class HostPipes(NamedTuple):
-    """What the host sends, and what it gets."""
+    """The lines that the host sends, and the output that it reads."""
 
     lines: Lines
     output: Output
@@ -35,8 +35,8 @@ class HostPipes(NamedTuple):
 def take_over() -> HostPipes | None:
     """Take over stdin and stdout; return `None`, with nothing changed, if either is neither a pipe, a socket nor a file.
 
-    From then on stdin is empty and stdout is stderr, for handlers and child processes: what they print by mistake must
-    not end up between messages.
+    From then on stdin is empty and stdout is stderr for everything else in this process and for its children: a stray
+    print must not end up between messages.
     """
     if sys.platform != "win32" and _can_be_polled(0) and _can_be_polled(1):
         reading, writing = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (0, 1))
@@ -68,12 +68,12 @@ class Lines:
         self._begun: list[bytes] = []
 
     def next(self) -> bytes | None:
-        """Return the next line that has arrived whole."""
+        """Return the next line that has arrived whole, `None` if there is none."""
         return self._whole.popleft() if self._whole else None
 
     @property
     def waiting(self) -> bool:
-        """Whether a whole line is there."""
+        """Whether `next` has a line to return."""
         return bool(self._whole)
 
     def put_back(self, line: bytes) -> None:
@@ -86,8 +86,8 @@ class Lines:
         if not part:
             if not any(self._begun):
                 return False
-            part = b"\n"  # The last line may have no end.
-        # Joined only when its end is there: a line may be megabytes long.
+            part = b"\n"  # The last line may lack its newline.
+        # Joined only at its end: a line may be megabytes long, and adding each part to it would copy it each time.
         first, *others = part.split(b"\n")
         self._begun.append(first)
         if others:
@@ -97,17 +97,17 @@ class Lines:
 
 
 class Output:
-    """What is to be written to the descriptor `fd`: for one thread."""
+    """Writes to the descriptor `fd`, and keeps what there is no room for; for one thread."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.always_ready = stat.S_ISREG(os.fstat(fd).st_mode)
         self._pending: deque[memoryview] = deque()
         self.size = 0
-        """Bytes that are not written yet."""
+        """Bytes that are kept."""
 
     def put(self, data: bytes) -> None:
-        """Add *data* to what is to be written."""
+        """Keep *data* for the next `write`."""
         self._pending.append(memoryview(data))
         self.size += len(data)
 
@@ -124,7 +124,7 @@ class Output:
 
 
 def wait_for(seconds: float | None, *readable: int, writable: int | None = None) -> set[int]:
-    """Wait until one of these descriptors is ready, or *seconds*, without end if `None`; return those that are ready."""
+    """Wait until a descriptor is ready, for at most *seconds* (`None`: without a limit); return those that are ready."""
     with _Selector() as selector:
         for fd in readable:
             selector.register(fd, selectors.EVENT_READ)

@@ -1,7 +1,8 @@
-"""The messages that the quick stage of stdio answers itself, and its fixed answers, which are those of the SDK's server.
+"""Which messages are plain, so that the quick stage of stdio answers them as the SDK's server would.
 
-A message is plain if the SDK's server accepts it for certain; whatever is not raises `NotPlainError`, and that server decides
-on it.  `plain.json` has what that server answers; `python -m tests.support.plain_answers` writes it.
+A message is plain if the SDK's server accepts it for certain.  For any other the checks here raise `NotPlainError`, and that
+server answers it.  `plain.json` has its answers that do not depend on claims, as `python -m tests.support.plain_answers`
+writes them.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ SUBSCRIPTION = f"{_PREFIX}subscriptionId"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 _MAX_ID = 2**53
 _MAX_BRACKETS = 150
-"""The SDK's server reads what is nested 200 deep, and nothing deeper."""
+"""A message with more brackets is not plain: the SDK's server reads none that is nested more than 200 deep."""
 
-HANDED_OVER = "mcp-claims handed over"
-"""The id of the handshake that the SDK's server hears again after the quick stage; its answer is not for the client."""
+HANDSHAKE_ID = "mcp-claims handed over"
+"""The request id of the handshake when it is repeated to the SDK's server; the answer is not sent to the client."""
 
 
-def id_of(request_id: Id) -> Id:
-    """Return what identifies a request: to the SDK's server "7" and 7 are one id."""
+def canonical_id(request_id: Id) -> Id:
+    """Return *request_id* as the SDK's server compares it: "7" and 7 are one id."""
     try:
         return int(request_id)
     except ValueError:
@@ -35,11 +36,11 @@ def id_of(request_id: Id) -> Id:
 
 
 class NotPlainError(Exception):
-    """The SDK's server decides on this message."""
+    """Only the SDK's server may answer this message."""
 
 
 def read_message(line: bytes) -> Message | None:
-    """Return the request or notification on *line*; `None` if the line is blank."""
+    """Return the request or notification on *line*, `None` if it is blank; raise `NotPlainError` for anything else."""
     try:
         text = line.decode()
         if not text.strip():
@@ -48,7 +49,9 @@ def read_message(line: bytes) -> Message | None:
             raise NotPlainError
         message = json.loads(text, parse_constant=_refuse)
         if "\\u" in text:
-            json.dumps(message, ensure_ascii=False).encode()  # Half of a surrogate pair is text to Python alone.
+            json.dumps(
+                message, ensure_ascii=False
+            ).encode()  # Raises for half of a surrogate pair, which only Python takes for text.
     except (ValueError, RecursionError) as error:
         raise NotPlainError from error
     check_request(message)
@@ -56,7 +59,7 @@ def read_message(line: bytes) -> Message | None:
 
 
 def check_request(message: object) -> None:
-    """Check that *message* is a request or a notification."""
+    """Raise `NotPlainError` unless *message* is a request or a notification."""
     known = {"jsonrpc": _is_version, "method": is_text, "id": is_id, "params": is_object}
     _check(message, known, {"jsonrpc", "method"})
 
@@ -68,12 +71,12 @@ def _refuse(_: str) -> NoReturn:
 def check_params(
     params: Mapping[str, Any], own: Mapping[str, Check] | None = None, needed: set[str] | None = None
 ) -> None:
-    """Check that *params* has nothing but a well-formed `_meta` and what *own* checks, all that is *needed* included."""
+    """Raise `NotPlainError` unless *params* has all *needed* fields, no others than *own* and `_meta`, and all pass."""
     _check(params, {"_meta": _is_meta} | dict(own or {}), needed or set())
 
 
 def check_initialize(params: Mapping[str, Any]) -> None:
-    """Check the parameters of `initialize`."""
+    """Raise `NotPlainError` unless *params* are valid for `initialize`."""
     needed = {"protocolVersion", "capabilities", "clientInfo"}
     check_params(
         params, {"protocolVersion": is_text, "capabilities": _is_capabilities, "clientInfo": _is_client}, needed
@@ -81,7 +84,7 @@ def check_initialize(params: Mapping[str, Any]) -> None:
 
 
 def check_envelope(meta: Mapping[str, Any]) -> None:
-    """Check what each request of 2026-07-28 has in its `_meta`."""
+    """Raise `NotPlainError` unless *meta* has the fields of the protocol that each request of 2026-07-28 has."""
     if CAPABILITIES not in meta or not _is_capabilities(meta[CAPABILITIES]):
         raise NotPlainError
     if CLIENT in meta and not _is_client(meta[CLIENT]):
@@ -111,7 +114,7 @@ def is_object(value: object) -> bool:
 
 
 def is_list_changes(value: object) -> bool:
-    """Return whether *value* asks for changes of lists, and for none of resources."""
+    """Return whether *value* asks for notices of changed lists only, not of changed resources."""
     known = {"toolsListChanged", "promptsListChanged", "resourcesListChanged"}
     return isinstance(value, dict) and value.keys() <= known and all(isinstance(each, bool) for each in value.values())
 
@@ -121,7 +124,7 @@ def _is_version(value: object) -> bool:
 
 
 def is_id(value: object) -> TypeGuard[Id]:
-    """Return whether *value* is an id of a request or a token of progress."""
+    """Return whether *value* is a request id or a progress token."""
     return isinstance(value, str) or (type(value) is int and abs(value) < _MAX_ID)
 
 
@@ -162,7 +165,7 @@ _CAPABILITIES: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 def fixed_answers() -> dict[str, Any]:
-    """Return what the SDK's server answers to what does not depend on claims."""
+    """Return the answers of the SDK's server that do not depend on claims, by kind of protocol and method."""
     with open(os.path.join(os.path.dirname(__file__), "plain.json"), encoding="utf-8") as file:
-        made: dict[str, Any] = json.load(file)
-    return made
+        answers: dict[str, Any] = json.load(file)
+    return answers

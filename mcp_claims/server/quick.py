@@ -1,7 +1,7 @@
 """The quick stage of stdio: answers plain messages without the SDK, whose import costs 0.6 s and 40 MiB.
 
-The first message that is not plain ends the stage: the SDK's server goes on in the same process, with the same
-sessions.  It hears the remembered handshake again, and the calls in progress go on.
+The first message that is not plain ends the stage.  The SDK's server then takes over in the same process, with the same
+sessions: the recorded handshake is repeated to it, and the calls in progress continue.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mcp_claims.errors import ClaimsError
 from mcp_claims.model.text import one_line
 from mcp_claims.server import plain
 from mcp_claims.server.arguments import plain_arguments
-from mcp_claims.server.calls import Calls, RunningCall, Step, Steps, in_thread
+from mcp_claims.server.calls import Calls, RunningCall, Step, StepRunner, in_thread
 from mcp_claims.server.log import logger
 from mcp_claims.server.pipes import HostPipes, wait_for
 from mcp_claims.server.plain import Id, Message, NotPlainError
@@ -32,7 +32,7 @@ from mcp_claims.stores.threads import start_daemon_thread
 
 _HANDSHAKE, _MODERN = "handshake", "modern"
 _MAX_UNSENT = 8 * 2**20
-"""Bytes of answers that the host has not read, beyond which no more calls are read: a host that reads none costs no more."""
+"""Bytes of unread answers beyond which no message is read: a host that reads none must not fill our memory."""
 
 _MAX_LISTENS = 256
 _SHORTEST_PAUSE = 0.05  # s
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class QuickStage:
-    """Serves the host at *pipes* while all that it sends is plain."""
+    """Serves the host at *pipes* until it sends a message that is not plain."""
 
     def __init__(self, registry: SessionRegistry, pipes: HostPipes) -> None:
         self._registry, self._lines, self._output = registry, pipes.lines, pipes.output
@@ -53,7 +53,7 @@ class QuickStage:
         self._client: Mapping[str, str] | None = None
         self._handshake: list[Message] = []
         self.listens: dict[Id, Message] = {}
-        """The open streams of changes of lists, of which there are none, by the id of their requests."""
+        """The open `subscriptions/listen` requests, by id.  They ask for notices of changed lists; none ever changes."""
         self._woken, self._wake = socket.socketpair()
         self._woken.setblocking(False)
         self._wake.setblocking(False)
@@ -63,9 +63,10 @@ class QuickStage:
         self._due = 0.0
 
     def run(self, load: Callable[[], T]) -> T:
-        """Serve until a message is not plain, which is left to be read again, or until the client goes or a signal comes.
+        """Serve until a message is not plain, and put it back; return what *load*, which imports the SDK, returns.
 
-        Return what *load* returns, which loads the SDK's server: in a thread, as it takes longer than the TTL of some claims.
+        *load* runs in a thread while this loop continues, since it takes longer than some claims live; what it raises is
+        raised here.  When the client goes or a signal arrives, the process ends instead.
         """
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         for number in STOPS:
@@ -106,14 +107,14 @@ class QuickStage:
             raise loaded[0]
         return loaded[0]
 
-    def move(self, send: Callable[[Message], None], wake: Callable[[], None]) -> None:
-        """Let the calls in progress answer by *send*; *wake* makes another loop call `calls.run_posted` soon."""
+    def hand_over(self, send: Callable[[Message], None], wake: Callable[[], None]) -> None:
+        """Let calls in progress answer by *send*, from another loop; *wake* makes it call `calls.run_posted` soon."""
         self.send = send
-        self.calls.move(wake)
+        self.calls.set_wake(wake)
         self.close()
 
     def close(self) -> None:
-        """Free what wakes the loop of this stage."""
+        """Close the sockets that wake the loop of this stage."""
         self._woken.close()
         self._wake.close()
 
@@ -130,7 +131,7 @@ class QuickStage:
                 self._end_of_input()
 
     def wait(self) -> bool:
-        """Wait for something to do, and read what has come; return false at the end of the input."""
+        """Wait for input, a result, a signal or maintenance, and read; return false at the end of the input."""
         self._maintain_if_due()
         full = self._output.size >= _MAX_UNSENT
         # The end of the input must not be seen before the lines in front of it are served.
@@ -180,7 +181,7 @@ class QuickStage:
             self._wake.send(b"!")
 
     def _note_stop(self, *_: object) -> None:
-        # Not here: the main thread may be in the middle of a change.
+        # Not stopped here: the main thread may be in the middle of a change.
         self._stopping = True
 
     def _maintain_now(self) -> None:
@@ -205,18 +206,18 @@ class QuickStage:
         self._output.put(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
 
     def serve(self, line: bytes) -> None:
-        """Serve one message; raise `NotPlainError`, with nothing done, if it is not plain."""
+        """Serve the message on *line*; raise `NotPlainError`, before anything has changed, if it is not plain."""
         message = plain.read_message(line)
         if message is None:
             return
         if "id" not in message:
-            self._notice(message)
+            self._notification(message)
         elif message["method"] == "initialize":
             self._initialize(message)
         else:
             self._request(message)
 
-    def _notice(self, message: Message) -> None:
+    def _notification(self, message: Message) -> None:
         if self._protocol is None:
             raise NotPlainError
         if message["method"] == "notifications/cancelled":
@@ -224,7 +225,7 @@ class QuickStage:
             if not plain.is_id(request_id):
                 raise NotPlainError
             if not self.calls.cancel(request_id):
-                self.listens.pop(plain.id_of(request_id), None)
+                self.listens.pop(plain.canonical_id(request_id), None)
         elif (
             message["method"] == "notifications/initialized"
             and self._protocol == _HANDSHAKE
@@ -237,7 +238,7 @@ class QuickStage:
         params = message.get("params", {})
         wanted = params.get("protocolVersion")
         if self._protocol == _MODERN and isinstance(wanted, str):
-            # Claude Code asks for both kinds of protocol at once.
+            # Claude Code sends this together with `server/discover`; the SDK's server refuses it so.
             error = self._fixed["initialize after discover"]
             refused = {**error, "data": {**error["data"], "requested": wanted}}
             self.send({"jsonrpc": "2.0", "id": message["id"], "error": refused})
@@ -248,7 +249,7 @@ class QuickStage:
         versions: list[str] = self._fixed["versions"][_HANDSHAKE]
         version = wanted if wanted in versions else versions[-1]
         self._protocol, self._client = _HANDSHAKE, params["clientInfo"]
-        self._handshake.append(message | {"id": plain.HANDED_OVER})
+        self._handshake.append(message | {"id": plain.HANDSHAKE_ID})
         result = self._fixed[_HANDSHAKE]["initialize"] | {"protocolVersion": version}
         self.send({"jsonrpc": "2.0", "id": message["id"], "result": result})
 
@@ -283,7 +284,7 @@ class QuickStage:
             self._protocol = _MODERN
             discover = {
                 "jsonrpc": "2.0",
-                "id": plain.HANDED_OVER,
+                "id": plain.HANDSHAKE_ID,
                 "method": "server/discover",
                 "params": {"_meta": meta},
             }
@@ -296,8 +297,8 @@ class QuickStage:
         if arguments is None:
             raise NotPlainError
         name = None if client is None else f"{client['name']} {client['version']}"
-        steps = Steps(partial(self._report, plain.id_of(request_id), meta.get("progressToken")))
-        call = Call(self._registry, Caller(client=partial(client_label, name, meta)), arguments, steps)
+        runner = StepRunner(partial(self._report, plain.canonical_id(request_id), meta.get("progressToken")))
+        call = Call(self._registry, Caller(client=partial(client_label, name, meta)), arguments, runner)
 
         async def work() -> Message:
             answer = await call_tool(params["name"], call)
@@ -307,27 +308,27 @@ class QuickStage:
             }
             return result if answer.structured is None else result | {"structuredContent": answer.structured}
 
-        self._start(request_id, work(), steps)
+        self._start(request_id, work(), runner)
 
     def _list_resources(self, request_id: Id, envelope: Message) -> None:
-        steps = Steps(lambda *_: None)
+        runner = StepRunner(lambda *_: None)
 
         async def work() -> Message:
-            return envelope | await resource_page(self._registry.read_only, steps.scan, None)
+            return envelope | await resource_page(self._registry.read_only, runner.scan, None)
 
-        self._start(request_id, work(), steps)
+        self._start(request_id, work(), runner)
 
     def _listen(self, message: Message, params: Message) -> None:
         plain.check_params(params, {"notifications": plain.is_list_changes}, {"notifications"})
-        key = plain.id_of(message["id"])
+        key = plain.canonical_id(message["id"])
         if len(self.listens) >= _MAX_LISTENS or key in self.listens:
             raise NotPlainError
         self.listens[key] = message
         acknowledged = {"notifications": {}, "_meta": {plain.SUBSCRIPTION: message["id"]}}
         self.send({"jsonrpc": "2.0", "method": plain.ACKNOWLEDGED, "params": acknowledged})
 
-    def _start(self, request_id: Id, work: Coroutine[Step, Any, Message], steps: Steps) -> None:
-        self.calls.start(RunningCall(request_id, work, partial(self._answer, request_id), steps))
+    def _start(self, request_id: Id, work: Coroutine[Step, Any, Message], runner: StepRunner) -> None:
+        self.calls.start(RunningCall(request_id, work, partial(self._answer, request_id), runner))
 
     def _answer(self, request_id: Id, result: Message | ClaimsError | None) -> None:
         answer: Message = {"jsonrpc": "2.0", "id": request_id}

@@ -59,8 +59,8 @@ class Caller(NamedTuple):
     """What a server knows about the sender of a request.
 
     `connection` is an id that the transport itself has issued and checked; `principal` names the credential that
-    authenticated the request; `client` returns the client's description of itself, for people.  It is called only until
-    the session has a description.  `named` is the name that the caller gives its session: it counts only with a
+    authenticated the request; `client` returns the client's description of itself, for people, and is called only until
+    the session has one.  `named` is the name that the caller gives its session: it counts only with a
     `principal`, since anybody could send it.
     """
 
@@ -73,7 +73,7 @@ class Caller(NamedTuple):
 class SessionEntry:
     """One session as this server knows it: when it was last used, for how many calls, and when it was last granted a key.
 
-    Times are in ticks of the machine's clock.  `peer` is whose connection it is.
+    Times are in ticks of the machine's clock.  `peer` identifies the client that opened the connection.
     """
 
     def __init__(self, session: Session, keep_alive: KeepAlive, used: float) -> None:
@@ -89,7 +89,7 @@ class SessionRegistry:
     With *own*, calls without a handle belong to that session, and everything ends with the process (stdio).  Without
     it there are as many sessions as connections and handles (HTTP), and what belongs to a handle outlives the process.
     So does everything if *own* is *lasting*: a session that does not end with the process.  *idle* is in seconds.
-    *brief* remembers hosts whose connections end right after a call; over stdio *host* is the one that has started this
+    *brief* remembers hosts whose connections end right after a call; over stdio *host* is the host that started this
     server.
 
     For use by one thread.  `close` may come from a signal handler in it, and `load_secret`, `release_ended` and what

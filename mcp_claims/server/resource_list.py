@@ -34,9 +34,9 @@ def uri_of(target: ScopedKey | str | None) -> str:
 
 
 async def resource_page(session: Session, scan: Scan, cursor: str | None) -> dict[str, Any]:
-    """Return a page of the resources: all, and each namespace before its claims.
+    """Return a page of `resources/list`, of up to 50 claims: first `claims://all`, and each namespace before its claims.
 
-    Raises `InvalidInputError` for a cursor that no page has.
+    Raises `InvalidInputError` for a *cursor* that is not from such a page, and what *scan* raises.
     """
     last_namespace, _, after = decode_cursor(cursor).partition(_CURSOR_SEPARATOR)
     page = await scan(session, partial(session.list_claims, None, after=after, limit=_PAGE))
@@ -68,6 +68,7 @@ def _resource(target: ScopedKey | str | None, name: str, description: str) -> di
 
 
 def _encoded(namespace: str) -> str:
+    # `claims://all` is the list of all claims, so the namespace of that name needs another URI.
     return "%61ll" if namespace == "all" else _percent_encoded(namespace)
 
 

@@ -1,6 +1,6 @@
-"""What hosts are told of the tools, as the SDK's types, and the check of arguments for what is not plainly right.
+"""The definitions of the tools in the SDK's types, and the check of arguments that names the first wrong one.
 
-Bounds are those of `model.validation`.  The output schemas are made from the types of `render`.
+Bounds are in `model.validation`.  The output schemas are made from the types of `render`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic_core import core_schema
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.text import one_line
-from mcp_claims.server.arguments import in_own_types
+from mcp_claims.server.arguments import coerced
 from mcp_claims.server.tools import TOOLS
 
 # An unknown argument is an error: it is probably misspelt.
@@ -36,7 +36,7 @@ def definitions() -> dict[str, Definition]:
             annotations=ToolAnnotations(
                 title=tool.title,
                 read_only_hint=tool.read_only,
-                # They touch only the caller's own claims or dead ones.  Hosts ask people, or refuse, otherwise.
+                # They touch only the caller's own claims or dead ones.  Otherwise hosts ask people, or refuse.
                 destructive_hint=False,
                 idempotent_hint=tool.idempotent,
                 open_world_hint=False,
@@ -55,7 +55,7 @@ def parse(name: str, given: dict[str, Any] | None) -> dict[str, Any]:
     """
     known = TOOLS[name].arguments
     try:
-        return _model(name).model_validate(in_own_types(known, given or {})).model_dump()
+        return _model(name).model_validate(coerced(known, given or {})).model_dump()
     except ValidationError as error:
         # Without the input and the link to pydantic's pages: a model has to read this.
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]

@@ -1,6 +1,6 @@
-"""Serving one client over stdin and stdout with the SDK's server: whatever the quick stage leaves to it.
+"""Serves one client over stdin and stdout with the SDK's server.
 
-The quick stage (`quick`) comes first where stdin and stdout allow it, and answers plain messages.
+Where stdin and stdout allow it, the quick stage (`quick`) comes first, and this server takes over from it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def serve_stdio(registry: SessionRegistry, pipes: HostPipes | None, stage: Quick
     """Serve until the client goes or a signal arrives; then release what the sessions hold, and exit.
 
     *pipes* are those of the host, `None` if the SDK has to read stdin in a thread; *stage* is the quick stage that has
-    served the host so far.
+    served the host so far, `None` if there was none.
     """
     try:
         anyio.run(_serve, registry, pipes, stage)
@@ -74,13 +74,13 @@ async def _serve(registry: SessionRegistry, pipes: HostPipes | None, stage: Quic
                 requests = _OpenRequests()
                 answers = _Answers(writing, requests, stage)
                 messages = _Messages(reading, answers, requests, registry, stage)
-                async with _going_on(stage, requests, answers):
+                async with _continued_calls(stage, requests, answers):
                     await server.run(messages, answers, server.create_initialization_options())
                 if pipes is not None:
                     ending.start_soon(_leave_when_silent, pipes.output)
             except anyio.get_cancelled_exc_class():
-                # Writing failed, so the client has gone, although it may have left stdin open.  The sessions have ended
-                # on the way here.
+                # Writing failed, so the client has gone, although it may have left stdin open.  The end of
+                # `server.run` has closed the sessions.
                 leave(0)
         ending.cancel_scope.cancel()
 
@@ -95,8 +95,8 @@ async def _leave_when_silent(output: Output) -> None:
 
 
 @asynccontextmanager
-async def _going_on(stage: QuickStage | None, requests: _OpenRequests, answers: _Answers) -> AsyncIterator[None]:
-    """Let the calls that *stage* has begun go on during the block, and send what they answer."""
+async def _continued_calls(stage: QuickStage | None, requests: _OpenRequests, answers: _Answers) -> AsyncIterator[None]:
+    """Continue the calls that *stage* began, during the block, and send their answers."""
     if stage is None:
         yield
         return
@@ -105,7 +105,7 @@ async def _going_on(stage: QuickStage | None, requests: _OpenRequests, answers: 
         assert call.request_id is not None
         requests.add(call.request_id)
     sending, sent = anyio.create_memory_object_stream[JSONRPCMessage](math.inf)
-    stage.move(
+    stage.hand_over(
         lambda message: sending.send_nowait(jsonrpc_message_adapter.validate_python(message)),
         lambda: cast("None", loop.call_soon_threadsafe(calls.run_posted)),
     )
@@ -167,30 +167,30 @@ def as_files(pipes: HostPipes) -> tuple[anyio.AsyncFile[str], anyio.AsyncFile[st
 
 
 class _OpenRequests:
-    """The requests that have been read and not been answered yet."""
+    """The requests that were read and are not answered yet."""
 
     def __init__(self) -> None:
         self._ids: Counter[RequestId] = Counter()
         self._changed = anyio.Event()
 
     def add(self, request_id: RequestId) -> None:
-        """Record a request that was read before."""
+        """Record a request that the quick stage has read."""
         self._ids[request_id] += 1
 
-    def read(self, message: object) -> None:
+    def record_read(self, message: object) -> None:
         """Record *message* from the client: a request is open until its answer, or until the client cancels it."""
         if isinstance(message, JSONRPCRequest) and message.method != _LISTEN:
             self.add(message.id)
         elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
             self._close((message.params or {}).get("requestId"))
 
-    def wrote(self, message: object) -> None:
+    def record_written(self, message: object) -> None:
         """Record *message* to the client."""
         if isinstance(message, JSONRPCResponse | JSONRPCError):
             self._close(message.id)
 
     async def room(self) -> None:
-        """Wait while `_MAX_OPEN` requests are open: a client that sends more and reads no answers costs no more memory."""
+        """Wait while `_MAX_OPEN` requests are open: a client that reads no answers must not fill our memory."""
         while self._ids.total() >= _MAX_OPEN:
             await self._changed.wait()
 
@@ -229,7 +229,7 @@ class _Stream:
 
 
 class _Answers(_Stream):
-    """The messages to *writing*, but for those that the client got from the quick *stage*."""
+    """Sends messages to *writing*, except those that the quick *stage* has sent to the client before."""
 
     def __init__(self, writing: WriteStream[SessionMessage], requests: _OpenRequests, stage: QuickStage | None) -> None:
         super().__init__(writing)
@@ -239,13 +239,13 @@ class _Answers(_Stream):
     async def send(self, item: SessionMessage, /) -> None:
         if not self._was_sent(item.message):
             await self._writing.send(item)
-        self._requests.wrote(item.message)
+        self._requests.record_written(item.message)
 
     def _was_sent(self, message: JSONRPCMessage) -> bool:
         if isinstance(message, JSONRPCResponse):
-            return message.id == plain.HANDED_OVER
+            return message.id == plain.HANDSHAKE_ID
         if isinstance(message, JSONRPCNotification) and message.method == plain.ACKNOWLEDGED and self._acknowledged:
-            key = plain.id_of((message.params or {})["_meta"][plain.SUBSCRIPTION])
+            key = plain.canonical_id((message.params or {})["_meta"][plain.SUBSCRIPTION])
             if key in self._acknowledged:
                 self._acknowledged.remove(key)
                 return True
@@ -253,10 +253,10 @@ class _Answers(_Stream):
 
 
 class _Messages(_Stream):
-    """The messages of *reading*; a line that is none is answered with an error instead.
+    """The messages of *reading*; a line that is no message is answered with an error.
 
-    The SDK drops such a line without a word, and a host that waits for the answer waits until its time-out.  At the end
-    of the input the SDK drops the requests in progress, so the end is passed on only when they are answered.
+    The SDK drops such a line without an answer, and the host waits until its time-out.  At the end of the input the SDK
+    drops the requests in progress, so the end is passed on only when they are answered.
     """
 
     def __init__(
@@ -287,14 +287,14 @@ class _Messages(_Stream):
                 await self._requests.drain()
                 raise
             if not isinstance(item, Exception):
-                self._requests.read(item.message)
+                self._requests.record_read(item.message)
                 self._cancel(item.message)
                 return item
             for error in _errors_for(item):
                 await self._answers.send(SessionMessage(error))
 
     def _cancel(self, message: JSONRPCMessage) -> None:
-        """Cancel the call of the quick stage that *message* cancels, if it does."""
+        """If *message* cancels a call that the quick stage began, cancel it."""
         if self._stage is None or not isinstance(message, JSONRPCNotification):
             return
         request_id = (message.params or {}).get("requestId")

@@ -18,11 +18,11 @@ from mcp_claims.server.registry import SessionRegistry
 from mcp_claims.stores.threads import start_daemon_thread
 
 _HOST_INTERVAL = 1.0
-"""Seconds between two looks whether the host still lives, where the system does not report its end."""
+"""Seconds between two checks that the host still lives, where the system does not report its end."""
 
 LONGEST_SILENCE = 1.0
-"""Seconds without an answer after which the end of the input ends calls that are still in progress: what they wait for,
-such as a lock that a stopped process holds, must not delay the end."""
+"""Seconds without an answer, after the end of the input, after which calls in progress are cut off: a lock that a stopped
+process holds must not delay the end."""
 
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 """The signals that end a server."""
@@ -50,9 +50,9 @@ def leave(code: int) -> NoReturn:
 
 
 def stop_with_host() -> None:
-    """Send this process SIGTERM once its host has died: a child of the host may keep our input open, so that it never ends.
+    """Send this process SIGTERM once its host has died, since a child of the host may keep our stdin open for ever.
 
-    The host is whoever has the other end of stdin.  A wrapper in between, such as `uv run`, may die before it.
+    The host is the process that has the other end of stdin.  A wrapper in between, such as `uv run`, may die before it.
     """
     # A descriptor of its own: what is 0 now will be another file.
     start_daemon_thread(partial(_watch_host, os.dup(0)), "mcp-claims host")

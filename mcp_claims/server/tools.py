@@ -1,4 +1,4 @@
-"""The tools: what a host is told of each, and the code that it runs.  Knows neither the SDK nor an event loop."""
+"""The tools: how each is described to hosts, and the code that it runs.  Knows neither the SDK nor an event loop."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -73,25 +73,27 @@ class Runner(Protocol):
 
 
 class Call:
-    """One call of a tool, its arguments checked by type; `used` is the session for which it acts, once that is known.
-
-    `about` is the key that the call was about, once its answer says how that stands.
-    """
+    """One call of a tool, its arguments checked by type."""
 
     def __init__(self, registry: SessionRegistry, caller: Caller, arguments: dict[str, Any], runner: Runner) -> None:
         self.registry, self.caller, self.arguments, self.runner = registry, caller, arguments, runner
         self.used: Session | None = None
+        """The session for which the call acts, once that is known."""
         self.about: ScopedKey | None = None
+        """The key whose state is in the answer, so that its loss is not reported twice."""
 
     async def session(self) -> SessionEntry:
-        """Return the session on whose behalf the caller acts; take its handle out of the arguments."""
+        """Return the session for which the caller acts: that of the argument `session`, or its own.
+
+        Raises `InvalidSessionError`, `SessionNeededError` or `SessionEndedError` if there is none.
+        """
         handle = await self._handle()
         entry = self.registry.session_for(self.caller, handle)
         self.used = entry.session
         return entry
 
     async def reader(self) -> Session:
-        """Return the caller's session, or the read-only one for callers without one; take its handle out as `session`."""
+        """Return the session for which the caller acts, or the read-only one for a caller without any."""
         handle = await self._handle()
         self.used = self.registry.reader_for(self.caller, handle)
         return self.used
@@ -133,7 +135,6 @@ async def _release(call: Call) -> Rendered:
         entry.session, lambda lock_timeout: entry.session.release_request(request, lock_timeout=lock_timeout)
     )
     call.about = request.scoped
-    call.about = request.scoped
     entry.keep_alive.remove(request.scoped)
     return release_answer(request.scoped, result)
 
@@ -158,7 +159,7 @@ async def _prune(call: Call) -> Rendered:
 
 
 class Tool(NamedTuple):
-    """What a host is told of a tool, and the function that runs it."""
+    """How a tool is described to hosts, and the function that runs it."""
 
     title: str
     description: str
@@ -228,7 +229,7 @@ TOOLS = {
 
 
 class ToolAnswer(NamedTuple):
-    """What a call answers: text for the model, and the same as structured content unless it failed."""
+    """The answer of a call: text for the model, and the same as structured content; `None` if the call failed."""
 
     text: str
     structured: dict[str, Any] | None = None
@@ -247,7 +248,7 @@ async def call_tool(name: str, call: Call) -> ToolAnswer:
             f"{name} failed by a defect of mcp-claims; the server's log has the details. Do not act on this event; "
             "is_claimed_by_other returns what is stored."
         )
-    # An agent that works on other keys must learn as well that a claim which is kept alive for it is lost.
+    # An agent that works on other keys must learn, too, that it has lost a claim.
     if call.used is not None and (losses := call.used.take_losses(but=call.about)):
         answer = with_losses(answer, losses, call.used.now())
     return ToolAnswer(answer.text, answer.structured)

@@ -30,7 +30,7 @@ ANSWER_TIMEOUT = 4.5
 """Seconds in which a remote store answers one attempt or fails, however many requests the attempt takes."""
 
 STILL_HELD = "still held by another session"
-"""What a client is told every few seconds while a call of it waits."""
+"""The message of the progress that a client gets while its call waits."""
 
 _POLL_INTERVAL = 2.0  # s; a notice can be lost
 _PROGRESS_INTERVAL = 5.0  # s
@@ -105,7 +105,7 @@ def begin_wait() -> Wakeup | None:
     `None` if no call may wait: beyond 512 waits in one process, and after `stop_waits`, a call is answered at once, as
     without `wait_seconds`.
     """
-    # A semaphore, not a look at how many wait: calls that arrive together would all pass that.
+    # A semaphore, not a count: calls that arrive together would all find the count below the bound.
     if _stopped.is_set() or not _waits.acquire(blocking=False):
         return None
     try:
@@ -118,7 +118,7 @@ def begin_wait() -> Wakeup | None:
 
 
 def end_wait(wakeup: Wakeup) -> None:
-    """Give back the place that `begin_wait` gave."""
+    """End the wait of *wakeup*, so that another call may wait."""
     _waiting.discard(wakeup)
     _waits.release()
 

@@ -86,7 +86,7 @@ def list_claims(
 
 
 def _parse_after(after: str) -> tuple[float, str]:
-    """Return when the walk began that goes on behind *after*, and the position in the store."""
+    """Return when the walk of the cursor *after* began (`time.monotonic`), and its position in the store."""
     began, _, position = after.removeprefix(_BEGAN).partition("\0")
     try:
         return (float(began), position) if after.startswith(_BEGAN) else (time.monotonic(), after)

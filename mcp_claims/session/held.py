@@ -84,7 +84,7 @@ class HeldClaims:
     def add(self, claim: Claim, cached: Claim | None = None) -> Claim | None:
         """Record the grant *claim*, unless a parallel call has recorded a newer one; return *cached* if it was lost before.
 
-        That is the grant of the key that was cached before the call read or wrote anything.
+        *cached* is the grant of this key that was recorded when the call began.
         """
         with self._lock:
             lost = self.lost(cached, claim)
@@ -134,9 +134,9 @@ class HeldClaims:
     def take_losses(
         self, read: Callable[[ScopedKey], Found] | None, but: ScopedKey | None
     ) -> list[tuple[Claim, Found]]:
-        """Return the grants that are lost and that no call has reported, each with what is stored instead; each once.
+        """Return each lost grant that no call has reported yet, with what is stored instead.
 
-        Those are the noted ones and those that *read* shows, of up to 100 of the keys held, *but* one.
+        These are the noted losses, and those that *read* shows for up to 100 of the keys held, except *but*.
         """
         with self._lock:
             seen, self._found_lost = [*self._found_lost.values()], {}

@@ -35,7 +35,7 @@ CLOSE_TIMEOUT = 0.2
 
 
 class Operations:
-    """What one session, *holder*, does with keys; several threads may use it.  `Session` is its face for programs."""
+    """The operations of one session, *holder*; several threads may use it.  Programs use its subclass `Session`."""
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
         self._store = store
@@ -100,10 +100,9 @@ class Operations:
         raise ContendedError(scoped.key, MAX_SWAPS)
 
     def near_claims(self, scoped: ScopedKey) -> tuple[Claim, ...]:
-        """Return claims in force, of others, on keys that look like *scoped*: perhaps they mean the same event.
+        """Return other sessions' claims in force on keys that look like *scoped*, and so may mean the same event.
 
-        For a new grant: at most three of them, among the first 200 claims of the namespace.  Never raises: the key is
-        granted.
+        At most three, of at most 200 claims of the namespace in no order.  Raises nothing, as the key was just granted.
         """
         return admin.near_claims(self._store, self._machine, scoped, self.holder)
 
@@ -156,10 +155,10 @@ class Operations:
         return None
 
     def take_losses(self, but: ScopedKey | None = None) -> list[tuple[Claim, Found]]:
-        """Return the grants that were lost and that no call has reported, each with what is stored instead; each once.
+        """Return each lost grant that no call has reported yet, with what is stored instead.
 
-        On a store of this machine it reads what is held, up to 100 keys, *but* the key that was just read.  On a remote
-        store it is limited to the losses that renewals have found.  Raises nothing.
+        On a store of this machine this reads up to 100 of the keys held, except *but*, which the call has just read.  On a
+        remote store it reads nothing, and returns the losses that renewals have found.  Raises nothing.
         """
         return self._held.take_losses(None if self.remote or self._in_forked_child else self._store.read, but)
 

@@ -1,4 +1,4 @@
-"""What the tools answer, through the SDK's client in both protocol eras."""
+"""What the tools answer, through the SDK's client in both kinds of protocol."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ RED = ScopedKey("default", "red")
 
 
 class Slow(MemoryStore):
-    """A store whose lock is taken, so that a thread waits for it; what that stores it returns only after `let_go`."""
+    """A store whose lock is taken at first, so that a thread swaps; the swap returns only after `let_go`."""
 
     def __init__(self) -> None:
         super().__init__()

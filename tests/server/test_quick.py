@@ -1,4 +1,4 @@
-"""The quick stage of stdio says what the SDK's server says, or leaves the message to it.
+"""The quick stage of stdio answers a message as the SDK's server does, or leaves it to that server.
 
 `MCP_CLAIMS_FUZZ` is the number of examples (100 unless given).
 """
@@ -48,7 +48,7 @@ def request(number: int | str, method: str, params: object = None) -> Message:
 
 
 def calls(meta: Message) -> list[Message]:
-    """Return the arguments of a call of every tool, in the spellings that hosts use."""
+    """Return calls of every tool, with arguments in the spellings that hosts use."""
     arguments: list[tuple[str, Message]] = [
         ("try_claim", {"key": "red", "note": "fixing ✅", "ttl_minutes": 5}),
         ("try_claim", {"key": 4521, "ttl_minutes": "5", "redo": "false", "namespace": "", "session": None}),
@@ -102,11 +102,11 @@ class Quick:
         pipes = HostPipes(Lines(self._input), Output(self._output))
         self.stage = QuickStage(one_client(store or MemoryStore()), pipes)
         self.sent: list[Message] = []
-        """What it has sent and `answers` has not returned."""
+        """The messages that it has sent and `answers` has not returned."""
         self.stage.send = self.sent.append
 
     def answers(self, line: bytes) -> list[Message] | None:
-        """Return what it answers to *line*; `None` if it leaves the line to the SDK's server."""
+        """Return its answers to *line*; `None` if it leaves the line to the SDK's server."""
         try:
             self.stage.serve(line)
         except NotPlainError:
@@ -131,7 +131,7 @@ class Sdk:
         self._sending, self._received = sending, received
 
     async def answers(self, line: bytes, expected: int) -> list[Message]:
-        """Return what it answers to *line*: *expected* messages, if it sends so many."""
+        """Return its answers to *line*; wait until there are as many as *expected*."""
         message = jsonrpc_message_adapter.validate_json(line, by_name=False)
         await self._sending.send(SessionMessage(message))
         answers: list[Message] = []
@@ -171,7 +171,7 @@ def normal(answers: list[Message]) -> list[Message]:
 
 
 async def compare(lines: list[bytes]) -> int:
-    """Check that both say the same to *lines*, up to the first that the quick stage leaves; return how many it took."""
+    """Check that both answer *lines* alike, up to the first that the quick stage leaves; return how many it answered."""
     quick = Quick()
     try:
         async with sdk_server() as sdk:
@@ -267,7 +267,7 @@ NAMES = st.sampled_from(["_meta", "id", "cursor", "name", "arguments", "task", "
 
 @st.composite
 def changed(draw: st.DrawFn, message: Message) -> Message:
-    """Change *message* somewhere: a value, a name that goes, or one that comes."""
+    """Change *message* in one place: replace, remove or add a value."""
     made: Message = json.loads(json.dumps(message))
     place: Any = made
     while True:
@@ -292,7 +292,7 @@ def changed(draw: st.DrawFn, message: Message) -> Message:
 
 @st.composite
 def sessions(draw: st.DrawFn) -> list[bytes]:
-    """Draw a session of either kind of protocol, a few of whose messages are changed or come at another time."""
+    """Draw a session of either kind of protocol; some of its messages are changed or out of order."""
     seeds = draw(st.sampled_from([HANDSHAKE, MODERN]))
     rest = draw(st.lists(st.sampled_from(HANDSHAKE + MODERN if draw(st.booleans()) else seeds), max_size=5))
     messages = [*seeds[: draw(st.integers(0, 2))], *rest]
@@ -316,5 +316,5 @@ def is_accepted(line: bytes) -> bool:
 )
 @pytest.mark.timeout(600)
 @given(lines=sessions())
-def test_whatever_comes_is_answered_as_by_the_sdks_server_or_left_to_it(lines: list[bytes]) -> None:
+def test_any_line_is_answered_as_by_the_sdks_server_or_left_to_it(lines: list[bytes]) -> None:
     anyio.run(compare, lines)

@@ -25,10 +25,10 @@ from tests.support.servers import ENVELOPE, PYTHON_ENVIRONMENT, RawServer, has_i
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick stage needs pipes that can be polled")
 
-# Nothing that a server without logging answers to itself.
+# The quick stage does not know this method, and neither server supports it.
 NOT_PLAIN = {
-    _era: request("not plain", "logging/setLevel", {"level": "info"} | meta)
-    for _era, meta in (("handshake", {}), ("modern", {"_meta": ENVELOPE}))
+    _protocol: request("not plain", "logging/setLevel", {"level": "info"} | meta)
+    for _protocol, meta in (("handshake", {}), ("modern", {"_meta": ENVELOPE}))
 }
 WITHIN = 30.0
 HELD = ScopedKey("default", "red")
@@ -78,12 +78,10 @@ def test_a_session_of_a_real_host_never_imports_the_sdk(claims_dir: Path, sessio
 
 @pytest.mark.rule("Q4")
 @pytest.mark.parametrize("position", [0, 1, 2, 3, 8, 99])
-@pytest.mark.parametrize("era", ["handshake", "modern"])
-def test_a_message_that_is_not_plain_at_any_place_loses_and_doubles_no_answer(
-    claims_dir: Path, era: str, position: int
-) -> None:
-    messages = [*(HANDSHAKE if era == "handshake" else MODERN)]
-    messages.insert(min(position, len(messages)), NOT_PLAIN[era])
+@pytest.mark.parametrize("protocol", ["handshake", "modern"])
+def test_a_hand_over_at_any_message_loses_and_doubles_no_answer(claims_dir: Path, protocol: str, position: int) -> None:
+    messages = [*(HANDSHAKE if protocol == "handshake" else MODERN)]
+    messages.insert(min(position, len(messages)), NOT_PLAIN[protocol])
     with raw_server(claims_dir) as server:
         send(server, *messages)
         server.stdin.close()
@@ -92,12 +90,12 @@ def test_a_message_that_is_not_plain_at_any_place_loses_and_doubles_no_answer(
     asked = Counter(message["id"] for message in messages if "id" in message and message["id"] != 50)
     assert Counter(answer["id"] for answer in answers if "id" in answer) == asked
     assert sum(answer.get("method", "") == "notifications/subscriptions/acknowledged" for answer in answers) == (
-        era == "modern"
+        protocol == "modern"
     )
 
 
 @pytest.mark.rule("Q4")
-def test_the_session_and_what_it_holds_stay_what_they_are(claims_dir: Path) -> None:
+def test_the_session_keeps_its_holder_and_its_claims(claims_dir: Path) -> None:
     with raw_server(claims_dir) as server:
         before = server.call("try_claim", key="red", ttl_minutes=1 / 30, keep_alive=True)
         hand_over(server)
@@ -107,7 +105,7 @@ def test_the_session_and_what_it_holds_stay_what_they_are(claims_dir: Path) -> N
 
 
 @pytest.mark.rule("Q4")
-def test_the_sdks_server_has_heard_the_handshake(claims_dir: Path) -> None:
+def test_the_sdks_server_gets_the_handshake(claims_dir: Path) -> None:
     claim = {"name": "try_claim", "arguments": {"key": "red"}}
     with raw_server(claims_dir) as server:
         send(server, *HANDSHAKE[:2], request(1, "tools/call", claim), NOT_PLAIN["handshake"])
@@ -120,7 +118,7 @@ def test_the_sdks_server_has_heard_the_handshake(claims_dir: Path) -> None:
 
 @contextmanager
 def waiting(claims_dir: Path) -> Iterator[tuple[RawServer, Any]]:
-    """A server with a call, number 7, that waits for a key of a session of ours, and was handed over meanwhile."""
+    """A server after its hand-over, during which call 7 waited for a key that the session holds."""
     with process_session(FileStore(claims_dir)) as session, raw_server(claims_dir) as server:
         session.try_claim("red")
         send(server, call(7, "try_claim", key="red", wait_seconds=300))
@@ -129,7 +127,7 @@ def waiting(claims_dir: Path) -> Iterator[tuple[RawServer, Any]]:
 
 
 @pytest.mark.rule("Q4")
-def test_a_wait_goes_on_and_is_told_of_and_answered(claims_dir: Path) -> None:
+def test_a_wait_continues_and_is_reported_and_answered(claims_dir: Path) -> None:
     with waiting(claims_dir) as (server, session):
         progress = server.receive()
         assert (progress["method"], progress["params"]["progressToken"]) == ("notifications/progress", 1)

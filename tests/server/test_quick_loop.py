@@ -1,4 +1,4 @@
-"""The loop of the quick stage: nothing that has come is overtaken by the end of the input, and no signal is lost."""
+"""The loop of the quick stage: lines are served before the end of the input, and no signal is lost."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def pipes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipes]:
 
 
 @pytest.mark.rule("Q6")
-def test_what_was_left_unserved_while_the_host_read_nothing_is_served_before_the_end_of_the_input(
+def test_lines_that_waited_for_the_host_to_read_are_served_before_the_end_of_the_input(
     pipes: Pipes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quick, "_MAX_UNSENT", 1)

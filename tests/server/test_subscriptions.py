@@ -1,4 +1,4 @@
-"""Changes made by any process reach those who watch, over stdio and HTTP, in both eras."""
+"""Changes made by any process reach those who watch, over stdio and HTTP, in both kinds of protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real servers over HTTP, and clients of both eras with and without tokens."""
+"""Real servers over HTTP, and clients of both kinds of protocol with and without tokens."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`python -m tests.support.plain_answers`: write `mcp_claims/server/plain.json`, what the SDK's server answers.
 
-The quick stage sends these answers to what does not depend on claims.  They are asked of that server itself, over stdio.
+The quick stage sends these answers, which do not depend on claims.  They come from that server itself, over stdio.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FILE = Path(mcp_claims.__file__).with_name("server") / "plain.json"
 
 _INITIALIZE = {"protocolVersion": "", "capabilities": {}, "clientInfo": {"name": "plain", "version": "1"}}
 _LISTS = ["tools/list", "prompts/list", "resources/list", "resources/templates/list"]
-# What depends on the request and on claims, and so is filled in for each answer.
+# These fields depend on the request or on claims, so the quick stage fills them in.
 _FILLED_IN = {
     "initialize": {"protocolVersion"},
     "resources/list": {"resources", "nextCursor"},

@@ -1,6 +1,6 @@
-"""The names in directories, in order; those of large ones are kept while somebody walks through them in pages.
+"""Lists the names in directories, in order; keeps those of large directories while a client reads page after page.
 
-Otherwise each page of 100,000 claims would list all names, which takes 0.1 s, and all pages would take minutes.
+Otherwise each page of 100,000 claims would list all names again, which takes 0.1 s a page and minutes in all.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from mcp_claims.stores.files.filesystem import FileSystem
 _KEPT_FOR = 30.0  # s since the last page
 _MIN_KEPT = 1_000  # names; fewer are listed within a millisecond
 _MAX_KEPT = 2_000_000  # names of all directories: 150 MB if they have 20 characters, 370 MB if they have 125
-_RUN = 2_000  # names; to sort all at once would stop the event loop, for a million names half a second
+_RUN = 2_000  # names; sorting a million at once would stop all other threads for half a second
 
 
 class _Listing:
-    """The names in a directory, as sorted *runs*; listed from *began* on and *used* last (`FileSystem.monotonic`)."""
+    """The names in a directory, as sorted *runs*; listed at `began`, last used at `used` (`FileSystem.monotonic`)."""
 
     def __init__(self, runs: list[list[str]], began: float) -> None:
         self.runs, self.count = runs, sum(map(len, runs))
@@ -33,13 +33,14 @@ class Listings:
 
     def __init__(self, fs: FileSystem) -> None:
         self._fs = fs
-        # Never changed, but replaced, since scans in several threads share it.  A listing that is lost so is made again.
+        # Replaced, never changed: scans in several threads share it.  If two replace it at once, one listing is made again.
         self._kept: dict[str, _Listing] = {}
 
     def names(self, directory: str, start: str = "", since: float = inf) -> Iterator[str]:
         """Return the names in *directory* from *start* on, in order; none where it does not exist.
 
-        A listing that began at *since* or later (`FileSystem.monotonic`) will do; by default it is made now.
+        A kept listing serves if it began at *since* or later (`FileSystem.monotonic`); by default none does.  Raises
+        `StoreUnavailableError` if the directory cannot be listed.
         """
         self.drop_unused()
         now = self._fs.monotonic()
@@ -51,7 +52,7 @@ class Listings:
                 self._keep(directory, listing)
         listing.used = now
         rests = (map(run.__getitem__, range(bisect_left(run, start), len(run))) for run in listing.runs)
-        # Some file systems list a file twice that is replaced meanwhile.
+        # Some file systems list a file twice if it is replaced meanwhile.
         return (name for name, _ in groupby(merge(*rests)))
 
     def drop_unused(self) -> None:
@@ -61,7 +62,7 @@ class Listings:
             self._kept = {at: listing for at, listing in kept.items() if now - listing.used <= _KEPT_FOR}
 
     def _keep(self, directory: str, listing: _Listing) -> None:
-        """Keep *listing*, and the others used last, as many as there is room for."""
+        """Keep *listing*, and of the others those used last, as far as there is room."""
         kept, room = {directory: listing}, _MAX_KEPT - listing.count
         for at, other in sorted(self._kept.items(), key=lambda item: item[1].used, reverse=True):
             room -= other.count if at != directory else 0

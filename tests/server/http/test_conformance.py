@@ -1,4 +1,4 @@
-"""The protocol's official conformance suite, for both eras, against a real server.
+"""The protocol's official conformance suite, for both kinds of protocol, against a real server.
 
 The suite is made for a server with its own fixture tools, resources and prompts.  What needs those is listed with the
 reason; everything else has to pass, and what is listed has to fail still, or it belongs out of the list.

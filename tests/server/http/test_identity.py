@@ -1,4 +1,4 @@
-"""Over HTTP, in both eras: who holds the key after each event.
+"""Over HTTP, in both kinds of protocol: who holds the key after each event.
 
 | event | handshake versions | 2026-07-28, with a handle |
 |---|---|---|
