@@ -43,6 +43,7 @@ _HIDDEN = {
     socket: {"AF_NETLINK", "SO_PEERCRED"},
     fcntl: {"F_OFD_GETLK", "F_OFD_SETLK", "F_OFD_SETLKW", "F_SETPIPE_SZ"},
     ctypes: {"windll"},
+    os.path: set(),
 }
 # Modules that open paths on behalf of a caller; `_asked_by_product` skips their frames to find it.
 _STANDARD = frozenset({"__main__", "codecs", "genericpath", "io", "os", "pathlib", "posixpath"})
@@ -65,6 +66,10 @@ def _readlink(path: str) -> str:
     return os.readlink(path)
 
 
+def _isdir(path: str) -> bool:
+    return not os.fspath(path).startswith("/proc") and os.path.isdir(path)
+
+
 class _Socket(socket.socket):
     """A socket that tells who uses its other end as macOS does."""
 
@@ -78,6 +83,7 @@ class _Socket(socket.socket):
 _CHANGED: dict[ModuleType, dict[str, Any]] = {
     sys: {"platform": "darwin"},
     os: {"readlink": _readlink},
+    os.path: {"isdir": _isdir},
     socket: {"socket": _Socket},
     ctypes: {"CDLL": lambda *_, **__: _Libc()},
 }
@@ -155,5 +161,6 @@ def _hide_proc(event: str, arguments: tuple[Any, ...]) -> None:
 
 for _module in _HIDDEN:
     sys.modules[_PREFIX + _module.__name__] = _OnMacos(_module)
+sys.modules[f"{_PREFIX}os"].__dict__["path"] = sys.modules[_PREFIX + os.path.__name__]
 sys.meta_path.insert(0, _Finder())
 sys.addaudithook(_hide_proc)
