@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 
+from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Holder, Proof
@@ -149,3 +151,49 @@ def test_a_container_that_gets_the_namespace_number_of_one_that_is_gone_is_anoth
     world.starts[1] = 90_000
     second = named_session(store, "ci", Place(world, 7, "box-b", "pid:[9]"))
     assert second.try_claim("deploy").status is Status.HELD
+
+
+def test_a_session_dies_with_the_process_that_it_is_bound_to_and_shows_its_name() -> None:
+    store, world = MemoryStore(), World()
+    machine, other = FakeMachine(world, 7), FakeMachine(world, 8)
+    nonce, another = b"16 secret bytes.", b"16 other bytes. "
+    acting = session_for_process(store, 8, machine).holder
+    assert (acting.pid, acting.proof) == (8, other.proof()) and acting.name.startswith("rig:8:for-")
+    bound = handle_session(store, machine, 9, nonce, bound=True).holder
+    free = handle_session(store, machine, 9, nonce, bound=False).holder
+    assert (bound.pid, bound.proof, free.pid, free.proof) == (7, machine.proof(), 7, Proof())
+    assert bound.name == free.name != handle_session(store, machine, 9, another, bound=True).holder.name
+    assert re.fullmatch("rig:9:[0-9a-f]{12}", bound.name) and nonce.hex()[:6] not in bound.name
+    assert named_session(store, "ci", machine).holder.proof == Proof()
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 1, 6, 2**31])
+def test_nobody_can_act_for_a_process_that_does_not_run_or_for_the_first_one(pid: int) -> None:
+    world = World()
+    machine, ended = FakeMachine(world, 7), FakeMachine(world, 6)
+    world.alive.discard((world.boot, ended.pid()))
+    rule = "parent of every orphaned script" if pid == 1 else f"of this machine that is running, not {pid}\\."
+    machine.provably_dead = lambda holder: holder.pid == ended.pid() and holder.name == "rig:6"  # type: ignore[method-assign]
+    with pytest.raises(InvalidInputError, match=rule):
+        session_for_process(MemoryStore(), pid, machine)
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"),
+    [
+        ("c", True),
+        ("c" * 64, True),
+        ("nightly #1", True),
+        ("", False),
+        ("c" * 65, False),
+        ("a\nb", False),
+        ("c ", False),
+    ],
+)
+def test_a_name_is_one_line_of_1_to_64_characters(name: str, valid: bool) -> None:
+    machine = FakeMachine(World(), 7)
+    if valid:
+        assert named_session(MemoryStore(), name, machine).holder.pid == 7
+    else:
+        with pytest.raises(InvalidInputError, match=r"^session must be a name of 1 to 64 printable characters"):
+            named_session(MemoryStore(), name, machine)

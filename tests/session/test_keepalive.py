@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import timedelta
 from threading import Event
 
 import pytest
 
-from mcp_claims.model.records import ScopedKey
+from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.model.records import Found, ScopedKey
 from mcp_claims.session.keepalive import KeepAlive, KeepAliveThread
 from mcp_claims.session.session import Session
 from tests.session.bench import HALF_AN_HOUR, MemoryBench, granted
 from tests.session.faulty import Failing
+from tests.support.interrupting import DelegatingStore
 
 TTL = timedelta(seconds=HALF_AN_HOUR)
 RED = ScopedKey("ci", "red")
@@ -126,6 +129,36 @@ def test_a_thread_notices_a_revoked_claim_and_ends(bench: MemoryBench) -> None:
         while kept.claim is not None:
             assert time.monotonic() < deadline
             Event().wait(0.005)
+
+
+def test_a_thread_ends_with_its_block(bench: MemoryBench) -> None:
+    session = bench.session()
+    before = set(threading.enumerate())
+    with KeepAliveThread(session, granted(session, RED.key, RED.namespace), TTL):
+        (thread,) = set(threading.enumerate()) - before
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.rule("C7")
+@pytest.mark.parametrize(
+    "error", [StoreUnavailableError("/claims", OSError(5, "Input/output error")), UnsafeDirectoryError("/claims", "")]
+)
+def test_a_loss_that_cannot_be_read_keeps_no_other_from_being_reported(bench: MemoryBench, error: Exception) -> None:
+    class Failing(DelegatingStore):
+        def read(self, scoped: ScopedKey) -> Found:
+            if reading and scoped.key == "green":
+                raise error
+            return super().read(scoped)
+
+    reading = False
+    session, person = bench.session(Failing(bench.store)), bench.session()
+    for key in ("green", "red"):
+        person.revoke(granted(session, key))
+    reading = True
+    assert [lost.scoped.key for lost, _ in session.take_losses()] == ["red"]
+    reading = False
+    assert [lost.scoped.key for lost, _ in session.take_losses()] == ["green"]
 
 
 @pytest.mark.rule("C7")

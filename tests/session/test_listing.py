@@ -7,8 +7,9 @@ import pytest
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Outcome, Unreadable
+from mcp_claims.session.results import ClaimPage, ListedClaim
 from mcp_claims.session.session import Session
-from tests.session.bench import Bench, granted
+from tests.session.bench import HALF_AN_HOUR, Bench, granted
 
 
 def keys(session: Session, namespace: str | None = None, *, mine: bool = False, limit: int = 50) -> list[str]:
@@ -88,3 +89,13 @@ def test_mine_is_what_the_session_holds_or_finished(bench: Bench) -> None:
 def test_a_bad_namespace_is_refused(bench: Bench) -> None:
     with pytest.raises(InvalidInputError):
         bench.session().list_claims("")
+
+
+def test_what_is_read_about_a_key_has_its_state_and_changes_nothing(bench: Bench) -> None:
+    session = bench.session()
+    assert session.read("red") == ClaimPage((), session.now(), None)
+    claim = granted(bench.session(), "red")
+    assert session.read("red") == ClaimPage((ListedClaim(claim, ClaimState.HELD),), session.now(), None)
+    bench.world.pass_time(HALF_AN_HOUR)
+    for _ in range(2):
+        assert session.read("red") == ClaimPage((ListedClaim(claim, ClaimState.EXPIRED),), session.now(), None)
