@@ -72,16 +72,20 @@ class Calls:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.running: dict[Id, RunningCall] = {}
+        """The calls that can be cancelled: the last one of each id."""
+        self.open: set[RunningCall] = set()
+        """The calls that are neither answered nor, if they were cancelled, ended and undone."""
         self._wake = wake
         self._posted: deque[Callable[[], None]] = deque()
         self._lock = Lock()
-        self._waiting: deque[tuple[RunningCall | None, Step]] = deque()
+        self._waiting: deque[tuple[RunningCall, Step]] = deque()
         self._threads: Counter[_Kind] = Counter()
 
     def start(self, call: RunningCall) -> None:
         """Run *call*, which answers a request, up to its first step."""
         assert call.request_id is not None
         self.running[canonical_id(call.request_id)] = call
+        self.open.add(call)
         self._resume(call, None, None)
 
     def run(self, work: Coroutine[Step, Any, Any]) -> None:
@@ -131,13 +135,15 @@ class Calls:
         # A client may use an id again before it has the answer to the first request.
         if call.request_id is not None and self.running.get(canonical_id(call.request_id)) is call:
             del self.running[canonical_id(call.request_id)]
+        self.open.discard(call)
         call.finish(result)
 
     def _start_threads(self) -> None:
         for _ in range(len(self._waiting)):
             call, step = self._waiting.popleft()
-            if call is not None and call.cancelled:
+            if call.cancelled:
                 call.work.close()
+                self.open.discard(call)
             elif self._threads[step.kind] >= step.kind.value:
                 self._waiting.append((call, step))
             else:
@@ -147,7 +153,7 @@ class Calls:
                 except RuntimeError as error:
                     self.post(partial(self._end, call, step, None, error))
 
-    def _run(self, call: RunningCall | None, step: Step) -> None:
+    def _run(self, call: RunningCall, step: Step) -> None:
         result, error = None, None
         try:
             result = step.run()
@@ -155,16 +161,24 @@ class Calls:
             error = problem
         self.post(partial(self._end, call, step, result, error))
 
-    def _end(self, call: RunningCall | None, step: Step, result: Any, error: BaseException | None) -> None:
+    def _end(self, call: RunningCall, step: Step, result: Any, error: BaseException | None) -> None:
         self._threads[step.kind] -= 1
-        if call is not None and call.cancelled:
+        if not call.cancelled:
+            self._resume(call, result, error)
+        else:
             call.work.close()
             if error is None and step.undo is not None:
-                # Nobody knows of what the call did.  Undoing it may take a lock, so it takes a thread.
-                self._waiting.append((None, Step(partial(step.undo, result))))
-        elif call is not None:
-            self._resume(call, result, error)
+                self.run(self._undo(call, partial(step.undo, result)))
+            else:
+                self.open.discard(call)
         self._start_threads()
+
+    async def _undo(self, call: RunningCall, undo: Callable[[], object]) -> None:
+        # Nobody knows of what the call did.  Undoing it may take a lock, so it takes a thread.
+        try:
+            await in_thread(Step(undo))
+        finally:
+            self.open.discard(call)
 
 
 @coroutine

@@ -34,6 +34,9 @@ _HANDSHAKE, _MODERN = "handshake", "modern"
 _MAX_UNSENT = 8 * 2**20
 """Bytes of unread answers beyond which no message is read: a host that reads none must not fill our memory."""
 
+_MAX_OPEN = 1_024
+"""Calls in progress, beyond which no more are read."""
+
 _MAX_LISTENS = 256
 _SHORTEST_PAUSE = 0.05  # s
 _NEVER = float("inf")
@@ -120,7 +123,7 @@ class QuickStage:
 
     def _serve_until_not_plain(self) -> None:
         while True:
-            while self._output.size < _MAX_UNSENT and (line := self._lines.next()) is not None:
+            while not self._full and (line := self._lines.next()) is not None:
                 try:
                     self.serve(line)
                 except NotPlainError:
@@ -133,25 +136,27 @@ class QuickStage:
     def wait(self) -> bool:
         """Wait for input, a result, a signal or maintenance, and read; return false at the end of the input."""
         self._maintain_if_due()
-        full = self._output.size >= _MAX_UNSENT
         # The end of the input must not be seen before the lines in front of it are served.
-        reading = [] if full or self._lines.waiting else [self._lines.fd]
-        pause = 0.0 if self._lines.waiting and not full else self._pause()
+        reading = [] if self._full or self._lines.waiting else [self._lines.fd]
+        pause = 0.0 if self._lines.waiting and not self._full else self._pause()
         ready = wait_for(pause, self._woken.fileno(), *reading, writable=self._unsent())
         self._run_posted()
         return self._lines.fd not in ready or self._lines.read()
 
     def _end_of_input(self) -> None:
-        """Answer what was asked before, and end; give up after a second in which nothing was answered and nothing read."""
+        """Answer what was asked before, undo what was cancelled, and end.
+
+        Give up after a second in which nothing was answered and nothing read.
+        """
         self._registry.input_ended = True
         stop_waits()
         moved = time.monotonic()
-        while (self.calls.running or self._output.size) and time.monotonic() - moved < LONGEST_SILENCE:
-            before = len(self.calls.running), self._output.size
+        while (self.calls.open or self._output.size) and time.monotonic() - moved < LONGEST_SILENCE:
+            before = len(self.calls.open), self._output.size
             wait_for(LONGEST_SILENCE, self._woken.fileno(), writable=self._unsent())
             self._run_posted()
             self._output.write()
-            if (len(self.calls.running), self._output.size) != before:
+            if (len(self.calls.open), self._output.size) != before:
                 moved = time.monotonic()
         for message in self.listens.values():
             self.send({"jsonrpc": "2.0", "id": message["id"], "error": self._fixed["closed"]})
@@ -161,6 +166,10 @@ class QuickStage:
     def _pause(self) -> float | None:
         """Return the seconds until the next maintenance, `None` if none is due."""
         return None if self._due == _NEVER else max(_SHORTEST_PAUSE, self._due - time.monotonic())
+
+    @property
+    def _full(self) -> bool:
+        return self._output.size >= _MAX_UNSENT or len(self.calls.open) >= _MAX_OPEN
 
     def _unsent(self) -> int | None:
         return self._output.fd if self._output.size else None

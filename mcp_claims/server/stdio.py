@@ -45,6 +45,7 @@ from mcp_claims.server.stop import LONGEST_SILENCE, STOPS, leave, stop
 from mcp_claims.session.acquire import stop_waits
 
 _MAX_OPEN = 1_024
+_UNDO_INTERVAL = 0.01  # s
 _LISTEN = "subscriptions/listen"  # Answered only when the client closes it.
 
 
@@ -101,9 +102,9 @@ async def _continued_calls(stage: QuickStage | None, requests: _OpenRequests, an
         yield
         return
     loop, calls = asyncio.get_running_loop(), stage.calls
-    for call in calls.running.values():
-        assert call.request_id is not None
-        requests.add(call.request_id)
+    for call in calls.open:
+        if call.request_id is not None and not call.cancelled:
+            requests.add(call.request_id)
     sending, sent = anyio.create_memory_object_stream[JSONRPCMessage](math.inf)
     stage.hand_over(
         lambda message: sending.send_nowait(jsonrpc_message_adapter.validate_python(message)),
@@ -117,6 +118,10 @@ async def _continued_calls(stage: QuickStage | None, requests: _OpenRequests, an
     async with anyio.create_task_group() as tasks, sending, sent:
         tasks.start_soon(send)
         yield
+        # What was granted to a call that is cancelled must not stay held by a session that outlives the process.
+        with anyio.move_on_after(LONGEST_SILENCE):
+            while any(call.cancelled for call in calls.open):
+                await anyio.sleep(_UNDO_INTERVAL)
         tasks.cancel_scope.cancel()
 
 

@@ -276,3 +276,13 @@ def test_answers_that_the_host_has_not_read_at_the_hand_over_wait_for_it(claims_
             server.process.wait(3)
         server.stdin.close()
         assert [json.loads(line)["id"] for line in server.stdout] == list(range(61))
+
+
+def test_calls_that_share_an_id_are_all_answered_when_the_input_ends(claims_dir: Path) -> None:
+    with process_session(FileStore(claims_dir)) as session, raw_server(claims_dir) as server:
+        session.try_claim("red")
+        send(server, *(call(number, "try_claim", key="red", wait_seconds=300) for number in (7, 7, 8)))
+        hand_over(server)
+        server.stdin.close()
+        answers = [json.loads(line) for line in server.stdout]
+        assert sorted(answer["id"] for answer in answers if "id" in answer) == [7, 7, 8]

@@ -19,8 +19,10 @@ from mcp_claims.server import quick, stop
 from mcp_claims.server.pipes import HostPipes, Lines, Output
 from mcp_claims.server.plain import NotPlainError
 from mcp_claims.server.quick import QuickStage
+from mcp_claims.stores.base import Store
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.memory import MemoryStore
+from tests.server.test_calls import Slow
 from tests.server.test_quick import META, encoded, request
 from tests.server.test_quick_handover import NOT_PLAIN, WITHIN, send
 from tests.support.servers import PYTHON_ENVIRONMENT, RawServer, one_client
@@ -35,11 +37,11 @@ class EndedError(Exception):
 class Pipes:
     """A quick stage, and the test's ends of its pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
         reading, self.input = os.pipe()
         self.output, writing = os.pipe()
         self._fds = [reading, writing, self.output]
-        self.stage = QuickStage(one_client(MemoryStore()), HostPipes(Lines(reading), Output(writing)))
+        self.stage = QuickStage(one_client(store), HostPipes(Lines(reading), Output(writing)))
 
     def close(self) -> None:
         self.stage.close()
@@ -48,14 +50,19 @@ class Pipes:
 
 
 @pytest.fixture
-def pipes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipes]:
+def store() -> Store:
+    return MemoryStore()
+
+
+@pytest.fixture
+def pipes(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipes]:
     def end(*_: object) -> NoReturn:
         raise EndedError
 
     for name in ("leave", "stop"):
         monkeypatch.setattr(quick, name, end)
     handlers = {number: signal.getsignal(number) for number in stop.STOPS}
-    made = Pipes()
+    made = Pipes(store)
     try:
         yield made
     finally:
@@ -119,6 +126,26 @@ def test_a_signal_before_the_sdks_server_has_handlers_of_its_own_ends_the_proces
     with pytest.raises(EndedError):
         signal.raise_signal(signal.SIGTERM)
     os.close(pipes.input)
+
+
+@pytest.mark.rule("Q5", "Q6")
+@pytest.mark.parametrize("store", [Slow()], ids=["slow"])
+def test_the_end_of_the_input_waits_until_the_grant_of_a_cancelled_call_is_released(
+    pipes: Pipes, store: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = request(1, "tools/call", {"name": "try_claim", "arguments": {"key": "red"}, **META})
+    cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    os.write(pipes.input, b"\n".join(encoded([claim, cancelled])) + b"\n")
+    os.close(pipes.input)
+
+    def end_waits() -> None:
+        assert store.stored.wait(WITHIN)
+        store.let_go.set()
+
+    monkeypatch.setattr(quick, "stop_waits", end_waits)
+    with pytest.raises(EndedError):
+        pipes.stage.run(lambda: None)
+    assert store.read(ScopedKey("default", "red")) is None
 
 
 _SIGNAL_AT_IMPORT = """
