@@ -237,8 +237,7 @@ class StepRunner:
         else:
             with suppress(StoreBusyError):
                 return change(0.0)
-            # A call that gets its thread late has less time left for the lock.
-            run = lambda: change(max(0.0, deadline - time.monotonic()))
+            run = partial(_change_before, deadline, change)
         result: T = await in_thread(Step(run, undo))
         return result
 
@@ -254,6 +253,14 @@ class StepRunner:
         step = Step(_in_time(scan)) if session.remote else Step(scan, kind=_Kind.SCAN)
         result: T = await in_thread(step)
         return result
+
+
+def _change_before(deadline: float, change: Callable[[float], T]) -> T:
+    # A call that gets its thread late has less time left for the lock.
+    try:
+        return change(max(0.0, deadline - time.monotonic()))
+    except StoreBusyError as busy:
+        raise type(busy)(busy.where, LOCK_TIMEOUT) from busy
 
 
 def _in_time(call: Callable[[], T]) -> partial[T]:

@@ -202,7 +202,7 @@ def test_a_server_whose_cluster_is_gone_ends_in_time_however_many_sessions_hold_
 
 
 async def test_a_waiter_is_woken_by_a_release_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acquire, "_POLL_INTERVAL", 60.0)  # Not by polling.
+    monkeypatch.setattr(acquire, "_POLL_INTERVAL", 600.0)  # Not by polling.
     store = fresh_store()
     watched = Event()
     watch = EtcdStore.watch
@@ -220,11 +220,11 @@ async def test_a_waiter_is_woken_by_a_release_of_another_process(monkeypatch: py
     async with Client(server) as client, anyio.create_task_group() as calls:
 
         async def wait() -> None:
-            answer = await client.call_tool("try_claim", {"key": "red", "wait_seconds": 20})
+            answer = await client.call_tool("try_claim", {"key": "red", "wait_seconds": 200})
             assert structured_of(answer)["claimed"]
 
         calls.start_soon(wait)
-        assert await anyio.to_thread.run_sync(watched.wait, 20)
+        assert await anyio.to_thread.run_sync(watched.wait, 100)
         await anyio.to_thread.run_sync(holder.release, "red")
 
 
