@@ -59,6 +59,8 @@ def pipes(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipes]:
     def end(*_: object) -> NoReturn:
         raise EndedError
 
+    # It would end the waits of later tests in this process as well.
+    monkeypatch.setattr(quick, "stop_waits", lambda: None)
     for name in ("leave", "stop"):
         monkeypatch.setattr(quick, name, end)
     handlers = {number: signal.getsignal(number) for number in stop.STOPS}
