@@ -19,13 +19,15 @@ from mcp_claims.server import quick, stop
 from mcp_claims.server.pipes import HostPipes, Lines, Output
 from mcp_claims.server.plain import NotPlainError
 from mcp_claims.server.quick import QuickStage
+from mcp_claims.server.registry import SessionRegistry
+from mcp_claims.session.identity import process_session
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.memory import MemoryStore
 from tests.server.test_calls import Slow
 from tests.server.test_quick import META, encoded, request
 from tests.server.test_quick_handover import NOT_PLAIN, WITHIN, send
-from tests.support.servers import PYTHON_ENVIRONMENT, RawServer, one_client
+from tests.support.servers import PYTHON_ENVIRONMENT, RawServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick stage needs pipes that can be polled")
 
@@ -37,11 +39,11 @@ class EndedError(Exception):
 class Pipes:
     """A quick stage, and the test's ends of its pipes."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, registry: SessionRegistry) -> None:
         reading, self.input = os.pipe()
         self.output, writing = os.pipe()
         self._fds = [reading, writing, self.output]
-        self.stage = QuickStage(one_client(store), HostPipes(Lines(reading), Output(writing)))
+        self.stage = QuickStage(registry, HostPipes(Lines(reading), Output(writing)))
 
     def close(self) -> None:
         self.stage.close()
@@ -55,7 +57,13 @@ def store() -> Store:
 
 
 @pytest.fixture
-def pipes(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipes]:
+def lasting() -> bool:
+    """Whether the session outlives the process."""
+    return False
+
+
+@pytest.fixture
+def pipes(store: Store, lasting: bool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipes]:
     def end(*_: object) -> NoReturn:
         raise EndedError
 
@@ -64,13 +72,16 @@ def pipes(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipes]:
     for name in ("leave", "stop"):
         monkeypatch.setattr(quick, name, end)
     handlers = {number: signal.getsignal(number) for number in stop.STOPS}
-    made = Pipes(store)
+    made = Pipes(SessionRegistry(store, own=process_session(store), lasting=lasting))
     try:
         yield made
     finally:
         signal.set_wakeup_fd(-1)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        for thread in threading.enumerate():
+            if thread.name.startswith("mcp-claims"):
+                thread.join(WITHIN)
         made.close()
 
 
@@ -131,7 +142,7 @@ def test_a_signal_before_the_sdks_server_has_handlers_of_its_own_ends_the_proces
 
 
 @pytest.mark.rule("Q5", "Q6")
-@pytest.mark.parametrize("store", [Slow()], ids=["slow"])
+@pytest.mark.parametrize(("store", "lasting"), [(Slow(), True)], ids=["lasting"])
 def test_the_end_of_the_input_waits_until_the_grant_of_a_cancelled_call_is_released(
     pipes: Pipes, store: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
