@@ -23,8 +23,8 @@ _MAX_ID = 2**53
 _MAX_BRACKETS = 150
 """A message with more brackets is not plain: the SDK's server reads none that is nested more than 200 deep."""
 
-HANDSHAKE_ID = "mcp-claims handed over"
-"""The request id of the handshake when it is repeated to the SDK's server; the answer is not sent to the client."""
+HANDSHAKE_ID = f"mcp-claims {os.urandom(8).hex()}"
+"""The request id of the handshake when it is repeated to the SDK's server; no client uses it, and none gets the answer."""
 
 
 def canonical_id(request_id: Id) -> Id:

@@ -62,7 +62,7 @@ class QuickStage:
         self._wake.setblocking(False)
         self.calls = Calls(self._wake_up)
         self.send: Callable[[Message], None] = self._send
-        self._stopping = False
+        self._stopping = self._maintaining = False
         self._due = 0.0
 
     def run(self, load: Callable[[], T]) -> T:
@@ -78,8 +78,8 @@ class QuickStage:
         try:
             self._serve_until_not_plain()
             loaded = self._load(load)
-        except (BrokenPipeError, ConnectionResetError):
-            self._end()  # The client has gone, although it may have left stdin open.
+        except OSError:
+            self._end()  # The client has gone, although it may have left stdin open; or its file cannot be written.
         signal.set_wakeup_fd(-1)
         for number in STOPS:
             signal.signal(number, lambda *_: stop(self._registry))
@@ -197,8 +197,8 @@ class QuickStage:
         self._due = 0.0
 
     def _maintain_if_due(self) -> None:
-        if time.monotonic() >= self._due:
-            self._due = _NEVER
+        if time.monotonic() >= self._due and not self._maintaining:
+            self._due, self._maintaining = _NEVER, True
             self.calls.run(self._maintain())
 
     async def _maintain(self) -> None:
@@ -209,6 +209,7 @@ class QuickStage:
             # A defect in one round must not end all renewals.
             logger.exception("the maintenance of the sessions failed")
             seconds = 1.0
+        self._maintaining = False
         self._due = min(self._due, time.monotonic() + max(seconds, _SHORTEST_PAUSE))
 
     def _send(self, message: Message) -> None:
