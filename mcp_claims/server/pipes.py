@@ -7,9 +7,9 @@ made them: nothing is set to non-blocking, since that would affect every process
 
 from __future__ import annotations
 
+import math
 import os
 import select
-import selectors
 import stat
 import sys
 from collections import deque
@@ -21,8 +21,6 @@ if sys.platform != "win32":
 _READ = 64 * 1024
 # A pipe that has room at all has room for so much (pipe(7)), so writing it does not block.
 _ROOM: int = getattr(select, "PIPE_BUF", 512)
-# `epoll` refuses files, and takes a descriptor of its own.
-_Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
 
 class HostPipes(NamedTuple):
@@ -123,11 +121,23 @@ class Output:
                 self._pending[0] = data[written:]
 
 
-def wait_for(seconds: float | None, *readable: int, writable: int | None = None) -> set[int]:
-    """Wait until a descriptor is ready, for at most *seconds* (`None`: without a limit); return those that are ready."""
-    with _Selector() as selector:
+if sys.platform != "win32":
+
+    def wait_for(seconds: float | None, *readable: int, writable: int | None = None) -> set[int]:
+        """Wait until one of these descriptors is ready, or for *seconds*, without end if `None`; return those that are ready.
+
+        One whose other end is closed is ready: to read or write it shows that.
+        """
+        # Not `selectors`: it takes ten times as long, for each message twice.
+        poll = select.poll()
         for fd in readable:
-            selector.register(fd, selectors.EVENT_READ)
+            poll.register(fd, select.POLLIN)
         if writable is not None:
-            selector.register(writable, selectors.EVENT_WRITE)
-        return {key.fd for key, _ in selector.select(seconds)}
+            poll.register(writable, select.POLLOUT)
+        return {fd for fd, _ in poll.poll(None if seconds is None else math.ceil(seconds * 1_000))}
+
+else:
+
+    def wait_for(seconds: float | None, *readable: int, writable: int | None = None) -> set[int]:
+        """Raise an error: `take_over` returns no pipes on Windows, which cannot be polled."""
+        raise NotImplementedError
