@@ -89,9 +89,12 @@ def test_a_hand_over_at_any_message_loses_and_doubles_no_answer(claims_dir: Path
         assert server.process.wait(WITHIN) == 0
     asked = Counter(message["id"] for message in messages if "id" in message and message["id"] != 50)
     assert Counter(answer["id"] for answer in answers if "id" in answer) == asked
-    assert sum(answer.get("method", "") == "notifications/subscriptions/acknowledged" for answer in answers) == (
-        protocol == "modern"
-    )
+    acknowledged = sum(answer.get("method", "") == "notifications/subscriptions/acknowledged" for answer in answers)
+    if protocol == "modern" and position < len(MODERN):
+        # The SDK's server gets the request and its cancellation at once, and need not acknowledge it any more.
+        assert acknowledged <= 1
+    else:
+        assert acknowledged == (protocol == "modern")
 
 
 @pytest.mark.rule("Q4")
