@@ -139,10 +139,7 @@ class HttpSession(StreamableHTTPServerTransport):
                 answer = await call_tool(tool, call)
             finally:
                 self._note_answered(request_id, cancelling)
-            result = {"content": [{"type": "text", "text": answer.text}], "isError": answer.structured is None}
-            return {
-                "result": result if answer.structured is None else result | {"structuredContent": answer.structured}
-            }
+            return {"result": answer.result()}
         return {"error": _CANCELLED}
 
     def _note_open(self, request_id: Id, request: anyio.CancelScope | str) -> None:

@@ -80,8 +80,12 @@ class QuickStage:
         try:
             self._serve_until_not_plain()
             loaded = self._load(load)
+        except (BrokenPipeError, ConnectionResetError):
+            self._end()  # The client has gone, although it may have left stdin open.
         except OSError:
-            self._end()  # The client has gone, although it may have left stdin open; or its file cannot be written.
+            # The disk of the file that is our stdout may be full.
+            logger.exception("serving failed")
+            self._end(1)
         signal.set_wakeup_fd(-1)
         for number in STOPS:
             signal.signal(number, lambda *_: stop(self._registry))
@@ -176,9 +180,9 @@ class QuickStage:
     def _unsent(self) -> int | None:
         return self._output.fd if self._output.size else None
 
-    def _end(self) -> NoReturn:
+    def _end(self, code: int = 0) -> NoReturn:
         self._registry.close()
-        leave(0)
+        leave(code)
 
     def _run_posted(self) -> None:
         with suppress(BlockingIOError):
@@ -314,11 +318,7 @@ class QuickStage:
 
         async def work() -> Message:
             answer = await call_tool(params["name"], call)
-            result = envelope | {
-                "content": [{"type": "text", "text": answer.text}],
-                "isError": answer.structured is None,
-            }
-            return result if answer.structured is None else result | {"structuredContent": answer.structured}
+            return envelope | answer.result()
 
         self._start(request_id, work(), runner)
 

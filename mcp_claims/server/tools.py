@@ -234,6 +234,14 @@ class ToolAnswer(NamedTuple):
     text: str
     structured: dict[str, Any] | None = None
 
+    def result(self) -> dict[str, Any]:
+        """Return it as the result of `tools/call`, in JSON that every protocol version has in common."""
+        result: dict[str, Any] = {
+            "content": [{"type": "text", "text": self.text}],
+            "isError": self.structured is None,
+        }
+        return result if self.structured is None else result | {"structuredContent": self.structured}
+
 
 async def call_tool(name: str, call: Call) -> ToolAnswer:
     """Run the tool *name*; every error becomes an answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -83,6 +84,28 @@ def pipes(store: Store, lasting: bool, monkeypatch: pytest.MonkeyPatch) -> Itera
             if thread.name.startswith("mcp-claims"):
                 thread.join(WITHIN)
         made.close()
+
+
+@pytest.mark.rule("V2")
+def test_an_output_that_cannot_be_written_ends_the_process_with_an_error_and_a_line_in_the_log(
+    pipes: Pipes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    codes: list[int] = []
+
+    def leave(code: int) -> NoReturn:
+        codes.append(code)
+        raise EndedError
+
+    def full(_: Output) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(quick, "leave", leave)
+    monkeypatch.setattr(Output, "write", full)
+    with pytest.raises(EndedError):
+        pipes.stage.run(lambda: None)
+    os.close(pipes.input)
+    assert codes == [1]
+    assert "serving failed" in caplog.text
 
 
 @pytest.mark.rule("Q6")
