@@ -13,13 +13,15 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
 
 from mcp_claims.model.records import (
     MAX_GENERATION,
     Claim,
     Ended,
     Holder,
+    Mode,
     Moment,
     OriginalHolder,
     Outcome,
@@ -47,12 +49,19 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False)
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
+_Words = TypeVar("_Words", bound=Enum)
+
+
 class RecordError(ValueError):
     """The bytes are not a claim; the message says which rule they break."""
 
 
 def to_json(claim: Claim, extra: Mapping[str, object] | None = None) -> bytes:
     """Return *claim* as UTF-8 JSON, the fields of the original first; *extra* are fields for the store alone, last."""
+    return _ENCODER.encode({**_record(claim), **(extra or {})}).encode() + b"\n"
+
+
+def _record(claim: Claim) -> dict[str, object]:
     holder, proof = claim.holder, claim.holder.proof
     record: dict[str, object] = {
         "holder": holder.name,
@@ -78,8 +87,19 @@ def to_json(claim: Claim, extra: Mapping[str, object] | None = None) -> bytes:
         record["outcome"] = claim.ended.outcome.value
         record["endedAt"] = timestamp(claim.ended.at.wall)
         record["endedTicks"] = claim.ended.at.ticks
-    record.update(extra or {})
-    return _ENCODER.encode(record).encode() + b"\n"
+    if claim.mode is not Mode.ALONE:
+        record["mode"] = claim.mode.value
+    if claim.replaced is not None:
+        record["replaced"] = _record(claim.replaced)
+    optional = {
+        "slot": claim.slot,
+        "slots": claim.slots,
+        "group": claim.group,
+        "maker": claim.maker,
+        "hostSession": holder.host_session,
+    }
+    record.update((name, value) for name, value in optional.items() if value is not None)
+    return record
 
 
 def from_json(data: bytes, stored: float | None = None, *, number: int | None = None) -> Claim:
@@ -89,7 +109,11 @@ def from_json(data: bytes, stored: float | None = None, *, number: int | None = 
     `RecordError` for anything that is not exactly one claim: half a file, other JSON, a missing field, a wrong type,
     a time without zone, a negative or fractional number where a count belongs.
     """
-    record = _load(data)
+    claim = _claim(_load(data), number)
+    return claim if stored is None else claim._replace(stored=stored)
+
+
+def _claim(record: dict[str, Any], number: int | None = None) -> Claim:
     epoch = _optional_text(record, "clockEpoch")
     return Claim(
         scoped=ScopedKey(_text(record, "namespace"), _text(record, "key")),
@@ -105,13 +129,19 @@ def from_json(data: bytes, stored: float | None = None, *, number: int | None = 
             client=_optional_text(record, "client"),
             label=_optional_text(record, "label"),
             directory=_optional_text(record, "directory"),
+            host_session=_optional_text(record, "hostSession"),
         ),
         claimed=Moment(_time(record, "claimedAt"), _seconds(record, "claimedTicks"), epoch),
         expires=Moment(_time(record, "expiresAt"), _seconds(record, "expiresTicks"), epoch),
         note=_optional_text(record, "note"),
         generation=_count(record, "generation", lowest=1 if number is None else 0) or number or 0,
         ended=None if record.get("outcome") is None else _ended(record, epoch),
-        stored=stored,
+        mode=Mode.ALONE if record.get("mode") is None else _word(record, "mode", Mode),
+        slot=None if record.get("slot") is None else _count(record, "slot"),
+        slots=None if record.get("slots") is None else _count(record, "slots", lowest=1),
+        group=_optional_text(record, "group"),
+        maker=_optional_text(record, "maker"),
+        replaced=_replaced(record),
     )
 
 
@@ -167,11 +197,25 @@ def _load(data: bytes) -> dict[str, Any]:
     return record
 
 
-def _ended(record: dict[str, Any], epoch: str | None) -> Ended:
+def _word(record: dict[str, Any], name: str, words: type[_Words]) -> _Words:
     try:
-        outcome = Outcome(record["outcome"])
+        return words(record[name])
     except ValueError as error:
-        raise RecordError("outcome is none that this version knows") from error
+        # Of a newer version.  The record is unreadable, and so held: what cannot be understood must not count as free.
+        raise RecordError(f"{name} is none that this version knows") from error
+
+
+def _replaced(record: dict[str, Any]) -> Claim | None:
+    replaced = record.get("replaced")
+    if replaced is None:
+        return None
+    if not isinstance(replaced, dict):
+        raise RecordError("replaced is not a JSON object")
+    return _claim(replaced)
+
+
+def _ended(record: dict[str, Any], epoch: str | None) -> Ended:
+    outcome = _word(record, "outcome", Outcome)
     return Ended(outcome, Moment(_time(record, "endedAt"), _seconds(record, "endedTicks"), epoch))
 
 

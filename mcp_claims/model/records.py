@@ -1,7 +1,9 @@
 """The record: one session's claim as it is stored, and what else may be found in its place."""
 
+from __future__ import annotations
+
 from datetime import datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import NamedTuple
 
 # JavaScript, which reads these records too, has no larger exact integer.
@@ -45,7 +47,7 @@ class Holder(NamedTuple):
     """The holder of a claim: the public name of its session, `host:pid:nonce`, and the process that it lives in.
 
     The rest is for people, who have to tell two sessions of one program apart: the program, what the session was called,
-    and where it works (`~` for the home directory).  None of it identifies anybody.
+    where it works (`~` for the home directory), and the id of the host's own session.  None of it identifies anybody.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Holder(NamedTuple):
     client: str | None = None
     label: str | None = None
     directory: str | None = None
+    host_session: str | None = None
 
     # An `OriginalHolder` with the same fields has a weaker proof of death, so it is not the same holder.
     def __eq__(self, other: object) -> bool:
@@ -84,6 +87,9 @@ class Outcome(Enum):
     ABANDONED = "abandoned"
     #: Not stated by the holder: another session revoked the claim, and the marker names that session.
     REVOKED = "revoked"
+    #: Nor these: somebody found the claim of a dead process, or one whose time was up, and kept its note for the next holder.
+    ORPHANED = "orphaned"
+    EXPIRED = "expired"
 
 
 class Ended(NamedTuple):
@@ -100,12 +106,38 @@ class Leased(NamedTuple):
     revision: int
 
 
+class Mode(Enum):
+    """In which way a key is held."""
+
+    #: By one session, which excludes all others.
+    ALONE = "alone"
+    #: By several sessions at once, none of which holds it alone.
+    SHARED = "shared"
+    #: By up to `slots` sessions at once, each in a slot of its own.
+    SLOT = "slot"
+    #: By nobody yet: it is kept for a session that has waited for it, until that takes it or the time is up.
+    RESERVED = "reserved"
+
+
+class Maker(StrEnum):
+    """Through what a claim was made, for people; a newer version may write another word."""
+
+    TOOL = "tool"
+    COMMAND = "command"
+    LIBRARY = "library"
+    GUARD = "guard"
+    PERSON = "person"
+
+
 class Claim(NamedTuple):
     """One session's exclusive, expiring hold on a key, exactly as stored.
 
     `generation` grows with every new holder of the key and is never reused; 0 is a claim that no store has numbered
     yet, or one of an `OriginalHolder`, which nobody numbers.  With `ended` the claim holds nothing any more: it is a
     marker that says how the work ended, kept until `expires`.
+
+    `slot` (from 0 up) and `slots` belong to `Mode.SLOT`.  Claims of one `group` were granted together.  A reservation keeps
+    in `replaced` the marker that was in its place, for whoever takes the key in the end.
 
     `stored` (when its file was last changed, in seconds since 1970) and `leased` describe how a store keeps the claim.
     Comparisons ignore them.
@@ -118,6 +150,12 @@ class Claim(NamedTuple):
     note: str | None = None
     generation: int = 0
     ended: Ended | None = None
+    mode: Mode = Mode.ALONE
+    slot: int | None = None
+    slots: int | None = None
+    group: str | None = None
+    maker: str | None = None
+    replaced: Claim | None = None
     stored: float | None = None
     leased: Leased | None = None
 

@@ -21,11 +21,13 @@ _ENDINGS = {
     Outcome.FAILED: "tried, and failed",
     Outcome.ABANDONED: "abandoned",
     Outcome.REVOKED: "revoked",
+    Outcome.ORPHANED: "orphaned",
+    Outcome.EXPIRED: "left until it expired",
 }
 
 # Optional keys stand in classes of their own with `total=False`: with `NotRequired` Python 3.11 does not know at run time
 # which keys are required.
-Ending = Literal["done", "failed", "abandoned", "revoked"]
+Ending = Literal["done", "failed", "abandoned", "revoked", "orphaned", "expired"]
 
 
 class ClaimFacts(TypedDict, total=False):
