@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from mcp_claims.model.records import (
     Outcome,
     Proof,
     ScopedKey,
+    Ticket,
 )
 
 _MAX_BRACKETS = 16
@@ -61,17 +62,61 @@ def to_json(claim: Claim, extra: Mapping[str, object] | None = None) -> bytes:
     return _ENCODER.encode({**_record(claim), **(extra or {})}).encode() + b"\n"
 
 
-def _record(claim: Claim) -> dict[str, object]:
-    holder, proof = claim.holder, claim.holder.proof
+def tickets_to_json(tickets: Iterable[Ticket]) -> bytes:
+    """Return the list of *tickets* as UTF-8 JSON."""
+    return _ENCODER.encode({"tickets": [_ticket_record(ticket) for ticket in tickets]}).encode() + b"\n"
+
+
+def tickets_from_json(data: bytes) -> tuple[Ticket, ...]:
+    """Return the tickets in *data*, as `tickets_to_json` wrote them.
+
+    Raises `RecordError` for anything else.
+    """
+    record = _load(data, brackets=None)
+    tickets = record.get("tickets")
+    if not isinstance(tickets, list) or not all(isinstance(each, dict) for each in tickets):
+        raise RecordError("tickets is not a list of JSON objects")
+    return tuple(map(_ticket, tickets))
+
+
+def _ticket_record(ticket: Ticket) -> dict[str, object]:
+    return {
+        "number": ticket.number,
+        "keys": [list(scoped) for scoped in ticket.keys],
+        **_holder_record(ticket.holder),
+        "takenAt": timestamp(ticket.taken.wall),
+        "until": timestamp(ticket.until.wall),
+        "clockEpoch": ticket.taken.epoch,
+        "takenTicks": ticket.taken.ticks,
+        "untilTicks": ticket.until.ticks,
+        "lapsed": ticket.lapsed,
+        "returned": ticket.returned,
+    }
+
+
+def _ticket(record: dict[str, Any]) -> Ticket:
+    epoch = _optional_text(record, "clockEpoch")
+    keys = record.get("keys")
+    if not isinstance(keys, list) or not all(
+        isinstance(each, list) and len(each) == 2 and all(isinstance(part, str) for part in each) for each in keys
+    ):
+        raise RecordError("keys is not a list of namespaces and keys")
+    return Ticket(
+        _count(record, "number", lowest=1),
+        tuple(ScopedKey(*each) for each in keys),
+        _holder(record),
+        Moment(_time(record, "takenAt"), _seconds(record, "takenTicks"), epoch),
+        Moment(_time(record, "until"), _seconds(record, "untilTicks"), epoch),
+        record.get("lapsed") is True,
+        record.get("returned") is True,
+    )
+
+
+def _holder_record(holder: Holder) -> dict[str, object]:
+    proof = holder.proof
     record: dict[str, object] = {
         "holder": holder.name,
         "pid": holder.pid,
-        "claimedAt": timestamp(claim.claimed.wall),
-        "expiresAt": timestamp(claim.expires.wall),
-        "key": claim.scoped.key,
-        "namespace": claim.scoped.namespace,
-        "generation": claim.generation,
-        "note": claim.note,
         "client": holder.client,
         "label": holder.label,
         "directory": holder.directory,
@@ -79,6 +124,24 @@ def _record(claim: Claim) -> dict[str, object]:
         "pidNamespace": proof.pid_namespace,
         "timeNamespace": proof.time_namespace,
         "processStart": proof.start,
+    }
+    if holder.host_session is not None:
+        record["hostSession"] = holder.host_session
+    return record
+
+
+def _record(claim: Claim) -> dict[str, object]:
+    holder = _holder_record(claim.holder)
+    record: dict[str, object] = {
+        "holder": holder.pop("holder"),
+        "pid": holder.pop("pid"),
+        "claimedAt": timestamp(claim.claimed.wall),
+        "expiresAt": timestamp(claim.expires.wall),
+        "key": claim.scoped.key,
+        "namespace": claim.scoped.namespace,
+        "generation": claim.generation,
+        "note": claim.note,
+        **holder,
         "clockEpoch": claim.expires.epoch,
         "claimedTicks": claim.claimed.ticks,
         "expiresTicks": claim.expires.ticks,
@@ -91,13 +154,7 @@ def _record(claim: Claim) -> dict[str, object]:
         record["mode"] = claim.mode.value
     if claim.replaced is not None:
         record["replaced"] = _record(claim.replaced)
-    optional = {
-        "slot": claim.slot,
-        "slots": claim.slots,
-        "group": claim.group,
-        "maker": claim.maker,
-        "hostSession": holder.host_session,
-    }
+    optional = {"slot": claim.slot, "slots": claim.slots, "group": claim.group, "maker": claim.maker}
     record.update((name, value) for name, value in optional.items() if value is not None)
     return record
 
@@ -117,20 +174,7 @@ def _claim(record: dict[str, Any], number: int | None = None) -> Claim:
     epoch = _optional_text(record, "clockEpoch")
     return Claim(
         scoped=ScopedKey(_text(record, "namespace"), _text(record, "key")),
-        holder=Holder(
-            name=_text(record, "holder"),
-            pid=_count(record, "pid", lowest=1),
-            proof=Proof(
-                boot=_optional_text(record, "boot"),
-                pid_namespace=_optional_text(record, "pidNamespace"),
-                time_namespace=_optional_text(record, "timeNamespace"),
-                start=None if record.get("processStart") is None else _count(record, "processStart"),
-            ),
-            client=_optional_text(record, "client"),
-            label=_optional_text(record, "label"),
-            directory=_optional_text(record, "directory"),
-            host_session=_optional_text(record, "hostSession"),
-        ),
+        holder=_holder(record),
         claimed=Moment(_time(record, "claimedAt"), _seconds(record, "claimedTicks"), epoch),
         expires=Moment(_time(record, "expiresAt"), _seconds(record, "expiresTicks"), epoch),
         note=_optional_text(record, "note"),
@@ -181,12 +225,13 @@ def whole_milliseconds(moment: datetime) -> datetime:
     return moment.replace(microsecond=moment.microsecond // 1_000 * 1_000)
 
 
-def _load(data: bytes) -> dict[str, Any]:
+def _load(data: bytes, brackets: int | None = _MAX_BRACKETS) -> dict[str, Any]:
+    """Return the JSON object in *data*, which has at most so many *brackets* outside of texts."""
     # The parser's recursion limit depends on how deep the caller is: without this, one call could read what the next
     # one cannot.
-    if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
+    if brackets is not None and data.count(b"[") + data.count(b"{") > brackets:
         outside = _STRING.sub(b"", data)
-        if outside.count(b"[") + outside.count(b"{") > _MAX_BRACKETS:
+        if outside.count(b"[") + outside.count(b"{") > brackets:
             raise RecordError("not JSON that a claim can be (nested too deeply)")
     try:
         record = _DECODER.decode(data.removeprefix(BOM_UTF8).decode())
@@ -203,6 +248,23 @@ def _word(record: dict[str, Any], name: str, words: type[_Words]) -> _Words:
     except ValueError as error:
         # Of a newer version.  The record is unreadable, and so held: what cannot be understood must not count as free.
         raise RecordError(f"{name} is none that this version knows") from error
+
+
+def _holder(record: dict[str, Any]) -> Holder:
+    return Holder(
+        name=_text(record, "holder"),
+        pid=_count(record, "pid", lowest=1),
+        proof=Proof(
+            boot=_optional_text(record, "boot"),
+            pid_namespace=_optional_text(record, "pidNamespace"),
+            time_namespace=_optional_text(record, "timeNamespace"),
+            start=None if record.get("processStart") is None else _count(record, "processStart"),
+        ),
+        client=_optional_text(record, "client"),
+        label=_optional_text(record, "label"),
+        directory=_optional_text(record, "directory"),
+        host_session=_optional_text(record, "hostSession"),
+    )
 
 
 def _replaced(record: dict[str, Any]) -> Claim | None:

@@ -7,8 +7,11 @@ from enum import Enum
 from typing import NamedTuple
 
 from mcp_claims.model.codec import whole_milliseconds
-from mcp_claims.model.records import Claim, Ended, Found, Holder, Moment, Outcome, Unreadable
+from mcp_claims.model.records import Claim, Ended, Found, Holder, Mode, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.validation import MAX_RETENTION, MAX_TTL, ClaimRequest
+
+RESERVATION = timedelta(seconds=60)
+"""How long a key that has become free is kept for the session that waited for it."""
 
 _CLOCK_SLACK = timedelta(seconds=60)
 _SECOND = timedelta(seconds=1)
@@ -17,12 +20,13 @@ _SECOND = timedelta(seconds=1)
 class ClaimState(Enum):
     """How a key or a stored claim stands at a moment.
 
-    `HELD` and `DONE` block a new claim.  `ORPHANED` is the claim of a dead process.  The last four are outcomes, read
+    `HELD` and `DONE` block a new claim, `RESERVED` that of any session but the one it is for.  `ORPHANED` is the claim of a dead process.  The last four are outcomes, read
     from a marker.
     """
 
     FREE = "free"
     HELD = "held"
+    RESERVED = "reserved"
     EXPIRED = "expired"
     ORPHANED = "orphaned"
     DONE = "done"
@@ -50,7 +54,9 @@ def state_of(found: Found, now: Moment, provably_dead: Callable[[Holder], bool])
         return ClaimState.EXPIRED
     if found.ended is not None:
         return ClaimState(found.ended.outcome.value)  # A marker outlives its writer.
-    return ClaimState.ORPHANED if provably_dead(found.holder) else ClaimState.HELD
+    if provably_dead(found.holder):
+        return ClaimState.ORPHANED
+    return ClaimState.RESERVED if found.mode is Mode.RESERVED else ClaimState.HELD
 
 
 def is_expired(claim: Claim, now: Moment) -> bool:
@@ -140,6 +146,11 @@ def later(moment: Moment, span: timedelta) -> Moment:
 def granted(request: ClaimRequest, holder: Holder, now: Moment) -> Claim:
     """Return the new claim of *holder* that *request* asks for; the store numbers it."""
     return Claim(request.scoped, holder, claimed=now, expires=later(now, request.ttl), note=request.note)
+
+
+def reserved(scoped: ScopedKey, holder: Holder, now: Moment, replaced: Claim | None) -> Claim:
+    """Return the reservation of *scoped* for *holder*, which keeps *replaced*, the marker in its place."""
+    return Claim(scoped, holder, claimed=now, expires=later(now, RESERVATION), mode=Mode.RESERVED, replaced=replaced)
 
 
 def renewed(held: Claim, request: ClaimRequest, holder: Holder, now: Moment) -> Claim:

@@ -170,6 +170,22 @@ class Claim(NamedTuple):
         return hash(self[:-2])
 
 
+class Ticket(NamedTuple):
+    """The place of a session that waits for `keys`, among all who wait in one namespace; the lowest number comes first.
+
+    It counts until `until`.  A session that lets a reservation lapse loses its place; its ticket is then `lapsed`, and
+    restores the place, once, if the session waits again before `until`.
+    """
+
+    number: int
+    keys: tuple[ScopedKey, ...]
+    holder: Holder
+    taken: Moment
+    until: Moment
+    lapsed: bool = False
+    returned: bool = False
+
+
 class Unreadable(NamedTuple):
     """Something is stored for a key, but it is not a claim that this version can read.
 

@@ -50,7 +50,7 @@ class ClaimAnswer(_MaybePrevious):
     """The answer of `try_claim`."""
 
     claimed: bool
-    status: Literal["acquired", "renewed", "held", "done"]
+    status: Literal["acquired", "renewed", "held", "done", "your_turn"]
     key: str
     namespace: str
     advice: str
@@ -145,6 +145,9 @@ def claim_answer(
                 f"Your connection has held this since {claim.since()}. If you did not claim it yourself, a sub-agent on "
                 "your connection did: do not act. If you did, go on, and call release when you stop."
             )
+        elif result.status is Status.YOUR_TURN:
+            lead = f"YOUR TURN: {name} is free now and kept for you {claim.until()}."
+            advice = "You do not hold it yet: call try_claim again to take it, then act; or call release to let the next one have it."
         elif result.status is Status.DONE:
             lead, advice = f"DONE: {name} {claim.ended()}", _DONE
         else:

@@ -206,7 +206,7 @@ class StepRunner:
         """Acquire the key; if the call is cancelled meanwhile, release the grant."""
 
         def undo(result: ClaimResult) -> None:
-            if result.status is Status.ACQUIRED and isinstance(result.found, Claim):
+            if result.status in (Status.ACQUIRED, Status.YOUR_TURN) and isinstance(result.found, Claim):
                 session.release_grant(result.found)
 
         wakeup = begin_wait() if request.wait_seconds > 0 else None
@@ -218,7 +218,7 @@ class StepRunner:
             if not wakeup.stopped:
                 self._report(waited, request.wait_seconds)
 
-        run = partial(acquire, session, request, progress=progress, wakeup=wakeup)
+        run = partial(acquire, session, request, progress=progress, wakeup=wakeup, reserve=True)
         try:
             result: ClaimResult = await in_thread(Step(run, undo, _Kind.WAIT))
         finally:

@@ -1,7 +1,8 @@
 """Acquiring a key: try, and wait for its holder until the key is free, the work is done, or the time is up.
 
-Where the store has a wait queue, waiters are served in order, and a release wakes only the head.  Elsewhere a release
-wakes all waiters and the store serves one of them; those that have waited longer try some milliseconds sooner.
+Who waits takes a ticket.  The first of those who wait watches the holder, each other one the process right before it, so
+that a release or a death wakes one waiter, not all.  Where the store keeps no tickets, a release wakes all and the store
+serves one of them; those that have waited longer try some milliseconds sooner.
 """
 
 from __future__ import annotations
@@ -10,18 +11,17 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from threading import BoundedSemaphore, Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model import expiry
-from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim
+from mcp_claims.model.records import Claim, Mode
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.results import ClaimResult, Status
-from mcp_claims.stores.base import LOCK_TIMEOUT, call_before
+from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm, call_before
 
 if TYPE_CHECKING:
     from mcp_claims.session.session import Session
@@ -32,9 +32,9 @@ ANSWER_TIMEOUT = 4.5
 STILL_HELD = "still held by another session"
 """The message of the progress that a client gets while its call waits."""
 
-_POLL_INTERVAL = 2.0  # s; a notice can be lost
+# A wake-up can be lost.  Of those that wait behind others, only the first two need to look for themselves soon.
+_POLL_INTERVAL, _LONG_POLL_INTERVAL = 2.0, 10.0  # s
 _PROGRESS_INTERVAL = 5.0  # s
-_HEAD_START = 0.25  # s for the head of the queue to take a key that is free, before others may
 _COURTESY = 0.01  # s
 _LOCK_STEP = 0.1  # s
 
@@ -42,6 +42,14 @@ _MAX_WAITING = 512
 
 # `poll` takes no descriptor, `epoll` one for each waiter.
 _Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
+
+
+class HasFileno(Protocol):
+    """Something that can be waited for until it is readable."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+
 
 Progress = Callable[[float], object]
 """Called every few seconds with the seconds waited so far."""
@@ -75,12 +83,12 @@ class Wakeup:
         self.stopped = True
         self.set()
 
-    def wait(self, seconds: float, exit_of: object = None) -> None:
-        """Wait until `set`, until the process watched as *exit_of* (something with a `fileno`) ends, or *seconds*."""
+    def wait(self, seconds: float, *others: HasFileno | None) -> None:
+        """Wait until `set`, until one of *others* becomes readable, or *seconds*."""
         with _Selector() as selector:
-            selector.register(self._receiver, selectors.EVENT_READ)
-            if exit_of is not None:
-                selector.register(exit_of, selectors.EVENT_READ)  # type: ignore[arg-type]
+            for readable in (self._receiver, *others):
+                if readable is not None:
+                    selector.register(readable, selectors.EVENT_READ)
             selector.select(0 if self.stopped else seconds)
         try:
             while self._receiver.recv(64):
@@ -137,17 +145,20 @@ def acquire(
     progress: Progress | None = None,
     refused: Refused | None = None,
     wakeup: Wakeup | None = None,
+    reserve: bool = False,
 ) -> ClaimResult:
     """Claim the key of *request* for *session*; wait up to its `wait_seconds` while another session holds it.
 
     Blocks the calling thread.  *wakeup*, made by the caller, lets another thread stop the wait: the result of the last
-    attempt is returned then, which may be a grant.  Raises what `Session.try_claim` raises.
+    attempt is returned then, which may be a grant.  With *reserve* the caller may have given up meanwhile without a word:
+    only the first attempt claims the key, a later one reserves it, and the session keeps its place for some seconds after
+    the wait.  Raises what `Session.try_claim` raises.
     """
     if request.wait_seconds <= 0:
         return session.try_request(request)
     try:
         with closing(wakeup or Wakeup()) as owned:
-            return _Waiter(session, request, progress, refused, owned).run()
+            return _Waiter(session, request, progress, refused, owned, reserve=reserve).run()
     except OSError as error:
         raise _cannot_wait(error) from error
 
@@ -167,55 +178,47 @@ class _Waiter:
         progress: Progress | None,
         refused: Refused | None,
         wakeup: Wakeup,
+        *,
+        reserve: bool,
     ) -> None:
         self._session, self._request, self._wakeup = session, request, wakeup
-        self._progress, self._refused = progress, refused
+        self._progress, self._refused, self._reserve = progress, refused, reserve
         self._began = self._reported = time.monotonic()
-        self._is_head = False
         self._result: ClaimResult | None = None
 
     def run(self) -> ClaimResult:
-        scoped = self._request.scoped
-        with self._session.wait_queue(scoped, self._become_head) as queued:
-            while queued and not self._is_head:
-                if not self._leave_to_head() and self._try():
-                    return self._last()
-                self._pause()
-            if self._try():
-                return self._last()
-            with self._session.watch(scoped, self._wakeup.set):
-                # The key may have changed before the watch began, so the next attempt comes first.
-                while not self._try():
-                    self._pause(watch_holder=True)
-                    if not queued:
+        if self._try(reserve=False):
+            return self._last()
+        scoped, queue = self._request.scoped, self._session.queue
+        keeps_place = False
+        try:
+            ticket = queue.join(scoped, self._left())
+            if cycle := queue.find_cycle(scoped):
+                return self._last()._replace(cycle=cycle)
+            with ExitStack() as stack:
+                alarm = None
+                if ticket is not None:
+                    alarm = stack.enter_context(self._session.alarm(ticket, self._wakeup.set))
+                if ticket is None or alarm is None:
+                    stack.enter_context(self._session.watch(scoped, self._wakeup.set))
+                # The key may have become free before the alarm was set, so the next attempt comes first.
+                while not self._try(reserve=self._reserve):
+                    if cycle := queue.find_cycle(scoped):
+                        return self._last()._replace(cycle=cycle)
+                    self._pause(alarm)
+                    if ticket is None:
                         self._let_longer_waiters_go_first()
-        return self._last()
+            keeps_place = self._reserve and not self._wakeup.stopped
+            return self._last()
+        finally:
+            queue.end_wait(scoped, keeps_place=keeps_place)
 
-    def _become_head(self) -> None:
-        self._is_head = True
-        self._wakeup.set()
-
-    def _leave_to_head(self) -> bool:
-        """Return whether the key is free and the head of the queue is about to take it.
-
-        If nobody takes it within the head start, the head is stopped or slow, and any waiter may take the key.
-        """
-        if self._wakeup.stopped or not self._is_free():
-            return False
-        self._wakeup.wait(min(_HEAD_START, self._left()))
-        return self._is_head or not self._is_free()
-
-    def _is_free(self) -> bool:
-        read = partial(self._session.read, self._request.scoped.key, self._request.scoped.namespace)
-        stored = call_before(time.monotonic() + ANSWER_TIMEOUT, read).claims
-        return not stored or stored[0].state not in (ClaimState.HELD, ClaimState.DONE)
-
-    def _try(self) -> bool:
+    def _try(self, *, reserve: bool) -> bool:
         """Try once, unless stopped; return whether the wait is over: granted, done, stopped, or out of time."""
         if self._wakeup.stopped and self._result is not None:
             return True
         in_time = self._left() > 0
-        result = call_before(time.monotonic() + ANSWER_TIMEOUT, self._try_until_stopped)
+        result = call_before(time.monotonic() + ANSWER_TIMEOUT, partial(self._try_until_stopped, reserve))
         if self._result is not None and result.lost is None:
             result = result._replace(lost=self._result.lost)  # The session reports a lost claim only once.
         self._result = result
@@ -225,12 +228,12 @@ class _Waiter:
             self._refused(result)
         return False
 
-    def _try_until_stopped(self) -> ClaimResult:
+    def _try_until_stopped(self, reserve: bool) -> ClaimResult:
         """Try once, for up to `LOCK_TIMEOUT`: in steps, so that a lock that is not released does not delay a `stop`."""
         deadline = time.monotonic() + LOCK_TIMEOUT
         while True:
             try:
-                return self._session.try_request(self._request, lock_timeout=_LOCK_STEP)
+                return self._session.try_request(self._request, lock_timeout=_LOCK_STEP, reserve=reserve)
             except StoreBusyError as busy:
                 if self._wakeup.stopped or time.monotonic() >= deadline:
                     raise type(busy)(busy.where, LOCK_TIMEOUT) from busy
@@ -239,19 +242,28 @@ class _Waiter:
         assert self._result is not None
         return self._result
 
-    def _pause(self, *, watch_holder: bool = False) -> None:
-        """Wait for a notice, but not beyond the expiry of the claim in the way, the time limit, or the poll interval."""
-        seconds = min(self._left(), _POLL_INTERVAL)
-        blocking = self._result.found if self._result is not None else None
-        watched = None
-        if isinstance(blocking, Claim) and self._result is not None:
-            # Nobody sends a notice when a claim expires.
-            expires = expiry.expires_in(blocking, self._result.now)
-            if expires is not None:
-                seconds = min(seconds, max(0.0, expires.total_seconds()))
-            watched = self._session.watch_exit(blocking.holder) if watch_holder else None
+    def _pause(self, alarm: Alarm | None) -> None:
+        """Wait for a wake-up, but not beyond the end of the claim in the way, the time limit, or the poll interval."""
+        last = self._last()
+        seconds, watched = _POLL_INTERVAL, None
+        if isinstance(blocking := last.found, Claim):
+            before = self._session.queue.last_ahead(self._request.scoped)
+            ends = None if before is None else expiry.remaining(before.until, last.now)
+            if before is None or blocking.mode is Mode.RESERVED:
+                # Nobody wakes anybody when a claim expires.
+                ends = expiry.expires_in(blocking, last.now)
+            else:
+                seconds = _LONG_POLL_INTERVAL
+            if ends is not None:
+                seconds = min(seconds, max(0.0, ends.total_seconds()))
+            watched = self._session.watch_exit((before or blocking).holder)
+        if self._progress is not None:
+            seconds = min(seconds, _PROGRESS_INTERVAL)
+        seconds = min(seconds, self._left())
         with nullcontext() if watched is None else closing(watched):
-            self._wakeup.wait(seconds, watched)
+            self._wakeup.wait(seconds, alarm, watched)
+        if alarm is not None:
+            alarm.reset()
         if self._progress is not None and time.monotonic() - self._reported >= _PROGRESS_INTERVAL:
             self._reported = time.monotonic()
             self._progress(self._reported - self._began)

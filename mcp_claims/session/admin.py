@@ -39,7 +39,7 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
         if not state.dead:
             if isinstance(found, Unreadable):
                 kept.append(found)
-            elif state is ClaimState.HELD:
+            elif state in (ClaimState.HELD, ClaimState.RESERVED):
                 live += 1
             else:
                 markers += 1

@@ -36,14 +36,16 @@ _scanning = anyio.CapacityLimiter(_MAX_SCANS)
 _unlimited = anyio.CapacityLimiter(math.inf)
 
 
-async def acquire_async(session: Session, request: ClaimRequest, report: Report | None = None) -> ClaimResult:
+async def acquire_async(
+    session: Session, request: ClaimRequest, report: Report | None = None, *, reserve: bool = False
+) -> ClaimResult:
     """Acquire the key without blocking the event loop; if the call was cancelled meanwhile, release the grant.
 
-    A wait blocks a thread.  Beyond 512 waits in one process a call is answered at once, as without `wait_seconds`.
+    With *reserve* a wait ends in a reservation, as in `acquire`.  A wait blocks a thread.  Beyond 512 waits in one process a call is answered at once, as without `wait_seconds`.
     """
 
     def undo(result: ClaimResult) -> None:
-        if result.status is Status.ACQUIRED and isinstance(result.found, Claim):
+        if result.status in (Status.ACQUIRED, Status.YOUR_TURN) and isinstance(result.found, Claim):
             session.release_grant(result.found)
 
     wakeup = begin_wait() if request.wait_seconds > 0 else None
@@ -61,7 +63,7 @@ async def acquire_async(session: Session, request: ClaimRequest, report: Report 
     def progress(waited: float) -> None:
         anyio.from_thread.run(send, waited)
 
-    job = _Job(partial(acquire, session, request, progress=progress, wakeup=wakeup), undo)
+    job = _Job(partial(acquire, session, request, progress=progress, wakeup=wakeup, reserve=reserve), undo)
     try:
         return await anyio.to_thread.run_sync(job.run, abandon_on_cancel=True, limiter=_unlimited)
     except anyio.get_cancelled_exc_class():
@@ -83,7 +85,7 @@ class Offload:
 
     async def acquire(self, session: Session, request: ClaimRequest) -> ClaimResult:
         """See `acquire_async`."""
-        return await acquire_async(session, request, self._report)
+        return await acquire_async(session, request, self._report, reserve=True)
 
     async def change(self, session: Session, change: Callable[[float], T]) -> T:
         """See `run_change`."""

@@ -23,11 +23,12 @@ from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Found, Holder, Moment, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, ScopedKey, Unreadable
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.session import admin
 from mcp_claims.session.held import HeldClaims
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
+from mcp_claims.session.wait_queue import WaitQueue
 from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store
 
 CLOSE_TIMEOUT = 0.2
@@ -45,6 +46,8 @@ class Operations:
         """Whether the store is asked over a network, so that each method may take seconds."""
         self._machine = machine
         self._held = HeldClaims(holder.name)
+        self.queue = WaitQueue(store, machine, lambda: self.holder)
+        """The session's places among those who wait."""
         self._closed = False
         self._in_forked_child = False
         _sessions.add(self)
@@ -54,8 +57,13 @@ class Operations:
         """Whether there is a claim that the session was granted and has not released, expired ones included."""
         return bool(self._held)
 
-    def try_request(self, request: ClaimRequest, *, lock_timeout: float = LOCK_TIMEOUT) -> ClaimResult:
-        """Do what `try_claim` does, for a checked request."""
+    def try_request(
+        self, request: ClaimRequest, *, lock_timeout: float = LOCK_TIMEOUT, reserve: bool = False
+    ) -> ClaimResult:
+        """Do what `try_claim` does, for a checked request; with *reserve*, reserve the key instead of taking it.
+
+        A key that is free goes to those who have waited for it first: it is reserved for the first of them.
+        """
         self._check_usable()
         scoped = request.scoped
         cached = self._held.get(scoped)
@@ -68,22 +76,42 @@ class Operations:
         for _ in range(MAX_SWAPS):
             now = self._machine.now()
             ours = self._holds(found, scoped)
-            if found is not None and not ours:
+            reservation = found if isinstance(found, Claim) and found.mode is Mode.RESERVED else None
+            our_turn = reservation is not None and self._is_for_us(reservation, now)
+            if reservation is not None and our_turn:
+                if reserve:
+                    return ClaimResult(Status.YOUR_TURN, reservation, now)
+                taken_over = self._replaced(reservation, now)
+            elif found is not None and not ours:
                 state = self._state_of(found, now)
-                if state is ClaimState.HELD or (state is ClaimState.DONE and not request.redo):
-                    status = Status.HELD if state is ClaimState.HELD else Status.DONE
+                if state in (ClaimState.HELD, ClaimState.RESERVED) or (state is ClaimState.DONE and not request.redo):
+                    status = Status.DONE if state is ClaimState.DONE else Status.HELD
                     return ClaimResult(status, found, now, lost=self._held.lost(cached, found))
                 if isinstance(found, Unreadable):
                     discarded = self._store.discard(found, lock_timeout=lock_timeout)
                     taken_over = TakenOver(found, state) if discarded else None
                     found = self._store.read(scoped)
                     continue
+                if reservation is not None:
+                    # It has lapsed: what it replaced is there again, such as the marker of work that is done.
+                    self.queue.lapse(reservation, lock_timeout)
+                    found = self._store.swap(scoped, reservation, reservation.replaced, lock_timeout=lock_timeout).found
+                    continue
                 taken_over = TakenOver(found, state)
             assert not isinstance(found, Unreadable)
+            first = None if ours or our_turn else self.queue.first_ahead(scoped)
+            if first is not None or reserve:
+                marker = taken_over.found if taken_over is not None and isinstance(taken_over.found, Claim) else None
+                new = expiry.reserved(scoped, self.holder if first is None else first.holder, now, marker)
+                found = self._store.swap(scoped, found, new, lock_timeout=lock_timeout).found
+                taken_over = None
+                continue
             if ours and found is not None:
                 new = expiry.renewed(found, request, self.holder, now)
             else:
                 new = expiry.granted(request, self.holder, now)
+                if reservation is not None and our_turn:
+                    new = new._replace(generation=reservation.generation)
             # A renewal leaves nothing in doubt: what it renews was held before.
             with nullcontext() if ours else self._held.in_doubt(new):
                 swap = self._store.swap(scoped, found, new, lock_timeout=lock_timeout)
@@ -96,6 +124,7 @@ class Operations:
                 # A claim that expired while we waited for the lock is renewed, not handed over dead.
                 if not expiry.has_passed(found.expires, now):
                     lost = self._record(found, cached)
+                    self.queue.leave(scoped, lock_timeout)
                     return ClaimResult(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
         raise ContendedError(scoped.key, MAX_SWAPS)
 
@@ -128,8 +157,15 @@ class Operations:
             raise ContendedError(scoped.key, MAX_SWAPS)
         in_force = None
         if request.generation is not None:
-            in_force = isinstance(found, Claim) and found.ended is None and found.generation == request.generation
-        return Inspection(found, self._holds(found, scoped), now, self._held.lost(cached, found), in_force)
+            in_force = (
+                isinstance(found, Claim)
+                and found.ended is None
+                and found.mode is not Mode.RESERVED
+                and found.generation == request.generation
+            )
+        your_turn = isinstance(found, Claim) and self._is_for_us(found, now)
+        lost = self._held.lost(cached, found)
+        return Inspection(found, self._holds(found, scoped), now, lost, in_force, your_turn)
 
     def release_request(self, request: ReleaseRequest, *, lock_timeout: float = LOCK_TIMEOUT) -> ReleaseResult:
         """Do what `release` does, for a checked request."""
@@ -163,12 +199,13 @@ class Operations:
         return self._held.take_losses(None if self.remote or self._in_forked_child else self._store.read, but)
 
     def release_grant(self, grant: Claim) -> None:
-        """Release *grant*, which never reached its caller, unless it has changed since."""
+        """Release *grant*, or decline that reservation, which never reached its caller, unless it has changed since."""
         if self._in_forked_child:
             return
         try:
-            if self._store.swap(grant.scoped, grant, None).won:
+            if self._store.swap(grant.scoped, grant, grant.replaced).won:
                 self._held.remove(grant)
+                self.queue.wake_next(grant.scoped)
         except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
             # No caller is left to report to.  The end of the session or the expiry frees the claim.
             return
@@ -210,10 +247,37 @@ class Operations:
             swap = self._store.swap(scoped, found, marker, lock_timeout=lock_timeout)
             if swap.won:
                 self._held.remove(found)
+                self.queue.leave(scoped, lock_timeout)
+                self.queue.wake_next(scoped)
                 return ReleaseResult(True, swap.found or found, self._machine.now())
             found = swap.found
         self._held.settle(doubts, found)
+        if grant is None and self._decline(found, lock_timeout):
+            return ReleaseResult(True, None, self._machine.now())
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
+
+    def _decline(self, found: Found, lock_timeout: float) -> bool:
+        """Give back *found* if it is a reservation for this session; return whether it was."""
+        if not isinstance(found, Claim) or not self._is_for_us(found, self._machine.now()):
+            return False
+        # Before the key is free: the place that it came from must not get it again.
+        self.queue.leave(found.scoped, lock_timeout)
+        declined = self._store.swap(found.scoped, found, found.replaced, lock_timeout=lock_timeout).won
+        self.queue.wake_next(found.scoped)
+        return declined
+
+    def _is_for_us(self, found: Claim, now: Moment) -> bool:
+        """Return whether *found* is a reservation for this session that has not lapsed."""
+        return (
+            found.mode is Mode.RESERVED
+            and is_same_session(found.holder.name, self.holder.name)
+            and not expiry.is_expired(found, now)
+        )
+
+    def _replaced(self, reservation: Claim, now: Moment) -> TakenOver | None:
+        """Return the marker that *reservation* replaced, which is the next holder's to know."""
+        marker = reservation.replaced
+        return None if marker is None else TakenOver(marker, self._state_of(marker, now))
 
     def _state_of(self, found: Found, now: Moment) -> ClaimState:
         return expiry.state_of(found, now, self._machine.provably_dead)
@@ -227,6 +291,7 @@ class Operations:
             isinstance(found, Claim)
             and is_same_session(found.holder.name, self.holder.name)
             and found.ended is None
+            and found.mode is not Mode.RESERVED
             and found.scoped == scoped
         )
 

@@ -15,6 +15,8 @@ class Status(Enum):
     RENEWED = "renewed"
     HELD = "held"
     DONE = "done"
+    #: It is reserved for this session, which waited for it: its next call takes it.
+    YOUR_TURN = "your_turn"
 
 
 class TakenOver(NamedTuple):
@@ -29,7 +31,8 @@ class ClaimResult(NamedTuple):
 
     `found` is the claim in force now: this session's if `claimed`, else another session's, the marker of work that is
     done, or an unreadable record, which counts as held.  `lost` is an earlier grant of this session on the key that
-    ended without a release.
+    ended without a release.  With a `cycle` the session may not wait: the holder of each claim in it waits for the next,
+    and the holder of the last is this session.
     """
 
     status: Status
@@ -37,6 +40,7 @@ class ClaimResult(NamedTuple):
     now: Moment
     taken_over: TakenOver | None = None
     lost: Claim | None = None
+    cycle: tuple[Claim, ...] = ()
 
     @property
     def claimed(self) -> bool:
@@ -48,6 +52,7 @@ class Inspection(NamedTuple):
     """What `inspect` read; `found` is `None` where nothing is stored, and may be a marker, which holds nothing.
 
     `in_force` is whether the grant of the given generation still holds the key, `None` if no generation was given.
+    With `your_turn` the key is reserved for this session.
     """
 
     found: Found
@@ -55,11 +60,12 @@ class Inspection(NamedTuple):
     now: Moment
     lost: Claim | None = None
     in_force: bool | None = None
+    your_turn: bool = False
 
     @property
     def claimed_by_other(self) -> bool:
         """Whether another live session holds the key."""
-        return self.found is not None and not self.held_by_you and self.marker is None
+        return self.found is not None and not self.held_by_you and not self.your_turn and self.marker is None
 
     @property
     def marker(self) -> Claim | None:

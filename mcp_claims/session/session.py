@@ -14,7 +14,7 @@ from typing import Self
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import ProcessExit
 from mcp_claims.model import validation
-from mcp_claims.model.records import Claim, Holder, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Holder, Moment, Outcome, ScopedKey, Ticket, Unreadable
 from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
@@ -28,7 +28,7 @@ from mcp_claims.session import admin
 from mcp_claims.session.block import hold, hold_async
 from mcp_claims.session.operations import CLOSE_TIMEOUT, Operations
 from mcp_claims.session.results import ClaimPage, ClaimResult, Inspection, PruneResult, ReleaseResult
-from mcp_claims.stores.base import LOCK_TIMEOUT
+from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm
 
 _MAX_CLIENT, _MAX_DIRECTORY = 100, 200  # characters
 
@@ -135,7 +135,10 @@ class Session(Operations):
         """
         reason = validation.parse_note(reason)
         self._check_usable()
-        return admin.revoke(self._store, self._machine, found, self.holder, reason, lock_timeout)
+        revoked = admin.revoke(self._store, self._machine, found, self.holder, reason, lock_timeout)
+        if revoked and isinstance(found, Claim):
+            self.queue.wake_next(found.scoped)
+        return revoked
 
     def forget(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         """Remove the marker that says how the work on *key* ended, whoever left it; return whether there was one.
@@ -180,12 +183,15 @@ class Session(Operations):
         self._closed = True
         deadline = time.monotonic() + within
         released = 0
-        for scoped in self._held.keys():  # noqa: SIM118 (a copy, since a release changes what is held)
+        waited_for = self.queue.keys()
+        for scoped in [*self._held.keys(), *waited_for]:
             left = deadline - time.monotonic()
             if dying and left <= 0:
                 break
             try:
                 released += self._release(ReleaseRequest(scoped), max(0.0, left)).released
+                if scoped in waited_for:
+                    self.queue.leave(scoped, max(0.0, left))
             except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
                 # One failure must not keep the other claims.  A remote store that does not answer will not answer the
                 # next request either; it frees the claims once it no longer hears from this process.
@@ -226,12 +232,9 @@ class Session(Operations):
         """
         return self._store.watch(target, notify)
 
-    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        """Take a ticket in the wait queue of *scoped*; call *notify*, from any thread, once it is the first.
-
-        Yields whether the store has a queue.
-        """
-        return self._store.wait_queue(scoped, notify)
+    def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> AbstractContextManager[Alarm | None]:
+        """Let whoever ends what *ticket* waits for call *notify*, from any thread, or make the alarm readable."""
+        return self._store.alarm(ticket, notify)
 
     def watch_exit(self, holder: Holder) -> ProcessExit | None:
         """Return an object that becomes readable when the process of *holder* ends; `None` if that cannot be watched."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
-from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
 
 T = TypeVar("T")
 
@@ -35,6 +35,19 @@ class Swap(NamedTuple):
     found: Found
 
 
+TicketChange = Callable[[tuple[Ticket, ...]], tuple[Ticket, ...]]
+
+
+class Alarm(Protocol):
+    """Something to wait for that becomes readable when its owner is woken."""
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+
+    def reset(self) -> None:
+        """Take notice of all that has been signalled so far."""
+
+
 class Store(Protocol):
     """A register per key; no policy lives here.
 
@@ -45,9 +58,12 @@ class Store(Protocol):
     `remote` is true for a store behind a network: an answer takes milliseconds, or seconds when the network or the store
     is in trouble.  Such a store keeps the claims of a process only while it hears from that process, and ends claims by
     its own clock.
+
+    `has_tickets` is false for a store that keeps none: those who wait there are served in no particular order.
     """
 
     remote: bool
+    has_tickets: bool
 
     def read(self, scoped: ScopedKey) -> Found:
         """Return what is stored, without waiting for a lock."""
@@ -87,12 +103,26 @@ class Store(Protocol):
         Yields whether changes can be watched now.  A notification can be lost, so poll now and then as well.
         """
 
-    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        """Take a ticket in the wait queue of *scoped*; call *notify*, from any thread, once it is the first.
+    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
+        """Return the tickets of those who wait, in one namespace in their order or in all, without waiting for a lock."""
 
-        The queue decides only the order of waiters; `swap` alone grants claims.  Yields whether there is a queue:
-        without one, waiters are served in no particular order.
+    def change_tickets(
+        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> tuple[Ticket, ...]:
+        """Replace the tickets of *namespace* by what *change* makes of them; return them.
+
+        A ticket of number 0 is new: the store gives it a number higher than all others.  *change* may be called again if
+        somebody else changes them meanwhile.
         """
+
+    def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> AbstractContextManager[Alarm | None]:
+        """Let `wake` wake the caller, who has *ticket*: it calls *notify*, from any thread, or makes the alarm readable.
+
+        Yields `None` if there is nothing that can become readable.
+        """
+
+    def wake(self, ticket: Ticket) -> bool:
+        """Wake the waiter that has *ticket*, of whatever process; return whether it may have heard that."""
 
     def position(self, found: Claim | Unreadable) -> str:
         """Return the place of *found* in a `scan`: a text greater than that of everything yielded before it."""

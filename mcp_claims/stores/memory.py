@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from itertools import count
 from math import inf
 from threading import Lock
 
-from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap
+from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap, TicketChange
 
 
 class MemoryStore:
     """Claims of one process; they end with it."""
 
     remote = False
+    has_tickets = True
 
     def __init__(self) -> None:
         self._stored: dict[ScopedKey, Claim | Unreadable] = {}
         self._generations: dict[ScopedKey, int] = {}
         self._lock = Lock()
         self._watchers: list[tuple[ScopedKey | str | None, Callable[[], None]]] = []
+        self._tickets: dict[str, tuple[Ticket, ...]] = {}
+        self._numbers = count(1)
+        self._alarms: dict[int, Callable[[], None]] = {}
         self._secret = os.urandom(SECRET_BYTES)
 
     def read(self, scoped: ScopedKey) -> Found:
@@ -72,8 +77,36 @@ class MemoryStore:
             with self._lock:
                 self._watchers.remove(watcher)
 
-    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        return nullcontext(False)
+    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
+        with self._lock:
+            return tuple(
+                ticket for name, tickets in self._tickets.items() if namespace in (None, name) for ticket in tickets
+            )
+
+    def change_tickets(
+        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> tuple[Ticket, ...]:
+        with self._lock:
+            tickets = tuple(
+                ticket if ticket.number else ticket._replace(number=next(self._numbers))
+                for ticket in change(self._tickets.get(namespace, ()))
+            )
+            self._tickets[namespace] = tickets
+            return tickets
+
+    @contextmanager
+    def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> Iterator[None]:
+        self._alarms[ticket.number] = notify
+        try:
+            yield
+        finally:
+            self._alarms.pop(ticket.number, None)
+
+    def wake(self, ticket: Ticket) -> bool:
+        notify = self._alarms.get(ticket.number)
+        if notify is not None:
+            notify()
+        return notify is not None
 
     def close(self, *, within: float) -> None:
         """Do nothing: claims in memory end with the process by themselves."""

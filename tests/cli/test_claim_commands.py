@@ -15,9 +15,9 @@ import pytest
 from mcp_claims.model.records import Claim, Outcome
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from mcp_claims.stores.files.wait_queue import QUEUE_FILE
 from tests.cli.commands import COMMAND, TIMEOUT, Commands, eventually
 from tests.support.launch import unshare
+from tests.support.servers import in_queue
 
 Process = subprocess.Popen[bytes]
 
@@ -197,7 +197,7 @@ def test_waiting_ends_with_the_release(commands: Commands, claims_dir: Path) -> 
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
     with commands.start("try", "red", "--session", "ci", "--wait", "60", stdout=subprocess.PIPE) as waiting:
-        eventually((claims_dir / "default" / QUEUE_FILE).exists)
+        eventually(lambda: in_queue(claims_dir))
         holder.release("red")
         assert waiting.communicate(timeout=TIMEOUT)[0].startswith("CLAIMED:")
     assert waiting.returncode == 0

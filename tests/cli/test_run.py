@@ -21,10 +21,10 @@ from mcp_claims.cli import guardian
 from mcp_claims.model.records import Claim
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from mcp_claims.stores.files.wait_queue import QUEUE_FILE
 from tests.cli.commands import COMMAND, TIMEOUT, Commands, at_terminal, eventually
 from tests.support.launch import unshare
 from tests.support.platforms import PLATFORM
+from tests.support.servers import in_queue
 
 # Says its PID and what signals it gets, and ends on a SIGTERM or at the end of its input.
 WITNESS = """
@@ -177,7 +177,7 @@ def test_a_wait_that_is_interrupted_runs_nothing_and_leaves_nothing(
     other = process_session(FileStore(claims_dir))
     other.try_claim("red")
     with commands.start("run", "red", "--wait", "60", "--", "echo", "run", stdout=subprocess.PIPE) as waiting:
-        eventually((claims_dir / "default" / QUEUE_FILE).exists)
+        eventually(lambda: in_queue(claims_dir))
         children = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children")
         (child,) = map(int, children.read_text().split())
         waiting.send_signal(number)

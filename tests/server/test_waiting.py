@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +42,14 @@ def waiting(server: RawServer, **arguments: Any) -> Iterator[list[dict[str, Any]
     assert answers
 
 
-def inspected(server: RawServer, *, in_queue: bool = False) -> None:
-    """Return once *server* watches a directory: it waits then, or is about to try for the last time before it does.
-
-    With *in_line* it is enough that it stands in line; only the first one watches.
-    """
+def waits(claims_dir: Path, sessions: int = 1) -> None:
+    """Return once so many *sessions* have a ticket, and listen to whoever wakes them."""
     until = time.monotonic() + 20
-    process = Path(f"/proc/{server.process.pid}")
     while time.monotonic() < until:
-        for fd in process.joinpath("fdinfo").iterdir():
-            with suppress(FileNotFoundError):
-                if "inotify wd:" in fd.read_text():
-                    return
-                if in_queue and process.joinpath("fd", fd.name).readlink().name == ".line":
-                    return
+        if len(in_queue(claims_dir)) == sessions:
+            return
         time.sleep(0.01)
-    pytest.fail("it does not wait")
+    pytest.fail("they do not wait")
 
 
 @pytest.mark.rule("V8")
@@ -68,7 +60,7 @@ def test_a_release_wakes_a_waiter_long_before_it_would_poll(claims_dir: Path) ->
         for _ in range(9):
             assert holder.try_claim("red").claimed
             with waiting(server) as answers:
-                inspected(server)
+                waits(claims_dir)
                 holder.release("red")
                 released = time.monotonic()
             assert answers[0]["status"] == "acquired"
@@ -84,7 +76,7 @@ def test_the_death_of_the_holder_wakes_a_waiter(claims_dir: Path) -> None:
     with raw_server(claims_dir) as holder, raw_server(claims_dir) as server:
         holder.call("try_claim", key="red")
         with waiting(server) as answers:
-            inspected(server)
+            waits(claims_dir)
             holder.process.kill()
             killed = time.monotonic()
         assert answers[0]["status"] == "acquired" and answers[0]["previous"]["state"] == "orphaned"
@@ -103,7 +95,7 @@ def test_work_that_is_done_meanwhile_ends_the_wait_without_a_claim(claims_dir: P
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red")
     with raw_server(claims_dir) as server, waiting(server) as answers:
-        inspected(server)
+        waits(claims_dir)
         holder.release("red", outcome=Outcome.DONE)
     assert (answers[0]["claimed"], answers[0]["status"]) == (False, "done")
 
@@ -223,8 +215,7 @@ def test_each_release_is_got_by_exactly_one_of_those_who_wait_and_all_get_it_in_
         threads = [threading.Thread(target=take_a_turn, args=(server,)) for server in servers]
         for thread in threads:
             thread.start()
-        for server in servers:
-            inspected(server, in_queue=True)
+        waits(claims_dir, len(servers))
         holder.release("red")
         for thread in threads:
             thread.join(TIMEOUT)

@@ -19,7 +19,7 @@ class StoppedWhileWaiting(Wakeup):
         super().__init__()
         self._meanwhile = meanwhile
 
-    def wait(self, seconds: float, exit_of: object = None) -> None:
+    def wait(self, seconds: float, *others: object) -> None:
         if not self.stopped:
             self.stop()
             self._meanwhile()

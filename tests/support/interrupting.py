@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from math import inf
 
-from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap
+from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
+from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm, Store, Swap, TicketChange
 
 
 class DelegatingStore:
@@ -17,6 +17,7 @@ class DelegatingStore:
     def __init__(self, store: Store) -> None:
         self._inner = store
         self.remote = store.remote
+        self.has_tickets = store.has_tickets
 
     @property
     def _store(self) -> Store:
@@ -39,8 +40,19 @@ class DelegatingStore:
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         return self._store.watch(target, notify)
 
-    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        return self._store.wait_queue(scoped, notify)
+    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
+        return self._store.tickets(namespace)
+
+    def change_tickets(
+        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> tuple[Ticket, ...]:
+        return self._store.change_tickets(namespace, change, lock_timeout=lock_timeout)
+
+    def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> AbstractContextManager[Alarm | None]:
+        return self._store.alarm(ticket, notify)
+
+    def wake(self, ticket: Ticket) -> bool:
+        return self._store.wake(ticket)
 
     def position(self, found: Claim | Unreadable) -> str:
         return self._store.position(found)

@@ -61,9 +61,8 @@ def structured_of(result: CallToolResult) -> dict[str, Any]:
 
 
 def in_queue(claims_dir: Path) -> list[str]:
-    """Return the locks of the waiters in the queue of the default namespace, as the kernel has them."""
-    inode = (claims_dir / "default" / ".line").stat().st_ino if (claims_dir / "default" / ".line").exists() else -1
-    return [lock for lock in Path("/proc/locks").read_text().splitlines() if f":{inode} " in lock]
+    """Return the alarms of those who wait, or have waited a moment ago, in the default namespace."""
+    return sorted(path.name for path in (claims_dir / "default").glob(".alarm-*"))
 
 
 def has_imported_the_sdk(pid: int) -> bool:

@@ -31,7 +31,7 @@ from mcp_claims.errors import (
     StoreUnavailableError,
     UnsafeDirectoryError,
 )
-from mcp_claims.model.records import Claim, Found, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Found, Outcome, ScopedKey, Ticket, Unreadable
 from mcp_claims.model.validation import MAX_KEY_BYTES
 from mcp_claims.stores.agent_awareness.filenames import (
     LOCK_SUFFIX,
@@ -53,7 +53,7 @@ from mcp_claims.stores.agent_awareness.lock import (
 )
 from mcp_claims.stores.agent_awareness.record_file import open_record, shared_record
 from mcp_claims.stores.agent_awareness.swap import LockedSwap
-from mcp_claims.stores.base import LOCK_TIMEOUT, Swap
+from mcp_claims.stores.base import LOCK_TIMEOUT, Swap, TicketChange
 from mcp_claims.stores.files.directories import PrivateDirectories, unavailable, unusable_namespace
 from mcp_claims.stores.files.listings import list_names
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
@@ -73,6 +73,8 @@ class AgentAwarenessStore:
     """
 
     remote = False
+    # Sessions of the original would not know of them, and their file could be in the way of a plugin.
+    has_tickets = False
 
     def __init__(
         self,
@@ -124,9 +126,19 @@ class AgentAwarenessStore:
         watched = self.directory if target is None else namespace_directory(self.directory, target)
         return watch_records(self.directory, watched, notify)
 
-    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        # There is none: sessions of the original would not join it, and its file could be in the way of a plugin.
-        return nullcontext(False)
+    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
+        return ()
+
+    def change_tickets(
+        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> tuple[Ticket, ...]:
+        return ()
+
+    def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def wake(self, ticket: Ticket) -> bool:
+        return False
 
     def close(self, *, within: float) -> None:
         """Do nothing: claims in files end with the process by themselves."""

@@ -15,8 +15,8 @@ from math import inf
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
-from mcp_claims.model.records import Claim, Found, Holder, Leased, Outcome, Proof, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap, call_before, deadline_in
+from mcp_claims.model.records import Claim, Found, Holder, Leased, Outcome, Proof, ScopedKey, Ticket, Unreadable
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap, TicketChange, call_before, deadline_in
 from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.config import EtcdConfig
@@ -55,6 +55,7 @@ class EtcdStore:
     """Claims below the prefix of *config*, shared by all machines that reach the cluster."""
 
     remote = True
+    has_tickets = False
     min_claim_lease = leases.MIN_TTL
     """Seconds that the lease of a single claim lasts at least."""
 
@@ -127,8 +128,19 @@ class EtcdStore:
         prefix = self._keyspace.namespace_prefix(target)
         return watcher.subscribe(lambda key: key.startswith(prefix), notify)
 
-    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        return nullcontext(False)
+    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
+        return ()
+
+    def change_tickets(
+        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> tuple[Ticket, ...]:
+        return ()
+
+    def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def wake(self, ticket: Ticket) -> bool:
+        return False
 
     def position(self, found: Claim | Unreadable) -> str:
         key = self._keyspace.claim_key(found.scoped) if isinstance(found, Claim) else encode_key(found.where)

@@ -73,6 +73,10 @@ class FileSystem:
         replace: Callable[[str, str], None] = staticmethod(os.replace)
         remove: Callable[[str], None] = staticmethod(os.unlink)
 
+        def make_fifo(self, path: str) -> None:
+            """Make a FIFO for its owner alone, whatever the umask."""
+            os.mkfifo(path, 0o600)
+
     def open(self, path: str, flags: int) -> int:
         """Open *path*; a file that this makes has mode 0600, whatever the umask."""
         fd = -1

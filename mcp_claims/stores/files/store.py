@@ -11,13 +11,13 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from math import inf
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
-from mcp_claims.model.codec import RecordError, from_json, to_json
-from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap
+from mcp_claims.model.codec import RecordError, from_json, tickets_to_json, to_json
+from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Alarm, Swap, TicketChange
 from mcp_claims.stores.files.directories import (
     PrivateDirectories,
     make_namespace,
@@ -36,7 +36,14 @@ from mcp_claims.stores.files.filesystem import FileSystem, create_file, last_cha
 from mcp_claims.stores.files.listings import Listings
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.record_file import RecordFile, read_record_file, unreadable
-from mcp_claims.stores.files.wait_queue import join_wait_queue
+from mcp_claims.stores.files.tickets import (
+    TICKETS_FILE,
+    listening,
+    numbered,
+    read_tickets,
+    remove_alarms,
+    ring,
+)
 
 _NEW = ".new"
 """Prefix of the file in which a record is written before it is renamed into its place.
@@ -58,6 +65,7 @@ class FileStore:
     """
 
     remote = False
+    has_tickets = True
 
     def __init__(self, directory: str | os.PathLike[str], *, fs: FileSystem | None = None) -> None:
         self.directory = os.path.abspath(directory)
@@ -176,11 +184,44 @@ class FileStore:
         inside = self.directory if target is None else namespace_directory(self.directory, target)
         return watch_records(self.directory, inside, notify)
 
-    def wait_queue(self, scoped: ScopedKey, notify: Callable[[], None]) -> AbstractContextManager[bool]:
-        directory = record_path(self.directory, scoped)[0]
-        if not self._private.exists(directory):
-            return nullcontext(False)  # Nobody has claimed anything in this namespace.
-        return join_wait_queue(directory, scoped.key, notify)
+    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
+        if not self._private.exists():
+            return ()
+        if namespace is not None:
+            directory = namespace_directory(self.directory, namespace)
+            return read_tickets(self._fs, directory) if self._private.exists(directory) else ()
+        return tuple(
+            ticket
+            for name in self._fs.names(self.directory)
+            if may_be_file_name(name)
+            for ticket in read_tickets(self._fs, f"{self.directory}/{name}")
+        )
+
+    def change_tickets(
+        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> tuple[Ticket, ...]:
+        directory = namespace_directory(self.directory, namespace)
+        path = f"{directory}/{TICKETS_FILE}"
+        try:
+            with self._lock_file(directory) as file, NamespaceLock(file, lock_timeout) as lock:
+                before = read_tickets(self._fs, directory)
+                after = numbered(change(before))
+                if after == before:
+                    return after
+                if after:
+                    self._write(path, tickets_to_json(after), lock)
+                else:
+                    self._remove(path, lock)
+                remove_alarms(self._fs, directory, before, after)
+                return after
+        except OSError as error:
+            raise unavailable(directory, error) from error
+
+    def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> AbstractContextManager[Alarm | None]:
+        return listening(self._fs, namespace_directory(self.directory, ticket.keys[0].namespace), ticket)
+
+    def wake(self, ticket: Ticket) -> bool:
+        return ring(self._fs, namespace_directory(self.directory, ticket.keys[0].namespace), ticket)
 
     def close(self, *, within: float) -> None:
         """Do nothing: claims in files end with the process by themselves."""

@@ -1,0 +1,97 @@
+"""Who is served next: the rules of tickets, which order those who wait.  Pure.
+
+A ticket decides only the order.  Who holds a key is decided by the compare-and-swap of its record, so a list of tickets
+that is lost or damaged costs places, never exclusion.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+from mcp_claims.model import expiry
+from mcp_claims.model.names import is_same_session
+from mcp_claims.model.records import Claim, Holder, Moment, ScopedKey, Ticket
+
+KEPT_PLACE = timedelta(seconds=30)
+"""How long a session keeps its place after its wait has ended without the key, so that its next call goes on waiting."""
+
+MAX_TICKETS = 1_000
+"""Tickets of one namespace; whoever waits beyond that has no place."""
+
+_LAPSED = timedelta(minutes=10)
+_OVERTAKEN_UNTIL = timedelta(seconds=1)
+
+
+def is_waiting(ticket: Ticket, now: Moment) -> bool:
+    """Return whether *ticket* counts at *now*; whether its holder lives is not looked at."""
+    return not ticket.lapsed and not expiry.has_passed(ticket.until, now)
+
+
+def place_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment) -> Ticket | None:
+    """Return the waiting ticket of the session of *holder* for *scoped*."""
+    return next((each for each in tickets if _is_of(each, scoped, holder) and is_waiting(each, now)), None)
+
+
+def ahead_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment) -> list[Ticket]:
+    """Return the tickets of other sessions that go before *holder* in the order in which *scoped* is granted.
+
+    A session without a ticket may overtake one that is not yet a second old: it then came at the same time.
+    """
+    tickets = list(tickets)
+    place = place_of(tickets, scoped, holder, now)
+    return [
+        each
+        for each in tickets
+        if scoped in each.keys
+        and is_waiting(each, now)
+        and not is_same_session(each.holder.name, holder.name)
+        and (-expiry.remaining(each.taken, now) > _OVERTAKEN_UNTIL if place is None else each.number < place.number)
+    ]
+
+
+def joined(
+    tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment, wait: timedelta
+) -> tuple[Ticket, ...]:
+    """Return *tickets* with one of *holder* for *scoped* that counts for the time *wait* and some more.
+
+    A ticket that the session has already stays where it is; so does a lapsed one, once.  A new ticket has the number 0
+    until it is stored, and comes last.
+    """
+    until = expiry.later(now, wait + KEPT_PLACE)
+    for place, ticket in enumerate(tickets := tuple(tickets)):
+        if _is_of(ticket, scoped, holder):
+            longer = max(ticket.until, until, key=lambda moment: expiry.remaining(moment, now))
+            own = ticket._replace(
+                holder=holder,
+                until=until if ticket.lapsed else longer,
+                lapsed=False,
+                returned=ticket.returned or ticket.lapsed,
+            )
+            return (*tickets[:place], own, *tickets[place + 1 :])
+    return (*tickets, Ticket(0, (scoped,), holder, now, until))
+
+
+def left(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder) -> tuple[Ticket, ...]:
+    """Return *tickets* without those of *holder* for *scoped*."""
+    return tuple(ticket for ticket in tickets if not _is_of(ticket, scoped, holder))
+
+
+def lapsed(tickets: Iterable[Ticket], reservation: Claim) -> tuple[Ticket, ...]:
+    """Return *tickets* after *reservation* has lapsed: its session loses its place, for good if that happens again."""
+    result: list[Ticket] = []
+    for ticket in tickets:
+        if not _is_of(ticket, reservation.scoped, reservation.holder) or ticket.lapsed:
+            result.append(ticket)
+        elif not ticket.returned:
+            result.append(ticket._replace(lapsed=True, until=expiry.later(reservation.expires, _LAPSED)))
+    return tuple(result)
+
+
+def current(tickets: Iterable[Ticket], now: Moment, provably_dead: Callable[[Holder], bool]) -> tuple[Ticket, ...]:
+    """Return *tickets* without those whose time is over or whose holder is dead."""
+    return tuple(
+        ticket for ticket in tickets if not expiry.has_passed(ticket.until, now) and not provably_dead(ticket.holder)
+    )
+
+
+def _is_of(ticket: Ticket, scoped: ScopedKey, holder: Holder) -> bool:
+    return scoped in ticket.keys and is_same_session(ticket.holder.name, holder.name)

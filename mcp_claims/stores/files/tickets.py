@@ -1,0 +1,111 @@
+"""The tickets of a namespace, in one file, and the alarm of each: a FIFO that wakes one waiter and no other.
+
+The list is replaced whole, under the lock of the namespace, and read without it.  It decides only the order of those who
+wait: what cannot be read counts as empty.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from mcp_claims.model.codec import RecordError, tickets_from_json
+from mcp_claims.model.records import Ticket
+from mcp_claims.stores.files.filesystem import FileSystem, OpenFile, read_file
+
+TICKETS_FILE = ".tickets"
+"""No claim's file name begins with a dot."""
+
+_ALARM = ".alarm-"
+_MAX_BYTES = 4 * 1024 * 1024
+
+if sys.platform != "win32":
+    # Also for writing: else each end of a writer would end the wait of a reader.  Without waiting for the other end.
+    _LISTEN = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    _RING = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def read_tickets(fs: FileSystem, directory: str) -> tuple[Ticket, ...]:
+    """Return the tickets of the namespace in *directory*, in order; none if they cannot be read."""
+    try:
+        file = read_file(fs, f"{directory}/{TICKETS_FILE}", _MAX_BYTES)
+        return () if file is None else tickets_from_json(file[0])
+    except (OSError, RecordError):
+        return ()
+
+
+def numbered(tickets: tuple[Ticket, ...]) -> tuple[Ticket, ...]:
+    """Return *tickets* with a number for those that have none yet, in order."""
+    last = max((ticket.number for ticket in tickets), default=0)
+    result: list[Ticket] = []
+    for ticket in tickets:
+        last += not ticket.number
+        result.append(ticket if ticket.number else ticket._replace(number=last))
+    return tuple(sorted(result))
+
+
+class Alarm:
+    """A FIFO that becomes readable when somebody rings."""
+
+    def __init__(self, fs: FileSystem, path: str) -> None:
+        with suppress(FileExistsError):
+            fs.make_fifo(path)
+        self._file = OpenFile(fs, path, _LISTEN)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._file.fd
+
+    def reset(self) -> None:
+        """Take notice of what has rung so far."""
+        with suppress(BlockingIOError):
+            while os.read(self._file.fd, 64):
+                pass
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def listening(fs: FileSystem, directory: str, ticket: Ticket) -> Iterator[Alarm | None]:
+    """Yield the alarm of *ticket*; `None` where the system or the file system has none."""
+    alarm = None
+    if sys.platform != "win32":
+        with suppress(OSError):
+            alarm = Alarm(fs, _alarm_path(directory, ticket))
+    try:
+        yield alarm
+    finally:
+        if alarm is not None:
+            alarm.close()
+
+
+def ring(fs: FileSystem, directory: str, ticket: Ticket) -> bool:
+    """Wake the waiter that has *ticket*; return whether it listens."""
+    if sys.platform == "win32":
+        return False
+    try:
+        with OpenFile(fs, _alarm_path(directory, ticket), _RING) as fd:
+            if not stat.S_ISFIFO(fs.status(fd).st_mode):
+                return False
+            with suppress(BlockingIOError):  # Full, so it rings already.
+                fs.write(fd, b"!")
+            return True
+    except OSError:
+        return False  # There is none, or nobody has it open.
+
+
+def remove_alarms(fs: FileSystem, directory: str, before: tuple[Ticket, ...], after: tuple[Ticket, ...]) -> None:
+    """Remove the alarms of tickets that are in *before* and not in *after*; the caller holds the lock of the namespace."""
+    kept = {ticket.number for ticket in after}
+    for ticket in before:
+        if ticket.number not in kept:
+            with suppress(OSError):
+                fs.remove(_alarm_path(directory, ticket))
+
+
+def _alarm_path(directory: str, ticket: Ticket) -> str:
+    return f"{directory}/{_ALARM}{ticket.number}"
