@@ -208,7 +208,8 @@ class _Waiter:
                     self._pause(alarm)
                     if ticket is None:
                         self._let_longer_waiters_go_first()
-            keeps_place = self._reserve and not self._wakeup.stopped
+            waits_on = self._last().status in (Status.HELD, Status.YOUR_TURN)
+            keeps_place = self._reserve and waits_on and not self._wakeup.stopped
             return self._last()
         finally:
             queue.end_wait(scoped, keeps_place=keeps_place)

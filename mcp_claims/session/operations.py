@@ -104,6 +104,8 @@ class Operations:
                 marker = taken_over.found if taken_over is not None and isinstance(taken_over.found, Claim) else None
                 new = expiry.reserved(scoped, self.holder if first is None else first.holder, now, marker)
                 found = self._store.swap(scoped, found, new, lock_timeout=lock_timeout).found
+                if first is not None:
+                    self.queue.wake(first)
                 taken_over = None
                 continue
             if ours and found is not None:

@@ -76,8 +76,16 @@ class WaitQueue:
         self.wake_next(scoped)
 
     def lapse(self, reservation: Claim, lock_timeout: float) -> None:
-        """Take the place from the session that has let *reservation* lapse."""
-        self._change(reservation.scoped, lambda found: tickets.lapsed(found, reservation), lock_timeout)
+        """Take the place from the session that has let *reservation* lapse; raises what the store does.
+
+        Were that not to happen, the key would be reserved for it again and again.
+        """
+        if self._store.has_tickets:
+            self._store.change_tickets(
+                reservation.scoped.namespace,
+                lambda found: tickets.lapsed(found, reservation),
+                lock_timeout=lock_timeout,
+            )
 
     def first_ahead(self, scoped: ScopedKey) -> Ticket | None:
         """Return the ticket that goes before all others, if it goes before this session."""
@@ -93,6 +101,10 @@ class WaitQueue:
         for ticket in self._read(scoped.namespace):
             if scoped in ticket.keys and tickets.is_waiting(ticket, now) and self._store.wake(ticket):
                 return
+
+    def wake(self, ticket: Ticket) -> None:
+        """Wake the waiter that has *ticket*."""
+        self._store.wake(ticket)
 
     def find_cycle(self, scoped: ScopedKey) -> tuple[Claim, ...]:
         """Return the claims of a cycle that a wait of this session for *scoped* is part of, if it has to give way.

@@ -185,11 +185,11 @@ class FileStore:
         return watch_records(self.directory, inside, notify)
 
     def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
-        if not self._private.exists():
-            return ()
         if namespace is not None:
             directory = namespace_directory(self.directory, namespace)
             return read_tickets(self._fs, directory) if self._private.exists(directory) else ()
+        if not self._private.exists():
+            return ()
         return tuple(
             ticket
             for name in self._fs.names(self.directory)
