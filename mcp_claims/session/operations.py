@@ -100,7 +100,7 @@ class Operations:
                 taken_over = TakenOver(found, state)
             assert not isinstance(found, Unreadable)
             first = None if ours or our_turn else self.queue.first_ahead(scoped)
-            if first is not None or reserve:
+            if first is not None or (reserve and not ours):
                 marker = taken_over.found if taken_over is not None and isinstance(taken_over.found, Claim) else None
                 new = expiry.reserved(scoped, self.holder if first is None else first.holder, now, marker)
                 found = self._store.swap(scoped, found, new, lock_timeout=lock_timeout).found
