@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import stat
 import struct
 import sys
@@ -188,6 +187,8 @@ def _status(pid: int) -> _Status | None:
 
 def _maker_of_socket(fd: int) -> int:
     """Return the PID of the process that made the other end of the socket *fd*, unix(7); 0 if this process cannot see it."""
+    import socket  # 3 ms, where most commands take 60 and have no socket.
+
     with socket.socket(fileno=os.dup(fd)) as ours:
         return int(
             struct.unpack("3i", ours.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]

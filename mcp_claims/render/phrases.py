@@ -15,6 +15,7 @@ from mcp_claims.model.records import Claim, Moment, OriginalHolder, Outcome, Sco
 from mcp_claims.model.text import one_line
 
 _local_time = False
+_QUOTING = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` would make one for each text.
 _PLAIN_NAME = re.compile(r"[\w.:@-]{1,300}")
 _ENDINGS = {
     Outcome.DONE: "done",
@@ -189,4 +190,4 @@ def _wall_time(stamp: str, now: Moment) -> str:
 
 
 def _in_quotes(line: str) -> str:
-    return json.dumps(line, ensure_ascii=False)
+    return _QUOTING.encode(line)

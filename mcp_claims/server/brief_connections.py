@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from binascii import crc32
 from contextlib import suppress
 
 from mcp_claims.liveness import Machine
@@ -26,7 +27,9 @@ class BriefConnections:
     """The hosts that close a connection to servers of *store* right after their call."""
 
     def __init__(self, store: StoreChoice, directory: str | os.PathLike[str] | None = None) -> None:
-        self._store = f"{store.url}\0{store.layout}\0{store.directory}"
+        # Short, so that the name of a file with a host over stdio is not cut: the hash of a cut name loads OpenSSL, which
+        # takes a twentieth of a start.  Two stores with one number cost a warning.
+        self._store = crc32(f"{store.url}\0{store.layout}\0{store.directory}".encode(errors="backslashreplace"))
         self._directory = os.fspath(directory or os.path.join(_temporary(), f"mcp-claims-{_user()}"))
 
     def remember(self, host: str) -> None:
@@ -47,9 +50,8 @@ class BriefConnections:
         return False
 
     def _file(self, host: str) -> str:
-        return os.path.join(
-            self._directory, _PREFIX + file_name(f"{host} {self._store}".encode(errors="backslashreplace").decode())
-        )
+        name = file_name(host.encode(errors="backslashreplace").decode())
+        return os.path.join(self._directory, f"{_PREFIX}{self._store:08x}-{name}")
 
     def _is_private(self) -> bool:
         # Anybody can make a directory of that name, or a link to elsewhere.

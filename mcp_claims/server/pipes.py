@@ -13,6 +13,7 @@ import select
 import stat
 import sys
 from collections import deque
+from io import FileIO
 from typing import NamedTuple
 
 if sys.platform != "win32":
@@ -136,8 +137,19 @@ if sys.platform != "win32":
             poll.register(writable, select.POLLOUT)
         return {fd for fd, _ in poll.poll(None if seconds is None else math.ceil(seconds * 1_000))}
 
+    def make_wake_pipe() -> tuple[FileIO, FileIO]:
+        """Return the ends of a pipe, for reading and writing, that block nobody: a byte written wakes who waits for it."""
+        ends = os.pipe()
+        for fd in ends:
+            os.set_blocking(fd, False)
+        return FileIO(ends[0]), FileIO(ends[1], "w")
+
 else:
 
     def wait_for(seconds: float | None, *readable: int, writable: int | None = None) -> set[int]:
         """Raise an error: `take_over` returns no pipes on Windows, which cannot be polled."""
+        raise NotImplementedError
+
+    def make_wake_pipe() -> tuple[FileIO, FileIO]:
+        """Raise an error, too."""
         raise NotImplementedError

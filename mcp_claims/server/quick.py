@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -21,7 +19,7 @@ from mcp_claims.server import plain
 from mcp_claims.server.arguments import plain_arguments
 from mcp_claims.server.calls import Calls, RunningCall, Step, StepRunner, in_thread
 from mcp_claims.server.log import logger
-from mcp_claims.server.pipes import HostPipes, wait_for
+from mcp_claims.server.pipes import HostPipes, make_wake_pipe, wait_for
 from mcp_claims.server.plain import Id, Message, NotPlainError
 from mcp_claims.server.registry import Caller, SessionRegistry, client_label
 from mcp_claims.server.resource_list import resource_page
@@ -59,9 +57,7 @@ class QuickStage:
         self._handshake: list[Message] = []
         self.listens: dict[Id, Message] = {}
         """The open `subscriptions/listen` requests, by id.  They ask for notices of changed lists; none ever changes."""
-        self._woken, self._wake = socket.socketpair()
-        self._woken.setblocking(False)
-        self._wake.setblocking(False)
+        self._woken, self._wake = make_wake_pipe()
         self.calls = Calls(self._wake_up)
         self.send: Callable[[Message], None] = self._send
         self._stopping = self._maintaining = False
@@ -123,7 +119,7 @@ class QuickStage:
         self.close()
 
     def close(self) -> None:
-        """Close the sockets that wake the loop of this stage."""
+        """Close the pipe that wakes the loop of this stage."""
         self._woken.close()
         self._wake.close()
 
@@ -185,15 +181,13 @@ class QuickStage:
         leave(code)
 
     def _run_posted(self) -> None:
-        with suppress(BlockingIOError):
-            self._woken.recv(4096)
+        self._woken.read(4096)
         if self._stopping:
             stop(self._registry)
         self.calls.run_posted()
 
     def _wake_up(self) -> None:
-        with suppress(BlockingIOError):  # Full, so the loop wakes up anyway.
-            self._wake.send(b"!")
+        self._wake.write(b"!")  # Writes nothing if it is full: the loop wakes up anyway.
 
     def _note_stop(self, *_: object) -> None:
         # Not stopped here: the main thread may be in the middle of a change.

@@ -7,8 +7,6 @@ serves one of them; those that have waited longer try some milliseconds sooner.
 
 from __future__ import annotations
 
-import selectors
-import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
@@ -40,9 +38,6 @@ _LOCK_STEP = 0.1  # s
 
 _MAX_WAITING = 512
 
-# `poll` takes no descriptor, `epoll` one for each waiter.
-_Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
-
 
 class HasFileno(Protocol):
     """Something that can be waited for until it is readable."""
@@ -62,6 +57,8 @@ class Wakeup:
     """Wakes one waiting thread; `set` and `stop` may be called from any thread."""
 
     def __init__(self) -> None:
+        import socket  # 3 ms with `selectors`, where most commands take 60 and wait for nobody.
+
         try:
             # A socket pair, since it can be waited for together with the end of a process on every system.
             self._receiver, self._sender = socket.socketpair()
@@ -85,7 +82,10 @@ class Wakeup:
 
     def wait(self, seconds: float, *others: HasFileno | None) -> None:
         """Wait until `set`, until one of *others* becomes readable, or *seconds*."""
-        with _Selector() as selector:
+        import selectors
+
+        # `poll` takes no descriptor, `epoll` one for each waiter.
+        with getattr(selectors, "PollSelector", selectors.DefaultSelector)() as selector:
             for readable in (self._receiver, *others):
                 if readable is not None:
                     selector.register(readable, selectors.EVENT_READ)

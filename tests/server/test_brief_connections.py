@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from mcp import Client
 
+from mcp_claims.liveness import local_machine
 from mcp_claims.render.answers import Fleeting
-from mcp_claims.server.brief_connections import BriefConnections
+from mcp_claims.server.brief_connections import BriefConnections, host_of
 from mcp_claims.server.registry import Caller, SessionRegistry
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.config import StoreChoice
@@ -140,6 +141,15 @@ def test_what_is_remembered_is_forgotten_after_an_hour_and_swept_by_the_next(tmp
     assert not brief.remembers("host")
     brief.remember("another")
     assert file not in (tmp_path / "brief").iterdir()
+
+
+def test_the_file_of_a_host_over_stdio_needs_no_hash(tmp_path: Path) -> None:
+    host = host_of(local_machine())
+    assert host is not None
+    brief = BriefConnections(StoreChoice("directory", directory="/a long way" * 20), tmp_path / "brief")
+    brief.remember(host)
+    (file,) = (tmp_path / "brief").iterdir()
+    assert brief.remembers(host) and "~" not in file.name  # The sign of a name that is cut and hashed.
 
 
 def replace_by_a_link(directory: Path) -> None:
