@@ -155,8 +155,7 @@ def _record(claim: Claim) -> dict[str, object]:
     if claim.replaced is not None:
         record["replaced"] = _record(claim.replaced)
     optional = {"slot": claim.slot, "slots": claim.slots, "group": claim.group, "maker": claim.maker}
-    record.update((name, value) for name, value in optional.items() if value is not None)
-    return record
+    return record | {name: value for name, value in optional.items() if value is not None}
 
 
 def from_json(data: bytes, stored: float | None = None, *, number: int | None = None) -> Claim:
@@ -166,11 +165,10 @@ def from_json(data: bytes, stored: float | None = None, *, number: int | None = 
     `RecordError` for anything that is not exactly one claim: half a file, other JSON, a missing field, a wrong type,
     a time without zone, a negative or fractional number where a count belongs.
     """
-    claim = _claim(_load(data), number)
-    return claim if stored is None else claim._replace(stored=stored)
+    return _claim(_load(data), stored, number)
 
 
-def _claim(record: dict[str, Any], number: int | None = None) -> Claim:
+def _claim(record: dict[str, Any], stored: float | None = None, number: int | None = None) -> Claim:
     epoch = _optional_text(record, "clockEpoch")
     return Claim(
         scoped=ScopedKey(_text(record, "namespace"), _text(record, "key")),
@@ -186,6 +184,7 @@ def _claim(record: dict[str, Any], number: int | None = None) -> Claim:
         group=_optional_text(record, "group"),
         maker=_optional_text(record, "maker"),
         replaced=_replaced(record),
+        stored=stored,
     )
 
 

@@ -50,7 +50,8 @@ def state_of(found: Found, now: Moment, provably_dead: Callable[[Holder], bool])
         return ClaimState.FREE
     if isinstance(found, Unreadable):
         return ClaimState.EXPIRED if is_past_any_ttl(found, now) else ClaimState.HELD
-    if is_expired(found, now) or _outlives_any_ttl(found, now):
+    left = remaining(found.expires, now)
+    if (left <= timedelta(0) and not _store_decides(found, now)) or _outlives_any_ttl(found, left, now):
         return ClaimState.EXPIRED
     if found.ended is not None:
         return ClaimState(found.ended.outcome.value)  # A marker outlives its writer.
@@ -97,13 +98,13 @@ def _store_decides(claim: Claim, now: Moment) -> bool:
     return claim.leased is not None and (claim.expires.epoch is None or claim.expires.epoch != now.epoch)
 
 
-def _outlives_any_ttl(claim: Claim, now: Moment) -> bool:
-    """Return whether *claim* expires later than any TTL allows, and was written longer ago than the longest TTL.
+def _outlives_any_ttl(claim: Claim, left: timedelta, now: Moment) -> bool:
+    """Return whether *claim*, with *left* to live, expires later than any TTL allows, written longer ago than the longest.
 
     Its expiry is damaged and would block the key for ever, so it ends when an unreadable record would.
     """
     longest = MAX_TTL if claim.ended is None else MAX_RETENTION
-    impossible = remaining(claim.expires, now) > longest + _CLOCK_SLACK
+    impossible = left > longest + _CLOCK_SLACK
     return impossible and claim.stored is not None and now.wall.timestamp() - claim.stored > longest.total_seconds()
 
 

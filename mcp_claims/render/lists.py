@@ -10,7 +10,7 @@ from mcp_claims.model.records import Moment, Unreadable
 from mcp_claims.model.text import one_line
 from mcp_claims.render import phrases
 from mcp_claims.render.answers import Losses, Rendered
-from mcp_claims.render.phrases import ClaimDescription, ClaimFacts, claim_facts
+from mcp_claims.render.phrases import ClaimDescription, ClaimFacts
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
 
 _SHOWN_PROBLEMS = 3
@@ -60,11 +60,12 @@ class OpenSessionAnswer(TypedDict):
 def list_answer(page: ClaimPage, cursor: str | None) -> Rendered:
     """Answer `list_claims`; *cursor* leads to the next page."""
     advice = f"There are more: call list_claims with cursor={cursor}." if cursor else "That is all."
-    answer: ListAnswer = {"claims": [listed_facts(listed, page.now) for listed in page.claims], "advice": advice}
+    described = [_describe(listed, page.now) for listed in page.claims]
+    answer: ListAnswer = {"claims": [facts for facts, _ in described], "advice": advice}
     if cursor is not None:
         answer["cursor"] = cursor
     count = f"{len(page.claims)} {'claim' if len(page.claims) == 1 else 'claims'}"
-    lines = [f"LISTED: {count}.", *(f"- {listed_line(listed, page.now)}" for listed in page.claims)]
+    lines = [f"LISTED: {count}.", *(f"- {line}" for _, line in described)]
     return Rendered(answer, "\n".join(lines))
 
 
@@ -135,27 +136,32 @@ def _checksum(data: bytes) -> bytes:
 
 def listed_facts(listed: ListedClaim, now: Moment) -> ListedFacts:
     """Return the facts about one stored claim; it has a `problem` if it cannot be read."""
-    found = listed.found
-    if isinstance(found, Unreadable):
-        facts: ListedFacts = {"state": listed.state.value, "problem": phrases.unreadable(found)}
-    else:
-        facts = {
-            "key": phrases.shown(found.scoped.key),
-            "namespace": phrases.shown(found.scoped.namespace),
-            "state": listed.state.value,
-        }
-    return {**facts, **claim_facts(found, now)}
+    return _describe(listed, now)[0]
 
 
 def listed_line(listed: ListedClaim, now: Moment) -> str:
     """Return a line about one stored claim."""
+    return _describe(listed, now)[1]
+
+
+def _describe(listed: ListedClaim, now: Moment) -> tuple[ListedFacts, str]:
+    """Return the facts about one stored claim, and a line about it."""
     found = listed.found
     if isinstance(found, Unreadable):
+        problem = phrases.unreadable(found)
         state = "EXPIRED, free" if listed.state is ClaimState.EXPIRED else "HELD"
-        return f"{state}, cannot be read: {phrases.unreadable(found)}"
-    name, claim = phrases.named(found.scoped), ClaimDescription(found, now)
+        unknown: ListedFacts = {"state": listed.state.value, "problem": problem, "expires_at": phrases.free_at(found)}
+        return unknown, f"{state}, cannot be read: {problem}"
+    claim, name = ClaimDescription(found, now), phrases.named(found.scoped)
+    facts: ListedFacts = {
+        "key": phrases.shown(found.scoped.key),
+        "namespace": phrases.shown(found.scoped.namespace),
+        "state": listed.state.value,
+    }
     if listed.state.dead:
-        return f"{listed.state.value.upper()}, free: {name}, last held by {claim.who()}."
-    if listed.state is ClaimState.HELD:
-        return f"{name} is {claim.held()}"
-    return f"{name} {claim.ended()}"
+        line = f"{listed.state.value.upper()}, free: {name}, last held by {claim.who()}."
+    elif listed.state is ClaimState.HELD:
+        line = f"{name} is {claim.held()}"
+    else:
+        line = f"{name} {claim.ended()}"
+    return {**facts, **claim.facts}, line

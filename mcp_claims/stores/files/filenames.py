@@ -62,6 +62,11 @@ def record_path(claims_directory: str, scoped: ScopedKey) -> tuple[str, str]:
     return directory, f"{directory}/{file_name(scoped.key)}{SUFFIX}"
 
 
+def is_path_of(path: str, claims_directory: str, scoped: ScopedKey) -> bool:
+    """Return whether *path* is that of the record of *scoped*, which a scan sees once and need not remember."""
+    return path == f"{namespace_directory(claims_directory, scoped.namespace)}/{file_name(scoped.key)}{SUFFIX}"
+
+
 @lru_cache(maxsize=4_096)
 def key_of(name: str, suffix: str) -> str | None:
     """Return the key for which `file_name` returned *name* without *suffix*; `None` if it is cut, or nobody's."""

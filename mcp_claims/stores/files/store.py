@@ -27,6 +27,7 @@ from mcp_claims.stores.files.directories import (
 from mcp_claims.stores.files.filenames import (
     SUFFIX,
     file_name,
+    is_path_of,
     key_of,
     may_be_file_name,
     namespace_directory,
@@ -260,7 +261,7 @@ class FileStore:
             claim = from_json(file.data, last_change(file.status))
         except RecordError as error:
             return unreadable(path, file.status, str(error))
-        if claim.scoped != scoped and (scoped is not None or record_path(self.directory, claim.scoped)[1] != path):
+        if claim.scoped != scoped and (scoped is not None or not is_path_of(path, self.directory, claim.scoped)):
             return unreadable(path, file.status, "about another key than its file name says")
         return claim
 
