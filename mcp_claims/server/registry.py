@@ -142,6 +142,25 @@ class SessionRegistry:
         """Raise the error that a call would raise, if the store cannot answer."""
         self._read_only.inspect("is the store there?")
 
+    def needs_secret(self, caller: Caller, handle: str | None) -> bool:
+        """Return whether the session of *caller* is found with the secret of the store.
+
+        Raises `InvalidSessionError` or `SessionNameRefusedError` for what cannot be a handle or a name.
+        """
+        # Here, before the secret is read: the first read makes the secret, and a typing error must change nothing.
+        if handle is not None:
+            decode_handle(handle)
+            return True
+        if self._own is not None or caller.named is None:
+            return False
+        if caller.principal is None:
+            raise SessionNameRefusedError("counts only in requests with a bearer token")
+        if not re.fullmatch(_SESSION_NAME, caller.named):
+            raise SessionNameRefusedError(
+                "must be 1 to 64 letters, digits and any of . _ : @ / + = ~ -, and no word for a missing value, such as null"
+            )
+        return True
+
     def load_secret(self) -> None:
         """Read the secret that handles are checked with from the store, unless it is known."""
         self._known_handles()
@@ -302,15 +321,10 @@ class SessionRegistry:
         return entry.session.holds_anything and self._clock() - entry.granted < _JUST_NOW
 
     def _find(self, caller: Caller, handle: str | None) -> SessionEntry | None:
-        if handle is not None:
-            # Before the secret is read: the first read makes the secret, and a typing error must change nothing.
-            decode_handle(handle)
-            opened = self._known_handles().check(handle, caller.principal)
-            entry = self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
+        if self.needs_secret(caller, handle):
+            entry = self._of_secret(caller, handle)
         elif self._own is not None:
             entry = self._own
-        elif caller.named is not None:
-            entry = self._of_name(caller.named, caller)
         elif caller.connection is None:
             return None
         elif (known := self._connections.get(caller.connection)) is not None:
@@ -328,14 +342,13 @@ class SessionRegistry:
             entry.session.describe_client(client)
         return entry
 
-    def _of_name(self, name: str, caller: Caller) -> SessionEntry:
-        if caller.principal is None:
-            raise SessionNameRefusedError("counts only in requests with a bearer token")
-        if not re.fullmatch(_SESSION_NAME, name):
-            raise SessionNameRefusedError(
-                "must be 1 to 64 letters, digits and any of . _ : @ / + = ~ -, and no word for a missing value, such as null"
-            )
-        opened = self._known_handles().named(name, caller.principal)
+    def _of_secret(self, caller: Caller, handle: str | None) -> SessionEntry:
+        handles, principal = self._known_handles(), caller.principal
+        if handle is None:
+            assert caller.named is not None and principal is not None
+            opened = handles.named(caller.named, principal)
+        else:
+            opened = handles.check(handle, principal)
         return self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
 
     def _of_nonce(self, nonce: bytes, pid: int, label: str | None, caller: Caller) -> SessionEntry:

@@ -14,7 +14,7 @@ from mcp_claims.errors import (
 )
 from mcp_claims.model.records import ScopedKey
 from mcp_claims.model.text import one_line
-from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
+from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest, parse_label
 from mcp_claims.render.answers import (
     ClaimAnswer,
     InspectAnswer,
@@ -100,7 +100,7 @@ class Call:
 
     async def _handle(self) -> str | None:
         handle: str | None = self.arguments.get("session")
-        if handle is not None or self.caller.named is not None:
+        if self.registry.needs_secret(self.caller, handle):
             await self.runner.read(self.registry.read_only, self.registry.load_secret)
         return handle
 
@@ -148,8 +148,9 @@ async def _list_claims(call: Call) -> Rendered:
 
 
 async def _open_session(call: Call) -> Rendered:
+    label = parse_label(call.arguments["label"])  # Before the secret is read: the first read makes it.
     await call.runner.read(call.registry.read_only, call.registry.load_secret)
-    handle, entry = call.registry.open(call.arguments["label"], call.caller)
+    handle, entry = call.registry.open(label, call.caller)
     return open_session_answer(handle, entry.session.holder.name)
 
 

@@ -67,6 +67,25 @@ async def test_a_bad_argument_is_an_error_that_says_the_rule_and_changes_nothing
         assert structured_of(await client.call_tool("try_claim", {"key": "k"}))["claimed"], "the server goes on"
 
 
+@pytest.mark.rule("C9")
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        pytest.param("try_claim", {"key": "k", "session": "s"}, id="try_claim"),
+        pytest.param("is_claimed_by_other", {"key": "k", "session": "s"}, id="is_claimed_by_other"),
+        pytest.param("release", {"key": "k", "session": "s"}, id="release"),
+        pytest.param("list_claims", {"session": "s"}, id="list_claims"),
+        pytest.param("open_session", {"label": "l" * 61}, id="open_session"),
+    ],
+)
+async def test_what_is_no_handle_or_label_makes_no_secret(
+    claims_dir: Path, tool: str, arguments: dict[str, Any]
+) -> None:
+    async with server_on(claims_dir) as client:
+        assert (await client.call_tool(tool, arguments)).is_error
+    assert not claims_dir.exists()
+
+
 @pytest.mark.rule("V5")
 async def test_a_note_that_looks_like_json_stays_text(claims_dir: Path) -> None:
     async with server_on(claims_dir) as client:

@@ -21,14 +21,15 @@ from mcp_claims.server.schemas import definitions
 from mcp_claims.server.tools import TOOLS
 from tests.support.servers import RawServer, raw_server
 
-EXAMPLES = settings(
-    max_examples=int(os.environ.get("MCP_CLAIMS_FUZZ", "100")),
+EXAMPLES = int(os.environ.get("MCP_CLAIMS_FUZZ", "100"))
+SETTINGS = settings(
+    max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 pytestmark = [
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(600 + EXAMPLES),
     pytest.mark.skipif(sys.platform == "win32", reason="its files cannot be replaced while a server reads them"),
 ]
 
@@ -107,7 +108,7 @@ def ask(server: RawServer, tool: str, arguments: dict[str, Any]) -> dict[str, An
     return answer
 
 
-@EXAMPLES
+@SETTINGS
 @given(data=st.data())
 def test_whatever_is_in_a_claims_file_is_answered_and_never_free_unless_it_is_a_claim_that_is_dead(
     data: st.DataObject, server: RawServer, directory: Path, record: bytes
@@ -153,7 +154,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-@EXAMPLES
+@SETTINGS
 @given(tool=st.sampled_from(sorted(TOOLS)), arguments=ARGUMENTS.filter(whole))
 def test_whatever_the_arguments_are_there_is_an_answer_and_an_error_has_changed_nothing(
     tool: str, arguments: dict[str, Any], server: RawServer, directory: Path

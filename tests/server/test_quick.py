@@ -32,6 +32,7 @@ from tests.support.servers import ENVELOPE, one_client
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl"))
 TIMEOUT = 20
+EXAMPLES = int(os.environ.get("MCP_CLAIMS_FUZZ", "100"))
 Message = dict[str, Any]
 
 INITIALIZE = {
@@ -310,11 +311,11 @@ def is_accepted(line: bytes) -> bool:
 
 @pytest.mark.rule("Q1", "Q2")
 @settings(
-    max_examples=int(os.environ.get("MCP_CLAIMS_FUZZ", "100")),
+    max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600 + EXAMPLES)
 @given(lines=sessions())
 def test_any_line_is_answered_as_by_the_sdks_server_or_left_to_it(lines: list[bytes]) -> None:
     anyio.run(compare, lines)

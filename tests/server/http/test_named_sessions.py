@@ -80,11 +80,12 @@ UNFILLED = ["undefined", "null", "None", "NULL", "nil", "NaN"]
 
 @pytest.mark.parametrize("name", ["", "${SESSION}", "n" * 65, "a b", "nightly, morning", *UNFILLED])
 async def test_a_name_that_a_host_has_not_filled_in_or_that_a_proxy_has_joined_is_refused(
-    server: HttpServer, name: str
+    server: HttpServer, claims_dir: Path, name: str
 ) -> None:
     async with http_client(server.url, "2026-07-28", token=ADA, mcp_claims_session=name) as client:
         refused = await client.call_tool("try_claim", {"key": "red"})
         assert refused.is_error and "1 to 64 letters" in text_of(refused)
+    assert not claims_dir.exists()
 
 
 async def test_a_name_that_only_begins_like_a_missing_value_is_one(server: HttpServer) -> None:
