@@ -7,8 +7,8 @@ from enum import Enum
 from typing import NamedTuple
 
 from mcp_claims.model.codec import whole_milliseconds
-from mcp_claims.model.records import Claim, Ended, Found, Holder, Moment, Outcome, Unreadable
-from mcp_claims.model.validation import MAX_RETENTION, MAX_TTL, ClaimRequest
+from mcp_claims.model.records import Claim, Ended, Found, Holder, Mode, Moment, Outcome, Unreadable
+from mcp_claims.model.validation import DEFAULT_RETENTION, MAX_RETENTION, MAX_TTL, ClaimRequest
 
 _CLOCK_SLACK = timedelta(seconds=60)
 _SECOND = timedelta(seconds=1)
@@ -18,7 +18,7 @@ class ClaimState(Enum):
     """How a key or a stored claim stands at a moment.
 
     `HELD` and `DONE` block a new claim.  `ORPHANED` is the claim of a dead process.  The last four are outcomes, read
-    from a marker.
+    from a marker; a marker may say `EXPIRED` or `ORPHANED` too, of the claim that was in its place (see `trace_of`).
     """
 
     FREE = "free"
@@ -32,7 +32,7 @@ class ClaimState(Enum):
 
     @property
     def dead(self) -> bool:
-        """Whether the claim is expired or orphaned, so that any session may remove it."""
+        """Whether the claim is expired or orphaned, so that any session may take the key; `trace_of` says what stays."""
         return self in (ClaimState.EXPIRED, ClaimState.ORPHANED)
 
 
@@ -46,11 +46,40 @@ def state_of(found: Found, now: Moment, provably_dead: Callable[[Holder], bool])
         return ClaimState.FREE
     if isinstance(found, Unreadable):
         return ClaimState.EXPIRED if is_past_any_ttl(found, now) else ClaimState.HELD
-    if is_expired(found, now) or _outlives_any_ttl(found, now):
+    if _is_over(found, now):
         return ClaimState.EXPIRED
     if found.ended is not None:
         return ClaimState(found.ended.outcome.value)  # A marker outlives its writer.
     return ClaimState.ORPHANED if provably_dead(found.holder) else ClaimState.HELD
+
+
+def trace_of(found: Found, state: ClaimState, now: Moment) -> Found:
+    """Return what stays in the place of *found* when somebody meets it in *state*: itself, unless it is dead.
+
+    Of a dead claim with a note a marker stays for a day, since the note is for the next holder; of a dead reservation, the
+    marker that it replaced.  Of any other dead claim, and of a marker whose retention has passed, nothing does (`None`).
+    """
+    if found is None or not state.dead:
+        return found
+    if isinstance(found, Unreadable):
+        return None
+    marker = found.replaced if found.mode is Mode.RESERVED else found
+    if marker is not None and marker.ended is not None:
+        return None if _is_over(marker, now) else marker
+    if marker is None or marker.note is None:
+        return None
+    claimed, ended = found.claimed, end_of_dead(found, state, now)
+    if claimed.epoch != now.epoch:
+        # A record has one epoch for all its times: the marker of a claim of another boot goes by the wall clock.
+        claimed, now = Moment(claimed.wall), Moment(now.wall)
+        ended = ended._replace(at=Moment(ended.at.wall))
+    return found._replace(claimed=claimed, expires=later(now, DEFAULT_RETENTION), ended=ended)
+
+
+def end_of_dead(claim: Claim, state: ClaimState, now: Moment) -> Ended:
+    """Return how and when *claim* ended, which is dead: at its expiry, or *now*, when its holder was found dead."""
+    expired = state is ClaimState.EXPIRED and has_passed(claim.expires, now)
+    return Ended(Outcome(state.value), claim.expires if expired else now)
 
 
 def is_expired(claim: Claim, now: Moment) -> bool:
@@ -99,6 +128,10 @@ def _outlives_any_ttl(claim: Claim, now: Moment) -> bool:
     longest = MAX_TTL if claim.ended is None else MAX_RETENTION
     impossible = remaining(claim.expires, now) > longest + _CLOCK_SLACK
     return impossible and claim.stored is not None and now.wall.timestamp() - claim.stored > longest.total_seconds()
+
+
+def _is_over(claim: Claim, now: Moment) -> bool:
+    return is_expired(claim, now) or _outlives_any_ttl(claim, now)
 
 
 def is_past_any_ttl(found: Unreadable, now: Moment) -> bool:

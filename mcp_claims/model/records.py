@@ -98,6 +98,11 @@ class Ended(NamedTuple):
     outcome: Outcome
     at: Moment
 
+    @property
+    def by_holder(self) -> bool:
+        """Whether the holder ended it, so that it has lost nothing."""
+        return self.outcome in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED)
+
 
 class Leased(NamedTuple):
     """Under which lease a store that ends claims by itself keeps one, and the revision of its last change."""

@@ -155,7 +155,10 @@ def listed_line(listed: ListedClaim, now: Moment) -> str:
         return f"{state}, cannot be read: {phrases.unreadable(found)}"
     name, claim = phrases.named(found.scoped), ClaimDescription(found, now)
     if listed.state.dead:
-        return f"{listed.state.value.upper()}, free: {name}, last held by {claim.who()}."
+        last = (
+            f"{name}, last held by {claim.who()}.{claim.note()}" if found.ended is None else f"{name} {claim.ended()}"
+        )
+        return f"{listed.state.value.upper()}, free: {last}"
     if listed.state is ClaimState.HELD:
         return f"{name} is {claim.held()}"
     return f"{name} {claim.ended()}"
