@@ -105,10 +105,14 @@ class Ended(NamedTuple):
 
 
 class Leased(NamedTuple):
-    """Under which lease a store that ends claims by itself keeps one, and the revision of its last change."""
+    """Under which lease a store that ends claims by itself keeps one, and the revision of its last change.
+
+    With `is_trace` this is what the store has kept of a claim whose lease is over.
+    """
 
     lease: int
     revision: int
+    is_trace: bool = False
 
 
 class Mode(Enum):

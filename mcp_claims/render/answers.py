@@ -303,11 +303,10 @@ def _how_lost(lost: Claim, found: Found, now: Moment) -> str:
         return f"it expired {phrases.span(-left)} ago"
     if isinstance(found, Unreadable):
         return "what is stored can no longer be read"
-    if (
-        isinstance(found, Claim)
-        and found.ended is not None
-        and found.ended.outcome in (Outcome.REVOKED, Outcome.ORPHANED)
-    ):
+    ended = found.ended if isinstance(found, Claim) else None
+    if ended is not None and ended.outcome is Outcome.ORPHANED:
+        return "its process was taken for dead"
+    if isinstance(found, Claim) and ended is not None and ended.outcome is Outcome.REVOKED:
         return f"it {ClaimDescription(found, now).ended().rstrip('.')}"
     return "it was removed before it expired"
 

@@ -94,7 +94,11 @@ class ClaimDescription:
         """Return the outcome, whose it is, its time and its note."""
         assert self._claim.ended is not None
         when = self._past(self.facts["ended_at"], self._claim.ended.at)
-        ending = _ENDINGS[self._claim.ended.outcome].format(who=self.who(), when=when)
+        ending = _ENDINGS[self._claim.ended.outcome]
+        if (leased := self._claim.leased) and leased.is_trace and self._claim.ended.outcome is Outcome.ORPHANED:
+            # Silence is no proof of death.
+            ending = "was orphaned by {who}, whose process is dead or cut off (noticed at {when})"
+        ending = ending.format(who=self.who(), when=when)
         number = f", generation {self._claim.generation}" if self._claim.generation else ""
         return f"{ending}{number}.{self.note()}"
 

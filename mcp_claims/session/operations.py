@@ -93,6 +93,8 @@ class Operations:
                     continue
                 acquired = acquired or not ours or self._held.take_doubt(found)
                 now = self._machine.now()
+                if swap.trace is not None:
+                    taken_over = TakenOver(swap.trace, self._state_of(swap.trace, now))
                 # A claim that expired while we waited for the lock is renewed, not handed over dead.
                 if not expiry.has_passed(found.expires, now):
                     lost = self._record(found, cached)
