@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mcp_claims.model.codec import whole_milliseconds
 from mcp_claims.model.records import Claim, Ended, Found, Holder, Mode, Moment, Outcome, ScopedKey, Unreadable
-from mcp_claims.model.validation import MAX_RETENTION, MAX_TTL, ClaimRequest
+from mcp_claims.model.validation import DEFAULT_RETENTION, MAX_RETENTION, MAX_TTL, ClaimRequest
 
 RESERVATION = timedelta(seconds=60)
 """How long a key that has become free is kept for the session that waited for it."""
@@ -20,8 +20,9 @@ _SECOND = timedelta(seconds=1)
 class ClaimState(Enum):
     """How a key or a stored claim stands at a moment.
 
-    `HELD` and `DONE` block a new claim, `RESERVED` that of any session but the one it is for.  `ORPHANED` is the claim of a dead process.  The last four are outcomes, read
-    from a marker.
+    `HELD` and `DONE` block a new claim, `RESERVED` that of any session but the one it is for.  `ORPHANED` is the claim of a
+    dead process.  The last four are outcomes, read from a marker; a marker may say `EXPIRED` or `ORPHANED` too, of the claim
+    that was in its place (see `trace_of`).
     """
 
     FREE = "free"
@@ -36,7 +37,7 @@ class ClaimState(Enum):
 
     @property
     def dead(self) -> bool:
-        """Whether the claim is expired or orphaned, so that any session may remove it."""
+        """Whether the claim is expired or orphaned, so that any session may take the key; `trace_of` says what stays."""
         return self in (ClaimState.EXPIRED, ClaimState.ORPHANED)
 
 
@@ -50,14 +51,42 @@ def state_of(found: Found, now: Moment, provably_dead: Callable[[Holder], bool])
         return ClaimState.FREE
     if isinstance(found, Unreadable):
         return ClaimState.EXPIRED if is_past_any_ttl(found, now) else ClaimState.HELD
-    left = remaining(found.expires, now)
-    if (left <= timedelta(0) and not _store_decides(found, now)) or _outlives_any_ttl(found, left, now):
+    if _is_over(found, now):
         return ClaimState.EXPIRED
     if found.ended is not None:
         return ClaimState(found.ended.outcome.value)  # A marker outlives its writer.
     if provably_dead(found.holder):
         return ClaimState.ORPHANED
     return ClaimState.RESERVED if found.mode is Mode.RESERVED else ClaimState.HELD
+
+
+def trace_of(found: Found, state: ClaimState, now: Moment) -> Found:
+    """Return what stays in the place of *found* when somebody meets it in *state*: itself, unless it is dead.
+
+    Of a dead claim with a note a marker stays for a day, since the note is for the next holder; of a dead reservation, the
+    marker that it replaced.  Of any other dead claim, and of a marker whose retention has passed, nothing does (`None`).
+    """
+    if found is None or not state.dead:
+        return found
+    if isinstance(found, Unreadable):
+        return None
+    marker = found.replaced if found.mode is Mode.RESERVED else found
+    if marker is not None and marker.ended is not None:
+        return None if _is_over(marker, now) else marker
+    if marker is None or marker.note is None:
+        return None
+    claimed, ended = found.claimed, end_of_dead(found, state, now)
+    if claimed.epoch != now.epoch:
+        # A record has one epoch for all its times: the marker of a claim of another boot goes by the wall clock.
+        claimed, now = Moment(claimed.wall), Moment(now.wall)
+        ended = ended._replace(at=Moment(ended.at.wall))
+    return found._replace(claimed=claimed, expires=later(now, DEFAULT_RETENTION), ended=ended)
+
+
+def end_of_dead(claim: Claim, state: ClaimState, now: Moment) -> Ended:
+    """Return how and when *claim* ended, which is dead: at its expiry, or *now*, when its holder was found dead."""
+    expired = state is ClaimState.EXPIRED and has_passed(claim.expires, now)
+    return Ended(Outcome(state.value), claim.expires if expired else now)
 
 
 def is_expired(claim: Claim, now: Moment) -> bool:
@@ -106,6 +135,11 @@ def _outlives_any_ttl(claim: Claim, left: timedelta, now: Moment) -> bool:
     longest = MAX_TTL if claim.ended is None else MAX_RETENTION
     impossible = left > longest + _CLOCK_SLACK
     return impossible and claim.stored is not None and now.wall.timestamp() - claim.stored > longest.total_seconds()
+
+
+def _is_over(claim: Claim, now: Moment) -> bool:
+    left = remaining(claim.expires, now)
+    return (left <= timedelta(0) and not _store_decides(claim, now)) or _outlives_any_ttl(claim, left, now)
 
 
 def is_past_any_ttl(found: Unreadable, now: Moment) -> bool:

@@ -98,12 +98,21 @@ class Ended(NamedTuple):
     outcome: Outcome
     at: Moment
 
+    @property
+    def by_holder(self) -> bool:
+        """Whether the holder ended it, so that it has lost nothing."""
+        return self.outcome in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED)
+
 
 class Leased(NamedTuple):
-    """Under which lease a store that ends claims by itself keeps one, and the revision of its last change."""
+    """Under which lease a store that ends claims by itself keeps one, and the revision of its last change.
+
+    With `is_trace` this is what the store has kept of a claim whose lease is over.
+    """
 
     lease: int
     revision: int
+    is_trace: bool = False
 
 
 class Mode(Enum):

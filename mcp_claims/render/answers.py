@@ -9,7 +9,6 @@ from enum import Enum
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from mcp_claims.model import expiry
-from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.render import phrases
 from mcp_claims.render.phrases import ClaimDescription, ClaimFacts
@@ -275,12 +274,9 @@ def _taken_over(replaced: TakenOver, now: Moment) -> tuple[str, Previous]:
     if isinstance(found, Unreadable):
         text = f"Taken over: an unreadable claim older than any TTL ({phrases.unreadable(found)})."
         return text, {"state": state.value}
-    previous = ClaimDescription(found, now)
-    if found.ended is not None:
-        text = f"Before that, it {previous.ended()}"
-    else:
-        why = "whose process is dead" if state is ClaimState.ORPHANED else "whose claim had expired"
-        text = f"Taken over from {previous.who()}, {why}.{previous.note()}"
+    # A dead claim is told as the marker is which keeps its note: whoever came first, the next holder learns the same.
+    previous = ClaimDescription(found._replace(ended=found.ended or expiry.end_of_dead(found, state, now)), now)
+    text = f"Before that, it {previous.ended()}"
     facts: Previous = {"state": state.value, "holder": previous.facts["holder"]}
     for name in ("client", "generation", "note", "ended_at"):
         if name in previous.facts:
@@ -310,7 +306,10 @@ def _how_lost(lost: Claim, found: Found, now: Moment) -> str:
         return f"it expired {phrases.span(-left)} ago"
     if isinstance(found, Unreadable):
         return "what is stored can no longer be read"
-    if isinstance(found, Claim) and found.ended is not None and found.ended.outcome is Outcome.REVOKED:
+    ended = found.ended if isinstance(found, Claim) else None
+    if ended is not None and ended.outcome is Outcome.ORPHANED:
+        return "its process was taken for dead"
+    if isinstance(found, Claim) and ended is not None and ended.outcome is Outcome.REVOKED:
         return f"it {ClaimDescription(found, now).ended().rstrip('.')}"
     return "it was removed before it expired"
 

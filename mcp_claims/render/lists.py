@@ -159,8 +159,11 @@ def _describe(listed: ListedClaim, now: Moment) -> tuple[ListedFacts, str]:
         "state": listed.state.value,
     }
     if listed.state.dead:
-        line = f"{listed.state.value.upper()}, free: {name}, last held by {claim.who()}."
-    elif listed.state is ClaimState.HELD:
+        last = (
+            f"{name}, last held by {claim.who()}.{claim.note()}" if found.ended is None else f"{name} {claim.ended()}"
+        )
+        line = f"{listed.state.value.upper()}, free: {last}"
+    elif listed.state in (ClaimState.HELD, ClaimState.RESERVED):
         line = f"{name} is {claim.held()}"
     else:
         line = f"{name} {claim.ended()}"

@@ -18,12 +18,12 @@ _local_time = False
 _QUOTING = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` would make one for each text.
 _PLAIN_NAME = re.compile(r"[\w.:@-]{1,300}")
 _ENDINGS = {
-    Outcome.DONE: "done",
-    Outcome.FAILED: "tried, and failed",
-    Outcome.ABANDONED: "abandoned",
-    Outcome.REVOKED: "revoked",
-    Outcome.ORPHANED: "orphaned",
-    Outcome.EXPIRED: "left until it expired",
+    Outcome.DONE: "was done by {who} at {when}",
+    Outcome.FAILED: "was tried, and failed by {who} at {when}",
+    Outcome.ABANDONED: "was abandoned by {who} at {when}",
+    Outcome.REVOKED: "was revoked by {who} at {when}",
+    Outcome.ORPHANED: "was orphaned by {who}, whose process is dead (noticed at {when})",
+    Outcome.EXPIRED: "was left by {who}, whose claim expired at {when}",
 }
 
 # Optional keys stand in classes of their own with `total=False`: with `NotRequired` Python 3.11 does not know at run time
@@ -94,8 +94,14 @@ class ClaimDescription:
     def ended(self) -> str:
         """Return the outcome, whose it is, its time and its note."""
         assert self._claim.ended is not None
-        when = f"at {self._past(self.facts['ended_at'], self._claim.ended.at)}, generation {self._claim.generation}"
-        return f"was {_ENDINGS[self._claim.ended.outcome]} by {self.who()} {when}.{self.note()}"
+        when = self._past(self.facts["ended_at"], self._claim.ended.at)
+        ending = _ENDINGS[self._claim.ended.outcome]
+        if (leased := self._claim.leased) and leased.is_trace and self._claim.ended.outcome is Outcome.ORPHANED:
+            # Silence is no proof of death.
+            ending = "was orphaned by {who}, whose process is dead or cut off (noticed at {when})"
+        ending = ending.format(who=self.who(), when=when)
+        number = f", generation {self._claim.generation}" if self._claim.generation else ""
+        return f"{ending}{number}.{self.note()}"
 
     def note(self) -> str:
         """Return the sentence that quotes its note, empty if it has none."""

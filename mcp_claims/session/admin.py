@@ -13,7 +13,7 @@ from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Ended, Holder, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Ended, Found, Holder, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.text import skeleton
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
 from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store, call_before
@@ -26,7 +26,11 @@ _BEGAN = "\1"
 
 
 def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: float) -> PruneResult:
-    """Remove dead claims, in one namespace or in all; wait for locks for at most *lock_timeout* seconds altogether."""
+    """Remove dead claims, in one namespace or in all; wait for locks for at most *lock_timeout* seconds altogether.
+
+    A claim counts once: when it is removed, or replaced by the marker that keeps its note.  A marker whose retention has
+    passed is removed and not counted.
+    """
     removed: Counter[ClaimState | type[Unreadable]] = Counter()
     live = markers = 0
     kept: list[Unreadable] = []
@@ -35,8 +39,10 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
     # Each holder is judged once: most claims belong to few sessions.
     provably_dead = cache(machine.provably_dead)
     for found in store.scan(namespace):
-        state = expiry.state_of(found, machine.now(), provably_dead)
-        if not state.dead:
+        now = machine.now()
+        state = expiry.state_of(found, now, provably_dead)
+        trace = expiry.trace_of(found, state, now)
+        if trace is found:
             if isinstance(found, Unreadable):
                 kept.append(found)
             elif state in (ClaimState.HELD, ClaimState.RESERVED):
@@ -47,8 +53,9 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
         try:
             # The store compares under the lock, so a claim that was taken again since we read it stays.  Each removal
             # has its own deadline: a network that has just answered is worth another request.
-            discard = partial(store.discard, found, lock_timeout=max(0.0, deadline - time.monotonic()))
-            if call_before(time.monotonic() + LOCK_TIMEOUT, discard):
+            replace = partial(replace_dead, store, found, trace, max(0.0, deadline - time.monotonic()))
+            is_marker = isinstance(found, Claim) and found.ended is not None
+            if call_before(time.monotonic() + LOCK_TIMEOUT, replace) and not is_marker:
                 removed[Unreadable if isinstance(found, Unreadable) else state] += 1
         except (StoreUnavailableError, StoreBusyError) as error:
             if store.remote and _timed_out(error):
@@ -64,6 +71,13 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
         tuple(failed),
         markers,
     )
+
+
+def replace_dead(store: Store, found: Claim | Unreadable, trace: Found, lock_timeout: float) -> bool:
+    """Put *trace*, which `expiry.trace_of` returned, in the place of the dead *found*; return whether that was still stored."""
+    if isinstance(found, Claim) and isinstance(trace, Claim):
+        return store.swap(found.scoped, found, trace, lock_timeout=lock_timeout).won
+    return store.discard(found, lock_timeout=lock_timeout)
 
 
 def list_claims(

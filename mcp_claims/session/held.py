@@ -116,10 +116,12 @@ class HeldClaims:
             and (found.scoped, found.generation, found.claimed.wall) == ours
             and is_same_session(found.holder.name, self._name)
         ):
-            if found.ended is not None:
+            if found.ended is None:
+                return None
+            if found.ended.by_holder:
                 # Another call of this session has released it, perhaps through another server.
                 self.remove(cached)
-            return None
+                return None
         with self._lock:
             if self._granted.get(cached.scoped) is not cached:
                 return None
@@ -156,6 +158,7 @@ def _is_written(new: Claim, found: Found) -> bool:
     """Return whether *found* is the grant that *new* asked for, renewed or not: only the store knows its generation."""
     return (
         isinstance(found, Claim)
+        and found.ended is None
         and (found.scoped, found.claimed) == (new.scoped, new.claimed)
         and is_same_session(found.holder.name, new.holder.name)
     )

@@ -123,6 +123,8 @@ class Operations:
                     continue
                 acquired = acquired or not ours or self._held.take_doubt(found)
                 now = self._machine.now()
+                if swap.trace is not None:
+                    taken_over = TakenOver(swap.trace, self._state_of(swap.trace, now))
                 # A claim that expired while we waited for the lock is renewed, not handed over dead.
                 if not expiry.has_passed(found.expires, now):
                     lost = self._record(found, cached)
@@ -145,15 +147,16 @@ class Operations:
         for _ in range(MAX_SWAPS):
             found = self._store.read(scoped)
             now = self._machine.now()
-            if found is None or not self._state_of(found, now).dead:
+            trace = expiry.trace_of(found, self._state_of(found, now), now)
+            if trace is found or found is None:
                 break
             try:
-                if not self._store.discard(found, lock_timeout=0):
+                if not admin.replace_dead(self._store, found, trace, 0):
                     continue  # It changed since it was read, so somebody made progress.
             except (StoreBusyError, StoreUnavailableError):
-                # It cannot be removed just now, but the answer does not depend on that: dead stays dead.
+                # It cannot be replaced just now, but the answer does not depend on that: dead stays dead.
                 pass
-            found = None
+            found = trace
             break
         else:
             raise ContendedError(scoped.key, MAX_SWAPS)

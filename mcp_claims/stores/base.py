@@ -28,11 +28,12 @@ class Swap(NamedTuple):
     """The result of a compare-and-swap.
 
     `found` is what is stored now: the new claim with its generation if the swap was won, else what another session
-    stored.
+    stored.  `trace` is the marker of a claim that the store has ended by itself, if a new grant took its place unread.
     """
 
     won: bool
     found: Found
+    trace: Claim | None = None
 
 
 TicketChange = Callable[[tuple[Ticket, ...]], tuple[Ticket, ...]]

@@ -44,7 +44,7 @@ class MemoryStore:
             else:
                 if not new.generation:
                     new = new._replace(generation=self._generations.get(scoped, 0) + 1)
-                self._generations[scoped] = new.generation
+                self._generations[scoped] = max(new.generation, self._generations.get(scoped, 0))
                 self._stored[scoped] = new
         self._notify(scoped)
         return Swap(True, new)

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.codec import RecordError, from_json, timestamp, to_json, whole_milliseconds
-from mcp_claims.model.records import MAX_GENERATION, Claim, Holder, Leased, Moment, Proof, ScopedKey
+from mcp_claims.model.records import (
+    MAX_GENERATION,
+    Claim,
+    Ended,
+    Holder,
+    Leased,
+    Mode,
+    Moment,
+    Outcome,
+    Proof,
+    ScopedKey,
+)
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 CLAIM = Claim(
@@ -27,7 +38,19 @@ CLAIM = Claim(
 RECORD: dict[str, Any] = json.loads(to_json(CLAIM))
 
 TEXTS = ["holder", "key", "namespace", "claimedAt", "expiresAt"]
-OPTIONAL_TEXTS = ["note", "client", "label", "directory", "boot", "pidNamespace", "timeNamespace", "clockEpoch"]
+OPTIONAL_TEXTS = [
+    "note",
+    "client",
+    "label",
+    "directory",
+    "hostSession",
+    "boot",
+    "pidNamespace",
+    "timeNamespace",
+    "clockEpoch",
+    "group",
+    "maker",
+]
 COUNTS = ["pid", "generation"]
 SECONDS = ["claimedTicks", "expiresTicks"]
 REQUIRED = TEXTS + COUNTS + SECONDS
@@ -45,8 +68,9 @@ ticks = st.floats(0, 1e10, exclude_max=True)
 
 
 @st.composite
-def claims(draw: st.DrawFn) -> Claim:
+def claims(draw: st.DrawFn, *, nested: bool = False) -> Claim:
     epoch = draw(optional)
+    ended = st.builds(Ended, st.sampled_from(Outcome), st.builds(Moment, walls, ticks, st.just(epoch)))
     return Claim(
         ScopedKey(draw(names), draw(names)),
         Holder(
@@ -56,11 +80,19 @@ def claims(draw: st.DrawFn) -> Claim:
             draw(optional),
             draw(optional),
             draw(optional),
+            draw(optional),
         ),
         claimed=Moment(draw(walls), draw(ticks), epoch),
         expires=Moment(draw(walls), draw(ticks), epoch),
         note=draw(optional),
         generation=draw(counts),
+        ended=draw(st.none() | ended),
+        mode=draw(st.sampled_from(Mode)),
+        slot=draw(st.none() | st.integers(0, MAX_GENERATION)),
+        slots=draw(st.none() | counts),
+        group=draw(optional),
+        maker=draw(optional),
+        replaced=None if nested else draw(st.none() | claims(nested=True)),
     )
 
 
@@ -214,6 +246,36 @@ def test_what_equals_a_count_that_was_read_before_and_is_none_is_unreadable_all_
 def test_a_start_time_that_is_no_count_is_unreadable(value: object) -> None:
     with pytest.raises(RecordError, match="processStart"):
         from_json(changed(processStart=value))
+
+
+@pytest.mark.parametrize("field", ["mode", "outcome"])
+def test_a_word_that_a_newer_version_wrote_is_unreadable_and_so_held(field: str) -> None:
+    others: list[object] = ["shelved", "", "DONE", 1, True, ["done"], {}]
+    for value in others:
+        with pytest.raises(RecordError, match=f"{field} is none that this version knows"):
+            from_json(changed(endedAt="2026-11-23T12:00:00Z", endedTicks=1, **{field: value}))
+
+
+def test_what_a_reservation_replaced_is_a_record_or_unreadable() -> None:
+    others: list[object] = [1, True, "red", [], [RECORD]]
+    for value in others:
+        with pytest.raises(RecordError, match="replaced is not a JSON object"):
+            from_json(changed(replaced=value))
+    for field in REQUIRED:
+        with pytest.raises(RecordError, match=field):
+            from_json(changed(replaced={name: value for name, value in RECORD.items() if name != field}))
+    with pytest.raises(RecordError, match="mode"):
+        from_json(changed(replaced=RECORD | {"mode": "shelved"}))
+    assert from_json(changed(replaced=RECORD)).replaced == CLAIM
+
+
+@pytest.mark.parametrize(("field", "lowest"), [("slot", 0), ("slots", 1)])
+def test_a_slot_that_is_no_count_is_unreadable(field: str, lowest: int) -> None:
+    assert isinstance(from_json(changed(**{field: lowest})), Claim)
+    no_counts: list[object] = [True, lowest - 1, 1.0, "1", [], 2**53]
+    for value in no_counts:
+        with pytest.raises(RecordError, match=f"{field} is not a whole number from {lowest} up"):
+            from_json(changed(**{field: value}))
 
 
 @pytest.mark.parametrize("field", SECONDS)

@@ -70,8 +70,12 @@ def test_an_answer_of_try_claim_says_whose_claim_it_replaced_and_what_was_left(b
         "holder": ada.holder.name,
         "generation": 1,
         "note": "bisecting",
+        "ended_at": "2026-11-23T12:00:00.000Z",
     }
-    assert f'Taken over from {ada.holder.name}, whose process is dead. Its note, quoted: "bisecting".' in answer.text
+    assert (
+        f"Before that, it was orphaned by {ada.holder.name}, whose process is dead (noticed at 2026-11-23T12:00:00Z), "
+        'generation 1. Its note, quoted: "bisecting".'
+    ) in answer.text
 
 
 def test_an_answer_of_try_claim_says_what_the_last_holder_left(bench: Bench) -> None:

@@ -50,7 +50,12 @@ async def test_a_takeover_from_the_original_says_so(claims_dir: Path) -> None:
     async with client(claims_dir) as ada:
         answer = structured_of(await ada.call_tool("try_claim", {"key": "a/b"}))
     assert answer["status"] == "acquired"
-    assert answer["previous"] == {"state": "expired", "holder": "rig:4242", "client": "agent-awareness"}
+    assert answer["previous"] == {
+        "state": "expired",
+        "holder": "rig:4242",
+        "client": "agent-awareness",
+        "ended_at": "2026-01-01T00:00:00.000Z",
+    }
 
 
 @pytest.mark.rule("A3")

@@ -28,9 +28,15 @@ class Agent:
         return self.alive and self._until.get(ScopedKey(namespace, key), 0.0) > self._world.ticks
 
     def try_claim(
-        self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE, *, ttl_minutes: float = 30, redo: bool = False
+        self,
+        key: str = KEY,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        ttl_minutes: float = 30,
+        redo: bool = False,
+        note: str | None = None,
     ) -> ClaimResult:
-        attempt = self.session.try_claim(key, namespace, ttl_minutes=ttl_minutes, redo=redo)
+        attempt = self.session.try_claim(key, namespace, ttl_minutes=ttl_minutes, redo=redo, note=note)
         self._record_grant(key, namespace, attempt.found if attempt.claimed else None)
         return attempt
 

@@ -132,7 +132,7 @@ class EtcdBench(Bench):
         write_raw(self.store, ScopedKey(namespace, key), content)
 
     def end_lease(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> None:
-        """Take away what is stored for *key*, as etcd does when its lease is over."""
+        """Take away what is stored for *key*, as etcd does when its lease is over, and its trace too."""
         delete_raw(self.store, ScopedKey(namespace, key))
 
     def place(self, key: str = KEY, namespace: str = DEFAULT_NAMESPACE) -> str:

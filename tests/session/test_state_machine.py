@@ -21,7 +21,7 @@ from tests.session.agents import Agent
 from tests.session.bench import DAY, Bench, EtcdBench, FileBench, MemoryBench
 
 HOUR = 3_600.0
-KEPT = ("held", "unreadable", "done", "failed or abandoned")
+BLOCKING = ("held", "unreadable", "done")
 
 whos = st.integers(0, 5)
 places = st.sampled_from([ScopedKey("default", "red"), ScopedKey("default", "Red"), ScopedKey("other", "red")])
@@ -40,6 +40,7 @@ class Entry:
     until_ticks: float
     until_wall: datetime
     outcome: Outcome | None = None
+    note: bool = False
 
 
 @dataclass
@@ -71,14 +72,17 @@ class AnyOrder(RuleBasedStateMachine):
     # What sessions do.
 
     @precondition(lambda self: self.agents)
-    @rule(who=whos, at=places, minutes=ttls, redo=st.booleans())
-    def try_claim(self, who: int, at: ScopedKey, minutes: float, redo: bool) -> None:
+    @rule(who=whos, at=places, minutes=ttls, redo=st.booleans(), note=st.booleans())
+    def try_claim(self, who: int, at: ScopedKey, minutes: float, redo: bool, note: bool) -> None:
         agent, before, state = self.asker(who), self.stored.get(at), self.state(at)
-        attempt = agent.try_claim(at.key, at.namespace, ttl_minutes=minutes, redo=redo)
+        attempt = agent.try_claim(
+            at.key, at.namespace, ttl_minutes=minutes, redo=redo, note="half done" if note else None
+        )
         until_ticks = self.bench.world.ticks + round(minutes * 60)
         until_wall = self.bench.world.wall + timedelta(seconds=round(minutes * 60))
         if isinstance(before, Entry) and before.owner is agent and before.outcome is None:
             assert (attempt.status, attempt.lost, attempt.taken_over) == (Status.RENEWED, None, None)
+            before.note |= note
             before.until_ticks = max(until_ticks, before.until_ticks)
             # By the clock of today, also where the longer time is kept.
             left = timedelta(seconds=before.until_ticks - self.bench.world.ticks)
@@ -103,29 +107,27 @@ class AnyOrder(RuleBasedStateMachine):
             assert isinstance(attempt.found, Claim)
             generation = attempt.found.generation
             assert generation > self.highest.get(at, 0), "a generation never comes twice and never goes back"
-            entry = Entry(agent, self.bench.world.boot, generation, until_ticks, until_wall)
+            entry = Entry(agent, self.bench.world.boot, generation, until_ticks, until_wall, note=note)
             self.stored[at], self.highest[at], self.granted[agent.name, at] = entry, generation, generation
             self.agrees(attempt.found, entry)
 
     @rule(at=places, minutes=ttls)
     def everybody_tries(self, at: ScopedKey, minutes: float) -> None:
         for who in range(len(self.agents)):
-            self.try_claim(who, at, minutes, redo=False)
+            self.try_claim(who, at, minutes, redo=False, note=False)
 
     @precondition(lambda self: self.agents)
     @rule(who=whos, at=places)
     def inspect(self, who: int, at: ScopedKey) -> None:
-        agent, before, state = self.asker(who), self.stored.get(at), self.state(at)
+        agent, state = self.asker(who), self.state(at)
         inspection = agent.inspect(at.key, at.namespace)
-        if state not in KEPT:
-            before = None
-            self.stored.pop(at, None)
+        before = self.meet(at)
         mine = isinstance(before, Entry) and before.owner is agent and before.outcome is None
         assert (inspection.held_by_you, inspection.claimed_by_other) == (
             mine,
             state in ("held", "unreadable") and not mine,
         )
-        assert (inspection.marker is not None) == (state in ("done", "failed or abandoned"))
+        assert (inspection.marker is not None) == (isinstance(before, Entry) and before.outcome is not None)
         self.agrees(inspection.found, before)
         if mine:
             assert inspection.lost is None
@@ -150,7 +152,7 @@ class AnyOrder(RuleBasedStateMachine):
             else:
                 world, kept = self.bench.world, round(hours * 3600)
                 until = world.ticks + kept, world.wall + timedelta(seconds=kept)
-                before = self.stored[at] = Entry(agent, world.boot, before.generation, *until, outcome)
+                before = self.stored[at] = Entry(agent, world.boot, before.generation, *until, outcome, before.note)
             self.agrees(release.found, before)
         else:
             self.agrees(release.found, before)
@@ -161,18 +163,17 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(who=whos, namespace=st.sampled_from([None, "default", "other"]))
     def prune(self, who: int, namespace: str | None) -> None:
         there = {at: self.state(at) for at in self.stored if namespace in (None, at.namespace)}
+        markers = {at for at in there if isinstance(entry := self.stored[at], Entry) and entry.outcome is not None}
         pruned = self.asker(who).session.prune(namespace)
-        count = list(there.values()).count
-        kept, markers = pruned.kept_unreadable, count("done") + count("failed or abandoned")
+        count = [state for at, state in there.items() if at not in markers].count
+        after = {at: self.meet(at) for at in there}
+        kept, left = pruned.kept_unreadable, sum(after[at] is not None for at in markers)
         assert pruned == PruneResult(
-            count("expired"), count("orphaned"), count("old and unreadable"), count("held"), kept, (), markers
+            count("expired"), count("orphaned"), count("old and unreadable"), count("held"), kept, (), left
         )
         assert {thing.where for thing in kept} == {
             self.bench.place(at.key, at.namespace) for at in there if there[at] == "unreadable"
         }
-        for at, state in there.items():
-            if state not in KEPT:
-                del self.stored[at]
 
     @precondition(lambda self: self.agents)
     @rule(who=whos)
@@ -263,10 +264,25 @@ class AnyOrder(RuleBasedStateMachine):
         if self.has_expired(entry):
             return "expired"
         if entry.outcome is not None:
-            return "done" if entry.outcome is Outcome.DONE else "failed or abandoned"
+            return entry.outcome.value
         if entry.boot != world.boot:
             return "held"
         return "orphaned" if entry.owner.session.holder.pid in self.killed else "held"
+
+    def meet(self, at: ScopedKey) -> Entry | Rubbish | None:
+        """Store, and return, what stays at *at* when somebody looks at it."""
+        entry, state, world = self.stored.get(at), self.state(at), self.bench.world
+        if isinstance(entry, Entry) and entry.outcome is not None:
+            entry = None if self.has_expired(entry) else entry
+        elif isinstance(entry, Entry) and entry.note and state not in BLOCKING:
+            ticks, until_wall = (world.ticks if entry.boot == world.boot else 0.0), world.wall + timedelta(seconds=DAY)
+            entry = Entry(entry.owner, entry.boot, entry.generation, ticks + DAY, until_wall, Outcome(state), note=True)
+        elif state not in BLOCKING:
+            entry = None
+        self.stored.pop(at, None)
+        if entry is not None:
+            self.stored[at] = entry
+        return entry
 
     def has_expired(self, entry: Entry) -> bool:
         world = self.bench.world

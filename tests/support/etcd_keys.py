@@ -6,7 +6,7 @@ from mcp_claims.model.records import ScopedKey
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.gateway import Gateway
-from mcp_claims.stores.etcd.keys import Keyspace
+from mcp_claims.stores.etcd.keys import Keyspace, trace_key
 from mcp_claims.stores.etcd.messages import KeyValue
 from mcp_claims.stores.etcd.store import EtcdStore
 
@@ -17,8 +17,17 @@ def write_raw(store: EtcdStore, scoped: ScopedKey, value: bytes, lease: int = 0)
 
 
 def delete_raw(store: EtcdStore, scoped: ScopedKey) -> None:
-    """Delete what is stored for *scoped*, as the end of its lease does."""
-    Gateway(store.config).call("/kv/deleterange", messages.get_request(_key(store, scoped)), deadline_in(5))
+    """Delete what is stored for *scoped*, as the end of its lease does, and its trace."""
+    key = _key(store, scoped)
+    request = messages.range_request(key, trace_key(key) + b"\0")
+    del request["limit"]
+    Gateway(store.config).call("/kv/deleterange", request, deadline_in(5))
+
+
+def read_trace(store: EtcdStore, scoped: ScopedKey) -> KeyValue | None:
+    """Return what is stored as the trace of the claim on *scoped*."""
+    request = messages.get_request(trace_key(_key(store, scoped)))
+    return next(iter(messages.key_values(Gateway(store.config).call("/kv/range", request, deadline_in(5)))), None)
 
 
 def lease_of(store: EtcdStore, scoped: ScopedKey) -> int:

@@ -117,11 +117,12 @@ class RawServer:
 
 @contextmanager
 def raw_server(
-    directory: Path, *arguments: str, stderr: int | None = None, env: dict[str, str] | None = None
+    directory: Path | None, *arguments: str, stderr: int | None = None, env: dict[str, str] | None = None
 ) -> Iterator[RawServer]:
-    """Start a server on *directory*; it is killed at the end if it is still there."""
+    """Start a server on *directory*, or on the store in *arguments*; it is killed at the end if it is still there."""
+    where = [] if directory is None else ["--dir", str(directory)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mcp_claims", "serve", "--dir", str(directory), *arguments],
+        [sys.executable, "-m", "mcp_claims", "serve", *where, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,

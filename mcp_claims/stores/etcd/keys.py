@@ -1,6 +1,7 @@
 """The etcd keys below the prefix.
 
     <prefix>/claims/<namespace>/<key>   a claim
+    ...the same, and `\\0trace`            what stays of it if its lease ends it (see `traces`)
     <prefix>/sessions/<lease>           the fence of a process (see `lease`)
     <prefix>/secrets/handles            the secret that signs session handles
 
@@ -10,6 +11,9 @@
 from __future__ import annotations
 
 from mcp_claims.model.records import ScopedKey
+
+# No key of a claim has a NUL, which sorts before everything: nothing comes between a claim and its trace.
+_TRACE = b"\0trace"
 
 
 class Keyspace:
@@ -42,6 +46,21 @@ class Keyspace:
     def first_key_after(self, position: str) -> bytes:
         """Return the least key after *position*, which may be any text that a caller made up."""
         return self.claims_prefix[:-1] + position.encode("latin-1", "replace") + b"\0"
+
+
+def trace_key(key: bytes) -> bytes:
+    """Return the key of the trace of the claim at *key*."""
+    return key + _TRACE
+
+
+def is_trace_key(key: bytes) -> bool:
+    """Return whether *key* is that of a trace."""
+    return key.endswith(_TRACE)
+
+
+def claim_key_of(key: bytes) -> bytes:
+    """Return the key of the claim whose trace is at *key*."""
+    return key.removesuffix(_TRACE)
 
 
 def prefix_range_end(prefix: bytes) -> bytes:

@@ -30,8 +30,8 @@ def get_request(key: bytes) -> dict[str, Any]:
     return {"key": _base64(key)}
 
 
-def range_request(start: bytes, end: bytes, limit: int) -> dict[str, Any]:
-    """Return the request for at most *limit* keys from *start* to before *end*."""
+def range_request(start: bytes, end: bytes, limit: int = 0) -> dict[str, Any]:
+    """Return the request for at most *limit* keys (0 for all) from *start* to before *end*."""
     return {"key": _base64(start), "range_end": _base64(end), "limit": str(limit)}
 
 
@@ -40,8 +40,13 @@ def put_request(key: bytes, value: bytes, lease: int = 0) -> dict[str, Any]:
     return {"key": _base64(key), "value": _base64(value), "lease": str(lease)}
 
 
-def txn_request(expected: dict[bytes, int], success: dict[str, Any]) -> dict[str, Any]:
-    """Return the transaction that does *success* if each key in *expected* is at its revision (0: does not exist).
+def returning_previous(change: dict[str, Any]) -> dict[str, Any]:
+    """Return *change*, a put or a deletion, as one whose response has what was there before; see `previous`."""
+    return {**change, "prev_kv": True}
+
+
+def txn_request(expected: dict[bytes, int], *success: dict[str, Any]) -> dict[str, Any]:
+    """Return the transaction that does all of *success* if each key in *expected* is at its revision (0: does not exist).
 
     Otherwise it returns the current state of each of these keys, in order; `failed_compare` reads that.
     """
@@ -50,7 +55,7 @@ def txn_request(expected: dict[bytes, int], success: dict[str, Any]) -> dict[str
         for key, revision in expected.items()
     ]
     reads = [{"request_range": get_request(key)} for key in expected]
-    return {"compare": compare, "success": [success], "failure": reads}
+    return {"compare": compare, "success": list(success), "failure": reads}
 
 
 def create_request(key: bytes, value: bytes) -> dict[str, Any]:
@@ -88,6 +93,13 @@ def failed_compare(response: dict[str, Any]) -> list[KeyValue | None]:
     """Return the current state of each compared key, from the response to a transaction whose compare failed."""
     ranges = [each["response_range"] for each in response["responses"]]
     return [next(iter(key_values(each)), None) for each in ranges]
+
+
+def previous(response: dict[str, Any]) -> KeyValue | None:
+    """Return what was there before the last change of the transaction, which `returning_previous` made."""
+    (last,) = response["responses"][-1].values()
+    found = [last["prev_kv"]] if "prev_kv" in last else last.get("prev_kvs", [])
+    return next(iter(key_values({"kvs": found})), None)
 
 
 def parse_claim(kv: KeyValue, keyspace: Keyspace) -> Claim | Unreadable:

@@ -15,6 +15,7 @@ from math import inf
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
+from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Found, Holder, Leased, Outcome, Proof, ScopedKey, Ticket, Unreadable
 from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap, TicketChange, call_before, deadline_in
 from mcp_claims.stores.etcd import lease as leases
@@ -29,9 +30,10 @@ from mcp_claims.stores.etcd.gateway import (
     RefusedError,
 )
 from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
-from mcp_claims.stores.etcd.keys import Keyspace, encode_key, prefix_range_end
+from mcp_claims.stores.etcd.keys import Keyspace, encode_key, is_trace_key, prefix_range_end, trace_key
 from mcp_claims.stores.etcd.lease import Lease, ProcessLease
 from mcp_claims.stores.etcd.messages import KeyValue
+from mcp_claims.stores.etcd.traces import TraceLeases, parse_trace
 from mcp_claims.stores.etcd.txn import Transactions, Txn, TxnOutcome
 from mcp_claims.stores.etcd.watch import Watcher
 
@@ -48,6 +50,7 @@ class _Connection:
     lease: ProcessLease
     transactions: Transactions
     keepalive: LeaseKeepAlive
+    traces: TraceLeases
     watcher: Watcher
 
 
@@ -66,9 +69,13 @@ class EtcdStore:
         self._connections: dict[int, _Connection] = {}
 
     def read(self, scoped: ScopedKey) -> Found:
+        connection, key = self._connection(), self._keyspace.claim_key(scoped)
+        request = messages.range_request(key, trace_key(key) + b"\0")
         with self._store_errors():
-            kv = self._connection().transactions.get(self._keyspace.claim_key(scoped), deadline_in(CALL_TIMEOUT))
-        return self._parse(kv)
+            response = connection.gateway.call("/kv/range", request, deadline_in(CALL_TIMEOUT))
+        connection.transactions.note_revision(response)
+        stored = {kv.key: kv for kv in messages.key_values(response)}
+        return self._parse(stored.get(key)) or self._parse_trace(stored.get(trace_key(key)))
 
     def swap(
         self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
@@ -104,6 +111,8 @@ class EtcdStore:
         prefix = self._keyspace.namespace_prefix(namespace)
         start, end = max(prefix, self._keyspace.first_key_after(after)) if after else prefix, prefix_range_end(prefix)
         deadline = deadline_in(CALL_TIMEOUT)
+        # The trace of a claim comes right after it, and counts only where the claim is gone.
+        last = start[:-1] if after else b""
         while start < end:
             connection = self._connection()
             with self._store_errors():
@@ -112,7 +121,11 @@ class EtcdStore:
             connection.transactions.note_revision(response)
             page = messages.key_values(response)
             for kv in page:
-                yield messages.parse_claim(kv, self._keyspace)
+                if not is_trace_key(kv.key):
+                    last = kv.key
+                    yield messages.parse_claim(kv, self._keyspace)
+                elif kv.key != trace_key(last) and (trace := self._parse_trace(kv)) is not None:
+                    yield trace
             if not response.get("more"):
                 return
             # Each page has its own deadline: a long list is no reason to fail while the cluster answers.
@@ -151,9 +164,13 @@ class EtcdStore:
         if connection is None:
             return
         connection.keepalive.stop()
+        deadline = deadline_in(within)
+        # The traces first, lest a waiter takes a claim that is released here for that of a dead process.
+        with suppress(GatewayError):
+            connection.traces.revoke(min(deadline, deadline_in(within / 2)))
         # Without an answer the lease ends by itself, as nobody renews it any more.
         with suppress(GatewayError):
-            connection.lease.revoke(deadline_in(within))
+            connection.lease.revoke(deadline)
 
     def is_trusted(self, claim: Claim) -> bool:
         """Return whether *claim*, which this process was granted, is certain to be in force, without asking the cluster.
@@ -176,6 +193,9 @@ class EtcdStore:
                 return Swap(False, found)
             old = found
         key, deadline = self._keyspace.claim_key(scoped), deadline_in(CALL_TIMEOUT)
+        if new is None and old is not None and old.leased is not None and old.leased.is_trace:
+            txn = Txn(trace_key(key), old.leased.revision, None)
+            return Swap(self._connection().transactions.commit(txn, deadline).revision is not None, None)
         return self._remove(key, old, deadline) if new is None else self._put(key, old, new, deadline)
 
     def _remove(self, key: bytes, old: Claim | None, deadline: float) -> Swap:
@@ -188,6 +208,8 @@ class EtcdStore:
 
     def _put(self, key: bytes, old: Claim | None, new: Claim, deadline: float) -> Swap:
         connection = self._connection()
+        leaves_trace = expiry.trace_of(new, ClaimState.EXPIRED, new.expires) not in (None, new)
+        fresh_trace_lease = False
         while True:
             process_lease = self._process_lease(new, connection, deadline)
             if process_lease is None and old is None:
@@ -197,7 +219,9 @@ class EtcdStore:
                     return Swap(False, self._parse(kv))
             lease_id = process_lease.id if process_lease else self._grant_claim_lease(new, connection, deadline)
             fence = process_lease.fence if process_lease and not new.generation else None
-            txn = Txn.put(new, key, _revision(old), lease_id, fence)
+            traces = connection.traces
+            trace_lease = traces.get_or_grant(deadline, ends_with_process=bool(process_lease)) if leaves_trace else 0
+            txn = Txn.put(new, key, _revision(old), lease_id, fence, trace_lease)
             if process_lease:
                 # Before the commit: with an unknown outcome the claim may be there, and must end in time all the same.
                 connection.keepalive.schedule_expiry(key, new.expires.ticks)
@@ -206,9 +230,14 @@ class EtcdStore:
             except RefusedError as error:
                 if error.code != GrpcStatus.NOT_FOUND:
                     raise
-                # The lease has ended since; try again with a new one.
+                # A lease has ended since; try again with a new one.
                 if process_lease:
                     connection.keepalive.cancel_expiry(key, new.expires.ticks)
+                if trace_lease and not fresh_trace_lease:
+                    # Perhaps only that of the trace, and no claim is lost.
+                    connection.traces.forget()
+                    fresh_trace_lease = True
+                elif process_lease:
                     connection.lease.mark_lost(process_lease)
                 continue
             if outcome.revision is None:
@@ -230,7 +259,8 @@ class EtcdStore:
                 # This process was paused for so long that its lease, and the claim with it, has ended meanwhile.
                 return Swap(False, self._parse(connection.transactions.get(key, deadline)))
             leased = Leased(lease_id, outcome.revision)
-            return Swap(True, new._replace(generation=new.generation or outcome.revision, leased=leased))
+            trace = self._parse_trace(outcome.trace) if old is None else None
+            return Swap(True, new._replace(generation=new.generation or outcome.revision, leased=leased), trace)
 
     def _lost_swap(
         self, key: bytes, old: Claim | None, new: Claim | None, outcome: TxnOutcome, connection: _Connection
@@ -296,8 +326,9 @@ class EtcdStore:
             lambda: transactions.latest_revision,
             transactions.reset_revision,
         )
+        traces = TraceLeases(gateway, self._ticks)
         connection = _Connection(
-            self._machine.pid(), self._machine.proof(), gateway, lease, transactions, keepalive, watcher
+            self._machine.pid(), self._machine.proof(), gateway, lease, transactions, keepalive, traces, watcher
         )
         # `setdefault`, so that threads that come here at once end up with one lease; a lock could be held by another
         # thread at the moment of a fork, and stay locked in the child.
@@ -307,17 +338,22 @@ class EtcdStore:
         return self._machine.now().ticks
 
     def _expire(self, key: bytes) -> None:
-        """Remove the claim at *key* if it is attached to our lease and has expired."""
+        """Remove the claim at *key*, or put its trace there, if it is attached to our lease and has expired."""
         connection, deadline = self._connection(), deadline_in(CALL_TIMEOUT)
         kv, lease = connection.transactions.get(key, deadline), connection.lease.current
         if kv is None or lease is None or kv.lease != lease.id:
             return
         found = messages.parse_claim(kv, self._keyspace)
-        if isinstance(found, Claim) and expiry.is_expired(found, self._machine.now()):
-            connection.transactions.commit(Txn(key, kv.mod_revision, None), deadline)
+        now = self._machine.now()
+        if isinstance(found, Claim) and expiry.is_expired(found, now):
+            trace = expiry.trace_of(found, ClaimState.EXPIRED, now)
+            self._swap(found.scoped, found, trace if isinstance(trace, Claim) else None)
 
     def _parse(self, kv: KeyValue | None) -> Found:
         return None if kv is None else messages.parse_claim(kv, self._keyspace)
+
+    def _parse_trace(self, kv: KeyValue | None) -> Claim | None:
+        return parse_trace(kv, self._keyspace, self._machine.now())
 
     @contextmanager
     def _store_errors(self) -> Iterator[None]:
@@ -332,4 +368,4 @@ class EtcdStore:
 
 def _revision(old: Claim | None) -> int:
     """Return the revision that the key must be at for *old* to be what is stored there, 0 for nothing."""
-    return 0 if old is None or old.leased is None else old.leased.revision
+    return 0 if old is None or old.leased is None or old.leased.is_trace else old.leased.revision

@@ -20,6 +20,7 @@ from mcp_claims.model.records import Claim
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.gateway import CALL_TIMEOUT, Gateway, GatewayError, NoAnswerError
+from mcp_claims.stores.etcd.keys import trace_key
 from mcp_claims.stores.etcd.lease import Fence, Lease, ProcessLease, revoke_lease
 from mcp_claims.stores.etcd.messages import KeyValue
 
@@ -30,7 +31,8 @@ _NONCE_FIELD = "change"
 class Txn:
     """Put *value* (`None` deletes) at *key* if the key's last change is still the revision *expected*, 0 for no key.
 
-    A *fence*, where there is one, must be at its revision too.
+    A *fence*, where there is one, must be at its revision too.  With a *trace_lease* (0 for none) the value is put as the
+    trace of the claim too, attached to that; otherwise the trace of the key is deleted.
     """
 
     key: bytes
@@ -39,14 +41,15 @@ class Txn:
     lease: int = 0
     fence: Fence | None = None
     is_grant: bool = False
+    trace_lease: int = 0
 
     @classmethod
-    def put(cls, claim: Claim, key: bytes, expected: int, lease: int, fence: Fence | None) -> Txn:
-        """Return the transaction that puts *claim*, attached to *lease*, at *key*."""
+    def put(cls, claim: Claim, key: bytes, expected: int, lease: int, fence: Fence | None, trace_lease: int = 0) -> Txn:
+        """Return the transaction that puts *claim*, attached to *lease*, at *key*, and its trace."""
         # The nonce makes the value unique: without it, `has_put` could take an equal claim, put by another
         # thread of this session, for our own.
         value = to_json(claim, {_NONCE_FIELD: secrets.token_hex(8)})
-        return cls(key, expected, value, lease, fence, is_grant=not claim.generation)
+        return cls(key, expected, value, lease, fence, not claim.generation, trace_lease)
 
     def has_put(self, kv: KeyValue | None) -> bool:
         """Return whether *kv* is what this transaction put."""
@@ -57,9 +60,15 @@ class Txn:
         expected = {self.key: self.expected}
         if self.fence is not None:
             expected[self.fence.key] = self.fence.revision
-        if self.value is None:
-            return messages.txn_request(expected, {"request_delete_range": messages.get_request(self.key)})
-        return messages.txn_request(expected, {"request_put": messages.put_request(self.key, self.value, self.lease)})
+        trace = trace_key(self.key)
+        change = {"request_delete_range": messages.get_request(self.key)}
+        change_trace = {"request_delete_range": messages.returning_previous(messages.get_request(trace))}
+        if self.value is not None:
+            change = {"request_put": messages.put_request(self.key, self.value, self.lease)}
+        if self.value is not None and self.trace_lease:
+            put = messages.put_request(trace, self.value, self.trace_lease)
+            change_trace = {"request_put": messages.returning_previous(put)}
+        return messages.txn_request(expected, change, change_trace)
 
 
 class TxnOutcome(NamedTuple):
@@ -67,13 +76,14 @@ class TxnOutcome(NamedTuple):
 
     `revision` is the one at which it was applied, `None` if no sign of that was found.  Then `found` is what is at the
     key instead, and `fence` what is at the fence.  With `unknown` an attempt had no answer: it may have been applied
-    all the same, and overwritten since.
+    all the same, and overwritten since.  `trace` is the trace that the transaction replaced, as far as its answer came.
     """
 
     revision: int | None
     found: KeyValue | None = None
     fence: KeyValue | None = None
     unknown: bool = False
+    trace: KeyValue | None = None
 
 
 class Transactions:
@@ -110,7 +120,7 @@ class Transactions:
             else:
                 revision = self.note_revision(response)
                 if response.get("succeeded"):
-                    return TxnOutcome(revision)
+                    return TxnOutcome(revision, trace=messages.previous(response))
                 found, *fences = messages.failed_compare(response)
                 # An earlier attempt may have arrived just before this one, and be what made its compare fail.
                 applied = self._applied_revision(txn, found) if sent_before else None
