@@ -19,6 +19,8 @@ from mcp_claims.stores.files.store import FileStore
 from tests.explorer.schedules import TTL, Process, Run, Scenario
 from tests.explorer.simulated import SimulatedFileSystem
 
+NOTE = "half done"
+
 
 def claims(process: Process) -> None:
     process.try_claim()
@@ -53,6 +55,15 @@ def inspects(process: Process) -> None:
     process.inspect()
 
 
+def looks_again(process: Process) -> None:
+    process.inspect()
+    process.inspect()
+
+
+def notes(process: Process) -> None:
+    process.try_claim(NOTE)
+
+
 def warm(run: Run) -> None:
     """Let the namespace exist, so that schedules are not spent on making directories."""
     first = Process(run, 0, None)
@@ -73,6 +84,22 @@ def orphaned(run: Run) -> None:
     warm(run)
     run.processes[0].try_claim()
     run.processes[0].kill()
+
+
+def orphaned_with_a_note(run: Run) -> None:
+    """Leave a claim with a note behind whose holder is dead."""
+    warm(run)
+    run.processes[0].try_claim(NOTE)
+    run.noted = run.processes[0].granted
+    run.processes[0].kill()
+
+
+def expired_with_a_note(run: Run) -> None:
+    """Leave a claim with a note behind whose time is up."""
+    warm(run)
+    run.processes[0].try_claim(NOTE)
+    run.noted = run.processes[0].granted
+    run.world.pass_time(TTL * 60 + 1)
 
 
 def damaged(run: Run) -> None:
@@ -100,6 +127,11 @@ SCENARIOS = [
     Scenario("one prunes what another takes over", (prunes, claims, claims), orphaned),
     Scenario("one prunes what another renews and releases", (prunes, renews), expired),
     Scenario("one inspects a key that two take over", (inspects, claims, claims), orphaned),
+    Scenario(
+        "one inspects and one prunes a note that two take over", (inspects, prunes, claims, works), orphaned_with_a_note
+    ),
+    Scenario("two inspect and prune a note of old", (inspects, prunes, inspects, prunes), expired_with_a_note),
+    Scenario("one inspects twice what one claims with a note", (looks_again, notes, claims), orphaned_with_a_note),
     Scenario("two find a damaged claim of a live holder", (works, works), damaged),
     Scenario("two find an unreadable claim older than any TTL", (works, claims), is_past_any_ttl),
     Scenario("renewals meet takeovers", (renews, renews), expired),
@@ -155,6 +187,16 @@ class TakesUnreadableForFree(FileStore):
         return None if isinstance(found, Unreadable) else found
 
 
+class LooksRemoveTheTrace(FileStore):
+    """Prune and inspect remove a dead claim, whatever its note."""
+
+    def swap(
+        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> Swap:
+        is_trace = new is not None and new.ended is not None and not new.ended.by_holder
+        return super().swap(scoped, old, None if is_trace else new, lock_timeout=lock_timeout)
+
+
 class ReleasesByPath(Session):
     def _release(self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None) -> ReleaseResult:
         scoped = request.scoped
@@ -205,5 +247,6 @@ FAULTS = {
     "prune without compare": plant("prune without compare", store=_store(RemovesWithoutComparing)),
     "unreadable means free": plant("unreadable means free", store=_store(TakesUnreadableForFree)),
     "expiry compared with a stale clock": plant("expiry compared with a stale clock", policy=JudgesByTheWallClock),
+    "looks remove the trace": plant("looks remove the trace", store=_store(LooksRemoveTheTrace)),
     "release by path": plant("release by path", policy=ReleasesByPath),
 }

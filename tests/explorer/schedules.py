@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from greenlet import greenlet
 
 from mcp_claims.errors import ClaimsError, StoreBusyError
-from mcp_claims.model.records import Claim, Holder, Outcome, ScopedKey
-from mcp_claims.session.results import ClaimResult, ReleaseResult
+from mcp_claims.model.records import Claim, Found, Holder, Outcome, ScopedKey
+from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.store import FileStore
@@ -86,15 +86,16 @@ class Process:
         """Return whether the process acts on the key: it has a grant, has not begun to release, and has time left."""
         return self.alive and self.granted is not None and self.granted.expires.ticks > self.run.world.ticks
 
-    def try_claim(self) -> ClaimResult | None:
+    def try_claim(self, note: str | None = None) -> ClaimResult | None:
         try:
-            attempt = self.claims.try_claim(KEY.key, KEY.namespace, ttl_minutes=TTL)
+            attempt = self.claims.try_claim(KEY.key, KEY.namespace, ttl_minutes=TTL, note=note)
         except ClaimsError as error:
             self.run.refused(error)
             return None
         self.granted = attempt.found if attempt.claimed and isinstance(attempt.found, Claim) else None
         if self.granted is not None:
             self.run.granted(self, self.granted)
+            self.run.told(self.granted, attempt.taken_over and attempt.taken_over.found)
             self.fs.act()
         return attempt
 
@@ -108,7 +109,9 @@ class Process:
         self._do(self.claims.prune)
 
     def inspect(self) -> None:
-        self._do(lambda: self.claims.inspect(KEY.key, KEY.namespace))
+        inspection = self._do(lambda: self.claims.inspect(KEY.key, KEY.namespace))
+        if isinstance(inspection, Inspection):
+            self.run.looked(inspection.found)
 
     def _do(self, call: Callable[[], object]) -> object:
         try:
@@ -146,6 +149,7 @@ class Run:
         self.disk = Disk(lambda: self.world.wall.timestamp())
         self.generations: dict[int, str] = {}
         self.done_until = 0.0
+        self.noted: Claim | None = None  # A dead claim with a note, whose holder acts no more.
         self.trace: list[str] = []
         self.spent: set[str] = set()
         self.processes: list[Process] = []
@@ -201,6 +205,18 @@ class Run:
         if owner != process.claims.holder.name or claim.generation < max(self.generations):
             raise ViolationError(self.describe(f"generation {claim.generation} was given twice or went back"))
 
+    def told(self, claim: Claim, before: Found) -> None:
+        """Check that the first grant after the noted claim came with its note."""
+        if self.noted is not None and claim.generation == self.noted.generation + 1:
+            note = before.note if isinstance(before, Claim) else None
+            if note != self.noted.note:
+                raise ViolationError(self.describe("the next holder did not get the note"))
+
+    def looked(self, found: Found) -> None:
+        """Check that a look before the next grant found the noted claim, or its trace."""
+        if self.noted is not None and found is None and max(self.generations) == self.noted.generation:
+            raise ViolationError(self.describe("a look found no trace of the noted claim"))
+
     def refused(self, error: ClaimsError) -> None:
         """Note that a call ended in an error, which only a time-out of a wait for the lock may cause here."""
         if not self.scenario.planted and not (isinstance(error, StoreBusyError) and "time out" in self.spent):
@@ -227,7 +243,7 @@ class Run:
 
 
 @dataclass
-class Found:
+class Exploration:
     """What an exploration saw: how many different schedules, and the first violation, shrunk."""
 
     schedules: int
@@ -265,21 +281,21 @@ def play(scenario: Scenario, decisions: list[Action], chance: random.Random | No
     return alternatives
 
 
-def explore(scenario: Scenario, *, bound: int, at_most: int, random_runs: int = 0, seed: int = 0) -> Found:
+def explore(scenario: Scenario, *, bound: int, at_most: int, random_runs: int = 0, seed: int = 0) -> Exploration:
     """Run every schedule of *scenario* within *bound*, *at_most* that many, then *random_runs* random ones."""
     count = 0
     seen: set[tuple[Action, ...]] = set()
     for violation in _systematic(scenario, bound, at_most, seed):
         count += 1
         if violation is not None:
-            return Found(count, violation)
+            return Exploration(count, violation)
     chance = random.Random(seed)
     for _ in range(random_runs):
         try:
             seen.add(tuple(step[0] for step in play(scenario, [], chance)))
         except ViolationError as found:
-            return Found(count + len(seen), found)
-    return Found(count + len(seen))
+            return Exploration(count + len(seen), found)
+    return Exploration(count + len(seen))
 
 
 def _systematic(scenario: Scenario, bound: int, at_most: int, seed: int) -> Iterator[ViolationError | None]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_a_planted_fault_is_found_and_reported_as_a_short_trace(fault: str) -> N
             if found.violation is not None:
                 trace = str(found.violation)
                 assert trace.startswith(f"{fault}: {scenario.name}")
-                assert "both hold the key" in trace or "was given twice" in trace
+                assert re.search("both hold the key|was given twice|did not get the note|found no trace", trace)
                 assert len(trace.splitlines()) < 100
                 return
     pytest.fail(f"{fault} was not found in any scenario")
