@@ -70,17 +70,29 @@ def trace_of(found: Found, state: ClaimState, now: Moment) -> Found:
         return found
     if isinstance(found, Unreadable):
         return None
-    marker = found.replaced if found.mode is Mode.RESERVED else found
-    if marker is not None and marker.ended is not None:
-        return None if _is_over(marker, now) else marker
-    if marker is None or marker.note is None:
+    if found.mode is Mode.RESERVED:
+        return uncovered(found, now)
+    if found.ended is not None:
+        return None if _is_over(found, now) else found
+    return None if found.note is None else _marker_of_dead(found, state, now)
+
+
+def uncovered(reservation: Claim, now: Moment) -> Claim | None:
+    """Return what is in the place of *reservation* again when it goes: the marker that it replaced, if that still counts."""
+    marker = reservation.replaced
+    if marker is None or marker.ended is None or _is_over(marker, now):
         return None
-    claimed, ended = found.claimed, end_of_dead(found, state, now)
+    is_trace = marker.ended.outcome in (Outcome.ORPHANED, Outcome.EXPIRED)
+    return None if is_trace and marker.note is None else marker
+
+
+def _marker_of_dead(claim: Claim, state: ClaimState, now: Moment) -> Claim:
+    claimed, ended = claim.claimed, end_of_dead(claim, state, now)
     if claimed.epoch != now.epoch:
         # A record has one epoch for all its times: the marker of a claim of another boot goes by the wall clock.
         claimed, now = Moment(claimed.wall), Moment(now.wall)
         ended = ended._replace(at=Moment(ended.at.wall))
-    return found._replace(claimed=claimed, expires=later(now, DEFAULT_RETENTION), ended=ended)
+    return claim._replace(claimed=claimed, expires=later(now, DEFAULT_RETENTION), ended=ended)
 
 
 def end_of_dead(claim: Claim, state: ClaimState, now: Moment) -> Ended:
@@ -183,8 +195,10 @@ def granted(request: ClaimRequest, holder: Holder, now: Moment) -> Claim:
     return Claim(request.scoped, holder, claimed=now, expires=later(now, request.ttl), note=request.note)
 
 
-def reserved(scoped: ScopedKey, holder: Holder, now: Moment, replaced: Claim | None) -> Claim:
-    """Return the reservation of *scoped* for *holder*, which keeps *replaced*, the marker in its place."""
+def reserved(scoped: ScopedKey, holder: Holder, now: Moment, replaced: Claim | None, state: ClaimState) -> Claim:
+    """Return the reservation of *scoped* for *holder*, which keeps the marker of *replaced*, whose state is *state*."""
+    if replaced is not None and replaced.ended is None:
+        replaced = _marker_of_dead(replaced, state, now)
     return Claim(scoped, holder, claimed=now, expires=later(now, RESERVATION), mode=Mode.RESERVED, replaced=replaced)
 
 

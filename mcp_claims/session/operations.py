@@ -95,15 +95,22 @@ class Operations:
                 if reservation is not None:
                     # It has lapsed: what it replaced is there again, such as the marker of work that is done.
                     self.queue.lapse(reservation, lock_timeout)
-                    found = self._store.swap(scoped, reservation, reservation.replaced, lock_timeout=lock_timeout).found
+                    left = expiry.uncovered(reservation, now)
+                    found = self._store.swap(scoped, reservation, left, lock_timeout=lock_timeout).found
                     continue
                 taken_over = TakenOver(found, state)
             assert not isinstance(found, Unreadable)
             first = None if ours or our_turn else self.queue.first_ahead(scoped)
             if first is not None or (reserve and not ours):
-                marker = taken_over.found if taken_over is not None and isinstance(taken_over.found, Claim) else None
-                new = expiry.reserved(scoped, self.holder if first is None else first.holder, now, marker)
-                found = self._store.swap(scoped, found, new, lock_timeout=lock_timeout).found
+                replaced, state = taken_over or (None, ClaimState.FREE)
+                served = self.holder if first is None else first.holder
+                new = expiry.reserved(scoped, served, now, replaced if isinstance(replaced, Claim) else None, state)
+                swap = self._store.swap(scoped, found, new, lock_timeout=lock_timeout)
+                found = swap.found
+                if swap.trace is not None and isinstance(found, Claim):
+                    # Only the answer said what the store had kept of the claim before.
+                    kept = found._replace(replaced=swap.trace)
+                    found = self._store.swap(scoped, found, kept, lock_timeout=lock_timeout).found
                 if first is not None:
                     self.queue.wake(first)
                 taken_over = None
@@ -208,7 +215,7 @@ class Operations:
         if self._in_forked_child:
             return
         try:
-            if self._store.swap(grant.scoped, grant, grant.replaced).won:
+            if self._store.swap(grant.scoped, grant, expiry.uncovered(grant, self._machine.now())).won:
                 self._held.remove(grant)
                 self.queue.wake_next(grant.scoped)
         except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
@@ -263,11 +270,12 @@ class Operations:
 
     def _decline(self, found: Found, lock_timeout: float) -> bool:
         """Give back *found* if it is a reservation for this session; return whether it was."""
-        if not isinstance(found, Claim) or not self._is_for_us(found, self._machine.now()):
+        now = self._machine.now()
+        if not isinstance(found, Claim) or not self._is_for_us(found, now):
             return False
         # Before the key is free: the place that it came from must not get it again.
         self.queue.leave(found.scoped, lock_timeout)
-        declined = self._store.swap(found.scoped, found, found.replaced, lock_timeout=lock_timeout).won
+        declined = self._store.swap(found.scoped, found, expiry.uncovered(found, now), lock_timeout=lock_timeout).won
         self.queue.wake_next(found.scoped)
         return declined
 

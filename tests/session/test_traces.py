@@ -10,7 +10,8 @@ import pytest
 from mcp_claims.model import expiry
 from mcp_claims.model.codec import from_json, to_json
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Mode, Outcome, Unreadable
+from mcp_claims.model.records import Claim, Outcome, Unreadable
+from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.render.answers import claim_answer, inspect_answer
 from mcp_claims.render.lists import listed_line
 from mcp_claims.session.results import PruneResult, Status
@@ -253,23 +254,59 @@ def test_the_trace_of_a_claim_of_an_earlier_boot_goes_by_the_wall_clock_and_read
     assert bench.session().inspect(KEY).found is None
 
 
-def test_a_dead_reservation_leaves_what_it_replaced(bench: Bench) -> None:
-    orphan(bench)
-    session = bench.session()
-    inspect(session)
-    marker = bench.store.read(granted_key := session.inspect(KEY).marker.scoped)  # type: ignore[union-attr]
-    assert isinstance(marker, Claim)
-    now = session.now()
-    reservation = marker._replace(
-        holder=session.holder, ended=None, mode=Mode.RESERVED, replaced=marker, note=None, generation=0, claimed=now
-    )
-    for replaced, left in ((marker, marker), (None, None)):
-        reserved = reservation._replace(replaced=replaced)
-        assert bench.store.swap(granted_key, marker, reserved).won
-        stored = bench.store.read(granted_key)
-        assert isinstance(stored, Claim)
-        assert expiry.trace_of(stored, ClaimState.EXPIRED, now) == left
-        assert bench.store.swap(granted_key, stored, marker).won
+REQUEST = ClaimRequest.parse(KEY)
+
+
+@pytest.mark.rule("C14")
+@ENDS
+@pytest.mark.parametrize("look", [None, inspect, prune])
+def test_who_takes_a_reservation_is_told_what_it_replaced(
+    bench: Bench, end: Callable[..., Claim], outcome: Outcome, look: Callable[[Session], None] | None
+) -> None:
+    for note in (NOTE, None):
+        end(bench, note)
+        waiter = bench.session()
+        assert waiter.try_request(REQUEST, reserve=True).status is Status.YOUR_TURN
+        if look is not None:
+            look(bench.session())
+        taken_over = waiter.try_claim(KEY).taken_over
+        assert taken_over is not None and isinstance(taken_over.found, Claim)
+        assert (taken_over.state, taken_over.found.note) == (ClaimState(outcome.value), note)
+        assert waiter.release(KEY).released
+
+
+@pytest.mark.rule("C14")
+@ENDS
+@pytest.mark.parametrize("look", [None, inspect, prune])
+@pytest.mark.parametrize("by", ["time", "death", "choice", "the end of its call"])
+def test_a_reservation_that_goes_leaves_the_note_that_it_replaced(
+    bench: Bench, end: Callable[..., Claim], outcome: Outcome, look: Callable[[Session], None] | None, by: str
+) -> None:
+    for note in (None, NOTE):
+        dead = end(bench, note)
+        waiter = bench.session()
+        reservation = waiter.try_request(REQUEST, reserve=True).found
+        assert isinstance(reservation, Claim)
+        match by:
+            case "time":
+                bench.world.pass_time(61)
+            case "death":
+                bench.world.kill(waiter)
+            case "choice":
+                waiter.release(KEY)
+            case _:
+                waiter.release_grant(reservation)
+        if look is not None:
+            look(bench.session())
+        attempt = bench.session().try_claim(KEY)
+        if note is None:
+            assert attempt.taken_over is None
+        else:
+            assert attempt.taken_over is not None and isinstance(attempt.taken_over.found, Claim)
+            assert (attempt.taken_over.state, attempt.taken_over.found.note) == (ClaimState(outcome.value), NOTE)
+            assert attempt.taken_over.found.generation == dead.generation
+        bench.world.pass_time(2 * DAY)
+        prune(bench.session())
 
 
 def test_what_cannot_be_read_leaves_no_trace(bench: Bench) -> None:

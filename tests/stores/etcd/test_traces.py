@@ -8,6 +8,7 @@ import pytest
 
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Outcome, ScopedKey
+from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.render.answers import claim_answer, inspect_answer
 from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.results import PruneResult, Status
@@ -248,6 +249,21 @@ def test_forget_removes_the_trace_of_a_claim_that_is_gone_and_no_newer_one(here:
     assert there.session.forget(KEY.key)
     assert (there.session.inspect(KEY.key).found, trace_of(here.store)) == (None, None)
     assert not there.session.forget(KEY.key)
+
+
+@pytest.mark.rule("E13")
+@pytest.mark.parametrize("taken", [True, False], ids=["taken", "declined"])
+def test_a_reservation_keeps_the_trace_that_it_replaced(here: Site, there: Site, taken: bool) -> None:
+    granted(here.session)
+    end_lease(here.store)
+    assert there.session.try_request(ClaimRequest.parse(KEY.key), reserve=True).status is Status.YOUR_TURN
+    if not taken:
+        there.session.release(KEY.key)
+        marker = here.session.inspect(KEY.key).marker
+        assert marker is not None and marker.note == NOTE
+    taken_over = there.session.try_claim(KEY.key).taken_over
+    assert taken_over is not None and isinstance(taken_over.found, Claim)
+    assert (taken_over.state, taken_over.found.note) == (ClaimState.ORPHANED, NOTE)
 
 
 def test_a_trace_that_was_read_can_be_swapped_for_a_grant(here: Site, there: Site) -> None:
