@@ -11,7 +11,7 @@ from datetime import timedelta
 from mcp_claims.cli.errors import OPTIONS, STORE_ERROR, USAGE_ERROR, UsageError
 from mcp_claims.cli.output import write_error
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.model.records import Claim
+from mcp_claims.model.records import Claim, Maker
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
     DEFAULT_RETENTION_HOURS,
@@ -183,8 +183,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
-def add_identity(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name the session a command acts for: the command's own process ends at once."""
+def add_identity(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add the options that name the session a command acts for, which excludes its own process; return their group."""
     session = parser.add_mutually_exclusive_group()
     session.add_argument(
         "--for-pid",
@@ -197,6 +197,7 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"act for the session NAME: its claims end by release or expiry (else {SESSION_VARIABLE})",
     )
+    return session
 
 
 def add_label(parser: argparse.ArgumentParser) -> None:
@@ -207,12 +208,13 @@ def add_label(parser: argparse.ArgumentParser) -> None:
 
 
 def describe_session(session: Session, options: argparse.Namespace) -> None:
-    """Let others see the label that *options*, else the environment, give *session*, and the working directory.
+    """Let others see that *session* acts by commands, its label from *options* or the environment, and its directory.
 
     Raises `InvalidInputError` for a label that is too long.
     """
     label = options.label if options.label is not None else os.environ.get(LABEL_VARIABLE)
     session.describe(label=label, directory=_working_directory())
+    session.maker = Maker.COMMAND
 
 
 def _working_directory() -> str | None:
