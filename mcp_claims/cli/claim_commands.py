@@ -27,16 +27,20 @@ from mcp_claims.cli.options import (
 )
 from mcp_claims.cli.output import print_result, write_error
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Found, Outcome, Unreadable
+from mcp_claims.model.names import is_same_session
+from mcp_claims.model.records import Claim, Found, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.validation import InspectRequest, ReleaseRequest
 from mcp_claims.render import phrases
 from mcp_claims.render.answers import Rendered, claim_answer, inspect_answer, release_answer
 from mcp_claims.render.lists import listed_facts, listed_line, prune_answer
 from mcp_claims.session.acquire import acquire
-from mcp_claims.session.identity import process_session
-from mcp_claims.session.results import Status
+from mcp_claims.session.identity import person_session, process_session
+from mcp_claims.session.results import ClaimResult, Status
+from mcp_claims.session.session import Session
+from mcp_claims.stores.base import Store
 
 _REVOKE = "To take it from a holder that hangs: mcp-claims release KEY --force."
+_YOUR_HOLD = "It is your own `hold`: mcp-claims release KEY --person ends it."
 _UNREADABLE = "Look at the file, and delete it if nobody works on this."
 _HINTS = {
     Status.HELD: f"To wait for it: mcp-claims try KEY --wait 5m. {_REVOKE}",
@@ -97,9 +101,15 @@ def _try(options: argparse.Namespace) -> int:
     session = required_session(options, chosen_store(options))
     describe_session(session, options)
     result = acquire(session, request, refused=report_wait(request))
-    hint = _HINTS.get(result.status, "")
-    _print_answer(claim_answer(request.scoped, result), result.found, options, hint)
-    if result.status is Status.ACQUIRED and (near := session.near_claims(request.scoped)):
+    return print_claim(session, request.scoped, result, options, _HINTS.get(result.status, ""))
+
+
+def print_claim(
+    session: Session, scoped: ScopedKey, result: ClaimResult, options: argparse.Namespace, hint: str
+) -> int:
+    """Print the *result* of a claim with a *hint* for people, and held keys that look like *scoped*; return the exit code."""
+    _print_answer(claim_answer(scoped, result), result.found, options, hint)
+    if result.status is Status.ACQUIRED and (near := session.near_claims(scoped)):
         write_error(phrases.near(near))
     return YES if result.claimed else NO
 
@@ -137,12 +147,17 @@ def configure_release(parser: argparse.ArgumentParser) -> None:
     add_epilog(
         parser,
         "  mcp-claims release nightly:2026-11-28 --for-pid $$ --outcome done --note 'built 1.4'\n"
+        "  mcp-claims release deploy:staging                        # what you hold by `mcp-claims hold`\n"
         "  mcp-claims release nightly:2026-11-28 --force --note 'that host is gone'",
         "0 released, 1 not released",
     )
     add_store_options(parser)
     add_key(parser)
-    add_identity(parser)
+    add_identity(parser).add_argument(
+        "--person",
+        action="store_true",
+        help="act for you, who hold it by `mcp-claims hold`; needed only if a session is named in the environment",
+    )
     parser.add_argument("--outcome", choices=_OUTCOMES, help="how the work ended; what is done is not done again")
     parser.add_argument("--note", metavar="TEXT", help="how it ended, for the others; with --force, the reason")
     add_retention(parser)
@@ -162,11 +177,28 @@ def _release(options: argparse.Namespace) -> int:
         note=options.note,
         retention_hours=options.retention,
     )
-    result = required_session(options, chosen_store(options)).release_request(request)
-    is_of_others = isinstance(result.found, Claim) and result.found.ended is None
-    hint = _REVOKE if is_of_others and not result.released else ""
+    store = chosen_store(options)
+    person = person_session(store)
+    result = _releasing_session(options, store, person, request.scoped).release_request(request)
+    hint = ""
+    if isinstance(result.found, Claim) and result.found.ended is None and not result.released:
+        hint = _YOUR_HOLD if is_same_session(result.found.holder.name, person.holder.name) else _REVOKE
     _print_answer(release_answer(request.scoped, result), result.found, options, hint)
     return YES if result.released else NO
+
+
+def _releasing_session(options: argparse.Namespace, store: Store, person: Session, scoped: ScopedKey) -> Session:
+    """Return the session that *options* or the environment name; if they name none, *person*, who holds *scoped*.
+
+    A job of the same user may have its session from the environment: it must not end what its user holds.
+    """
+    session = person if options.person else chosen_session(options, store)
+    if session is None:
+        stored = person.read(scoped.key, scoped.namespace).claims
+        found = stored[0].found if stored else None
+        if isinstance(found, Claim) and is_same_session(found.holder.name, person.holder.name):
+            return person
+    return session or required_session(options, store)
 
 
 def _revoke(options: argparse.Namespace) -> int:
@@ -187,7 +219,7 @@ def _revoke(options: argparse.Namespace) -> int:
         print_result("REVOKED: the unreadable claim is gone.", {"released": True}, as_json=options.json)
         return YES
     holder = phrases.shown(listed.found.holder.name)
-    text = f"REVOKED: {holder} no longer holds it, and learns so from its next call."
+    text = f"REVOKED: {phrases.person(holder) or holder} no longer holds it, and learns so from its next call."
     print_result(text, {"released": True, "revoked_from": holder}, as_json=options.json)
     return YES
 

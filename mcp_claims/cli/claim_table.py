@@ -123,6 +123,8 @@ def _holder(claim: Claim) -> str:
     """Return what tells the holder from others first, since the end may be cut."""
     if isinstance(claim.holder, OriginalHolder):
         return "agent-awareness"
+    if (person := phrases.person(claim.holder.name)) is not None:
+        return person
     _, _, session = claim.holder.name.partition(":session:")
     known = [part for part in (claim.holder.label, session, claim.holder.client) if part]
     return phrases.shown(", ".join(known) if known else claim.holder.name)

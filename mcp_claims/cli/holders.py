@@ -25,6 +25,8 @@ def holder_details(listed: ListedClaim, own: str, *, local: bool) -> dict[str, o
     if not isinstance(found, Claim):
         return {}
     details: dict[str, object] = {"yours": is_same_session(found.holder.name, own)}
+    if found.maker is not None:
+        details["maker"] = phrases.shown(found.maker)
     if lives_in_process(found):
         details["pid"] = found.holder.pid
     for name, text in (("label", found.holder.label), ("directory", found.holder.directory)):

@@ -26,6 +26,8 @@ COMMANDS = {
     "try": ("claim_commands", "claim a key for a process or a session that lives on"),
     "check": ("claim_commands", "check whether you may claim a key: it is neither held by another session nor done"),
     "release": ("claim_commands", "release your claim, or revoke the claim of a holder that hangs"),
+    "hold": ("hold", "hold a key yourself until a time, so that no agent takes it; `release` ends it"),
+    "wait": ("wait", "wait until it is your turn, for one key or several; with --take, take it"),
     "prune": ("claim_commands", "remove expired and orphaned claims, and unreadable ones that outlived any TTL"),
     "forget": ("claim_commands", "remove the record of how the work on a key ended, so that it can be done again"),
     "run": ("run", "run a command while holding a key, unless another session holds it; with --once until it succeeds"),
@@ -40,7 +42,7 @@ COMMANDS = {
     "completion": ("completion", "print a script that makes a shell complete commands and options"),
 }
 # Commands whose text is for people; the others speak to hosts and models.
-_FOR_PEOPLE = frozenset({"list", "show", "try", "check", "release", "forget", "run"})
+_FOR_PEOPLE = frozenset({"list", "show", "try", "check", "release", "hold", "wait", "forget", "run"})
 _COMPLETING = "_ARGCOMPLETE"  # The variable that shells set to complete a command line.
 _INTERRUPTED, _BROKEN_PIPE = 128 + 2, 128 + 13  # As a shell reports an end by SIGINT and by SIGPIPE.
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 from mcp_claims.cli.errors import OPTIONS, STORE_ERROR, USAGE_ERROR, UsageError
 from mcp_claims.cli.output import write_error
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.model.records import Claim
+from mcp_claims.model.records import Claim, Maker
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
     DEFAULT_RETENTION_HOURS,
@@ -44,7 +44,8 @@ SECOND, MINUTE, HOUR = 1, 60, 3_600
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": 24 * HOUR}
 _TROUBLE = f"{USAGE_ERROR} wrong usage, {STORE_ERROR} the store cannot answer"
 
-_LONGEST_WAIT = 366 * 86_400.0  # s
+LONGEST_WAIT = 366 * 86_400.0
+"""Seconds of the longest wait that can be asked for; a wait without a limit takes as long."""
 
 
 def duration(unit: int) -> Callable[[str], float]:
@@ -123,14 +124,7 @@ def add_namespace(parser: argparse.ArgumentParser, *, default: str | None = None
 def add_claim(parser: argparse.ArgumentParser) -> argparse.Action:
     """Add what `claim_request` reads; return the key."""
     key = add_key(parser)
-    parser.add_argument(
-        "--ttl",
-        type=duration(MINUTE),
-        default=DEFAULT_TTL_MINUTES,
-        metavar="DURATION",
-        help="when the claim expires unless it is renewed: 90s, 5m, 2h; a number is minutes (%(default)g)",
-    )
-    parser.add_argument("--note", metavar="TEXT", help="what you are about to do, shown to the others")
+    add_terms(parser)
     parser.add_argument("--redo", action="store_true", help="claim the key even if the work is done")
     parser.add_argument(
         "--wait",
@@ -142,13 +136,25 @@ def add_claim(parser: argparse.ArgumentParser) -> argparse.Action:
     return key
 
 
+def add_terms(parser: argparse._ActionsContainer) -> None:
+    """Add the TTL and the note of a claim."""
+    parser.add_argument(
+        "--ttl",
+        type=duration(MINUTE),
+        default=DEFAULT_TTL_MINUTES,
+        metavar="DURATION",
+        help="when the claim expires unless it is renewed: 90s, 5m, 2h; a number is minutes (%(default)g)",
+    )
+    parser.add_argument("--note", metavar="TEXT", help="what you are about to do, shown to the others")
+
+
 def claim_request(options: argparse.Namespace) -> ClaimRequest:
     """Return the request for a claim that *options* ask for; raise `InvalidInputError` for a value out of range."""
     request = ClaimRequest.parse(
         options.key, options.namespace, ttl_minutes=options.ttl, note=options.note, redo=options.redo
     )
     # The tools' limit is for hosts, which give up a call after minutes.  At a shell the caller decides.
-    if not 0 <= options.wait <= _LONGEST_WAIT:
+    if not 0 <= options.wait <= LONGEST_WAIT:
         raise InvalidInputError("wait_seconds", "must be from 0 to 366 days")
     return request._replace(wait_seconds=options.wait)
 
@@ -162,7 +168,8 @@ def report_wait(request: ClaimRequest) -> Refused:
         holder = result.found.holder.name if isinstance(result.found, Claim) else lead
         if request.wait_seconds > 0 and holder not in reported:
             reported.add(holder)
-            write_error(f"waiting up to {phrases.span(timedelta(seconds=request.wait_seconds))}. {lead}")
+            limit = f" up to {phrases.span(timedelta(seconds=request.wait_seconds))}"
+            write_error(f"waiting{limit if request.wait_seconds < LONGEST_WAIT else ''}. {lead}")
 
     return report
 
@@ -183,8 +190,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
-def add_identity(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name the session a command acts for: the command's own process ends at once."""
+def add_identity(parser: argparse._ActionsContainer) -> argparse._MutuallyExclusiveGroup:
+    """Add the options that name the session a command acts for, which excludes its own process; return their group."""
     session = parser.add_mutually_exclusive_group()
     session.add_argument(
         "--for-pid",
@@ -197,9 +204,10 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"act for the session NAME: its claims end by release or expiry (else {SESSION_VARIABLE})",
     )
+    return session
 
 
-def add_label(parser: argparse.ArgumentParser) -> None:
+def add_label(parser: argparse._ActionsContainer) -> None:
     """Add what `describe_session` reads."""
     parser.add_argument(
         "--label", metavar="TEXT", help=f"what to call the session in lists, for people (else {LABEL_VARIABLE})"
@@ -207,12 +215,13 @@ def add_label(parser: argparse.ArgumentParser) -> None:
 
 
 def describe_session(session: Session, options: argparse.Namespace) -> None:
-    """Let others see the label that *options*, else the environment, give *session*, and the working directory.
+    """Let others see that *session* acts by commands, its label from *options* or the environment, and its directory.
 
     Raises `InvalidInputError` for a label that is too long.
     """
     label = options.label if options.label is not None else os.environ.get(LABEL_VARIABLE)
     session.describe(label=label, directory=_working_directory())
+    session.maker = Maker.COMMAND
 
 
 def _working_directory() -> str | None:

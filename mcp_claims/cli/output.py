@@ -49,7 +49,8 @@ def write_line(text: str) -> bool:
 def write_error(text: str) -> None:
     """Print an error or a warning on stderr, if anybody reads that."""
     try:
-        print(f"mcp-claims: {text}", file=sys.stderr, flush=True)
+        # One write, since threads may report at the same time.
+        print(f"mcp-claims: {text}\n", end="", file=sys.stderr, flush=True)
     except OSError:
         discard(sys.stderr)
 

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from mcp_claims.model.codec import whole_milliseconds
-from mcp_claims.model.records import Claim, Ended, Found, Holder, Mode, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Ended, Found, Holder, Maker, Mode, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.validation import DEFAULT_RETENTION, MAX_RETENTION, MAX_TTL, ClaimRequest
 
 RESERVATION = timedelta(seconds=60)
@@ -190,9 +190,10 @@ def later(moment: Moment, span: timedelta) -> Moment:
     return Moment(moment.wall + span, moment.ticks + span.total_seconds(), moment.epoch)
 
 
-def granted(request: ClaimRequest, holder: Holder, now: Moment) -> Claim:
-    """Return the new claim of *holder* that *request* asks for; the store numbers it."""
-    return Claim(request.scoped, holder, claimed=now, expires=later(now, request.ttl), note=request.note)
+def granted(request: ClaimRequest, holder: Holder, now: Moment, maker: Maker) -> Claim:
+    """Return the new claim of *holder* that *request* asks for, made through *maker*; the store numbers it."""
+    expires = later(now, request.ttl)
+    return Claim(request.scoped, holder, claimed=now, expires=expires, note=request.note, maker=maker)
 
 
 def reserved(scoped: ScopedKey, holder: Holder, now: Moment, replaced: Claim | None, state: ClaimState) -> Claim:
@@ -203,9 +204,14 @@ def reserved(scoped: ScopedKey, holder: Holder, now: Moment, replaced: Claim | N
 
 
 def renewed(held: Claim, request: ClaimRequest, holder: Holder, now: Moment) -> Claim:
-    """Return *held* as *request* renews it: with the later of the two expiries, and the newer of the two notes."""
+    """Return *held* as *request* renews it: with the later of the two expiries, and the newer of the two notes.
+
+    A person's claim ends when *request* says, even if that is earlier.
+    """
     expires = later(now, request.ttl)
-    if remaining(held.expires, now) >= request.ttl:
+    # Nobody but that person renews it.  Any other session may have several callers, and none may cut short what
+    # another one was granted.
+    if held.maker != Maker.PERSON and remaining(held.expires, now) >= request.ttl:
         # Never the same record: the undo of a cancelled call would find its grant unchanged, and remove what a parallel
         # call has just been told that it holds.
         ticks = math.nextafter(held.expires.ticks, math.inf)

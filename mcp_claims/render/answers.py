@@ -152,7 +152,7 @@ def claim_answer(
         else:
             lead = f"HELD: {name} is {claim.held()}"
             act = "Do not act. Report who is on it. To act after them, call again with wait_seconds."
-            advice = f"{_caveats(scoped, found)}{act}"
+            advice = f"{_caveats(scoped, found, claim)}{act}"
         if fleeting is not None:
             advice = fleeting.value.format(generation=found.generation)
     if near:
@@ -193,7 +193,7 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
             advice = "This claims nothing: call try_claim before you act."
         else:
             lead = f"HELD: {name} is {claim.held()}"
-            advice = f"{_caveats(scoped, found)}Do not act. Report who is on it."
+            advice = f"{_caveats(scoped, found, claim)}Do not act. Report who is on it."
     if inspection.in_force is not None:
         lead += f" The generation that you asked about {'is' if inspection.in_force else 'is NOT'} in force."
         if not inspection.in_force:
@@ -234,7 +234,7 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
         claim = ClaimDescription(found, now)
         facts = claim.facts
         lead = f"NOT YOURS: {name} is {claim.held()}"
-        advice = f"{_caveats(scoped, found)}Leave it to its holder; if you still act on it, stop."
+        advice = f"{_caveats(scoped, found, claim)}Leave it to its holder; if you still act on it, stop."
     answer: ReleaseAnswer = {
         "released": result.released,
         "key": scoped.key,
@@ -314,9 +314,10 @@ def _how_lost(lost: Claim, found: Found, now: Moment) -> str:
     return "it was removed before it expired"
 
 
-def _caveats(scoped: ScopedKey, claim: Claim) -> str:
-    """Return the peculiarities of a claim that is in the way, in a directory shared with agent-awareness."""
-    caveats = ""
+def _caveats(scoped: ScopedKey, claim: Claim, description: ClaimDescription) -> str:
+    """Return the peculiarities of a claim that is in the way: a person's, or in a directory shared with agent-awareness."""
+    person = phrases.person(claim.holder.name)
+    caveats = f"No agent holds it: {person}, keeps it {description.until()}. " if person else ""
     if claim.scoped != scoped:
         other = phrases.quoted(claim.scoped.key)
         caveats += f"This is the claim on {other}, whose file has the same name in this layout. "

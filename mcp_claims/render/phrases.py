@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Literal, TypedDict
 
 from mcp_claims.model import codec, expiry, validation
+from mcp_claims.model.names import user_and_host
 from mcp_claims.model.records import Claim, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.text import one_line
 
@@ -145,8 +146,19 @@ def client(claim: Claim) -> str | None:
     holder = claim.holder
     if isinstance(holder, OriginalHolder):
         return "agent-awareness"
+    if user_and_host(holder.name):
+        return "a person"
     where = None if holder.directory is None else f"in {holder.directory}"
     return ", ".join(shown(part) for part in (holder.client, holder.label, where) if part) or None
+
+
+def person(name: str) -> str | None:
+    """Return which person holds a claim under the holder's *name*; `None` if no person does."""
+    known = user_and_host(name)
+    if known is None:
+        return None
+    user, host = (part if _PLAIN_NAME.fullmatch(part) else quoted(part) for part in known)
+    return f"a person, {user}, on {host}"
 
 
 def near(claims: tuple[Claim, ...]) -> str:
@@ -182,6 +194,8 @@ def span(time: timedelta) -> str:
 
 
 def _who(name: str, program: str | None) -> str:
+    if (who := person(name)) is not None:
+        return who
     # Our own names are plain; any other is whatever somebody wrote into the file.
     holder = name if _PLAIN_NAME.fullmatch(name) else _in_quotes(name)
     return f"{holder} ({_in_quotes(program)})" if program else holder

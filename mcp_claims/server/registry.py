@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from mcp_claims.errors import SessionEndedError, SessionNameRefusedError, SessionNeededError
 from mcp_claims.liveness import Machine, local_machine
-from mcp_claims.model.records import Claim, Moment
+from mcp_claims.model.records import Claim, Maker, Moment
 from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS, MAX_WAIT_SECONDS
 from mcp_claims.render.answers import Fleeting
@@ -373,6 +373,7 @@ class SessionRegistry:
         return next(idle, next(iter(self._opened)))
 
     def _entry(self, session: Session) -> SessionEntry:
+        session.maker = Maker.TOOL
         return SessionEntry(session, KeepAlive(session, self._keep_alive_limit), self._clock())
 
     def _clock(self) -> float:

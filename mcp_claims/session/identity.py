@@ -7,16 +7,22 @@ no proof, and its claims end by release or expiry.
 from __future__ import annotations
 
 import os
+import sys
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.digest import sha256
-from mcp_claims.model.names import holder_name, named_holder
-from mcp_claims.model.records import Holder, OriginalHolder, Proof
+from mcp_claims.model.names import holder_name, named_holder, person_holder
+from mcp_claims.model.records import Holder, Maker, OriginalHolder, Proof
 from mcp_claims.model.text import one_line
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.config import open_store
+
+if sys.platform == "win32":
+    import getpass
+else:
+    import pwd
 
 MAX_NAME_CHARACTERS = 64
 _NONCE_BYTES = 6
@@ -74,12 +80,18 @@ def named_session(store: Store, name: str, machine: Machine | None = None) -> Se
     if not 0 < len(name) <= MAX_NAME_CHARACTERS or not name.isprintable() or name != one_line(name):
         raise InvalidInputError("session", f"must be a name of 1 to {MAX_NAME_CHARACTERS} printable characters")
     machine = machine or local_machine()
-    # The number of a PID namespace is not enough: once a container is gone, the next one may get it.  Its first process
-    # cannot have started at the same time.
-    init = machine.proof(_INIT)
-    facts = (init.boot, init.pid_namespace, init.start)
-    place = "" if None in facts else _digest("/".join(map(str, facts)))
-    return Session(store, Holder(named_holder(machine.host(), place, name), machine.pid()), machine)
+    return Session(store, Holder(named_holder(machine.host(), _place(machine), name), machine.pid()), machine)
+
+
+def person_session(store: Store, machine: Machine | None = None) -> Session:
+    """Open the session of the person who runs this process: one for all shells of that user on this machine.
+
+    Its claims end by release or expiry.
+    """
+    machine = machine or local_machine()
+    session = Session(store, Holder(person_holder(machine.host(), _place(machine), _user()), machine.pid()), machine)
+    session.maker = Maker.PERSON
+    return session
 
 
 def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bound: bool) -> Session:
@@ -92,5 +104,25 @@ def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bo
     return Session(store, Holder(holder_name(machine.host(), pid, public), machine.pid(), proof), machine)
 
 
+def _place(machine: Machine) -> str:
+    # The number of a PID namespace is not enough: once a container is gone, the next one may get it.  Its first process
+    # cannot have started at the same time.
+    init = machine.proof(_INIT)
+    facts = (init.boot, init.pid_namespace, init.start)
+    return "" if None in facts else _digest("/".join(map(str, facts)))
+
+
 def _digest(facts: str) -> str:
     return sha256(facts.encode()).hex()[: 2 * _NONCE_BYTES]
+
+
+if sys.platform == "win32":
+    _user = getpass.getuser
+else:
+
+    def _user() -> str:
+        # Not the user of the environment, which may be that of somebody else after `su`.
+        try:
+            return pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:
+            return str(os.getuid())  # A user id without a name, as in many containers.

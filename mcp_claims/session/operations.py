@@ -23,7 +23,7 @@ from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Found, Holder, Maker, Mode, Moment, ScopedKey, Unreadable
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.session import admin
 from mcp_claims.session.held import HeldClaims
@@ -42,6 +42,8 @@ class Operations:
         self._store = store
         self.holder = holder
         """The public name of the session and the process that it lives in."""
+        self.maker = Maker.LIBRARY
+        """Through what the session makes its claims, for people."""
         self.remote = store.remote
         """Whether the store is asked over a network, so that each method may take seconds."""
         self._machine = machine
@@ -118,7 +120,7 @@ class Operations:
             if ours and found is not None:
                 new = expiry.renewed(found, request, self.holder, now)
             else:
-                new = expiry.granted(request, self.holder, now)
+                new = expiry.granted(request, self.holder, now, self.maker)
                 if reservation is not None and our_turn:
                     new = new._replace(generation=reservation.generation)
             # A renewal leaves nothing in doubt: what it renews was held before.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -48,6 +49,16 @@ def test_the_name_can_come_from_the_environment(commands: Commands) -> None:
     commands.environment["MCP_CLAIMS_SESSION"] = "ci"
     assert commands("try", "red").returncode == 0
     assert commands.json("check", "red")["held_by_you"]
+
+
+def test_a_claim_says_through_what_it_was_made(commands: Commands, claims_dir: Path) -> None:
+    process_session(FileStore(claims_dir)).try_claim("library")
+    commands("try", "command", "--session", "ci")
+    commands("hold", "person", "--for", "2h")
+    makers = {each["key"]: each["maker"] for each in commands.json("list")["claims"]}
+    assert makers == {"library": "library", "command": "command", "person": "person"}
+    shown = commands("run", "red", "--", *COMMAND, "show", "red", "--json")
+    assert json.loads(shown.stdout)["maker"] == "command"
 
 
 @pytest.mark.rule("L2")

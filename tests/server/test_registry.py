@@ -8,7 +8,7 @@ import pytest
 
 from mcp_claims.errors import InvalidInputError, InvalidSessionError, SessionEndedError, SessionNeededError
 from mcp_claims.model import validation
-from mcp_claims.model.records import Claim
+from mcp_claims.model.records import Claim, Maker
 from mcp_claims.server import registry
 from mcp_claims.server.registry import Caller, SessionEntry, SessionRegistry
 from mcp_claims.session.identity import named_session, process_session
@@ -61,6 +61,16 @@ def claim(session: SessionEntry, key: str = "red", *, ttl_minutes: float = 30) -
 def test_over_stdio_every_call_without_a_handle_is_the_servers_own_session(rig: Rig) -> None:
     sessions = rig.stdio()
     assert sessions.session_for(NOBODY, None) is sessions.session_for(ADA, None)
+
+
+def test_what_a_tool_claims_says_so_in_any_session(rig: Rig) -> None:
+    stdio, http = rig.stdio(), rig.http()
+    sessions = [
+        stdio.session_for(NOBODY, None),
+        stdio.open(None, NOBODY)[1],
+        http.session_for(ADA, None),
+    ]
+    assert {claim(session, str(number)).maker for number, session in enumerate(sessions)} == {Maker.TOOL}
 
 
 def test_over_http_each_connection_is_a_session_and_repeats_as_the_same(rig: Rig) -> None:

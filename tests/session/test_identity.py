@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 
@@ -11,7 +12,14 @@ from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Holder, Proof
-from mcp_claims.session.identity import handle_session, named_session, process_session, session_for_process
+from mcp_claims.session import identity
+from mcp_claims.session.identity import (
+    handle_session,
+    named_session,
+    person_session,
+    process_session,
+    session_for_process,
+)
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.memory import MemoryStore
@@ -45,6 +53,7 @@ def test_one_pid_in_two_pid_namespaces_with_one_host_name_makes_two_holders() ->
 Open = Callable[[MemoryStore, FakeMachine], Session]
 OPEN: dict[str, Open] = {
     "named": lambda store, machine: named_session(store, "ci", machine),
+    "a person's": person_session,
     "for a process": lambda store, machine: session_for_process(store, 7, machine),
     "of a handle": lambda store, machine: handle_session(store, machine, 7, b"16 secret bytes.", bound=False),
 }
@@ -67,11 +76,12 @@ def test_a_session_keeps_its_claims_when_its_machine_gets_another_name(open_sess
 
 
 @pytest.mark.rule("I10")
-def test_one_name_on_two_machines_makes_two_holders() -> None:
-    """Where machines share a store, and their configuration."""
+@pytest.mark.parametrize("open_session", [OPEN["named"], OPEN["a person's"]])
+def test_one_name_on_two_machines_makes_two_holders(open_session: Open) -> None:
+    """Where machines share a store, and their configuration or users."""
     store, first, second = MemoryStore(), World(), World()
     second.boot = "boot-of-another-machine"
-    here, there = named_session(store, "ci", Place(first, 7, "a")), named_session(store, "ci", Place(second, 7, "b"))
+    here, there = open_session(store, Place(first, 7, "a")), open_session(store, Place(second, 7, "b"))
     assert here.try_claim("deploy").claimed
     assert there.try_claim("deploy").status is Status.HELD
     assert not there.release("deploy").released
@@ -132,14 +142,31 @@ def test_everybody_who_acts_for_one_process_is_one_holder() -> None:
     assert second.try_claim("deploy").status is Status.RENEWED
 
 
-def test_a_process_a_name_and_who_acts_for_the_process_are_three_holders() -> None:
+@pytest.mark.rule("L10")
+def test_a_process_a_name_a_person_and_who_acts_for_the_process_are_different_holders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(identity, "_user", lambda: "ci")
     store, machine = MemoryStore(), FakeMachine(World(), 7)
     sessions = [
         process_session(store, machine),
         named_session(store, "ci", machine),
+        named_session(store, "person:ci", machine),
+        person_session(store, machine),
         session_for_process(store, 7, machine),
     ]
-    assert len({session.holder.name for session in sessions}) == 3
+    for one, other in itertools.combinations(sessions, 2):
+        assert not is_same_session(one.holder.name, other.holder.name)
+
+
+@pytest.mark.rule("L10")
+def test_two_users_of_a_machine_are_two_persons(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, machine = MemoryStore(), FakeMachine(World(), 7)
+    monkeypatch.setattr(identity, "_user", lambda: "ada")
+    assert person_session(store, machine).try_claim("deploy").claimed
+    assert person_session(store, machine).try_claim("deploy").status is Status.RENEWED
+    monkeypatch.setattr(identity, "_user", lambda: "ben")
+    assert person_session(store, machine).try_claim("deploy").status is Status.HELD
 
 
 @pytest.mark.rule("I10")

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from mcp_claims.errors import ContendedError, InvalidInputError, StoreBusyError
-from mcp_claims.model.records import Ended, Outcome, Unreadable
+from mcp_claims.model.records import Claim, Ended, Maker, Outcome, Unreadable
 from mcp_claims.model.validation import DEFAULT_RETENTION, MAX_NOTE_CHARACTERS
 from tests.session.bench import HALF_AN_HOUR, KEY, Bench, LayoutBench, MemoryBench, granted
 from tests.session.faulty import Busy, Changing
@@ -24,6 +24,17 @@ def test_a_renewal_extends_the_grant_by_the_ttl_from_now_and_keeps_the_rest(benc
     assert renewed is not None and bench.store.read(grant.scoped) == renewed
     assert renewed.expires.ticks == session.now().ticks + HOURS.total_seconds()
     assert renewed._replace(expires=grant.expires) == grant
+
+
+@pytest.mark.rule("C3", "L10")
+def test_a_person_moves_the_end_of_a_claim_to_an_earlier_time_and_nobody_else_does(bench: Bench) -> None:
+    for maker in Maker:
+        session = bench.session()
+        session.maker = maker
+        grant = granted(session, f"{KEY} {maker}", ttl_minutes=120)
+        again = session.try_claim(f"{KEY} {maker}", ttl_minutes=60).found
+        assert isinstance(again, Claim) and (again.generation, again.maker) == (grant.generation, maker)
+        assert (again.expires.ticks < grant.expires.ticks) is (maker is Maker.PERSON)
 
 
 def test_a_claim_that_was_released_taken_over_or_claimed_anew_is_not_renewed(bench: Bench) -> None:
