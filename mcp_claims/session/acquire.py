@@ -208,9 +208,10 @@ class _Waiter:
                     self._pause(alarm)
                     if ticket is None:
                         self._let_longer_waiters_go_first()
-            waits_on = self._last().status in (Status.HELD, Status.YOUR_TURN)
+            last = self._last()
+            waits_on = last.status in (Status.HELD, Status.YOUR_TURN)
             keeps_place = self._reserve and waits_on and not self._wakeup.stopped
-            return self._last()
+            return last._replace(keeps_place=keeps_place and ticket is not None)
         finally:
             queue.end_wait(scoped, keeps_place=keeps_place)
 

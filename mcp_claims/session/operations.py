@@ -7,7 +7,7 @@ since.  Nothing is decided by a file's path or by the PID alone.
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from weakref import WeakSet
 
@@ -58,6 +58,11 @@ class Operations:
     def holds_anything(self) -> bool:
         """Whether there is a claim that the session was granted and has not released, expired ones included."""
         return bool(self._held)
+
+    @property
+    def has_anything_to_end(self) -> bool:
+        """Whether `close` has something to do: claims to release, or places to give up."""
+        return bool(self._held or self.queue.keys())
 
     def try_request(
         self, request: ClaimRequest, *, lock_timeout: float = LOCK_TIMEOUT, reserve: bool = False
@@ -137,6 +142,9 @@ class Operations:
                 # A claim that expired while we waited for the lock is renewed, not handed over dead.
                 if not expiry.has_passed(found.expires, now):
                     lost = self._record(found, cached)
+                    if our_turn:
+                        with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
+                            self.queue.give_up(scoped, lock_timeout)
                     self.queue.leave(scoped, lock_timeout)
                     return ClaimResult(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
         raise ContendedError(scoped.key, MAX_SWAPS)
@@ -217,9 +225,12 @@ class Operations:
         if self._in_forked_child:
             return
         try:
-            if self._store.swap(grant.scoped, grant, expiry.uncovered(grant, self._machine.now())).won:
+            if grant.mode is Mode.RESERVED and not self.queue.is_waited_for(grant.scoped):
+                self.queue.give_up(grant.scoped)
+            swap = self._store.swap(grant.scoped, grant, expiry.uncovered(grant, self._machine.now()))
+            if swap.won:
                 self._held.remove(grant)
-                self.queue.wake_next(grant.scoped)
+                self._pass_on(grant.scoped, swap.found)
         except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
             # No caller is left to report to.  The end of the session or the expiry frees the claim.
             return
@@ -262,12 +273,12 @@ class Operations:
             if swap.won:
                 self._held.remove(found)
                 self.queue.leave(scoped, lock_timeout)
-                self.queue.wake_next(scoped)
+                self._pass_on(scoped, swap.found)
                 return ReleaseResult(True, swap.found or found, self._machine.now())
             found = swap.found
         self._held.settle(doubts, found)
         if grant is None and self._decline(found, lock_timeout):
-            return ReleaseResult(True, None, self._machine.now())
+            return ReleaseResult(True, None, self._machine.now(), declined=True)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
 
     def _decline(self, found: Found, lock_timeout: float) -> bool:
@@ -276,10 +287,26 @@ class Operations:
         if not isinstance(found, Claim) or not self._is_for_us(found, now):
             return False
         # Before the key is free: the place that it came from must not get it again.
-        self.queue.leave(found.scoped, lock_timeout)
-        declined = self._store.swap(found.scoped, found, expiry.uncovered(found, now), lock_timeout=lock_timeout).won
-        self.queue.wake_next(found.scoped)
-        return declined
+        self.queue.give_up(found.scoped, lock_timeout)
+        swap = self._store.swap(found.scoped, found, expiry.uncovered(found, now), lock_timeout=lock_timeout)
+        self._pass_on(found.scoped, swap.found)
+        return swap.won
+
+    def _pass_on(self, scoped: ScopedKey, found: Found) -> None:
+        """Let whoever waits for *scoped* know that it is free, with *found* stored in its place.
+
+        A session that keeps its place between two calls cannot be woken: the key is reserved for it, so that it loses the
+        key 60 s from now and not from the next call of another session.
+        """
+        absent = self.queue.wake_next(scoped)
+        if absent is None or isinstance(found, Unreadable) or (found is not None and found.ended is None):
+            return
+        now = self._machine.now()
+        state = self._state_of(found, now)
+        if state is not ClaimState.DONE:
+            reservation = expiry.reserved(scoped, absent.holder, now, found, state)
+            with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
+                self._store.swap(scoped, found, reservation, lock_timeout=0)
 
     def _is_for_us(self, found: Claim, now: Moment) -> bool:
         """Return whether *found* is a reservation for this session that has not lapsed."""

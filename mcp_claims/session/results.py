@@ -32,7 +32,8 @@ class ClaimResult(NamedTuple):
     `found` is the claim in force now: this session's if `claimed`, else another session's, the marker of work that is
     done, or an unreadable record, which counts as held.  `lost` is an earlier grant of this session on the key that
     ended without a release.  With a `cycle` the session may not wait: the holder of each claim in it waits for the next,
-    and the holder of the last is this session.
+    and the holder of the last is this session.  If it `keeps_place`, it goes on in its place when it waits again within
+    `tickets.KEPT_PLACE`.
     """
 
     status: Status
@@ -41,6 +42,7 @@ class ClaimResult(NamedTuple):
     taken_over: TakenOver | None = None
     lost: Claim | None = None
     cycle: tuple[Claim, ...] = ()
+    keeps_place: bool = False
 
     @property
     def claimed(self) -> bool:
@@ -79,12 +81,16 @@ class Inspection(NamedTuple):
 
 
 class ReleaseResult(NamedTuple):
-    """What `release` did; `found` is the released claim, the marker that replaced it, or what is stored instead."""
+    """What `release` did; `found` is the released claim, the marker that replaced it, or what is stored instead.
+
+    If it was `declined`, the session held nothing: the key was reserved for it.
+    """
 
     released: bool
     found: Found
     now: Moment
     lost: Claim | None = None
+    declined: bool = False
 
 
 class ListedClaim(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Self
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import ProcessExit
-from mcp_claims.model import validation
-from mcp_claims.model.records import Claim, Holder, Moment, Outcome, ScopedKey, Ticket, Unreadable
+from mcp_claims.model import expiry, validation
+from mcp_claims.model.records import Claim, Holder, Mode, Moment, Outcome, ScopedKey, Ticket, Unreadable
 from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
@@ -129,12 +129,18 @@ class Session(Operations):
     ) -> bool:
         """Revoke *found*, a claim of any session, or remove it if it is unreadable; return whether it was still stored.
 
-        A claim that was renewed meanwhile is revoked too.  A marker of a new generation stays for a day, with the former
-        holder, the revoking session and the *reason*.  The former holder learns of it from its next call, and a resource
+        A claim that was renewed meanwhile is revoked too; a reservation is taken back.  A marker of a new generation stays
+        for a day, with the former holder, the revoking session and the *reason*.  The former holder learns of it from its next call, and a resource
         that checks generations refuses the old one.  For people who know that the holder hangs.
         """
         reason = validation.parse_note(reason)
         self._check_usable()
+        if isinstance(found, Claim) and found.mode is Mode.RESERVED and found.ended is None:
+            # Nobody holds it.  The place that it came from must not get it again.
+            self.queue.lapse(found, lock_timeout)
+            swap = self._store.swap(found.scoped, found, expiry.uncovered(found, self.now()), lock_timeout=lock_timeout)
+            self._pass_on(found.scoped, swap.found)
+            return swap.won
         revoked = admin.revoke(self._store, self._machine, found, self.holder, reason, lock_timeout)
         if revoked and isinstance(found, Claim):
             self.queue.wake_next(found.scoped)

@@ -68,12 +68,27 @@ class WaitQueue:
         if scoped not in self._waits:
             return
         with suppress(*_STORE_ERRORS):
+            self.give_up(scoped, lock_timeout)
+        self.wake_next(scoped)
+
+    def give_up(self, scoped: ScopedKey, lock_timeout: float = LOCK_TIMEOUT) -> None:
+        """Give up the session's place for *scoped*, also one that it took in another process; raises what the store does.
+
+        A place that outlives its reservation gets the key reserved for it again.
+        """
+        with self._lock:
+            self._waits.setdefault(scoped, 0)  # If this fails, the release and the end of the session try again.
+        if self._store.has_tickets:
             self._store.change_tickets(
                 scoped.namespace, lambda found: tickets.left(found, scoped, self._holder()), lock_timeout=lock_timeout
             )
-            with self._lock:
-                self._waits.pop(scoped, None)
-        self.wake_next(scoped)
+        with self._lock:
+            self._waits.pop(scoped, None)
+
+    def is_waited_for(self, scoped: ScopedKey) -> bool:
+        """Return whether a call of the session waits for *scoped* just now."""
+        with self._lock:
+            return self._waits.get(scoped, 0) > 0
 
     def lapse(self, reservation: Claim, lock_timeout: float) -> None:
         """Take the place from the session that has let *reservation* lapse; raises what the store does.
@@ -95,12 +110,15 @@ class WaitQueue:
         """Return the ticket right before that of this session."""
         return next(self._living(self._ahead(scoped)[::-1]), None)
 
-    def wake_next(self, scoped: ScopedKey) -> None:
-        """Wake the first of those who wait for *scoped* that listens."""
+    def wake_next(self, scoped: ScopedKey) -> Ticket | None:
+        """Wake the first of those who wait for *scoped* that listens; if none does, return the first that keeps its place."""
         now = self._machine.now()
-        for ticket in self._read(scoped.namespace):
-            if scoped in ticket.keys and tickets.is_waiting(ticket, now) and self._store.wake(ticket):
-                return
+        waiting = [
+            each for each in self._read(scoped.namespace) if scoped in each.keys and tickets.is_waiting(each, now)
+        ]
+        if any(map(self._store.wake, waiting)):
+            return None
+        return next(self._living(waiting), None)
 
     def wake(self, ticket: Ticket) -> None:
         """Wake the waiter that has *ticket*."""
