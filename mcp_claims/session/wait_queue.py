@@ -37,6 +37,10 @@ class WaitQueue:
         with self._lock:
             return list(self._waits)
 
+    def waits_for(self, scoped: ScopedKey) -> bool:
+        """Return whether the session may have a ticket for *scoped*."""
+        return scoped in self._waits
+
     def join(self, scoped: ScopedKey, wait_seconds: float) -> Ticket | None:
         """Return the session's ticket for *scoped*, a new one if it has none; `None` where there are no tickets.
 
@@ -63,17 +67,27 @@ class WaitQueue:
         if not others and not keeps_place:
             self.leave(scoped)
 
+    def end(self, scoped: ScopedKey, lock_timeout: float) -> None:
+        """End all waits of the session for *scoped*, which it has just been granted."""
+        if self._store.serves_queue:
+            self._forget(scoped)
+        else:
+            self.leave(scoped, lock_timeout)
+
     def leave(self, scoped: ScopedKey, lock_timeout: float = LOCK_TIMEOUT) -> None:
         """Give up the session's place for *scoped*, if it has one, and wake whoever is next."""
         if scoped not in self._waits:
             return
         with suppress(*_STORE_ERRORS):
             self._store.change_tickets(
-                scoped.namespace, lambda found: tickets.left(found, scoped, self._holder()), lock_timeout=lock_timeout
+                scoped, lambda found: tickets.left(found, scoped, self._holder()), lock_timeout=lock_timeout
             )
-            with self._lock:
-                self._waits.pop(scoped, None)
+            self._forget(scoped)
         self.wake_next(scoped)
+
+    def _forget(self, scoped: ScopedKey) -> None:
+        with self._lock:
+            self._waits.pop(scoped, None)
 
     def lapse(self, reservation: Claim, lock_timeout: float) -> None:
         """Take the place from the session that has let *reservation* lapse; raises what the store does.
@@ -96,9 +110,11 @@ class WaitQueue:
         return next(self._living(self._ahead(scoped)[::-1]), None)
 
     def wake_next(self, scoped: ScopedKey) -> None:
-        """Wake the first of those who wait for *scoped* that listens."""
+        """Wake the first of those who wait for *scoped* that listens, unless the store does."""
+        if self._store.serves_queue:
+            return
         now = self._machine.now()
-        for ticket in self._read(scoped.namespace):
+        for ticket in self._read(scoped):
             if scoped in ticket.keys and tickets.is_waiting(ticket, now) and self._store.wake(ticket):
                 return
 
@@ -146,20 +162,20 @@ class WaitQueue:
         return ()
 
     def _ahead(self, scoped: ScopedKey) -> list[Ticket]:
-        return tickets.ahead_of(self._read(scoped.namespace), scoped, self._holder(), self._machine.now())
+        return tickets.ahead_of(self._read(scoped), scoped, self._holder(), self._machine.now())
 
     def _living(self, found: list[Ticket]) -> Iterator[Ticket]:
         return (ticket for ticket in found if not self._machine.provably_dead(ticket.holder))
 
-    def _read(self, namespace: str | None) -> tuple[Ticket, ...]:
+    def _read(self, target: ScopedKey | None) -> tuple[Ticket, ...]:
         with suppress(*_STORE_ERRORS):
-            return self._store.tickets(namespace) if self._store.has_tickets else ()
+            return self._store.tickets(target) if self._store.has_tickets else ()
         return ()
 
     def _change(self, scoped: ScopedKey, change: TicketChange, lock_timeout: float) -> tuple[Ticket, ...]:
         with suppress(*_STORE_ERRORS):
             if self._store.has_tickets:
-                return self._store.change_tickets(scoped.namespace, change, lock_timeout=lock_timeout)
+                return self._store.change_tickets(scoped, change, lock_timeout=lock_timeout)
         return ()
 
 
