@@ -134,9 +134,11 @@ def _store_decides(claim: Claim, now: Moment) -> bool:
     """Return whether the store alone decides when *claim* ends.
 
     On another machine a claim that the store ends by itself lasts until the store has ended it: a wall clock that is
-    ahead there would take the claim from a holder that is within its time.
+    ahead there would take the claim from a holder that is within its time.  Not so a reservation, which holds nothing: it
+    stays stored beyond its time, so that somebody sees that it has lapsed, and a wrong clock costs its session a turn.
     """
-    return claim.leased is not None and (claim.expires.epoch is None or claim.expires.epoch != now.epoch)
+    here = claim.expires.epoch is not None and claim.expires.epoch == now.epoch
+    return claim.leased is not None and claim.mode is not Mode.RESERVED and not here
 
 
 def _outlives_any_ttl(claim: Claim, left: timedelta, now: Moment) -> bool:

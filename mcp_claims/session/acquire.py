@@ -42,8 +42,8 @@ _MAX_WAITING = 512
 class HasFileno(Protocol):
     """Something that can be waited for until it is readable."""
 
-    def fileno(self) -> int:
-        """Return its descriptor."""
+    def fileno(self) -> int | None:
+        """Return its descriptor, if it has one."""
 
 
 Progress = Callable[[float], object]
@@ -87,8 +87,8 @@ class Wakeup:
         # `poll` takes no descriptor, `epoll` one for each waiter.
         with getattr(selectors, "PollSelector", selectors.DefaultSelector)() as selector:
             for readable in (self._receiver, *others):
-                if readable is not None:
-                    selector.register(readable, selectors.EVENT_READ)
+                if readable is not None and (descriptor := readable.fileno()) is not None:
+                    selector.register(descriptor, selectors.EVENT_READ)
             selector.select(0 if self.stopped else seconds)
         try:
             while self._receiver.recv(64):
@@ -256,6 +256,8 @@ class _Waiter:
                 ends = expiry.expires_in(blocking, last.now)
             else:
                 seconds = _LONG_POLL_INTERVAL
+            if alarm is not None:
+                alarm.aim(blocking if before is None else before)
             if ends is not None:
                 seconds = min(seconds, max(0.0, ends.total_seconds()))
             watched = self._session.watch_exit((before or blocking).holder)

@@ -76,9 +76,11 @@ class Operations:
         cached = self._held.get(scoped)
         taken_over: TakenOver | None = None
         acquired = False
+        # Others may wait too.  If we have not waited, the swap finds that out without a question of its own.
+        queued = self.queue.waits_for(scoped)
         # Remote: skip the read and start from our cached grant or None.  The swap's compare corrects a wrong guess;
-        # never refuse from the cache.
-        found: Found = cached if self._store.remote else self._store.read(scoped)
+        # never refuse from the cache.  Whoever waits reads, since a write in vain costs the cluster more.
+        found: Found = cached if self._store.remote and not queued else self._store.read(scoped)
         # Each further round means that the key changed between our read and our write, so somebody made progress.
         for _ in range(MAX_SWAPS):
             now = self._machine.now()
@@ -107,7 +109,7 @@ class Operations:
                     continue
                 taken_over = TakenOver(found, state)
             assert not isinstance(found, Unreadable)
-            first = None if ours or our_turn else self.queue.first_ahead(scoped)
+            first = self.queue.first_ahead(scoped) if queued and not (ours or our_turn) else None
             if first is not None or (reserve and not ours):
                 replaced, state = taken_over or (None, ClaimState.FREE)
                 served = self.holder if first is None else first.holder
@@ -130,8 +132,9 @@ class Operations:
                     new = new._replace(generation=reservation.generation)
             # A renewal leaves nothing in doubt: what it renews was held before.
             with nullcontext() if ours else self._held.in_doubt(new):
-                swap = self._store.swap(scoped, found, new, lock_timeout=lock_timeout)
-                found = swap.found
+                unqueued = not (queued or ours or our_turn)
+                swap = self._store.swap(scoped, found, new, lock_timeout=lock_timeout, unqueued=unqueued)
+                found, queued = swap.found, queued or swap.queued
                 if not swap.won or not isinstance(found, Claim):
                     taken_over = None
                     continue
@@ -142,10 +145,7 @@ class Operations:
                 # A claim that expired while we waited for the lock is renewed, not handed over dead.
                 if not expiry.has_passed(found.expires, now):
                     lost = self._record(found, cached)
-                    if our_turn:
-                        with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-                            self.queue.give_up(scoped, lock_timeout)
-                    self.queue.leave(scoped, lock_timeout)
+                    self.queue.end(scoped, lock_timeout, everywhere=our_turn)
                     return ClaimResult(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
         raise ContendedError(scoped.key, MAX_SWAPS)
 

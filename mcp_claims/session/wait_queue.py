@@ -37,6 +37,10 @@ class WaitQueue:
         with self._lock:
             return list(self._waits)
 
+    def waits_for(self, scoped: ScopedKey) -> bool:
+        """Return whether the session may have a ticket for *scoped*."""
+        return scoped in self._waits
+
     def join(self, scoped: ScopedKey, wait_seconds: float) -> Ticket | None:
         """Return the session's ticket for *scoped*, a new one if it has none; `None` where there are no tickets.
 
@@ -63,6 +67,15 @@ class WaitQueue:
         if not others and not keeps_place:
             self.leave(scoped)
 
+    def end(self, scoped: ScopedKey, lock_timeout: float, *, everywhere: bool) -> None:
+        """End all waits of the session for *scoped*, which it has just been granted; *everywhere*: in other processes, too."""
+        if self._store.serves_queue:
+            self._forget(scoped)
+        elif everywhere or scoped in self._waits:
+            with suppress(*_STORE_ERRORS):
+                self.give_up(scoped, lock_timeout)
+            self.wake_next(scoped)
+
     def leave(self, scoped: ScopedKey, lock_timeout: float = LOCK_TIMEOUT) -> None:
         """Give up the session's place for *scoped*, if it has one, and wake whoever is next."""
         if scoped not in self._waits:
@@ -80,15 +93,18 @@ class WaitQueue:
             self._waits.setdefault(scoped, 0)  # If this fails, the release and the end of the session try again.
         if self._store.has_tickets:
             self._store.change_tickets(
-                scoped.namespace, lambda found: tickets.left(found, scoped, self._holder()), lock_timeout=lock_timeout
+                scoped, lambda found: tickets.left(found, scoped, self._holder()), lock_timeout=lock_timeout
             )
-        with self._lock:
-            self._waits.pop(scoped, None)
+        self._forget(scoped)
 
     def is_waited_for(self, scoped: ScopedKey) -> bool:
         """Return whether a call of the session waits for *scoped* just now."""
         with self._lock:
             return self._waits.get(scoped, 0) > 0
+
+    def _forget(self, scoped: ScopedKey) -> None:
+        with self._lock:
+            self._waits.pop(scoped, None)
 
     def lapse(self, reservation: Claim, lock_timeout: float) -> None:
         """Take the place from the session that has let *reservation* lapse; raises what the store does.
@@ -111,11 +127,14 @@ class WaitQueue:
         return next(self._living(self._ahead(scoped)[::-1]), None)
 
     def wake_next(self, scoped: ScopedKey) -> Ticket | None:
-        """Wake the first of those who wait for *scoped* that listens; if none does, return the first that keeps its place."""
+        """Wake the first of those who wait for *scoped* that listens, unless the store does.
+
+        If none listens, return the first that keeps its place.
+        """
+        if self._store.serves_queue:
+            return None
         now = self._machine.now()
-        waiting = [
-            each for each in self._read(scoped.namespace) if scoped in each.keys and tickets.is_waiting(each, now)
-        ]
+        waiting = [each for each in self._read(scoped) if scoped in each.keys and tickets.is_waiting(each, now)]
         if any(map(self._store.wake, waiting)):
             return None
         return next(self._living(waiting), None)
@@ -164,20 +183,20 @@ class WaitQueue:
         return ()
 
     def _ahead(self, scoped: ScopedKey) -> list[Ticket]:
-        return tickets.ahead_of(self._read(scoped.namespace), scoped, self._holder(), self._machine.now())
+        return tickets.ahead_of(self._read(scoped), scoped, self._holder(), self._machine.now())
 
     def _living(self, found: list[Ticket]) -> Iterator[Ticket]:
         return (ticket for ticket in found if not self._machine.provably_dead(ticket.holder))
 
-    def _read(self, namespace: str | None) -> tuple[Ticket, ...]:
+    def _read(self, target: ScopedKey | None) -> tuple[Ticket, ...]:
         with suppress(*_STORE_ERRORS):
-            return self._store.tickets(namespace) if self._store.has_tickets else ()
+            return self._store.tickets(target) if self._store.has_tickets else ()
         return ()
 
     def _change(self, scoped: ScopedKey, change: TicketChange, lock_timeout: float) -> tuple[Ticket, ...]:
         with suppress(*_STORE_ERRORS):
             if self._store.has_tickets:
-                return self._store.change_tickets(scoped.namespace, change, lock_timeout=lock_timeout)
+                return self._store.change_tickets(scoped, change, lock_timeout=lock_timeout)
         return ()
 
 

@@ -29,24 +29,32 @@ class Swap(NamedTuple):
 
     `found` is what is stored now: the new claim with its generation if the swap was won, else what another session
     stored.  `trace` is the marker of a claim that the store has ended by itself, if a new grant took its place unread.
+    With `queued` the swap was lost because somebody has a ticket for the key.
     """
 
     won: bool
     found: Found
     trace: Claim | None = None
+    queued: bool = False
 
 
 TicketChange = Callable[[tuple[Ticket, ...]], tuple[Ticket, ...]]
 
 
 class Alarm(Protocol):
-    """Something to wait for that becomes readable when its owner is woken."""
+    """What wakes a waiter: it becomes readable, or calls the waiter's *notify*."""
 
-    def fileno(self) -> int:
-        """Return the descriptor to wait for."""
+    def fileno(self) -> int | None:
+        """Return the descriptor to wait for; `None` if there is only *notify*."""
 
     def reset(self) -> None:
         """Take notice of all that has been signalled so far."""
+
+    def aim(self, blocking: Claim | Ticket) -> None:
+        """Ring as soon as *blocking*, as it was read, is not what is stored any more; instead of what it was aimed at.
+
+        Does nothing where those who change something wake the next waiter themselves.
+        """
 
 
 class Store(Protocol):
@@ -61,21 +69,31 @@ class Store(Protocol):
     its own clock.
 
     `has_tickets` is false for a store that keeps none: those who wait there are served in no particular order.
+
+    `serves_queue` is true for a store that keeps claims and tickets together: a grant removes the ticket of its session, and
+    each change wakes whoever waits for it, by its alarm.  In any other, the caller removes the ticket and calls `wake`.
     """
 
     remote: bool
     has_tickets: bool
+    serves_queue: bool
 
     def read(self, scoped: ScopedKey) -> Found:
         """Return what is stored, without waiting for a lock."""
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         """Store *new* (`None` removes) if and only if *old* is what is stored.
 
         A *new* claim of generation 0 is a new grant: the store gives it a generation higher than that of any earlier
-        grant of this key, removed ones included.
+        grant of this key, removed ones included.  With *unqueued* the swap is lost while anybody has a ticket for the key.
         """
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
@@ -104,13 +122,16 @@ class Store(Protocol):
         Yields whether changes can be watched now.  A notification can be lost, so poll now and then as well.
         """
 
-    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
-        """Return the tickets of those who wait, in one namespace in their order or in all, without waiting for a lock."""
+    def tickets(self, target: ScopedKey | str | None) -> tuple[Ticket, ...]:
+        """Return the tickets of those who wait, in their order, without waiting for a lock.
+
+        Those in a namespace, or all (`None`); for a key at least those for that key.
+        """
 
     def change_tickets(
-        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+        self, target: ScopedKey | str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> tuple[Ticket, ...]:
-        """Replace the tickets of *namespace* by what *change* makes of them; return them.
+        """Replace the tickets of a namespace, or at least those for a key, by what *change* makes of them; return them.
 
         A ticket of number 0 is new: the store gives it a number higher than all others.  *change* may be called again if
         somebody else changes them meanwhile.

@@ -18,6 +18,7 @@ class MemoryStore:
 
     remote = False
     has_tickets = True
+    serves_queue = False
 
     def __init__(self) -> None:
         self._stored: dict[ScopedKey, Claim | Unreadable] = {}
@@ -33,12 +34,20 @@ class MemoryStore:
         return self._stored.get(scoped)
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         with self._lock:
             found = self._stored.get(scoped)
             if found != old:
                 return Swap(False, found)
+            if unqueued and any(scoped in ticket.keys for ticket in self._tickets.get(scoped.namespace, ())):
+                return Swap(False, found, queued=True)
             if new is None:
                 self._stored.pop(scoped, None)
             else:
@@ -77,15 +86,17 @@ class MemoryStore:
             with self._lock:
                 self._watchers.remove(watcher)
 
-    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
+    def tickets(self, target: ScopedKey | str | None) -> tuple[Ticket, ...]:
+        namespace = target.namespace if isinstance(target, ScopedKey) else target
         with self._lock:
             return tuple(
                 ticket for name, tickets in self._tickets.items() if namespace in (None, name) for ticket in tickets
             )
 
     def change_tickets(
-        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+        self, target: ScopedKey | str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> tuple[Ticket, ...]:
+        namespace = target.namespace if isinstance(target, ScopedKey) else target
         with self._lock:
             tickets = tuple(
                 ticket if ticket.number else ticket._replace(number=next(self._numbers))

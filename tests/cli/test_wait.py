@@ -179,11 +179,17 @@ class Together(MemoryStore):
         self._both = threading.Barrier(2)
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         grant = new is not None and new.holder.name == self.of and old is None
-        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout)
-        if grant:
+        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        if grant and swap.won:
             self._both.wait(TIMEOUT)
         return swap
 

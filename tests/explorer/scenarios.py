@@ -191,10 +191,16 @@ class LooksRemoveTheTrace(FileStore):
     """Prune and inspect remove a dead claim, whatever its note."""
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         is_trace = new is not None and new.ended is not None and not new.ended.by_holder
-        return super().swap(scoped, old, None if is_trace else new, lock_timeout=lock_timeout)
+        return super().swap(scoped, old, None if is_trace else new, lock_timeout=lock_timeout, unqueued=unqueued)
 
 
 class ReleasesByPath(Session):

@@ -26,11 +26,17 @@ class Slow(MemoryStore):
         self.stored, self.let_go = Event(), Event()
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         if not lock_timeout:
             raise StoreBusyError("memory", 0.0)
-        result = super().swap(scoped, old, new)
+        result = super().swap(scoped, old, new, unqueued=unqueued)
         self.stored.set()
         assert self.let_go.wait(WITHIN)
         return result

@@ -25,10 +25,16 @@ class Busy(DelegatingStore):
         self.waits: list[float] = []
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         self._wait_in_vain(lock_timeout)
-        return super().swap(scoped, old, new, lock_timeout=lock_timeout)
+        return super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         self._wait_in_vain(lock_timeout)
@@ -47,10 +53,16 @@ class Sluggish(DelegatingStore):
     each_takes = 0.0
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         time.sleep(self.each_takes)
-        return super().swap(scoped, old, new, lock_timeout=lock_timeout)
+        return super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
 
 
 class Changing(DelegatingStore):
@@ -61,7 +73,13 @@ class Changing(DelegatingStore):
         self.rounds = 0
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         self.rounds += 1
         return Swap(False, self.read(scoped))
@@ -79,10 +97,16 @@ class Failing(DelegatingStore):
         self.keys = keys
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         self._fail(scoped)
-        return super().swap(scoped, old, new, lock_timeout=lock_timeout)
+        return super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
@@ -103,11 +127,17 @@ class Slow(DelegatingStore):
         self.left = list(delays)
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         if self.left:
             self._world.pass_time(self.left.pop(0))
-        return super().swap(scoped, old, new, lock_timeout=lock_timeout)
+        return super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
 
 
 class Overtaken(DelegatingStore):
@@ -124,9 +154,15 @@ class Overtaken(DelegatingStore):
         return found
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
-        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout)
+        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
         if not swap.won:
             self._let_act()
         return swap
@@ -152,9 +188,15 @@ class Delayed(DelegatingStore):
         self.ran = 0
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
-        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout)
+        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
         if (rival := self.rival) is not None:
             self.rival = None
             self.ran += 1

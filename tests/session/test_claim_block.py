@@ -86,9 +86,15 @@ class Lasting(DelegatingStore):
         self.made, self.go = Event(), Event()
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
-        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout)
+        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
         if new is not None:
             self.made.set()
             assert self.go.wait(WITHIN)
@@ -192,7 +198,13 @@ def test_the_end_releases_what_was_granted_to_a_call_that_failed_although_an_old
 def test_a_failed_call_that_wrote_nothing_leaves_nothing_to_release(bench: Bench) -> None:
     class Refusing(DelegatingStore):
         def swap(
-            self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+            self,
+            scoped: ScopedKey,
+            old: Claim | None,
+            new: Claim | None,
+            *,
+            lock_timeout: float = LOCK_TIMEOUT,
+            unqueued: bool = False,
         ) -> Swap:
             answer_lost()
 

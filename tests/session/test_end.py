@@ -194,11 +194,17 @@ class Gated(DelegatingStore):
         self.there, self.go = threading.Event(), threading.Event()
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         if not self._after:
             self._stop()
-        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout)
+        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
         if self._after:
             self._stop()
         return swap

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from threading import Barrier, Event
 
 import pytest
 
-from mcp_claims.model.records import Claim, Found, Proof, ScopedKey, Unreadable
+from mcp_claims.model import expiry
+from mcp_claims.model.records import Claim, Found, Proof, ScopedKey, Ticket, Unreadable
 from mcp_claims.stores.base import SECRET_BYTES, Store, Swap
 from tests.stores.samples import KEY, claim, grant, renewed
 
@@ -309,6 +314,125 @@ class StoreContract:
             assert watched
             grant(store, claim())
             assert notified.wait(WATCHED_WITHIN)
+
+
+class TicketContract:
+    """The contract of a `Store` that has tickets."""
+
+    @pytest.fixture
+    def store(self) -> Store:
+        """Return an empty store."""
+        raise NotImplementedError
+
+    def test_tickets_are_in_the_order_in_which_they_were_taken(self, store: Store) -> None:
+        assert store.tickets(KEY) == store.tickets(KEY.namespace) == store.tickets(None) == ()
+        taken = [join(store, ticket(session)) for session in (3, 1, 2)]
+        assert taken == sorted(taken) and len({each.number for each in taken}) == 3
+        assert store.tickets(KEY) == store.tickets(KEY.namespace) == store.tickets(None) == tuple(taken)
+        assert [each.holder for each in taken] == [claim(session=session).holder for session in (3, 1, 2)]
+
+    def test_a_ticket_keeps_its_number_until_it_is_given_up_and_the_last_one_is_the_highest(self, store: Store) -> None:
+        first, second = (join(store, ticket(session)) for session in (1, 2))
+        lapsed = first._replace(lapsed=True, until=expiry.later(first.until, timedelta(minutes=1)))
+        assert store.change_tickets(KEY, lambda _: (lapsed, second)) == (lapsed, second)
+        assert store.tickets(KEY) == (lapsed, second)
+        returned = lapsed._replace(lapsed=False, returned=True)
+        assert store.change_tickets(KEY, lambda _: (returned, second)) == (returned, second)
+        assert store.change_tickets(KEY, lambda _: (second,)) == (second,)
+        again = join(store, ticket(1))
+        assert store.tickets(KEY) == (second, again)
+
+    def test_tickets_of_keys_and_namespaces_are_apart(self, store: Store) -> None:
+        keys = [ScopedKey("ci", "a"), ScopedKey("ci", "a/b"), ScopedKey("ci", "a%2Fb"), ScopedKey("ci/a", "b")]
+        taken = {scoped: join(store, ticket(1, scoped)) for scoped in keys}
+        for scoped, mine in taken.items():
+            assert [each for each in store.tickets(scoped) if scoped in each.keys] == [mine]
+        assert set(store.tickets("ci")) == {taken[scoped] for scoped in keys[:3]}
+        assert store.tickets("ci/a") == (taken[keys[3]],)
+        assert set(store.tickets(None)) == set(taken.values())
+        for scoped in keys:
+            gone = taken.pop(scoped)
+            store.change_tickets(scoped, partial(without, gone))
+            assert set(store.tickets(None)) == set(taken.values())
+
+    def test_of_many_who_change_the_tickets_at_once_nobody_overwrites_another(self, store: Store) -> None:
+        def come_and_go(session: int) -> list[Ticket]:
+            own = claim(session=session).holder
+            for _ in range(10):
+                join(store, ticket(session))
+                store.change_tickets(KEY, lambda found: tuple(each for each in found if each.holder != own))
+            return [join(store, ticket(session))]
+
+        with ThreadPoolExecutor(6) as pool:
+            stayed = [each for taken in pool.map(come_and_go, range(1, 7)) for each in taken]
+        assert store.tickets(KEY) == tuple(sorted(stayed)) and len({each.number for each in stayed}) == 6
+
+    def test_a_swap_that_must_not_overtake_is_lost_while_anybody_has_a_ticket_for_the_key(self, store: Store) -> None:
+        waiting = join(store, ticket(1))
+        lost = store.swap(KEY, None, claim(session=2), unqueued=True)
+        assert lost == Swap(False, None, queued=True)
+        assert store.read(KEY) is None and store.tickets(KEY) == (waiting,)
+        assert store.swap(OTHER_KEY, None, claim(OTHER_KEY, session=2), unqueued=True).won
+        granted = grant(store, claim(session=2))
+        assert store.swap(KEY, granted, renewed(granted), unqueued=True) == Swap(False, granted, queued=True)
+        store.change_tickets(KEY, lambda _: ())
+        assert store.swap(KEY, None, claim(session=3), unqueued=True) == Swap(False, granted)
+        assert store.swap(KEY, granted, renewed(granted), unqueued=True).won
+
+    @pytest.mark.rule("V9")
+    def test_a_release_wakes_one_waiter_and_its_grant_the_next(self, store: Store) -> None:
+        held = grant(store, claim(session=1))
+        first, second = (join(store, ticket(session)) for session in (2, 3))
+        with listening(store, first, held) as first_rings, listening(store, second, first) as second_rings:
+            release(store, held)
+            wake(store, first)
+            assert first_rings(WATCHED_WITHIN)
+            assert not second_rings(0.2)
+            grant(store, claim(session=2))
+            if not store.serves_queue:
+                store.change_tickets(KEY, partial(without, first))
+            assert store.tickets(KEY) == (second,), "a grant ends the wait of its session"
+            wake(store, second)
+            assert second_rings(WATCHED_WITHIN)
+
+
+def ticket(session: int, scoped: ScopedKey = KEY) -> Ticket:
+    """Return the ticket that *session* would like to have; no store has numbered it yet."""
+    wanted = claim(scoped, session=session)
+    return Ticket(0, (scoped,), wanted.holder, wanted.claimed, expiry.later(wanted.claimed, timedelta(minutes=5)))
+
+
+def join(store: Store, new: Ticket) -> Ticket:
+    """Store *new* behind all others, and return what the store made of it."""
+    after = store.change_tickets(new.keys[0], lambda found: (*found, new))
+    (stored,) = (each for each in after if each._replace(number=0) == new)
+    return stored
+
+
+def without(gone: Ticket, found: tuple[Ticket, ...]) -> tuple[Ticket, ...]:
+    return tuple(each for each in found if each != gone)
+
+
+def wake(store: Store, waiting: Ticket) -> None:
+    """Wake the waiter that has the ticket *waiting*, unless the store has done so."""
+    assert store.serves_queue or store.wake(waiting)
+
+
+@contextmanager
+def listening(store: Store, waiting: Ticket, blocking: Claim | Ticket) -> Iterator[Callable[[float], bool]]:
+    """Yield whether the alarm of *waiting*, which waits for a change of *blocking*, rings within some seconds."""
+    notified = Notified()
+    with store.alarm(waiting, notified) as alarm:
+        if alarm is not None:
+            alarm.aim(blocking)
+        descriptor = None if alarm is None else alarm.fileno()
+
+        def rings(seconds: float) -> bool:
+            if descriptor is None:
+                return notified.wait(seconds)
+            return bool(select.select([descriptor], [], [], seconds)[0])
+
+        yield rings
 
 
 class Notified(Event):

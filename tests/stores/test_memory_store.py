@@ -9,11 +9,11 @@ import pytest
 from mcp_claims.model.records import ScopedKey, Unreadable
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.memory import MemoryStore
-from tests.stores.contract import StoreContract
+from tests.stores.contract import StoreContract, TicketContract
 from tests.stores.samples import KEY, claim, grant
 
 
-class TestMemoryStore(StoreContract):
+class TestMemoryStore(StoreContract, TicketContract):
     rounds = 2_000  # It is fast, and so are its races.
 
     @pytest.fixture

@@ -18,6 +18,7 @@ class DelegatingStore:
         self._inner = store
         self.remote = store.remote
         self.has_tickets = store.has_tickets
+        self.serves_queue = store.serves_queue
 
     @property
     def _store(self) -> Store:
@@ -27,9 +28,15 @@ class DelegatingStore:
         return self._store.read(scoped)
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
-        return self._store.swap(scoped, old, new, lock_timeout=lock_timeout)
+        return self._store.swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         return self._store.discard(found, lock_timeout=lock_timeout)
@@ -40,13 +47,13 @@ class DelegatingStore:
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         return self._store.watch(target, notify)
 
-    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
-        return self._store.tickets(namespace)
+    def tickets(self, target: ScopedKey | str | None) -> tuple[Ticket, ...]:
+        return self._store.tickets(target)
 
     def change_tickets(
-        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+        self, target: ScopedKey | str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> tuple[Ticket, ...]:
-        return self._store.change_tickets(namespace, change, lock_timeout=lock_timeout)
+        return self._store.change_tickets(target, change, lock_timeout=lock_timeout)
 
     def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> AbstractContextManager[Alarm | None]:
         return self._store.alarm(ticket, notify)
@@ -83,10 +90,16 @@ class Interrupting(DelegatingStore):
         self._rivals.extend(rivals)
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         self._interrupt()
-        return self._store.swap(scoped, old, new, lock_timeout=lock_timeout)
+        return self._store.swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         self._interrupt()

@@ -75,6 +75,7 @@ class AgentAwarenessStore:
     remote = False
     # Sessions of the original would not know of them, and their file could be in the way of a plugin.
     has_tickets = False
+    serves_queue = False
 
     def __init__(
         self,
@@ -96,7 +97,13 @@ class AgentAwarenessStore:
         return self._read(path, scoped) if self._exists(os.path.dirname(path)) else None
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         path = record_path(self.directory, scoped)
         if new is not None and new.ended is not None and new.ended.outcome is not Outcome.DONE:
@@ -126,11 +133,11 @@ class AgentAwarenessStore:
         watched = self.directory if target is None else namespace_directory(self.directory, target)
         return watch_records(self.directory, watched, notify)
 
-    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
+    def tickets(self, target: ScopedKey | str | None) -> tuple[Ticket, ...]:
         return ()
 
     def change_tickets(
-        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+        self, target: ScopedKey | str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> tuple[Ticket, ...]:
         return ()
 

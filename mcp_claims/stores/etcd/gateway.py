@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
@@ -88,6 +88,22 @@ class _Failure(NamedTuple):
     sent: bool
 
 
+class Stream:
+    """A response that goes on."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self._response = response
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield its lines as they come."""
+        yield from self._response.iter_lines()
+
+    def end(self) -> None:
+        """End it, from any thread."""
+        with suppress(OSError, ValueError, RuntimeError):  # It has ended already.
+            self._response.raw.shutdown()
+
+
 class Gateway:
     """Sends requests to the cluster of *config*; for use by several threads.
 
@@ -152,8 +168,8 @@ class Gateway:
             raise NoAnswerError({format_endpoint(endpoint): _NOT_ETCD}, outcome_unknown=False) from error
 
     @contextmanager
-    def stream(self, path: str, body: Mapping[str, Any], idle_timeout: float) -> Iterator[Iterator[bytes]]:
-        """Send *body* to *path* and yield the lines of the response as they come.
+    def stream(self, path: str, bodies: Iterable[Mapping[str, Any]], idle_timeout: float) -> Iterator[Stream]:
+        """Send *bodies* to *path*, one after the other, and yield the response, whose lines come as they are written.
 
         Raises `NoAnswerError` and `RefusedError`, in the block as well: when the stream breaks, or when nothing comes
         for *idle_timeout* seconds.
@@ -164,7 +180,7 @@ class Gateway:
                 timeouts = (_CONNECT_TIMEOUT, idle_timeout)
                 response = self._session.post(
                     self._client(index, timeouts).get_url(path),
-                    json=body,
+                    data="".join(map(json.dumps, bodies)),
                     stream=True,
                     timeout=timeouts,
                     headers=self._auth_headers(index, time.monotonic() + _CONNECT_TIMEOUT + _READ_TIMEOUT),
@@ -176,7 +192,7 @@ class Gateway:
                 self._prefer_another(index)
                 raise
             with response:
-                yield response.iter_lines()
+                yield Stream(response)
 
     def forget_token(self) -> None:
         """Log in again before the next request."""

@@ -70,6 +70,11 @@ class LeaseKeepAlive:
             self._unknown_grants.add(grant)
             self._start_or_wake()
 
+    def start(self) -> None:
+        """Keep the lease alive from now on."""
+        with self._condition:
+            self._start_or_wake()
+
     def stop(self) -> None:
         """Do nothing from now on; the lease then ends by itself."""
         with self._condition:

@@ -1,19 +1,24 @@
 """The etcd keys below the prefix.
 
-    <prefix>/claims/<namespace>/<key>   a claim
-    ...the same, and `\\0trace`            what stays of it if its lease ends it (see `traces`)
-    <prefix>/sessions/<lease>           the fence of a process (see `lease`)
-    <prefix>/secrets/handles            the secret that signs session handles
+    <prefix>/claims/<namespace>/<key>              a claim
+    ...the same, and `\\0trace`                       what stays of it if its lease ends it (see `traces`)
+    <prefix>/tickets/<namespace>/<key>/<session>   a ticket of a session that waits for the key (see `tickets`)
+    <prefix>/sessions/<lease>                      the fence of a process (see `lease`)
+    <prefix>/secrets/handles                       the secret that signs session handles
 
-`%` and `/` are escaped in the namespace, so that the first `/` after it ends it; the key follows unescaped.
+`%` and `/` are escaped in the namespace, so that the first `/` after it ends it; the key of a claim follows unescaped.  In
+a ticket's name that key is escaped too: else the tickets of `a/b` would be among those of `a`.  The session is a hash.
 """
 
 from __future__ import annotations
 
+from mcp_claims.model.digest import sha256
 from mcp_claims.model.records import ScopedKey
 
 # No key of a claim has a NUL, which sorts before everything: nothing comes between a claim and its trace.
 _TRACE = b"\0trace"
+
+_SESSION_BYTES = 16
 
 
 class Keyspace:
@@ -22,17 +27,29 @@ class Keyspace:
     def __init__(self, prefix: str) -> None:
         self.claims_prefix = f"{prefix}/claims/".encode()
         self.handle_secret = f"{prefix}/secrets/handles".encode()
+        self._tickets_prefix = f"{prefix}/tickets/".encode()
         self._fences = f"{prefix}/sessions/"
 
     def namespace_prefix(self, namespace: str | None) -> bytes:
         """Return the prefix of all claims in *namespace*, or of all claims (`None`)."""
         if namespace is None:
             return self.claims_prefix
-        return self.claims_prefix + namespace.replace("%", "%25").replace("/", "%2F").encode() + b"/"
+        return self.claims_prefix + _escaped(namespace) + b"/"
 
     def claim_key(self, scoped: ScopedKey) -> bytes:
         """Return the key of the claim on *scoped*."""
         return self.namespace_prefix(scoped.namespace) + scoped.key.encode()
+
+    def tickets_prefix(self, target: ScopedKey | str | None) -> bytes:
+        """Return the prefix of the tickets for a key, of those in a namespace, or of all (`None`)."""
+        if target is None:
+            return self._tickets_prefix
+        names = target if isinstance(target, ScopedKey) else (target,)
+        return self._tickets_prefix + b"".join(_escaped(name) + b"/" for name in names)
+
+    def ticket_key(self, scoped: ScopedKey, holder: str) -> bytes:
+        """Return the key of the ticket for *scoped* of the session with the name *holder*."""
+        return self.tickets_prefix(scoped) + sha256(holder.encode())[:_SESSION_BYTES].hex().encode()
 
     def fence_key(self, lease_id: int) -> bytes:
         """Return the key of the fence of the process with this lease."""
@@ -61,6 +78,10 @@ def is_trace_key(key: bytes) -> bool:
 def claim_key_of(key: bytes) -> bytes:
     """Return the key of the claim whose trace is at *key*."""
     return key.removesuffix(_TRACE)
+
+
+def _escaped(name: str) -> bytes:
+    return name.replace("%", "%25").replace("/", "%2F").encode()
 
 
 def prefix_range_end(prefix: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mcp_claims.model.codec import RecordError, from_json
 from mcp_claims.model.records import Claim, Leased, Unreadable
-from mcp_claims.stores.etcd.keys import Keyspace, decode_key
+from mcp_claims.stores.etcd.keys import Keyspace, decode_key, prefix_range_end
 
 _UNKNOWN_AGE = datetime.max.replace(tzinfo=UTC)
 """The latest moment of a change: etcd does not record when a value was put, so what cannot be read never ages out."""
@@ -17,11 +17,12 @@ _UNKNOWN_AGE = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
-    """A key with its value, the revision of its last change, and the lease that it is attached to (0 for none)."""
+    """A key with its value, the revisions of its last change and of its creation, and its lease (0 for none)."""
 
     key: bytes
     value: bytes
     mod_revision: int
+    create_revision: int
     lease: int
 
 
@@ -40,32 +41,49 @@ def put_request(key: bytes, value: bytes, lease: int = 0) -> dict[str, Any]:
     return {"key": _base64(key), "value": _base64(value), "lease": str(lease)}
 
 
-def returning_previous(change: dict[str, Any]) -> dict[str, Any]:
-    """Return *change*, a put or a deletion, as one whose response has what was there before; see `previous`."""
-    return {**change, "prev_kv": True}
+def delete_operation(key: bytes) -> dict[str, Any]:
+    """Return the part of a transaction that deletes *key*, if it is there."""
+    return {"request_delete_range": get_request(key)}
 
 
-def txn_request(expected: dict[bytes, int], *success: dict[str, Any]) -> dict[str, Any]:
+def put_operation(key: bytes, value: bytes, lease: int = 0) -> dict[str, Any]:
+    """Return the part of a transaction that puts *value*, attached to *lease* unless that is 0."""
+    return {"request_put": put_request(key, value, lease)}
+
+
+def returning_previous(operation: dict[str, Any]) -> dict[str, Any]:
+    """Return *operation*, a put or a deletion, as one whose response has what was there before; see `previous`."""
+    return {name: {**request, "prev_kv": True} for name, request in operation.items()}
+
+
+def txn_request(expected: dict[bytes, int], *success: dict[str, Any], empty: bytes | None = None) -> dict[str, Any]:
     """Return the transaction that does all of *success* if each key in *expected* is at its revision (0: does not exist).
 
-    Otherwise it returns the current state of each of these keys, in order; `failed_compare` reads that.
+
+    No key may begin with *empty* either.  Otherwise it returns the current state of each of these keys, in order, and the
+    first key that begins with *empty*; `failed_compare` reads that.
     """
     compare = [
         {"key": _base64(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
         for key, revision in expected.items()
     ]
     reads = [{"request_range": get_request(key)} for key in expected]
+    if empty is not None:
+        # etcd compares every key in the range, or, where there is none, one of revision 0.
+        every = {"key": _base64(empty), "range_end": _base64(prefix_range_end(empty))}
+        compare.append({**every, "target": "CREATE", "result": "EQUAL", "create_revision": "0"})
+        reads.append({"request_range": {**every, "limit": "1"}})
     return {"compare": compare, "success": list(success), "failure": reads}
 
 
 def create_request(key: bytes, value: bytes) -> dict[str, Any]:
     """Return the transaction that puts *value* at *key* if nothing is there, and otherwise returns what is."""
-    return txn_request({key: 0}, {"request_put": put_request(key, value)})
+    return txn_request({key: 0}, put_operation(key, value))
 
 
-def watch_request(start: bytes, end: bytes, start_revision: int | None) -> dict[str, Any]:
+def watch_request(watch_id: int, start: bytes, end: bytes, start_revision: int | None) -> dict[str, Any]:
     """Return the request to watch keys from *start* to before *end*, beginning at *start_revision* or now."""
-    create = {"key": _base64(start), "range_end": _base64(end)}
+    create = {"watch_id": str(watch_id), "key": _base64(start), "range_end": _base64(end)}
     if start_revision is not None:
         create["start_revision"] = str(start_revision)
     return {"create_request": create}
@@ -83,6 +101,7 @@ def key_values(response: dict[str, Any]) -> list[KeyValue]:
             b64decode(each["key"]),
             b64decode(each.get("value", "")),
             int(each["mod_revision"]),
+            int(each["create_revision"]),
             int(each.get("lease", 0)),
         )
         for each in response.get("kvs", [])
@@ -90,7 +109,7 @@ def key_values(response: dict[str, Any]) -> list[KeyValue]:
 
 
 def failed_compare(response: dict[str, Any]) -> list[KeyValue | None]:
-    """Return the current state of each compared key, from the response to a transaction whose compare failed."""
+    """Return the current state of what was compared, from the response to a transaction whose compare failed."""
     ranges = [each["response_range"] for each in response["responses"]]
     return [next(iter(key_values(each)), None) for each in ranges]
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -16,7 +16,18 @@ from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Found, Holder, Leased, Outcome, Proof, ScopedKey, Ticket, Unreadable
+from mcp_claims.model.records import (
+    Claim,
+    Found,
+    Holder,
+    Leased,
+    Mode,
+    Outcome,
+    Proof,
+    ScopedKey,
+    Ticket,
+    Unreadable,
+)
 from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap, TicketChange, call_before, deadline_in
 from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd import messages
@@ -33,11 +44,15 @@ from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
 from mcp_claims.stores.etcd.keys import Keyspace, encode_key, is_trace_key, prefix_range_end, trace_key
 from mcp_claims.stores.etcd.lease import Lease, ProcessLease
 from mcp_claims.stores.etcd.messages import KeyValue
+from mcp_claims.stores.etcd.tickets import Alarm, Tickets
 from mcp_claims.stores.etcd.traces import TraceLeases, parse_trace
 from mcp_claims.stores.etcd.txn import Transactions, Txn, TxnOutcome
-from mcp_claims.stores.etcd.watch import Watcher
+from mcp_claims.stores.etcd.watch import KeyRange, Watcher
 
 _PAGE_SIZE = 500
+
+_LAPSED_FOR = 600.0
+"""Seconds for which a reservation stays stored after its time: longer than any ticket counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +67,15 @@ class _Connection:
     keepalive: LeaseKeepAlive
     traces: TraceLeases
     watcher: Watcher
+    tickets: Tickets
 
 
 class EtcdStore:
     """Claims below the prefix of *config*, shared by all machines that reach the cluster."""
 
     remote = True
-    has_tickets = False
+    has_tickets = True
+    serves_queue = True
     min_claim_lease = leases.MIN_TTL
     """Seconds that the lease of a single claim lasts at least."""
 
@@ -78,11 +95,17 @@ class EtcdStore:
         return self._parse(stored.get(key)) or self._parse_trace(stored.get(trace_key(key)))
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         # One deadline for all requests that it takes, including the revocation of an unused lease.
         with self._store_errors():
-            return call_before(deadline_in(CALL_TIMEOUT), partial(self._swap, scoped, old, new))
+            return call_before(deadline_in(CALL_TIMEOUT), partial(self._swap, scoped, old, new, unqueued=unqueued))
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
@@ -137,23 +160,26 @@ class EtcdStore:
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> AbstractContextManager[bool]:
         watcher = self._connection().watcher
         if isinstance(target, ScopedKey):
-            return watcher.subscribe(self._keyspace.claim_key(target).__eq__, notify)
+            key = self._keyspace.claim_key(target)
+            return watcher.subscribe(KeyRange(key, key + b"\0"), notify)
         prefix = self._keyspace.namespace_prefix(target)
-        return watcher.subscribe(lambda key: key.startswith(prefix), notify)
+        return watcher.subscribe(KeyRange(prefix, prefix_range_end(prefix)), notify)
 
-    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
-        return ()
+    def tickets(self, target: ScopedKey | str | None) -> tuple[Ticket, ...]:
+        with self._store_errors():
+            return self._connection().tickets.read(target, deadline_in(CALL_TIMEOUT))
 
     def change_tickets(
-        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+        self, target: ScopedKey | str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> tuple[Ticket, ...]:
-        return ()
+        with self._store_errors():
+            return self._connection().tickets.change(target, change, deadline_in(CALL_TIMEOUT))
 
-    def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> AbstractContextManager[None]:
-        return nullcontext()
+    def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> AbstractContextManager[Alarm]:
+        return self._connection().tickets.alarm(ticket, notify)
 
     def wake(self, ticket: Ticket) -> bool:
-        return False
+        return False  # Its alarm has noticed the change by itself.
 
     def position(self, found: Claim | Unreadable) -> str:
         key = self._keyspace.claim_key(found.scoped) if isinstance(found, Claim) else encode_key(found.where)
@@ -185,7 +211,7 @@ class EtcdStore:
         lease = connection.lease.current
         return lease is not None and lease.id == claim.leased.lease and connection.lease.is_trusted(lease)
 
-    def _swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None) -> Swap:
+    def _swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, unqueued: bool = False) -> Swap:
         if old is not None and old.leased is None:
             # The caller made this record itself, so read the revision to compare with.
             found = self.read(scoped)
@@ -196,7 +222,7 @@ class EtcdStore:
         if new is None and old is not None and old.leased is not None and old.leased.is_trace:
             txn = Txn(trace_key(key), old.leased.revision, None)
             return Swap(self._connection().transactions.commit(txn, deadline).revision is not None, None)
-        return self._remove(key, old, deadline) if new is None else self._put(key, old, new, deadline)
+        return self._remove(key, old, deadline) if new is None else self._put(old, new, deadline, unqueued=unqueued)
 
     def _remove(self, key: bytes, old: Claim | None, deadline: float) -> Swap:
         connection = self._connection()
@@ -206,9 +232,16 @@ class EtcdStore:
         self._cancel_expiry(key, old, connection)
         return Swap(True, None)
 
-    def _put(self, key: bytes, old: Claim | None, new: Claim, deadline: float) -> Swap:
-        connection = self._connection()
-        leaves_trace = expiry.trace_of(new, ClaimState.EXPIRED, new.expires) not in (None, new)
+    def _put(self, old: Claim | None, new: Claim, deadline: float, *, unqueued: bool) -> Swap:
+        connection, key = self._connection(), self._keyspace.claim_key(new.scoped)
+        # Whoever takes its reservation is granted the claim only then, though the generation is known before.
+        takes = new.mode is not Mode.RESERVED and old is not None and old.mode is Mode.RESERVED and new.ended is None
+        is_grant = takes or not new.generation
+        empty = self._keyspace.tickets_prefix(new.scoped) if unqueued else None
+        # A session that is granted the key waits for it no longer.
+        ends_wait = is_grant and new.mode is not Mode.RESERVED
+        ticket = self._keyspace.ticket_key(new.scoped, new.holder.name) if ends_wait else None
+        leaves_trace = new.replaced is None and expiry.trace_of(new, ClaimState.EXPIRED, new.expires) not in (None, new)
         fresh_trace_lease = False
         while True:
             process_lease = self._process_lease(new, connection, deadline)
@@ -218,11 +251,21 @@ class EtcdStore:
                 if kv is not None:
                     return Swap(False, self._parse(kv))
             lease_id = process_lease.id if process_lease else self._grant_claim_lease(new, connection, deadline)
-            fence = process_lease.fence if process_lease and not new.generation else None
+            fence = process_lease.fence if process_lease and is_grant else None
             traces = connection.traces
             trace_lease = traces.get_or_grant(deadline, ends_with_process=bool(process_lease)) if leaves_trace else 0
-            txn = Txn.put(new, key, _revision(old), lease_id, fence, trace_lease)
-            if process_lease:
+            txn = Txn.put(
+                new,
+                key,
+                _revision(old),
+                lease_id,
+                fence,
+                trace_lease,
+                is_grant=is_grant,
+                empty=empty,
+                ticket=ticket,
+            )
+            if process_lease and new.mode is not Mode.RESERVED:
                 # Before the commit: with an unknown outcome the claim may be there, and must end in time all the same.
                 connection.keepalive.schedule_expiry(key, new.expires.ticks)
             try:
@@ -246,6 +289,8 @@ class EtcdStore:
                 else:
                     self._revoke_unused(lease_id, connection)
                 unchanged = (outcome.found.mod_revision if outcome.found else 0) == _revision(old)
+                if unchanged and outcome.queued:
+                    return Swap(False, self._parse(outcome.found) or self.read(new.scoped), queued=True)
                 if process_lease and fence is not None and unchanged:
                     # The fence made it fail, not the key: our lease has ended, or another thread moved the fence.
                     if outcome.fence is None:
@@ -290,14 +335,23 @@ class EtcdStore:
             connection.keepalive.cancel_expiry(key, old.expires.ticks)
 
     def _process_lease(self, new: Claim, connection: _Connection, deadline: float) -> Lease | None:
-        """Return the lease of this process if *new* belongs under it: a claim, not a marker, that ends with the process."""
-        if new.ended is not None or not self._ends_with_us(new.holder, connection):
+        """Return the lease of this process if *new* belongs under it: a claim, not a marker, that ends with the process.
+
+        A reservation that keeps a marker does not: with the process the marker would end too.
+        """
+        if new.ended is not None or new.replaced is not None or not self._ends_with_us(new.holder, connection):
             return None
         return connection.lease.get_or_grant(deadline)
 
     def _grant_claim_lease(self, new: Claim, connection: _Connection, deadline: float) -> int:
-        """Grant a lease for *new* alone: a marker, or the claim of a session that outlives this process."""
-        left = expiry.remaining(new.expires, self._machine.now()).total_seconds()
+        """Grant a lease for *new* alone: a marker, or what outlives this process."""
+        now = self._machine.now()
+        left = expiry.remaining(new.expires, now).total_seconds()
+        if new.mode is Mode.RESERVED:
+            # It must still be there when somebody comes after its time, or nobody would know that it has lapsed, and
+            # reserve the key for the same session again.
+            kept = expiry.remaining(new.replaced.expires, now).total_seconds() if new.replaced is not None else 0.0
+            left = max(left + _LAPSED_FOR, kept)
         return leases.grant_lease(connection.gateway, leases.claim_lease_ttl(left, self.min_claim_lease), deadline)
 
     def _revoke_unused(self, lease_id: int, connection: _Connection) -> None:
@@ -320,15 +374,19 @@ class EtcdStore:
         lease = ProcessLease(gateway, self._keyspace, self._ticks, f"{self._machine.host()}:{pid}")
         transactions = Transactions(gateway, lease, lambda grant: keepalive.schedule_undo(grant))
         keepalive = LeaseKeepAlive(lease, self._ticks, self._expire, transactions.undo_grant)
-        watcher = Watcher(
-            gateway,
-            self._keyspace.claims_prefix,
-            lambda: transactions.latest_revision,
-            transactions.reset_revision,
-        )
+        watcher = Watcher(gateway, lambda: transactions.latest_revision, transactions.reset_revision)
         traces = TraceLeases(gateway, self._ticks)
+        tickets = Tickets(gateway, self._keyspace, lease, keepalive, watcher)
         connection = _Connection(
-            self._machine.pid(), self._machine.proof(), gateway, lease, transactions, keepalive, traces, watcher
+            self._machine.pid(),
+            self._machine.proof(),
+            gateway,
+            lease,
+            transactions,
+            keepalive,
+            traces,
+            watcher,
+            tickets,
         )
         # `setdefault`, so that threads that come here at once end up with one lease; a lock could be held by another
         # thread at the moment of a fork, and stay locked in the child.
@@ -345,7 +403,7 @@ class EtcdStore:
             return
         found = messages.parse_claim(kv, self._keyspace)
         now = self._machine.now()
-        if isinstance(found, Claim) and expiry.is_expired(found, now):
+        if isinstance(found, Claim) and found.mode is not Mode.RESERVED and expiry.is_expired(found, now):
             trace = expiry.trace_of(found, ClaimState.EXPIRED, now)
             self._swap(found.scoped, found, trace if isinstance(trace, Claim) else None)
 

@@ -31,8 +31,9 @@ _NONCE_FIELD = "change"
 class Txn:
     """Put *value* (`None` deletes) at *key* if the key's last change is still the revision *expected*, 0 for no key.
 
-    A *fence*, where there is one, must be at its revision too.  With a *trace_lease* (0 for none) the value is put as the
-    trace of the claim too, attached to that; otherwise the trace of the key is deleted.
+    A *fence*, where there is one, must be at its revision too, and no key may begin with *empty*.  With a *trace_lease* (0
+    for none) the value is put as the trace of the claim too, attached to that; otherwise the trace of the key is deleted.
+    The key *ticket* is deleted with it.
     """
 
     key: bytes
@@ -42,41 +43,57 @@ class Txn:
     fence: Fence | None = None
     is_grant: bool = False
     trace_lease: int = 0
+    empty: bytes | None = None
+    ticket: bytes | None = None
 
     @classmethod
-    def put(cls, claim: Claim, key: bytes, expected: int, lease: int, fence: Fence | None, trace_lease: int = 0) -> Txn:
+    def put(
+        cls,
+        claim: Claim,
+        key: bytes,
+        expected: int,
+        lease: int,
+        fence: Fence | None,
+        trace_lease: int = 0,
+        *,
+        is_grant: bool,
+        empty: bytes | None = None,
+        ticket: bytes | None = None,
+    ) -> Txn:
         """Return the transaction that puts *claim*, attached to *lease*, at *key*, and its trace."""
         # The nonce makes the value unique: without it, `has_put` could take an equal claim, put by another
         # thread of this session, for our own.
         value = to_json(claim, {_NONCE_FIELD: secrets.token_hex(8)})
-        return cls(key, expected, value, lease, fence, not claim.generation, trace_lease)
+        return cls(key, expected, value, lease, fence, is_grant, trace_lease, empty, ticket)
 
     def has_put(self, kv: KeyValue | None) -> bool:
         """Return whether *kv* is what this transaction put."""
         return kv is not None and self.value is not None and kv.value == self.value
 
     def request(self) -> dict[str, Any]:
-        """Return the request; if a compare fails, its response has the state of the key, then of the fence."""
+        """Return the request; if a compare fails, its response has the state of the key, of the fence, and of *empty*."""
         expected = {self.key: self.expected}
         if self.fence is not None:
             expected[self.fence.key] = self.fence.revision
         trace = trace_key(self.key)
-        change = {"request_delete_range": messages.get_request(self.key)}
-        change_trace = {"request_delete_range": messages.returning_previous(messages.get_request(trace))}
+        change, change_trace = messages.delete_operation(self.key), messages.delete_operation(trace)
         if self.value is not None:
-            change = {"request_put": messages.put_request(self.key, self.value, self.lease)}
+            change = messages.put_operation(self.key, self.value, self.lease)
         if self.value is not None and self.trace_lease:
-            put = messages.put_request(trace, self.value, self.trace_lease)
-            change_trace = {"request_put": messages.returning_previous(put)}
-        return messages.txn_request(expected, change, change_trace)
+            change_trace = messages.put_operation(trace, self.value, self.trace_lease)
+        operations = [change, *([] if self.ticket is None else [messages.delete_operation(self.ticket)])]
+        # The last, as `previous` expects.
+        operations.append(messages.returning_previous(change_trace))
+        return messages.txn_request(expected, *operations, empty=self.empty)
 
 
 class TxnOutcome(NamedTuple):
     """The outcome of a transaction.
 
     `revision` is the one at which it was applied, `None` if no sign of that was found.  Then `found` is what is at the
-    key instead, and `fence` what is at the fence.  With `unknown` an attempt had no answer: it may have been applied
-    all the same, and overwritten since.  `trace` is the trace that the transaction replaced, as far as its answer came.
+    key instead, `fence` what is at the fence, and `queued` whether there are keys where there should be none.  With
+    `unknown` an attempt had no answer: it may have been applied all the same, and overwritten since.  `trace` is the trace
+    that the transaction replaced, as far as its answer came.
     """
 
     revision: int | None
@@ -84,6 +101,7 @@ class TxnOutcome(NamedTuple):
     fence: KeyValue | None = None
     unknown: bool = False
     trace: KeyValue | None = None
+    queued: bool = False
 
 
 class Transactions:
@@ -121,10 +139,11 @@ class Transactions:
                 revision = self.note_revision(response)
                 if response.get("succeeded"):
                     return TxnOutcome(revision, trace=messages.previous(response))
-                found, *fences = messages.failed_compare(response)
+                found, *others = messages.failed_compare(response)
+                fence = None if txn.fence is None else others.pop(0)
                 # An earlier attempt may have arrived just before this one, and be what made its compare fail.
                 applied = self._applied_revision(txn, found) if sent_before else None
-                return TxnOutcome(applied, found, next(iter(fences), None), unknown=sent_before)
+                return TxnOutcome(applied, found, fence, unknown=sent_before, queued=any(others))
             sent_before = True
             try:
                 found = self._resolve_unknown(txn, process_lease, deadline)

@@ -67,6 +67,7 @@ class FileStore:
 
     remote = False
     has_tickets = True
+    serves_queue = False
 
     def __init__(self, directory: str | os.PathLike[str], *, fs: FileSystem | None = None) -> None:
         self.directory = os.path.abspath(directory)
@@ -81,7 +82,13 @@ class FileStore:
         return self._read(path, scoped) if self._private.exists(directory) else None
 
     def swap(
-        self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, lock_timeout: float = LOCK_TIMEOUT
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        unqueued: bool = False,
     ) -> Swap:
         directory, path = record_path(self.directory, scoped)
         try:
@@ -89,6 +96,8 @@ class FileStore:
                 found = self._read(path, scoped)
                 if found != old:
                     return Swap(False, found)
+                if unqueued and any(scoped in ticket.keys for ticket in read_tickets(self._fs, directory)):
+                    return Swap(False, found, queued=True)
                 if new is None:
                     if old is not None:
                         lock.check_in_place()
@@ -185,9 +194,9 @@ class FileStore:
         inside = self.directory if target is None else namespace_directory(self.directory, target)
         return watch_records(self.directory, inside, notify)
 
-    def tickets(self, namespace: str | None) -> tuple[Ticket, ...]:
-        if namespace is not None:
-            directory = namespace_directory(self.directory, namespace)
+    def tickets(self, target: ScopedKey | str | None) -> tuple[Ticket, ...]:
+        if target is not None:
+            directory = self._directory_of(target)
             return read_tickets(self._fs, directory) if self._private.exists(directory) else ()
         if not self._private.exists():
             return ()
@@ -199,9 +208,9 @@ class FileStore:
         )
 
     def change_tickets(
-        self, namespace: str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
+        self, target: ScopedKey | str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> tuple[Ticket, ...]:
-        directory = namespace_directory(self.directory, namespace)
+        directory = self._directory_of(target)
         path = f"{directory}/{TICKETS_FILE}"
         try:
             with self._lock_file(directory) as file, NamespaceLock(file, lock_timeout) as lock:
@@ -230,6 +239,9 @@ class FileStore:
     def position(self, found: Claim | Unreadable) -> str:
         path = record_path(self.directory, found.scoped)[1] if isinstance(found, Claim) else found.where
         return os.path.relpath(path, self.directory).replace(os.sep, _BETWEEN)
+
+    def _directory_of(self, target: ScopedKey | str) -> str:
+        return namespace_directory(self.directory, target.namespace if isinstance(target, ScopedKey) else target)
 
     def _lock_file(self, directory: str) -> LockFile:
         """Return the lock file of the namespace in *directory*, made if missing, once that is known to be private."""

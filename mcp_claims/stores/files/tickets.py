@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from mcp_claims.model.codec import RecordError, tickets_from_json
-from mcp_claims.model.records import Ticket
+from mcp_claims.model.records import Claim, Ticket
 from mcp_claims.stores.files.filesystem import FileSystem, OpenFile, read_file
 
 TICKETS_FILE = ".tickets"
@@ -65,7 +65,11 @@ class Alarm:
             while os.read(self._file.fd, 64):
                 pass
 
+    def aim(self, blocking: Claim | Ticket) -> None:
+        """Do nothing: whoever changes something rings."""
+
     def close(self) -> None:
+        """Free the descriptor."""
         self._file.close()
 
 

@@ -7,12 +7,12 @@ import pytest
 from mcp_claims.model.records import ScopedKey, Unreadable
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.etcd.store import EtcdStore
-from tests.stores.contract import StoreContract
+from tests.stores.contract import StoreContract, TicketContract
 from tests.support.etcd import fresh_store
 from tests.support.etcd_keys import write_raw
 
 
-class TestEtcdStore(StoreContract):
+class TestEtcdStore(StoreContract, TicketContract):
     rounds = 40  # Each waits for the disk of a node.
 
     @pytest.fixture

@@ -148,7 +148,7 @@ def test_a_redirect_is_not_followed_and_counts_as_an_endpoint_that_fails() -> No
     with server(redirect) as gateway:
         with pytest.raises(NoAnswerError, match=NOT_ETCD):
             gateway.call("/kv/txn", {}, deadline_in(10), idempotent=False)
-        with pytest.raises(NoAnswerError, match=NOT_ETCD), gateway.stream("/watch", {}, 1.0):
+        with pytest.raises(NoAnswerError, match=NOT_ETCD), gateway.stream("/watch", [{}], 1.0):
             pass
     assert set(paths) == {"/v3/auth/authenticate"}, "another server must not receive the password"
 
