@@ -6,11 +6,10 @@ import argparse
 import select
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
-from typing import NoReturn
 
 from mcp_claims.cli.errors import NO, YES, UsageError
 from mcp_claims.cli.options import (
@@ -181,12 +180,10 @@ def _take_first(session: Session, requests: Sequence[ClaimRequest]) -> list[tupl
     waiting = [request for request, result in results.items() if result.status is Status.HELD]
     if not waiting or waiting[0].wait_seconds <= 0:
         return list(results.items())
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:
-            signal.signal(getattr(signal, name), _end)
     wakeups = [Wakeup() for _ in waiting]
     kept: _Call | None = None
-    with futures.ThreadPoolExecutor(len(waiting)) as pool:
+    # A handler that raised could do so while this thread holds a lock of the calls, which would then never end.
+    with _signals_stop(wakeups) as signals, futures.ThreadPoolExecutor(len(waiting)) as pool:
         calls = {
             pool.submit(acquire, session, request, refused=report_wait(request), wakeup=wakeup): request
             for request, wakeup in zip(waiting, wakeups, strict=True)
@@ -198,12 +195,35 @@ def _take_first(session: Session, requests: Sequence[ClaimRequest]) -> list[tupl
                 wakeup.stop()
             # Two keys may become free at once, and one just before a signal ends the wait: nobody is told of such a grant.
             for call in calls:
-                if call is not kept and call.exception() is None:
+                if (call is not kept or signals) and call.exception() is None:
                     _give_back(session, call.result())
+    if signals:
+        raise SystemExit(128 + signals[0])
     if kept is not None:
         return [(calls[kept], kept.result())]
     results.update((request, call.result()) for call, request in calls.items())
     return list(results.items())
+
+
+@contextmanager
+def _signals_stop(wakeups: Sequence[Wakeup]) -> Iterator[list[int]]:
+    """Let the signals that end a command stop the waits of *wakeups*; yield those that have come."""
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        for wakeup in wakeups:
+            wakeup.stop()
+
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handled = [number for name in names if signal.getsignal(number := getattr(signal, name)) in defaults]
+    before = [signal.signal(number, stop) for number in handled]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _first_grant(session: Session, pending: set[_Call]) -> _Call | None:
@@ -222,7 +242,3 @@ def _first_grant(session: Session, pending: set[_Call]) -> _Call | None:
 def _give_back(session: Session, result: ClaimResult) -> None:
     if result.status is Status.ACQUIRED and isinstance(result.found, Claim):
         session.release_grant(result.found)
-
-
-def _end(number: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
