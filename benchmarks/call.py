@@ -1,4 +1,4 @@
-"""What one `try_claim` costs over stdio, beside the SDK's example tool and beside a tool that makes the bare system calls."""
+"""What one `try_claim` costs over stdio, beside the SDK's example tool and beside a server that makes the bare system calls."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def measure(effort: Effort) -> Iterator[Figure]:
 
         claim, add, release, add_again = alternately(*[lambda: sdk.call("add", a=1, b=2)] * 2)
         add_is = f"`add` of {SDK_IS}"
-        yield medians("call", "try_claim, granted", "ms", claim, [*add, *add_again], add_is, Bar(0.35))
-        yield medians("call", "release", "ms", release, [*add, *add_again], add_is, Bar(0.25))
+        yield medians("call", "try_claim, granted", "ms", claim, [*add, *add_again], add_is, Bar(0.75))
+        yield medians("call", "release", "ms", release, [*add, *add_again], add_is, Bar(0.55))
         claim, bare_claim, release, bare_release = alternately(
             lambda: floor.call("claim"), lambda: floor.call("release")
         )
-        bare_is = "no-op tool with the bare system calls"
-        yield medians("call", "try_claim, granted", "ms", claim, bare_claim, bare_is, Bar(1.5))
-        yield medians("call", "release", "ms", release, bare_release, bare_is)
+        bare_is = "the bare system calls, without the SDK and without checks"
+        yield medians("call", "try_claim, granted", "ms", claim, bare_claim, bare_is, Bar(3))
+        yield medians("call", "release", "ms", release, bare_release, bare_is, Bar(2.5))

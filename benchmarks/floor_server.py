@@ -1,26 +1,16 @@
 """A server whose tools make the system calls of a claim and nothing else: `python -m benchmarks.floor_server DIRECTORY`.
 
-It runs on the SDK's low-level server and on the pipes of `mcp-claims serve`, so that a call differs in the tool alone.
-The answer is as long as that of `try_claim`.
+It knows of MCP only what an answer looks like: there is no SDK in it, and it checks nothing.  Its answer is as long as that of
+`try_claim`.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from pathlib import Path
-from typing import Any
-
-import anyio
-from mcp.server.context import ServerRequestContext
-from mcp.server.lowlevel import Server
-from mcp.server.stdio import stdio_server
-from mcp_types import CallToolRequestParams, CallToolResult, TextContent
 
 from benchmarks.system_calls import BareClaims
-from mcp_claims.server.pipes import take_over
-from mcp_claims.server.stdio import as_files
 
 TEXT = (
     'CLAIMED: you hold "red" (namespace "default") until 2026-11-24T02:30:19Z (30 min from now), generation 1. '
@@ -39,23 +29,20 @@ STRUCTURE = {
 }
 
 
-async def serve(directory: Path) -> None:
+def serve(directory: Path) -> None:
     """Serve one client until it closes stdin."""
     directory.mkdir(exist_ok=True)
     claims = BareClaims(directory, json.dumps(STRUCTURE, indent=2).encode())
     tools = {"claim": claims.claim, "release": claims.release}
-
-    async def call(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
-        tools[params.name]("red")
-        return CallToolResult(content=[TextContent(type="text", text=TEXT)], structured_content=STRUCTURE)
-
-    server = Server[Any]("floor", on_call_tool=call)
-    pipes = take_over()
-    assert pipes is not None
-    async with stdio_server(*as_files(pipes)) as (reading, writing):
-        await server.run(reading, writing, server.create_initialization_options())
+    answer = {"content": [{"type": "text", "text": TEXT}], "isError": False, "structuredContent": STRUCTURE}
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        if message["method"] == "tools/call":
+            tools[message["params"]["name"]]("red")
+        if "id" in message:
+            sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": answer}) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    gc.freeze()  # As `mcp-claims serve` does after its imports.
-    anyio.run(serve, Path(sys.argv[1]))
+    serve(Path(sys.argv[1]))
