@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import select
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent import futures
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
 from mcp_claims.cli.errors import NO, YES, UsageError
@@ -228,14 +227,12 @@ def _signals_stop(wakeups: Sequence[Wakeup]) -> Iterator[list[int]]:
 
 def _first_grant(session: Session, pending: set[_Call]) -> _Call | None:
     """Return the first call of *pending* that claims its key, `None` if none does; raise what one raises."""
-    ended = session.watch_exit(session.holder)
-    with nullcontext() if ended is None else closing(ended):
-        while pending:
-            finished, pending = futures.wait(pending, _POLL_INTERVAL, futures.FIRST_COMPLETED)
-            if (granted := next((call for call in finished if call.result().claimed), None)) is not None:
-                return granted
-            if ended is not None and select.select([ended], [], [], 0)[0]:
-                raise UsageError("The process of --for-pid has ended, so nothing is claimed for it.")
+    while pending:
+        finished, pending = futures.wait(pending, _POLL_INTERVAL, futures.FIRST_COMPLETED)
+        if (granted := next((call for call in finished if call.result().claimed), None)) is not None:
+            return granted
+        if session.process_has_ended():
+            raise UsageError("The process of --for-pid has ended, so nothing is claimed for it.")
     return None
 
 

@@ -246,6 +246,10 @@ class Session(Operations):
         """Return an object that becomes readable when the process of *holder* ends; `None` if that cannot be watched."""
         return self._machine.watch_exit(holder)
 
+    def process_has_ended(self) -> bool:
+        """Return whether the process that the session is bound to is certainly dead, so that it can hold nothing."""
+        return self._machine.provably_dead(self.holder)
+
     def now(self) -> Moment:
         """Return the present moment on this machine's clocks."""
         return self._machine.now()

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.cli.hold import parse_time
+from mcp_claims.model.records import Claim
 from mcp_claims.render.answers import claim_answer, inspect_answer, release_answer
 from mcp_claims.render.lists import list_answer
 from mcp_claims.session.identity import person_session, process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.cli.commands import Commands
 from tests.session.bench import granted
+from tests.support.etcd import fresh_store
 
 NOW = datetime(2026, 11, 29, 12, 0, 30, tzinfo=UTC)
 
@@ -152,6 +154,18 @@ def test_a_held_key_that_looks_alike_is_named(commands: Commands) -> None:
     commands("try", "deploy:staging", "--session", "ci")
     done = commands("hold", "Deploy:staging", "--for", "2h")
     assert done.returncode == 0 and "looks alike" in done.stderr
+
+
+@pytest.mark.rule("L10")
+def test_on_a_cluster_it_outlives_the_command_and_its_end_can_be_earlier(commands: Commands) -> None:
+    store = fresh_store()
+    on_it = ("--store", store.config)
+    first, second = (commands.json("hold", "red", "--for", span, *on_it) for span in ("2h", "30m"))
+    assert (second["status"], second["generation"]) == ("renewed", first["generation"])
+    found = process_session(store).inspect("red")
+    assert isinstance(found.found, Claim) and found.claimed_by_other
+    assert (found.found.expires.wall - found.now.wall).total_seconds() < 1_800
+    assert commands("release", "red", *on_it).returncode == 0
 
 
 @pytest.mark.rule("A15")

@@ -25,6 +25,7 @@ from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.memory import MemoryStore
 from tests.cli.commands import TIMEOUT, Commands, eventually
 from tests.session.bench import granted
+from tests.support.etcd import fresh_store
 from tests.support.machines import World
 
 Wait = Callable[..., Any]
@@ -98,6 +99,20 @@ def test_it_ends_with_the_release_and_claims_nothing(commands: Commands, layout:
         code, output = wait.end()
     assert code == 0 and output.startswith('FREE: nobody holds "red"')
     assert states(commands) == {}
+
+
+@pytest.mark.rule("L11")
+@pytest.mark.parametrize("take", [[], ["--any", "--take", "--session", "ci"]], ids=["free", "take"])
+def test_on_a_cluster_it_ends_with_the_release(commands: Commands, take: list[str]) -> None:
+    store = fresh_store()
+    holder = process_session(store)
+    granted(holder, "red"), granted(holder, "green")
+    with waiting(commands, "red", "green", "--any", *take, "--store", store.config, "--json") as wait:
+        wait.reports('"red"', '"green"')
+        holder.release("green")
+        keys = wait.answer()["keys"]
+    assert [each["key"] for each in keys if each.get("claimed", True)][-1] == "green"
+    assert holder.inspect("green").claimed_by_other is bool(take)
 
 
 @pytest.mark.rule("L11")

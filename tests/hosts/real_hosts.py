@@ -6,6 +6,7 @@ Needs `MCP_CLAIMS_HOSTS`: the directory into which npm has installed the package
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -52,6 +53,8 @@ class RealHost:
     """Returns the step in which the model runs a command."""
     client: str
     """The name that the host gives itself as an MCP client."""
+    open_command: Sequence[str] = ()
+    """Runs a session that stays when it is idle: it reads prompts, and writes events, a JSON object a line."""
     variables: Mapping[str, str] = field(default_factory=dict)
     settings: tuple[str, str] | None = None
     """A configuration file that `session_command` needs, where options and variables do not suffice."""
@@ -73,6 +76,10 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             listed=r"{name}: .*mcp_claims serve.* - . Connected",
             existing_file=(".claude.json", '{\n  "numStartups": 3,\n  "mcpServers": {}\n}\n'),
             session_command=("claude", "-p", "{prompt}", "--allowedTools", "Bash"),
+            open_command=(
+                *("claude", "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"),
+                *("--allowedTools", "Bash"),
+            ),
             shell=lambda command: use("Bash", command=command, description="Act"),
             client="claude-code",
             variables={
@@ -250,8 +257,13 @@ class HostHome:
         self.claims("install", host.name, *options)
 
     @contextmanager
-    def session(self, host: RealHost, prompt: str, script: Script) -> Iterator[HostSession]:
-        """Start a session of *host* with *prompt*, in which the model follows *script*; end what is left of it."""
+    def session(
+        self, host: RealHost, prompt: str, script: Script, *, stays_open: bool = False
+    ) -> Iterator[HostSession]:
+        """Start a session of *host* with *prompt*, in which the model follows *script*; end what is left of it.
+
+        If it *stays open*, it is idle after its turn, and does not end.
+        """
         with scripted_model(script) as model:
 
             def filled(text: str) -> str:
@@ -259,16 +271,20 @@ class HostHome:
 
             variables = {name: filled(value) for name, value in host.variables.items()}
             process = subprocess.Popen(
-                [filled(word) for word in host.session_command],
+                [filled(word) for word in (host.open_command if stays_open else host.session_command)],
                 env={**self.environment, **variables},
                 cwd=self.project,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if stays_open else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
             )
             try:
+                if process.stdin is not None:
+                    message = {"role": "user", "content": prompt}
+                    process.stdin.write(json.dumps({"type": "user", "message": message}) + "\n")
+                    process.stdin.flush()
                 yield HostSession(process, model)
             finally:
                 with suppress(ProcessLookupError):
@@ -290,6 +306,15 @@ class HostSession:
             raise self.model.failure
         assert self.process.returncode == 0, output + errors
         return Transcript(re.sub(r"\x1b\[[\d;]*m", "", output).strip(), self.model.turns)
+
+    def end_turn(self) -> str:
+        """Wait until the turn of a session that stays open has ended, so that it is idle; return the answer."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = json.loads(line)
+            if event["type"] == "result":
+                return str(event["result"])
+        raise AssertionError("the session has ended")
 
     def kill_host_of(self, server: int) -> None:
         """Kill, with SIGKILL, the process that has started *server*: the host itself, perhaps started by another one."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 import threading
 import time
@@ -16,6 +18,7 @@ from mcp_claims.hosts import HOSTS, UserEnvironment, read_servers
 from mcp_claims.model.records import Claim
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
+from tests.cli.commands import eventually
 from tests.hosts.real_hosts import REAL_HOSTS, TIMEOUT, HostHome, RealHost, needs_hosts
 from tests.hosts.scripted_model import Say, Step, use
 from tests.support.platforms import PLATFORM
@@ -142,6 +145,44 @@ def test_of_two_sessions_one_acts_and_what_it_holds_is_free_as_soon_as_it_is_kil
     listed = json.loads(host_home.claims("list", "--dir", str(directory), "--json"))["claims"]
     done = next(each for each in listed if each["key"].startswith("acme"))
     assert (done["outcome"], done["note"]) == ("done", "fixed")
+
+
+@pytest.mark.rule("L11")
+def test_an_idle_session_goes_on_when_its_wait_in_the_background_ends(host_home: HostHome, tmp_path: Path) -> None:
+    """The host wakes its model when a background command ends; the model then claims by its own session."""
+    real, directory = REAL_HOSTS["claude-code"], tmp_path / "claims"
+    host_home.install(real, "--allow", "--dir", str(directory))
+    assert host_home.lists_server(real)
+    other = process_session(FileStore(str(directory)))
+    assert other.try_claim("deploy").claimed
+    # The limit ends it if the test fails.
+    wait = f"{shlex.quote(sys.executable)} -m mcp_claims wait deploy --timeout 10m --dir {shlex.quote(str(directory))}"
+    idle = threading.Event()
+    woken: list[float] = []
+
+    def script(results: Sequence[str]) -> Step:
+        if not results:
+            return use("Bash", command=wait, description="Wait", run_in_background=True)
+        if len(results) == 1 and not idle.is_set():
+            (output,) = re.findall(r"Output is being written to: (\S+\.output)", results[0])
+            eventually(lambda: "waiting" in Path(output).read_text())
+            return Say("I go on when it is free.")
+        if len(results) == 1:
+            woken.append(time.monotonic())
+            return use("try_claim", key="deploy")
+        assert is_claimed(results[1])
+        return Say("ACTED")
+
+    with host_home.session(real, "Deploy after the others.", script, stays_open=True) as session:
+        assert session.end_turn() == "I go on when it is free."
+        idle.set()
+        released = time.monotonic()
+        assert other.release("deploy").released
+        assert session.end_turn() == "ACTED"
+        assert "completed (exit code 0)" in json.dumps(session.model.turns[-1].request["messages"])
+        assert session.model.failure is None
+    assert released < woken[0] < released + 30
+    print(f"woken {woken[0] - released:.2f} s after the release")
 
 
 @pytest.mark.rule("H10")

@@ -28,6 +28,9 @@ _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os
 READ = os.O_RDONLY | _SAFE
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
 LOCK = os.O_RDWR | _SAFE
+# Also for writing: else each end of a writer would end the wait of the reader.
+LISTEN = os.O_RDWR | _SAFE
+RING = os.O_WRONLY | _SAFE
 CREATE_LOCK = LOCK | os.O_CREAT
 
 ERRORS_OF_ONE_FILE = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})
@@ -73,9 +76,11 @@ class FileSystem:
         replace: Callable[[str, str], None] = staticmethod(os.replace)
         remove: Callable[[str], None] = staticmethod(os.unlink)
 
-        def make_fifo(self, path: str) -> None:
-            """Make a FIFO for its owner alone, whatever the umask."""
-            os.mkfifo(path, 0o600)
+    def make_fifo(self, path: str) -> None:
+        """Make a FIFO for its owner alone; Windows has none, which is an error like any other of the system."""
+        if sys.platform == "win32":
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), path)
+        os.mkfifo(path, 0o600)
 
     def open(self, path: str, flags: int) -> int:
         """Open *path*; a file that this makes has mode 0600, whatever the umask."""

@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from mcp_claims.model.codec import RecordError, tickets_from_json
 from mcp_claims.model.records import Claim, Ticket
-from mcp_claims.stores.files.filesystem import FileSystem, OpenFile, read_file
+from mcp_claims.stores.files.filesystem import LISTEN, RING, FileSystem, OpenFile, read_file
 
 TICKETS_FILE = ".tickets"
 """No claim's file name begins with a dot."""
 
 _ALARM = ".alarm-"
 _MAX_BYTES = 4 * 1024 * 1024
-
-if sys.platform != "win32":
-    # Also for writing: else each end of a writer would end the wait of a reader.  Without waiting for the other end.
-    _LISTEN = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    _RING = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read_tickets(fs: FileSystem, directory: str) -> tuple[Ticket, ...]:
@@ -53,7 +47,7 @@ class Alarm:
     def __init__(self, fs: FileSystem, path: str) -> None:
         with suppress(FileExistsError):
             fs.make_fifo(path)
-        self._file = OpenFile(fs, path, _LISTEN)
+        self._file = OpenFile(fs, path, LISTEN)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
@@ -77,9 +71,8 @@ class Alarm:
 def listening(fs: FileSystem, directory: str, ticket: Ticket) -> Iterator[Alarm | None]:
     """Yield the alarm of *ticket*; `None` where the system or the file system has none."""
     alarm = None
-    if sys.platform != "win32":
-        with suppress(OSError):
-            alarm = Alarm(fs, _alarm_path(directory, ticket))
+    with suppress(OSError):
+        alarm = Alarm(fs, _alarm_path(directory, ticket))
     try:
         yield alarm
     finally:
@@ -89,10 +82,8 @@ def listening(fs: FileSystem, directory: str, ticket: Ticket) -> Iterator[Alarm 
 
 def ring(fs: FileSystem, directory: str, ticket: Ticket) -> bool:
     """Wake the waiter that has *ticket*; return whether it listens."""
-    if sys.platform == "win32":
-        return False
     try:
-        with OpenFile(fs, _alarm_path(directory, ticket), _RING) as fd:
+        with OpenFile(fs, _alarm_path(directory, ticket), RING) as fd:
             if not stat.S_ISFIFO(fs.status(fd).st_mode):
                 return False
             with suppress(BlockingIOError):  # Full, so it rings already.
