@@ -1,7 +1,7 @@
 """Processes that contend for few keys, some killed or stopped at random: `contenders.py CLAIMS LOGS SECONDS KEYS SEED [FAULT]`.
 
-CLAIMS is a directory, or the URL of a store on which all takes ten times as long.  The run lasts SECONDS, and longer on a
-machine that is too busy for the processes to have met by then.
+CLAIMS is a directory, or the URL of a store on which all takes ten times as long.  The run lasts SECONDS, and without a FAULT
+longer on a machine that is too busy for the processes to have met by then.
 
 Each writes what it did to a log of its own, one JSON object a line, by one appending write each, so that a killed
 process leaves at most one half a line, its last.  Times are CLOCK_MONOTONIC in nanoseconds, one clock for all processes of a machine.
@@ -165,10 +165,12 @@ class Worker:
 class Nursery:
     """Starts the workers, kills some of them and starts others in their place, and stops others for a while."""
 
-    def __init__(self, claims: str, logs: str, seconds: str, keys: str, seed: str) -> None:
+    def __init__(self, claims: str, logs: str, seconds: str, keys: str, seed: str, fault: str = "") -> None:
         self._store, self._logs, self._seed = opened(claims), Path(logs), seed
         self._keys = [f"key {number}" for number in range(int(keys))]
         self._until = clock() + int(float(seconds) * SECOND)
+        self._fault = fault
+        self._next_reading = 0
         self._over = mmap.mmap(-1, 1)  # Shared with all that are forked: not 0 once the run is over.
         self._rng = Random(seed)
         self._lives = 0
@@ -184,7 +186,7 @@ class Nursery:
         # It may be stopped, but goes on to the end.
         self._pruner = max(self._alive)
         looker = process_session(self._store)
-        while clock() < self._until or not self._was_contest():
+        while clock() < self._until or not (self._fault or self._was_contest()):
             time.sleep(self._rng.uniform(0.01, 0.1))
             self._let_go_on()
             if self._counts["kills"] <= self._counts["stalls"]:
@@ -202,9 +204,13 @@ class Nursery:
 
     def _was_contest(self) -> bool:
         """Return whether processes have tried at the same time, were refused, and took over from the dead and the late."""
-        if min(self._counts[event] for event in ("kills", "stalls", "inspections of the dead")) < 2:
+        begun = clock()
+        disturbances = min(self._counts[event] for event in ("kills", "stalls", "inspections of the dead"))
+        if disturbances < 2 or begun < self._next_reading:
             return False
         seen = history.read(self._logs.iterdir())
+        # The logs grow: most of the time is for kills, or what is missing would not happen for minutes.
+        self._next_reading = clock() + 4 * (clock() - begun)
         statuses, causes = {tried.status for tried in seen.tries}, {tried.why for tried in seen.tries}
         # On etcd the process of the holder removes what has expired, mostly before anybody else can.
         late = {"orphaned"} if isinstance(self._store, EtcdStore) else {"orphaned", "expired"}
@@ -301,7 +307,7 @@ def plant(fault: str) -> None:
 if __name__ == "__main__":
     # A second is short for agents and long for this test.
     validation.MIN_TTL = timedelta(milliseconds=1)
-    *about, planted = [*sys.argv[1:], ""][:6]
-    if planted:
-        plant(planted)
-    print(json.dumps(Nursery(*about).run()), flush=True)
+    nursery = Nursery(*sys.argv[1:])
+    if sys.argv[6:]:
+        plant(sys.argv[6])
+    print(json.dumps(nursery.run()), flush=True)
