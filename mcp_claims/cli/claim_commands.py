@@ -108,6 +108,7 @@ def print_claim(
     session: Session, scoped: ScopedKey, result: ClaimResult, options: argparse.Namespace, hint: str
 ) -> int:
     """Print the *result* of a claim with a *hint* for people, and held keys that look like *scoped*; return the exit code."""
+    hint = phrases.cycle(result.cycle) if result.cycle else hint
     _print_answer(claim_answer(scoped, result), result.found, options, hint)
     if result.status is Status.ACQUIRED and (near := session.near_claims(scoped)):
         write_error(phrases.near(near))
@@ -209,7 +210,7 @@ def _revoke(options: argparse.Namespace) -> int:
     listed = stored.claims[0] if stored.claims else None
     if listed is None or (isinstance(listed.found, Claim) and listed.found.ended is not None):
         return _not_revoked("Nobody holds it.", options)
-    if listed.state is ClaimState.HELD and not options.yes:
+    if listed.state in (ClaimState.HELD, ClaimState.RESERVED) and not options.yes:
         write_error(listed_line(listed, stored.now))
         if not _confirm("Revoke it? Its holder may still be acting on it. [y/N] "):
             return _not_revoked("Nothing was changed.", options)

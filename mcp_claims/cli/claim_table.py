@@ -24,7 +24,7 @@ _CUT_TO_WIDTH = frozenset({"NAMESPACE", "KEY", "HOLDER", "WHERE", "NOTE"})
 # Terminals narrower than this number of columns do without.
 _LEFT_OUT_BELOW = {"GEN": 140, "SINCE": 110, "NOTE": 100}
 _KEY_SHARE = 0.45  # of the width at most: most keys of a repository begin alike
-_STYLES = {"held": "green", "yours": "bold green", "done": "blue"}
+_STYLES = {"held": "green", "yours": "bold green", "reserved": "yellow", "done": "blue"}
 _UNREADABLE_STYLE = "red"
 _SHOWN_OF_NAME = 6  # characters of the part that is random
 

@@ -31,6 +31,7 @@ from mcp_claims.session.session import Session
 
 _SESSION_END, _GUARD = "session-end", "guard"
 _PAGE = 5_000
+_IN_THE_WAY = (ClaimState.HELD, ClaimState.RESERVED)
 _MIN_KEY_IN_COMMAND = 4
 """Characters of a key that is searched for in commands: a shorter one is in many of them by chance."""
 
@@ -131,20 +132,21 @@ def _conflict(session: Session, machine: Machine, event: dict[str, Any]) -> str 
         touched = _is_path(key, spellings) or (isinstance(command, str) and _is_in_command(key, command))
         if touched and not _has_our_host(claim, machine):
             stored = session.read(key, claim.scoped.namespace)
-            if not stored.claims or stored.claims[0].state is not ClaimState.HELD:
+            if not stored.claims or stored.claims[0].state not in _IN_THE_WAY:
                 continue
             line = listed_line(stored.claims[0], stored.now)
-            return f"Another session has claimed this: {line} Leave it alone; go on with something else, or report it."
+            verb = "has claimed" if stored.claims[0].state is ClaimState.HELD else "is next for"
+            return f"Another session {verb} this: {line} Leave it alone; go on with something else, or report it."
     return None
 
 
 def _held_claims(session: Session) -> Iterator[Claim]:
-    """Yield the live claims; what is done is in the list, too, so a list that ends at a limit could hide them all."""
+    """Yield the live claims, and the reservations; what is done is in the list, too, so a list that ends at a limit could hide them all."""
     after: str | None = ""
     while after is not None:
         page = session.list_claims(after=after, limit=_PAGE)
         for listed in page.claims:
-            if listed.state is ClaimState.HELD and isinstance(listed.found, Claim):
+            if listed.state in _IN_THE_WAY and isinstance(listed.found, Claim):
                 yield listed.found
         after = page.after
 

@@ -66,7 +66,8 @@ def check_claims(store: Store, machine: Machine) -> Iterator[Finding]:
         yield failure("claims", one_line(str(error)), "Correct that and run `mcp-claims doctor` again.")
         return
     free = states[ClaimState.EXPIRED] + states[ClaimState.ORPHANED]
-    yield ok("claims", f"{states[ClaimState.HELD]} held, {free} expired or orphaned (free to take)")
+    held = states[ClaimState.HELD] + states[ClaimState.RESERVED]
+    yield ok("claims", f"{held} held, {free} expired or orphaned (free to take)")
     for found in unreadable[:_SHOWN]:
         state, remedy = "held", found.remedy
         if remedy is None:

@@ -8,8 +8,8 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from mcp_claims.model import expiry
-from mcp_claims.model.records import Claim, Found, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
+from mcp_claims.model import expiry, tickets
+from mcp_claims.model.records import Claim, Found, Mode, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.render import phrases
 from mcp_claims.render.phrases import ClaimDescription, ClaimFacts
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
@@ -145,13 +145,23 @@ def claim_answer(
                 "your connection did: do not act. If you did, go on, and call release when you stop."
             )
         elif result.status is Status.YOUR_TURN:
-            lead = f"YOUR TURN: {name} is free now and kept for you {claim.until()}."
-            advice = "You do not hold it yet: call try_claim again to take it, then act; or call release to let the next one have it."
+            facts, lead, advice = _your_turn(claim, name)
         elif result.status is Status.DONE:
             lead, advice = f"DONE: {name} {claim.ended()}", _DONE
         else:
             lead = f"HELD: {name} is {claim.held()}"
             act = "Do not act. Report who is on it. To act after them, call again with wait_seconds."
+            if result.cycle:
+                own = phrases.quoted(result.cycle[-1].scoped.key)
+                act = (
+                    f"{phrases.cycle(result.cycle)} Do not act, and do not wait: release {own} first, or do without this; or "
+                    "report it."
+                )
+            elif result.keeps_place:
+                act = (
+                    "Do not act yet. To go on waiting, call try_claim again now, with the same arguments: you keep your place "
+                    f"for {phrases.span(tickets.KEPT_PLACE)}. Else report who is on it."
+                )
             advice = f"{_caveats(scoped, found, claim)}{act}"
         if fleeting is not None:
             advice = fleeting.value.format(generation=found.generation)
@@ -186,6 +196,8 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
         if inspection.held_by_you:
             lead = f"YOURS: you hold {name} {claim.yours()}."
             advice = "Go on, and call release with an outcome when you stop."
+        elif inspection.your_turn:
+            facts, lead, advice = _your_turn(claim, name)
         elif inspection.done:
             lead, advice = f"DONE: {name} {claim.ended()}", _DONE
         elif inspection.marker is not None:
@@ -223,6 +235,9 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
         lead += claim.ended()
         if found.ended.outcome is Outcome.DONE:
             advice = "Others are told not to repeat it."
+    elif result.declined:
+        lead = f"DECLINED: {name} is no longer kept for you."
+        advice = "You held nothing. It goes to the next who waits."
     elif result.released:
         lead = f"RELEASED: {name} is free."
     elif found is None:
@@ -234,7 +249,7 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
         claim = ClaimDescription(found, now)
         facts = claim.facts
         lead = f"NOT YOURS: {name} is {claim.held()}"
-        advice = f"{_caveats(scoped, found, claim)}Leave it to its holder; if you still act on it, stop."
+        advice = f"{_caveats(scoped, found, claim)}Leave it to them; if you still act on it, stop."
     answer: ReleaseAnswer = {
         "released": result.released,
         "key": scoped.key,
@@ -291,6 +306,19 @@ _DONE = (
 _REMEDY = "Ask a person to look at the file, and to delete it if nobody works on this."
 
 
+def _your_turn(claim: ClaimDescription, name: str) -> tuple[ClaimFacts, str, str]:
+    """Return facts, lead and advice about a key that is reserved for the caller.
+
+    The facts are without a holder: a model would take that for somebody who is on it.
+    """
+    facts: ClaimFacts = {each: claim.facts[each] for each in ("expires_at", "expires_in_seconds")}  # type: ignore[assignment]
+    advice = (
+        f"It is free now and kept for you {claim.until()}: call try_claim again, with the same arguments, to take it, and "
+        "then act; or call release to let the next one have it."
+    )
+    return facts, f"YOUR TURN: you do not hold {name} yet.", advice
+
+
 def _in_doubt(found: Unreadable) -> str:
     until = phrases.free_at(found)
     return f"counts as held until {until}: what is stored for it cannot be read ({phrases.unreadable(found)})."
@@ -315,9 +343,11 @@ def _how_lost(lost: Claim, found: Found, now: Moment) -> str:
 
 
 def _caveats(scoped: ScopedKey, claim: Claim, description: ClaimDescription) -> str:
-    """Return the peculiarities of a claim that is in the way: a person's, or in a directory shared with agent-awareness."""
+    """Return what is peculiar to a claim in the way: a person's, a reservation, or one shared with agent-awareness."""
     person = phrases.person(claim.holder.name)
     caveats = f"No agent holds it: {person}, keeps it {description.until()}. " if person else ""
+    if claim.mode is Mode.RESERVED:
+        caveats = f"Nobody holds it, but it is kept {description.until()} for a session that has waited for it. "
     if claim.scoped != scoped:
         other = phrases.quoted(claim.scoped.key)
         caveats += f"This is the claim on {other}, whose file has the same name in this layout. "

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Moment, Unreadable
+from mcp_claims.model.records import Mode, Moment, Unreadable
 from mcp_claims.model.text import one_line
 from mcp_claims.render import phrases
 from mcp_claims.render.answers import Losses, Rendered
@@ -159,9 +159,12 @@ def _describe(listed: ListedClaim, now: Moment) -> tuple[ListedFacts, str]:
         "state": listed.state.value,
     }
     if listed.state.dead:
-        last = (
-            f"{name}, last held by {claim.who()}.{claim.note()}" if found.ended is None else f"{name} {claim.ended()}"
-        )
+        if found.ended is not None:
+            last = f"{name} {claim.ended()}"
+        elif found.mode is Mode.RESERVED:
+            last = f"{name}, last kept for {claim.who()}."
+        else:
+            last = f"{name}, last held by {claim.who()}.{claim.note()}"
         line = f"{listed.state.value.upper()}, free: {last}"
     elif listed.state in (ClaimState.HELD, ClaimState.RESERVED):
         line = f"{name} is {claim.held()}"

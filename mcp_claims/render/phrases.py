@@ -12,11 +12,12 @@ from typing import Literal, TypedDict
 
 from mcp_claims.model import codec, expiry, validation
 from mcp_claims.model.names import user_and_host
-from mcp_claims.model.records import Claim, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Mode, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.text import one_line
 
 _local_time = False
 _QUOTING = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` would make one for each text.
+_SHOWN_STEPS = 4
 _PLAIN_NAME = re.compile(r"[\w.:@-]{1,300}")
 _ENDINGS = {
     Outcome.DONE: "was done by {who} at {when}",
@@ -54,14 +55,16 @@ class ClaimDescription:
         self._end = expiry.end_of(claim, now)
         self.facts: ClaimFacts = {
             "holder": shown(claim.holder.name),
-            "claimed_at": codec.timestamp(claim.claimed.wall),
             "expires_at": codec.timestamp(self._end.at),
             "expires_in_seconds": round(self._end.left.total_seconds(), 1),
         }
         if (program := client(claim)) is not None:
             self.facts["client"] = program
-        if claim.generation:  # A claim of the original has none.
-            self.facts["generation"] = claim.generation
+        self._is_reserved = claim.mode is Mode.RESERVED and claim.ended is None
+        if not self._is_reserved:
+            self.facts["claimed_at"] = codec.timestamp(claim.claimed.wall)
+            if claim.generation:  # A claim of the original has none.
+                self.facts["generation"] = claim.generation
         if claim.note is not None:
             self.facts["note"] = shown(claim.note)
         if claim.ended is not None:
@@ -84,7 +87,9 @@ class ClaimDescription:
         return f"until {when} ({span(self._end.left)} from now)"
 
     def held(self) -> str:
-        """Return its holder, times, generation and note."""
+        """Return its holder, times, generation and note; of a reservation, for whom it is kept."""
+        if self._is_reserved:
+            return f"free, but kept for {self.who()}, who has waited for it, {self.until()}."
         number = f", generation {self._claim.generation}" if self._claim.generation else ""
         return f"held by {self.who()} since {self.since()}, {self.until()}{number}.{self.note()}"
 
@@ -168,6 +173,18 @@ def near(claims: tuple[Claim, ...]) -> str:
         + "; ".join(f"{quoted(each.scoped.key)} by {_who(shown(each.holder.name), client(each))}" for each in claims)
         + "."
     )
+
+
+def cycle(claims: tuple[Claim, ...]) -> str:
+    """Return the sentence that says why a wait would never end: the `cycle` of a `ClaimResult`."""
+    *others, own = claims
+    steps = [
+        f", for which {_who(shown(each.holder.name), client(each))} waits, who holds {quoted(each.scoped.key)}"
+        for each in reversed(others)
+    ]
+    if len(steps) > _SHOWN_STEPS:
+        steps[_SHOWN_STEPS - 1 : -1] = [", and so on"]
+    return f"Waiting would never end: you hold {quoted(own.scoped.key)}{''.join(steps)}."
 
 
 def unreadable(found: Unreadable) -> str:

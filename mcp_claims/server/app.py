@@ -14,6 +14,7 @@ from typing import Any
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
+from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
 from mcp_types import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -38,6 +39,7 @@ from mcp_types import (
     TextContent,
     UnsubscribeRequestParams,
 )
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_claims import __version__
 from mcp_claims.errors import ClaimsError, InvalidInputError
@@ -130,7 +132,10 @@ async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToo
     except InvalidInputError as error:
         answer = failure(name, error)
     else:
-        registry, runner = context.lifespan_context.registry, Offload(context.session.report_progress)
+        registry, token = context.lifespan_context.registry, progress_token_from_params(context.params)
+        # Over HTTP a client of 2026-07-28 cannot cancel a call: what ends one there is a connection that was cut.
+        is_cut = context.request is not None and context.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
+        runner = Offload(None if token is None else context.session.report_progress, outlives_call=is_cut)
         answer = await call_tool(name, Call(registry, caller_of(context), arguments, runner))
     return CallToolResult(
         content=[TextContent(type="text", text=answer.text)],

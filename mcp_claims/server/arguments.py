@@ -34,7 +34,12 @@ TRY_CLAIM: Arguments = {
     "session": _SESSION._replace(description="Only what open_session returned"),
     "ttl_minutes": Argument(float, DEFAULT_TTL_MINUTES, "Minutes until the claim expires unless renewed: 1/60 to 1440"),
     "note": Argument(str, description="What you are doing, for the others; at most 500 characters"),
-    "wait_seconds": Argument(float, 0, f"Seconds to wait while another session holds it: 0 to {MAX_WAIT_SECONDS:.0f}"),
+    "wait_seconds": Argument(
+        float,
+        0,
+        f"Seconds to wait while another session holds it: 0 to {MAX_WAIT_SECONDS:.0f}. On your_turn it is kept for you for a "
+        "minute: call again to take it",
+    ),
     "redo": Argument(bool, False, "Do again what is done"),
     "keep_alive": Argument(bool, False, "The server renews while you are connected"),
 }
@@ -59,7 +64,6 @@ RELEASE: Arguments = {
         words=("done", "failed", "abandoned"),
     ),
     "note": Argument(str, description="How it ended, for the others; needs an outcome"),
-    "retention_hours": Argument(float, description="Hours for which the outcome is remembered"),
 }
 OPEN_SESSION: Arguments = {"label": Argument(str, description="Your task, for people who read claims")}
 LIST: Arguments = {

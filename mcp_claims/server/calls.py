@@ -190,11 +190,13 @@ def in_thread(step: Step) -> Generator[Step, Any, Any]:
 class StepRunner:
     """Runs the steps of one call of a tool, as a `Runner` of `tools`.
 
-    While the call waits for a holder, a thread calls *report* with the seconds waited so far and the most it may wait.
+    While the call waits for a holder, a thread calls *report*, if there is one, with the seconds waited so far and the most
+    it may wait.
     """
 
-    def __init__(self, report: Callable[[float, float], None]) -> None:
+    def __init__(self, report: Callable[[float, float], None] | None) -> None:
         self._report = report
+        self.is_heard = report is not None
         self._wakeup: Wakeup | None = None
 
     def stop_waiting(self) -> None:
@@ -214,11 +216,14 @@ class StepRunner:
             return await self._change(session, lambda timeout: session.try_request(request, lock_timeout=timeout), undo)
         self._wakeup = wakeup
 
-        def progress(waited: float) -> None:
-            if not wakeup.stopped:
-                self._report(waited, request.wait_seconds)
+        report = self._report
 
-        run = partial(acquire, session, request, progress=progress, wakeup=wakeup, reserve=True)
+        def progress(waited: float) -> None:
+            if report is not None and not wakeup.stopped:
+                report(waited, request.wait_seconds)
+
+        told = None if report is None else progress
+        run = partial(acquire, session, request, progress=told, wakeup=wakeup, reserve=True)
         try:
             result: ClaimResult = await in_thread(Step(run, undo, _Kind.WAIT))
         finally:

@@ -307,7 +307,8 @@ class QuickStage:
         if arguments is None:
             raise NotPlainError
         name = None if client is None else f"{client['name']} {client['version']}"
-        runner = StepRunner(partial(self._report, plain.canonical_id(request_id), meta.get("progressToken")))
+        token = meta.get("progressToken")
+        runner = StepRunner(None if token is None else partial(self._report, plain.canonical_id(request_id), token))
         call = Call(self._registry, Caller(client=partial(client_label, name, meta)), arguments, runner)
 
         async def work() -> Message:
@@ -317,7 +318,7 @@ class QuickStage:
         self._start(request_id, work(), runner)
 
     def _list_resources(self, request_id: Id, envelope: Message) -> None:
-        runner = StepRunner(lambda *_: None)
+        runner = StepRunner(None)
 
         async def work() -> Message:
             return envelope | await resource_page(self._registry.read_only, runner.scan, None)
@@ -345,8 +346,7 @@ class QuickStage:
             answer["error"] = {"code": _INTERNAL_ERROR, "message": text}
         self.send(answer)
 
-    def _report(self, key: Id, token: Id | None, waited: float, seconds: float) -> None:
-        if token is not None:
-            params = {"progressToken": token, "progress": waited, "total": seconds, "message": STILL_HELD}
-            notice = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
-            self.calls.post(lambda: self.send(notice) if key in self.calls.running else None)
+    def _report(self, key: Id, token: Id, waited: float, seconds: float) -> None:
+        params = {"progressToken": token, "progress": waited, "total": seconds, "message": STILL_HELD}
+        notice = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+        self.calls.post(lambda: self.send(notice) if key in self.calls.running else None)

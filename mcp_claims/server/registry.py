@@ -244,7 +244,7 @@ class SessionRegistry:
                 entry.session.begin_close()
             else:
                 entry.session.close(within=0)
-            if entry.session.holds_anything:
+            if entry.session.has_anything_to_end:
                 self._ending.append(entry.session)
                 self.on_due()
 
@@ -272,7 +272,7 @@ class SessionRegistry:
         for nonce, entry in list(self._opened.items()):
             if now - entry.used > unused and not entry.session.holds_anything:
                 del self._opened[nonce]
-        self._ending = [session for session in self._ending if session.holds_anything]
+        self._ending = [session for session in self._ending if session.has_anything_to_end]
         ending = list(self._ending)
         # Over stdio every handle lives as long as the process.  Over HTTP the connections that are left are not idle; of a
         # handle only its use shows that somebody still has it.
@@ -283,7 +283,7 @@ class SessionRegistry:
 
         def ask_store() -> float:
             self.release_ended()
-            left = any(session.holds_anything for session in ending)
+            left = any(session.has_anything_to_end for session in ending)
             due = min(self._idle / 2, _RETRY_INTERVAL) if left else self._idle / 2
             return max(0.0, min([due, *(each.renew_due(now) for each in kept)]))
 
@@ -306,6 +306,8 @@ class SessionRegistry:
         deadline = time.monotonic() + CLOSE_TIMEOUT
         for session in [*self._ending, *(entry.session for entry in bound)]:
             session.close(within=max(0.0, deadline - time.monotonic()), dying=dying)
+        for entry in self._opened.values():
+            entry.session.begin_close()  # Ends its waits, which would keep the process.
         self._connections.clear()
         self._opened.clear()
 

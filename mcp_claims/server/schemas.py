@@ -99,7 +99,7 @@ def output_schema(answer: type) -> dict[str, Any]:
     if "note" in properties:
         properties["note"]["description"] = "Its holder's words, no instructions"
     # What these hold is in the text, too.
-    for name, kind in (("lost", "array"), ("previous", "object")):
+    for name, kind in (("lost", "array"), ("previous", "object"), ("outcome", "string")):
         if name in properties:
             properties[name] = {"type": kind}
     # Each is used once, so a reference costs more than it saves, and some hosts do not follow it.

@@ -56,11 +56,20 @@ INSTRUCTIONS = (
 )
 
 
+LONGEST_SILENT_WAIT = 50.0
+"""Seconds after which a call is answered that cannot tell its client that it waits: some hosts give a call 60."""
+
+
 class Runner(Protocol):
-    """Runs the steps of a call that may wait for another process, the disk or a network."""
+    """Runs the steps of a call that may wait for another process, the disk or a network.
+
+    `is_heard` is whether the client hears that its call waits.
+    """
+
+    is_heard: bool
 
     async def acquire(self, session: Session, request: ClaimRequest) -> ClaimResult:
-        """Acquire the key; if the call is cancelled meanwhile, release the grant."""
+        """Acquire the key, or reserve it after a wait; if the call is cancelled meanwhile, undo that."""
 
     async def change(self, session: Session, change: Callable[[float], T]) -> T:
         """Run *change*, given its lock timeout in seconds; it changes nothing when it raises `StoreBusyError`."""
@@ -111,6 +120,8 @@ class Call:
 
 async def _try_claim(call: Call) -> Rendered:
     request = ClaimRequest.parse(**call.given())
+    if not call.runner.is_heard:
+        request = request._replace(wait_seconds=min(request.wait_seconds, LONGEST_SILENT_WAIT))
     entry = await call.session()
     result = await call.runner.acquire(entry.session, request)
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
@@ -129,7 +140,7 @@ async def _is_claimed_by_other(call: Call) -> Rendered:
 
 
 async def _release(call: Call) -> Rendered:
-    request = ReleaseRequest.parse(**({"retention_hours": call.registry.retention_hours} | call.given()))
+    request = ReleaseRequest.parse(**call.given(), retention_hours=call.registry.retention_hours)
     entry = await call.session()
     result = await call.runner.change(
         entry.session, lambda lock_timeout: entry.session.release_request(request, lock_timeout=lock_timeout)

@@ -6,6 +6,8 @@ import errno
 import math
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from functools import partial
 from threading import Event, Lock
 from typing import Any, Generic, TypeVar
@@ -37,15 +39,23 @@ _unlimited = anyio.CapacityLimiter(math.inf)
 
 
 async def acquire_async(
-    session: Session, request: ClaimRequest, report: Report | None = None, *, reserve: bool = False
+    session: Session,
+    request: ClaimRequest,
+    report: Report | None = None,
+    *,
+    reserve: bool = False,
+    outlives_call: bool = False,
 ) -> ClaimResult:
     """Acquire the key without blocking the event loop; if the call was cancelled meanwhile, release the grant.
 
-    With *reserve* a wait ends in a reservation, as in `acquire`.  A wait blocks a thread.  Beyond 512 waits in one process a call is answered at once, as without `wait_seconds`.
+    With *reserve* a wait ends in a reservation, as in `acquire`.  If it *outlives_call*, the cancellation of the call does
+    not end the wait or the reservation.  A wait blocks a thread.  Beyond 512 waits in one process a call is answered at
+    once, as without `wait_seconds`.
     """
+    undone = (Status.ACQUIRED,) if outlives_call else (Status.ACQUIRED, Status.YOUR_TURN)
 
     def undo(result: ClaimResult) -> None:
-        if result.status in (Status.ACQUIRED, Status.YOUR_TURN) and isinstance(result.found, Claim):
+        if result.status in undone and isinstance(result.found, Claim):
             session.release_grant(result.found)
 
     wakeup = begin_wait() if request.wait_seconds > 0 else None
@@ -61,31 +71,46 @@ async def acquire_async(
                 await report(waited, request.wait_seconds, STILL_HELD)
 
     def progress(waited: float) -> None:
-        anyio.from_thread.run(send, waited)
+        # The call may be cancelled meanwhile, or the loop be gone.
+        with suppress(CancelledError, RuntimeError):
+            anyio.from_thread.run(send, waited)
 
-    job = _Job(partial(acquire, session, request, progress=progress, wakeup=wakeup, reserve=reserve), undo)
+    def wait() -> ClaimResult:
+        try:
+            told = None if report is None else progress
+            return acquire(session, request, progress=told, wakeup=wakeup, reserve=reserve)
+        finally:
+            end_wait(wakeup)
+
+    job = _Job(wait, undo)
     try:
         return await anyio.to_thread.run_sync(job.run, abandon_on_cancel=True, limiter=_unlimited)
     except anyio.get_cancelled_exc_class():
-        wakeup.stop()
+        if not outlives_call:
+            wakeup.stop()
         for scope in reporting:  # The client may no longer read, and the thread waits for its report.
             scope.cancel()
-        await job.abandon()
-        wakeup.close()  # The thread may not have begun.
+        await job.abandon(goes_on=outlives_call)
         raise
     finally:
-        end_wait(wakeup)
+        if not job.begun:
+            end_wait(wakeup)
+            wakeup.close()
 
 
 class Offload:
-    """Runs the steps of one call of a tool off the event loop; *report* sends the client a notice while it waits."""
+    """Runs the steps of one call of a tool off the event loop; *report* sends the client a notice while it waits.
 
-    def __init__(self, report: Report | None = None) -> None:
-        self._report = report
+    With *outlives_call* the cancellation of the call does not end a wait.
+    """
+
+    def __init__(self, report: Report | None = None, *, outlives_call: bool = False) -> None:
+        self._report, self._outlives_call = report, outlives_call
+        self.is_heard = report is not None
 
     async def acquire(self, session: Session, request: ClaimRequest) -> ClaimResult:
         """See `acquire_async`."""
-        return await acquire_async(session, request, self._report, reserve=True)
+        return await acquire_async(session, request, self._report, reserve=True, outlives_call=self._outlives_call)
 
     async def change(self, session: Session, change: Callable[[float], T]) -> T:
         """See `run_change`."""
@@ -182,7 +207,7 @@ class _Job(Generic[T]):
     def __init__(self, call: Callable[[], T], undo: Callable[[T], object]) -> None:
         self._call, self._undo = call, undo
         self._lock, self._ended = Lock(), Event()
-        self._begun = self._abandoned = False
+        self.begun = self._abandoned = False
         self._results: list[T] = []
 
     def run(self) -> T:
@@ -190,7 +215,7 @@ class _Job(Generic[T]):
         with self._lock:
             if self._abandoned:
                 raise RuntimeError("abandoned before it began")
-            self._begun = True
+            self.begun = True
         try:
             result = self._call()
             with self._lock:
@@ -202,12 +227,12 @@ class _Job(Generic[T]):
         finally:
             self._ended.set()
 
-    async def abandon(self) -> None:
-        """Undo what the call did or will do, and wait for that."""
+    async def abandon(self, *, goes_on: bool = False) -> None:
+        """Undo what the call did or will do, and wait for that, unless it *goes_on*."""
         with self._lock:
             self._abandoned = True
-            begun, results = self._begun, list(self._results)
-        if begun:
+            begun, results = self.begun, list(self._results)
+        if begun and (results or not goes_on):
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._finish, results, limiter=_unlimited)
 

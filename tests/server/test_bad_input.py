@@ -112,9 +112,7 @@ async def test_arguments_count_in_the_spellings_that_hosts_use(claims_dir: Path)
         generation = {"key": "4521", "generation": str(number["generation"])}
         assert structured_of(await client.call_tool("is_claimed_by_other", generation))["in_force"] is True
         assert structured_of(await client.call_tool("prune", {"namespace": None}))["live"] == 2
-        released = structured_of(
-            await client.call_tool("release", {"key": "k", "outcome": "", "retention_hours": None})
-        )
+        released = structured_of(await client.call_tool("release", {"key": "k", "outcome": "", "note": None}))
         assert released["released"] and "outcome" not in released
 
 

@@ -59,7 +59,7 @@ def calls(meta: Message) -> list[Message]:
         ("list_claims", {"mine": "true"}),
         ("list_claims", {"cursor": "no cursor"}),
         ("prune", {}),
-        ("release", {"key": "red", "outcome": "done", "note": "fixed", "retention_hours": 1}),
+        ("release", {"key": "red", "outcome": "done", "note": "fixed"}),
         ("release", {"key": "green", "note": "no outcome"}),
         ("try_claim", {"key": "red", "session": "no handle"}),
     ]

@@ -135,8 +135,8 @@ def test_a_wait_continues_and_is_reported_and_answered(claims_dir: Path) -> None
         progress = server.receive()
         assert (progress["method"], progress["params"]["progressToken"]) == ("notifications/progress", 1)
         session.release("red")
-        assert answer_to(server, 7)["result"]["structuredContent"]["status"] == "acquired"
-        assert server.call("try_claim", key="red")["status"] == "renewed"
+        assert answer_to(server, 7)["result"]["structuredContent"]["status"] == "your_turn"
+        assert server.call("try_claim", key="red")["status"] == "acquired"
 
 
 @pytest.mark.rule("Q4")

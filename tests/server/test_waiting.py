@@ -1,4 +1,4 @@
-"""Waiting for a key over real servers: woken by a release, a death, an expiry; one wakes up as the holder."""
+"""Waiting for a key over real servers: woken by a release, a death, an expiry; it is the turn of one of those who wait."""
 
 from __future__ import annotations
 
@@ -63,10 +63,11 @@ def test_a_release_wakes_a_waiter_long_before_it_would_poll(claims_dir: Path) ->
                 waits(claims_dir)
                 holder.release("red")
                 released = time.monotonic()
-            assert answers[0]["status"] == "acquired"
+            assert answers[0]["status"] == "your_turn"
             delays.append(answers[0]["at"] - released)
+            assert server.call("try_claim", key="red")["status"] == "acquired"
             server.call("release", key="red")
-    print(f"released to claimed: median {statistics.median(delays) * 1000:.1f} ms", file=sys.stderr)
+    print(f"released to told: median {statistics.median(delays) * 1000:.1f} ms", file=sys.stderr)
     # Polling would take a second on average.
     assert statistics.median(delays) < 0.5
 
@@ -79,16 +80,18 @@ def test_the_death_of_the_holder_wakes_a_waiter(claims_dir: Path) -> None:
             waits(claims_dir)
             holder.process.kill()
             killed = time.monotonic()
-        assert answers[0]["status"] == "acquired" and answers[0]["previous"]["state"] == "orphaned"
-        assert answers[0]["at"] - killed < 1.5
+        assert answers[0]["status"] == "your_turn" and answers[0]["at"] - killed < 1.5
+        assert server.call("try_claim", key="red")["previous"]["state"] == "orphaned"
 
 
 def test_an_expiry_ends_the_wait(claims_dir: Path) -> None:
     holder = process_session(FileStore(claims_dir))
     holder.try_claim("red", ttl_minutes=1 / 60)
-    with raw_server(claims_dir) as server, waiting(server) as answers:
-        pass
-    assert answers[0]["status"] == "acquired" and answers[0]["previous"]["state"] == "expired"
+    with raw_server(claims_dir) as server:
+        with waiting(server) as answers:
+            pass
+        assert answers[0]["status"] == "your_turn"
+        assert server.call("try_claim", key="red")["previous"]["state"] == "expired"
 
 
 def test_work_that_is_done_meanwhile_ends_the_wait_without_a_claim(claims_dir: Path) -> None:
@@ -156,8 +159,9 @@ async def test_sessions_of_one_http_server_wait_for_each_other_and_for_others(
             async def take_a_turn(client: Client, name: str) -> None:
                 handle = structured_of(await client.call_tool("open_session", {}))["session"]
                 arguments = {"key": "red", "session": handle}
-                got = structured_of(await client.call_tool("try_claim", {**arguments, "wait_seconds": TIMEOUT}))
-                answers.append(f"{name} {got['status']}")
+                told = structured_of(await client.call_tool("try_claim", {**arguments, "wait_seconds": TIMEOUT}))
+                got = structured_of(await client.call_tool("try_claim", arguments))
+                answers.append(f"{name} {told['status']} {got['status']}")
                 await client.call_tool("release", arguments)
 
             tasks.start_soon(take_a_turn, ada, "ada")
@@ -167,7 +171,7 @@ async def test_sessions_of_one_http_server_wait_for_each_other_and_for_others(
                     await anyio.sleep(0.01)
             assert len(lines) == 2 and not answers
             holder.release("red")
-    assert sorted(answers) == ["ada acquired", "ben acquired"]
+    assert sorted(answers) == ["ada your_turn acquired", "ben your_turn acquired"]
 
 
 @pytest.mark.anyio
@@ -203,7 +207,8 @@ def test_each_release_is_got_by_exactly_one_of_those_who_wait_and_all_get_it_in_
         active = [0]
 
         def take_a_turn(server: RawServer) -> None:
-            answer = server.call("try_claim", key="red", wait_seconds=TIMEOUT)
+            assert server.call("try_claim", key="red", wait_seconds=TIMEOUT)["status"] == "your_turn"
+            answer = server.call("try_claim", key="red")
             assert answer["status"] == "acquired"
             active[0] += 1
             assert active[0] == 1, "two have it"

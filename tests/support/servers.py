@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -70,6 +70,17 @@ def has_imported_the_sdk(pid: int) -> bool:
     return any("pydantic_core" in each.path for each in psutil.Process(pid).memory_maps())
 
 
+def mcp_claims(constants: Mapping[str, object] | None = None) -> list[str]:
+    """Return the command `mcp-claims`, with other values of *constants*: `{"model.expiry.RESERVATION": timedelta(0)}`."""
+    if not constants:
+        return [sys.executable, "-m", "mcp_claims"]
+    lines = ["import datetime", "from importlib import import_module"]
+    for name, value in constants.items():
+        module, _, constant = name.rpartition(".")
+        lines.append(f"import_module('mcp_claims.{module}').{constant} = {value!r}")
+    return [sys.executable, "-c", "\n".join([*lines, "from mcp_claims.cli.main import command", "command()"])]
+
+
 class RawServer:
     """A server process and its pipes, for tests of what is on the wire and of how it ends."""
 
@@ -87,10 +98,11 @@ class RawServer:
         assert self.process.stdout is not None
         return self.process.stdout
 
-    def send(self, tool: str, arguments: dict[str, Any]) -> int:
-        """Send a call and return its id; nothing is read."""
+    def send(self, tool: str, arguments: dict[str, Any], *, token: int | None = None) -> int:
+        """Send a call, with a progress *token* by choice, and return its id; nothing is read."""
         self._last_id += 1
-        call = {"name": tool, "arguments": arguments, "_meta": ENVELOPE}
+        meta = ENVELOPE | ({} if token is None else {"progressToken": token})
+        call = {"name": tool, "arguments": arguments, "_meta": meta}
         self.send_line(json.dumps({"jsonrpc": "2.0", "id": self._last_id, "method": "tools/call", "params": call}))
         return self._last_id
 
@@ -117,12 +129,19 @@ class RawServer:
 
 @contextmanager
 def raw_server(
-    directory: Path | None, *arguments: str, stderr: int | None = None, env: dict[str, str] | None = None
+    directory: Path | None,
+    *arguments: str,
+    stderr: int | None = None,
+    env: dict[str, str] | None = None,
+    constants: Mapping[str, object] | None = None,
 ) -> Iterator[RawServer]:
-    """Start a server on *directory*, or on the store in *arguments*; it is killed at the end if it is still there."""
+    """Start a server on *directory*, or on the store in *arguments*; it is killed at the end if it is still there.
+
+    *constants* are those of `mcp_claims`.
+    """
     where = [] if directory is None else ["--dir", str(directory)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mcp_claims", "serve", *where, *arguments],
+        [*mcp_claims(constants), "serve", *where, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,

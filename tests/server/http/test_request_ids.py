@@ -76,7 +76,7 @@ async def answer_in(response: httpx2.Response) -> dict[str, Any]:
 
 def key_of(answer: dict[str, Any]) -> str:
     structured = answer["result"]["structuredContent"]
-    assert structured["claimed"]
+    assert structured["status"] == "your_turn"
     return str(structured["key"])
 
 
