@@ -73,6 +73,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def wait_until_quiet(requests: Counter[str]) -> None:
+    """Return once those who have just joined have looked at the queue, and sleep."""
+    before = Counter[str]()
+    while before != requests:
+        before = requests.copy()
+        time.sleep(0.5)
+
+
 def reserve(waiting: Session, scoped: ScopedKey = KEY) -> Claim:
     """Let *waiting* wait for *scoped*, which is free, as a tool does, and return its reservation."""
     assert waiting.queue.join(scoped, WAIT) is not None
@@ -109,16 +117,13 @@ def test_a_hand_over_takes_at_most_four_transactions(reserves: bool, at_most: in
         served.append(waiting.holder.name)
         assert waiting.release(KEY.key, KEY.namespace).released
 
-    watch, looks = EtcdStore(config, local_machine()), Counter[str]()
+    watch = EtcdStore(config, local_machine())
     with ThreadPoolExecutor(len(waiters)) as pool:
         waits: list[Future[None]] = []
         for number, waiting in enumerate(waiters, start=1):
             waits.append(pool.submit(wait_and_release, waiting))
             wait_for(lambda number=number: len(watch.tickets(KEY)) == number)  # type: ignore[misc]
-        # Each has looked at the queue after it joined, and sleeps.
-        while looks != requests:
-            looks = requests.copy()
-            time.sleep(0.5)
+        wait_until_quiet(requests)
         requests.clear()
         assert holder.release(KEY.key, KEY.namespace).released
         for each in waits:
@@ -147,9 +152,10 @@ def test_idle_waiters_cost_the_cluster_no_proposal(requests: Counter[str]) -> No
         waits = [pool.submit(acquire, session(config), request) for _ in range(20)]
         stack.callback(holder.release, KEY.key, KEY.namespace, outcome=Outcome.DONE)
         wait_for(lambda: len(watch.tickets(KEY)) == 20)
+        wait_until_quiet(requests)
         before, reads = raft_index(config), requests["/kv/range"]
-        # The first looks again every few seconds.
-        wait_for(lambda: requests["/kv/range"] > reads + 10)
+        # The first looks again every ten seconds.
+        wait_for(lambda: requests["/kv/range"] > reads + 3)
         assert raft_index(config) == before
         assert holder.release(KEY.key, KEY.namespace, outcome=Outcome.DONE).released
         assert {each.result(SOON).status for each in waits} == {Status.DONE}
