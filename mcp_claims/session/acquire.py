@@ -32,6 +32,7 @@ STILL_HELD = "still held by another session"
 
 # A wake-up can be lost.  Of those that wait behind others, only the first two need to look for themselves soon.
 _POLL_INTERVAL, _LONG_POLL_INTERVAL = 2.0, 10.0  # s
+_WATCHED_POLL_INTERVAL = 30.0  # s, where the store itself notices that whoever is before has gone
 _PROGRESS_INTERVAL = 5.0  # s
 _COURTESY = 0.01  # s
 _LOCK_STEP = 0.1  # s
@@ -256,8 +257,8 @@ class _Waiter:
                 ends = expiry.expires_in(blocking, last.now)
             else:
                 seconds = _LONG_POLL_INTERVAL
-            if alarm is not None:
-                alarm.aim(blocking if before is None else before)
+            if alarm is not None and alarm.aim(before or blocking):
+                seconds = _LONG_POLL_INTERVAL if before is None else _WATCHED_POLL_INTERVAL
             if ends is not None:
                 seconds = min(seconds, max(0.0, ends.total_seconds()))
             watched = self._session.watch_exit((before or blocking).holder)

@@ -50,10 +50,10 @@ class Alarm(Protocol):
     def reset(self) -> None:
         """Take notice of all that has been signalled so far."""
 
-    def aim(self, blocking: Claim | Ticket) -> None:
+    def aim(self, blocking: Claim | Ticket) -> bool:
         """Ring as soon as *blocking*, as it was read, is not what is stored any more; instead of what it was aimed at.
 
-        Does nothing where those who change something wake the next waiter themselves.
+        Returns false, and does nothing, where those who change something wake the next waiter themselves.
         """
 
 

@@ -1,5 +1,7 @@
 """Processes that wait in line for one key: `waiters.py CLAIMS LOGS WAITERS RELEASES KILL_EVERY SEED`.
 
+CLAIMS is a directory, or the URL of an etcd cluster.
+
 Each waits as a server does, acts for a moment, releases and waits again.  With every KILL_EVERY-th grant one of them
 is killed, the holder half of the time, and replaced.  Logs are as `contenders.py` writes them; `done` of a `tried` is when
 the wait ended, `released` when a release began.
@@ -16,10 +18,14 @@ from pathlib import Path
 from random import Random
 from resource import RUSAGE_CHILDREN, getrusage
 
+from mcp_claims.liveness import local_machine
 from mcp_claims.model.records import Claim
 from mcp_claims.model.validation import ClaimRequest, scoped_key
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
+from mcp_claims.stores.base import Store
+from mcp_claims.stores.etcd.config import parse_config
+from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.files.store import FileStore
 from tests.support.forks import fork
 
@@ -29,7 +35,9 @@ KEY = scoped_key("red", "ci")
 
 def wait_in_queue(claims: str, log: Path, grants: int, seed: str) -> None:
     """Wait, act and release, for ever; write a byte to *grants* with each grant."""
-    session, rng = process_session(FileStore(claims)), Random(seed)
+    remote = claims.startswith("etcd://")
+    store: Store = EtcdStore(parse_config(claims, {}), local_machine()) if remote else FileStore(claims)
+    session, rng = process_session(store), Random(seed)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     name = session.holder.name
 

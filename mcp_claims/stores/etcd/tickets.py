@@ -27,7 +27,7 @@ _MAX_REMOVALS = 64
 """Tickets of others that one change drops: etcd takes 128 operations in a transaction."""
 
 _IDLE_TIMEOUT = 60.0
-"""Seconds; waiters look for themselves more often than that."""
+"""Seconds of silence after which the stream is replaced; waiters look for themselves more often than that."""
 
 
 class _Stored(NamedTuple):
@@ -53,17 +53,18 @@ class Alarm:
     def reset(self) -> None:
         """Do nothing: a notice is not repeated."""
 
-    def aim(self, blocking: Claim | Ticket) -> None:
-        """Notify the waiter once *blocking* has changed since it was read."""
+    def aim(self, blocking: Claim | Ticket) -> bool:
+        """Notify the waiter once *blocking* has changed since it was read; return whether that can be noticed."""
         if isinstance(blocking, Ticket):
             scoped = next(each for each in blocking.keys if each in self._ticket.keys)
             key, revision = self._keyspace.ticket_key(scoped, blocking.holder.name), blocking.number
         elif blocking.leased is not None:
             key, revision = self._keyspace.claim_key(blocking.scoped), blocking.leased.revision
         else:
-            return
+            return False
         if self._subscriber.keys is None or self._subscriber.keys.start != key:
             self._watcher.move(self._subscriber, KeyRange(key, key + b"\0"), revision + 1)
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,8 +59,9 @@ class Alarm:
             while os.read(self._file.fd, 64):
                 pass
 
-    def aim(self, blocking: Claim | Ticket) -> None:
-        """Do nothing: whoever changes something rings."""
+    def aim(self, blocking: Claim | Ticket) -> bool:
+        """Return false: whoever changes something rings."""
+        return False
 
     def close(self) -> None:
         """Free the descriptor."""

@@ -1,0 +1,381 @@
+"""Those who wait on etcd: what it costs the cluster, whom a change wakes, and what becomes of a turn that nobody takes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from typing import Any
+
+import pytest
+
+from mcp_claims.errors import StoreUnavailableError
+from mcp_claims.liveness import local_machine
+from mcp_claims.model.expiry import RESERVATION
+from mcp_claims.model.records import Claim, Mode, Outcome, ScopedKey
+from mcp_claims.model.validation import ClaimRequest
+from mcp_claims.session.acquire import acquire
+from mcp_claims.session.identity import named_session, process_session
+from mcp_claims.session.results import Status
+from mcp_claims.session.session import Session
+from mcp_claims.stores.base import deadline_in
+from mcp_claims.stores.etcd import lease as leases
+from mcp_claims.stores.etcd import messages
+from mcp_claims.stores.etcd.config import EtcdConfig
+from mcp_claims.stores.etcd.gateway import Gateway
+from mcp_claims.stores.etcd.keys import Keyspace, prefix_range_end
+from mcp_claims.stores.etcd.store import EtcdStore
+from tests.stores.contract import WATCHED_WITHIN, Notified, join, listening, release, ticket
+from tests.stores.samples import KEY, OTHER_KEY, claim, grant
+from tests.support.etcd import Cluster, config_at, fresh_config, fresh_store, one_node
+from tests.support.etcd_keys import lease_of
+from tests.support.machines import World
+from tests.support.proxy import Proxy
+
+TRANSACTION = b"POST /v3/kv/txn "
+WAIT = 120.0
+SOON = 30.0
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the requests of all stores in this process, except the renewals of leases."""
+    counted: Counter[str] = Counter()
+    call = Gateway.call
+
+    def count(gateway: Gateway, path: str, *arguments: Any, **more: Any) -> dict[str, Any]:
+        counted[path] += path != "/lease/keepalive"
+        return call(gateway, path, *arguments, **more)
+
+    monkeypatch.setattr(Gateway, "call", count)
+    return counted
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with closing(Proxy(one_node().clients[0])) as made:
+        yield made
+
+
+def session(config: EtcdConfig) -> Session:
+    """Open a session in what is a process of its own, as far as the cluster can see."""
+    return process_session(EtcdStore(config, local_machine()))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def wait_until_quiet(requests: Counter[str]) -> None:
+    """Return once those who have just joined have looked at the queue, and sleep."""
+    before = Counter[str]()
+    while before != requests:
+        before = requests.copy()
+        time.sleep(0.5)
+
+
+def reserve(waiting: Session, scoped: ScopedKey = KEY) -> Claim:
+    """Let *waiting* wait for *scoped*, which is free, as a tool does, and return its reservation."""
+    assert waiting.queue.join(scoped, WAIT) is not None
+    turn = waiting.try_request(ClaimRequest(scoped), reserve=True)
+    assert turn.status is Status.YOUR_TURN and isinstance(turn.found, Claim)
+    waiting.queue.end_wait(scoped, keeps_place=True)
+    return turn.found
+
+
+@pytest.mark.rule("E9", "E13")
+def test_while_nobody_waits_a_claim_and_its_release_are_one_transaction_each(requests: Counter[str]) -> None:
+    only = session(fresh_config())
+    only.try_claim("warm")
+    requests.clear()
+    assert only.try_claim(KEY.key, KEY.namespace).claimed
+    assert only.release(KEY.key, KEY.namespace).released
+    assert requests == {"/kv/txn": 2}
+
+
+@pytest.mark.rule("E13")
+@pytest.mark.parametrize(("reserves", "at_most"), [(False, 3), (True, 4)], ids=["at once", "by a reservation"])
+def test_a_hand_over_takes_at_most_four_transactions(reserves: bool, at_most: int, requests: Counter[str]) -> None:
+    config = fresh_config()
+    holder, waiters = session(config), [session(config) for _ in range(5)]
+    assert holder.try_claim(KEY.key, KEY.namespace).claimed
+    served: list[str] = []
+
+    def wait_and_release(waiting: Session) -> None:
+        result = acquire(waiting, ClaimRequest(KEY, wait_seconds=WAIT), reserve=reserves)
+        if reserves:
+            assert result.status is Status.YOUR_TURN
+            result = waiting.try_request(ClaimRequest(KEY))
+        assert result.status is Status.ACQUIRED
+        served.append(waiting.holder.name)
+        assert waiting.release(KEY.key, KEY.namespace).released
+
+    watch = EtcdStore(config, local_machine())
+    with ThreadPoolExecutor(len(waiters)) as pool:
+        waits: list[Future[None]] = []
+        for number, waiting in enumerate(waiters, start=1):
+            waits.append(pool.submit(wait_and_release, waiting))
+            wait_for(lambda number=number: len(watch.tickets(KEY)) == number)  # type: ignore[misc]
+        wait_until_quiet(requests)
+        requests.clear()
+        assert holder.release(KEY.key, KEY.namespace).released
+        for each in waits:
+            each.result(SOON)
+    assert served == [each.holder.name for each in waiters], "in the order of their tickets"
+    hand_overs = len(waiters)
+    transactions = sum(count for path, count in requests.items() if path != "/kv/range")
+    print(
+        f"a hand-over: {transactions / hand_overs} transactions, {requests['/kv/range'] / hand_overs} reads",
+        file=sys.stderr,
+    )
+    # Each waiter's release begins the next hand-over, and the last one's none.
+    assert transactions <= at_most * hand_overs
+    assert watch.tickets(None) == ()
+
+
+@pytest.mark.rule("E13")
+def test_idle_waiters_cost_the_cluster_no_proposal(requests: Counter[str]) -> None:
+    with closing(Cluster()) as cluster, ExitStack() as stack:
+        config = fresh_config(cluster)
+        holder = session(config)
+        assert holder.try_claim(KEY.key, KEY.namespace).claimed
+        watch = EtcdStore(config, local_machine())
+        pool = stack.enter_context(ThreadPoolExecutor(20))
+        request = ClaimRequest(KEY, wait_seconds=WAIT)
+        waits = [pool.submit(acquire, session(config), request) for _ in range(20)]
+        stack.callback(holder.release, KEY.key, KEY.namespace, outcome=Outcome.DONE)
+        wait_for(lambda: len(watch.tickets(KEY)) == 20)
+        wait_until_quiet(requests)
+        before, reads = raft_index(config), requests["/kv/range"]
+        # The first looks again every ten seconds.
+        wait_for(lambda: requests["/kv/range"] > reads + 3)
+        assert raft_index(config) == before
+        assert holder.release(KEY.key, KEY.namespace, outcome=Outcome.DONE).released
+        assert {each.result(SOON).status for each in waits} == {Status.DONE}
+
+
+def raft_index(config: EtcdConfig) -> int:
+    return int(Gateway(config).call("/maintenance/status", {}, deadline_in(5))["raftIndex"])
+
+
+@pytest.mark.rule("E13")
+def test_the_ticket_of_a_process_ends_with_its_lease_and_that_wakes_the_next(requests: Counter[str]) -> None:
+    store, dying = fresh_store(), None
+    held = grant(store, claim())
+    dying = EtcdStore(store.config, local_machine())
+    first, second = join(dying, ticket(2)), join(store, ticket(3))
+    with listening(store, second, first) as rings:
+        assert not rings(0.2)
+        dying.close(within=5)  # Its lease ends, as it does some time after a SIGKILL.
+        assert rings(WATCHED_WITHIN)
+        assert store.tickets(KEY) == (second,)
+    with listening(store, second, held) as rings:
+        release(store, held)
+        assert rings(WATCHED_WITHIN)
+
+
+@pytest.mark.rule("E13")
+def test_a_change_between_the_look_and_the_watch_rings_too() -> None:
+    store = fresh_store()
+    held, waiting = grant(store, claim()), join(store, ticket(2))
+    before = join(store, ticket(3))
+    release(store, held)
+    store.change_tickets(KEY, lambda _: (waiting,))
+    store.read(OTHER_KEY)  # The latest revision that the store knows is that after the changes.
+    for gone in (held, before):
+        with listening(store, waiting, gone) as rings:
+            assert rings(WATCHED_WITHIN)
+
+
+@pytest.mark.rule("E11", "E13")
+def test_a_wait_goes_on_behind_a_compaction() -> None:
+    store = fresh_store()
+    held, waiting = grant(store, claim()), join(store, ticket(2))
+    gateway = Gateway(store.config)
+    now = grant(store, claim(OTHER_KEY)).leased
+    assert now is not None
+    gateway.call("/kv/compaction", {"revision": str(now.revision)}, deadline_in(4))
+    notified = Notified()
+    with store.alarm(waiting, notified) as alarm:
+        alarm.aim(held)
+        assert notified.wait(WATCHED_WITHIN), "anything may have changed"
+        notified.clear()
+        alarm.aim(held)
+        assert not notified.wait(0.5), "the same is not asked for again"
+        release(store, held)
+        assert notified.wait(WATCHED_WITHIN)
+
+
+@pytest.mark.rule("E11")
+def test_the_stream_asks_for_what_somebody_watches_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[set[tuple[str, str]]] = []
+    stream = Gateway.stream
+
+    def record(gateway: Gateway, path: str, bodies: list[dict[str, Any]], idle_timeout: float) -> Any:
+        asked.append({(each["create_request"]["key"], each["create_request"]["range_end"]) for each in bodies})
+        return stream(gateway, path, bodies, idle_timeout)
+
+    monkeypatch.setattr(Gateway, "stream", record)
+    store = fresh_store()
+    granted = grant(store, claim())
+    of_key, of_namespace = Notified(), Notified()
+    key, space = Keyspace(store.config.prefix).claim_key(KEY), Keyspace(store.config.prefix).namespace_prefix("deploy")
+    wanted = [range_of(key, key + b"\0"), range_of(space, prefix_range_end(space))]
+    with store.watch(KEY, of_key):
+        wait_for(lambda: asked[-1:] == [{wanted[0]}])
+        with store.watch("deploy", of_namespace):
+            wait_for(lambda: asked[-1] == set(wanted))
+        wait_for(lambda: asked[-1] == {wanted[0]})
+        release(store, granted)
+        assert of_key.wait(WATCHED_WITHIN) and not of_namespace.is_set()
+    wait_for(lambda: not any(each.name == "mcp-claims etcd watch" for each in threading.enumerate()))
+
+
+def range_of(start: bytes, end: bytes) -> tuple[str, str]:
+    request = messages.range_request(start, end)
+    return request["key"], request["range_end"]
+
+
+@pytest.mark.rule("E7", "E13")
+def test_a_ticket_whose_answer_was_lost_is_taken_once(proxy: Proxy) -> None:
+    config = fresh_config()
+    store = EtcdStore(config_at(proxy.port, config.prefix), local_machine())
+    waiting = process_session(store)
+    assert waiting.try_claim("warm").claimed
+    proxy.lose_answer_to(TRANSACTION)
+    taken = waiting.queue.join(KEY, WAIT)
+    assert proxy.triggered.is_set()
+    assert taken is not None and store.tickets(KEY) == (taken,)
+
+
+@pytest.mark.rule("E13")
+def test_a_ticket_is_taken_under_a_new_lease_after_the_old_one_was_lost() -> None:
+    store = fresh_store()
+    held = grant(store, claim(session=1)._replace(holder=process_session(store).holder))
+    first = join(store, ticket(1))
+    leases.revoke_lease(Gateway(store.config), lease_of(store, held.scoped), deadline_in(5))
+    assert store.tickets(KEY) == ()
+    second = join(store, ticket(1))
+    assert store.tickets(KEY) == (second,) and second.number > first.number
+
+
+@pytest.mark.rule("E13")
+def test_what_is_no_ticket_has_no_place_and_blocks_nobody() -> None:
+    store = fresh_store()
+    stray = Keyspace(store.config.prefix).ticket_key(KEY, "somebody else")
+    gateway = Gateway(store.config)
+    for value in (b"", b"{", b'{"tickets": []}', b'{"tickets": [{"number": 1}]}', b"\xff"):
+        gateway.call("/kv/put", messages.put_request(stray, value), deadline_in(5))
+        assert store.tickets(KEY) == ()
+        only = process_session(store)
+        assert only.try_claim(KEY.key, KEY.namespace).claimed
+        assert only.release(KEY.key, KEY.namespace).released
+
+
+@pytest.mark.rule("E14")
+@pytest.mark.parametrize("made_by", ["its session", "a stranger"])
+@pytest.mark.parametrize("marker", [None, Outcome.FAILED, Outcome.DONE])
+def test_a_turn_that_nobody_takes_lapses_once_and_leaves_what_was_there(made_by: str, marker: Outcome | None) -> None:
+    world, config = World(), fresh_config()
+    holder, waiting, stranger = (
+        world.session(EtcdStore(config, machine)) for machine in (world.process() for _ in range(3))
+    )
+    watch = EtcdStore(config, local_machine())
+    assert holder.try_claim(KEY.key, KEY.namespace).claimed
+    assert waiting.queue.join(KEY, WAIT) is not None
+    note = None if marker is None else "look here"
+    assert holder.release(KEY.key, KEY.namespace, outcome=marker, note=note).released
+    world.pass_time(2)
+    redo = ClaimRequest(KEY, redo=True)
+    if made_by == "a stranger":
+        assert stranger.try_request(redo).status is Status.HELD
+    else:
+        assert waiting.try_request(redo, reserve=True).status is Status.YOUR_TURN
+    waiting.queue.end_wait(KEY, keeps_place=True)
+    reserved = watch.read(KEY)
+    assert isinstance(reserved, Claim) and reserved.mode is Mode.RESERVED
+    assert reserved.holder.name == waiting.holder.name
+    world.pass_time(RESERVATION.total_seconds() - 1)
+    assert stranger.try_request(redo).status is Status.HELD
+    world.pass_time(1)
+    again = stranger.try_request(ClaimRequest(KEY))
+    assert again.status is (Status.DONE if marker is Outcome.DONE else Status.ACQUIRED)
+    assert watch.tickets(KEY)[0].lapsed
+    if marker is Outcome.FAILED:
+        assert again.taken_over is not None and isinstance(again.taken_over.found, Claim)
+        assert again.taken_over.found.note == note
+
+
+@pytest.mark.rule("E14")
+def test_a_reservation_is_there_after_its_time_so_that_its_session_is_not_served_again() -> None:
+    config, elsewhere = fresh_config(), World()
+    waiting = session(config)
+    reserve(waiting)
+    machine = elsewhere.process()
+    elsewhere.boot, elsewhere.wall = "boot-2", local_machine().now().wall
+    stranger = process_session(EtcdStore(config, machine), machine)
+    assert stranger.try_claim(KEY.key, KEY.namespace).status is Status.HELD
+    elsewhere.set_wall_clock(RESERVATION.total_seconds())
+    assert stranger.try_claim(KEY.key, KEY.namespace).status is Status.ACQUIRED, "only a turn depends on clocks"
+
+
+@pytest.mark.rule("E14")
+def test_a_reservation_ends_with_the_process_that_it_is_for_and_its_marker_does_not() -> None:
+    config = fresh_config()
+    watch = EtcdStore(config, local_machine())
+    first, second = (EtcdStore(config, local_machine()) for _ in range(2))
+    reserve(process_session(first))
+    first.close(within=5)
+    assert watch.read(KEY) is None and watch.tickets(None) == ()
+    other = process_session(second)
+    assert other.try_claim(KEY.key, KEY.namespace).claimed
+    assert other.release(KEY.key, KEY.namespace, outcome=Outcome.FAILED, note="look here").released
+    kept = reserve(other).replaced
+    second.close(within=5)
+    found = watch.read(KEY)
+    assert isinstance(found, Claim) and kept is not None and found.replaced == kept
+
+
+@pytest.mark.rule("E7", "E14")
+@pytest.mark.parametrize("of", ["ends with its process", "outlives its process"])
+def test_a_turn_that_is_taken_by_a_late_request_is_not_held_without_anybody_knowing(proxy: Proxy, of: str) -> None:
+    config = fresh_config()
+    store = EtcdStore(config_at(proxy.port, config.prefix), local_machine())
+    direct = EtcdStore(config, local_machine())
+    waiting = process_session(store) if of == "ends with its process" else named_session(store, "ci")
+    reserved = reserve(waiting)
+    proxy.hold(TRANSACTION)
+    taken = waiting.try_claim(KEY.key, KEY.namespace)
+    assert proxy.triggered.is_set()
+    assert taken.status is Status.ACQUIRED and isinstance(taken.found, Claim)
+    assert taken.found.generation == reserved.generation
+    assert waiting.release(KEY.key, KEY.namespace).released
+    answer = proxy.deliver()
+    assert answer.startswith(b"HTTP/1.1"), answer
+    assert direct.read(KEY) is None
+
+
+@pytest.mark.rule("E7", "E14")
+def test_a_turn_taken_with_an_unknown_outcome_is_an_error_and_is_undone(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = fresh_config()
+    store = EtcdStore(config_at(proxy.port, config.prefix), local_machine())
+    direct = EtcdStore(config, local_machine())
+    waiting = process_session(store)
+    reserve(waiting)
+    monkeypatch.setattr("mcp_claims.stores.etcd.store.CALL_TIMEOUT", 1.5)
+    proxy.lose_answer_to(TRANSACTION, then_cut=True)
+    with pytest.raises(StoreUnavailableError, match="no endpoint of etcd answered in time"):
+        waiting.try_claim(KEY.key, KEY.namespace)
+    taken = direct.read(KEY)
+    assert isinstance(taken, Claim) and taken.mode is Mode.ALONE
+    proxy.mend()
+    wait_for(lambda: direct.read(KEY) is None)
