@@ -24,10 +24,10 @@ else:
 
 # O_NOFOLLOW: a link planted in the place of a claim must not make us read or write elsewhere.  O_NONBLOCK: opening a
 # FIFO planted there must not hang.  Windows has neither, and needs O_BINARY to leave the bytes alone.
-_SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-READ = os.O_RDONLY | _SAFE
-CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
-LOCK = os.O_RDWR | _SAFE
+SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+READ = os.O_RDONLY | SAFE
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE
+LOCK = os.O_RDWR | SAFE
 CREATE_LOCK = LOCK | os.O_CREAT
 
 ERRORS_OF_ONE_FILE = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})

@@ -6,15 +6,17 @@ wait: what cannot be read counts as empty.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from weakref import WeakSet
 
 from mcp_claims.model.codec import RecordError, tickets_from_json
 from mcp_claims.model.records import Claim, Ticket
-from mcp_claims.stores.files.filesystem import FileSystem, OpenFile, read_file
+from mcp_claims.stores.files.filesystem import SAFE, FileSystem, OpenFile, read_file
 
 TICKETS_FILE = ".tickets"
 """No claim's file name begins with a dot."""
@@ -22,10 +24,9 @@ TICKETS_FILE = ".tickets"
 _ALARM = ".alarm-"
 _MAX_BYTES = 4 * 1024 * 1024
 
-if sys.platform != "win32":
-    # Also for writing: else each end of a writer would end the wait of a reader.  Without waiting for the other end.
-    _LISTEN = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    _RING = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+# Also for writing: else each end of a writer would end the wait of a reader.
+_LISTEN = os.O_RDWR | SAFE
+_RING = os.O_WRONLY | SAFE
 
 
 def read_tickets(fs: FileSystem, directory: str) -> tuple[Ticket, ...]:
@@ -51,9 +52,15 @@ class Alarm:
     """A FIFO that becomes readable when somebody rings."""
 
     def __init__(self, fs: FileSystem, path: str) -> None:
-        with suppress(FileExistsError):
-            fs.make_fifo(path)
+        if sys.platform != "win32":
+            with suppress(FileExistsError):
+                fs.make_fifo(path)
         self._file = OpenFile(fs, path, _LISTEN)
+        _alarms.add(self)
+        if not stat.S_ISFIFO(fs.status(self._file.fd).st_mode):
+            # A file is always readable: its waiter would never sleep.
+            self.close()
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
@@ -109,6 +116,19 @@ def remove_alarms(fs: FileSystem, directory: str, before: tuple[Ticket, ...], af
         if ticket.number not in kept:
             with suppress(OSError):
                 fs.remove(_alarm_path(directory, ticket))
+
+
+_alarms: WeakSet[Alarm] = WeakSet()
+
+
+def _close_inherited_alarms() -> None:
+    # Were a child to keep one open, whoever rings would believe after our death that somebody has heard it.
+    for alarm in list(_alarms):
+        alarm.close()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_close_inherited_alarms)
 
 
 def _alarm_path(directory: str, ticket: Ticket) -> str:
