@@ -86,6 +86,7 @@ def comes_when_free(process: Process) -> None:
 
 def does_again(process: Process) -> None:
     process.let_others_go_first()
+    process.run.done_until = 0.0  # From now on the work may be claimed by others too, should this process die.
     process.try_claim(redo=True)
     process.release(Outcome.DONE)
 
