@@ -84,6 +84,10 @@ class Process:
         vars(store)["wake"] = run.listens
         self.claims = run.scenario.make_claims(store, holder, self.machine)
         self.listens = False
+        self.wants: set[ScopedKey] = set()
+        """The keys that it waits for, also between two calls."""
+        self.others_want: set[tuple[str, ScopedKey]] = set()
+        """What all wanted when the present call began."""
         self.granted: dict[ScopedKey, Claim] = {}
         self.turn: Claim | None = None
         self.seen: tuple[Ticket, ...] = ()
@@ -157,6 +161,7 @@ class Process:
         attempt = self._try(request)
         if attempt is None or attempt.status is not Status.HELD:
             return attempt
+        self.wants.add(scoped)
         self.claims.queue.join(scoped, WAIT)
         self.listens = True
         for _ in range(attempts):
@@ -174,7 +179,8 @@ class Process:
         self.listens = False
         waits_on = attempt is not None and attempt.status in (Status.HELD, Status.YOUR_TURN) and not attempt.cycle
         self.claims.end_wait(scoped, keeps_place=keeps_place and waits_on)
-        if not keeps_place:
+        if not (keeps_place and waits_on):
+            self.wants.discard(scoped)
             self.turn = None
         return attempt
 
@@ -186,7 +192,7 @@ class Process:
 
     def _try(self, request: ClaimRequest, *, reserve: bool = False) -> ClaimResult | None:
         scoped = request.scoped
-        self.seen = self.run.tickets(scoped.namespace)
+        self._look(scoped)
         try:
             attempt = self.claims.try_request(request, reserve=reserve)
         except ClaimsError as error:
@@ -197,6 +203,7 @@ class Process:
             self.turn = attempt.found
         elif isinstance(attempt.found, Claim) and attempt.claimed:
             self.granted[scoped] = attempt.found
+            self.wants.discard(scoped)
             self.run.granted(self, attempt.found, redo=request.redo)
             self.run.told(attempt.found, attempt.taken_over and attempt.taken_over.found)
             self.fs.act()
@@ -205,6 +212,7 @@ class Process:
     def release(self, outcome: Outcome | None = None, scoped: ScopedKey = KEY) -> None:
         ours, self.turn = self.granted.pop(scoped, None), None
         released = self._do(lambda: self.claims.release(scoped.key, scoped.namespace, outcome=outcome))
+        self.wants.discard(scoped)
         if outcome is Outcome.DONE and isinstance(released, ReleaseResult) and released.released and ours is not None:
             self.run.done_until = self.run.world.ticks + RETENTION
 
@@ -212,6 +220,7 @@ class Process:
         self.granted.clear()
         self.turn = None
         self._do(self.claims.close)
+        self.wants.clear()
 
     def prune(self) -> None:
         self._do(self.claims.prune)
@@ -221,7 +230,12 @@ class Process:
         if isinstance(inspection, Inspection):
             self.run.looked(inspection.found)
 
+    def _look(self, scoped: ScopedKey = KEY) -> None:
+        self.seen = self.run.tickets(scoped.namespace)
+        self.others_want = {(each.claims.holder.name, key) for each in self.run.processes for key in each.wants}
+
     def _do(self, call: Callable[[], object]) -> object:
+        self._look()
         try:
             return call()
         except ClaimsError as error:
@@ -375,6 +389,10 @@ class Run:
         if before is not None and before.ended is not None and before.ended.outcome is Outcome.DONE:
             return  # Others no longer wait for work that is done.
         name, now = after.holder.name, writer.machine.now()
+        if after.mode is Mode.RESERVED and (name, KEY) not in writer.others_want and "time out" not in self.spent:
+            wanted = {each.claims.holder.name for each in self.processes if KEY in each.wants}
+            if name not in wanted:
+                raise ViolationError(self.describe(f"P{writer.number} reserved the key for one that does not wait"))
         place = next((each for each in writer.seen if each.holder.name == name), None)
         numbers = {ticket.number for ticket in self.tickets()}
         for ticket in writer.seen:

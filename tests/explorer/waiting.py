@@ -67,6 +67,11 @@ def takes(process: Process) -> None:
     process.release()
 
 
+def dies(process: Process) -> None:
+    process.wait()
+    process.kill()
+
+
 def ends(process: Process) -> None:
     process.wait()
     process.close()
@@ -134,7 +139,8 @@ WAITING = [
     Scenario("an answer is lost", (hands_over(), forgets, waits, comes_late), warm),
     Scenario("two answers are lost", (hands_over(), forgets, forgets, comes_late), warm),
     Scenario("one declines", (hands_over(), declines, waits), warm),
-    Scenario("one leaves while a stranger comes", (hands_over(), leaves, comes_when_free, comes_when_free), warm),
+    Scenario("one leaves while a stranger comes", (hands_over(), comes_when_free, leaves), warm),
+    Scenario("one dies when its turn has come", (hands_over(), dies, comes_late), warm),
     Scenario("one ends while another waits", (hands_over(), ends, waits, comes_late), warm),
     Scenario("one lets its turn lapse and returns", (hands_over(), returns, waits, comes_late), warm),
     Scenario("commands wait", (hands_over(), takes, takes, comes_late), warm),

@@ -65,7 +65,9 @@ class TestPlaces:
         holder, ada, ben, stranger = (bench.session() for _ in range(4))
         granted(holder)
         wait(bench, ada, ben)
-        holder.release(KEY)
+        with bench.store.alarm(bench.store.tickets(DEFAULT_NAMESPACE)[0], lambda: None):
+            holder.release(KEY)
+        assert bench.store.read(SCOPED) is None, "the first has been woken"
         for other in (stranger, ben):
             assert attempt(other, reserve=False).status is Status.HELD and reserved_for(bench, ada)
         assert attempt(ada, reserve=False).status is Status.ACQUIRED
@@ -90,6 +92,15 @@ class TestPlaces:
         bench.world.kill(ada)
         holder.release(KEY)
         assert attempt(stranger, reserve=False).status is Status.ACQUIRED
+
+    @pytest.mark.rule("W2")
+    def test_nothing_is_reserved_for_a_dead_process(self, bench: Bench) -> None:
+        holder, ada = bench.session(), bench.session()
+        granted(holder)
+        wait(bench, ada)
+        bench.world.kill(ada)
+        holder.release(KEY)
+        assert bench.store.read(SCOPED) is None
 
     @pytest.mark.rule("W8")
     def test_a_wait_that_ends_keeps_its_place_for_half_a_minute_if_it_may_go_on(self, bench: Bench) -> None:
