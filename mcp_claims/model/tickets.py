@@ -76,10 +76,14 @@ def left(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder) -> tuple[
 
 
 def lapsed(tickets: Iterable[Ticket], reservation: Claim) -> tuple[Ticket, ...]:
-    """Return *tickets* after *reservation* has lapsed: its session loses its place, for good if that happens again."""
+    """Return *tickets* after *reservation* has lapsed: its session loses its place, for good if that happens again.
+
+    A ticket that was taken after the reservation was made stays: somebody else has noted the lapse before.
+    """
     result: list[Ticket] = []
     for ticket in tickets:
-        if not _is_of(ticket, reservation.scoped, reservation.holder) or ticket.lapsed:
+        newer = expiry.remaining(ticket.taken, reservation.claimed) > timedelta(0)
+        if not _is_of(ticket, reservation.scoped, reservation.holder) or ticket.lapsed or newer:
             result.append(ticket)
         elif not ticket.returned:
             result.append(ticket._replace(lapsed=True, until=expiry.later(reservation.expires, _LAPSED)))

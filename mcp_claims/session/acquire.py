@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model import expiry
-from mcp_claims.model.records import Claim, Mode
+from mcp_claims.model.records import Claim, Mode, Ticket
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm, call_before
@@ -194,27 +194,39 @@ class _Waiter:
         keeps_place = False
         try:
             ticket = queue.join(scoped, self._left())
-            if cycle := queue.find_cycle(scoped):
-                return self._last()._replace(cycle=cycle)
-            with ExitStack() as stack:
-                alarm = None
-                if ticket is not None:
-                    alarm = stack.enter_context(self._session.alarm(ticket, self._wakeup.set))
-                if ticket is None or alarm is None:
-                    stack.enter_context(self._session.watch(scoped, self._wakeup.set))
-                # The key may have become free before the alarm was set, so the next attempt comes first.
-                while not self._try(reserve=self._reserve):
-                    if cycle := queue.find_cycle(scoped):
-                        return self._last()._replace(cycle=cycle)
-                    self._pause(alarm)
-                    if ticket is None:
-                        self._let_longer_waiters_go_first()
+            while not self._wait(ticket):
+                ticket = queue.rejoin(scoped, self._left())
             last = self._last()
-            waits_on = last.status in (Status.HELD, Status.YOUR_TURN)
+            waits_on = last.status in (Status.HELD, Status.YOUR_TURN) and not last.cycle
             keeps_place = self._reserve and waits_on and not self._wakeup.stopped
             return last._replace(keeps_place=keeps_place and ticket is not None)
         finally:
-            queue.end_wait(scoped, keeps_place=keeps_place)
+            self._session.end_wait(scoped, keeps_place=keeps_place)
+
+    def _wait(self, ticket: Ticket | None) -> bool:
+        """Wait with *ticket*; return false if its place was lost before the wait was over.
+
+        A process that is stopped can let its turn lapse, and a list of tickets can be damaged.
+        """
+        scoped, queue = self._request.scoped, self._session.queue
+        with ExitStack() as stack:
+            alarm = None
+            if ticket is not None:
+                alarm = stack.enter_context(self._session.alarm(ticket, self._wakeup.set))
+            if ticket is None or alarm is None:
+                stack.enter_context(self._session.watch(scoped, self._wakeup.set))
+            # The key may have become free before the alarm was set, so the next attempt comes first.
+            while not self._try(reserve=self._reserve):
+                if cycle := queue.find_cycle(scoped):
+                    self._result = self._last()._replace(cycle=cycle)
+                    return True
+                has_place, before = queue.place(scoped)
+                if ticket is not None and not has_place:
+                    return False
+                self._pause(alarm, before)
+                if ticket is None:
+                    self._let_longer_waiters_go_first()
+        return True
 
     def _try(self, *, reserve: bool) -> bool:
         """Try once, unless stopped; return whether the wait is over: granted, done, stopped, or out of time."""
@@ -245,12 +257,11 @@ class _Waiter:
         assert self._result is not None
         return self._result
 
-    def _pause(self, alarm: Alarm | None) -> None:
+    def _pause(self, alarm: Alarm | None, before: Ticket | None) -> None:
         """Wait for a wake-up, but not beyond the end of the claim in the way, the time limit, or the poll interval."""
         last = self._last()
         seconds, watched = _POLL_INTERVAL, None
         if isinstance(blocking := last.found, Claim):
-            before = self._session.queue.last_ahead(self._request.scoped)
             ends = None if before is None else expiry.remaining(before.until, last.now)
             if before is None or blocking.mode is Mode.RESERVED:
                 # Nobody wakes anybody when a claim expires.

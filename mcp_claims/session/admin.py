@@ -13,9 +13,10 @@ from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Ended, Found, Holder, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Ended, Found, Holder, Mode, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.text import skeleton
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
+from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store, call_before
 
 _MAX_NEAR = 3
@@ -29,7 +30,7 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
     """Remove dead claims, in one namespace or in all; wait for locks for at most *lock_timeout* seconds altogether.
 
     A claim counts once: when it is removed, or replaced by the marker that keeps its note.  A marker whose retention has
-    passed is removed and not counted.
+    passed is removed and not counted, and so is a reservation that has lapsed.
     """
     removed: Counter[ClaimState | type[Unreadable]] = Counter()
     live = markers = 0
@@ -53,9 +54,9 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
         try:
             # The store compares under the lock, so a claim that was taken again since we read it stays.  Each removal
             # has its own deadline: a network that has just answered is worth another request.
-            replace = partial(replace_dead, store, found, trace, max(0.0, deadline - time.monotonic()))
-            is_marker = isinstance(found, Claim) and found.ended is not None
-            if call_before(time.monotonic() + LOCK_TIMEOUT, replace) and not is_marker:
+            replace = partial(replace_dead, store, found, trace, now, max(0.0, deadline - time.monotonic()))
+            was_held = isinstance(found, Unreadable) or (found.ended is None and found.mode is not Mode.RESERVED)
+            if call_before(time.monotonic() + LOCK_TIMEOUT, replace) and was_held:
                 removed[Unreadable if isinstance(found, Unreadable) else state] += 1
         except (StoreUnavailableError, StoreBusyError) as error:
             if store.remote and _timed_out(error):
@@ -73,8 +74,10 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
     )
 
 
-def replace_dead(store: Store, found: Claim | Unreadable, trace: Found, lock_timeout: float) -> bool:
+def replace_dead(store: Store, found: Claim | Unreadable, trace: Found, now: Moment, lock_timeout: float) -> bool:
     """Put *trace*, which `expiry.trace_of` returned, in the place of the dead *found*; return whether that was still stored."""
+    if isinstance(found, Claim) and found.mode is Mode.RESERVED:
+        return end_reservation(store, found, now, lock_timeout).won
     if isinstance(found, Claim) and isinstance(trace, Claim):
         return store.swap(found.scoped, found, trace, lock_timeout=lock_timeout).won
     return store.discard(found, lock_timeout=lock_timeout)

@@ -23,12 +23,12 @@ from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Found, Holder, Maker, Mode, Moment, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Found, Holder, Maker, Mode, Moment, ScopedKey, Ticket, Unreadable
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.session import admin
 from mcp_claims.session.held import HeldClaims
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
-from mcp_claims.session.wait_queue import WaitQueue
+from mcp_claims.session.wait_queue import WaitQueue, end_reservation
 from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store
 
 CLOSE_TIMEOUT = 0.2
@@ -89,7 +89,7 @@ class Operations:
             our_turn = reservation is not None and self._is_for_us(reservation, now)
             if reservation is not None and our_turn:
                 if reserve:
-                    return ClaimResult(Status.YOUR_TURN, reservation, now)
+                    return self._your_turn(reservation, now)
                 taken_over = self._replaced(reservation, now)
             elif found is not None and not ours:
                 state = self._state_of(found, now)
@@ -103,16 +103,13 @@ class Operations:
                     continue
                 if reservation is not None:
                     # It has lapsed: what it replaced is there again, such as the marker of work that is done.
-                    self.queue.lapse(reservation, lock_timeout)
-                    left = expiry.uncovered(reservation, now)
-                    found = self._store.swap(scoped, reservation, left, lock_timeout=lock_timeout).found
+                    found = end_reservation(self._store, reservation, now, lock_timeout).found
                     continue
                 taken_over = TakenOver(found, state)
             assert not isinstance(found, Unreadable)
-            # Nobody waits for what is done: whoever still has a place there has not asked for it to be done again.
-            is_done = taken_over is not None and taken_over.state is ClaimState.DONE
-            is_served = ours or our_turn or is_done or not queued
-            first = None if is_served else self.queue.first_ahead(scoped)
+            # Work that is done is no longer what others wait for: reserved for one of them, it would be done again.
+            done = taken_over is not None and taken_over.state is ClaimState.DONE
+            first = self.queue.first_ahead(scoped) if queued and not (ours or our_turn or done) else None
             if first is not None or (reserve and not ours):
                 replaced, state = taken_over or (None, ClaimState.FREE)
                 served = self.holder if first is None else first.holder
@@ -123,8 +120,8 @@ class Operations:
                     # Only the answer said what the store had kept of the claim before.
                     kept = found._replace(replaced=swap.trace)
                     found = self._store.swap(scoped, found, kept, lock_timeout=lock_timeout).found
-                if first is not None:
-                    self.queue.wake(first)
+                if first is not None and swap.won and isinstance(found, Claim):
+                    found = self._unless_left(first, found, lock_timeout)
                 taken_over = None
                 continue
             if ours and found is not None:
@@ -171,7 +168,7 @@ class Operations:
             if trace is found or found is None:
                 break
             try:
-                if not admin.replace_dead(self._store, found, trace, 0):
+                if not admin.replace_dead(self._store, found, trace, now, 0):
                     continue  # It changed since it was read, so somebody made progress.
             except (StoreBusyError, StoreUnavailableError):
                 # It cannot be replaced just now, but the answer does not depend on that: dead stays dead.
@@ -222,6 +219,12 @@ class Operations:
         remote store it reads nothing, and returns the losses that renewals have found.  Raises nothing.
         """
         return self._held.take_losses(None if self.remote or self._in_forked_child else self._store.read, but)
+
+    def end_wait(self, scoped: ScopedKey, *, keeps_place: bool) -> None:
+        """End a wait that `queue.join` began.  Unless it *keeps_place*, nothing stays reserved for it.  Raises nothing."""
+        if self.queue.end_wait(scoped, keeps_place=keeps_place):
+            with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
+                self._decline(self._store.read(scoped), LOCK_TIMEOUT)
 
     def release_grant(self, grant: Claim) -> None:
         """Release *grant*, or decline that reservation, which never reached its caller, unless it has changed since."""
@@ -309,7 +312,26 @@ class Operations:
         if state is not ClaimState.DONE:
             reservation = expiry.reserved(scoped, absent.holder, now, found, state)
             with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-                self._store.swap(scoped, found, reservation, lock_timeout=0)
+                swap = self._store.swap(scoped, found, reservation, lock_timeout=0)
+                if swap.won and isinstance(swap.found, Claim):
+                    self._unless_left(absent, swap.found, 0)
+
+    def _unless_left(self, ticket: Ticket, reservation: Claim, lock_timeout: float) -> Found:
+        """Wake the session of *ticket*, for which the key has just been reserved; return what is stored then.
+
+        It may have left since its ticket was read, and have looked for a reservation in vain.
+        """
+        if self.queue.wake(ticket):
+            return reservation
+        left = expiry.uncovered(reservation, self._machine.now())
+        return self._store.swap(reservation.scoped, reservation, left, lock_timeout=lock_timeout).found
+
+    def _your_turn(self, reservation: Claim, now: Moment) -> ClaimResult:
+        # As in `_record`: either `close` finds the reservation, or we see here that it has begun.
+        if self._closed:
+            self._decline(reservation, CLOSE_TIMEOUT)
+            raise SessionEndedError
+        return ClaimResult(Status.YOUR_TURN, reservation, now)
 
     def _is_for_us(self, found: Claim, now: Moment) -> bool:
         """Return whether *found* is a reservation for this session that has not lapsed."""

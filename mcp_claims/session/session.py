@@ -13,7 +13,7 @@ from typing import Self
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import ProcessExit
-from mcp_claims.model import expiry, validation
+from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, Holder, Mode, Moment, Outcome, ScopedKey, Ticket, Unreadable
 from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import (
@@ -28,6 +28,7 @@ from mcp_claims.session import admin
 from mcp_claims.session.block import hold, hold_async
 from mcp_claims.session.operations import CLOSE_TIMEOUT, Operations
 from mcp_claims.session.results import ClaimPage, ClaimResult, Inspection, PruneResult, ReleaseResult
+from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm
 
 _MAX_CLIENT, _MAX_DIRECTORY = 100, 200  # characters
@@ -130,15 +131,14 @@ class Session(Operations):
         """Revoke *found*, a claim of any session, or remove it if it is unreadable; return whether it was still stored.
 
         A claim that was renewed meanwhile is revoked too; a reservation is taken back.  A marker of a new generation stays
-        for a day, with the former holder, the revoking session and the *reason*.  The former holder learns of it from its next call, and a resource
-        that checks generations refuses the old one.  For people who know that the holder hangs.
+        for a day, with the former holder, the revoking session and the *reason*.  The former holder learns of it from its
+        next call, and a resource that checks generations refuses the old one.  For people who know that the holder hangs.
         """
         reason = validation.parse_note(reason)
         self._check_usable()
         if isinstance(found, Claim) and found.mode is Mode.RESERVED and found.ended is None:
             # Nobody holds it.  The place that it came from must not get it again.
-            self.queue.lapse(found, lock_timeout)
-            swap = self._store.swap(found.scoped, found, expiry.uncovered(found, self.now()), lock_timeout=lock_timeout)
+            swap = end_reservation(self._store, found, self.now(), lock_timeout)
             self._pass_on(found.scoped, swap.found)
             return swap.won
         revoked = admin.revoke(self._store, self._machine, found, self.holder, reason, lock_timeout)

@@ -12,11 +12,11 @@ from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, tickets
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Holder, ScopedKey, Ticket
-from mcp_claims.stores.base import LOCK_TIMEOUT, Store, TicketChange
+from mcp_claims.model.records import Claim, Holder, Moment, ScopedKey, Ticket
+from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap, TicketChange
 
 _STORE_ERRORS = (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError)
-_MAX_CYCLE = 100
+_MAX_READS = 100
 
 
 class WaitQueue:
@@ -46,6 +46,12 @@ class WaitQueue:
 
         The caller calls `end_wait` in the end.
         """
+        with self._lock:
+            self._waits[scoped] = self._waits.get(scoped, 0) + 1
+        return self.rejoin(scoped, wait_seconds)
+
+    def rejoin(self, scoped: ScopedKey, wait_seconds: float) -> Ticket | None:
+        """Return what `join` does, for a wait that goes on although it has lost its place."""
         holder, now = self._holder(), self._machine.now()
 
         def join(found: tuple[Ticket, ...]) -> tuple[Ticket, ...]:
@@ -53,19 +59,25 @@ class WaitQueue:
             after = tickets.joined(current, scoped, holder, now, timedelta(seconds=wait_seconds))
             return after if len(after) <= tickets.MAX_TICKETS else current
 
-        with self._lock:
-            self._waits[scoped] = self._waits.get(scoped, 0) + 1
         return tickets.place_of(self._change(scoped, join, LOCK_TIMEOUT), scoped, holder, now)
 
-    def end_wait(self, scoped: ScopedKey, *, keeps_place: bool) -> None:
-        """End a wait that began with `join`; unless it *keeps_place* or another call waits, give up the place."""
+    def end_wait(self, scoped: ScopedKey, *, keeps_place: bool) -> bool:
+        """End a wait that began with `join`; unless it *keeps_place* or another call waits, give up the place.
+
+        Return whether it was given up.
+        """
         with self._lock:
             if scoped not in self._waits:
-                return
+                return False
             self._waits[scoped] -= 1
-            others = self._waits[scoped] > 0
-        if not others and not keeps_place:
+        if self.is_waited_for(scoped):
+            return False
+        if keeps_place:
+            # The wake-up may have come after the last attempt: were it not passed on, all would wait for their next poll.
+            self.wake_next(scoped)
+        else:
             self.leave(scoped)
+        return not keeps_place
 
     def end(self, scoped: ScopedKey, lock_timeout: float, *, everywhere: bool) -> None:
         """End all waits of the session for *scoped*, which it has just been granted; *everywhere*: in other processes, too."""
@@ -106,25 +118,16 @@ class WaitQueue:
         with self._lock:
             self._waits.pop(scoped, None)
 
-    def lapse(self, reservation: Claim, lock_timeout: float) -> None:
-        """Take the place from the session that has let *reservation* lapse; raises what the store does.
-
-        Were that not to happen, the key would be reserved for it again and again.
-        """
-        if self._store.has_tickets:
-            self._store.change_tickets(
-                reservation.scoped.namespace,
-                lambda found: tickets.lapsed(found, reservation),
-                lock_timeout=lock_timeout,
-            )
-
     def first_ahead(self, scoped: ScopedKey) -> Ticket | None:
         """Return the ticket that goes before all others, if it goes before this session."""
-        return next(self._living(self._ahead(scoped)), None)
+        ahead = tickets.ahead_of(self._read(scoped), scoped, self._holder(), self._machine.now())
+        return next(self._living(ahead), None)
 
-    def last_ahead(self, scoped: ScopedKey) -> Ticket | None:
-        """Return the ticket right before that of this session."""
-        return next(self._living(self._ahead(scoped)[::-1]), None)
+    def place(self, scoped: ScopedKey) -> tuple[bool, Ticket | None]:
+        """Return whether this session has a place, and the ticket right before it."""
+        holder, now, found = self._holder(), self._machine.now(), self._read(scoped)
+        ahead = tickets.ahead_of(found, scoped, holder, now)
+        return tickets.place_of(found, scoped, holder, now) is not None, next(self._living(ahead[::-1]), None)
 
     def wake_next(self, scoped: ScopedKey) -> Ticket | None:
         """Wake the first of those who wait for *scoped* that listens, unless the store does.
@@ -135,13 +138,21 @@ class WaitQueue:
             return None
         now = self._machine.now()
         waiting = [each for each in self._read(scoped) if scoped in each.keys and tickets.is_waiting(each, now)]
-        if any(map(self._store.wake, waiting)):
-            return None
-        return next(self._living(waiting), None)
+        absent = None
+        # Only the living: the alarm of a dead process may still be open in a child that it has forked.
+        for ticket in self._living(waiting):
+            if self._store.wake(ticket):
+                return None
+            absent = absent or ticket
+        return absent
 
-    def wake(self, ticket: Ticket) -> None:
-        """Wake the waiter that has *ticket*."""
+    def wake(self, ticket: Ticket) -> bool:
+        """Wake the waiter that has *ticket*; return whether it still has its place, as far as that can be known."""
         self._store.wake(ticket)
+        return self._store.serves_queue or any(
+            each.number == ticket.number and is_same_session(each.holder.name, ticket.holder.name)
+            for each in self._read(ticket.keys[0])
+        )
 
     def find_cycle(self, scoped: ScopedKey) -> tuple[Claim, ...]:
         """Return the claims of a cycle that a wait of this session for *scoped* is part of, if it has to give way.
@@ -150,40 +161,46 @@ class WaitQueue:
         session.  Of the waits in the cycle the one that began last gives way.
         """
         own = self._holder().name
-        all_tickets = self._read(None)
-        now = self._machine.now()
+        waiting = self._all_waiting()
+        ours = next((each for each in waiting.get(own, []) if scoped in each.keys), None)
+        cycle = () if ours is None else self._path(scoped, own, waiting, ours, set())
+        if not cycle:
+            return ()
+        # One of the waits may have ended while we read.  If all go on, all claims were held throughout.
+        again = self._all_waiting()
+        names = (own, *(claim.holder.name for claim in cycle))
+        return cycle if all(waiting.get(name) == again.get(name) for name in names) else ()
+
+    def _all_waiting(self) -> dict[str, list[Ticket]]:
+        """Return the tickets that count in all namespaces, by session."""
         waiting: dict[str, list[Ticket]] = {}
-        for ticket in all_tickets:
+        now = self._machine.now()
+        for ticket in self._read(None):
             if tickets.is_waiting(ticket, now):
                 waiting.setdefault(ticket.holder.name, []).append(ticket)
-        ours = next((each for each in waiting.get(own, []) if scoped in each.keys), None)
-        if ours is None:
-            return ()
-        return self._path(scoped, own, waiting, ours, ())
+        return waiting
 
     def _path(
-        self, scoped: ScopedKey, own: str, waiting: dict[str, list[Ticket]], ours: Ticket, path: tuple[Claim, ...]
+        self, scoped: ScopedKey, own: str, waiting: dict[str, list[Ticket]], ours: Ticket, seen: set[ScopedKey]
     ) -> tuple[Claim, ...]:
-        """Return *path* and what leads from *scoped* back to session *own*, by waits that began before *ours*."""
+        """Return what leads from *scoped* back to session *own*, by waits that began before *ours*, not through *seen*."""
+        if scoped in seen or len(seen) == _MAX_READS:
+            return ()
+        seen.add(scoped)
         found = None
         with suppress(*_STORE_ERRORS):
             found = self._store.read(scoped)
-        if not isinstance(found, Claim) or len(path) == _MAX_CYCLE or any(found == each for each in path):
+        held = expiry.state_of(found, self._machine.now(), self._machine.provably_dead) is ClaimState.HELD
+        if not isinstance(found, Claim) or not held:
             return ()
-        if expiry.state_of(found, self._machine.now(), self._machine.provably_dead) is not ClaimState.HELD:
-            return ()
-        path = (*path, found)
         if is_same_session(found.holder.name, own):
-            return path
+            return (found,)
         for ticket in waiting.get(found.holder.name, []):
             if _began(ticket) < _began(ours):
                 for key in ticket.keys:
-                    if cycle := self._path(key, own, waiting, ours, path):
-                        return cycle
+                    if rest := self._path(key, own, waiting, ours, seen):
+                        return (found, *rest)
         return ()
-
-    def _ahead(self, scoped: ScopedKey) -> list[Ticket]:
-        return tickets.ahead_of(self._read(scoped), scoped, self._holder(), self._machine.now())
 
     def _living(self, found: list[Ticket]) -> Iterator[Ticket]:
         return (ticket for ticket in found if not self._machine.provably_dead(ticket.holder))
@@ -198,6 +215,17 @@ class WaitQueue:
             if self._store.has_tickets:
                 return self._store.change_tickets(scoped, change, lock_timeout=lock_timeout)
         return ()
+
+
+def end_reservation(store: Store, reservation: Claim, now: Moment, lock_timeout: float) -> Swap:
+    """Put what *reservation* replaced in its place; its session, which has not taken the key, loses its place.
+
+    Raises what the store does, also if the place cannot be taken: the key would be reserved for it again and again.
+    """
+    scoped = reservation.scoped
+    if store.has_tickets:
+        store.change_tickets(scoped, lambda found: tickets.lapsed(found, reservation), lock_timeout=lock_timeout)
+    return store.swap(scoped, reservation, expiry.uncovered(reservation, now), lock_timeout=lock_timeout)
 
 
 def _began(ticket: Ticket) -> tuple[float, float, str]:

@@ -16,7 +16,7 @@ from mcp_claims.stores.files.filenames import record_path
 from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.lock import NamespaceLock
 from mcp_claims.stores.files.store import FileStore
-from tests.explorer.schedules import TTL, Process, Run, Scenario
+from tests.explorer.schedules import KEY, TTL, Process, Run, Scenario
 from tests.explorer.simulated import SimulatedFileSystem
 
 NOTE = "half done"
@@ -61,7 +61,7 @@ def looks_again(process: Process) -> None:
 
 
 def notes(process: Process) -> None:
-    process.try_claim(NOTE)
+    process.try_claim(note=NOTE)
 
 
 def warm(run: Run) -> None:
@@ -89,16 +89,16 @@ def orphaned(run: Run) -> None:
 def orphaned_with_a_note(run: Run) -> None:
     """Leave a claim with a note behind whose holder is dead."""
     warm(run)
-    run.processes[0].try_claim(NOTE)
-    run.noted = run.processes[0].granted
+    run.processes[0].try_claim(note=NOTE)
+    run.noted = run.processes[0].granted[KEY]
     run.processes[0].kill()
 
 
 def expired_with_a_note(run: Run) -> None:
     """Leave a claim with a note behind whose time is up."""
     warm(run)
-    run.processes[0].try_claim(NOTE)
-    run.noted = run.processes[0].granted
+    run.processes[0].try_claim(note=NOTE)
+    run.noted = run.processes[0].granted[KEY]
     run.world.pass_time(TTL * 60 + 1)
 
 

@@ -45,6 +45,8 @@ class Disk:
     clock: Callable[[], float]
     root: Inode = field(default_factory=lambda: Inode(1, entries={"claims": Inode(0, entries={})}))
     made: int = 1
+    records: int = 0
+    """How often a record was put in its place or removed."""
 
     def inode(self, *, directory: bool = False) -> Inode:
         self.made += 1
@@ -163,11 +165,13 @@ class SimulatedFileSystem(FileSystem):
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", source)
         inode.changed = self._disk.clock()
         self._disk.entries_of(target)[os.path.basename(target)] = inode
+        self._disk.records += target.endswith(".json")
 
     def remove(self, path: str) -> None:
         self._give_way(f"remove {os.path.basename(path)}")
         if self._disk.entries_of(path).pop(os.path.basename(path), None) is None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        self._disk.records += path.endswith(".json")
 
     def make_directory(self, path: str) -> None:
         self._give_way(f"make {os.path.basename(path)}")

@@ -12,13 +12,14 @@ import pytest
 
 from tests.explorer.scenarios import FAULTS, SCENARIOS
 from tests.explorer.schedules import Scenario, explore
+from tests.explorer.waiting import WAITING, WAITING_FAULTS, planted
 
 SCHEDULES = int(os.environ.get("MCP_CLAIMS_SCHEDULES", "600"))
 RANDOM_SHARE = 10
 BOUND = 3
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *WAITING], ids=lambda scenario: scenario.name)
 def test_at_most_one_holds_and_the_key_stays_claimable_under_every_schedule_tried(scenario: Scenario) -> None:
     found = explore(scenario, bound=BOUND, at_most=SCHEDULES, random_runs=SCHEDULES // RANDOM_SHARE)
     assert found.violation is None, found.violation
@@ -28,14 +29,22 @@ def test_at_most_one_holds_and_the_key_stays_claimable_under_every_schedule_trie
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found_and_reported_as_a_short_trace(fault: str) -> None:
-    # Shallow in all scenarios before deep in any.
+    trace = violation([FAULTS[fault](scenario) for scenario in SCENARIOS])
+    assert re.search("both hold the key|was given twice|did not get the note|found no trace", trace)
+    assert len(trace.splitlines()) < 100
+
+
+@pytest.mark.parametrize("fault", WAITING_FAULTS)
+def test_a_fault_of_waiting_is_found(fault: str) -> None:
+    assert violation(list(planted(fault))).startswith(fault)
+
+
+def violation(scenarios: list[Scenario]) -> str:
+    """Return the first violation that is found, shallow in all *scenarios* before deep in any."""
     for budget in (100, 1_000, 5_000):
-        for scenario in SCENARIOS:
-            found = explore(FAULTS[fault](scenario), bound=BOUND, at_most=budget)
+        for scenario in scenarios:
+            found = explore(scenario, bound=BOUND, at_most=budget)
             if found.violation is not None:
-                trace = str(found.violation)
-                assert trace.startswith(f"{fault}: {scenario.name}")
-                assert re.search("both hold the key|was given twice|did not get the note|found no trace", trace)
-                assert len(trace.splitlines()) < 100
-                return
-    pytest.fail(f"{fault} was not found in any scenario")
+                assert str(found.violation).startswith(scenario.name)
+                return str(found.violation)
+    pytest.fail(f"it was not found in any of {len(scenarios)} scenarios")

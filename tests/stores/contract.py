@@ -155,6 +155,14 @@ class StoreContract:
             end(store, granted)
         assert seen == sorted(set(seen))
 
+    @pytest.mark.rule("W4")
+    def test_generations_grow_although_what_was_replaced_comes_back(self, store: Store) -> None:
+        first = grant(store, claim())
+        second = grant(store, claim(session=2), over=first)
+        grant(store, first, over=second)
+        third = grant(store, claim(session=3), over=first)
+        assert third.generation > second.generation > first.generation
+
     def test_a_claim_is_discarded_once(self, store: Store) -> None:
         granted = grant(store, claim())
         assert store.discard(granted)

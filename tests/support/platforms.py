@@ -14,7 +14,6 @@ _NO_QUEUE = "only Linux has the wait queue, which shows that a call waits"
 _NO_LOCKS = "only Linux lists the locks of files"
 NOT_FORCED = {
     "tests/liveness/test_linux.py": "tests the Linux machine",
-    "tests/stores/files/test_wait_queue.py": "only Linux has the wait queue",
     "tests/cli/test_claim_commands.py::test_waiting_ends_with_the_release": _NO_QUEUE,
     "tests/cli/test_claim_commands.py::test_without_proc_claims_of_a_process_are_granted_and_released": "psutil needs /proc",
     "tests/cli/test_run.py::test_a_wait_that_is_interrupted_runs_nothing_and_leaves_nothing": _NO_QUEUE,

@@ -200,9 +200,13 @@ class FileStore:
             return read_tickets(self._fs, directory) if self._private.exists(directory) else ()
         if not self._private.exists():
             return ()
+        try:
+            names = self._fs.names(self.directory)
+        except OSError as error:
+            raise unavailable(self.directory, error) from error
         return tuple(
             ticket
-            for name in self._fs.names(self.directory)
+            for name in names
             if may_be_file_name(name)
             for ticket in read_tickets(self._fs, f"{self.directory}/{name}")
         )

@@ -6,10 +6,13 @@ wait: what cannot be read counts as empty.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from weakref import WeakSet
 
 from mcp_claims.model.codec import RecordError, tickets_from_json
 from mcp_claims.model.records import Claim, Ticket
@@ -48,6 +51,11 @@ class Alarm:
         with suppress(FileExistsError):
             fs.make_fifo(path)
         self._file = OpenFile(fs, path, LISTEN)
+        _alarms.add(self)
+        if not stat.S_ISFIFO(fs.status(self._file.fd).st_mode):
+            # A file is always readable: its waiter would never sleep.
+            self.close()
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
     def fileno(self) -> int:
         """Return the descriptor to wait for."""
@@ -101,6 +109,19 @@ def remove_alarms(fs: FileSystem, directory: str, before: tuple[Ticket, ...], af
         if ticket.number not in kept:
             with suppress(OSError):
                 fs.remove(_alarm_path(directory, ticket))
+
+
+_alarms: WeakSet[Alarm] = WeakSet()
+
+
+def _close_inherited_alarms() -> None:
+    # Were a child to keep one open, whoever rings would believe after our death that somebody has heard it.
+    for alarm in list(_alarms):
+        alarm.close()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_close_inherited_alarms)
 
 
 def _alarm_path(directory: str, ticket: Ticket) -> str:
