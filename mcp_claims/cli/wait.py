@@ -183,23 +183,26 @@ def _take_first(session: Session, requests: Sequence[ClaimRequest]) -> list[tupl
     kept: _Call | None = None
     # A handler that raised could do so while this thread holds a lock of the calls, which would then never end.
     with _signals_stop(wakeups) as signals, futures.ThreadPoolExecutor(len(waiting)) as pool:
-        calls = {
-            pool.submit(acquire, session, request, refused=report_wait(request), wakeup=wakeup): request
-            for request, wakeup in zip(waiting, wakeups, strict=True)
-        }
+        calls: dict[_Call, ClaimRequest] = {}
         try:
+            for request, wakeup in zip(waiting, wakeups, strict=True):
+                call = pool.submit(acquire, session, request, refused=report_wait(request), wakeup=wakeup)
+                calls[call] = request
             kept = _first_grant(session, set(calls))
         finally:
             for wakeup in wakeups:
                 wakeup.stop()
             # Two keys may become free at once, and one just before a signal ends the wait: nobody is told of such a grant.
+            kept = None if signals else kept
             for call in calls:
-                if (call is not kept or signals) and call.exception() is None:
+                if call is not kept and call.exception() is None:
                     _give_back(session, call.result())
-    if signals:
-        raise SystemExit(128 + signals[0])
+            for wakeup in wakeups:
+                wakeup.close()
     if kept is not None:
         return [(calls[kept], kept.result())]
+    if signals:
+        raise SystemExit(128 + signals[0])
     results.update((request, call.result()) for call, request in calls.items())
     return list(results.items())
 

@@ -241,23 +241,49 @@ def test_of_two_keys_that_are_granted_at_once_one_is_given_back() -> None:
 
 
 @pytest.mark.rule("L11")
-def test_a_grant_that_comes_just_before_a_signal_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_grant_that_comes_just_before_a_signal_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     store, world = MemoryStore(), World()
     holder, session = world.session(store), world.session(store)
     for request in REQUESTS:
         granted(holder, request.scoped.key)
+    first_grant = wait_module._first_grant
 
-    def interrupted(session: Session, pending: set[futures.Future[Any]]) -> None:
-        finished = futures.wait(pending, TIMEOUT, futures.FIRST_COMPLETED).done
-        assert [each.result().claimed for each in finished] == [True]
-        raise KeyboardInterrupt
+    def signalled(session: Session, pending: set[futures.Future[Any]]) -> futures.Future[Any] | None:
+        granted_call = first_grant(session, pending)
+        assert granted_call is not None and granted_call.result().claimed
+        signal.raise_signal(number)
+        return granted_call
 
-    monkeypatch.setattr(wait_module, "_first_grant", interrupted)
+    monkeypatch.setattr(wait_module, "_first_grant", signalled)
     releasing = release_once_waited_for(store, holder, "red")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match=f"^{128 + number}$"):
         _take_first(session, REQUESTS)
     releasing.join()
     assert store.read(REQUESTS[0].scoped) is None and not session.holds_anything
+    assert store.tickets("default") == ()
+
+
+@pytest.mark.rule("L11")
+def test_where_no_more_threads_can_be_started_those_that_wait_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, world = MemoryStore(), World()
+    holder, session = world.session(store), world.session(store)
+    for request in REQUESTS:
+        granted(holder, request.scoped.key)
+    submit = futures.ThreadPoolExecutor.submit
+    started: list[object] = []
+
+    def limited(pool: futures.ThreadPoolExecutor, *call: Any, **options: Any) -> futures.Future[Any]:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(call)
+        return submit(pool, *call, **options)
+
+    monkeypatch.setattr(futures.ThreadPoolExecutor, "submit", limited)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        _take_first(session, REQUESTS)
     assert store.tickets("default") == ()
 
 
