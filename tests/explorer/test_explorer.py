@@ -14,7 +14,7 @@ from tests.explorer.scenarios import FAULTS, SCENARIOS
 from tests.explorer.schedules import Scenario, explore
 from tests.explorer.waiting import WAITING, WAITING_FAULTS, planted
 
-SCHEDULES = int(os.environ.get("MCP_CLAIMS_SCHEDULES", "600"))
+SCHEDULES = int(os.environ.get("MCP_CLAIMS_SCHEDULES", "300"))
 RANDOM_SHARE = 10
 BOUND = 3
 
