@@ -14,6 +14,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from mcp_claims.model.records import (
@@ -63,8 +64,8 @@ def to_json(claim: Claim, extra: Mapping[str, object] | None = None) -> bytes:
 
 
 def tickets_to_json(tickets: Iterable[Ticket]) -> bytes:
-    """Return the list of *tickets* as UTF-8 JSON."""
-    return _ENCODER.encode({"tickets": [_ticket_record(ticket) for ticket in tickets]}).encode() + b"\n"
+    """Return the list of *tickets* as UTF-8 JSON, one a line."""
+    return b"".join(map(_ticket_line, tickets))
 
 
 def tickets_from_json(data: bytes) -> tuple[Ticket, ...]:
@@ -72,15 +73,13 @@ def tickets_from_json(data: bytes) -> tuple[Ticket, ...]:
 
     Raises `RecordError` for anything else.
     """
-    record = _load(data, brackets=None)
-    tickets = record.get("tickets")
-    if not isinstance(tickets, list) or not all(isinstance(each, dict) for each in tickets):
-        raise RecordError("tickets is not a list of JSON objects")
-    return tuple(map(_ticket, tickets))
+    return tuple(map(_ticket, data.splitlines()))
 
 
-def _ticket_record(ticket: Ticket) -> dict[str, object]:
-    return {
+# Each change of the list makes everybody read it again: of 50 tickets, 49 are as they were.
+@lru_cache(1_024)
+def _ticket_line(ticket: Ticket) -> bytes:
+    record = {
         "number": ticket.number,
         "keys": [list(scoped) for scoped in ticket.keys],
         **_holder_record(ticket.holder),
@@ -92,9 +91,12 @@ def _ticket_record(ticket: Ticket) -> dict[str, object]:
         "lapsed": ticket.lapsed,
         "returned": ticket.returned,
     }
+    return _ENCODER.encode(record).encode() + b"\n"
 
 
-def _ticket(record: dict[str, Any]) -> Ticket:
+@lru_cache(1_024)
+def _ticket(line: bytes) -> Ticket:
+    record = _load(line, brackets=None)
     epoch = _optional_text(record, "clockEpoch")
     keys = record.get("keys")
     if not isinstance(keys, list) or not all(

@@ -107,9 +107,10 @@ class Operations:
                     continue
                 taken_over = TakenOver(found, state)
             assert not isinstance(found, Unreadable)
-            # Work that is done is no longer what others wait for: reserved for one of them, it would be done again.
-            done = taken_over is not None and taken_over.state is ClaimState.DONE
-            first = self.queue.first_ahead(scoped) if queued and not (ours or our_turn or done) else None
+            # Nobody waits for what is done: whoever still has a place there has not asked for it to be done again.
+            is_done = taken_over is not None and taken_over.state is ClaimState.DONE
+            is_served = ours or our_turn or is_done or not queued
+            first = None if is_served else self.queue.first_ahead(scoped)
             if first is not None or (reserve and not ours):
                 replaced, state = taken_over or (None, ClaimState.FREE)
                 served = self.holder if first is None else first.holder

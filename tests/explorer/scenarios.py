@@ -16,7 +16,8 @@ from mcp_claims.stores.files.filenames import record_path
 from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.lock import NamespaceLock
 from mcp_claims.stores.files.store import FileStore
-from tests.explorer.schedules import KEY, TTL, Process, Run, Scenario
+from tests.explorer.process import KEY, TTL, Process
+from tests.explorer.schedules import Run, Scenario
 from tests.explorer.simulated import SimulatedFileSystem
 
 NOTE = "half done"

@@ -11,10 +11,11 @@ import re
 import pytest
 
 from tests.explorer.scenarios import FAULTS, SCENARIOS
-from tests.explorer.schedules import Scenario, explore
+from tests.explorer.schedules import Scenario
+from tests.explorer.search import explore
 from tests.explorer.waiting import WAITING, WAITING_FAULTS, planted
 
-SCHEDULES = int(os.environ.get("MCP_CLAIMS_SCHEDULES", "600"))
+SCHEDULES = int(os.environ.get("MCP_CLAIMS_SCHEDULES", "300"))
 RANDOM_SHARE = 10
 BOUND = 3
 

@@ -13,7 +13,8 @@ from mcp_claims.session.session import Session
 from mcp_claims.session.wait_queue import WaitQueue
 from mcp_claims.stores.base import Store, TicketChange
 from mcp_claims.stores.files.store import FileStore
-from tests.explorer.schedules import KEY, Process, Run, Scenario, Script, ViolationError
+from tests.explorer.process import KEY, Process, Script, ViolationError
+from tests.explorer.schedules import Run, Scenario
 
 LONG = 600.0  # minutes: no claim of a cycle ends by itself
 

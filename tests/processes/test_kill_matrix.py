@@ -20,6 +20,7 @@ from mcp_claims.liveness import local_machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, ScopedKey, Unreadable
+from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
@@ -174,6 +175,72 @@ def test_a_kill_in_a_takeover_of_an_expired_claim_leaves_it_to_the_next(tmp_path
     attempt = survivor.try_claim(KEY.key, KEY.namespace, lock_timeout=0.5)
     assert attempt.taken_over and attempt.taken_over.state is ClaimState.ORPHANED
     assert attempt.lost == expired, "and the survivor learns that it had lost it in between"
+
+
+def wait_for_live(session: Session) -> None:
+    session.queue.join(LIVE, 50)
+
+
+def leave(session: Session) -> None:
+    session.queue.leave(LIVE)
+
+
+def take_turn(session: Session) -> None:
+    for reserve in (True, False):
+        session.try_request(ClaimRequest(LIVE), reserve=reserve)
+
+
+def wait_and_end(session: Session) -> None:
+    wait_for_live(session)
+    session.close()
+
+
+@pytest.mark.rule("W2", "W4")
+@pytest.mark.parametrize(
+    ("done", "about", "released"),
+    [
+        pytest.param((), wait_for_live, False, id="join"),
+        pytest.param((wait_for_live,), leave, False, id="leave"),
+        pytest.param((), wait_and_end, False, id="end of a session"),
+        pytest.param((wait_for_live,), take_turn, True, id="reserve and take"),
+    ],
+)
+def test_a_kill_of_a_waiter_before_any_system_call_leaves_the_key_to_those_who_wait_behind_it(
+    tmp_path: Path,
+    done: tuple[Callable[[Session], object], ...],
+    about: Callable[[Session], object],
+    released: bool,
+) -> None:
+    for at in range(1, MORE_CALLS_THAN_ANY_OPERATION_MAKES):
+        directory = tmp_path / str(at)
+        # One process, three sessions: only the child dies.
+        survivor, behind, stranger = (process_session(FileStore(directory)) for _ in range(3))
+        if not released:
+            live = survivor.try_claim(LIVE.key, LIVE.namespace).found
+        else:
+            # The child waits first, and finds the key free when its turn has come.
+            FileStore(directory).swap(LIVE, None, None)
+            live = None
+        killed = in_child(directory, at, *done, about, uncounted=len(done))
+        found = FileStore(directory).read(LIVE)
+        assert not isinstance(found, Unreadable) and (live is None or found == live)
+        wait_for_live(behind)
+        assert [ticket.holder for ticket in FileStore(directory).tickets(LIVE)] == [behind.holder], (
+            "of the dead there is none"
+        )
+        if live is not None:
+            assert survivor.release(LIVE.key, LIVE.namespace, lock_timeout=0.5).released
+        # Whether or not the key was reserved for the dead, or taken by it: the next in order has it at once.
+        for other, status in ((stranger, Status.HELD), (behind, Status.ACQUIRED), (stranger, Status.HELD)):
+            # Where the child found the key free, nobody has waited for a second: the first that asks may have it.
+            if other is behind or (at % 2 and live is not None):
+                assert other.try_claim(LIVE.key, LIVE.namespace, lock_timeout=0.5).status is status
+        assert behind.release(LIVE.key, LIVE.namespace, lock_timeout=0.5).released
+        assert stranger.try_claim(LIVE.key, LIVE.namespace, lock_timeout=0.5).status is Status.ACQUIRED
+        if not killed:
+            assert at > 5
+            return
+    pytest.fail("the kill never came too late")
 
 
 def highest_generation(directory: Path) -> int:

@@ -4,7 +4,7 @@ CLAIMS is a directory, or the URL of an etcd cluster.
 
 Each waits as a server does, acts for a moment, releases and waits again.  With every KILL_EVERY-th grant one of them
 is killed, the holder half of the time, and replaced.  Logs are as `contenders.py` writes them; `done` of a `tried` is when
-the wait ended, `released` when a release began.
+the wait ended, `released` when a release began, `joined` when a ticket was taken.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from random import Random
 from resource import RUSAGE_CHILDREN, getrusage
 
 from mcp_claims.liveness import local_machine
-from mcp_claims.model.records import Claim
+from mcp_claims.model.records import Claim, ScopedKey, Ticket
 from mcp_claims.model.validation import ClaimRequest, scoped_key
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
@@ -45,6 +45,14 @@ def wait_in_queue(claims: str, log: Path, grants: int, seed: str) -> None:
         line = {"event": event, "key": KEY.key, "holder": name, "at": time.monotonic_ns(), **more}
         os.write(out, json.dumps(line).encode() + b"\n")
 
+    take_ticket = session.queue.join
+
+    def join(scoped: ScopedKey, wait_seconds: float) -> Ticket | None:
+        ticket = take_ticket(scoped, wait_seconds)
+        note("joined", ticket=ticket and ticket.number)
+        return ticket
+
+    vars(session.queue)["join"] = join
     while True:
         asked = time.monotonic_ns()
         attempt = acquire(session, ClaimRequest(KEY, wait_seconds=TIMEOUT))

@@ -1,4 +1,4 @@
-"""Places among those who wait, turns as reservations, and cycles of waits, on the stores of one machine."""
+"""Places among those who wait, and turns as reservations, on the stores of one machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mcp_claims.errors import SessionEndedError, StoreUnavailableError
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import named_holder
-from mcp_claims.model.records import Claim, Found, Mode, Outcome, ScopedKey, Ticket
+from mcp_claims.model.records import Claim, Mode, Outcome, ScopedKey, Ticket
 from mcp_claims.model.validation import DEFAULT_NAMESPACE, ClaimRequest
 from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session
@@ -338,94 +338,8 @@ def test_a_turn_is_a_reservation_on_a_store_without_tickets_too(new_bench: Calla
         assert attempt(ben, reserve=False).status is Status.DONE
 
 
-class TestCycles:
-    def request(self, key: str) -> ScopedKey:
-        return ScopedKey(DEFAULT_NAMESPACE, key)
-
-    def ring(self, bench: Bench, size: int) -> list[Session]:
-        """Return sessions each of which holds a key, and all but the last wait for that of the next."""
-        sessions = [bench.session() for _ in range(size)]
-        for number, session in enumerate(sessions):
-            granted(session, f"key {number}")
-        for number, session in enumerate(sessions[:-1]):
-            bench.world.pass_time(1)
-            session.queue.join(self.request(f"key {number + 1}"), 50)
-            assert session.queue.find_cycle(self.request(f"key {number + 1}")) == ()
-        bench.world.pass_time(1)
-        return sessions
-
-    @pytest.mark.rule("W6")
-    @pytest.mark.parametrize("size", [2, 3, 5])
-    def test_the_wait_that_closes_it_is_refused_and_no_other(self, bench: Bench, size: int) -> None:
-        sessions = self.ring(bench, size)
-        closing = self.request("key 0")
-        sessions[-1].queue.join(closing, 50)
-        cycle = sessions[-1].queue.find_cycle(closing)
-        assert [claim.scoped.key for claim in cycle] == [f"key {number}" for number in range(size)]
-        for number, session in enumerate(sessions[:-1]):
-            assert session.queue.find_cycle(self.request(f"key {number + 1}")) == ()
-
-    @pytest.mark.rule("W6")
-    def test_a_row_that_ends_is_none(self, bench: Bench) -> None:
-        sessions = self.ring(bench, 3)
-        free = self.request("key 3")
-        sessions[-1].queue.join(free, 50)
-        assert sessions[-1].queue.find_cycle(free) == ()
-
-    @pytest.mark.rule("W6")
-    @pytest.mark.parametrize("breaks", ["dead", "released", "expired", "gave up"])
-    def test_one_that_is_broken_is_none(self, bench: Bench, breaks: str) -> None:
-        sessions = self.ring(bench, 3)
-        closing = self.request("key 0")
-        sessions[-1].queue.join(closing, 50)
-        if breaks == "dead":
-            bench.world.kill(sessions[1])
-        elif breaks == "released":
-            sessions[1].release("key 1")
-        elif breaks == "expired":
-            bench.world.pass_time(30 * 60)
-        else:
-            sessions[0].end_wait(self.request("key 1"), keeps_place=False)
-        assert sessions[-1].queue.find_cycle(closing) == ()
-
-    @pytest.mark.rule("W6")
-    def test_a_wait_that_ends_while_it_is_read_makes_none(self, bench: Bench) -> None:
-        sessions = self.ring(bench, 2)
-        closing = self.request("key 0")
-        overtaken = Overtaken(bench.store)
-        last = sessions[-1]
-        twin = Session(overtaken, last.holder, bench.world.process())
-        twin.queue.join(closing, 50)
-        overtaken.rival = lambda: sessions[0].end_wait(self.request("key 1"), keeps_place=False)
-        assert twin.queue.find_cycle(closing) == () and overtaken.ran == 1
-
-    @pytest.mark.rule("W6")
-    def test_many_waits_of_few_sessions_are_read_once_each(self, bench: Bench) -> None:
-        counting = CountsReads(bench.store)
-        sessions = [bench.session() for _ in range(7)]
-        for number, session in enumerate(sessions):
-            granted(session, f"key {number}")
-        for session in sessions:
-            for number in range(len(sessions)):
-                session.queue.join(self.request(f"key {number}"), 50)
-        bench.world.pass_time(1)
-        free_holder, stranger = bench.session(), bench.session(counting)
-        granted(free_holder, "key x")
-        stranger.queue.join(self.request("key 0"), 50)
-        assert stranger.queue.find_cycle(self.request("key 0")) == ()
-        assert counting.reads <= len(sessions)
-
-
 class TicketsFail(DelegatingStore):
     def change_tickets(
         self, target: ScopedKey | str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> tuple[Ticket, ...]:
         raise StoreUnavailableError("tickets", OSError(28, "No space left on device"))
-
-
-class CountsReads(DelegatingStore):
-    reads = 0
-
-    def read(self, scoped: ScopedKey) -> Found:
-        self.reads += 1
-        return super().read(scoped)

@@ -280,8 +280,17 @@ def test_what_is_no_ticket_has_no_place_and_blocks_nobody() -> None:
 
 
 @pytest.mark.rule("E14")
-@pytest.mark.parametrize("made_by", ["its session", "a stranger"])
-@pytest.mark.parametrize("marker", [None, Outcome.FAILED, Outcome.DONE])
+@pytest.mark.parametrize(
+    ("marker", "made_by"),
+    [
+        (None, "its session"),
+        (None, "a stranger"),
+        (Outcome.FAILED, "its session"),
+        (Outcome.FAILED, "a stranger"),
+        # A stranger reserves nothing that is done: nobody waits for it any more.
+        (Outcome.DONE, "its session"),
+    ],
+)
 def test_a_turn_that_nobody_takes_lapses_once_and_leaves_what_was_there(made_by: str, marker: Outcome | None) -> None:
     world, config = World(), fresh_config()
     holder, waiting, stranger = (
