@@ -17,7 +17,7 @@ from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import local_machine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import RESERVATION, ClaimState
-from mcp_claims.model.records import Claim, Mode, Outcome, ScopedKey
+from mcp_claims.model.records import Claim, Mode, Outcome, ScopedKey, Ticket
 from mcp_claims.model.tickets import KEPT_PLACE
 from mcp_claims.model.validation import MAX_WAIT_SECONDS, ClaimRequest
 from mcp_claims.session.acquire import acquire
@@ -28,10 +28,11 @@ from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.config import EtcdConfig
-from mcp_claims.stores.etcd.gateway import Gateway
+from mcp_claims.stores.etcd.gateway import Gateway, NoAnswerError
 from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
 from mcp_claims.stores.etcd.keys import Keyspace, prefix_range_end
 from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.stores.etcd.txn import Transactions
 from tests.stores.contract import WATCHED_WITHIN, Notified, join, listening, release, ticket
 from tests.stores.samples import KEY, OTHER_KEY, claim, grant
 from tests.support.etcd import Cluster, config_at, fresh_config, fresh_store, one_node
@@ -270,6 +271,23 @@ def test_a_ticket_is_taken_under_a_new_lease_after_the_old_one_was_lost() -> Non
 
 
 @pytest.mark.rule("E14")
+def test_a_ticket_that_was_given_up_meanwhile_is_not_put_again() -> None:
+    store, other = (EtcdStore(config, local_machine()) for config in [fresh_config()] * 2)
+    join(other, ticket(2))
+    rounds = 0
+
+    def lapse(found: tuple[Ticket, ...]) -> tuple[Ticket, ...]:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 1:
+            other.change_tickets(KEY, lambda _: ())
+        return tuple(each._replace(lapsed=True) for each in found)
+
+    assert store.change_tickets(KEY, lapse) == store.tickets(KEY) == ()
+    assert rounds == 2
+
+
+@pytest.mark.rule("E14")
 def test_what_is_no_ticket_has_no_place_and_blocks_nobody() -> None:
     store = fresh_store()
     stray = Keyspace(store.config.prefix).ticket_key(KEY, "somebody else")
@@ -364,21 +382,30 @@ def test_a_reservation_ends_with_the_process_that_it_is_for_and_its_marker_does_
 
 @pytest.mark.rule("E7", "E15")
 @pytest.mark.parametrize("of", ["ends with its process", "outlives its process"])
-def test_a_turn_that_is_taken_by_a_late_request_is_not_held_without_anybody_knowing(proxy: Proxy, of: str) -> None:
+def test_a_turn_that_is_taken_by_a_late_request_is_not_held_without_anybody_knowing(
+    proxy: Proxy, of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = fresh_config()
     store = EtcdStore(config_at(proxy.port, config.prefix), local_machine())
     direct = EtcdStore(config, local_machine())
     waiting = process_session(store) if of == "ends with its process" else named_session(store, "ci")
     reserved = reserve(waiting)
+
+    def nobody_answers(*_: object) -> None:
+        monkeypatch.undo()
+        raise NoAnswerError({}, outcome_unknown=True)
+
+    monkeypatch.setattr(Transactions, "_resolve_unknown", nobody_answers)
     proxy.hold(TRANSACTION)
-    taken = waiting.try_claim(KEY.key, KEY.namespace)
+    with pytest.raises(StoreUnavailableError, match="no endpoint of etcd answered in time"):
+        waiting.try_claim(KEY.key, KEY.namespace)
     assert proxy.triggered.is_set()
-    assert taken.status is Status.ACQUIRED and isinstance(taken.found, Claim)
-    assert taken.found.generation == reserved.generation
-    assert waiting.release(KEY.key, KEY.namespace).released
+    wait_for(lambda: not store._connection().keepalive._unknown_grants)
+    # The key is as it was when the request was sent.
     answer = proxy.deliver()
     assert answer.startswith(b"HTTP/1.1"), answer
-    assert direct.read(KEY) is None
+    assert direct.read(KEY) == reserved
+    assert waiting.try_claim(KEY.key, KEY.namespace).status is Status.ACQUIRED
 
 
 @pytest.mark.rule("E7", "E15")
