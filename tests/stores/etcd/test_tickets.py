@@ -301,8 +301,16 @@ def test_what_is_no_ticket_has_no_place_and_blocks_nobody() -> None:
 
 
 @pytest.mark.rule("E15")
-@pytest.mark.parametrize("made_by", ["its session", "a stranger"])
-@pytest.mark.parametrize("marker", [None, Outcome.FAILED, Outcome.DONE])
+@pytest.mark.parametrize(
+    ("made_by", "marker"),
+    [
+        ("its session", None),
+        ("its session", Outcome.FAILED),
+        ("its session", Outcome.DONE),
+        ("a stranger", None),
+        ("a stranger", Outcome.FAILED),
+    ],
+)
 def test_a_turn_that_nobody_takes_lapses_once_and_leaves_what_was_there(made_by: str, marker: Outcome | None) -> None:
     world, config = World(), fresh_config()
     holder, waiting, stranger = (
