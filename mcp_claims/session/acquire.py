@@ -32,7 +32,7 @@ STILL_HELD = "still held by another session"
 
 # A wake-up can be lost.  Of those that wait behind others, only the first two need to look for themselves soon.
 _POLL_INTERVAL, _LONG_POLL_INTERVAL = 2.0, 10.0  # s
-_WATCHED_POLL_INTERVAL = 30.0  # s, where the store itself notices that whoever is before has gone
+_WATCHED_POLL_INTERVAL = 60.0  # s, where the store itself notices that whoever is before has gone
 _PROGRESS_INTERVAL = 5.0  # s
 _COURTESY = 0.01  # s
 _LOCK_STEP = 0.1  # s

@@ -18,7 +18,7 @@ WAITERS = 50
 RELEASES = 200
 
 
-@pytest.mark.rule("E13", "V9")
+@pytest.mark.rule("E14", "V9")
 def test_each_release_on_etcd_is_served_to_one_in_the_order_of_the_tickets(spawn: Spawn, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()

@@ -9,9 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import Event
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -21,7 +19,7 @@ from mcp import Client, StdioServerParameters
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import local_machine
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.model.records import Claim, ScopedKey, Ticket
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.server.app import build_server
 from mcp_claims.server.registry import Caller, SessionRegistry
@@ -33,6 +31,7 @@ from mcp_claims.session.session import Session
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.stores.etcd.tickets import Alarm
 from tests.support.etcd import fresh_config, fresh_store, one_node
 from tests.support.proxy import Proxy
 from tests.support.servers import PYTHON_ENVIRONMENT, RawServer, structured_of, text_of
@@ -202,18 +201,18 @@ def test_a_server_whose_cluster_is_gone_ends_in_time_however_many_sessions_hold_
 
 
 async def test_a_waiter_is_woken_by_a_release_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acquire, "_POLL_INTERVAL", 600.0)  # Not by polling.
+    for interval in ("_POLL_INTERVAL", "_LONG_POLL_INTERVAL"):
+        monkeypatch.setattr(acquire, interval, 600.0)  # Not by polling.
     store = fresh_store()
     watched = Event()
-    watch = EtcdStore.watch
+    aim = Alarm.aim
 
-    @contextmanager
-    def noticed(*arguments: Any) -> Iterator[bool]:
-        with watch(*arguments) as can_be:
-            watched.set()
-            yield can_be
+    def noticed(alarm: Alarm, blocking: Claim | Ticket) -> bool:
+        aimed = aim(alarm, blocking)
+        watched.set()
+        return aimed
 
-    monkeypatch.setattr(EtcdStore, "watch", noticed)
+    monkeypatch.setattr(Alarm, "aim", noticed)
     holder, waiter = process_session(EtcdStore(store.config, local_machine())), process_session(store)
     server = build_server(lambda: SessionRegistry(store, own=waiter))
     assert holder.try_claim("red").claimed
@@ -221,7 +220,7 @@ async def test_a_waiter_is_woken_by_a_release_of_another_process(monkeypatch: py
 
         async def wait() -> None:
             answer = await client.call_tool("try_claim", {"key": "red", "wait_seconds": 200})
-            assert structured_of(answer)["claimed"]
+            assert structured_of(answer)["status"] == "your_turn"
 
         calls.start_soon(wait)
         assert await anyio.to_thread.run_sync(watched.wait, 100)

@@ -52,7 +52,7 @@ from mcp_claims.stores.etcd.watch import KeyRange, Watcher
 _PAGE_SIZE = 500
 
 _LAPSED_FOR = 600.0
-"""Seconds for which a reservation stays stored after its time: longer than any ticket counts."""
+"""Seconds for which a reservation stays stored after its time: longer than the ticket of a tool counts."""
 
 
 @dataclass(frozen=True, slots=True)

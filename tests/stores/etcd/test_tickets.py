@@ -15,9 +15,11 @@ import pytest
 
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import local_machine
-from mcp_claims.model.expiry import RESERVATION
-from mcp_claims.model.records import Claim, Mode, Outcome, ScopedKey
-from mcp_claims.model.validation import ClaimRequest
+from mcp_claims.model import expiry
+from mcp_claims.model.expiry import RESERVATION, ClaimState
+from mcp_claims.model.records import Claim, Mode, Outcome, ScopedKey, Ticket
+from mcp_claims.model.tickets import KEPT_PLACE
+from mcp_claims.model.validation import MAX_WAIT_SECONDS, ClaimRequest
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.results import Status
@@ -26,9 +28,11 @@ from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.config import EtcdConfig
-from mcp_claims.stores.etcd.gateway import Gateway
+from mcp_claims.stores.etcd.gateway import Gateway, NoAnswerError
+from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
 from mcp_claims.stores.etcd.keys import Keyspace, prefix_range_end
 from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.stores.etcd.txn import Transactions
 from tests.stores.contract import WATCHED_WITHIN, Notified, join, listening, release, ticket
 from tests.stores.samples import KEY, OTHER_KEY, claim, grant
 from tests.support.etcd import Cluster, config_at, fresh_config, fresh_store, one_node
@@ -90,7 +94,7 @@ def reserve(waiting: Session, scoped: ScopedKey = KEY) -> Claim:
     return turn.found
 
 
-@pytest.mark.rule("E9", "E13")
+@pytest.mark.rule("E9", "E14")
 def test_while_nobody_waits_a_claim_and_its_release_are_one_transaction_each(requests: Counter[str]) -> None:
     only = session(fresh_config())
     only.try_claim("warm")
@@ -100,7 +104,7 @@ def test_while_nobody_waits_a_claim_and_its_release_are_one_transaction_each(req
     assert requests == {"/kv/txn": 2}
 
 
-@pytest.mark.rule("E13")
+@pytest.mark.rule("E14")
 @pytest.mark.parametrize(("reserves", "at_most"), [(False, 3), (True, 4)], ids=["at once", "by a reservation"])
 def test_a_hand_over_takes_at_most_four_transactions(reserves: bool, at_most: int, requests: Counter[str]) -> None:
     config = fresh_config()
@@ -140,7 +144,7 @@ def test_a_hand_over_takes_at_most_four_transactions(reserves: bool, at_most: in
     assert watch.tickets(None) == ()
 
 
-@pytest.mark.rule("E13")
+@pytest.mark.rule("E14")
 def test_idle_waiters_cost_the_cluster_no_proposal(requests: Counter[str]) -> None:
     with closing(Cluster()) as cluster, ExitStack() as stack:
         config = fresh_config(cluster)
@@ -165,7 +169,7 @@ def raft_index(config: EtcdConfig) -> int:
     return int(Gateway(config).call("/maintenance/status", {}, deadline_in(5))["raftIndex"])
 
 
-@pytest.mark.rule("E13")
+@pytest.mark.rule("E14")
 def test_the_ticket_of_a_process_ends_with_its_lease_and_that_wakes_the_next(requests: Counter[str]) -> None:
     store, dying = fresh_store(), None
     held = grant(store, claim())
@@ -181,7 +185,7 @@ def test_the_ticket_of_a_process_ends_with_its_lease_and_that_wakes_the_next(req
         assert rings(WATCHED_WITHIN)
 
 
-@pytest.mark.rule("E13")
+@pytest.mark.rule("E14")
 def test_a_change_between_the_look_and_the_watch_rings_too() -> None:
     store = fresh_store()
     held, waiting = grant(store, claim()), join(store, ticket(2))
@@ -194,7 +198,7 @@ def test_a_change_between_the_look_and_the_watch_rings_too() -> None:
             assert rings(WATCHED_WITHIN)
 
 
-@pytest.mark.rule("E11", "E13")
+@pytest.mark.rule("E11", "E14")
 def test_a_wait_goes_on_behind_a_compaction() -> None:
     store = fresh_store()
     held, waiting = grant(store, claim()), join(store, ticket(2))
@@ -243,7 +247,7 @@ def range_of(start: bytes, end: bytes) -> tuple[str, str]:
     return request["key"], request["range_end"]
 
 
-@pytest.mark.rule("E7", "E13")
+@pytest.mark.rule("E7", "E14")
 def test_a_ticket_whose_answer_was_lost_is_taken_once(proxy: Proxy) -> None:
     config = fresh_config()
     store = EtcdStore(config_at(proxy.port, config.prefix), local_machine())
@@ -255,7 +259,7 @@ def test_a_ticket_whose_answer_was_lost_is_taken_once(proxy: Proxy) -> None:
     assert taken is not None and store.tickets(KEY) == (taken,)
 
 
-@pytest.mark.rule("E13")
+@pytest.mark.rule("E14")
 def test_a_ticket_is_taken_under_a_new_lease_after_the_old_one_was_lost() -> None:
     store = fresh_store()
     held = grant(store, claim(session=1)._replace(holder=process_session(store).holder))
@@ -266,7 +270,24 @@ def test_a_ticket_is_taken_under_a_new_lease_after_the_old_one_was_lost() -> Non
     assert store.tickets(KEY) == (second,) and second.number > first.number
 
 
-@pytest.mark.rule("E13")
+@pytest.mark.rule("E14")
+def test_a_ticket_that_was_given_up_meanwhile_is_not_put_again() -> None:
+    store, other = (EtcdStore(config, local_machine()) for config in [fresh_config()] * 2)
+    join(other, ticket(2))
+    rounds = 0
+
+    def lapse(found: tuple[Ticket, ...]) -> tuple[Ticket, ...]:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 1:
+            other.change_tickets(KEY, lambda _: ())
+        return tuple(each._replace(lapsed=True) for each in found)
+
+    assert store.change_tickets(KEY, lapse) == store.tickets(KEY) == ()
+    assert rounds == 2
+
+
+@pytest.mark.rule("E14")
 def test_what_is_no_ticket_has_no_place_and_blocks_nobody() -> None:
     store = fresh_store()
     stray = Keyspace(store.config.prefix).ticket_key(KEY, "somebody else")
@@ -279,16 +300,15 @@ def test_what_is_no_ticket_has_no_place_and_blocks_nobody() -> None:
         assert only.release(KEY.key, KEY.namespace).released
 
 
-@pytest.mark.rule("E14")
+@pytest.mark.rule("E15")
 @pytest.mark.parametrize(
-    ("marker", "made_by"),
+    ("made_by", "marker"),
     [
-        (None, "its session"),
-        (None, "a stranger"),
-        (Outcome.FAILED, "its session"),
-        (Outcome.FAILED, "a stranger"),
-        # A stranger reserves nothing that is done: nobody waits for it any more.
-        (Outcome.DONE, "its session"),
+        ("its session", None),
+        ("its session", Outcome.FAILED),
+        ("its session", Outcome.DONE),
+        ("a stranger", None),
+        ("a stranger", Outcome.FAILED),
     ],
 )
 def test_a_turn_that_nobody_takes_lapses_once_and_leaves_what_was_there(made_by: str, marker: Outcome | None) -> None:
@@ -322,20 +342,36 @@ def test_a_turn_that_nobody_takes_lapses_once_and_leaves_what_was_there(made_by:
         assert again.taken_over.found.note == note
 
 
-@pytest.mark.rule("E14")
+@pytest.mark.rule("E15")
+def test_the_process_of_a_reservation_does_not_remove_it_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduled: list[bytes] = []
+    monkeypatch.setattr(LeaseKeepAlive, "schedule_expiry", lambda _, key, at: scheduled.append(key))
+    waiting = session(fresh_config())
+    reserve(waiting)
+    assert scheduled == []
+    assert waiting.try_claim(KEY.key, KEY.namespace).claimed
+    assert len(scheduled) == 1
+
+
+@pytest.mark.rule("E15")
 def test_a_reservation_is_there_after_its_time_so_that_its_session_is_not_served_again() -> None:
     config, elsewhere = fresh_config(), World()
     waiting = session(config)
     reserve(waiting)
     machine = elsewhere.process()
     elsewhere.boot, elsewhere.wall = "boot-2", local_machine().now().wall
-    stranger = process_session(EtcdStore(config, machine), machine)
+    store = EtcdStore(config, machine)
+    stranger = process_session(store, machine)
     assert stranger.try_claim(KEY.key, KEY.namespace).status is Status.HELD
+    for_another = expiry.reserved(OTHER_KEY, waiting.holder, machine.now(), None, ClaimState.FREE)
+    grant(store, for_another)
+    lease = Gateway(config).call("/lease/timetolive", {"ID": str(lease_of(store, OTHER_KEY))}, deadline_in(5))
+    assert int(lease["TTL"]) > MAX_WAIT_SECONDS + KEPT_PLACE.total_seconds(), "longer than the ticket"
     elsewhere.set_wall_clock(RESERVATION.total_seconds())
     assert stranger.try_claim(KEY.key, KEY.namespace).status is Status.ACQUIRED, "only a turn depends on clocks"
 
 
-@pytest.mark.rule("E14")
+@pytest.mark.rule("E15")
 def test_a_reservation_ends_with_the_process_that_it_is_for_and_its_marker_does_not() -> None:
     config = fresh_config()
     watch = EtcdStore(config, local_machine())
@@ -352,26 +388,35 @@ def test_a_reservation_ends_with_the_process_that_it_is_for_and_its_marker_does_
     assert isinstance(found, Claim) and kept is not None and found.replaced == kept
 
 
-@pytest.mark.rule("E7", "E14")
+@pytest.mark.rule("E7", "E15")
 @pytest.mark.parametrize("of", ["ends with its process", "outlives its process"])
-def test_a_turn_that_is_taken_by_a_late_request_is_not_held_without_anybody_knowing(proxy: Proxy, of: str) -> None:
+def test_a_turn_that_is_taken_by_a_late_request_is_not_held_without_anybody_knowing(
+    proxy: Proxy, of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = fresh_config()
     store = EtcdStore(config_at(proxy.port, config.prefix), local_machine())
     direct = EtcdStore(config, local_machine())
     waiting = process_session(store) if of == "ends with its process" else named_session(store, "ci")
     reserved = reserve(waiting)
+
+    def nobody_answers(*_: object) -> None:
+        monkeypatch.undo()
+        raise NoAnswerError({}, outcome_unknown=True)
+
+    monkeypatch.setattr(Transactions, "_resolve_unknown", nobody_answers)
     proxy.hold(TRANSACTION)
-    taken = waiting.try_claim(KEY.key, KEY.namespace)
+    with pytest.raises(StoreUnavailableError, match="no endpoint of etcd answered in time"):
+        waiting.try_claim(KEY.key, KEY.namespace)
     assert proxy.triggered.is_set()
-    assert taken.status is Status.ACQUIRED and isinstance(taken.found, Claim)
-    assert taken.found.generation == reserved.generation
-    assert waiting.release(KEY.key, KEY.namespace).released
+    wait_for(lambda: not store._connection().keepalive._unknown_grants)
+    # The key is as it was when the request was sent.
     answer = proxy.deliver()
     assert answer.startswith(b"HTTP/1.1"), answer
-    assert direct.read(KEY) is None
+    assert direct.read(KEY) == reserved
+    assert waiting.try_claim(KEY.key, KEY.namespace).status is Status.ACQUIRED
 
 
-@pytest.mark.rule("E7", "E14")
+@pytest.mark.rule("E7", "E15")
 def test_a_turn_taken_with_an_unknown_outcome_is_an_error_and_is_undone(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
