@@ -287,7 +287,7 @@ def test_ctrl_c_ends_what_waits_quietly_and_claims_nothing(
     holder.try_claim("red")
     with commands.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         fds = Path(f"/proc/{process.pid}/fd")
-        eventually(lambda: any("inotify" in _target(fd) for fd in fds.iterdir()))
+        eventually(lambda: any("inotify" in _target(fd) or ".alarm-" in _target(fd) for fd in fds.iterdir()))
         process.send_signal(signal.SIGINT)
         written = process.communicate(timeout=TIMEOUT)[1]
         assert not written or (written.startswith("mcp-claims: waiting up to") and written.count("\n") == 1)
