@@ -221,6 +221,8 @@ def _revoke(options: argparse.Namespace) -> int:
         return YES
     holder = phrases.shown(listed.found.holder.name)
     text = f"REVOKED: {phrases.person(holder) or holder} no longer holds it, and learns so from its next call."
+    if listed.state is ClaimState.RESERVED:
+        text = f"REVOKED: it is no longer kept for {holder}."
     print_result(text, {"released": True, "revoked_from": holder}, as_json=options.json)
     return YES
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.model.records import Claim, Outcome
-from mcp_claims.session.identity import process_session
+from mcp_claims.model.validation import ClaimRequest
+from mcp_claims.session.acquire import acquire
+from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.cli.commands import COMMAND, TIMEOUT, Commands, eventually
 from tests.support.launch import unshare
@@ -42,6 +44,35 @@ def test_a_claim_for_a_name_outlives_the_command(commands: Commands) -> None:
     assert commands("try", "red", "--session", "other").returncode == 1
     assert commands.json("check", "red", "--session", "ci")["held_by_you"]
     assert commands("release", "red", "--session", "ci").returncode == 0
+    assert commands("try", "red", "--session", "other").returncode == 0
+
+
+def test_a_reservation_is_held_for_others_and_free_for_the_session_that_it_is_for(
+    commands: Commands, claims_dir: Path
+) -> None:
+    store = FileStore(claims_dir)
+    holder, waiter = process_session(store), named_session(store, "ci")
+
+    def reserve() -> None:
+        assert holder.try_claim("red").claimed
+        assert acquire(waiter, ClaimRequest.parse("red", wait_seconds=0.001), reserve=True).keeps_place
+        holder.release("red")
+
+    reserve()
+    assert commands.json("list")["claims"][0]["state"] == commands.json("show", "red")["state"] == "reserved"
+    assert "is free, but kept for" in commands("show", "red").stdout
+    assert "reserved" in commands("list").stdout and "1 held" in commands("doctor").stdout
+    assert commands("check", "red").returncode == 1
+    assert commands("try", "red", "--session", "other").returncode == 1
+    own = commands("check", "red", "--session", "ci")
+    assert own.returncode == 0 and own.stdout.startswith("YOUR TURN")
+    assert commands.json("try", "red", "--session", "ci")["status"] == "acquired"
+    assert commands("release", "red", "--session", "ci").returncode == 0
+    reserve()
+    assert commands("release", "red", "--session", "ci").stdout.startswith("DECLINED")
+    reserve()
+    assert "no terminal" in commands("release", "red", "--force").stderr
+    assert "no longer kept" in commands("release", "red", "--force", "--yes").stdout
     assert commands("try", "red", "--session", "other").returncode == 0
 
 
@@ -256,7 +287,7 @@ def test_ctrl_c_ends_what_waits_quietly_and_claims_nothing(
     holder.try_claim("red")
     with commands.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         fds = Path(f"/proc/{process.pid}/fd")
-        eventually(lambda: any("inotify" in _target(fd) for fd in fds.iterdir()))
+        eventually(lambda: any("inotify" in _target(fd) or ".alarm-" in _target(fd) for fd in fds.iterdir()))
         process.send_signal(signal.SIGINT)
         written = process.communicate(timeout=TIMEOUT)[1]
         assert not written or (written.startswith("mcp-claims: waiting up to") and written.count("\n") == 1)

@@ -14,6 +14,8 @@ import pytest
 
 from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.model.validation import ClaimRequest
+from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.cli.commands import COMMAND, Commands, eventually
@@ -141,6 +143,18 @@ def test_what_touches_a_key_or_path_of_another_session_is_denied_with_who_holds_
     assert other.holder.name in reason and "refactoring" in reason and json.dumps(key) in reason
     other.release(key, "any namespace")
     assert host.guard(**asked) is None
+
+
+@pytest.mark.rule("L5")
+def test_what_is_reserved_for_another_session_is_denied_and_ours_is_not(host: Host, claims_dir: Path) -> None:
+    holder, other = process_session(FileStore(claims_dir)), process_session(FileStore(claims_dir))
+    holder.try_claim("src/app.py")
+    assert acquire(other, ClaimRequest.parse("src/app.py", wait_seconds=0.001), reserve=True).keeps_place
+    holder.release("src/app.py")
+    reason = host.guard(file_path="/repo/src/app.py")
+    assert reason is not None and 'is next for this: "src/app.py"' in reason and other.holder.name in reason
+    other.release("src/app.py")
+    assert host.guard(file_path="/repo/src/app.py") is None
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcp_claims.model.records import Outcome, ScopedKey
+from mcp_claims.model.records import Claim, Outcome, ScopedKey
 from mcp_claims.render.answers import (
     ClaimAnswer,
     InspectAnswer,
@@ -23,7 +23,7 @@ from mcp_claims.render.lists import (
     prune_answer,
 )
 from mcp_claims.server.schemas import answer_model
-from tests.session.bench import Bench, MemoryBench
+from tests.session.bench import Bench, MemoryBench, reserved_for
 
 RED = ScopedKey("default", "red")
 HELD = {"holder", "generation", "claimed_at", "expires_at", "expires_in_seconds"}
@@ -126,6 +126,74 @@ def test_an_answer_of_release_has_the_marker_that_it_left_or_the_claim_that_it_m
     assert_fits(ReleaseAnswer, failed, fields | ENDED)
     ada.try_claim("red")
     assert_fits(ReleaseAnswer, release_answer(RED, ada.release("red")), fields)
+
+
+ENDS = {"expires_at", "expires_in_seconds"}
+NAMED = '"red" (namespace "default")'
+
+
+def test_the_answers_about_a_turn_name_no_holder_to_the_one_whose_turn_it_is(bench: Bench) -> None:
+    ada, ben = bench.session(), bench.session()
+    ada.try_claim("red")
+    told = claim_answer(RED, reserved_for(ben, ada, "red"))
+    assert_fits(ClaimAnswer, told, ALWAYS | ENDS | {"claimed", "status"})
+    seen = inspect_answer(RED, ben.inspect("red"))
+    assert_fits(InspectAnswer, seen, ALWAYS | ENDS | {"claimed_by_other", "held_by_you"})
+    assert (seen.structured["claimed_by_other"], seen.structured["held_by_you"]) == (False, False)
+    for answer in (told, seen):
+        assert "kept for you until 2026-11-23T12:01:00Z" in answer.structured["advice"]
+        assert "call try_claim again" in answer.structured["advice"]
+    declined = release_answer(RED, ben.release("red"))
+    assert_fits(ReleaseAnswer, declined, ALWAYS | {"released"})
+    assert declined.lead.startswith("DECLINED") and declined.structured["released"] is True
+
+
+def test_others_are_told_for_whom_a_key_is_kept_and_until_when(bench: Bench) -> None:
+    ada, ben, cem = bench.session(), bench.session(), bench.session()
+    ada.try_claim("red")
+    reserved_for(ben, ada, "red")
+    fields = ALWAYS | ENDS | {"holder"}
+    refused = claim_answer(RED, cem.try_claim("red"))
+    assert_fits(ClaimAnswer, refused, fields | {"claimed", "status"})
+    seen = inspect_answer(RED, cem.inspect("red"))
+    assert_fits(InspectAnswer, seen, fields | {"claimed_by_other", "held_by_you"})
+    kept = release_answer(RED, cem.release("red"))
+    assert_fits(ReleaseAnswer, kept, fields | {"released"})
+    for answer in (refused, seen, kept):
+        assert "kept until 2026-11-23T12:01:00Z" in answer.structured["advice"]
+    listed = list_answer(cem.list_claims(), None)
+    assert listed.structured["claims"][0]["state"] == "reserved"
+    assert f"is free, but kept for {ben.holder.name}" in listed.text
+    bench.world.pass_time(61)
+    assert f"EXPIRED, free: {NAMED}, last kept for {ben.holder.name}." in list_answer(cem.list_claims(), None).text
+
+
+def test_a_wait_that_would_never_end_names_each_session_of_the_cycle(bench: Bench) -> None:
+    sessions = [bench.session() for _ in range(7)]
+    claims = []
+    for number, session in enumerate(sessions):
+        found = session.try_claim("red" if number == 0 else f"k{number}").found
+        assert isinstance(found, Claim)
+        claims.append(found)
+    refused = sessions[6].try_claim("red")
+    answer = claim_answer(RED, refused._replace(cycle=tuple(claims[:2])))
+    assert (
+        f'Waiting would never end: you hold "k1", for which {sessions[0].holder.name} waits, who holds "red". '
+        'Do not act, and do not wait: release "k1" first'
+    ) in answer.structured["advice"]
+    long = claim_answer(RED, refused._replace(cycle=tuple(claims))).structured["advice"]
+    assert 'you hold "k6", for which' in long and ", and so on, for which" in long and 'who holds "red".' in long
+
+
+def test_a_place_that_is_kept_is_told(bench: Bench) -> None:
+    ada, ben = bench.session(), bench.session()
+    ada.try_claim("red")
+    refused = ben.try_claim("red")
+    assert "keep your place" not in claim_answer(RED, refused).text
+    kept = claim_answer(RED, refused._replace(keeps_place=True))
+    assert (
+        "call try_claim again now, with the same arguments: you keep your place for 30 s" in kept.structured["advice"]
+    )
 
 
 def test_no_refusal_contains_the_text_of_a_grant(bench: Bench) -> None:

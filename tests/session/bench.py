@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 from mcp_claims.model.records import Claim, ScopedKey, Unreadable
-from mcp_claims.model.validation import DEFAULT_NAMESPACE
+from mcp_claims.model.validation import DEFAULT_NAMESPACE, ClaimRequest
+from mcp_claims.session.acquire import Wakeup, acquire
+from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.agent_awareness import filenames
 from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSystem
@@ -172,3 +175,22 @@ class _DatingFileSystem(AgentAwarenessFileSystem):
             return status
         named = {name: getattr(status, name) for name in ("st_atime", "st_mtime", "st_mtime_ns")}
         return os.stat_result(tuple(status), {**named, "st_ctime": changed, "st_ctime_ns": round(changed * 1e9)})
+
+
+class FreedWhileWaiting(Wakeup):
+    """During the first wait *meanwhile* happens."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        super().__init__()
+        self._meanwhile = meanwhile
+
+    def wait(self, seconds: float, *others: object) -> None:
+        self._meanwhile()
+
+
+def reserved_for(waiter: Session, holder: Session, key: str = KEY) -> ClaimResult:
+    """Let *waiter* wait for *key* as a tool does, until *holder* releases it."""
+    request = ClaimRequest.parse(key, wait_seconds=60)
+    result = acquire(waiter, request, wakeup=FreedWhileWaiting(lambda: holder.release(key)), reserve=True)
+    assert result.status is Status.YOUR_TURN
+    return result

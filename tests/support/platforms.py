@@ -45,5 +45,6 @@ NOT_FORCED = {
         "macOS does not show who has the other end of a pipe, and the wrapper is no known launcher"
     ),
     "tests/hosts/test_real_hosts.py": "the real hosts are those of Linux, and look for their files there",
+    "tests/hosts/test_real_turns.py": "the real hosts are those of Linux, and look for their files there",
 }
 """Why a test, or all that begin so, cannot pass where macOS is forced."""
