@@ -159,8 +159,8 @@ class StoreContract:
     def test_generations_grow_although_what_was_replaced_comes_back(self, store: Store) -> None:
         first = grant(store, claim())
         second = grant(store, claim(session=2), over=first)
-        grant(store, first, over=second)
-        third = grant(store, claim(session=3), over=first)
+        restored = grant(store, first, over=second)
+        third = grant(store, claim(session=3), over=restored)
         assert third.generation > second.generation > first.generation
 
     def test_a_claim_is_discarded_once(self, store: Store) -> None:
