@@ -166,10 +166,11 @@ class WaitQueue:
         cycle = () if ours is None else self._path(scoped, own, waiting, ours, set())
         if not cycle:
             return ()
-        # One of the waits may have ended while we read.  If all go on, all claims were held throughout.
-        again = self._all_waiting()
-        names = (own, *(claim.holder.name for claim in cycle))
-        return cycle if all(waiting.get(name) == again.get(name) for name in names) else ()
+        # A wait or a holder may have ended while we read.  If all go on, all claims were held throughout.
+        again, now = self._all_waiting(), self._machine.now()
+        go_on = all(waiting.get(name) == again.get(name) for name in (own, *(claim.holder.name for claim in cycle)))
+        held = all(expiry.state_of(each, now, self._machine.provably_dead) is ClaimState.HELD for each in cycle)
+        return cycle if go_on and held else ()
 
     def _all_waiting(self) -> dict[str, list[Ticket]]:
         """Return the tickets that count in all namespaces, by session."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,14 +72,24 @@ class TestCycles:
         assert sessions[-1].queue.find_cycle(closing) == ()
 
     @pytest.mark.rule("W6")
-    def test_a_wait_that_ends_while_it_is_read_makes_none(self, bench: Bench) -> None:
+    @pytest.mark.parametrize(
+        "ends",
+        [
+            lambda _, session, key: session.end_wait(key, keeps_place=False),
+            lambda bench, session, _: bench.world.kill(session),
+        ],
+        ids=["wait", "process"],
+    )
+    def test_a_wait_that_ends_while_it_is_read_makes_none(
+        self, bench: Bench, ends: Callable[[Bench, Session, ScopedKey], object]
+    ) -> None:
         sessions = self.ring(bench, 2)
         closing = self.request("key 0")
         overtaken = Overtaken(bench.store)
         last = sessions[-1]
         twin = Session(overtaken, last.holder, bench.world.process())
         twin.queue.join(closing, 50)
-        overtaken.rival = lambda: sessions[0].end_wait(self.request("key 1"), keeps_place=False)
+        overtaken.rival = lambda: ends(bench, sessions[0], self.request("key 1"))
         assert twin.queue.find_cycle(closing) == () and overtaken.ran == 1
 
     @pytest.mark.rule("W6")
