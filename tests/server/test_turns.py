@@ -31,6 +31,7 @@ from tests.support.servers import BOTH_STAGES, RawServer, raw_server
 WITHIN = 30.0
 SHORT = 2.0
 SHORT_TURNS = {"model.expiry.RESERVATION": timedelta(seconds=SHORT)}
+SILENT = {"server.tools.LONGEST_SILENT_WAIT": 0.5}
 WAIT = {"key": "red", "wait_seconds": 300}
 
 
@@ -356,12 +357,11 @@ def test_the_end_of_an_http_server_ends_its_waits(claims_dir: Path, holder: Sess
 
 @pytest.mark.rule("V8")
 def test_the_end_of_an_http_session_gives_up_its_place(claims_dir: Path, holder: Session) -> None:
-    with http_server(claims_dir) as server:
+    with http_server(claims_dir, constants=SILENT) as server:
         client = RawHttp(server.url, modern=False)
-        sent = client.send("try_claim", WAIT)
-        wait_until_queued(claims_dir)
+        assert client.call("try_claim", **WAIT)["status"] == "held"
+        assert len(tickets(claims_dir)) == 1
         client.end()
-        sent.close()
         until(lambda: not tickets(claims_dir))
         holder.release("red")
         assert holder.try_claim("red").status is Status.ACQUIRED
@@ -377,9 +377,6 @@ def test_a_turn_outlives_the_hand_over(claims_dir: Path, holder: Session) -> Non
         holder.release("red")
         assert answer_to(server, wait)["status"] == "your_turn"
         assert answer_to(server, server.send("try_claim", {"key": "red"}))["status"] == "acquired"
-
-
-SILENT = {"server.tools.LONGEST_SILENT_WAIT": 0.5}
 
 
 @pytest.mark.rule("V8")

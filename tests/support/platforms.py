@@ -10,23 +10,17 @@ FORCED = "MCP_CLAIMS_FORCED_MACOS"
 
 PLATFORM = "darwin" if FORCED in os.environ else sys.platform
 
-_NO_QUEUE = "only Linux has the wait queue, which shows that a call waits"
 _NO_LOCKS = "only Linux lists the locks of files"
 NOT_FORCED = {
     "tests/liveness/test_linux.py": "tests the Linux machine",
-    "tests/cli/test_claim_commands.py::test_waiting_ends_with_the_release": _NO_QUEUE,
     "tests/cli/test_claim_commands.py::test_without_proc_claims_of_a_process_are_granted_and_released": "psutil needs /proc",
-    "tests/cli/test_run.py::test_a_wait_that_is_interrupted_runs_nothing_and_leaves_nothing": _NO_QUEUE,
     "tests/cli/test_run.py::test_where_proc_is_of_another_namespace_the_process_group_ends": (
         "macOS has neither PID namespaces nor /proc; what it does instead is what all other tests of `run` see"
     ),
     "tests/loops/test_run.py::test_never_two_commands_at_once_in_two_containers_with_one_name": (
         "macOS has no PID namespaces, so a process of another one counts as dead"
     ),
-    "tests/server/http/test_http_session.py::test_a_wait_that_is_cut_off_leaves_nothing_held": _NO_QUEUE,
     "tests/server/test_waiting.py::test_the_death_of_the_holder_wakes_a_waiter": "only Linux reports the end of a holder",
-    "tests/server/test_waiting.py::test_each_release_is_got_by_exactly_one_of_those_who_wait": _NO_QUEUE,
-    "tests/server/test_waiting.py::test_sessions_of_one_http_server_wait_for_each_other_and_for_others": _NO_QUEUE,
     "tests/doctor/test_doctor.py::test_where_all_is_well_each_check_says_so_and_nothing_changes": (
         "only Linux tells the type of a file system"
     ),
