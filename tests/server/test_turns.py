@@ -144,17 +144,17 @@ def waiter(
     way: str, claims_dir: Path, count: int = 1, constants: Mapping[str, object] | None = None
 ) -> Iterator[Waiter]:
     """Start a server and a client that waits; *way* has the transport, and whether it acts with a handle."""
-    transport, _, handle = way.partition(", ")
+    transport, _, handle = way.partition("+")
     with ExitStack() as stack:
         client: RawServer | RawHttp
-        if transport.startswith("stdio"):
-            options = ["--no-quick"] if transport == "stdio by the SDK" else []
+        if transport.endswith("stdio"):
+            options = ["--no-quick"] if transport == "sdk-stdio" else []
             client = stack.enter_context(raw_server(claims_dir, *options, constants=constants))
             process = client.process
         else:
             server = stack.enter_context(http_server(claims_dir, constants=constants))
             process = server.process
-            client = RawHttp(server.url, modern=transport == "HTTP 2026-07-28")
+            client = RawHttp(server.url, modern=transport == "http-2026-07-28")
         waiting = Waiter(process, client, client.call("open_session")["session"] if handle else None, count)
         try:
             yield waiting
@@ -162,8 +162,8 @@ def waiter(
             waiting.close()
 
 
-STDIO = ["stdio", "stdio by the SDK", "stdio, handle"]
-HTTP = ["HTTP 2025-11-25", "HTTP 2025-11-25, handle", "HTTP 2026-07-28, handle"]
+STDIO = ["stdio", "sdk-stdio", "stdio+handle"]
+HTTP = ["http-2025-11-25", "http-2025-11-25+handle", "http-2026-07-28+handle"]
 
 
 def gets_it_after(claims_dir: Path, since: float, within: float) -> float:
@@ -397,7 +397,7 @@ def test_without_a_progress_token_a_wait_is_answered_in_time_and_keeps_its_place
 
 
 @pytest.mark.rule("V8")
-@pytest.mark.parametrize("way", ["stdio", "stdio by the SDK", "HTTP 2025-11-25", "HTTP 2026-07-28, handle"])
+@pytest.mark.parametrize("way", ["stdio", "sdk-stdio", "http-2025-11-25", "http-2026-07-28+handle"])
 def test_with_a_progress_token_a_wait_is_not_cut_short(claims_dir: Path, holder: Session, way: str) -> None:
     with waiter(way, claims_dir, 0, constants=SILENT) as waiting:
         waiting.start(token=7)
