@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from weakref import WeakSet
 
@@ -33,6 +34,21 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store
 
 CLOSE_TIMEOUT = 0.2
 """Seconds that the end of a session waits for locks by default, in all."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One call of `try_request`, and what its rounds have found out."""
+
+    request: ClaimRequest
+    lock_timeout: float
+    cached: Claim | None
+    queued: bool
+    """Whether somebody may wait for the key."""
+    found: Found
+    taken_over: TakenOver | None = None
+    acquired: bool = False
+    """Whether the claim was granted in this call, and not held before."""
 
 
 class Operations:
@@ -74,81 +90,101 @@ class Operations:
         self._check_usable()
         scoped = request.scoped
         cached = self._held.get(scoped)
-        taken_over: TakenOver | None = None
-        acquired = False
         # Others may wait too.  If we have not waited, the swap finds that out without a question of its own.
         queued = self.queue.waits_for(scoped)
         # Remote: skip the read and start from our cached grant or None.  The swap's compare corrects a wrong guess;
-        # never refuse from the cache.  Whoever waits reads, since a write in vain costs the cluster more.
+        # never refuse from the cache.  A session that waits reads, since a write in vain costs the cluster more.
         found: Found = cached if self._store.remote and not queued else self._store.read(scoped)
+        attempt = _Attempt(request, lock_timeout, cached, queued, found)
         # Each further round means that the key changed between our read and our write, so somebody made progress.
         for _ in range(MAX_SWAPS):
-            now = self._machine.now()
-            ours = self._holds(found, scoped)
-            reservation = found if isinstance(found, Claim) and found.mode is Mode.RESERVED else None
-            our_turn = reservation is not None and self._is_for_us(reservation, now)
-            if reservation is not None and our_turn:
-                if reserve:
-                    return self._your_turn(reservation, now)
-                taken_over = self._replaced(reservation, now)
-            elif found is not None and not ours:
-                state = self._state_of(found, now)
-                if state in (ClaimState.HELD, ClaimState.RESERVED) or (state is ClaimState.DONE and not request.redo):
-                    status = Status.DONE if state is ClaimState.DONE else Status.HELD
-                    return ClaimResult(status, found, now, lost=self._held.lost(cached, found))
-                if isinstance(found, Unreadable):
-                    discarded = self._store.discard(found, lock_timeout=lock_timeout)
-                    taken_over = TakenOver(found, state) if discarded else None
-                    found = self._store.read(scoped)
-                    continue
-                if reservation is not None:
-                    # It has lapsed: what it replaced is there again, such as the marker of work that is done.
-                    found = end_reservation(self._store, reservation, now, lock_timeout).found
-                    continue
-                taken_over = TakenOver(found, state)
-            assert not isinstance(found, Unreadable)
-            # Nobody waits for what is done: whoever still has a place there has not asked for it to be done again.
-            is_done = taken_over is not None and taken_over.state is ClaimState.DONE
-            is_served = ours or our_turn or is_done or not queued
-            first = None if is_served else self.queue.first_ahead(scoped)
-            if first is not None or (reserve and not ours):
-                replaced, state = taken_over or (None, ClaimState.FREE)
-                served = self.holder if first is None else first.holder
-                new = expiry.reserved(scoped, served, now, replaced if isinstance(replaced, Claim) else None, state)
-                swap = self._store.swap(scoped, found, new, lock_timeout=lock_timeout)
-                found = swap.found
-                if swap.trace is not None and isinstance(found, Claim):
-                    # Only the answer said what the store had kept of the claim before.
-                    kept = found._replace(replaced=swap.trace)
-                    found = self._store.swap(scoped, found, kept, lock_timeout=lock_timeout).found
-                if first is not None and swap.won and isinstance(found, Claim):
-                    found = self._unless_left(first, found, lock_timeout)
-                taken_over = None
-                continue
-            if ours and found is not None:
-                new = expiry.renewed(found, request, self.holder, now)
-            else:
-                new = expiry.granted(request, self.holder, now, self.maker)
-                if reservation is not None and our_turn:
-                    new = new._replace(generation=reservation.generation)
-            # A renewal leaves nothing in doubt: what it renews was held before.
-            with nullcontext() if ours else self._held.in_doubt(new):
-                unqueued = not (queued or ours or our_turn)
-                swap = self._store.swap(scoped, found, new, lock_timeout=lock_timeout, unqueued=unqueued)
-                found, queued = swap.found, queued or swap.queued
-                if not swap.won or not isinstance(found, Claim):
-                    taken_over = None
-                    continue
-                acquired = acquired or not ours or self._held.take_doubt(found)
-                now = self._machine.now()
-                if swap.trace is not None:
-                    taken_over = TakenOver(swap.trace, self._state_of(swap.trace, now))
-                # A claim that expired while we waited for the lock is renewed, not handed over dead.
-                if not expiry.has_passed(found.expires, now):
-                    lost = self._record(found, cached)
-                    self.queue.end(scoped, lock_timeout, everywhere=our_turn)
-                    return ClaimResult(Status.ACQUIRED if acquired else Status.RENEWED, found, now, taken_over, lost)
+            if (result := self._try_once(attempt, reserve=reserve)) is not None:
+                return result
         raise ContendedError(scoped.key, MAX_SWAPS)
+
+    def _try_once(self, attempt: _Attempt, *, reserve: bool) -> ClaimResult | None:
+        """Decide on what *attempt* has found: refuse, make room, serve a session that waits, reserve, or grant.
+
+        `None` means that the key has changed, and that the next round decides on what is stored then.
+        """
+        request, found, now = attempt.request, attempt.found, self._machine.now()
+        if isinstance(found, Claim) and self._holds(found, request.scoped):
+            return self._grant(attempt, found, expiry.renewed(found, request, self.holder, now), is_renewal=True)
+        if isinstance(found, Claim) and self._is_for_us(found, now):
+            if reserve:
+                return self._your_turn(found, now)
+            attempt.taken_over = self._replaced(found, now)
+            new = expiry.granted(request, self.holder, now, self.maker)._replace(generation=found.generation)
+            return self._grant(attempt, found, new, is_turn=True)
+        state = self._state_of(found, now)
+        if found is not None:
+            if state in (ClaimState.HELD, ClaimState.RESERVED) or (state is ClaimState.DONE and not request.redo):
+                status = Status.DONE if state is ClaimState.DONE else Status.HELD
+                return ClaimResult(status, found, now, lost=self._held.lost(attempt.cached, found))
+            if isinstance(found, Unreadable) or found.mode is Mode.RESERVED:
+                self._make_room(attempt, found, state, now)
+                return None
+            attempt.taken_over = TakenOver(found, state)
+        # Nobody waits for what is done: a session that still has a place there has not asked for it to be done again.
+        is_waited_for = attempt.queued and state is not ClaimState.DONE
+        first = self.queue.first_ahead(request.scoped) if is_waited_for else None
+        if first is not None or reserve:
+            self._reserve(attempt, found, first, now)
+            return None
+        return self._grant(attempt, found, expiry.granted(request, self.holder, now, self.maker))
+
+    def _make_room(self, attempt: _Attempt, found: Claim | Unreadable, state: ClaimState, now: Moment) -> None:
+        """Remove *found*, an unreadable record that is old enough, or a reservation that has lapsed."""
+        scoped, lock_timeout = attempt.request.scoped, attempt.lock_timeout
+        if isinstance(found, Unreadable):
+            discarded = self._store.discard(found, lock_timeout=lock_timeout)
+            attempt.taken_over = TakenOver(found, state) if discarded else None
+            attempt.found = self._store.read(scoped)
+        else:
+            # What it replaced is there again, such as the marker of work that is done.
+            attempt.found = end_reservation(self._store, found, now, lock_timeout).found
+
+    def _reserve(self, attempt: _Attempt, old: Claim | None, first: Ticket | None, now: Moment) -> None:
+        """Put a reservation in the place of *old*, for the session of the ticket *first*, or for this one if none goes before it."""
+        scoped, lock_timeout = attempt.request.scoped, attempt.lock_timeout
+        served = self.holder if first is None else first.holder
+        replaced, state = attempt.taken_over or (None, ClaimState.FREE)
+        new = expiry.reserved(scoped, served, now, replaced if isinstance(replaced, Claim) else None, state)
+        swap = self._store.swap(scoped, old, new, lock_timeout=lock_timeout)
+        found = swap.found
+        if swap.trace is not None and isinstance(found, Claim):
+            # Only the response says what the store had kept of the claim before.
+            kept = found._replace(replaced=swap.trace)
+            found = self._store.swap(scoped, found, kept, lock_timeout=lock_timeout).found
+        if first is not None and swap.won and isinstance(found, Claim):
+            found = self._unless_left(first, found, lock_timeout)
+        attempt.found, attempt.taken_over = found, None
+
+    def _grant(
+        self, attempt: _Attempt, old: Claim | None, new: Claim, *, is_renewal: bool = False, is_turn: bool = False
+    ) -> ClaimResult | None:
+        """Put *new* in the place of *old*; return the result unless the key has changed or *new* has expired."""
+        scoped, lock_timeout = attempt.request.scoped, attempt.lock_timeout
+        unqueued = not (attempt.queued or is_renewal or is_turn)
+        # A renewal leaves nothing in doubt: what it renews was held before.
+        with nullcontext() if is_renewal else self._held.in_doubt(new):
+            swap = self._store.swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+            found = swap.found
+            attempt.found, attempt.queued = found, attempt.queued or swap.queued
+            if not swap.won or not isinstance(found, Claim):
+                attempt.taken_over = None
+                return None
+            attempt.acquired = attempt.acquired or not is_renewal or self._held.take_doubt(found)
+            now = self._machine.now()
+            if swap.trace is not None:
+                attempt.taken_over = TakenOver(swap.trace, self._state_of(swap.trace, now))
+            # A claim that expired while we waited for the lock is renewed, not handed over dead.
+            if expiry.has_passed(found.expires, now):
+                return None
+            lost = self._record(found, attempt.cached)
+            self.queue.end(scoped, lock_timeout, everywhere=is_turn)
+            status = Status.ACQUIRED if attempt.acquired else Status.RENEWED
+            return ClaimResult(status, found, now, attempt.taken_over, lost)
 
     def near_claims(self, scoped: ScopedKey) -> tuple[Claim, ...]:
         """Return other sessions' claims in force on keys that look like *scoped*, and so may mean the same event.
