@@ -157,7 +157,7 @@ def configure_release(parser: argparse.ArgumentParser) -> None:
     add_identity(parser).add_argument(
         "--person",
         action="store_true",
-        help="act for you, who hold it by `mcp-claims hold`; needed only if a session is named in the environment",
+        help="release what you hold by `mcp-claims hold`; needed only if the environment names a session",
     )
     parser.add_argument("--outcome", choices=_OUTCOMES, help="how the work ended; what is done is not done again")
     parser.add_argument("--note", metavar="TEXT", help="how it ended, for the others; with --force, the reason")

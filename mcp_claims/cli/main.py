@@ -27,7 +27,7 @@ COMMANDS = {
     "check": ("claim_commands", "check whether you may claim a key: it is neither held by another session nor done"),
     "release": ("claim_commands", "release your claim, or revoke the claim of a holder that hangs"),
     "hold": ("hold", "hold a key yourself until a time, so that no agent takes it; `release` ends it"),
-    "wait": ("wait", "wait until it is your turn, for one key or several; with --take, take it"),
+    "wait": ("wait", "wait until a key is free, or several; with --take, claim it"),
     "prune": ("claim_commands", "remove expired and orphaned claims, and unreadable ones that outlived any TTL"),
     "forget": ("claim_commands", "remove the record of how the work on a key ended, so that it can be done again"),
     "run": ("run", "run a command while holding a key, unless another session holds it; with --once until it succeeds"),

@@ -38,10 +38,7 @@ from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT
 from mcp_claims.stores.base import Store
 
-SWITCH_EVERY = 0.000_5
-"""Seconds after which a thread lets another one run.  With Python's 5 ms, a call that makes some ten system calls while
-`prune` reads thousands of records in a thread may wait for that long after each of them."""
-
+_SWITCH_INTERVAL = 0.000_5  # s
 _HTTP_OPTIONS = ("host", "port", "path", "token_file", "idle_minutes")
 
 
@@ -89,7 +86,8 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    sys.setswitchinterval(SWITCH_EVERY)
+    # With Python's 5 ms a call waits that long after each of its some ten system calls while another thread scans.
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     logger.configures_logging = True
     keep_alive_limit = timedelta(hours=hours("--keep-alive-hours", options.keep_alive_hours))
     validation.parse_retention(options.retention_hours)

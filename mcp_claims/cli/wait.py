@@ -58,11 +58,11 @@ def configure_wait(parser: argparse.ArgumentParser) -> None:
         "  mcp-claims wait deploy:staging                                    # until it is free; claims nothing\n"
         "  mcp-claims wait deploy:staging --take --session ci --timeout 30m\n"
         "  mcp-claims wait gpu:0 gpu:1 --any --take --for-pid $$             # the first that becomes free",
-        "0 it is your turn: free, or with --take yours, 1 the time is up, or the work is done",
+        "0 free, or with --take yours, 1 the time is up, or the work is done",
     )
     add_store_options(parser)
     add_key(parser).nargs = "+"
-    parser.add_argument("--any", action="store_true", help="wait for one of the keys instead of for all at once")
+    parser.add_argument("--any", action="store_true", help="wait until one of the keys is free, not all")
     parser.add_argument(
         "--timeout",
         type=duration(SECOND),
@@ -72,7 +72,7 @@ def configure_wait(parser: argparse.ArgumentParser) -> None:
     )
     add_json(parser)
     taking = parser.add_argument_group("to take it")
-    taking.add_argument("--take", action="store_true", help="claim the key, or with --any the first that can be had")
+    taking.add_argument("--take", action="store_true", help="claim the key, or with --any the first that is free")
     add_identity(taking)
     add_label(taking)
     add_terms(taking)
@@ -85,7 +85,7 @@ def _wait(options: argparse.Namespace) -> int:
     if len(keys := tuple(dict.fromkeys(options.key))) > _MAX_KEYS:
         raise InvalidInputError("key", f"must be at most {_MAX_KEYS} keys")
     if options.take and len(keys) > 1 and not options.any:
-        raise UsageError("--take takes one key. With several, add --any: it takes the first that can be had.")
+        raise UsageError("--take takes one key. With several, add --any: it takes the first that is free.")
     requests = [
         ClaimRequest.parse(key, options.namespace, ttl_minutes=options.ttl, note=options.note)._replace(
             wait_seconds=options.timeout
@@ -167,7 +167,7 @@ def _pause(session: Session, wakeup: Wakeup, held: Sequence[Inspection], left: f
 
 
 def _take_first(session: Session, requests: Sequence[ClaimRequest]) -> list[tuple[ClaimRequest, ClaimResult]]:
-    """Claim the first key of *requests* that can be had; return that, or else how each attempt went.
+    """Claim the first key of *requests* that is free; return that result, or how each attempt went.
 
     Raises `UsageError` if the process that *session* acts for ends meanwhile.
     """
@@ -192,11 +192,11 @@ def _take_first(session: Session, requests: Sequence[ClaimRequest]) -> list[tupl
         finally:
             for wakeup in wakeups:
                 wakeup.stop()
-            # Two keys may become free at once, and one just before a signal ends the wait: nobody is told of such a grant.
+            # Two keys may be granted at once, or one just before a signal ends the wait: the caller learns of one at most.
             kept = None if signals else kept
             for call in calls:
                 if call is not kept and call.exception() is None:
-                    _give_back(session, call.result())
+                    _release_grant(session, call.result())
             for wakeup in wakeups:
                 wakeup.close()
     if kept is not None:
@@ -239,6 +239,6 @@ def _first_grant(session: Session, pending: set[_Call]) -> _Call | None:
     return None
 
 
-def _give_back(session: Session, result: ClaimResult) -> None:
+def _release_grant(session: Session, result: ClaimResult) -> None:
     if result.status is Status.ACQUIRED and isinstance(result.found, Claim):
         session.release_grant(result.found)

@@ -1,4 +1,4 @@
-"""Who is served next: the rules of tickets, which order those who wait.  Pure.
+"""Which session is served next: the rules of tickets, which order those that wait.  Pure.
 
 A ticket decides only the order.  Who holds a key is decided by the compare-and-swap of its record, so a list of tickets
 that is lost or damaged costs places, never exclusion.
@@ -15,18 +15,18 @@ KEPT_PLACE = timedelta(seconds=30)
 """How long a session keeps its place after its wait has ended without the key, so that its next call goes on waiting."""
 
 MAX_TICKETS = 1_000
-"""Tickets of one namespace; whoever waits beyond that has no place."""
+"""The most tickets of one namespace; a session that waits beyond that has none."""
 
-_LAPSED = timedelta(minutes=10)
-_OVERTAKEN_UNTIL = timedelta(seconds=1)
+_LAPSED_KEPT = timedelta(minutes=10)  # in which a session whose turn has lapsed can have its place back, once
+_SIMULTANEOUS = timedelta(seconds=1)
 
 
 def is_waiting(ticket: Ticket, now: Moment) -> bool:
-    """Return whether *ticket* counts at *now*; whether its holder lives is not looked at."""
+    """Return whether *ticket* counts at *now*, provided that its holder lives."""
     return not ticket.lapsed and not expiry.has_passed(ticket.until, now)
 
 
-def place_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment) -> Ticket | None:
+def ticket_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment) -> Ticket | None:
     """Return the waiting ticket of the session of *holder* for *scoped*."""
     return next((each for each in tickets if _is_of(each, scoped, holder) and is_waiting(each, now)), None)
 
@@ -37,27 +37,27 @@ def ahead_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: 
     A session without a ticket may overtake one that is not yet a second old: it then came at the same time.
     """
     tickets = list(tickets)
-    place = place_of(tickets, scoped, holder, now)
+    own = ticket_of(tickets, scoped, holder, now)
     return [
         each
         for each in tickets
         if scoped in each.keys
         and is_waiting(each, now)
         and not is_same_session(each.holder.name, holder.name)
-        and (-expiry.remaining(each.taken, now) > _OVERTAKEN_UNTIL if place is None else each.number < place.number)
+        and (-expiry.remaining(each.taken, now) > _SIMULTANEOUS if own is None else each.number < own.number)
     ]
 
 
 def joined(
     tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment, wait: timedelta
 ) -> tuple[Ticket, ...]:
-    """Return *tickets* with one of *holder* for *scoped* that counts for the time *wait* and some more.
+    """Return *tickets* with one of *holder* for *scoped* that counts for *wait* and `KEPT_PLACE` longer.
 
-    A ticket that the session has already stays where it is; so does a lapsed one, once.  A new ticket has the number 0
-    until it is stored, and comes last.
+    A ticket that the session already has keeps its number; so does a lapsed one, once.  A new ticket comes last, and has the
+    number 0 until it is stored.
     """
     until = expiry.later(now, wait + KEPT_PLACE)
-    for place, ticket in enumerate(tickets := tuple(tickets)):
+    for index, ticket in enumerate(tickets := tuple(tickets)):
         if _is_of(ticket, scoped, holder):
             longer = max(ticket.until, until, key=lambda moment: expiry.remaining(moment, now))
             own = ticket._replace(
@@ -66,7 +66,7 @@ def joined(
                 lapsed=False,
                 returned=ticket.returned or ticket.lapsed,
             )
-            return (*tickets[:place], own, *tickets[place + 1 :])
+            return (*tickets[:index], own, *tickets[index + 1 :])
     return (*tickets, Ticket(0, (scoped,), holder, now, until))
 
 
@@ -86,7 +86,7 @@ def lapsed(tickets: Iterable[Ticket], reservation: Claim) -> tuple[Ticket, ...]:
         if not _is_of(ticket, reservation.scoped, reservation.holder) or ticket.lapsed or newer:
             result.append(ticket)
         elif not ticket.returned:
-            result.append(ticket._replace(lapsed=True, until=expiry.later(reservation.expires, _LAPSED)))
+            result.append(ticket._replace(lapsed=True, until=expiry.later(reservation.expires, _LAPSED_KEPT)))
     return tuple(result)
 
 

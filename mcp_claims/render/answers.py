@@ -160,7 +160,7 @@ def claim_answer(
             elif result.keeps_place:
                 act = (
                     "Do not act yet. To go on waiting, call try_claim again now, with the same arguments: you keep your place "
-                    f"for {phrases.span(tickets.KEPT_PLACE)}. Else report who is on it."
+                    f"for {phrases.span(tickets.KEPT_PLACE)}. Otherwise report who is on it."
                 )
             advice = f"{_caveats(scoped, found, claim)}{act}"
         if fleeting is not None:
@@ -237,7 +237,7 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
             advice = "Others are told not to repeat it."
     elif result.declined:
         lead = f"DECLINED: {name} is no longer kept for you."
-        advice = "You held nothing. It goes to the next who waits."
+        advice = "You held nothing. The next session that waits can have it."
     elif result.released:
         lead = f"RELEASED: {name} is free."
     elif found is None:
@@ -289,7 +289,7 @@ def _taken_over(replaced: TakenOver, now: Moment) -> tuple[str, Previous]:
     if isinstance(found, Unreadable):
         text = f"Taken over: an unreadable claim older than any TTL ({phrases.unreadable(found)})."
         return text, {"state": state.value}
-    # A dead claim is told as the marker is which keeps its note: whoever came first, the next holder learns the same.
+    # Described like the marker that keeps its note, so that the next holder learns the same, whoever came first.
     previous = ClaimDescription(found._replace(ended=found.ended or expiry.end_of_dead(found, state, now)), now)
     text = f"Before that, it {previous.ended()}"
     facts: Previous = {"state": state.value, "holder": previous.facts["holder"]}
@@ -320,7 +320,7 @@ def _your_turn(claim: ClaimDescription, name: str) -> tuple[ClaimFacts, str, str
 
 
 def _in_doubt(found: Unreadable) -> str:
-    until = phrases.free_at(found)
+    until = phrases.free_at(found) or "somebody removes it"
     return f"counts as held until {until}: what is stored for it cannot be read ({phrases.unreadable(found)})."
 
 

@@ -150,7 +150,9 @@ def _describe(listed: ListedClaim, now: Moment) -> tuple[ListedFacts, str]:
     if isinstance(found, Unreadable):
         problem = phrases.unreadable(found)
         state = "EXPIRED, free" if listed.state is ClaimState.EXPIRED else "HELD"
-        unknown: ListedFacts = {"state": listed.state.value, "problem": problem, "expires_at": phrases.free_at(found)}
+        unknown: ListedFacts = {"state": listed.state.value, "problem": problem}
+        if (end := phrases.free_at(found)) is not None:
+            unknown["expires_at"] = end
         return unknown, f"{state}, cannot be read: {problem}"
     claim, name = ClaimDescription(found, now), phrases.named(found.scoped)
     facts: ListedFacts = {

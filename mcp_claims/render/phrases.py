@@ -121,7 +121,9 @@ class ClaimDescription:
 
 def claim_facts(found: Claim | Unreadable, now: Moment) -> ClaimFacts:
     """Return the facts about *found*, the content of a key."""
-    return {"expires_at": free_at(found)} if isinstance(found, Unreadable) else ClaimDescription(found, now).facts
+    if not isinstance(found, Unreadable):
+        return ClaimDescription(found, now).facts
+    return {} if (end := free_at(found)) is None else {"expires_at": end}
 
 
 def use_local_time() -> None:
@@ -193,12 +195,12 @@ def unreadable(found: Unreadable) -> str:
     return f"{shown(found.where)}: {shown(found.problem)}{remedy}"
 
 
-def free_at(found: Unreadable) -> str:
-    """Return the time at which *found* is older than any TTL; a phrase if that lies beyond the calendar."""
+def free_at(found: Unreadable) -> str | None:
+    """Return the time at which *found* is older than any TTL; `None` if that lies beyond the calendar."""
     try:
         return codec.timestamp(found.changed + validation.MAX_TTL)
     except OverflowError:
-        return "somebody removes it"
+        return None
 
 
 def span(time: timedelta) -> str:

@@ -30,17 +30,17 @@ TRY_CLAIM: Arguments = {
         description="Identifies this occurrence. Every agent that sees it must derive the same text: repository, "
         "number, kind, commit or date, e.g. vercel/next.js#4521:checks_failed@3f2a91c"
     ),
-    "namespace": _NAMESPACE._replace(description="Leave out unless you are told one"),
+    "namespace": _NAMESPACE._replace(description="Only if you were given one"),
     "session": _SESSION._replace(description="Only what open_session returned"),
     "ttl_minutes": Argument(float, DEFAULT_TTL_MINUTES, "Minutes until the claim expires unless renewed: 1/60 to 1440"),
     "note": Argument(str, description="What you are doing, for the others; at most 500 characters"),
     "wait_seconds": Argument(
         float,
         0,
-        f"Seconds to wait while another session holds it: 0 to {MAX_WAIT_SECONDS:.0f}. On your_turn it is kept for you for a "
-        "minute: call again to take it",
+        f"Seconds to wait while another session holds it: 0 to {MAX_WAIT_SECONDS:.0f}. If the answer is your_turn, "
+        "call again within a minute to claim it",
     ),
-    "redo": Argument(bool, False, "Do again what is done"),
+    "redo": Argument(bool, False, "Claim it although it is done"),
     "keep_alive": Argument(bool, False, "The server renews while you are connected"),
 }
 INSPECT: Arguments = {

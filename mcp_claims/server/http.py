@@ -44,8 +44,6 @@ MAX_BODY_BYTES = 256 * 1024
 """A call with the longest key, namespace, note and handle has under 16 kB."""
 
 _SHUTDOWN_TIMEOUT = 2  # s for requests in progress when the server has to stop
-# s; Python's 5 ms keep the event loop waiting at each of its system calls while a thread scans.
-_THREAD_TURN = 0.000_5
 _SESSION_ID = MCP_SESSION_ID_HEADER.encode()
 _RESUMED_AFTER = b"last-event-id"
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -229,7 +227,6 @@ def serve_http(open_registry: Callable[[], SessionRegistry], settings: HttpSetti
     )
     port = listening.getsockname()[1]
     print(f"mcp-claims: serving http://{_in_url(settings.host)}:{port}{settings.path}", file=sys.stderr, flush=True)
-    sys.setswitchinterval(_THREAD_TURN)
     # After an orderly end uvicorn raises the signal again; a person who pressed Ctrl-C needs no traceback.
     with listening, suppress(KeyboardInterrupt):
         server = uvicorn.Server(config)

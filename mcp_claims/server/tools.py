@@ -57,13 +57,13 @@ INSTRUCTIONS = (
 
 
 LONGEST_SILENT_WAIT = 50.0
-"""Seconds after which a call is answered that cannot tell its client that it waits: some hosts give a call 60."""
+"""Seconds after which a wait without progress notices is answered: some hosts give a call 60."""
 
 
 class Runner(Protocol):
     """Runs the steps of a call that may wait for another process, the disk or a network.
 
-    `is_heard` is whether the client hears that its call waits.
+    `is_heard` is whether the client gets progress notices while its call waits.
     """
 
     is_heard: bool

@@ -1,6 +1,6 @@
 """Acquiring a key: try, and wait for its holder until the key is free, the work is done, or the time is up.
 
-Who waits takes a ticket.  The first of those who wait watches the holder, each other one the process right before it, so
+Each waiter takes a ticket.  The first watches the process of the holder, each other one that of the waiter before it, so
 that a release or a death wakes one waiter, not all.  Where the store keeps no tickets, a release wakes all and the store
 serves one of them; those that have waited longer try some milliseconds sooner.
 """
@@ -30,9 +30,9 @@ ANSWER_TIMEOUT = 4.5
 STILL_HELD = "still held by another session"
 """The message of the progress that a client gets while its call waits."""
 
-# A wake-up can be lost.  Of those that wait behind others, only the first two need to look for themselves soon.
+# A wake-up can be lost.  Only the first waiter, and the others while the key is reserved, need to try again soon.
 _POLL_INTERVAL, _LONG_POLL_INTERVAL = 2.0, 10.0  # s
-_WATCHED_POLL_INTERVAL = 60.0  # s, where the store itself notices that whoever is before has gone
+_WATCHED_POLL_INTERVAL = 60.0  # s, where the store itself notices that the waiter before has gone
 _PROGRESS_INTERVAL = 5.0  # s
 _COURTESY = 0.01  # s
 _LOCK_STEP = 0.1  # s
@@ -151,9 +151,8 @@ def acquire(
     """Claim the key of *request* for *session*; wait up to its `wait_seconds` while another session holds it.
 
     Blocks the calling thread.  *wakeup*, made by the caller, lets another thread stop the wait: the result of the last
-    attempt is returned then, which may be a grant.  With *reserve* the caller may have given up meanwhile without a word:
-    only the first attempt claims the key, a later one reserves it, and the session keeps its place for some seconds after
-    the wait.  Raises what `Session.try_claim` raises.
+    attempt is returned then, which may be a grant.  *reserve* is for a caller that may give up without a word: only the
+    first attempt claims the key, a later one reserves it, and the session keeps its place for some seconds after the wait.  Raises what `Session.try_claim` raises.
     """
     if request.wait_seconds <= 0:
         return session.try_request(request)
@@ -264,7 +263,7 @@ class _Waiter:
         if isinstance(blocking := last.found, Claim):
             ends = None if before is None else expiry.remaining(before.until, last.now)
             if before is None or blocking.mode is Mode.RESERVED:
-                # Nobody wakes anybody when a claim expires.
+                # A claim that expires wakes no waiter.
                 ends = expiry.expires_in(blocking, last.now)
             else:
                 seconds = _LONG_POLL_INTERVAL

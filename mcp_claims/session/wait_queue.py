@@ -1,4 +1,4 @@
-"""The place of a session among those who wait for a key: taking it, keeping it, and waking whoever is next."""
+"""The place of a session among those that wait for a key: take it, keep it, and wake the next one."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _MAX_READS = 100
 class WaitQueue:
     """The tickets of one session; *holder* returns it as it is now.  Thread-safe.
 
-    What fails here costs a place or a wake-up, after which waiters look for themselves every few seconds; so errors of the
-    store are not raised.
+    Errors of the store are not raised unless a method says so: they cost a place or a wake-up, and waiters also try without
+    one every few seconds.
     """
 
     def __init__(self, store: Store, machine: Machine, holder: Callable[[], Holder]) -> None:
@@ -44,7 +44,7 @@ class WaitQueue:
     def join(self, scoped: ScopedKey, wait_seconds: float) -> Ticket | None:
         """Return the session's ticket for *scoped*, a new one if it has none; `None` where there are no tickets.
 
-        The caller calls `end_wait` in the end.
+        The wait lasts until `end_wait`.
         """
         with self._lock:
             self._waits[scoped] = self._waits.get(scoped, 0) + 1
@@ -59,7 +59,7 @@ class WaitQueue:
             after = tickets.joined(current, scoped, holder, now, timedelta(seconds=wait_seconds))
             return after if len(after) <= tickets.MAX_TICKETS else current
 
-        return tickets.place_of(self._change(scoped, join, LOCK_TIMEOUT), scoped, holder, now)
+        return tickets.ticket_of(self._change(scoped, join, LOCK_TIMEOUT), scoped, holder, now)
 
     def end_wait(self, scoped: ScopedKey, *, keeps_place: bool) -> bool:
         """End a wait that began with `join`; unless it *keeps_place* or another call waits, give up the place.
@@ -80,7 +80,7 @@ class WaitQueue:
         return not keeps_place
 
     def end(self, scoped: ScopedKey, lock_timeout: float, *, everywhere: bool) -> None:
-        """End all waits of the session for *scoped*, which it has just been granted; *everywhere*: in other processes, too."""
+        """End the session's waits for *scoped*, which it has just been granted; with *everywhere* in other processes too."""
         if self._store.serves_queue:
             self._forget(scoped)
         elif everywhere or scoped in self._waits:
@@ -89,7 +89,7 @@ class WaitQueue:
             self.wake_next(scoped)
 
     def leave(self, scoped: ScopedKey, lock_timeout: float = LOCK_TIMEOUT) -> None:
-        """Give up the session's place for *scoped*, if it has one, and wake whoever is next."""
+        """Give up the session's place for *scoped*, if it has one, and wake the next one."""
         if scoped not in self._waits:
             return
         with suppress(*_STORE_ERRORS):
@@ -97,7 +97,7 @@ class WaitQueue:
         self.wake_next(scoped)
 
     def give_up(self, scoped: ScopedKey, lock_timeout: float = LOCK_TIMEOUT) -> None:
-        """Give up the session's place for *scoped*, also one that it took in another process; raises what the store does.
+        """Give up the session's place for *scoped*, also one that it took in another process.  Raises what the store raises.
 
         A place that outlives its reservation gets the key reserved for it again.
         """
@@ -119,7 +119,7 @@ class WaitQueue:
             self._waits.pop(scoped, None)
 
     def first_ahead(self, scoped: ScopedKey) -> Ticket | None:
-        """Return the ticket that goes before all others, if it goes before this session."""
+        """Return the first ticket of a living session that goes before this one."""
         ahead = tickets.ahead_of(self._read(scoped), scoped, self._holder(), self._machine.now())
         return next(self._living(ahead), None)
 
@@ -127,12 +127,12 @@ class WaitQueue:
         """Return whether this session has a place, and the ticket right before it."""
         holder, now, found = self._holder(), self._machine.now(), self._read(scoped)
         ahead = tickets.ahead_of(found, scoped, holder, now)
-        return tickets.place_of(found, scoped, holder, now) is not None, next(self._living(ahead[::-1]), None)
+        return tickets.ticket_of(found, scoped, holder, now) is not None, next(self._living(ahead[::-1]), None)
 
     def wake_next(self, scoped: ScopedKey) -> Ticket | None:
-        """Wake the first of those who wait for *scoped* that listens, unless the store does.
+        """Wake the first waiter for *scoped* that has its alarm open, unless the store wakes it.
 
-        If none listens, return the first that keeps its place.
+        If none has, return the first ticket of a session that keeps its place.
         """
         if self._store.serves_queue:
             return None
@@ -155,7 +155,7 @@ class WaitQueue:
         )
 
     def find_cycle(self, scoped: ScopedKey) -> tuple[Claim, ...]:
-        """Return the claims of a cycle that a wait of this session for *scoped* is part of, if it has to give way.
+        """Return the claims of a cycle of waits that this session's wait for *scoped* is in, if that wait has to give way.
 
         The first claim is that on *scoped*; the holder of each waits for the key of the next, and the last belongs to this
         session.  Of the waits in the cycle the one that began last gives way.
@@ -219,9 +219,10 @@ class WaitQueue:
 
 
 def end_reservation(store: Store, reservation: Claim, now: Moment, lock_timeout: float) -> Swap:
-    """Put what *reservation* replaced in its place; its session, which has not taken the key, loses its place.
+    """Put back what *reservation* replaced, and note that its session has let its turn lapse, which costs it its place.
 
-    Raises what the store does, also if the place cannot be taken: the key would be reserved for it again and again.
+    Raises what the store raises.  If the lapse cannot be noted nothing is changed: the key would be reserved for the same
+    session again and again.
     """
     scoped = reservation.scoped
     if store.has_tickets:
@@ -230,5 +231,5 @@ def end_reservation(store: Store, reservation: Claim, now: Moment, lock_timeout:
 
 
 def _began(ticket: Ticket) -> tuple[float, float, str]:
-    """Return what orders waits in all namespaces alike, whichever session looks."""
+    """Return a key that orders the waits of all namespaces in the same way for every session."""
     return ticket.taken.wall.timestamp(), ticket.taken.ticks, ticket.holder.name

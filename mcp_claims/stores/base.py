@@ -48,12 +48,12 @@ class Alarm(Protocol):
         """Return the descriptor to wait for; `None` if there is only *notify*."""
 
     def reset(self) -> None:
-        """Take notice of all that has been signalled so far."""
+        """Consume the wake-ups that have come so far."""
 
     def aim(self, blocking: Claim | Ticket) -> bool:
-        """Ring as soon as *blocking*, as it was read, is not what is stored any more; instead of what it was aimed at.
+        """Wake the waiter once *blocking*, as it was read, is no longer what is stored; forget what it was aimed at before.
 
-        Returns false, and does nothing, where those who change something wake the next waiter themselves.
+        Returns false, and does nothing, where a session that changes something wakes the next waiter itself.
         """
 
 
@@ -68,10 +68,10 @@ class Store(Protocol):
     is in trouble.  Such a store keeps the claims of a process only while it hears from that process, and ends claims by
     its own clock.
 
-    `has_tickets` is false for a store that keeps none: those who wait there are served in no particular order.
+    `has_tickets` is false for a store that keeps none: waiters there are served in no particular order.
 
     `serves_queue` is true for a store that keeps claims and tickets together: a grant removes the ticket of its session, and
-    each change wakes whoever waits for it, by its alarm.  In any other, the caller removes the ticket and calls `wake`.
+    each change wakes the waiter that it concerns, by its alarm.  In any other, the caller removes the ticket and calls `wake`.
     """
 
     remote: bool

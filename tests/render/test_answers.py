@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from mcp_claims.model.records import Claim, Outcome, ScopedKey
@@ -229,6 +231,18 @@ def test_an_unreadable_claim_is_listed_as_held_or_expired_with_its_problem(bench
         (claim,) = answer.structured["claims"]
         assert (claim["state"], claim["problem"]) == (state, "default/green: damaged")
         assert line in answer.text
+
+
+@pytest.mark.rule("S5")
+def test_an_unreadable_claim_of_the_far_future_has_no_expiry(bench: Bench) -> None:
+    bench.world.wall = datetime.max.replace(tzinfo=UTC)
+    bench.damage("red")
+    ada = bench.session()
+    answer = claim_answer(RED, ada.try_claim("red"))
+    assert_fits(ClaimAnswer, answer, ALWAYS | {"claimed", "status"})
+    assert "counts as held until somebody removes it" in answer.text
+    (claim,) = list_answer(ada.list_claims(), None).structured["claims"]
+    assert set(claim) == {"state", "problem"}
 
 
 def test_an_answer_of_prune_and_one_of_open_session_have_all_fields(bench: Bench) -> None:

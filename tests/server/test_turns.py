@@ -262,7 +262,7 @@ def test_a_turn_that_is_declined_is_the_next_ones(claims_dir: Path, holder: Sess
         holder.release("red")
         until(lambda: is_reserved(claims_dir))
         declined = first.call("release", key="red")
-        assert declined["released"] and "next who waits" in declined["advice"]
+        assert declined["released"] and "next session that waits" in declined["advice"]
         assert answer_to(second, wait)["status"] == "your_turn"
         assert not first.call("release", key="red")["released"]
 

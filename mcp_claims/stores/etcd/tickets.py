@@ -1,7 +1,7 @@
-"""Those who wait for a key, each with a ticket: a key of its own, ordered by the revision that created it.
+"""The tickets of sessions that wait: each is a key of etcd, and the revision that created it is its number.
 
 As in etcd's own lock recipe, a waiter watches one key: the ticket right before its own, or the claim if it is the first.  So
-a release, a death and the end of a lease each wake one waiter, by themselves.  A ticket is attached to the lease of the
+a release, a death and the end of a lease each wake one waiter, and no session has to.  A ticket is attached to the lease of the
 process that waits, and ends with it.
 """
 
@@ -27,7 +27,7 @@ _MAX_REMOVALS = 64
 """Tickets of others that one change drops: etcd takes 128 operations in a transaction."""
 
 _IDLE_TIMEOUT = 60.0
-"""Seconds of silence after which the stream is replaced; waiters look for themselves more often than that."""
+"""Seconds of silence after which the stream is replaced; waiters also try without a notice."""
 
 
 class _Stored(NamedTuple):
@@ -41,7 +41,7 @@ class _Stored(NamedTuple):
 
 
 class Alarm:
-    """Watches what a waiter waits for, from the moment at which the waiter saw it."""
+    """Watches what is in the way of a waiter, from the revision that the waiter has read."""
 
     def __init__(self, watcher: Watcher, keyspace: Keyspace, ticket: Ticket, subscriber: Subscriber) -> None:
         self._watcher, self._keyspace = watcher, keyspace
@@ -113,12 +113,12 @@ class Tickets:
             try:
                 (ticket,) = tickets_from_json(kv.value)
             except (RecordError, ValueError):
-                continue  # It has no place that anybody could respect.
+                continue  # What cannot be read has no place, and must not block the others.
             found[kv.create_revision] = _Stored(ticket._replace(number=kv.create_revision), kv)
         return [found[number] for number in sorted(found)]
 
     def _commit(self, stored: dict[int, _Stored], after: tuple[Ticket, ...], deadline: float) -> int | None:
-        """Make *after* of what is *stored*; return the revision of the change, `None` if it was not made.
+        """Replace what is *stored* by *after*; return the revision of the change, `None` if it was not made.
 
         Only what differs is compared: that another session came or went meanwhile changes no decision about a place.
         """
@@ -132,9 +132,9 @@ class Tickets:
                 keys = dict.fromkeys((self.keyspace.ticket_key(each, ticket.holder.name) for each in ticket.keys), 0)
             else:
                 keys = dict.fromkeys(before.keys(self.keyspace), before.kv.mod_revision)
-            # A ticket that has lapsed is changed by whoever noticed that, and stays under the lease of its own process.
+            # Another session may note the lapse of a ticket, which stays under the lease of its own process.
             lease = before.kv.lease if before is not None and ticket.lapsed else self._process_lease(deadline)
-            # The number is known after the write alone, and is the revision of the creation for all who read it.
+            # A new ticket's number is the revision of this write, not known yet; each read takes it from etcd, not from the value.
             value = tickets_to_json([ticket._replace(number=ticket.number or 1)])
             expected |= keys
             operations += [messages.put_operation(key, value, lease) for key in keys]

@@ -28,7 +28,7 @@ _TTL = round((MAX_TTL + DEFAULT_RETENTION).total_seconds()) + _USE
 def parse_trace(kv: KeyValue | None, keyspace: Keyspace, now: Moment) -> Claim | None:
     """Return the marker that the trace in *kv* stands for; `None` after its retention, or if it cannot be read.
 
-    The clock decides no more than the word: `expired` at the expiry of the claim, `orphaned` *now* if that is to come.
+    The clock decides nothing but the word: `expired` once the claim has expired, until then `orphaned`, and that *now*.
     """
     claim = None if kv is None else messages.parse_claim(replace(kv, key=claim_key_of(kv.key)), keyspace)
     if kv is None or not isinstance(claim, Claim):

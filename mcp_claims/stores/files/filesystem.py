@@ -30,7 +30,7 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
 LOCK = os.O_RDWR | _SAFE
 # Also for writing: else each end of a writer would end the wait of the reader.
 LISTEN = os.O_RDWR | _SAFE
-RING = os.O_WRONLY | _SAFE
+WAKE = os.O_WRONLY | _SAFE
 CREATE_LOCK = LOCK | os.O_CREAT
 
 ERRORS_OF_ONE_FILE = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})

@@ -43,7 +43,7 @@ from mcp_claims.stores.files.tickets import (
     numbered,
     read_tickets,
     remove_alarms,
-    ring,
+    wake,
 )
 
 _NEW = ".new"
@@ -235,7 +235,7 @@ class FileStore:
         return listening(self._fs, namespace_directory(self.directory, ticket.keys[0].namespace), ticket)
 
     def wake(self, ticket: Ticket) -> bool:
-        return ring(self._fs, namespace_directory(self.directory, ticket.keys[0].namespace), ticket)
+        return wake(self._fs, namespace_directory(self.directory, ticket.keys[0].namespace), ticket)
 
     def close(self, *, within: float) -> None:
         """Do nothing: claims in files end with the process by themselves."""

@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 from mcp_claims.model.codec import RecordError, tickets_from_json
 from mcp_claims.model.records import Claim, Ticket
-from mcp_claims.stores.files.filesystem import LISTEN, RING, FileSystem, OpenFile, read_file
+from mcp_claims.stores.files.filesystem import LISTEN, WAKE, FileSystem, OpenFile, read_file
 
 TICKETS_FILE = ".tickets"
 """No claim's file name begins with a dot."""
@@ -45,7 +45,7 @@ def numbered(tickets: tuple[Ticket, ...]) -> tuple[Ticket, ...]:
 
 
 class Alarm:
-    """A FIFO that becomes readable when somebody rings."""
+    """A FIFO that becomes readable when its waiter is woken."""
 
     def __init__(self, fs: FileSystem, path: str) -> None:
         with suppress(FileExistsError):
@@ -62,13 +62,13 @@ class Alarm:
         return self._file.fd
 
     def reset(self) -> None:
-        """Take notice of what has rung so far."""
+        """Consume the wake-ups that have come so far."""
         with suppress(BlockingIOError):
             while os.read(self._file.fd, 64):
                 pass
 
     def aim(self, blocking: Claim | Ticket) -> bool:
-        """Return false: whoever changes something rings."""
+        """Return false: a session that changes something wakes the next waiter itself."""
         return False
 
     def close(self) -> None:
@@ -89,13 +89,13 @@ def listening(fs: FileSystem, directory: str, ticket: Ticket) -> Iterator[Alarm 
             alarm.close()
 
 
-def ring(fs: FileSystem, directory: str, ticket: Ticket) -> bool:
-    """Wake the waiter that has *ticket*; return whether it listens."""
+def wake(fs: FileSystem, directory: str, ticket: Ticket) -> bool:
+    """Wake the waiter that has *ticket*; return whether it has its alarm open."""
     try:
-        with OpenFile(fs, _alarm_path(directory, ticket), RING) as fd:
+        with OpenFile(fs, _alarm_path(directory, ticket), WAKE) as fd:
             if not stat.S_ISFIFO(fs.status(fd).st_mode):
                 return False
-            with suppress(BlockingIOError):  # Full, so it rings already.
+            with suppress(BlockingIOError):  # Full, so the waiter is woken already.
                 fs.write(fd, b"!")
             return True
     except OSError:
@@ -115,7 +115,7 @@ _alarms: WeakSet[Alarm] = WeakSet()
 
 
 def _close_inherited_alarms() -> None:
-    # Were a child to keep one open, whoever rings would believe after our death that somebody has heard it.
+    # If a child kept one open, a wake-up after our death would seem to have reached a waiter.
     for alarm in list(_alarms):
         alarm.close()
 
