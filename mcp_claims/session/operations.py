@@ -85,7 +85,7 @@ class Operations:
     ) -> ClaimResult:
         """Do what `try_claim` does, for a checked request; with *reserve*, reserve the key instead of taking it.
 
-        A key that is free goes to those who have waited for it first: it is reserved for the first of them.
+        If the key is free and another session waits for it before this one, it is reserved for that session.
         """
         self._check_usable()
         scoped = request.scoped
@@ -336,7 +336,7 @@ class Operations:
         return swap.won
 
     def _pass_on(self, scoped: ScopedKey, found: Found) -> None:
-        """Let whoever waits for *scoped* know that it is free, with *found* stored in its place.
+        """Wake the next waiter for *scoped*, which is free; *found* is what is stored there now.
 
         A session that keeps its place between two calls cannot be woken: the key is reserved for it, so that it loses the
         key 60 s from now and not from the next call of another session.
