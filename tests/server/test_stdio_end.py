@@ -151,6 +151,6 @@ def test_after_sigkill_the_next_try_of_anybody_takes_over(claims_dir: Path) -> N
         while not taken["claimed"] and time.monotonic() - began < 5:
             taken = heir.call("try_claim", key="red")
         took = time.monotonic() - began
-    assert taken["previous"] == left
+    assert taken["previous"].items() >= left.items()
     assert taken["generation"] == 2
     assert took < 1, "not when its time is up"

@@ -76,7 +76,8 @@ async def answer_in(response: httpx2.Response) -> dict[str, Any]:
 
 def key_of(answer: dict[str, Any]) -> str:
     structured = answer["result"]["structuredContent"]
-    assert structured["status"] == "your_turn"
+    # On a busy machine the key may be free before the call has begun to wait.
+    assert structured["status"] in ("your_turn", "acquired")
     return str(structured["key"])
 
 

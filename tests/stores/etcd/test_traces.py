@@ -190,7 +190,8 @@ def cost(calls: list[str], call: object) -> list[str]:
     calls.clear()
     assert callable(call)
     call()
-    return list(calls)
+    # The lease of a process is renewed at times of its own.
+    return [path for path in calls if path != "/lease/keepalive"]
 
 
 @pytest.mark.rule("E13")
