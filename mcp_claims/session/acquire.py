@@ -134,12 +134,11 @@ def begin_wait() -> Wakeup | None:
 
 def _affordable_waits() -> int:
     """Return how many waits leave the process files to open: without any, no other call could be answered."""
-    if sys.platform == "win32":
-        return _MAX_WAITING
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return _MAX_WAITING
-    return max(1, (limit - _DESCRIPTORS_OF_OTHERS) // _DESCRIPTORS_OF_A_WAIT)
+    if sys.platform != "win32":
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit != resource.RLIM_INFINITY:
+            return max(1, (limit - _DESCRIPTORS_OF_OTHERS) // _DESCRIPTORS_OF_A_WAIT)
+    return _MAX_WAITING
 
 
 def end_wait(wakeup: Wakeup) -> None:
