@@ -78,8 +78,9 @@ def parse_time(text: str, now: datetime) -> datetime:
             return _with_time(text).astimezone()
         # Without a zone, so that a change of the clocks before that time counts.
         today = now.astimezone().replace(tzinfo=None, hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0)
-        at = today.astimezone()
-        return at if at > now else (today + timedelta(days=1)).astimezone()
+        # Where the clocks are set back, a time of day comes twice.
+        times = (today.replace(fold=0), today.replace(fold=1), today + timedelta(days=1))
+        return next(at for time in times if (at := time.astimezone()) > now)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"must be a time such as 18:00 or 2026-11-30T09:00, not {text!r}") from None
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import NoReturn
 
@@ -38,7 +38,11 @@ from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT
 from mcp_claims.stores.base import Store
 
+if sys.platform != "win32":
+    import resource
+
 _SWITCH_INTERVAL = 0.000_5  # s
+_FILES = 4_096
 _HTTP_OPTIONS = ("host", "port", "path", "token_file", "idle_minutes")
 
 
@@ -88,6 +92,7 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
 def _serve(options: argparse.Namespace) -> int:
     # With Python's 5 ms a call waits that long after each of its some ten system calls while another thread scans.
     sys.setswitchinterval(_SWITCH_INTERVAL)
+    _allow_files()
     logger.configures_logging = True
     keep_alive_limit = timedelta(hours=hours("--keep-alive-hours", options.keep_alive_hours))
     validation.parse_retention(options.retention_hours)
@@ -109,6 +114,16 @@ def _serve(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None:
             raise InvalidInputError(f"--{name.replace('_', '-')}", "needs --http")
     return _serve_stdio(options, store, keep_alive_limit)
+
+
+def _allow_files() -> None:
+    # 512 waits take 2,560 descriptors; systems give a process 256 to 1,024 unless it asks for more.
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            with suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _serve_stdio(options: argparse.Namespace, store: Store, keep_alive_limit: timedelta) -> int:

@@ -200,9 +200,18 @@ def granted(request: ClaimRequest, holder: Holder, now: Moment, maker: Maker) ->
 
 def reserved(scoped: ScopedKey, holder: Holder, now: Moment, replaced: Claim | None, state: ClaimState) -> Claim:
     """Return the reservation of *scoped* for *holder*, which keeps the marker of *replaced*, whose state is *state*."""
-    if replaced is not None and replaced.ended is None:
-        replaced = _marker_of_dead(replaced, state, now)
-    return Claim(scoped, holder, claimed=now, expires=later(now, RESERVATION), mode=Mode.RESERVED, replaced=replaced)
+    reservation = Claim(scoped, holder, claimed=now, expires=later(now, RESERVATION), mode=Mode.RESERVED)
+    return reservation if replaced is None else _over(reservation, replaced, state, now)
+
+
+def untaken(grant: Claim, replaced: Claim, state: ClaimState, now: Moment) -> Claim | None:
+    """Return what stays when *grant* is undone, which took the key over from *replaced*, whose state was *state*."""
+    return uncovered(_over(grant, replaced, state, now), now)
+
+
+def _over(claim: Claim, replaced: Claim, state: ClaimState, now: Moment) -> Claim:
+    marker = replaced if replaced.ended is not None else _marker_of_dead(replaced, state, now)
+    return claim._replace(replaced=marker)
 
 
 def renewed(held: Claim, request: ClaimRequest, holder: Holder, now: Moment) -> Claim:

@@ -209,7 +209,8 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
     if inspection.in_force is not None:
         lead += f" The generation that you asked about {'is' if inspection.in_force else 'is NOT'} in force."
         if not inspection.in_force:
-            advice = "Stop what you did under that generation: do not push, merge or send it."
+            stop = "Stop what you did under that generation: do not push, merge or send it."
+            advice = f"{stop} {advice}" if inspection.your_turn else stop
     answer: InspectAnswer = {
         "claimed_by_other": inspection.claimed_by_other,
         "held_by_you": inspection.held_by_you,

@@ -7,6 +7,7 @@ serves one of them; those that have waited longer try some milliseconds sooner.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
@@ -24,6 +25,9 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm, call_before
 if TYPE_CHECKING:
     from mcp_claims.session.session import Session
 
+if sys.platform != "win32":
+    import resource
+
 ANSWER_TIMEOUT = 4.5
 """Seconds in which a remote store answers one attempt or fails, however many requests the attempt takes."""
 
@@ -38,6 +42,8 @@ _COURTESY = 0.01  # s
 _LOCK_STEP = 0.1  # s
 
 _MAX_WAITING = 512
+# A wait has its socket pair, its alarm and the process that it watches open, and over HTTP its connection.
+_DESCRIPTORS_OF_A_WAIT, _DESCRIPTORS_OF_OTHERS = 5, 96
 
 
 class HasFileno(Protocol):
@@ -111,11 +117,11 @@ _stopped = Event()
 def begin_wait() -> Wakeup | None:
     """Return the wakeup of a new wait for a holder, which `end_wait` ends.
 
-    `None` if no call may wait: beyond 512 waits in one process, and after `stop_waits`, a call is answered at once, as
-    without `wait_seconds`.
+    `None` if no call may wait: beyond 512 waits in one process, or fewer where it may open few files, and after
+    `stop_waits`, a call is answered at once, as without `wait_seconds`.
     """
     # A semaphore, not a count: calls that arrive together would all find the count below the bound.
-    if _stopped.is_set() or not _waits.acquire(blocking=False):
+    if _stopped.is_set() or len(_waiting) >= _affordable_waits() or not _waits.acquire(blocking=False):
         return None
     try:
         wakeup = Wakeup()
@@ -124,6 +130,15 @@ def begin_wait() -> Wakeup | None:
         raise
     _waiting.add(wakeup)
     return wakeup
+
+
+def _affordable_waits() -> int:
+    """Return how many waits leave the process files to open: without any, no other call could be answered."""
+    if sys.platform != "win32":
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit != resource.RLIM_INFINITY:
+            return max(1, (limit - _DESCRIPTORS_OF_OTHERS) // _DESCRIPTORS_OF_A_WAIT)
+    return _MAX_WAITING
 
 
 def end_wait(wakeup: Wakeup) -> None:

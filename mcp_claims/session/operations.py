@@ -181,7 +181,7 @@ class Operations:
             # A claim that expired while we waited for the lock is renewed, not handed over dead.
             if expiry.has_passed(found.expires, now):
                 return None
-            lost = self._record(found, attempt.cached)
+            lost = self._record(found, attempt.cached, attempt.taken_over)
             self.queue.end(scoped, lock_timeout, everywhere=is_turn)
             status = Status.ACQUIRED if attempt.acquired else Status.RENEWED
             return ClaimResult(status, found, now, attempt.taken_over, lost)
@@ -263,14 +263,17 @@ class Operations:
             with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
                 self._decline(self._store.read(scoped), LOCK_TIMEOUT)
 
-    def release_grant(self, grant: Claim) -> None:
-        """Release *grant*, or decline that reservation, which never reached its caller, unless it has changed since."""
+    def release_grant(self, grant: Claim, taken_over: TakenOver | None = None) -> None:
+        """Release *grant*, or decline that reservation, which never reached its caller, unless it has changed since.
+
+        What the grant has *taken_over* is there again: the caller was told neither that it is done nor the note of a dead.
+        """
         if self._in_forked_child:
             return
         try:
             if grant.mode is Mode.RESERVED and not self.queue.is_waited_for(grant.scoped):
                 self.queue.give_up(grant.scoped)
-            swap = self._store.swap(grant.scoped, grant, expiry.uncovered(grant, self._machine.now()))
+            swap = self._store.swap(grant.scoped, grant, self._untaken(grant, taken_over))
             if swap.won:
                 self._held.remove(grant)
                 self._pass_on(grant.scoped, swap.found)
@@ -293,8 +296,17 @@ class Operations:
         if self._closed:
             raise SessionEndedError
 
-    def _release(self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None) -> ReleaseResult:
-        """Release our claim on the key of *request*; with *grant* only if it is that one."""
+    def _untaken(self, grant: Claim, taken_over: TakenOver | None) -> Claim | None:
+        """Return what stays in the place of *grant*, of which nobody was told, or of a reservation."""
+        now = self._machine.now()
+        if taken_over is None or isinstance(taken_over.found, Unreadable):
+            return expiry.uncovered(grant, now)
+        return expiry.untaken(grant, taken_over.found, taken_over.state, now)
+
+    def _release(
+        self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None, left: Claim | None = None
+    ) -> ReleaseResult:
+        """Release our claim on the key of *request*, with *grant* only if it is that one; *left* stays in its place."""
         if self._in_forked_child:
             return ReleaseResult(False, None, self._machine.now())  # The claim is the parent's, which goes on.
         scoped = request.scoped
@@ -308,7 +320,7 @@ class Operations:
         while isinstance(found, Claim) and isinstance(first, Claim) and self._holds(found, scoped):
             if found.generation != first.generation:
                 break
-            marker = None
+            marker = left
             if request.outcome is not None:
                 now = self._machine.now()
                 marker = expiry.marker_of(found, request.outcome, now, request.retention, request.note)
@@ -399,12 +411,15 @@ class Operations:
             and found.scoped == scoped
         )
 
-    def _record(self, grant: Claim, cached: Claim | None = None) -> Claim | None:
-        """Record *grant* as held; return *cached*, the grant of the key known before, if that was lost."""
+    def _record(self, grant: Claim, cached: Claim | None = None, taken_over: TakenOver | None = None) -> Claim | None:
+        """Record *grant* as held; return *cached*, the grant of the key known before, if that was lost.
+
+        If the session has ended meanwhile, what *grant* has *taken_over* is there again.
+        """
         lost = self._held.add(grant, cached)
         # Either `close`, in another thread, finds this claim among those held, or we see here that it has begun.
         if self._closed:
-            self._release(ReleaseRequest(grant.scoped), CLOSE_TIMEOUT)
+            self._release(ReleaseRequest(grant.scoped), CLOSE_TIMEOUT, left=self._untaken(grant, taken_over))
             raise SessionEndedError
         return lost
 

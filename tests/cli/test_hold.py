@@ -204,6 +204,22 @@ def test_a_change_of_the_clocks_before_the_time_counts() -> None:
     assert parse_time("08:00", evening) == datetime(2026, 10, 25, 7, 0, tzinfo=UTC)
 
 
+@pytest.mark.rule("L10")
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("now", "text", "moment"),
+    [
+        ("00:10", "02:30", "00:30"),
+        ("00:40", "02:30", "01:30"),
+        ("00:40", "02:50", "00:50"),
+        ("01:10", "02:30", "01:30"),
+    ],
+)
+def test_a_time_that_comes_twice_is_the_next_of_the_two(now: str, text: str, moment: str) -> None:
+    day = "2026-10-25T{}+00:00"
+    assert parse_time(text, datetime.fromisoformat(day.format(now))) == datetime.fromisoformat(day.format(moment))
+
+
 @pytest.mark.parametrize(
     "text", ["", "18", "25:00", "18:60", "6pm", "2026-11-30", "2026-13-01T09:00", "0001-01-01T00:00"]
 )

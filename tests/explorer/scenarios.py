@@ -205,7 +205,9 @@ class LooksRemoveTheTrace(FileStore):
 
 
 class ReleasesByPath(Session):
-    def _release(self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None) -> ReleaseResult:
+    def _release(
+        self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None, left: Claim | None = None
+    ) -> ReleaseResult:
         scoped = request.scoped
         found = self._store.read(scoped)
         while isinstance(found, Claim):

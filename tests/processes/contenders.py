@@ -293,7 +293,11 @@ def plant(fault: str) -> None:
     assert fault == "release by path"
 
     def release(
-        self: Operations, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None
+        self: Operations,
+        request: ReleaseRequest,
+        lock_timeout: float,
+        grant: Claim | None = None,
+        left: Claim | None = None,
     ) -> ReleaseResult:
         scoped = request.scoped
         while isinstance(found := self._store.read(scoped), Claim):

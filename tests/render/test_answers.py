@@ -118,6 +118,19 @@ def test_an_answer_of_is_claimed_by_other_speaks_of_a_generation_only_if_asked(b
     assert asked.structured["in_force"] is False
 
 
+@pytest.mark.rule("V4")
+def test_whoever_asks_about_an_old_generation_is_told_that_it_is_its_turn(bench: Bench) -> None:
+    ada, ben = bench.session(), bench.session()
+    old = ben.try_claim("red").found
+    assert isinstance(old, Claim)
+    bench.world.pass_time(2_000)
+    ada.try_claim("red")
+    reserved_for(ben, ada, "red")
+    advice = inspect_answer(RED, ben.inspect("red", generation=old.generation)).structured["advice"]
+    assert "Stop what you did under that generation" in advice
+    assert "call try_claim again" in advice
+
+
 def test_an_answer_of_release_has_the_marker_that_it_left_or_the_claim_that_it_met(bench: Bench) -> None:
     ada, ben = bench.session(), bench.session()
     fields = ALWAYS | {"released"}

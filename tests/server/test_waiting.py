@@ -125,6 +125,41 @@ def test_a_wait_keeps_no_other_call_of_the_session_waiting_and_ends_with_it(clai
     assert not holder.inspect("other").claimed_by_other
 
 
+@pytest.mark.rule("V1")
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits of another process can be changed on Linux alone")
+@pytest.mark.parametrize("stage", [(), ("--no-quick",)], ids=["quick", "sdk"])
+def test_waits_leave_other_calls_the_files_that_they_need(claims_dir: Path, stage: tuple[str, ...]) -> None:
+    import resource
+
+    process_session(FileStore(claims_dir)).try_claim("red")
+    with raw_server(claims_dir, *stage) as server:
+        server.call("try_claim", key="mine")
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (256, 256))
+        for _ in range(100):
+            server.send("try_claim", {"key": "red", "wait_seconds": TIMEOUT})
+        refused = [server.receive()["result"]["structuredContent"]["status"] for _ in range(100 - (256 - 96) // 5)]
+        assert set(refused) == {"held"}
+        for key in ("other", "another"):
+            assert server.call("try_claim", key=key)["claimed"]
+            assert server.call("release", key=key)["released"]
+
+
+@pytest.mark.rule("V1")
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits of another process can be read on Linux alone")
+def test_a_server_asks_for_the_files_that_its_waits_need(claims_dir: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        with raw_server(claims_dir) as server:
+            server.call("try_claim", key="mine")
+            limit, _ = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert limit == min(4_096, hard)
+
+
 @pytest.mark.rule("V8")
 @pytest.mark.anyio
 async def test_a_wait_that_is_cancelled_leaves_nothing_behind(claims_dir: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_claims.errors import SessionEndedError
 from mcp_claims.model import expiry
 from mcp_claims.model.codec import from_json, to_json
 from mcp_claims.model.expiry import ClaimState
@@ -331,3 +332,59 @@ def test_in_the_shared_layout_whoever_meets_a_dead_claim_first_is_told(
     assert marker is not None and (marker.ended and marker.ended.outcome, marker.note) == (outcome, NOTE)
     # The original would take a marker for a claim.
     assert bench.store.read(dead.scoped) is None
+
+
+UNTOLD = pytest.mark.parametrize("by", ["the end of its call", "the end of its session"])
+
+
+def take_untold(bench: Bench, request: ClaimRequest, by: str) -> None:
+    """Let a session be granted the key without anybody being told of it."""
+    if by == "the end of its call":
+        session = bench.session()
+        result = session.try_request(request)
+        assert result.status is Status.ACQUIRED and isinstance(result.found, Claim)
+        session.release_grant(result.found, result.taken_over)
+    else:
+        store = Interrupting(bench.store)
+        session = bench.session(store)
+        store.interrupt_with(session.begin_close)
+        with pytest.raises(SessionEndedError):
+            session.try_request(request)
+        assert store.ran == 1
+        assert not session.has_anything_to_end
+
+
+@pytest.mark.rule("C14")
+@ENDS
+@UNTOLD
+@pytest.mark.parametrize("look", [None, inspect])
+def test_a_grant_that_nobody_is_told_of_leaves_the_note_that_it_replaced(
+    bench: Bench, end: Callable[..., Claim], outcome: Outcome, by: str, look: Callable[[Session], None] | None
+) -> None:
+    dead = end(bench)
+    if look is not None:
+        look(bench.session())
+    take_untold(bench, REQUEST, by)
+    attempt = bench.session().try_claim(KEY)
+    assert attempt.taken_over is not None and isinstance(attempt.taken_over.found, Claim)
+    assert (attempt.taken_over.state, attempt.taken_over.found.note) == (ClaimState(outcome.value), NOTE)
+    assert isinstance(attempt.found, Claim) and attempt.found.generation > dead.generation + 1
+
+
+@pytest.mark.rule("C10")
+@UNTOLD
+def test_what_was_done_is_done_after_a_grant_to_redo_it_that_nobody_is_told_of(bench: Bench, by: str) -> None:
+    worker = bench.session()
+    granted(worker)
+    worker.release(KEY, outcome="done")
+    take_untold(bench, REQUEST._replace(redo=True), by)
+    assert bench.session().try_claim(KEY).status is Status.DONE
+
+
+@UNTOLD
+def test_a_grant_that_nobody_is_told_of_and_that_replaced_nothing_leaves_nothing(bench: Bench, by: str) -> None:
+    for before in (None, orphan):
+        if before is not None:
+            before(bench, None)
+        take_untold(bench, REQUEST, by)
+        assert not bench.session().read(KEY).claims
