@@ -231,10 +231,11 @@ class _Waiter:
                 stack.enter_context(self._session.watch(scoped, self._wakeup.set))
             # The key may have become free before the alarm was set, so the next attempt comes first.
             while not self._try(reserve=self._reserve):
-                if cycle := queue.find_cycle(scoped):
+                found = queue.read_all()
+                if cycle := queue.find_cycle(scoped, found):
                     self._result = self._last()._replace(cycle=cycle)
                     return True
-                has_place, before = queue.place(scoped)
+                has_place, before = queue.place(scoped, found)
                 if ticket is not None and not has_place:
                     return False
                 self._pause(alarm, before)

@@ -123,9 +123,14 @@ class WaitQueue:
         ahead = tickets.ahead_of(self._read(scoped), scoped, self._holder(), self._machine.now())
         return next(self._living(ahead), None)
 
-    def place(self, scoped: ScopedKey) -> tuple[bool, Ticket | None]:
-        """Return whether this session has a place, and the ticket right before it."""
-        holder, now, found = self._holder(), self._machine.now(), self._read(scoped)
+    def read_all(self) -> tuple[Ticket, ...]:
+        """Return the tickets of all namespaces; none if they cannot be read."""
+        return self._read(None)
+
+    def place(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> tuple[bool, Ticket | None]:
+        """Return whether this session has a place, and the ticket right before it, in *found* if that has just been read."""
+        holder, now = self._holder(), self._machine.now()
+        found = self._read(scoped) if found is None else found
         ahead = tickets.ahead_of(found, scoped, holder, now)
         return tickets.ticket_of(found, scoped, holder, now) is not None, next(self._living(ahead[::-1]), None)
 
@@ -154,29 +159,29 @@ class WaitQueue:
             for each in self._read(ticket.keys[0])
         )
 
-    def find_cycle(self, scoped: ScopedKey) -> tuple[Claim, ...]:
+    def find_cycle(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> tuple[Claim, ...]:
         """Return the claims of a cycle of waits that this session's wait for *scoped* is in, if that wait has to give way.
 
         The first claim is that on *scoped*; the holder of each waits for the key of the next, and the last belongs to this
-        session.  Of the waits in the cycle the one that began last gives way.
+        session.  Of the waits in the cycle the one that began last gives way.  *found* is what `read_all` has just returned.
         """
         own = self._holder().name
-        waiting = self._all_waiting()
+        waiting = self._waiting(self.read_all() if found is None else found)
         ours = next((each for each in waiting.get(own, []) if scoped in each.keys), None)
         cycle = () if ours is None else self._path(scoped, own, waiting, ours, set())
         if not cycle:
             return ()
         # A wait or a holder may have ended while we read.  If all go on, all claims were held throughout.
-        again, now = self._all_waiting(), self._machine.now()
+        again, now = self._waiting(self.read_all()), self._machine.now()
         go_on = all(waiting.get(name) == again.get(name) for name in (own, *(claim.holder.name for claim in cycle)))
         held = all(expiry.state_of(each, now, self._machine.provably_dead) is ClaimState.HELD for each in cycle)
         return cycle if go_on and held else ()
 
-    def _all_waiting(self) -> dict[str, list[Ticket]]:
-        """Return the tickets that count in all namespaces, by session."""
+    def _waiting(self, found: tuple[Ticket, ...]) -> dict[str, list[Ticket]]:
+        """Return those of *found* that count, by session."""
         waiting: dict[str, list[Ticket]] = {}
         now = self._machine.now()
-        for ticket in self._read(None):
+        for ticket in found:
             if tickets.is_waiting(ticket, now):
                 waiting.setdefault(ticket.holder.name, []).append(ticket)
         return waiting
