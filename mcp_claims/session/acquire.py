@@ -209,6 +209,8 @@ class _Waiter:
         try:
             ticket = queue.join(scoped, self._left())
             while not self._wait(ticket):
+                if self._wakeup.stopped:  # The end of the session has given up its place.
+                    break
                 ticket = queue.rejoin(scoped, self._left())
             last = self._last()
             waits_on = last.status in (Status.HELD, Status.YOUR_TURN) and not last.cycle

@@ -52,6 +52,8 @@ class WaitQueue:
 
     def rejoin(self, scoped: ScopedKey, wait_seconds: float) -> Ticket | None:
         """Return what `join` does, for a wait that goes on although it has lost its place."""
+        with self._lock:
+            self._waits.setdefault(scoped, 1)  # Else nobody would give up the place at the end of the wait.
         holder, now = self._holder(), self._machine.now()
 
         def join(found: tuple[Ticket, ...]) -> tuple[Ticket, ...]:

@@ -166,16 +166,16 @@ class Overtakes(WaitQueue):
 
 
 class LooksForNoCycle(WaitQueue):
-    def find_cycle(self, scoped: ScopedKey) -> tuple[Claim, ...]:
+    def find_cycle(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> tuple[Claim, ...]:
         return ()
 
 
 class GivesWayToAnybody(WaitQueue):
     """Each wait in a cycle is refused, not one of them."""
 
-    def find_cycle(self, scoped: ScopedKey) -> tuple[Claim, ...]:
-        found = self._store.read(scoped)
-        return (found, found) if isinstance(found, Claim) else ()
+    def find_cycle(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> tuple[Claim, ...]:
+        held = self._store.read(scoped)
+        return (held, held) if isinstance(held, Claim) else ()
 
 
 class DoesNotLookAgain(WaitQueue):
