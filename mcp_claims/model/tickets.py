@@ -34,18 +34,20 @@ def ticket_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now:
 def ahead_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment) -> list[Ticket]:
     """Return the tickets of other sessions that go before *holder* in the order in which *scoped* is granted.
 
-    A session without a ticket may overtake one that is not yet a second old: it then came at the same time.
+    A session without a ticket may overtake one that is not yet a second old: it then came at the same time.  But where it
+    gives way to an older one, it gives way to all before that too, since numbers are given in another order than times.
     """
     tickets = list(tickets)
     own = ticket_of(tickets, scoped, holder, now)
-    return [
+    others = [
         each
         for each in tickets
-        if scoped in each.keys
-        and is_waiting(each, now)
-        and not is_same_session(each.holder.name, holder.name)
-        and (-expiry.remaining(each.taken, now) > _SIMULTANEOUS if own is None else each.number < own.number)
+        if scoped in each.keys and is_waiting(each, now) and not is_same_session(each.holder.name, holder.name)
     ]
+    if own is not None:
+        return [each for each in others if each.number < own.number]
+    older = [each.number for each in others if -expiry.remaining(each.taken, now) > _SIMULTANEOUS]
+    return [each for each in others if each.number <= max(older, default=0)]
 
 
 def joined(

@@ -58,6 +58,13 @@ def test_a_session_without_a_ticket_overtakes_one_that_came_within_the_same_seco
     assert ahead(joined((), 1, 0), 2, age) == goes_first
 
 
+@pytest.mark.rule("W2")
+def test_a_session_without_a_ticket_that_gives_way_to_one_gives_way_to_all_before_it() -> None:
+    # The second waited for the lock of the namespace before it got its number.
+    found = joined(joined((), 1, 0.3), 2, 0.0)
+    assert [ahead(found, 3, seconds) for seconds in (0.9, 1.2, 1.4)] == [[], [1, 2], [1, 2]]
+
+
 def test_a_ticket_for_another_key_is_not_in_the_way() -> None:
     assert ahead(joined((), 1, 0, OTHER), 2, 10) == []
 

@@ -49,9 +49,7 @@ def test_each_release_is_served_to_exactly_one_in_the_order_of_the_tickets(
     )
     # In a queue of 50 it is 49, give or take those who were killed, and those who came while it took its ticket.
     assert statistics.median(has_passed) <= WAITERS + 10
-    # Once in 400 grants, on a loaded machine, a younger ticket was served first; the cause is not known.  Waiters that took
-    # no notice of tickets would pass each other over all the time.
-    assert len(passed_over([served for log in logs.iterdir() for served in grants(log)])) <= counted["granted"] // 100
+    assert passed_over([served for log in logs.iterdir() for served in grants(log)]) == []
 
 
 class Served(NamedTuple):
