@@ -128,10 +128,10 @@ def _wait_until_free(session: Session, requests: Sequence[ClaimRequest], *, any_
         for request in requests:
             watches.enter_context(session.watch(request.scoped, wakeup.set))
         while True:
-            seen = _look(session, requests)
+            seen = _inspect_all(session, requests)
             if len(seen) > 1 and not any_of_them and _is_your_turn(seen, any_of_them=False):
                 # One after the other they may have been free without ever being so together.
-                seen = _look(session, requests)
+                seen = _inspect_all(session, requests)
             held = [(report, each) for report, each in zip(reports, seen, strict=True) if each.claimed_by_other]
             done = any(each.done for each in seen)
             left = deadline - time.monotonic()
@@ -143,7 +143,7 @@ def _wait_until_free(session: Session, requests: Sequence[ClaimRequest], *, any_
             _pause(session, wakeup, [each for _, each in held], left)
 
 
-def _look(session: Session, requests: Sequence[ClaimRequest]) -> list[Inspection]:
+def _inspect_all(session: Session, requests: Sequence[ClaimRequest]) -> list[Inspection]:
     return [
         call_before(time.monotonic() + ANSWER_TIMEOUT, partial(session.inspect_request, InspectRequest(request.scoped)))
         for request in requests

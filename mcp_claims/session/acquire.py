@@ -167,7 +167,8 @@ def acquire(
 
     Blocks the calling thread.  *wakeup*, made by the caller, lets another thread stop the wait: the result of the last
     attempt is returned then, which may be a grant.  *reserve* is for a caller that may give up without a word: only the
-    first attempt claims the key, a later one reserves it, and the session keeps its place for some seconds after the wait.  Raises what `Session.try_claim` raises.
+    first attempt claims the key, a later one reserves it, and the session keeps its place for some seconds after the wait.
+    Raises what `Session.try_claim` raises.
     """
     if request.wait_seconds <= 0:
         return session.try_request(request)

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from mcp_claims.cli import wait as wait_module
-from mcp_claims.cli.wait import _take_first
-from mcp_claims.model.records import Claim, Outcome, ScopedKey
+from mcp_claims.cli.wait import _take_first, _wait_until_free
+from mcp_claims.model.records import Claim, Found, Outcome, ScopedKey
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.session import Session
@@ -141,6 +141,36 @@ def test_several_keys_have_to_be_free_at_once(commands: Commands, holder: Sessio
         assert commands("check", "green").returncode == 0 and wait.process.poll() is None
         holder.release("red")
         assert [each["claimed_by_other"] for each in wait.answer()["keys"]] == [False, False]
+
+
+class FreeInTurn(MemoryStore):
+    """A store on which *change* happens between the reads of two keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.change: Callable[[], object] = lambda: None
+
+    def read(self, scoped: ScopedKey) -> Found:
+        if scoped.key == "green":
+            change, self.change = self.change, lambda: None
+            change()
+        return super().read(scoped)
+
+
+@pytest.mark.rule("L11")
+def test_keys_that_are_free_one_after_the_other_are_not_free_at_once() -> None:
+    store, world = FreeInTurn(), World()
+    holder, session = world.session(store), world.session(store)
+    granted(holder, "green")
+
+    def change() -> None:
+        granted(holder, "red")
+        holder.release("green")
+
+    store.change = change
+    requests = [request._replace(wait_seconds=0.0) for request in REQUESTS]
+    seen = _wait_until_free(session, requests, any_of_them=False)
+    assert [each.claimed_by_other for each in seen] == [True, False]
 
 
 @pytest.mark.rule("L11")
