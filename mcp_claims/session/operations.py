@@ -110,7 +110,7 @@ class Operations:
         request, found, now = attempt.request, attempt.found, self._machine.now()
         if isinstance(found, Claim) and self._holds(found, request.scoped):
             return self._grant(attempt, found, expiry.renewed(found, request, self.holder, now), is_renewal=True)
-        if isinstance(found, Claim) and self._is_for_us(found, now):
+        if isinstance(found, Claim) and self._is_for_us(found, request.scoped, now):
             if reserve:
                 return self._your_turn(found, now)
             attempt.taken_over = self._replaced(found, now)
@@ -222,7 +222,7 @@ class Operations:
                 and found.mode is not Mode.RESERVED
                 and found.generation == request.generation
             )
-        your_turn = isinstance(found, Claim) and self._is_for_us(found, now)
+        your_turn = isinstance(found, Claim) and self._is_for_us(found, scoped, now)
         lost = self._held.lost(cached, found)
         return Inspection(found, self._holds(found, scoped), now, lost, in_force, your_turn)
 
@@ -261,7 +261,7 @@ class Operations:
         """End a wait that `queue.join` began.  Unless it *keeps_place*, nothing stays reserved for it.  Raises nothing."""
         if self.queue.end_wait(scoped, keeps_place=keeps_place):
             with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-                self._decline(self._store.read(scoped), LOCK_TIMEOUT)
+                self._decline(scoped, self._store.read(scoped), LOCK_TIMEOUT)
 
     def release_grant(self, grant: Claim, taken_over: TakenOver | None = None) -> None:
         """Release *grant*, or decline that reservation, which never reached its caller, unless it has changed since.
@@ -332,14 +332,14 @@ class Operations:
                 return ReleaseResult(True, swap.found or found, self._machine.now())
             found = swap.found
         self._held.settle(doubts, found)
-        if grant is None and self._decline(found, lock_timeout):
+        if grant is None and self._decline(scoped, found, lock_timeout):
             return ReleaseResult(True, None, self._machine.now(), declined=True)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
 
-    def _decline(self, found: Found, lock_timeout: float) -> bool:
+    def _decline(self, scoped: ScopedKey, found: Found, lock_timeout: float) -> bool:
         """Give back *found* if it is a reservation for this session; return whether it was."""
         now = self._machine.now()
-        if not isinstance(found, Claim) or not self._is_for_us(found, now):
+        if not isinstance(found, Claim) or not self._is_for_us(found, scoped, now):
             return False
         # Before the key is free: the place that it came from must not get it again.
         self.queue.give_up(found.scoped, lock_timeout)
@@ -378,14 +378,15 @@ class Operations:
     def _your_turn(self, reservation: Claim, now: Moment) -> ClaimResult:
         # As in `_record`: either `close` finds the reservation, or we see here that it has begun.
         if self._closed:
-            self._decline(reservation, CLOSE_TIMEOUT)
+            self._decline(reservation.scoped, reservation, CLOSE_TIMEOUT)
             raise SessionEndedError
         return ClaimResult(Status.YOUR_TURN, reservation, now)
 
-    def _is_for_us(self, found: Claim, now: Moment) -> bool:
-        """Return whether *found* is a reservation for this session that has not lapsed."""
+    def _is_for_us(self, found: Claim, scoped: ScopedKey, now: Moment) -> bool:
+        """Return whether *found* is a reservation of *scoped* for this session that has not lapsed."""
         return (
             found.mode is Mode.RESERVED
+            and found.scoped == scoped
             and is_same_session(found.holder.name, self.holder.name)
             and not expiry.is_expired(found, now)
         )

@@ -221,8 +221,8 @@ class HoldsWhatIsReserved(Session):
 class StaysAfterADecline(Session):
     """Declines without giving up the place, so the key is reserved for it again."""
 
-    def _decline(self, found: Found, lock_timeout: float) -> bool:
-        if not isinstance(found, Claim) or not self._is_for_us(found, self._machine.now()):
+    def _decline(self, scoped: ScopedKey, found: Found, lock_timeout: float) -> bool:
+        if not isinstance(found, Claim) or not self._is_for_us(found, scoped, self._machine.now()):
             return False
         return self._store.swap(found.scoped, found, found.replaced, lock_timeout=lock_timeout).won
 

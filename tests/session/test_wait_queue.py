@@ -15,7 +15,7 @@ from mcp_claims.model.validation import DEFAULT_NAMESPACE, ClaimRequest
 from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, TicketChange
-from tests.session.bench import KEY, Bench, FileBench, MemoryBench, granted
+from tests.session.bench import KEY, Bench, FileBench, LayoutBench, MemoryBench, granted
 from tests.session.faulty import Overtaken
 from tests.support.interrupting import DelegatingStore, Interrupting
 
@@ -343,3 +343,14 @@ class TicketsFail(DelegatingStore):
         self, target: ScopedKey | str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> tuple[Ticket, ...]:
         raise StoreUnavailableError("tickets", OSError(28, "No space left on device"))
+
+
+@pytest.mark.rule("W3")
+def test_where_two_keys_share_a_record_a_turn_is_for_its_own_key_alone(tmp_path: Path) -> None:
+    session = LayoutBench(tmp_path / "claims").session()
+    slash, underscore = ClaimRequest(ScopedKey("ci", "a/b")), ClaimRequest(ScopedKey("ci", "a_b"))
+    assert session.try_request(slash, reserve=True).status is Status.YOUR_TURN
+    assert session.try_request(underscore).status is Status.HELD
+    assert not session.inspect("a_b", "ci").your_turn and not session.release("a_b", "ci").released
+    assert session.inspect("a/b", "ci").your_turn
+    assert session.try_request(slash).status is Status.ACQUIRED
