@@ -10,6 +10,7 @@ import os
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from weakref import WeakSet
 
 from mcp_claims.errors import (
@@ -131,7 +132,8 @@ class Operations:
         if first is not None or reserve:
             self._reserve(attempt, found, first, now)
             return None
-        return self._grant(attempt, found, expiry.granted(request, self.holder, now, self.maker))
+        new = expiry.granted(request, self.holder, now, self.maker)
+        return self._grant(attempt, found, new, in_line=state is not ClaimState.DONE)
 
     def _make_room(self, attempt: _Attempt, found: Claim | Unreadable, state: ClaimState, now: Moment) -> None:
         """Remove *found*, an unreadable record that is old enough, or a reservation that has lapsed."""
@@ -161,14 +163,28 @@ class Operations:
         attempt.found, attempt.taken_over = found, None
 
     def _grant(
-        self, attempt: _Attempt, old: Claim | None, new: Claim, *, is_renewal: bool = False, is_turn: bool = False
+        self,
+        attempt: _Attempt,
+        old: Claim | None,
+        new: Claim,
+        *,
+        is_renewal: bool = False,
+        is_turn: bool = False,
+        in_line: bool = False,
     ) -> ClaimResult | None:
-        """Put *new* in the place of *old*; return the result unless the key has changed or *new* has expired."""
+        """Put *new* in the place of *old*; return the result unless the key has changed or *new* has expired.
+
+        With *in_line* nobody who waits is overtaken.
+        """
         scoped, lock_timeout = attempt.request.scoped, attempt.lock_timeout
-        unqueued = not (attempt.queued or is_renewal or is_turn)
+        gives_way = None
+        # A remote store says only that somebody waits; once that is known, the tickets have been read.
+        if in_line and not (self._store.serves_queue and attempt.queued):
+            # Asked by the store at the moment of the write: one that waits for the lock meanwhile may grow too old to be overtaken.
+            gives_way = partial(self.queue.is_behind, scoped)
         # A renewal leaves nothing in doubt: what it renews was held before.
         with nullcontext() if is_renewal else self._held.in_doubt(new):
-            swap = self._store.swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+            swap = self._store.swap(scoped, old, new, lock_timeout=lock_timeout, gives_way=gives_way)
             found = swap.found
             attempt.found, attempt.queued = found, attempt.queued or swap.queued
             if not swap.won or not isinstance(found, Claim):

@@ -120,10 +120,15 @@ class WaitQueue:
         with self._lock:
             self._waits.pop(scoped, None)
 
-    def first_ahead(self, scoped: ScopedKey) -> Ticket | None:
-        """Return the first ticket of a living session that goes before this one."""
-        ahead = tickets.ahead_of(self._read(scoped), scoped, self._holder(), self._machine.now())
+    def first_ahead(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> Ticket | None:
+        """Return the first ticket of a living session that goes before this one, of *found* if that has just been read."""
+        found = self._read(scoped) if found is None else found
+        ahead = tickets.ahead_of(found, scoped, self._holder(), self._machine.now())
         return next(self._living(ahead), None)
+
+    def is_behind(self, scoped: ScopedKey, found: tuple[Ticket, ...]) -> bool:
+        """Return whether a living session with a ticket in *found* goes before this one."""
+        return self.first_ahead(scoped, found) is not None
 
     def read_all(self) -> tuple[Ticket, ...]:
         """Return the tickets of all namespaces; none if they cannot be read."""

@@ -29,7 +29,7 @@ class Swap(NamedTuple):
 
     `found` is what is stored now: the new claim with its generation if the swap was won, else what another session
     stored.  `trace` is the marker of a claim that the store has ended by itself, if a new grant took its place unread.
-    With `queued` the swap was lost because somebody has a ticket for the key.
+    With `queued` the swap was lost because somebody who waits may go before.
     """
 
     won: bool
@@ -39,6 +39,9 @@ class Swap(NamedTuple):
 
 
 TicketChange = Callable[[tuple[Ticket, ...]], tuple[Ticket, ...]]
+
+GivesWay = Callable[[tuple[Ticket, ...]], bool]
+"""Whether a claim has to wait, because somebody among those with tickets goes before it."""
 
 
 class Alarm(Protocol):
@@ -88,12 +91,13 @@ class Store(Protocol):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        gives_way: GivesWay | None = None,
     ) -> Swap:
         """Store *new* (`None` removes) if and only if *old* is what is stored.
 
         A *new* claim of generation 0 is a new grant: the store gives it a generation higher than that of any earlier
-        grant of this key, removed ones included.  With *unqueued* the swap is lost while anybody has a ticket for the key.
+        grant of this key, removed ones included.  The swap is lost if *gives_way* is true for the tickets that are stored at
+        that moment; a store that `serves_queue` asks it nothing, and loses the swap while anybody has a ticket for the key.
         """
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:

@@ -10,7 +10,7 @@ from math import inf
 from threading import Lock
 
 from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap, TicketChange
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, GivesWay, Swap, TicketChange
 
 
 class MemoryStore:
@@ -40,13 +40,13 @@ class MemoryStore:
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        gives_way: GivesWay | None = None,
     ) -> Swap:
         with self._lock:
             found = self._stored.get(scoped)
             if found != old:
                 return Swap(False, found)
-            if unqueued and any(scoped in ticket.keys for ticket in self._tickets.get(scoped.namespace, ())):
+            if gives_way is not None and gives_way(self._tickets.get(scoped.namespace, ())):
                 return Swap(False, found, queued=True)
             if new is None:
                 self._stored.pop(scoped, None)

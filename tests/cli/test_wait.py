@@ -230,10 +230,10 @@ class Together(MemoryStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
         grant = new is not None and new.holder.name == self.of and old is None
-        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, **options)
         if grant and swap.won:
             self._both.wait(TIMEOUT)
         return swap

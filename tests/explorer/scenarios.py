@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Found, Moment, Outcome, ScopedKey, Unreadable
@@ -198,10 +199,10 @@ class LooksRemoveTheTrace(FileStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
         is_trace = new is not None and new.ended is not None and not new.ended.by_holder
-        return super().swap(scoped, old, None if is_trace else new, lock_timeout=lock_timeout, unqueued=unqueued)
+        return super().swap(scoped, old, None if is_trace else new, lock_timeout=lock_timeout, **options)
 
 
 class ReleasesByPath(Session):

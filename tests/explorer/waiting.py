@@ -161,7 +161,7 @@ WAITING = [
 class Overtakes(WaitQueue):
     """Nobody looks at the tickets of others."""
 
-    def first_ahead(self, scoped: ScopedKey) -> Ticket | None:
+    def first_ahead(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> Ticket | None:
         return None
 
 

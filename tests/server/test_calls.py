@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -32,11 +33,11 @@ class Slow(MemoryStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
         if not lock_timeout:
             raise StoreBusyError("memory", 0.0)
-        result = super().swap(scoped, old, new, unqueued=unqueued)
+        result = super().swap(scoped, old, new, **options)
         self.stored.set()
         assert self.let_go.wait(WITHIN)
         return result

@@ -74,6 +74,7 @@ def pipes(store: Store, lasting: bool, monkeypatch: pytest.MonkeyPatch) -> Itera
         monkeypatch.setattr(quick, name, end)
     handlers = {number: signal.getsignal(number) for number in stop.STOPS}
     made = Pipes(SessionRegistry(store, own=process_session(store), lasting=lasting))
+    others = threading.enumerate()  # Other tests in this process may have left some that never end.
     try:
         yield made
     finally:
@@ -81,7 +82,7 @@ def pipes(store: Store, lasting: bool, monkeypatch: pytest.MonkeyPatch) -> Itera
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for thread in threading.enumerate():
-            if thread.name.startswith("mcp-claims"):
+            if thread not in others and thread.name.startswith("mcp-claims"):
                 thread.join(WITHIN)
         made.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from math import inf
+from typing import Any
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
@@ -31,10 +32,10 @@ class Busy(DelegatingStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
         self._wait_in_vain(lock_timeout)
-        return super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        return super().swap(scoped, old, new, lock_timeout=lock_timeout, **options)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         self._wait_in_vain(lock_timeout)
@@ -59,10 +60,10 @@ class Sluggish(DelegatingStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
         time.sleep(self.each_takes)
-        return super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        return super().swap(scoped, old, new, lock_timeout=lock_timeout, **options)
 
 
 class Changing(DelegatingStore):
@@ -79,7 +80,7 @@ class Changing(DelegatingStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
         self.rounds += 1
         return Swap(False, self.read(scoped))
@@ -103,10 +104,10 @@ class Failing(DelegatingStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
         self._fail(scoped)
-        return super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        return super().swap(scoped, old, new, lock_timeout=lock_timeout, **options)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
@@ -133,11 +134,11 @@ class Slow(DelegatingStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
         if self.left:
             self._world.pass_time(self.left.pop(0))
-        return super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        return super().swap(scoped, old, new, lock_timeout=lock_timeout, **options)
 
 
 class Overtaken(DelegatingStore):
@@ -160,9 +161,9 @@ class Overtaken(DelegatingStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
-        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, **options)
         if not swap.won:
             self._let_act()
         return swap
@@ -194,9 +195,9 @@ class Delayed(DelegatingStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
-        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, **options)
         if (rival := self.rival) is not None:
             self.rival = None
             self.ran += 1

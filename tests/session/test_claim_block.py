@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from threading import BoundedSemaphore, Event, Thread
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import anyio
 import pytest
@@ -92,9 +92,9 @@ class Lasting(DelegatingStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
-        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, **options)
         if new is not None:
             self.made.set()
             assert self.go.wait(WITHIN)
@@ -204,7 +204,7 @@ def test_a_failed_call_that_wrote_nothing_leaves_nothing_to_release(bench: Bench
             new: Claim | None,
             *,
             lock_timeout: float = LOCK_TIMEOUT,
-            unqueued: bool = False,
+            **options: Any,
         ) -> Swap:
             answer_lost()
 

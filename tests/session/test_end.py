@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -200,11 +201,11 @@ class Gated(DelegatingStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
         if not self._after:
             self._stop()
-        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        swap = super().swap(scoped, old, new, lock_timeout=lock_timeout, **options)
         if self._after:
             self._stop()
         return swap

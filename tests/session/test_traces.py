@@ -216,8 +216,8 @@ def test_any_call_of_a_living_holder_reports_that_its_expired_claim_became_a_mar
 
 def test_a_grant_of_unknown_outcome_that_became_a_marker_is_not_held_any_more(bench: Bench) -> None:
     class Interrupted(DelegatingStore):
-        def swap(self, scoped, old, new, *, lock_timeout=LOCK_TIMEOUT, unqueued=False):  # type: ignore[no-untyped-def]
-            super().swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        def swap(self, scoped, old, new, *, lock_timeout=LOCK_TIMEOUT, **options):  # type: ignore[no-untyped-def]
+            super().swap(scoped, old, new, lock_timeout=lock_timeout, **options)
             raise KeyboardInterrupt
 
     holder = bench.session(Interrupted(bench.store))

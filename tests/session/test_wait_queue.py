@@ -73,6 +73,18 @@ class TestPlaces:
         assert attempt(ada, reserve=False).status is Status.ACQUIRED
         assert waiting(bench) == [ben.holder.name]
 
+    def test_a_stranger_whose_write_was_delayed_overtakes_nobody_who_has_grown_older_meanwhile(self, bench: Bench) -> None:
+        interrupting = Interrupting(bench.store)
+        holder, ada, stranger = bench.session(), bench.session(), bench.session(interrupting)
+        granted(holder)
+        ticket = ada.queue.join(SCOPED, 50)
+        assert ticket is not None
+        interrupting.interrupt_with(lambda: bench.world.pass_time(2))  # As for a process that waits for the lock.
+        with bench.store.alarm(ticket, lambda: None):
+            holder.release(KEY)
+            assert attempt(stranger, reserve=False).status is Status.HELD and interrupting.ran == 1
+        assert reserved_for(bench, ada)
+
     @pytest.mark.rule("W2")
     def test_a_stranger_overtakes_one_that_came_in_the_same_second(self, bench: Bench) -> None:
         holder, ada, stranger = (bench.session() for _ in range(3))

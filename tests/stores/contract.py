@@ -375,17 +375,22 @@ class TicketContract:
             stayed = [each for taken in pool.map(come_and_go, range(1, 7)) for each in taken]
         assert store.tickets(KEY) == tuple(sorted(stayed)) and len({each.number for each in stayed}) == 6
 
-    def test_a_swap_that_must_not_overtake_is_lost_while_anybody_has_a_ticket_for_the_key(self, store: Store) -> None:
+    def test_a_swap_that_gives_way_is_lost_while_somebody_with_a_ticket_for_the_key_goes_before_it(
+        self, store: Store
+    ) -> None:
+        def gives_way(tickets: tuple[Ticket, ...]) -> bool:
+            return any(KEY in each.keys for each in tickets)
+
         waiting = join(store, ticket(1))
-        lost = store.swap(KEY, None, claim(session=2), unqueued=True)
+        lost = store.swap(KEY, None, claim(session=2), gives_way=gives_way)
         assert lost == Swap(False, None, queued=True)
         assert store.read(KEY) is None and store.tickets(KEY) == (waiting,)
-        assert store.swap(OTHER_KEY, None, claim(OTHER_KEY, session=2), unqueued=True).won
+        assert store.swap(OTHER_KEY, None, claim(OTHER_KEY, session=2), gives_way=lambda _: False).won
         granted = grant(store, claim(session=2))
-        assert store.swap(KEY, granted, renewed(granted), unqueued=True) == Swap(False, granted, queued=True)
+        assert store.swap(KEY, granted, renewed(granted), gives_way=gives_way) == Swap(False, granted, queued=True)
         store.change_tickets(KEY, lambda _: ())
-        assert store.swap(KEY, None, claim(session=3), unqueued=True) == Swap(False, granted)
-        assert store.swap(KEY, granted, renewed(granted), unqueued=True).won
+        assert store.swap(KEY, None, claim(session=3), gives_way=gives_way) == Swap(False, granted)
+        assert store.swap(KEY, granted, renewed(granted), gives_way=gives_way).won
 
     @pytest.mark.rule("V9")
     def test_a_release_wakes_one_waiter_and_its_grant_the_next(self, store: Store) -> None:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from math import inf
+from typing import Any
 
 from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
 from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm, Store, Swap, TicketChange
@@ -34,9 +35,9 @@ class DelegatingStore:
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
-        return self._store.swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        return self._store.swap(scoped, old, new, lock_timeout=lock_timeout, **options)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         return self._store.discard(found, lock_timeout=lock_timeout)
@@ -96,10 +97,10 @@ class Interrupting(DelegatingStore):
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        **options: Any,
     ) -> Swap:
         self._interrupt()
-        return self._store.swap(scoped, old, new, lock_timeout=lock_timeout, unqueued=unqueued)
+        return self._store.swap(scoped, old, new, lock_timeout=lock_timeout, **options)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         self._interrupt()

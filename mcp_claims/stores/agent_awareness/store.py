@@ -53,7 +53,7 @@ from mcp_claims.stores.agent_awareness.lock import (
 )
 from mcp_claims.stores.agent_awareness.record_file import open_record, shared_record
 from mcp_claims.stores.agent_awareness.swap import LockedSwap
-from mcp_claims.stores.base import LOCK_TIMEOUT, Swap, TicketChange
+from mcp_claims.stores.base import LOCK_TIMEOUT, GivesWay, Swap, TicketChange
 from mcp_claims.stores.files.directories import PrivateDirectories, unavailable, unusable_namespace
 from mcp_claims.stores.files.listings import list_names
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
@@ -103,7 +103,7 @@ class AgentAwarenessStore:
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        gives_way: GivesWay | None = None,
     ) -> Swap:
         path = record_path(self.directory, scoped)
         if new is not None and new.ended is not None and new.ended.outcome is not Outcome.DONE:

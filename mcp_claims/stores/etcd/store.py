@@ -28,7 +28,7 @@ from mcp_claims.model.records import (
     Ticket,
     Unreadable,
 )
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Swap, TicketChange, call_before, deadline_in
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, GivesWay, Swap, TicketChange, call_before, deadline_in
 from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.config import EtcdConfig
@@ -101,11 +101,12 @@ class EtcdStore:
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        gives_way: GivesWay | None = None,
     ) -> Swap:
         # One deadline for all requests that it takes, including the revocation of an unused lease.
         with self._store_errors():
-            return call_before(deadline_in(CALL_TIMEOUT), partial(self._swap, scoped, old, new, unqueued=unqueued))
+            swap = partial(self._swap, scoped, old, new, unqueued=gives_way is not None)
+            return call_before(deadline_in(CALL_TIMEOUT), swap)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):

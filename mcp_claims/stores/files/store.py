@@ -17,7 +17,7 @@ from math import inf
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model.codec import RecordError, from_json, tickets_to_json, to_json
 from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Alarm, Swap, TicketChange
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Alarm, GivesWay, Swap, TicketChange
 from mcp_claims.stores.files.directories import (
     PrivateDirectories,
     make_namespace,
@@ -88,7 +88,7 @@ class FileStore:
         new: Claim | None,
         *,
         lock_timeout: float = LOCK_TIMEOUT,
-        unqueued: bool = False,
+        gives_way: GivesWay | None = None,
     ) -> Swap:
         directory, path = record_path(self.directory, scoped)
         try:
@@ -96,7 +96,7 @@ class FileStore:
                 found = self._read(path, scoped)
                 if found != old:
                     return Swap(False, found)
-                if unqueued and any(scoped in ticket.keys for ticket in read_tickets(self._fs, directory)):
+                if gives_way is not None and gives_way(read_tickets(self._fs, directory)):
                     return Swap(False, found, queued=True)
                 if new is None:
                     if old is not None:
