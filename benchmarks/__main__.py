@@ -18,6 +18,7 @@ SUBJECTS = {
     "core": "claim, release and refusal in the library",
     "contention": "many processes that claim in one namespace",
     "scale": "one namespace with more and more claims",
+    "files": "grants of files among thousands of others",
     "waiting": "from a release to the grant for a client that waits",
     "subscriptions": "a client that is notified of changes",
     "http": "calls over HTTP",

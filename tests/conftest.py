@@ -13,7 +13,9 @@ from tests.support.platforms import FORCED, NOT_FORCED
 from tests.support.strays import exit_with_failure_if_left_behind, mark_children
 
 # These hold assertions but are no test modules; this has to come before anything imports them.
-pytest.register_assert_rewrite("tests.stores.contract", "tests.stores.samples", "tests.stores.agent_awareness.samples")
+pytest.register_assert_rewrite(
+    "tests.stores.contract", "tests.stores.overlaps", "tests.stores.samples", "tests.stores.agent_awareness.samples"
+)
 
 # A run that was started with `&` or `nohup` ignores SIGINT and SIGHUP, and its children would inherit that: the tests
 # that end a child by a signal would wait until they time out. A handler is not inherited, and this run still ignores them.

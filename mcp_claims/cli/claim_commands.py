@@ -67,6 +67,7 @@ def _show(options: argparse.Namespace) -> int:
     scoped = InspectRequest.parse(options.key, options.namespace).scoped
     store = chosen_store(options)
     session = chosen_session(options, store) or process_session(store)
+    scoped = session.resolve(scoped)
     page = session.read(scoped.key, scoped.namespace)
     if not page.claims:
         facts = {"key": phrases.shown(scoped.key), "namespace": phrases.shown(scoped.namespace), "state": "free"}
@@ -100,6 +101,7 @@ def _try(options: argparse.Namespace) -> int:
     request = claim_request(options)
     session = required_session(options, chosen_store(options))
     describe_session(session, options)
+    request = session.resolved(request)
     result = acquire(session, request, refused=report_wait(request))
     return print_claim(session, request.scoped, result, options, _HINTS.get(result.status, ""))
 
@@ -110,6 +112,8 @@ def print_claim(
     """Print the *result* of a claim with a *hint* for people, and held keys that look like *scoped*; return the exit code."""
     hint = phrases.cycle(result.cycle) if result.cycle else hint
     _print_answer(claim_answer(scoped, result), result.found, options, hint)
+    if result.status is Status.ACQUIRED and session.looks_like_files(scoped):
+        write_error(phrases.NO_FILE)
     if result.status is Status.ACQUIRED and (near := session.near_claims(scoped)):
         write_error(phrases.near(near))
     return YES if result.claimed else NO
@@ -136,7 +140,9 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> int:
     request = InspectRequest.parse(options.key, options.namespace, generation=options.generation)
     store = chosen_store(options)
-    inspection = (chosen_session(options, store) or process_session(store)).inspect_request(request)
+    session = chosen_session(options, store) or process_session(store)
+    request = session.resolved(request)
+    inspection = session.inspect_request(request)
     hint = _HINTS[Status.HELD] if inspection.claimed_by_other else _HINTS[Status.DONE] if inspection.done else ""
     _print_answer(inspect_answer(request.scoped, inspection), inspection.found, options, hint)
     free = not inspection.claimed_by_other and not inspection.done
@@ -180,6 +186,7 @@ def _release(options: argparse.Namespace) -> int:
     )
     store = chosen_store(options)
     person = person_session(store)
+    request = person.resolved(request)
     result = _releasing_session(options, store, person, request.scoped).release_request(request)
     hint = ""
     if isinstance(result.found, Claim) and result.found.ended is None and not result.released:
@@ -206,6 +213,7 @@ def _revoke(options: argparse.Namespace) -> int:
     scoped = InspectRequest.parse(options.key, options.namespace).scoped
     session = process_session(chosen_store(options))
     session.describe_client(f"mcp-claims release --force by {_user()}")
+    scoped = session.resolve(scoped)
     stored = session.read(scoped.key, scoped.namespace)
     listed = stored.claims[0] if stored.claims else None
     if listed is None or (isinstance(listed.found, Claim) and listed.found.ended is not None):
@@ -248,6 +256,7 @@ def configure_forget(parser: argparse.ArgumentParser) -> None:
 def _forget(options: argparse.Namespace) -> int:
     scoped = InspectRequest.parse(options.key, options.namespace).scoped
     session = process_session(chosen_store(options))
+    scoped = session.resolve(scoped)
     forgotten = session.forget(scoped.key, scoped.namespace)
     page = session.read(scoped.key, scoped.namespace)
     if forgotten:

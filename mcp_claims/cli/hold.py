@@ -56,6 +56,7 @@ def configure_hold(parser: argparse.ArgumentParser) -> None:
 def _hold(options: argparse.Namespace) -> int:
     request = ClaimRequest.parse(options.key, options.namespace, note=options.note)
     session = person_session(chosen_store(options))
+    request = session.resolved(request)
     minutes = options.minutes
     if minutes is None:
         minutes = (options.until - session.now().wall) / timedelta(minutes=1)

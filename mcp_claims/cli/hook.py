@@ -21,10 +21,12 @@ from mcp_claims.cli.errors import STORE_ERROR, describe
 from mcp_claims.cli.options import add_epilog, add_store_options, chosen_store
 from mcp_claims.cli.output import write_error, write_line
 from mcp_claims.cli.run import RUN_CLIENT
-from mcp_claims.errors import ClaimsError
+from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim
+from mcp_claims.model.keys import FILE, conflict, is_file_key
+from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.model.validation import scoped_key
 from mcp_claims.render.lists import listed_line
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.session import Session
@@ -126,10 +128,15 @@ def _conflict(session: Session, machine: Machine, event: dict[str, Any]) -> str 
         paths += _paths_in(command)
     # The host may have gone to another directory than the one from which its agents name files.
     bases = {here, _working_directory(project) if (project := os.environ.get(_PROJECT_VARIABLE)) else here}
-    spellings = {spelling for path in paths for spelling in _spellings(os.path.join(here, path), bases)}
+    paths = [os.path.join(here, path) for path in paths]
+    spellings = {spelling for path in paths for spelling in _spellings(path, bases)}
+    files = [file for path in paths if (file := _file_key(session, path)) is not None]
     for claim in _held_claims(session):
         key = claim.scoped.key
-        touched = _is_path(key, spellings) or (isinstance(command, str) and _is_in_command(key, command))
+        if is_file_key(claim.scoped):
+            touched = any(conflict(claim.scoped, file) for file in files)
+        else:
+            touched = _is_path(key, spellings) or (isinstance(command, str) and _is_in_command(key, command))
         if touched and not _has_our_host(claim, machine):
             stored = session.read(key, claim.scoped.namespace)
             if not stored.claims or stored.claims[0].state not in _IN_THE_WAY:
@@ -163,6 +170,15 @@ def _paths_in(command: str) -> list[str]:
     """Return the words of *command* that may be paths, at most the first `_MAX_WORDS`."""
     words = (found[0] for found in re.finditer(r"[^\s'\"`;|&<>()=,:]+", command))
     return list(itertools.islice((word for word in words if "/" in word), _MAX_WORDS))
+
+
+def _file_key(session: Session, path: str) -> ScopedKey | None:
+    """Return the key of the file at *path*; `None` where no claim can be about it."""
+    if len(path) > _MAX_PATH:
+        return None
+    with suppress(InvalidInputError):
+        return session.resolve(scoped_key(f"{FILE}{path}"))
+    return None
 
 
 def _spellings(path: str, bases: set[str]) -> Iterator[str]:

@@ -110,7 +110,10 @@ def store_choice(options: argparse.Namespace) -> StoreChoice:
 def add_key(parser: argparse.ArgumentParser) -> argparse.Action:
     """Add a key and its namespace; return the key."""
     key = parser.add_argument(
-        "key", metavar="KEY", help="one occurrence of an event, named alike by all: acme/web#12:red@3f2a91c"
+        "key",
+        metavar="KEY",
+        help="one occurrence of an event, named alike by all: acme/web#12:red@3f2a91c; or what is worked on: file:src/a.py, "
+        "file:src/ (all below), file:src/*.py, branch:main",
     )
     add_namespace(parser, default=DEFAULT_NAMESPACE, purpose="scope of the key (%(default)s)")
     return key

@@ -106,6 +106,7 @@ def _run(options: argparse.Namespace) -> int:
         session = process_session(store, pid=child.guardian_pid)
         session.describe_client(f"{RUN_CLIENT} {options.command[0]}")
         describe_session(session, options)
+        request, released = session.resolved(request), session.resolved(released)
         result = acquire(session, request, refused=report_wait(request))
         grant = result.found
         if not result.claimed or not isinstance(grant, Claim):

@@ -97,6 +97,7 @@ def _wait(options: argparse.Namespace) -> int:
     if options.take:
         session = required_session(options, store)
         describe_session(session, options)
+        requests = [session.resolved(request) for request in requests]
         taken = _take_first(session, requests)
         answers = [claim_answer(request.scoped, result) for request, result in taken]
         your_turn = any(result.claimed for _, result in taken)
@@ -106,6 +107,7 @@ def _wait(options: argparse.Namespace) -> int:
                 write_error(phrases.near(near))
     else:
         session = chosen_session(options, store) or process_session(store)
+        requests = [session.resolved(request) for request in requests]
         seen = _wait_until_free(session, requests, any_of_them=options.any)
         answers = [inspect_answer(request.scoped, each) for request, each in zip(requests, seen, strict=True)]
         your_turn = _is_your_turn(seen, any_of_them=options.any)

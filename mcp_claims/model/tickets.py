@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 from mcp_claims.model import expiry
+from mcp_claims.model.keys import conflict
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Holder, Moment, ScopedKey, Ticket
 
@@ -26,6 +27,16 @@ def is_waiting(ticket: Ticket, now: Moment) -> bool:
     return not ticket.lapsed and not expiry.has_passed(ticket.until, now)
 
 
+def wants(ticket: Ticket, scoped: ScopedKey) -> bool:
+    """Return whether the session of *ticket* waits for a key that nobody can hold while another holds *scoped*."""
+    return any(conflict(each, scoped) for each in ticket.keys)
+
+
+def wanting(tickets: Iterable[Ticket], scoped: ScopedKey) -> list[Ticket]:
+    """Return those of *tickets* that want *scoped*."""
+    return [ticket for ticket in tickets if wants(ticket, scoped)]
+
+
 def ticket_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment) -> Ticket | None:
     """Return the waiting ticket of the session of *holder* for *scoped*."""
     return next((each for each in tickets if _is_of(each, scoped, holder) and is_waiting(each, now)), None)
@@ -41,8 +52,8 @@ def ahead_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: 
     own = ticket_of(tickets, scoped, holder, now)
     others = [
         each
-        for each in tickets
-        if scoped in each.keys and is_waiting(each, now) and not is_same_session(each.holder.name, holder.name)
+        for each in wanting(tickets, scoped)
+        if is_waiting(each, now) and not is_same_session(each.holder.name, holder.name)
     ]
     if own is not None:
         return [each for each in others if each.number < own.number]

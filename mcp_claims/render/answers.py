@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from mcp_claims.model import expiry, tickets
+from mcp_claims.model.keys import PLACES, conflict
 from mcp_claims.model.records import Claim, Found, Mode, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.render import phrases
 from mcp_claims.render.phrases import ClaimDescription, ClaimFacts
@@ -120,10 +121,11 @@ def claim_answer(
     kept_alive: bool = False,
     fleeting: Fleeting | None = None,
     near: tuple[Claim, ...] = (),
+    looks_like_files: bool = False,
 ) -> Rendered:
     """Answer `try_claim`; *kept_alive* says that the server renews the claim, *fleeting* that it may end with the call.
 
-    *near* are claims of others on keys that look alike.
+    *near* are claims of others on keys that look alike.  A key that *looks_like_files* is a text like any other.
     """
     found, now, name = result.found, result.now, phrases.named(scoped)
     if isinstance(found, Unreadable):
@@ -165,6 +167,8 @@ def claim_answer(
             advice = f"{_caveats(scoped, found, claim)}{act}"
         if fleeting is not None:
             advice = fleeting.value.format(generation=found.generation)
+    if looks_like_files:
+        advice = f"{phrases.NO_FILE} {advice}"
     if near:
         advice = f"{phrases.near(near)} If that is the same event, release yours and do not act. {advice}"
     answer: ClaimAnswer = {
@@ -351,7 +355,14 @@ def _caveats(scoped: ScopedKey, claim: Claim, description: ClaimDescription) -> 
         caveats = f"Nobody holds it, but it is kept {description.until()} for a session that has waited for it. "
     if claim.scoped != scoped:
         other = phrases.quoted(claim.scoped.key)
-        caveats += f"This is the claim on {other}, whose file has the same name in this layout. "
+        if claim.scoped.namespace != PLACES:
+            caveats += f"This is the claim on {other}, whose file has the same name in this layout. "
+        elif conflict(claim.scoped, scoped):
+            caveats += f"This is the claim on {other}, which overlaps with it. "
+        else:
+            caveats += (
+                f"A session that came before you waits for both it and {other}, and this is the claim on {other}. "
+            )
     if isinstance(claim.holder, OriginalHolder):
         caveats += "agent-awareness wrote it without a proof of death: only host, PID and expiry are known. "
     return caveats

@@ -15,6 +15,8 @@ from mcp_claims.model.names import user_and_host
 from mcp_claims.model.records import Claim, Mode, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.text import one_line
 
+NO_FILE = "This key is a text like any other and claims no file: for files, claim file:PATH."
+
 _local_time = False
 _QUOTING = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` would make one for each text.
 _SHOWN_STEPS = 4

@@ -28,7 +28,8 @@ _SESSION = Argument(str)
 TRY_CLAIM: Arguments = {
     "key": _KEY._replace(
         description="Identifies this occurrence. Every agent that sees it must derive the same text: repository, "
-        "number, kind, commit or date, e.g. vercel/next.js#4521:checks_failed@3f2a91c"
+        "number, kind, commit or date, e.g. vercel/next.js#4521:checks_failed@3f2a91c. Before you edit: file:src/a.py, "
+        "file:src/ (all below) or file:src/*.py. Before you push: branch:main"
     ),
     "namespace": _NAMESPACE._replace(description="Only if you were given one"),
     "session": _SESSION._replace(description="Only what open_session returned"),

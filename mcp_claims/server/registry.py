@@ -27,9 +27,9 @@ from mcp_claims.server.brief_connections import BriefConnections
 from mcp_claims.server.handles import Handles, decode_handle
 from mcp_claims.session.identity import handle_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT, KeepAlive
-from mcp_claims.session.operations import CLOSE_TIMEOUT
 from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
+from mcp_claims.session.turns import CLOSE_TIMEOUT
 from mcp_claims.stores.base import Store, call_before
 
 DEFAULT_IDLE = 30 * 60.0
@@ -115,9 +115,12 @@ class SessionRegistry:
         self._began = self._clock()
         self._idle, self._keep_alive_limit = idle, keep_alive_limit
         self.retention_hours = retention_hours
+        # Over stdio the server works where its host does; over HTTP a client may be anywhere.
+        self._is_here = own is not None
         self._own = None if own is None else self._entry(own)
         self._bound = own is not None and not lasting
         self._read_only = process_session(store, self._machine)
+        self._read_only.is_here = self._is_here
         self._connections: dict[str, SessionEntry] = {}
         self._requests: Counter[str] = Counter()
         self._ending: list[Session] = []
@@ -376,6 +379,7 @@ class SessionRegistry:
 
     def _entry(self, session: Session) -> SessionEntry:
         session.maker = Maker.TOOL
+        session.is_here = self._is_here
         return SessionEntry(session, KeepAlive(session, self._keep_alive_limit), self._clock())
 
     def _clock(self) -> float:

@@ -12,6 +12,7 @@ from mcp_claims.errors import (
     SessionNameRefusedError,
     SessionNeededError,
 )
+from mcp_claims.model.keys import FORMS
 from mcp_claims.model.records import ScopedKey
 from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest, parse_label
@@ -39,7 +40,7 @@ from mcp_claims.server import arguments
 from mcp_claims.server.log import logger
 from mcp_claims.server.registry import Caller, SessionEntry, SessionRegistry
 from mcp_claims.session.results import ClaimResult, Status
-from mcp_claims.session.session import Session
+from mcp_claims.session.session import Request, Session
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ SESSION_HEADER = "Mcp-Claims-Session"
 INSTRUCTIONS = (
     "Several agents see the same event; exactly one may act. Before you act on an event (red CI, review comment, "
     "alert), call try_claim with a key that names this occurrence and that every agent writes alike. claimed=true: you "
-    "act. claimed=false: do not act; report who is on it or has done it. When you stop, call release with an outcome. If "
+    "act. claimed=false: do not act; report who is on it or has done it. Claim files before you edit them, too. When you stop, call release with an outcome. If "
     "the work takes longer than ttl_minutes, call try_claim again before it expires. Follow the advice in each answer: it "
     "says so if you have lost a claim; then stop what you did under it."
 )
@@ -113,6 +114,12 @@ class Call:
             await self.runner.read(self.registry.read_only, self.registry.load_secret)
         return handle
 
+    async def resolved(self, session: Session, request: Request) -> Request:
+        """Return *request* with its key resolved, which for a branch asks git."""
+        if not request.scoped.key.startswith(FORMS):
+            return session.resolved(request)
+        return await self.runner.scan(session, partial(session.resolved, request))
+
     def given(self) -> dict[str, Any]:
         """Return the arguments without the handle and without those that were left out and have no default."""
         return {name: value for name, value in self.arguments.items() if name != "session" and value is not None}
@@ -123,17 +130,22 @@ async def _try_claim(call: Call) -> Rendered:
     if not call.runner.is_heard:
         request = request._replace(wait_seconds=min(request.wait_seconds, LONGEST_SILENT_WAIT))
     entry = await call.session()
+    request = await call.resolved(entry.session, request)
     result = await call.runner.acquire(entry.session, request)
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
     call.about = request.scoped
     fleeting = call.registry.note_grant(call.caller, entry, result.now) if result.claimed else None
     near = entry.session.near_claims(request.scoped) if result.status is Status.ACQUIRED else ()
-    return claim_answer(request.scoped, result, kept_alive=kept_alive, fleeting=fleeting, near=near)
+    meant_for_files = result.status is Status.ACQUIRED and entry.session.looks_like_files(request.scoped)
+    return claim_answer(
+        request.scoped, result, kept_alive=kept_alive, fleeting=fleeting, near=near, looks_like_files=meant_for_files
+    )
 
 
 async def _is_claimed_by_other(call: Call) -> Rendered:
     request = InspectRequest.parse(**call.given())
     session = await call.reader()
+    request = await call.resolved(session, request)
     inspection = await call.runner.read(session, partial(session.inspect_request, request))
     call.about = request.scoped
     return inspect_answer(request.scoped, inspection)
@@ -142,6 +154,7 @@ async def _is_claimed_by_other(call: Call) -> Rendered:
 async def _release(call: Call) -> Rendered:
     request = ReleaseRequest.parse(**call.given(), retention_hours=call.registry.retention_hours)
     entry = await call.session()
+    request = await call.resolved(entry.session, request)
     result = await call.runner.change(
         entry.session, lambda lock_timeout: entry.session.release_request(request, lock_timeout=lock_timeout)
     )

@@ -24,17 +24,15 @@ from mcp_claims.errors import (
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.keys import PLACES
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, Holder, Maker, Mode, Moment, ScopedKey, Ticket, Unreadable
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.session import admin
-from mcp_claims.session.held import HeldClaims
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
-from mcp_claims.session.wait_queue import WaitQueue, end_reservation
+from mcp_claims.session.turns import CLOSE_TIMEOUT, Turns, wanted_key
+from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store
-
-CLOSE_TIMEOUT = 0.2
-"""Seconds that the end of a session waits for locks by default, in all."""
 
 
 @dataclass(slots=True)
@@ -52,22 +50,17 @@ class _Attempt:
     """Whether the claim was granted in this call, and not held before."""
 
 
-class Operations:
+class Operations(Turns):
     """The operations of one session, *holder*; several threads may use it.  Programs use its subclass `Session`."""
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
-        self._store = store
-        self.holder = holder
-        """The public name of the session and the process that it lives in."""
+        super().__init__(store, holder, machine)
         self.maker = Maker.LIBRARY
         """Through what the session makes its claims, for people."""
+        self.is_here = True
+        """Whether whoever uses the session works in the working directory of this process."""
         self.remote = store.remote
         """Whether the store is asked over a network, so that each method may take seconds."""
-        self._machine = machine
-        self._held = HeldClaims(holder.name)
-        self.queue = WaitQueue(store, machine, lambda: self.holder)
-        """The session's places among those who wait."""
-        self._closed = False
         self._in_forked_child = False
         _sessions.add(self)
 
@@ -118,22 +111,24 @@ class Operations:
             new = expiry.granted(request, self.holder, now, self.maker)._replace(generation=found.generation)
             return self._grant(attempt, found, new, is_turn=True)
         state = self._state_of(found, now)
+        # A file or a branch is never done: the next one who works on it is told what the last one did.
+        is_done = state is ClaimState.DONE and request.scoped.namespace != PLACES
         if found is not None:
-            if state in (ClaimState.HELD, ClaimState.RESERVED) or (state is ClaimState.DONE and not request.redo):
-                status = Status.DONE if state is ClaimState.DONE else Status.HELD
+            if state in (ClaimState.HELD, ClaimState.RESERVED) or (is_done and not request.redo):
+                status = Status.DONE if is_done else Status.HELD
                 return ClaimResult(status, found, now, lost=self._held.lost(attempt.cached, found))
             if isinstance(found, Unreadable) or found.mode is Mode.RESERVED:
                 self._make_room(attempt, found, state, now)
                 return None
             attempt.taken_over = TakenOver(found, state)
+        first = None
         # Nobody waits for what is done: a session that still has a place there has not asked for it to be done again.
-        is_waited_for = attempt.queued and state is not ClaimState.DONE
-        first = self.queue.first_ahead(request.scoped) if is_waited_for else None
+        if attempt.queued and not is_done:
+            first = self.queue.first_ahead(request.scoped, self._held_files(request.scoped))
         if first is not None or reserve:
-            self._reserve(attempt, found, first, now)
-            return None
+            return self._reserve(attempt, found, first, now)
         new = expiry.granted(request, self.holder, now, self.maker)
-        return self._grant(attempt, found, new, in_line=state is not ClaimState.DONE)
+        return self._grant(attempt, found, new, in_line=not is_done)
 
     def _make_room(self, attempt: _Attempt, found: Claim | Unreadable, state: ClaimState, now: Moment) -> None:
         """Remove *found*, an unreadable record that is old enough, or a reservation that has lapsed."""
@@ -146,21 +141,30 @@ class Operations:
             # What it replaced is there again, such as the marker of work that is done.
             attempt.found = end_reservation(self._store, found, now, lock_timeout).found
 
-    def _reserve(self, attempt: _Attempt, old: Claim | None, first: Ticket | None, now: Moment) -> None:
-        """Put a reservation in the place of *old*, for the session of the ticket *first*, or for this one if none goes before it."""
+    def _reserve(self, attempt: _Attempt, old: Claim | None, first: Ticket | None, now: Moment) -> ClaimResult | None:
+        """Reserve the key for the session of the ticket *first*, in the place of *old*, or for this one if none goes before it.
+
+        Where *first* waits for another key, a file that overlaps, that is the key to reserve.  Returns the result if a claim
+        on a file that overlaps is in the way, whether of this session or of the one that it gives way to.
+        """
         scoped, lock_timeout = attempt.request.scoped, attempt.lock_timeout
-        served = self.holder if first is None else first.holder
-        replaced, state = attempt.taken_over or (None, ClaimState.FREE)
-        new = expiry.reserved(scoped, served, now, replaced if isinstance(replaced, Claim) else None, state)
-        swap = self._store.swap(scoped, old, new, lock_timeout=lock_timeout)
-        found = swap.found
-        if swap.trace is not None and isinstance(found, Claim):
-            # Only the response says what the store had kept of the claim before.
-            kept = found._replace(replaced=swap.trace)
-            found = self._store.swap(scoped, found, kept, lock_timeout=lock_timeout).found
-        if first is not None and swap.won and isinstance(found, Claim):
-            found = self._unless_left(first, found, lock_timeout)
-        attempt.found, attempt.taken_over = found, None
+        wanted = scoped if first is None else wanted_key(first, scoped)
+        replaced: Found = None if attempt.taken_over is None else attempt.taken_over.found
+        if wanted != scoped:
+            old = replaced = None
+            if (found := self._store.read(wanted)) is not None:
+                if self._state_of(found, now) in (ClaimState.HELD, ClaimState.RESERVED):
+                    return ClaimResult(Status.HELD, found, now)
+                if isinstance(found, Unreadable):
+                    self._store.discard(found, lock_timeout=lock_timeout)
+                    return None
+                old = replaced = found
+        swap = self._put_reservation(wanted, old, replaced, first, now, lock_timeout)
+        if swap.overlap is not None:
+            return ClaimResult(Status.HELD, swap.overlap, now, lost=self._held.lost(attempt.cached, old))
+        attempt.found = swap.found if wanted == scoped else self._store.read(scoped)
+        attempt.taken_over = None
+        return None
 
     def _grant(
         self,
@@ -181,11 +185,15 @@ class Operations:
         # A remote store says only that somebody waits; once that is known, the tickets have been read.
         if in_line and not (self._store.serves_queue and attempt.queued):
             # Asked by the store at the moment of the write: one that waits for the lock meanwhile may grow too old to be overtaken.
-            gives_way = partial(self.queue.is_behind, scoped)
+            gives_way = partial(self.queue.is_behind, scoped, self._held_files(scoped))
         # A renewal leaves nothing in doubt: what it renews was held before.
         with nullcontext() if is_renewal else self._held.in_doubt(new):
-            swap = self._store.swap(scoped, old, new, lock_timeout=lock_timeout, gives_way=gives_way)
+            blocks = self._blocks(scoped, self.holder)
+            swap = self._store.swap(scoped, old, new, lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks)
             found = swap.found
+            if swap.overlap is not None:
+                lost = self._held.lost(attempt.cached, swap.overlap) if is_renewal else None
+                return ClaimResult(Status.HELD, swap.overlap, self._machine.now(), lost=lost)
             attempt.found, attempt.queued = found, attempt.queued or swap.queued
             if not swap.won or not isinstance(found, Claim):
                 attempt.taken_over = None
@@ -240,6 +248,9 @@ class Operations:
             )
         your_turn = isinstance(found, Claim) and self._is_for_us(found, scoped, now)
         lost = self._held.lost(cached, found)
+        is_free = found is None or (isinstance(found, Claim) and found.ended is not None)
+        if is_free and (blocks := self._blocks(scoped, self.holder)) is not None:
+            found = next(filter(blocks, self._store.overlapping(scoped)), found)
         return Inspection(found, self._holds(found, scoped), now, lost, in_force, your_turn)
 
     def release_request(self, request: ReleaseRequest, *, lock_timeout: float = LOCK_TIMEOUT) -> ReleaseResult:
@@ -257,8 +268,9 @@ class Operations:
         found = self._store.read(scoped)
         while isinstance(found, Claim) and self._holds(found, scoped) and found.generation == grant.generation:
             renewed = expiry.renewed(found, ClaimRequest(scoped, ttl), self.holder, self._machine.now())
-            swap = self._store.swap(scoped, found, renewed, lock_timeout=0)
-            found = swap.found
+            blocks = self._blocks(scoped, self.holder)
+            swap = self._store.swap(scoped, found, renewed, lock_timeout=0, blocks=blocks)
+            found = swap.found if swap.overlap is None else swap.overlap
             if swap.won and isinstance(found, Claim):
                 self._record(found)
                 return found
@@ -351,69 +363,6 @@ class Operations:
         if grant is None and self._decline(scoped, found, lock_timeout):
             return ReleaseResult(True, None, self._machine.now(), declined=True)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
-
-    def _decline(self, scoped: ScopedKey, found: Found, lock_timeout: float) -> bool:
-        """Give back *found* if it is a reservation for this session; return whether it was."""
-        now = self._machine.now()
-        if not isinstance(found, Claim) or not self._is_for_us(found, scoped, now):
-            return False
-        # Before the key is free: the place that it came from must not get it again.
-        self.queue.give_up(found.scoped, lock_timeout)
-        swap = self._store.swap(found.scoped, found, expiry.uncovered(found, now), lock_timeout=lock_timeout)
-        self._pass_on(found.scoped, swap.found)
-        return swap.won
-
-    def _pass_on(self, scoped: ScopedKey, found: Found) -> None:
-        """Wake the next waiter for *scoped*, which is free; *found* is what is stored there now.
-
-        A session that keeps its place between two calls cannot be woken: the key is reserved for it, so that it loses the
-        key 60 s from now and not from the next call of another session.
-        """
-        absent = self.queue.wake_next(scoped)
-        if absent is None or isinstance(found, Unreadable) or (found is not None and found.ended is None):
-            return
-        now = self._machine.now()
-        state = self._state_of(found, now)
-        if state is not ClaimState.DONE:
-            reservation = expiry.reserved(scoped, absent.holder, now, found, state)
-            with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-                swap = self._store.swap(scoped, found, reservation, lock_timeout=0)
-                if swap.won and isinstance(swap.found, Claim):
-                    self._unless_left(absent, swap.found, 0)
-
-    def _unless_left(self, ticket: Ticket, reservation: Claim, lock_timeout: float) -> Found:
-        """Wake the session of *ticket*, for which the key has just been reserved; return what is stored then.
-
-        It may have left since its ticket was read, and have looked for a reservation in vain.
-        """
-        if self.queue.wake(ticket):
-            return reservation
-        left = expiry.uncovered(reservation, self._machine.now())
-        return self._store.swap(reservation.scoped, reservation, left, lock_timeout=lock_timeout).found
-
-    def _your_turn(self, reservation: Claim, now: Moment) -> ClaimResult:
-        # As in `_record`: either `close` finds the reservation, or we see here that it has begun.
-        if self._closed:
-            self._decline(reservation.scoped, reservation, CLOSE_TIMEOUT)
-            raise SessionEndedError
-        return ClaimResult(Status.YOUR_TURN, reservation, now)
-
-    def _is_for_us(self, found: Claim, scoped: ScopedKey, now: Moment) -> bool:
-        """Return whether *found* is a reservation of *scoped* for this session that has not lapsed."""
-        return (
-            found.mode is Mode.RESERVED
-            and found.scoped == scoped
-            and is_same_session(found.holder.name, self.holder.name)
-            and not expiry.is_expired(found, now)
-        )
-
-    def _replaced(self, reservation: Claim, now: Moment) -> TakenOver | None:
-        """Return the marker that *reservation* replaced, which is the next holder's to know."""
-        marker = reservation.replaced
-        return None if marker is None else TakenOver(marker, self._state_of(marker, now))
-
-    def _state_of(self, found: Found, now: Moment) -> ClaimState:
-        return expiry.state_of(found, now, self._machine.provably_dead)
 
     def _holds(self, found: Found, scoped: ScopedKey) -> bool:
         """Return whether *found* is this session's claim on *scoped*, and not a marker.

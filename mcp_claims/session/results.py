@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.keys import PLACES
 from mcp_claims.model.records import Claim, Found, Moment, Outcome, Unreadable
 
 
@@ -76,8 +77,11 @@ class Inspection(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether the work is done, so that a `try_claim` would be refused."""
-        return self.marker is not None and self.marker.ended is not None and self.marker.ended.outcome is Outcome.DONE
+        """Whether the work is done, so that a `try_claim` would be refused; a file or a branch never is."""
+        marker = self.marker
+        if marker is None or marker.ended is None or marker.scoped.namespace == PLACES:
+            return False
+        return marker.ended.outcome is Outcome.DONE
 
 
 class ReleaseResult(NamedTuple):

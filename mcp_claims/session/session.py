@@ -5,15 +5,17 @@ Arguments are checked here, once, and become requests; `operations` carries thos
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from mcp_claims.errors import StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.errors import InvalidInputError, StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import ProcessExit
 from mcp_claims.model import validation
+from mcp_claims.model.keys import FORMS, PLACES
 from mcp_claims.model.records import Claim, Holder, Mode, Moment, Outcome, ScopedKey, Ticket, Unreadable
 from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import (
@@ -26,10 +28,13 @@ from mcp_claims.model.validation import (
 )
 from mcp_claims.session import admin
 from mcp_claims.session.block import hold, hold_async
-from mcp_claims.session.operations import CLOSE_TIMEOUT, Operations
+from mcp_claims.session.operations import Operations
 from mcp_claims.session.results import ClaimPage, ClaimResult, Inspection, PruneResult, ReleaseResult
+from mcp_claims.session.turns import CLOSE_TIMEOUT
 from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm
+
+Request = TypeVar("Request", ClaimRequest, InspectRequest, ReleaseRequest)
 
 _MAX_CLIENT, _MAX_DIRECTORY = 100, 200  # characters
 
@@ -60,7 +65,7 @@ class Session(Operations):
         work that is done is claimed all the same.  Never waits for a holder; `claim` does.
         """
         request = ClaimRequest.parse(key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo)
-        return self.try_request(request, lock_timeout=validation.parse_lock_timeout(lock_timeout))
+        return self.try_request(self.resolved(request), lock_timeout=validation.parse_lock_timeout(lock_timeout))
 
     def claim(
         self,
@@ -81,7 +86,7 @@ class Session(Operations):
         request = ClaimRequest.parse(
             key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, wait_seconds=wait, keep_alive=keep_alive
         )
-        return hold(self, request)
+        return hold(self, self.resolved(request))
 
     def claim_async(
         self,
@@ -98,14 +103,14 @@ class Session(Operations):
         request = ClaimRequest.parse(
             key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, wait_seconds=wait, keep_alive=keep_alive
         )
-        return hold_async(self, request)
+        return hold_async(self, self.resolved(request))
 
     def inspect(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, generation: int | None = None) -> Inspection:
         """Return who holds *key*.  Claims nothing; removes a dead claim.
 
         With a *generation*, `in_force` of the result is whether that grant, of any session, still holds the key.
         """
-        return self.inspect_request(InspectRequest.parse(key, namespace, generation=generation))
+        return self.inspect_request(self.resolved(InspectRequest.parse(key, namespace, generation=generation)))
 
     def release(
         self,
@@ -123,7 +128,7 @@ class Session(Operations):
         that of the claim: work that is done is not claimed again, and the next holder learns of any other outcome.
         """
         request = ReleaseRequest.parse(key, namespace, outcome=outcome, note=note, retention_hours=retention_hours)
-        return self.release_request(request, lock_timeout=validation.parse_lock_timeout(lock_timeout))
+        return self.release_request(self.resolved(request), lock_timeout=validation.parse_lock_timeout(lock_timeout))
 
     def revoke(
         self, found: Claim | Unreadable, reason: str | None = None, *, lock_timeout: float = LOCK_TIMEOUT
@@ -151,7 +156,7 @@ class Session(Operations):
 
         A claim stays, and so does what cannot be read.
         """
-        scoped = validation.scoped_key(key, namespace)
+        scoped = self.resolve(validation.scoped_key(key, namespace))
         self._check_usable()
         return admin.forget(self._store, scoped, lock_timeout)
 
@@ -174,7 +179,7 @@ class Session(Operations):
 
     def read(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> ClaimPage:
         """Return what is stored for *key* as a page of one or none; unlike `inspect`, removes nothing."""
-        scoped = validation.scoped_key(key, namespace)
+        scoped = self.resolve(validation.scoped_key(key, namespace))
         self._check_usable()
         return admin.read_claim(self._store, self._machine, scoped)
 
@@ -204,6 +209,40 @@ class Session(Operations):
                 if self._store.remote:
                     break
         return released
+
+    def resolve(self, scoped: ScopedKey) -> ScopedKey:
+        """Return *scoped* with its key resolved, in the one namespace of such keys, if it is that of a file or a branch.
+
+        Relative paths and the repository are those of the working directory.  Raises `InvalidInputError` for a file or a
+        branch that cannot be resolved, and for any other key in that namespace.
+        """
+        if not scoped.key.startswith(FORMS):
+            if scoped.namespace == PLACES:
+                raise InvalidInputError("namespace", f"must not be {PLACES}, which is for file: and branch: keys")
+            return scoped
+        if not self._store.has_places:
+            rule = (
+                "must not begin with file: or branch: in this layout, whose other programs would not see what overlaps"
+            )
+            raise InvalidInputError("key", rule)
+        # Imported here: most calls are about other keys, and a start takes 60 ms in all.
+        from mcp_claims.session.places import Resolver
+
+        host = self._machine.host() if self._store.remote else None
+        directory = None
+        with suppress(FileNotFoundError):  # The working directory has been removed.
+            directory = os.getcwd() if self.is_here else None
+        return Resolver(directory, host).resolve(scoped)
+
+    def looks_like_files(self, scoped: ScopedKey) -> bool:
+        """Return whether the text *scoped* may be meant for files: it has a wildcard, or is the path of something here."""
+        if scoped.namespace == PLACES:
+            return False
+        return "*" in scoped.key or (self.is_here and os.path.lexists(scoped.key))
+
+    def resolved(self, request: Request) -> Request:
+        """Return *request* with its key resolved (see `resolve`)."""
+        return request._replace(scoped=self.resolve(request.scoped))
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from threading import RLock
@@ -11,8 +11,9 @@ from mcp_claims.errors import StoreBusyError, StoreUnavailableError, UnsafeDirec
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, tickets
 from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.keys import is_file_key
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Holder, Moment, ScopedKey, Ticket
+from mcp_claims.model.records import Claim, Found, Holder, Moment, ScopedKey, Ticket
 from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap, TicketChange
 
 _STORE_ERRORS = (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError)
@@ -120,15 +121,21 @@ class WaitQueue:
         with self._lock:
             self._waits.pop(scoped, None)
 
-    def first_ahead(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> Ticket | None:
-        """Return the first ticket of a living session that goes before this one, of *found* if that has just been read."""
+    def first_ahead(
+        self, scoped: ScopedKey, held: Collection[ScopedKey] = (), found: tuple[Ticket, ...] | None = None
+    ) -> Ticket | None:
+        """Return the first ticket of a living session that goes before this one, of *found* if that has just been read.
+
+        This session, which holds the keys *held*, gives no way to one that waits for itself: that one would wait for this
+        session, and both for ever.
+        """
         found = self._read(scoped) if found is None else found
         ahead = tickets.ahead_of(found, scoped, self._holder(), self._machine.now())
-        return next(self._living(ahead), None)
+        return next((each for each in self._living(ahead) if not any(tickets.wants(each, key) for key in held)), None)
 
-    def is_behind(self, scoped: ScopedKey, found: tuple[Ticket, ...]) -> bool:
-        """Return whether a living session with a ticket in *found* goes before this one."""
-        return self.first_ahead(scoped, found) is not None
+    def is_behind(self, scoped: ScopedKey, held: Collection[ScopedKey], found: tuple[Ticket, ...]) -> bool:
+        """Return whether a living session with a ticket in *found* goes before this one, which holds the keys *held*."""
+        return self.first_ahead(scoped, held, found) is not None
 
     def read_all(self) -> tuple[Ticket, ...]:
         """Return the tickets of all namespaces; none if they cannot be read."""
@@ -149,14 +156,16 @@ class WaitQueue:
         if self._store.serves_queue:
             return None
         now = self._machine.now()
-        waiting = [each for each in self._read(scoped) if scoped in each.keys and tickets.is_waiting(each, now)]
-        absent = None
+        waiting = [each for each in tickets.wanting(self._read(scoped), scoped) if tickets.is_waiting(each, now)]
+        absent, woken = None, False
         # Only the living: the alarm of a dead process may still be open in a child that it has forked.
         for ticket in self._living(waiting):
-            if self._store.wake(ticket):
+            woken = self._store.wake(ticket) or woken
+            # Of those who wait for overlapping files several can be next.
+            if woken and ticket.keys == (scoped,):
                 return None
             absent = absent or ticket
-        return absent
+        return None if woken else absent
 
     def wake(self, ticket: Ticket) -> bool:
         """Wake the waiter that has *ticket*; return whether it still has its place, as far as that can be known."""
@@ -200,20 +209,30 @@ class WaitQueue:
         if scoped in seen or len(seen) == _MAX_READS:
             return ()
         seen.add(scoped)
-        found = None
-        with suppress(*_STORE_ERRORS):
-            found = self._store.read(scoped)
-        held = expiry.state_of(found, self._machine.now(), self._machine.provably_dead) is ClaimState.HELD
-        if not isinstance(found, Claim) or not held:
-            return ()
-        if is_same_session(found.holder.name, own):
-            return (found,)
-        for ticket in waiting.get(found.holder.name, []):
-            if _began(ticket) < _began(ours):
-                for key in ticket.keys:
-                    if rest := self._path(key, own, waiting, ours, seen):
-                        return (found, *rest)
+        for found in self._in_the_way(scoped):
+            if is_same_session(found.holder.name, own):
+                # A session does not stand in its own way.
+                if len(seen) > 1:
+                    return (found,)
+                continue
+            for ticket in waiting.get(found.holder.name, []):
+                if _began(ticket) < _began(ours):
+                    for key in ticket.keys:
+                        if rest := self._path(key, own, waiting, ours, seen):
+                            return (found, *rest)
         return ()
+
+    def _in_the_way(self, scoped: ScopedKey) -> list[Claim]:
+        """Return the claims that are held on *scoped*, and on the files that overlap with it."""
+        stored: list[Found] = []
+        with suppress(*_STORE_ERRORS):
+            stored = [self._store.read(scoped), *(self._store.overlapping(scoped) if is_file_key(scoped) else ())]
+        now, provably_dead = self._machine.now(), self._machine.provably_dead
+        return [
+            found
+            for found in stored
+            if isinstance(found, Claim) and expiry.state_of(found, now, provably_dead) is ClaimState.HELD
+        ]
 
     def _living(self, found: list[Ticket]) -> Iterator[Ticket]:
         return (ticket for ticket in found if not self._machine.provably_dead(ticket.holder))

@@ -29,19 +29,24 @@ class Swap(NamedTuple):
 
     `found` is what is stored now: the new claim with its generation if the swap was won, else what another session
     stored.  `trace` is the marker of a claim that the store has ended by itself, if a new grant took its place unread.
-    With `queued` the swap was lost because somebody who waits may go before.
+    With `queued` the swap was lost because somebody who waits may go before, with `overlap` because of that claim on another
+    file.
     """
 
     won: bool
     found: Found
     trace: Claim | None = None
     queued: bool = False
+    overlap: Claim | Unreadable | None = None
 
 
 TicketChange = Callable[[tuple[Ticket, ...]], tuple[Ticket, ...]]
 
 GivesWay = Callable[[tuple[Ticket, ...]], bool]
 """Whether a claim has to wait, because somebody among those with tickets goes before it."""
+
+Blocks = Callable[[Claim | Unreadable], bool]
+"""Whether a claim on a file that overlaps is in the way of a new one."""
 
 
 class Alarm(Protocol):
@@ -75,11 +80,14 @@ class Store(Protocol):
 
     `serves_queue` is true for a store that keeps claims and tickets together: a grant removes the ticket of its session, and
     each change wakes the waiter that it concerns, by its alarm.  In any other, the caller removes the ticket and calls `wake`.
+
+    `has_places` is false for a store that cannot hold files and branches: other programs use it, and see no overlap.
     """
 
     remote: bool
     has_tickets: bool
     serves_queue: bool
+    has_places: bool
 
     def read(self, scoped: ScopedKey) -> Found:
         """Return what is stored, without waiting for a lock."""
@@ -92,12 +100,21 @@ class Store(Protocol):
         *,
         lock_timeout: float = LOCK_TIMEOUT,
         gives_way: GivesWay | None = None,
+        blocks: Blocks | None = None,
     ) -> Swap:
         """Store *new* (`None` removes) if and only if *old* is what is stored.
 
         A *new* claim of generation 0 is a new grant: the store gives it a generation higher than that of any earlier
         grant of this key, removed ones included.  The swap is lost if *gives_way* is true for the tickets that are stored at
-        that moment; a store that `serves_queue` asks it nothing, and loses the swap while anybody has a ticket for the key.
+        that moment; a store that `serves_queue` asks it nothing, and loses the swap while anybody has a ticket for the key,
+        or for a file that overlaps.  On a file it is lost, too, if *blocks* is true for any record that `overlapping` would
+        yield: no two swaps that are given *blocks* are both won on files that overlap.
+        """
+
+    def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
+        """Yield what is stored for the other file keys that overlap with the file key *scoped*, dead claims included.
+
+        A record that may be about such a key counts: one that cannot be read, under a name that does not say its key.
         """
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:

@@ -9,8 +9,9 @@ from itertools import count
 from math import inf
 from threading import Lock
 
+from mcp_claims.model import keys
 from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, GivesWay, Swap, TicketChange
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Blocks, GivesWay, Swap, TicketChange
 
 
 class MemoryStore:
@@ -19,6 +20,7 @@ class MemoryStore:
     remote = False
     has_tickets = True
     serves_queue = False
+    has_places = True
 
     def __init__(self) -> None:
         self._stored: dict[ScopedKey, Claim | Unreadable] = {}
@@ -41,6 +43,7 @@ class MemoryStore:
         *,
         lock_timeout: float = LOCK_TIMEOUT,
         gives_way: GivesWay | None = None,
+        blocks: Blocks | None = None,
     ) -> Swap:
         with self._lock:
             found = self._stored.get(scoped)
@@ -48,6 +51,8 @@ class MemoryStore:
                 return Swap(False, found)
             if gives_way is not None and gives_way(self._tickets.get(scoped.namespace, ())):
                 return Swap(False, found, queued=True)
+            if blocks is not None and (overlap := next(filter(blocks, self.overlapping(scoped)), None)) is not None:
+                return Swap(False, found, overlap=overlap)
             if new is None:
                 self._stored.pop(scoped, None)
             else:
@@ -57,6 +62,11 @@ class MemoryStore:
                 self._stored[scoped] = new
         self._notify(scoped)
         return Swap(True, new)
+
+    def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
+        for other, stored in list(self._stored.items()):
+            if other != scoped and keys.conflict(other, scoped):
+                yield stored
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         with self._lock:
@@ -89,21 +99,19 @@ class MemoryStore:
     def tickets(self, target: ScopedKey | str | None) -> tuple[Ticket, ...]:
         namespace = target.namespace if isinstance(target, ScopedKey) else target
         with self._lock:
-            return tuple(
-                ticket for name, tickets in self._tickets.items() if namespace in (None, name) for ticket in tickets
-            )
+            return tuple(each for name, all_ in self._tickets.items() if namespace in (None, name) for each in all_)
 
     def change_tickets(
         self, target: ScopedKey | str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> tuple[Ticket, ...]:
         namespace = target.namespace if isinstance(target, ScopedKey) else target
         with self._lock:
-            tickets = tuple(
+            after = tuple(
                 ticket if ticket.number else ticket._replace(number=next(self._numbers))
                 for ticket in change(self._tickets.get(namespace, ()))
             )
-            self._tickets[namespace] = tickets
-            return tickets
+            self._tickets[namespace] = after
+            return after
 
     @contextmanager
     def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> Iterator[None]:

@@ -11,6 +11,7 @@ from greenlet import greenlet
 
 from mcp_claims.errors import ClaimsError
 from mcp_claims.model.codec import RecordError, from_json
+from mcp_claims.model.keys import PLACES
 from mcp_claims.model.records import Claim, Holder, Outcome, ScopedKey, Ticket
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tests.explorer.schedules import Run
 
 KEY = ScopedKey("default", "red")
+ALL_FILES = ScopedKey(PLACES, "file:/")
 TTL = 1.0  # minutes
 RETENTION = 24 * 3_600.0  # s
 RECORD = "/claims/default/red.json"
@@ -95,6 +97,11 @@ class Process:
     @property
     def started(self) -> bool:
         return self._thread is not None and bool(self._thread)
+
+    @property
+    def keys(self) -> set[ScopedKey]:
+        """The keys that it was granted or that are kept for it."""
+        return {*self.granted, *([] if self.turn is None else [self.turn.scoped])}
 
     def thinks_it_holds(self, scoped: ScopedKey) -> bool:
         """Return whether the process acts on a key: it has a grant, has not begun to release, and has time left.

@@ -153,12 +153,12 @@ class NoLock(SimulatedFileSystem):
 
 
 class UnlocksBeforeWriting(FileStore):
-    def _write(self, path: str, data: bytes, lock: NamespaceLock) -> None:
+    def _write(self, path: str, data: bytes, lock: NamespaceLock, *, sync: bool = False) -> None:
         fs = self._fs
         assert isinstance(fs, SimulatedFileSystem)
         for fd in list(fs._openings):
             fs.unlock(fd)
-        super()._write(path, data, lock)
+        super()._write(path, data, lock, sync=sync)
 
 
 class UnlinksTheLockFile(SimulatedFileSystem):

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from mcp_claims.errors import ClaimsError, StoreBusyError
 from mcp_claims.model.codec import RecordError, tickets_from_json
 from mcp_claims.model.expiry import has_passed, remaining
+from mcp_claims.model.keys import conflict
 from mcp_claims.model.records import Claim, Found, Mode, Moment, Outcome, ScopedKey, Ticket
 from mcp_claims.model.tickets import is_waiting
 from mcp_claims.session.results import Status
@@ -16,6 +17,7 @@ from mcp_claims.session.session import Session
 from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.store import FileStore
 from tests.explorer.process import (
+    ALL_FILES,
     KEY,
     OVERTAKEN,
     POLL,
@@ -203,7 +205,11 @@ class Run:
 
     def check(self) -> None:
         for scoped in {*(key for process in self.processes for key in process.granted), KEY}:
-            apparent = [f"P{process.number}" for process in self.processes if process.thinks_it_holds(scoped)]
+            apparent = [
+                f"P{process.number}"
+                for process in self.processes
+                if any(process.thinks_it_holds(key) for key in process.keys if conflict(key, scoped))
+            ]
             if len(apparent) > 1:
                 raise ViolationError(self.describe(f"{' and '.join(apparent)} both hold the key"))
 
@@ -218,9 +224,10 @@ class Run:
         # Longer than anything unreadable can count as held, however the clock was stepped.
         self.world.pass_time(3 * 86_400)
         last = Process(self, 99, None)
-        attempt = last.try_claim()
-        if attempt is None or not attempt.claimed:
-            raise ViolationError(self.describe("the key cannot be claimed any more"))
+        for scoped in (KEY, ALL_FILES):
+            attempt = last.try_claim(scoped)
+            if attempt is None or not attempt.claimed:
+                raise ViolationError(self.describe("the key cannot be claimed any more"))
 
     def _expect_no_reservation_for_those_who_left(self, claim: Claim | None, waiting: tuple[Ticket, ...]) -> None:
         # After a crash or a time-out of one who reserves or leaves, it stays until it lapses.

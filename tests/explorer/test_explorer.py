@@ -10,6 +10,7 @@ import re
 
 import pytest
 
+from tests.explorer import files
 from tests.explorer.scenarios import FAULTS, SCENARIOS
 from tests.explorer.schedules import Scenario
 from tests.explorer.search import explore
@@ -20,7 +21,7 @@ RANDOM_SHARE = 10
 BOUND = 3
 
 
-@pytest.mark.parametrize("scenario", [*SCENARIOS, *WAITING], ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *WAITING, *files.FILES], ids=lambda scenario: scenario.name)
 def test_at_most_one_holds_and_the_key_stays_claimable_under_every_schedule_tried(scenario: Scenario) -> None:
     found = explore(scenario, bound=BOUND, at_most=SCHEDULES, random_runs=SCHEDULES // RANDOM_SHARE)
     assert found.violation is None, found.violation
@@ -33,6 +34,12 @@ def test_a_planted_fault_is_found_and_reported_as_a_short_trace(fault: str) -> N
     trace = violation([FAULTS[fault](scenario) for scenario in SCENARIOS])
     assert re.search("both hold the key|was given twice|did not get the note|found no trace", trace)
     assert len(trace.splitlines()) < 100
+
+
+@pytest.mark.rule("K11")
+@pytest.mark.parametrize("fault", files.FILE_FAULTS)
+def test_a_fault_of_files_is_found(fault: str) -> None:
+    assert "both hold the key" in violation(list(files.planted(fault)))
 
 
 # That one needs thousands of schedules.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from mcp_claims.liveness import Machine
@@ -161,7 +161,9 @@ WAITING = [
 class Overtakes(WaitQueue):
     """Nobody looks at the tickets of others."""
 
-    def first_ahead(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> Ticket | None:
+    def first_ahead(
+        self, scoped: ScopedKey, held: Collection[ScopedKey] = (), found: tuple[Ticket, ...] | None = None
+    ) -> Ticket | None:
         return None
 
 

@@ -12,9 +12,9 @@ from mcp_claims.model.records import Claim, Maker
 from mcp_claims.server import registry
 from mcp_claims.server.registry import Caller, SessionEntry, SessionRegistry
 from mcp_claims.session.identity import named_session, process_session
-from mcp_claims.session.operations import CLOSE_TIMEOUT
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
+from mcp_claims.session.turns import CLOSE_TIMEOUT
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.memory import MemoryStore
 from tests.session.faulty import Busy

@@ -12,9 +12,9 @@ import pytest
 from mcp_claims.errors import SessionEndedError
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.session.identity import process_session
-from mcp_claims.session.operations import CLOSE_TIMEOUT
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
+from mcp_claims.session.turns import CLOSE_TIMEOUT
 from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap
 from tests.session.bench import HALF_AN_HOUR, KEY, Bench, granted
 from tests.session.faulty import Busy, Failing, Sluggish

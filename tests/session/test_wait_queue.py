@@ -73,7 +73,9 @@ class TestPlaces:
         assert attempt(ada, reserve=False).status is Status.ACQUIRED
         assert waiting(bench) == [ben.holder.name]
 
-    def test_a_stranger_whose_write_was_delayed_overtakes_nobody_who_has_grown_older_meanwhile(self, bench: Bench) -> None:
+    def test_a_stranger_whose_write_was_delayed_overtakes_nobody_who_has_grown_older_meanwhile(
+        self, bench: Bench
+    ) -> None:
         interrupting = Interrupting(bench.store)
         holder, ada, stranger = bench.session(), bench.session(), bench.session(interrupting)
         granted(holder)

@@ -20,6 +20,7 @@ class DelegatingStore:
         self.remote = store.remote
         self.has_tickets = store.has_tickets
         self.serves_queue = store.serves_queue
+        self.has_places = store.has_places
 
     @property
     def _store(self) -> Store:
@@ -41,6 +42,9 @@ class DelegatingStore:
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         return self._store.discard(found, lock_timeout=lock_timeout)
+
+    def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
+        return self._store.overlapping(scoped)
 
     def names(self, namespace: str, limit: int) -> Iterable[str]:
         return self._store.names(namespace, limit)

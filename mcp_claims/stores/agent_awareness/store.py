@@ -53,7 +53,7 @@ from mcp_claims.stores.agent_awareness.lock import (
 )
 from mcp_claims.stores.agent_awareness.record_file import open_record, shared_record
 from mcp_claims.stores.agent_awareness.swap import LockedSwap
-from mcp_claims.stores.base import LOCK_TIMEOUT, GivesWay, Swap, TicketChange
+from mcp_claims.stores.base import LOCK_TIMEOUT, Blocks, GivesWay, Swap, TicketChange
 from mcp_claims.stores.files.directories import PrivateDirectories, unavailable, unusable_namespace
 from mcp_claims.stores.files.listings import list_names
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
@@ -76,6 +76,7 @@ class AgentAwarenessStore:
     # Sessions of the original would not know of them, and their file could be in the way of a plugin.
     has_tickets = False
     serves_queue = False
+    has_places = False
 
     def __init__(
         self,
@@ -104,6 +105,7 @@ class AgentAwarenessStore:
         *,
         lock_timeout: float = LOCK_TIMEOUT,
         gives_way: GivesWay | None = None,
+        blocks: Blocks | None = None,
     ) -> Swap:
         path = record_path(self.directory, scoped)
         if new is not None and new.ended is not None and new.ended.outcome is not Outcome.DONE:
@@ -111,6 +113,9 @@ class AgentAwarenessStore:
         if old is not None and self._uncertain.get(path) == old:
             self._check_expired(path, old)
         return self._swap(path, scoped, old, new, lock_timeout)
+
+    def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
+        return iter(())  # It holds no files.
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):

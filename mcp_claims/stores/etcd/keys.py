@@ -3,6 +3,7 @@
     <prefix>/claims/<namespace>/<key>              a claim
     ...the same, and `\\0trace`                       what stays of it if its lease ends it (see `traces`)
     <prefix>/tickets/<namespace>/<key>/<session>   a ticket of a session that waits for the key (see `tickets`)
+    <prefix>/overlaps                              what each grant of a file changes (see `EtcdStore.swap`)
     <prefix>/sessions/<lease>                      the fence of a process (see `lease`)
     <prefix>/secrets/handles                       the secret that signs session handles
 
@@ -13,10 +14,14 @@ a ticket's name that key is escaped too: else the tickets of `a/b` would be amon
 from __future__ import annotations
 
 from mcp_claims.model.digest import sha256
+from mcp_claims.model.keys import is_file_key, is_pattern
 from mcp_claims.model.records import ScopedKey
 
 # No key of a claim has a NUL, which sorts before everything: nothing comes between a claim and its trace.
 _TRACE = b"\0trace"
+
+# No key of a claim in the namespace of files and branches begins with it.
+_PATTERN = b"*"
 
 _SESSION_BYTES = 16
 
@@ -28,6 +33,7 @@ class Keyspace:
         self.claims_prefix = f"{prefix}/claims/".encode()
         self.handle_secret = f"{prefix}/secrets/handles".encode()
         self._tickets_prefix = f"{prefix}/tickets/".encode()
+        self.overlaps = f"{prefix}/overlaps".encode()
         self._fences = f"{prefix}/sessions/"
 
     def namespace_prefix(self, namespace: str | None) -> bytes:
@@ -37,19 +43,33 @@ class Keyspace:
         return self.claims_prefix + _escaped(namespace) + b"/"
 
     def claim_key(self, scoped: ScopedKey) -> bytes:
-        """Return the key of the claim on *scoped*."""
-        return self.namespace_prefix(scoped.namespace) + scoped.key.encode()
+        """Return the key of the claim on *scoped*; those of files with wildcards stand together."""
+        mark = _PATTERN if is_file_key(scoped) and is_pattern(scoped.key) else b""
+        return self.namespace_prefix(scoped.namespace) + mark + scoped.key.encode()
+
+    def patterns_prefix(self, namespace: str) -> bytes:
+        """Return the prefix of the claims on files with wildcards."""
+        return self.namespace_prefix(namespace) + _PATTERN
 
     def tickets_prefix(self, target: ScopedKey | str | None) -> bytes:
-        """Return the prefix of the tickets for a key, of those in a namespace, or of all (`None`)."""
+        """Return the prefix of the tickets for a key, of those in a namespace, or of all (`None`).
+
+        Those who wait for a file have to know of all who wait for one that overlaps: theirs is that of the namespace.
+        """
         if target is None:
             return self._tickets_prefix
+        if isinstance(target, ScopedKey) and is_file_key(target):
+            target = target.namespace
         names = target if isinstance(target, ScopedKey) else (target,)
         return self._tickets_prefix + b"".join(_escaped(name) + b"/" for name in names)
 
     def ticket_key(self, scoped: ScopedKey, holder: str) -> bytes:
         """Return the key of the ticket for *scoped* of the session with the name *holder*."""
-        return self.tickets_prefix(scoped) + sha256(holder.encode())[:_SESSION_BYTES].hex().encode()
+        return self.ticket_key_of(scoped, sha256(holder.encode())[:_SESSION_BYTES].hex().encode())
+
+    def ticket_key_of(self, scoped: ScopedKey, session: bytes) -> bytes:
+        """Return the key of the ticket for *scoped* of the session with the hash *session*."""
+        return self.tickets_prefix(scoped.namespace) + _escaped(scoped.key) + b"/" + session
 
     def fence_key(self, lease_id: int) -> bytes:
         """Return the key of the fence of the process with this lease."""

@@ -76,6 +76,16 @@ def txn_request(expected: dict[bytes, int], *success: dict[str, Any], empty: byt
     return {"compare": compare, "success": list(success), "failure": reads}
 
 
+def read_request(ranges: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """Return the transaction that reads all *ranges*, each from a key to before another, at one revision."""
+    return {"success": [{"request_range": range_request(start, end)} for start, end in ranges]}
+
+
+def read_ranges(response: dict[str, Any]) -> list[KeyValue]:
+    """Return the contents of all ranges, from the response to `read_request`."""
+    return [kv for each in response["responses"] for kv in key_values(each["response_range"])]
+
+
 def create_request(key: bytes, value: bytes) -> dict[str, Any]:
     """Return the transaction that puts *value* at *key* if nothing is there, and otherwise returns what is."""
     return txn_request({key: 0}, put_operation(key, value))

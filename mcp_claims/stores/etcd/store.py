@@ -14,7 +14,7 @@ from math import inf
 
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import Machine
-from mcp_claims.model import expiry
+from mcp_claims.model import expiry, keys
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import (
     Claim,
@@ -28,7 +28,16 @@ from mcp_claims.model.records import (
     Ticket,
     Unreadable,
 )
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, GivesWay, Swap, TicketChange, call_before, deadline_in
+from mcp_claims.stores.base import (
+    LOCK_TIMEOUT,
+    SECRET_BYTES,
+    Blocks,
+    GivesWay,
+    Swap,
+    TicketChange,
+    call_before,
+    deadline_in,
+)
 from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.config import EtcdConfig
@@ -42,7 +51,7 @@ from mcp_claims.stores.etcd.gateway import (
 )
 from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
 from mcp_claims.stores.etcd.keys import Keyspace, encode_key, is_trace_key, prefix_range_end, trace_key
-from mcp_claims.stores.etcd.lease import Lease, ProcessLease
+from mcp_claims.stores.etcd.lease import Fence, Lease, ProcessLease
 from mcp_claims.stores.etcd.messages import KeyValue
 from mcp_claims.stores.etcd.tickets import Alarm, Tickets
 from mcp_claims.stores.etcd.traces import TraceLeases, parse_trace
@@ -50,6 +59,9 @@ from mcp_claims.stores.etcd.txn import Transactions, Txn, TxnOutcome
 from mcp_claims.stores.etcd.watch import KeyRange, Watcher
 
 _PAGE_SIZE = 500
+
+_MAX_RANGES = 100
+"""Ranges that one transaction reads: etcd takes 128 operations."""
 
 _LAPSED_FOR = 600.0
 """Seconds for which a reservation stays stored after its time: longer than the ticket of a tool counts."""
@@ -76,6 +88,7 @@ class EtcdStore:
     remote = True
     has_tickets = True
     serves_queue = True
+    has_places = True
     min_claim_lease = leases.MIN_TTL
     """Seconds that the lease of a single claim lasts at least."""
 
@@ -102,11 +115,16 @@ class EtcdStore:
         *,
         lock_timeout: float = LOCK_TIMEOUT,
         gives_way: GivesWay | None = None,
+        blocks: Blocks | None = None,
     ) -> Swap:
         # One deadline for all requests that it takes, including the revocation of an unused lease.
+        swap = partial(self._swap, scoped, old, new, unqueued=gives_way is not None, blocks=blocks)
         with self._store_errors():
-            swap = partial(self._swap, scoped, old, new, unqueued=gives_way is not None)
             return call_before(deadline_in(CALL_TIMEOUT), swap)
+
+    def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
+        with self._store_errors():
+            yield from self._overlapping(scoped, deadline_in(CALL_TIMEOUT))
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
@@ -212,7 +230,37 @@ class EtcdStore:
         lease = connection.lease.current
         return lease is not None and lease.id == claim.leased.lease and connection.lease.is_trusted(lease)
 
-    def _swap(self, scoped: ScopedKey, old: Claim | None, new: Claim | None, *, unqueued: bool = False) -> Swap:
+    def _overlapping(self, scoped: ScopedKey, deadline: float) -> list[Claim | Unreadable]:
+        """Return the claims on other files that overlap with *scoped*, in one question unless it lies very deep."""
+        keyspace, own = self._keyspace, self._keyspace.claim_key(scoped)
+        above = [keyspace.claim_key(scoped._replace(key=key)) for key in keys.above(scoped.key)]
+        below = keyspace.claim_key(scoped._replace(key=keys.literal_beginning(scoped.key) + "/"))
+        patterns = keyspace.patterns_prefix(scoped.namespace)
+        ranges = [(key, key + b"\0") for key in above] + [(each, prefix_range_end(each)) for each in (below, patterns)]
+        found: dict[bytes, Claim | Unreadable] = {}
+        for at in range(0, len(ranges), _MAX_RANGES):
+            request = messages.read_request(ranges[at : at + _MAX_RANGES])
+            stored = messages.read_ranges(self._connection().gateway.call("/kv/txn", request, deadline))
+            found |= {kv.key: messages.parse_claim(kv, keyspace) for kv in stored if not is_trace_key(kv.key)}
+        found.pop(own, None)
+        return [each for each in found.values() if isinstance(each, Unreadable) or keys.conflict(each.scoped, scoped)]
+
+    def _judge_overlaps(self, new: Claim, blocks: Blocks, deadline: float) -> tuple[Fence, Claim | Unreadable | None]:
+        """Return the fence of the grants of files, and the claim on a file that overlaps with *new* if one is in the way."""
+        # The fence first: what is granted after it was read makes the transaction fail.
+        kv = self._connection().transactions.get(self._keyspace.overlaps, deadline)
+        overlap = next(filter(blocks, self._overlapping(new.scoped, deadline)), None)
+        return Fence(self._keyspace.overlaps, kv.mod_revision if kv else 0), overlap
+
+    def _swap(
+        self,
+        scoped: ScopedKey,
+        old: Claim | None,
+        new: Claim | None,
+        *,
+        unqueued: bool = False,
+        blocks: Blocks | None = None,
+    ) -> Swap:
         if old is not None and old.leased is None:
             # The caller made this record itself, so read the revision to compare with.
             found = self.read(scoped)
@@ -223,7 +271,9 @@ class EtcdStore:
         if new is None and old is not None and old.leased is not None and old.leased.is_trace:
             txn = Txn(trace_key(key), old.leased.revision, None)
             return Swap(self._connection().transactions.commit(txn, deadline).revision is not None, None)
-        return self._remove(key, old, deadline) if new is None else self._put(old, new, deadline, unqueued=unqueued)
+        if new is None:
+            return self._remove(key, old, deadline)
+        return self._put(old, new, deadline, unqueued=unqueued, blocks=blocks)
 
     def _remove(self, key: bytes, old: Claim | None, deadline: float) -> Swap:
         connection = self._connection()
@@ -233,7 +283,7 @@ class EtcdStore:
         self._cancel_expiry(key, old, connection)
         return Swap(True, None)
 
-    def _put(self, old: Claim | None, new: Claim, deadline: float, *, unqueued: bool) -> Swap:
+    def _put(self, old: Claim | None, new: Claim, deadline: float, *, unqueued: bool, blocks: Blocks | None) -> Swap:
         connection, key = self._connection(), self._keyspace.claim_key(new.scoped)
         # Whoever takes its reservation is granted the claim only then, though the generation is known before.
         takes = new.mode is not Mode.RESERVED and old is not None and old.mode is Mode.RESERVED and new.ended is None
@@ -244,7 +294,13 @@ class EtcdStore:
         ticket = self._keyspace.ticket_key(new.scoped, new.holder.name) if ends_wait else None
         leaves_trace = new.replaced is None and expiry.trace_of(new, ClaimState.EXPIRED, new.expires) not in (None, new)
         fresh_trace_lease = False
+        overlaps = None
         while True:
+            # What is granted already excludes the others.
+            if blocks is not None and is_grant:
+                overlaps, overlap = self._judge_overlaps(new, blocks, deadline)
+                if overlap is not None:
+                    return Swap(False, old, overlap=overlap)
             process_lease = self._process_lease(new, connection, deadline)
             if process_lease is None and old is None:
                 # Read first: granting a lease is a write, which each attempt of a waiting session would make in vain.
@@ -265,6 +321,7 @@ class EtcdStore:
                 is_grant=is_grant,
                 empty=empty,
                 ticket=ticket,
+                overlaps=overlaps,
             )
             if process_lease and new.mode is not Mode.RESERVED:
                 # Before the commit: with an unknown outcome the claim may be there, and must end in time all the same.
@@ -290,6 +347,8 @@ class EtcdStore:
                 else:
                     self._revoke_unused(lease_id, connection)
                 unchanged = (outcome.found.mod_revision if outcome.found else 0) == _revision(old)
+                if unchanged and outcome.overlapped:
+                    continue
                 if unchanged and outcome.queued:
                     return Swap(False, self._parse(outcome.found) or self.read(new.scoped), queued=True)
                 if process_lease and fence is not None and unchanged:

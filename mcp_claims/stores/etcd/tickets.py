@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from mcp_claims.model.codec import RecordError, tickets_from_json, tickets_to_json
 from mcp_claims.model.records import Claim, ScopedKey, Ticket
+from mcp_claims.model.tickets import wants
 from mcp_claims.stores.base import MAX_SWAPS, TicketChange
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.gateway import Gateway, GrpcStatus, RefusedError
@@ -37,7 +38,7 @@ class _Stored(NamedTuple):
     def keys(self, keyspace: Keyspace) -> list[bytes]:
         """Return the etcd keys of the ticket: one for each key that it waits for, all made and changed together."""
         session = self.kv.key.rpartition(b"/")[2]
-        return [keyspace.tickets_prefix(scoped) + session for scoped in self.ticket.keys]
+        return [keyspace.ticket_key_of(scoped, session) for scoped in self.ticket.keys]
 
 
 class Alarm:
@@ -56,7 +57,7 @@ class Alarm:
     def aim(self, blocking: Claim | Ticket) -> bool:
         """Notify the waiter once *blocking* has changed since it was read; return whether that can be noticed."""
         if isinstance(blocking, Ticket):
-            scoped = next(each for each in blocking.keys if each in self._ticket.keys)
+            scoped = next(each for each in blocking.keys if wants(self._ticket, each))
             key, revision = self._keyspace.ticket_key(scoped, blocking.holder.name), blocking.number
         elif blocking.leased is not None:
             key, revision = self._keyspace.claim_key(blocking.scoped), blocking.leased.revision

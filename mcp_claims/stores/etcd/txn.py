@@ -31,7 +31,8 @@ _NONCE_FIELD = "change"
 class Txn:
     """Put *value* (`None` deletes) at *key* if the key's last change is still the revision *expected*, 0 for no key.
 
-    A *fence*, where there is one, must be at its revision too, and no key may begin with *empty*.  With a *trace_lease* (0
+    A *fence*, where there is one, must be at its revision too, and no key may begin with *empty*.  So must *overlaps*, which is
+    put again, so that no two grants of files that were judged side by side are both made.  With a *trace_lease* (0
     for none) the value is put as the trace of the claim too, attached to that; otherwise the trace of the key is deleted.
     The key *ticket* is deleted with it.
     """
@@ -45,6 +46,7 @@ class Txn:
     trace_lease: int = 0
     empty: bytes | None = None
     ticket: bytes | None = None
+    overlaps: Fence | None = None
 
     @classmethod
     def put(
@@ -59,22 +61,24 @@ class Txn:
         is_grant: bool,
         empty: bytes | None = None,
         ticket: bytes | None = None,
+        overlaps: Fence | None = None,
     ) -> Txn:
         """Return the transaction that puts *claim*, attached to *lease*, at *key*, and its trace."""
         # The nonce makes the value unique: without it, `has_put` could take an equal claim, put by another
         # thread of this session, for our own.
         value = to_json(claim, {_NONCE_FIELD: secrets.token_hex(8)})
-        return cls(key, expected, value, lease, fence, is_grant, trace_lease, empty, ticket)
+        return cls(key, expected, value, lease, fence, is_grant, trace_lease, empty, ticket, overlaps)
 
     def has_put(self, kv: KeyValue | None) -> bool:
         """Return whether *kv* is what this transaction put."""
         return kv is not None and self.value is not None and kv.value == self.value
 
     def request(self) -> dict[str, Any]:
-        """Return the request; if a compare fails, its response has the state of the key, of the fence, and of *empty*."""
+        """Return the request; if a compare fails, its response has the state of the key, of both fences, and of *empty*."""
         expected = {self.key: self.expected}
-        if self.fence is not None:
-            expected[self.fence.key] = self.fence.revision
+        for fence in (self.fence, self.overlaps):
+            if fence is not None:
+                expected[fence.key] = fence.revision
         trace = trace_key(self.key)
         change, change_trace = messages.delete_operation(self.key), messages.delete_operation(trace)
         if self.value is not None:
@@ -82,6 +86,7 @@ class Txn:
         if self.value is not None and self.trace_lease:
             change_trace = messages.put_operation(trace, self.value, self.trace_lease)
         operations = [change, *([] if self.ticket is None else [messages.delete_operation(self.ticket)])]
+        operations += [] if self.overlaps is None else [messages.put_operation(self.overlaps.key, b"")]
         # The last, as `previous` expects.
         operations.append(messages.returning_previous(change_trace))
         return messages.txn_request(expected, *operations, empty=self.empty)
@@ -91,7 +96,8 @@ class TxnOutcome(NamedTuple):
     """The outcome of a transaction.
 
     `revision` is the one at which it was applied, `None` if no sign of that was found.  Then `found` is what is at the
-    key instead, `fence` what is at the fence, and `queued` whether there are keys where there should be none.  With
+    key instead, `fence` what is at the fence, `queued` whether there are keys where there should be none, and `overlapped`
+    whether another file was granted meanwhile.  With
     `unknown` an attempt had no answer: it may have been applied all the same, and overwritten since.  `trace` is the trace
     that the transaction replaced, as far as its answer came.
     """
@@ -102,6 +108,7 @@ class TxnOutcome(NamedTuple):
     unknown: bool = False
     trace: KeyValue | None = None
     queued: bool = False
+    overlapped: bool = False
 
 
 class Transactions:
@@ -141,9 +148,14 @@ class Transactions:
                     return TxnOutcome(revision, trace=messages.previous(response))
                 found, *others = messages.failed_compare(response)
                 fence = None if txn.fence is None else others.pop(0)
+                overlaps = None if txn.overlaps is None else others.pop(0)
+                overlapped = (overlaps.mod_revision if overlaps else 0) != (
+                    txn.overlaps.revision if txn.overlaps else 0
+                )
                 # An earlier attempt may have arrived just before this one, and be what made its compare fail.
                 applied = self._applied_revision(txn, found) if sent_before else None
-                return TxnOutcome(applied, found, fence, unknown=sent_before, queued=any(others))
+                queued = any(others)
+                return TxnOutcome(applied, found, fence, unknown=sent_before, queued=queued, overlapped=overlapped)
             sent_before = True
             try:
                 found = self._resolve_unknown(txn, process_lease, deadline)

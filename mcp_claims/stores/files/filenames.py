@@ -36,7 +36,7 @@ _NAME = re.compile(r"[a-z0-9%_~-][a-z0-9%_~.-]*")
 def file_name(text: str) -> str:
     """Return the file name, without suffix, for a key or a namespace (valid UTF-8, not empty)."""
     data = text.encode()
-    name = "".join([_ESCAPED[byte] for byte in data])
+    name = escaped(text)
     # A leading dot would be hidden, or `..`; Windows strips a trailing one.
     if name[0] == ".":
         name = _escape(ord(".")) + name[1:]
@@ -47,6 +47,17 @@ def file_name(text: str) -> str:
     if len(name) > MAX_NAME:
         return re.sub(r"%.?$", "", name[:_PREFIX]) + "~" + sha256(data).hex()
     return name
+
+
+def escaped(text: str) -> str:
+    """Return *text* as it stands in a file name that is not cut, at its beginning apart."""
+    return "".join([_ESCAPED[byte] for byte in text.encode()])
+
+
+def may_begin_with(name: str, beginning: str) -> bool:
+    """Return whether *name* is that of a key whose `escaped` form begins with *beginning*; of a cut name, whether it may be."""
+    readable, cut, _ = name.partition("~")
+    return readable.startswith(beginning) or (bool(cut) and beginning.startswith(readable))
 
 
 @lru_cache(maxsize=64)

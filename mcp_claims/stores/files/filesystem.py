@@ -217,10 +217,12 @@ def read_file(fs: FileSystem, path: str, limit: int) -> tuple[bytes, os.stat_res
         return data, status
 
 
-def create_file(fs: FileSystem, path: str, data: bytes) -> None:
-    """Write *data* to a new file at *path*; raises `FileExistsError` if there is one."""
+def create_file(fs: FileSystem, path: str, data: bytes, *, sync: bool = False) -> None:
+    """Write *data* to a new file at *path*, with *sync* to the disk; raises `FileExistsError` if there is one."""
     with OpenFile(fs, path, CREATE) as fd:
         write_all(fs, fd, data)
+        if sync:
+            fs.sync(fd)
 
 
 def write_all(fs: FileSystem, fd: int, data: bytes) -> None:

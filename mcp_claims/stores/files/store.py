@@ -15,9 +15,10 @@ from contextlib import AbstractContextManager, suppress
 from math import inf
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.model import keys
 from mcp_claims.model.codec import RecordError, from_json, tickets_to_json, to_json
 from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Alarm, GivesWay, Swap, TicketChange
+from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Alarm, Blocks, GivesWay, Swap, TicketChange
 from mcp_claims.stores.files.directories import (
     PrivateDirectories,
     make_namespace,
@@ -36,6 +37,13 @@ from mcp_claims.stores.files.filenames import (
 from mcp_claims.stores.files.filesystem import FileSystem, create_file, last_change, read_file
 from mcp_claims.stores.files.listings import Listings
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
+from mcp_claims.stores.files.overlaps import (
+    PATTERNS_FILE,
+    find_patterns,
+    overlapping,
+    patterns_to_json,
+    read_patterns,
+)
 from mcp_claims.stores.files.record_file import RecordFile, read_record_file, unreadable
 from mcp_claims.stores.files.tickets import (
     TICKETS_FILE,
@@ -68,6 +76,7 @@ class FileStore:
     remote = False
     has_tickets = True
     serves_queue = False
+    has_places = True
 
     def __init__(self, directory: str | os.PathLike[str], *, fs: FileSystem | None = None) -> None:
         self.directory = os.path.abspath(directory)
@@ -89,6 +98,7 @@ class FileStore:
         *,
         lock_timeout: float = LOCK_TIMEOUT,
         gives_way: GivesWay | None = None,
+        blocks: Blocks | None = None,
     ) -> Swap:
         directory, path = record_path(self.directory, scoped)
         try:
@@ -98,6 +108,10 @@ class FileStore:
                     return Swap(False, found)
                 if gives_way is not None and gives_way(read_tickets(self._fs, directory)):
                     return Swap(False, found, queued=True)
+                if blocks is not None:
+                    others = overlapping(self._fs, self.directory, scoped, self._patterns(scoped, lock), self._read)
+                    if (overlap := next(filter(blocks, others), None)) is not None:
+                        return Swap(False, found, overlap=overlap)
                 if new is None:
                     if old is not None:
                         lock.check_in_place()
@@ -108,6 +122,18 @@ class FileStore:
                     new = new._replace(generation=lock.next_generation(after, new.claimed.epoch))
                 self._write(path, to_json(new), lock)
                 return Swap(True, new)
+        except OSError as error:
+            raise unavailable(directory, error) from error
+
+    def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
+        directory = self._directory_of(scoped)
+        if not self._private.exists(directory):
+            return
+        try:
+            patterns = read_patterns(self._fs, directory)
+            if patterns is None:
+                patterns = find_patterns(self._fs, directory, self._read)
+            yield from overlapping(self._fs, self.directory, scoped, patterns, self._read)
         except OSError as error:
             raise unavailable(directory, error) from error
 
@@ -265,6 +291,22 @@ class FileStore:
         except OSError as error:
             raise unavailable(path, error) from error
 
+    def _patterns(self, scoped: ScopedKey, lock: NamespaceLock) -> list[str]:
+        """Return the file keys with wildcards that may be claimed beside *scoped*, and list it if it is one itself."""
+        directory = self._directory_of(scoped)
+        listed = read_patterns(self._fs, directory)
+        patterns = listed
+        if patterns is None:
+            patterns = find_patterns(self._fs, directory, self._read)
+        if keys.is_pattern(scoped.key) and scoped.key not in patterns:
+            # Those without a record go, so that the list does not grow with every pattern that was ever claimed.
+            paths = {key: record_path(self.directory, scoped._replace(key=key))[1] for key in patterns}
+            patterns = [key for key in patterns if self._read(paths[key], None) is not None] + [scoped.key]
+        if patterns != listed:
+            # Before the record, and synced: a claim that outlives a power cut must not be missing in the list.
+            self._write(f"{directory}/{PATTERNS_FILE}", patterns_to_json(patterns), lock, sync=True)
+        return patterns
+
     def _read(self, path: str, scoped: ScopedKey | None) -> Found:
         """Read the claim at *path*, which must be about *scoped*, or about any key with that file name."""
         try:
@@ -281,32 +323,36 @@ class FileStore:
             return unreadable(path, file.status, "about another key than its file name says")
         return claim
 
-    def _write(self, path: str, data: bytes, lock: NamespaceLock) -> None:
-        """Put *data* at *path*, whole or not at all; the caller holds *lock*, that of the namespace."""
+    def _write(self, path: str, data: bytes, lock: NamespaceLock, *, sync: bool = False) -> None:
+        """Put *data* at *path*, whole or not at all; the caller holds *lock*, that of the namespace.
+
+        Records are not synced: after a power cut every holder on this machine is dead, and a record that is then found torn
+        or empty counts as held until it is older than any TTL.
+        """
         directory = os.path.dirname(path)
         try:
-            self._write_and_rename(f"{self.directory}/{_NEW}-{os.path.basename(directory)}", path, data, lock)
+            self._write_and_rename(
+                f"{self.directory}/{_NEW}-{os.path.basename(directory)}", path, data, lock, sync=sync
+            )
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
             # The namespace is a mount of its own, as in a container.
-            self._write_and_rename(f"{directory}/{_NEW}", path, data, lock)
+            self._write_and_rename(f"{directory}/{_NEW}", path, data, lock, sync=sync)
 
-    def _write_and_rename(self, new: str, path: str, data: bytes, lock: NamespaceLock) -> None:
-        """Write *data* at *new* and rename that to *path*.
-
-        No fsync: after a power cut every holder on this machine is dead, and a record that is then found torn or
-        empty counts as held until it is older than any TTL.
-        """
+    def _write_and_rename(self, new: str, path: str, data: bytes, lock: NamespaceLock, *, sync: bool) -> None:
+        """Write *data* at *new* and rename that to *path*."""
         # One name for all of a namespace, since only the owner of the lock writes; an earlier file was left by a crash.
         try:
             try:
-                create_file(self._fs, new, data)
+                create_file(self._fs, new, data, sync=sync)
             except FileExistsError:
                 self._remove(new, lock)
-                create_file(self._fs, new, data)
+                create_file(self._fs, new, data, sync=sync)
             lock.check_in_place()
             self._fs.replace(new, path)
+            if sync:
+                self._fs.sync_directory(os.path.dirname(path))
         except OSError:
             # The next writer removes it if this cannot; the error that matters is the first one.
             with suppress(OSError):

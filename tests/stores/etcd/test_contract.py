@@ -8,11 +8,12 @@ from mcp_claims.model.records import ScopedKey, Unreadable
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.stores.contract import StoreContract, TicketContract
+from tests.stores.overlaps import OverlapsContract
 from tests.support.etcd import fresh_store
 from tests.support.etcd_keys import write_raw
 
 
-class TestEtcdStore(StoreContract, TicketContract):
+class TestEtcdStore(StoreContract, TicketContract, OverlapsContract):
     rounds = 40  # Each waits for the disk of a node.
 
     @pytest.fixture

@@ -12,6 +12,7 @@ from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.contract import StoreContract, TicketContract
+from tests.stores.overlaps import OverlapsContract
 from tests.stores.samples import KEY, claim, grant, place
 from tests.support.interrupting import DelegatingStore
 
@@ -19,7 +20,7 @@ from tests.support.interrupting import DelegatingStore
 class Alternating(DelegatingStore):
     """Several stores on one directory, used in turn: each must see what the others did."""
 
-    remote, has_tickets, serves_queue = False, True, False
+    remote, has_tickets, serves_queue, has_places = False, True, False, True
 
     def __init__(self, *stores: FileStore | AgentAwarenessStore) -> None:
         self.directory = stores[0].directory
@@ -30,7 +31,7 @@ class Alternating(DelegatingStore):
         return next(self._turn)
 
 
-class TestFileStore(StoreContract, TicketContract):
+class TestFileStore(StoreContract, TicketContract, OverlapsContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
         return FileStore(tmp_path / "claims")

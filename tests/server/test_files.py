@@ -1,0 +1,65 @@
+"""Files and branches over real servers: what a model passes, and what it is told."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.support.http_servers import RawHttp, http_server
+from tests.support.servers import BOTH_STAGES, raw_server
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory in which servers are started: a repository with `src/a.py`."""
+    directory = (tmp_path / "project").resolve()
+    (directory / "src").mkdir(parents=True)
+    (directory / "src" / "a.py").touch()
+    subprocess.run(["git", "init", "-q", str(directory)], check=True)
+    monkeypatch.chdir(directory)
+    return directory
+
+
+@BOTH_STAGES
+@pytest.mark.rule("K1", "K11")
+def test_two_sessions_of_one_project_exclude_each_other_where_files_overlap(
+    claims_dir: Path, project: Path, options: list[str]
+) -> None:
+    with raw_server(claims_dir, *options) as ada, raw_server(claims_dir, *options) as ben:
+        held = ada.call("try_claim", key="file:src", namespace="mine")
+        assert (held["claimed"], held["key"], held["namespace"]) == (True, f"file:{project}/src/", "places")
+        refused = ben.call("try_claim", key="file:src/a.py")
+        assert (refused["status"], refused["holder"]) == ("held", held["holder"])
+        assert f'"file:{project}/src/", which overlaps' in refused["advice"]
+        seen = ben.call("is_claimed_by_other", key="file:**/*.py", generation=1)
+        assert seen["claimed_by_other"] and not seen["in_force"]
+        assert ada.call("release", key="file:src/", outcome="done", note="renamed")["released"]
+        granted = ben.call("try_claim", key="file:src")
+        assert granted["claimed"] and granted["previous"]["note"] == "renamed", "a directory is never done"
+        ben.call("release", key="file:src")
+        assert ben.call("try_claim", key="branch:main")["key"] == f"branch:{project}/.git:main"
+        assert not ada.call("try_claim", key="branch:refs/heads/main")["claimed"]
+
+
+@BOTH_STAGES
+@pytest.mark.rule("K10")
+def test_a_text_that_looks_like_files_is_granted_with_a_hint(
+    claims_dir: Path, project: Path, options: list[str]
+) -> None:
+    with raw_server(claims_dir, *options) as server:
+        for key in ("src", "src/*.py"):
+            answer = server.call("try_claim", key=key)
+            assert answer["claimed"] and "claim file:PATH" in answer["advice"]
+        assert "file:PATH" not in server.call("try_claim", key="nightly")["advice"]
+
+
+@pytest.mark.rule("K9")
+def test_over_http_a_file_is_named_in_full(claims_dir: Path, project: Path) -> None:
+    with http_server(claims_dir) as server:
+        client = RawHttp(server.url, modern=False)
+        assert client.call("try_claim", key=f"file:{project}/src")["claimed"]
+        with closing(client.send("try_claim", {"key": "file:src"})) as connection:
+            assert b"must have an absolute path" in connection.getresponse().read()
