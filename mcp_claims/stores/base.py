@@ -1,13 +1,16 @@
 """What every store does: a register per key with one atomic write, compare-and-swap."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
+from mcp_claims.model.keys import is_file_key
 from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
 
 T = TypeVar("T")
@@ -17,6 +20,9 @@ LOCK_TIMEOUT = 5.0
 
 MAX_SWAPS = 1_000
 """Compare-and-swaps lost to others after which an operation gives up; each loss means that somebody made progress."""
+
+MAX_CHANGES = 64
+"""The most keys that one `swap_all` changes; a transaction of etcd has room for 42 new claims."""
 
 SECRET_BYTES = 32
 
@@ -38,6 +44,42 @@ class Swap(NamedTuple):
     trace: Claim | None = None
     queued: bool = False
     overlap: Claim | Unreadable | None = None
+
+
+class Change(NamedTuple):
+    """One change of a `swap_all`: *new* (`None` removes) in the place of *old*."""
+
+    scoped: ScopedKey
+    old: Claim | None
+    new: Claim | None
+
+    @property
+    def claims_files(self) -> bool:
+        """Whether it puts a claim on files in force, which may overlap with others."""
+        return self.new is not None and self.new.ended is None and is_file_key(self.scoped)
+
+
+class Swaps(NamedTuple):
+    """The result of a `swap_all`: as a `Swap`, with what is stored now for each change, in their order.
+
+    `traces`, too, has one for each change, or is empty.
+    """
+
+    won: bool
+    found: tuple[Found, ...]
+    traces: tuple[Claim | None, ...] = ()
+    queued: bool = False
+    overlap: Claim | Unreadable | None = None
+
+    @classmethod
+    def of_one(cls, swap: Swap) -> Swaps:
+        """Return the result of a single change."""
+        return cls(swap.won, (swap.found,), (swap.trace,), swap.queued, swap.overlap)
+
+    @property
+    def only(self) -> Swap:
+        """The result of the only change."""
+        return Swap(self.won, self.found[0], self.traces[0] if self.traces else None, self.queued, self.overlap)
 
 
 TicketChange = Callable[[tuple[Ticket, ...]], tuple[Ticket, ...]]
@@ -69,8 +111,8 @@ class Store(Protocol):
     """A register per key; no policy lives here.
 
     Every method raises `StoreUnavailableError` when the store cannot answer and `UnsafeDirectoryError` when others could
-    change it; `swap`, `discard` and `secret` also raise `StoreBusyError` after *lock_timeout* seconds, and then nothing
-    was changed.  A `swap` that raises `StoreUnavailableError` may have taken effect all the same: read again.
+    change it; each change and `secret` also raise `StoreBusyError` after *lock_timeout* seconds, and then nothing
+    was changed.  A `swap` or `swap_all` that raises `StoreUnavailableError` may have taken effect all the same: read again.
 
     `remote` is true for a store behind a network: an answer takes milliseconds, or seconds when the network or the store
     is in trouble.  Such a store keeps the claims of a process only while it hears from that process, and ends claims by
@@ -109,6 +151,22 @@ class Store(Protocol):
         that moment; a store that `serves_queue` asks it nothing, and loses the swap while anybody has a ticket for the key,
         or for a file that overlaps.  On a file it is lost, too, if *blocks* is true for any record that `overlapping` would
         yield: no two swaps that are given *blocks* are both won on files that overlap.
+        """
+
+    def swap_all(
+        self,
+        changes: Sequence[Change],
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        gives_way: GivesWay | None = None,
+        blocks: Blocks | None = None,
+    ) -> Swaps:
+        """Do what `swap` does for each of *changes*, at most `MAX_CHANGES`, each of another key: all of them or none.
+
+        The keys may be in several namespaces, and *gives_way* receives the tickets of all of these.  *blocks* is not asked
+        about the records of these keys themselves.  A reader may see the first changes made and the others not yet, but
+        never a key free that is held before and after.  A store without places takes one change only, and raises
+        `InvalidInputError` for more.
         """
 
     def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
@@ -197,3 +255,21 @@ def deadline_in(seconds: float) -> float:
     """Return the time (`time.monotonic`) in *seconds*, or that of `call_before` if it is sooner."""
     until, limit = time.monotonic() + seconds, _CALL_DEADLINE.get()
     return until if limit is None else min(until, limit)
+
+
+def check_changes(changes: Sequence[Change]) -> None:
+    """Raise `ValueError` unless *changes* are for one `swap_all`: two changes of one key have no order."""
+    if not 1 <= len(changes) <= MAX_CHANGES or len({change.scoped for change in changes}) < len(changes):
+        raise ValueError(f"swap_all takes 1 to {MAX_CHANGES} changes, each of another key")
+
+
+def first_overlap(
+    changes: Sequence[Change], blocks: Blocks, overlapping: Callable[[ScopedKey], Iterable[Claim | Unreadable]]
+) -> Claim | Unreadable | None:
+    """Return the first record, not of *changes* themselves, that is in the way of a claim on files; the caller excludes others."""
+    changed = {change.scoped for change in changes}
+    for change in changes:
+        for found in overlapping(change.scoped) if change.claims_files else ():
+            if not (isinstance(found, Claim) and found.scoped in changed) and blocks(found):
+                return found
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from math import inf
@@ -11,7 +11,18 @@ from threading import Lock
 
 from mcp_claims.model import keys
 from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Blocks, GivesWay, Swap, TicketChange
+from mcp_claims.stores.base import (
+    LOCK_TIMEOUT,
+    SECRET_BYTES,
+    Blocks,
+    Change,
+    GivesWay,
+    Swap,
+    Swaps,
+    TicketChange,
+    check_changes,
+    first_overlap,
+)
 
 
 class MemoryStore:
@@ -51,17 +62,38 @@ class MemoryStore:
                 return Swap(False, found)
             if gives_way is not None and gives_way(self._tickets.get(scoped.namespace, ())):
                 return Swap(False, found, queued=True)
-            if blocks is not None and (overlap := next(filter(blocks, self.overlapping(scoped)), None)) is not None:
-                return Swap(False, found, overlap=overlap)
-            if new is None:
-                self._stored.pop(scoped, None)
-            else:
-                if not new.generation:
-                    new = new._replace(generation=self._generations.get(scoped, 0) + 1)
-                self._generations[scoped] = max(new.generation, self._generations.get(scoped, 0))
-                self._stored[scoped] = new
+            if blocks is not None:
+                overlap = first_overlap([Change(scoped, old, new)], blocks, self.overlapping)
+                if overlap is not None:
+                    return Swap(False, found, overlap=overlap)
+            after = self._put(scoped, new)
         self._notify(scoped)
-        return Swap(True, new)
+        return Swap(True, after)
+
+    def swap_all(
+        self,
+        changes: Sequence[Change],
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        gives_way: GivesWay | None = None,
+        blocks: Blocks | None = None,
+    ) -> Swaps:
+        check_changes(changes)
+        with self._lock:
+            found = tuple(self._stored.get(change.scoped) for change in changes)
+            if found != tuple(change.old for change in changes):
+                return Swaps(False, found)
+            namespaces = sorted({change.scoped.namespace for change in changes})
+            tickets = (ticket for namespace in namespaces for ticket in self._tickets.get(namespace, ()))
+            if gives_way is not None and gives_way(tuple(tickets)):
+                return Swaps(False, found, queued=True)
+            overlap = None if blocks is None else first_overlap(changes, blocks, self.overlapping)
+            if overlap is not None:
+                return Swaps(False, found, overlap=overlap)
+            after = tuple(self._put(change.scoped, change.new) for change in changes)
+        for change in changes:
+            self._notify(change.scoped)
+        return Swaps(True, after)
 
     def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
         for other, stored in list(self._stored.items()):
@@ -149,3 +181,14 @@ class MemoryStore:
             watching = [notify for target, notify in self._watchers if target in (None, scoped.namespace, scoped)]
         for notify in watching:
             notify()
+
+    def _put(self, scoped: ScopedKey, new: Claim | None) -> Claim | None:
+        """Store *new*, numbered if it is a new grant, and return it; the caller holds the lock."""
+        if new is None:
+            self._stored.pop(scoped, None)
+            return None
+        if not new.generation:
+            new = new._replace(generation=self._generations.get(scoped, 0) + 1)
+        self._generations[scoped] = max(new.generation, self._generations.get(scoped, 0))
+        self._stored[scoped] = new
+        return new

@@ -135,6 +135,11 @@ class SimulatedFileSystem(FileSystem):
         self._opened(fd).position = position
         return position
 
+    def truncate(self, fd: int, size: int) -> None:
+        self._give_way("truncate")
+        inode = self._opened(fd).inode
+        inode.data = inode.data[:size]
+
     def sync(self, fd: int) -> None:
         """Do nothing: no power is cut here."""
 

@@ -10,11 +10,12 @@ from mcp_claims.model.records import ScopedKey, Unreadable
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.memory import MemoryStore
 from tests.stores.contract import StoreContract, TicketContract
+from tests.stores.groups import GroupContract
 from tests.stores.overlaps import OverlapsContract
 from tests.stores.samples import KEY, claim, grant
 
 
-class TestMemoryStore(StoreContract, TicketContract, OverlapsContract):
+class TestMemoryStore(StoreContract, TicketContract, OverlapsContract, GroupContract):
     rounds = 2_000  # It is fast, and so are its races.
 
     @pytest.fixture

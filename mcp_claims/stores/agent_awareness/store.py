@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from math import inf
 
@@ -53,7 +53,7 @@ from mcp_claims.stores.agent_awareness.lock import (
 )
 from mcp_claims.stores.agent_awareness.record_file import open_record, shared_record
 from mcp_claims.stores.agent_awareness.swap import LockedSwap
-from mcp_claims.stores.base import LOCK_TIMEOUT, Blocks, GivesWay, Swap, TicketChange
+from mcp_claims.stores.base import LOCK_TIMEOUT, Blocks, Change, GivesWay, Swap, Swaps, TicketChange, check_changes
 from mcp_claims.stores.files.directories import PrivateDirectories, unavailable, unusable_namespace
 from mcp_claims.stores.files.listings import list_names
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
@@ -61,6 +61,11 @@ from mcp_claims.stores.files.store import FileStore
 
 LOCK_PAUSE = 0.02
 """Seconds between two tries for a lock directory, as in the original."""
+
+_ONE_AT_A_TIME = (
+    "has to be claimed alone in the layout of agent-awareness, whose sessions would see a part of several keys that change "
+    "together"
+)
 
 # How often an unreadable record is read again while a session of the original may be writing it: for 20 ms in all.
 _READS, _READ_PAUSE = 10, 0.002
@@ -113,6 +118,20 @@ class AgentAwarenessStore:
         if old is not None and self._uncertain.get(path) == old:
             self._check_expired(path, old)
         return self._swap(path, scoped, old, new, lock_timeout)
+
+    def swap_all(
+        self,
+        changes: Sequence[Change],
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        gives_way: GivesWay | None = None,
+        blocks: Blocks | None = None,
+    ) -> Swaps:
+        check_changes(changes)
+        if len(changes) > 1:
+            # The original completes nothing that we leave half done, and would take the keys that are not changed yet.
+            raise InvalidInputError("key", _ONE_AT_A_TIME)
+        return Swaps.of_one(self.swap(*changes[0], lock_timeout=lock_timeout))
 
     def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
         return iter(())  # It holds no files.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -41,9 +42,9 @@ def put_request(key: bytes, value: bytes, lease: int = 0) -> dict[str, Any]:
     return {"key": _base64(key), "value": _base64(value), "lease": str(lease)}
 
 
-def delete_operation(key: bytes) -> dict[str, Any]:
-    """Return the part of a transaction that deletes *key*, if it is there."""
-    return {"request_delete_range": get_request(key)}
+def delete_operation(key: bytes, end: bytes | None = None) -> dict[str, Any]:
+    """Return the part of a transaction that deletes *key*, if it is there, or all keys from it to before *end*."""
+    return {"request_delete_range": get_request(key) if end is None else range_request(key, end)}
 
 
 def put_operation(key: bytes, value: bytes, lease: int = 0) -> dict[str, Any]:
@@ -56,21 +57,20 @@ def returning_previous(operation: dict[str, Any]) -> dict[str, Any]:
     return {name: {**request, "prev_kv": True} for name, request in operation.items()}
 
 
-def txn_request(expected: dict[bytes, int], *success: dict[str, Any], empty: bytes | None = None) -> dict[str, Any]:
+def txn_request(expected: dict[bytes, int], *success: dict[str, Any], empty: Iterable[bytes] = ()) -> dict[str, Any]:
     """Return the transaction that does all of *success* if each key in *expected* is at its revision (0: does not exist).
 
-
-    No key may begin with *empty* either.  Otherwise it returns the current state of each of these keys, in order, and the
-    first key that begins with *empty*; `failed_compare` reads that.
+    No key may begin with any of *empty* either.  Otherwise it returns the current state of each of these keys, in order,
+    and the first key that begins with each of *empty*; `failed_compare` reads that.
     """
     compare = [
         {"key": _base64(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
         for key, revision in expected.items()
     ]
     reads = [{"request_range": get_request(key)} for key in expected]
-    if empty is not None:
+    for prefix in empty:
         # etcd compares every key in the range, or, where there is none, one of revision 0.
-        every = {"key": _base64(empty), "range_end": _base64(prefix_range_end(empty))}
+        every = {"key": _base64(prefix), "range_end": _base64(prefix_range_end(prefix))}
         compare.append({**every, "target": "CREATE", "result": "EQUAL", "create_revision": "0"})
         reads.append({"request_range": {**every, "limit": "1"}})
     return {"compare": compare, "success": list(success), "failure": reads}
@@ -124,10 +124,10 @@ def failed_compare(response: dict[str, Any]) -> list[KeyValue | None]:
     return [next(iter(key_values(each)), None) for each in ranges]
 
 
-def previous(response: dict[str, Any]) -> KeyValue | None:
-    """Return what was there before the last change of the transaction, which `returning_previous` made."""
-    (last,) = response["responses"][-1].values()
-    found = [last["prev_kv"]] if "prev_kv" in last else last.get("prev_kvs", [])
+def previous(response: dict[str, Any], operation: int) -> KeyValue | None:
+    """Return what was there before the *operation* with this index in a transaction, which `returning_previous` made."""
+    (done,) = response["responses"][operation].values()
+    found = [done["prev_kv"]] if "prev_kv" in done else done.get("prev_kvs", [])
     return next(iter(key_values({"kvs": found})), None)
 
 

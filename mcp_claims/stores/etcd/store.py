@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from mcp_claims.model.records import (
     Holder,
     Leased,
     Mode,
+    Moment,
     Outcome,
     Proof,
     ScopedKey,
@@ -32,10 +33,13 @@ from mcp_claims.stores.base import (
     LOCK_TIMEOUT,
     SECRET_BYTES,
     Blocks,
+    Change,
     GivesWay,
     Swap,
+    Swaps,
     TicketChange,
     call_before,
+    check_changes,
     deadline_in,
 )
 from mcp_claims.stores.etcd import lease as leases
@@ -55,7 +59,7 @@ from mcp_claims.stores.etcd.lease import Fence, Lease, ProcessLease
 from mcp_claims.stores.etcd.messages import KeyValue
 from mcp_claims.stores.etcd.tickets import Alarm, Tickets
 from mcp_claims.stores.etcd.traces import TraceLeases, parse_trace
-from mcp_claims.stores.etcd.txn import Transactions, Txn, TxnOutcome
+from mcp_claims.stores.etcd.txn import KeyChange, Transactions, Txn, TxnOutcome, unique_value
 from mcp_claims.stores.etcd.watch import KeyRange, Watcher
 
 _PAGE_SIZE = 500
@@ -80,6 +84,28 @@ class _Connection:
     traces: TraceLeases
     watcher: Watcher
     tickets: Tickets
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A change, and what its transaction has to know about it."""
+
+    change: Change
+    key: bytes
+    expected: int
+    is_grant: bool = False
+    ends_with_process: bool = False
+    """Whether the new claim belongs under the lease of this process."""
+    leaves_trace: bool = False
+    ticket: bytes | None = None
+
+    @property
+    def new(self) -> Claim | None:
+        return self.change.new
+
+    @property
+    def has_lease_of_its_own(self) -> bool:
+        return self.new is not None and not self.ends_with_process
 
 
 class EtcdStore:
@@ -117,14 +143,26 @@ class EtcdStore:
         gives_way: GivesWay | None = None,
         blocks: Blocks | None = None,
     ) -> Swap:
-        # One deadline for all requests that it takes, including the revocation of an unused lease.
-        swap = partial(self._swap, scoped, old, new, unqueued=gives_way is not None, blocks=blocks)
+        changes = (Change(scoped, old, new),)
+        return self.swap_all(changes, lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks).only
+
+    def swap_all(
+        self,
+        changes: Sequence[Change],
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        gives_way: GivesWay | None = None,
+        blocks: Blocks | None = None,
+    ) -> Swaps:
+        check_changes(changes)
+        # One deadline for all requests that it takes, including the revocation of unused leases.
+        swap = partial(self._swap_all, changes, unqueued=gives_way is not None, blocks=blocks)
         with self._store_errors():
             return call_before(deadline_in(CALL_TIMEOUT), swap)
 
     def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
         with self._store_errors():
-            yield from self._overlapping(scoped, deadline_in(CALL_TIMEOUT))
+            yield from self._overlapping([scoped], deadline_in(CALL_TIMEOUT))
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
@@ -132,7 +170,7 @@ class EtcdStore:
         (revision,) = found.fingerprint
         assert isinstance(revision, int)
         with self._store_errors():
-            txn = Txn(encode_key(found.where), revision, None)
+            txn = Txn((KeyChange(encode_key(found.where), revision, None),))
             return self._connection().transactions.commit(txn, deadline_in(CALL_TIMEOUT)).revision is not None
 
     def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
@@ -230,189 +268,252 @@ class EtcdStore:
         lease = connection.lease.current
         return lease is not None and lease.id == claim.leased.lease and connection.lease.is_trusted(lease)
 
-    def _overlapping(self, scoped: ScopedKey, deadline: float) -> list[Claim | Unreadable]:
-        """Return the claims on other files that overlap with *scoped*, in one question unless it lies very deep."""
-        keyspace, own = self._keyspace, self._keyspace.claim_key(scoped)
-        above = [keyspace.claim_key(scoped._replace(key=key)) for key in keys.above(scoped.key)]
-        below = keyspace.claim_key(scoped._replace(key=keys.literal_beginning(scoped.key) + "/"))
-        patterns = keyspace.patterns_prefix(scoped.namespace)
-        ranges = [(key, key + b"\0") for key in above] + [(each, prefix_range_end(each)) for each in (below, patterns)]
+    def _overlapping(self, files: Sequence[ScopedKey], deadline: float) -> list[Claim | Unreadable]:
+        """Return the claims on other files that overlap with any of *files*, in few questions."""
+        keyspace = self._keyspace
+        ranges: dict[tuple[bytes, bytes], None] = {}
+        for scoped in files:
+            above = [keyspace.claim_key(scoped._replace(key=key)) for key in keys.above(scoped.key)]
+            below = keyspace.claim_key(scoped._replace(key=keys.literal_beginning(scoped.key) + "/"))
+            patterns = keyspace.patterns_prefix(scoped.namespace)
+            ranges |= dict.fromkeys((key, key + b"\0") for key in above)
+            ranges |= dict.fromkeys((each, prefix_range_end(each)) for each in (below, patterns))
         found: dict[bytes, Claim | Unreadable] = {}
         for at in range(0, len(ranges), _MAX_RANGES):
-            request = messages.read_request(ranges[at : at + _MAX_RANGES])
+            request = messages.read_request(list(ranges)[at : at + _MAX_RANGES])
             stored = messages.read_ranges(self._connection().gateway.call("/kv/txn", request, deadline))
             found |= {kv.key: messages.parse_claim(kv, keyspace) for kv in stored if not is_trace_key(kv.key)}
-        found.pop(own, None)
-        return [each for each in found.values() if isinstance(each, Unreadable) or keys.conflict(each.scoped, scoped)]
+        for scoped in files:
+            found.pop(keyspace.claim_key(scoped), None)
+        return [
+            each
+            for each in found.values()
+            if isinstance(each, Unreadable) or any(keys.conflict(each.scoped, scoped) for scoped in files)
+        ]
 
-    def _judge_overlaps(self, new: Claim, blocks: Blocks, deadline: float) -> tuple[Fence, Claim | Unreadable | None]:
-        """Return the fence of the grants of files, and the claim on a file that overlaps with *new* if one is in the way."""
+    def _judge_overlaps(
+        self, planned: Sequence[_Planned], blocks: Blocks, deadline: float
+    ) -> tuple[Fence | None, Claim | Unreadable | None]:
+        """Return the fence of the grants of files if there is one among *planned*, and what is in its way, if anything."""
+        # What is granted already excludes the others.
+        files = [each.change.scoped for each in planned if each.is_grant and each.change.claims_files]
+        if not files:
+            return None, None
         # The fence first: what is granted after it was read makes the transaction fail.
         kv = self._connection().transactions.get(self._keyspace.overlaps, deadline)
-        overlap = next(filter(blocks, self._overlapping(new.scoped, deadline)), None)
-        return Fence(self._keyspace.overlaps, kv.mod_revision if kv else 0), overlap
+        changed = {each.change.scoped for each in planned}
+        for found in self._overlapping(files, deadline):
+            if not (isinstance(found, Claim) and found.scoped in changed) and blocks(found):
+                return None, found
+        return Fence(self._keyspace.overlaps, kv.mod_revision if kv else 0), None
 
-    def _swap(
-        self,
-        scoped: ScopedKey,
-        old: Claim | None,
-        new: Claim | None,
-        *,
-        unqueued: bool = False,
-        blocks: Blocks | None = None,
-    ) -> Swap:
-        if old is not None and old.leased is None:
-            # The caller made this record itself, so read the revision to compare with.
-            found = self.read(scoped)
-            if found != old or not isinstance(found, Claim):
-                return Swap(False, found)
-            old = found
-        key, deadline = self._keyspace.claim_key(scoped), deadline_in(CALL_TIMEOUT)
-        if new is None and old is not None and old.leased is not None and old.leased.is_trace:
-            txn = Txn(trace_key(key), old.leased.revision, None)
-            return Swap(self._connection().transactions.commit(txn, deadline).revision is not None, None)
-        if new is None:
-            return self._remove(key, old, deadline)
-        return self._put(old, new, deadline, unqueued=unqueued, blocks=blocks)
-
-    def _remove(self, key: bytes, old: Claim | None, deadline: float) -> Swap:
-        connection = self._connection()
-        outcome = connection.transactions.commit(Txn(key, _revision(old), None), deadline)
-        if outcome.revision is None:
-            return self._lost_swap(key, old, None, outcome, connection)
-        self._cancel_expiry(key, old, connection)
-        return Swap(True, None)
-
-    def _put(self, old: Claim | None, new: Claim, deadline: float, *, unqueued: bool, blocks: Blocks | None) -> Swap:
-        connection, key = self._connection(), self._keyspace.claim_key(new.scoped)
-        # Whoever takes its reservation is granted the claim only then, though the generation is known before.
-        takes = new.mode is not Mode.RESERVED and old is not None and old.mode is Mode.RESERVED and new.ended is None
-        is_grant = takes or not new.generation
-        empty = self._keyspace.tickets_prefix(new.scoped) if unqueued else None
-        # A session that is granted the key waits for it no longer.
-        ends_wait = is_grant and new.mode is not Mode.RESERVED
-        ticket = self._keyspace.ticket_key(new.scoped, new.holder.name) if ends_wait else None
-        leaves_trace = new.replaced is None and expiry.trace_of(new, ClaimState.EXPIRED, new.expires) not in (None, new)
-        fresh_trace_lease = False
-        overlaps = None
+    def _swap_all(self, changes: Sequence[Change], *, unqueued: bool = False, blocks: Blocks | None = None) -> Swaps:
+        connection, deadline = self._connection(), deadline_in(CALL_TIMEOUT)
+        planned: list[_Planned] = []
+        for change in changes:
+            old = change.old
+            if old is not None and old.leased is None:
+                # The caller made this record itself, so read the revision to compare with.
+                found = self.read(change.scoped)
+                if found != old or not isinstance(found, Claim):
+                    return Swaps(False, self._read_all(changes))
+                old = found
+            planned.append(self._plan(change._replace(old=old), connection))
+        is_grant = any(each.is_grant for each in planned)
+        waited_for = [each.change.scoped for each in planned if unqueued and each.new is not None]
+        empty = tuple(dict.fromkeys(map(self._keyspace.tickets_prefix, waited_for)))
+        fresh_trace_leases = False
         while True:
-            # What is granted already excludes the others.
-            if blocks is not None and is_grant:
-                overlaps, overlap = self._judge_overlaps(new, blocks, deadline)
-                if overlap is not None:
-                    return Swap(False, old, overlap=overlap)
-            process_lease = self._process_lease(new, connection, deadline)
-            if process_lease is None and old is None:
+            overlaps, overlap = (None, None) if blocks is None else self._judge_overlaps(planned, blocks, deadline)
+            if overlap is not None:
+                return Swaps(False, tuple(each.change.old for each in planned), overlap=overlap)
+            process_lease = None
+            if any(each.ends_with_process for each in planned):
+                process_lease = connection.lease.get_or_grant(deadline)
+            if any(each.has_lease_of_its_own and each.change.old is None for each in planned):
                 # Read first: granting a lease is a write, which each attempt of a waiting session would make in vain.
-                kv = connection.transactions.get(key, deadline)
-                if kv is not None:
-                    return Swap(False, self._parse(kv))
-            lease_id = process_lease.id if process_lease else self._grant_claim_lease(new, connection, deadline)
-            fence = process_lease.fence if process_lease and is_grant else None
-            traces = connection.traces
-            trace_lease = traces.get_or_grant(deadline, ends_with_process=bool(process_lease)) if leaves_trace else 0
-            txn = Txn.put(
-                new,
-                key,
-                _revision(old),
-                lease_id,
-                fence,
-                trace_lease,
-                is_grant=is_grant,
-                empty=empty,
-                ticket=ticket,
-                overlaps=overlaps,
+                stored = connection.transactions.get_all([each.key for each in planned], deadline)
+                if any(map(_has_changed, planned, stored)):
+                    return Swaps(False, tuple(map(self._found, planned, stored)))
+            own_leases = self._grant_claim_leases(planned, connection, deadline)
+            key_changes = tuple(
+                self._key_change(each, process_lease, own_leases, connection, deadline) for each in planned
             )
-            if process_lease and new.mode is not Mode.RESERVED:
-                # Before the commit: with an unknown outcome the claim may be there, and must end in time all the same.
-                connection.keepalive.schedule_expiry(key, new.expires.ticks)
+            fence = process_lease.fence if process_lease and is_grant else None
+            txn = Txn(key_changes, fence, empty, overlaps)
+            # Before the commit: with an unknown outcome the claims may be there, and must end in time all the same.
+            expiries = [
+                (each.key, each.new.expires.ticks)
+                for each in planned
+                if each.ends_with_process and each.new is not None and each.new.mode is not Mode.RESERVED
+            ]
+            for key, ticks in expiries:
+                connection.keepalive.schedule_expiry(key, ticks)
             try:
                 outcome = connection.transactions.commit(txn, deadline, process_lease)
             except RefusedError as error:
                 if error.code != GrpcStatus.NOT_FOUND:
                     raise
                 # A lease has ended since; try again with a new one.
-                if process_lease:
-                    connection.keepalive.cancel_expiry(key, new.expires.ticks)
-                if trace_lease and not fresh_trace_lease:
+                for key, ticks in expiries:
+                    connection.keepalive.cancel_expiry(key, ticks)
+                if any(change.trace_lease for change in key_changes) and not fresh_trace_leases:
                     # Perhaps only that of the trace, and no claim is lost.
                     connection.traces.forget()
-                    fresh_trace_lease = True
+                    fresh_trace_leases = True
                 elif process_lease:
                     connection.lease.mark_lost(process_lease)
                 continue
-            if outcome.revision is None:
-                if process_lease:
-                    connection.keepalive.cancel_expiry(key, new.expires.ticks)
-                else:
-                    self._revoke_unused(lease_id, connection)
-                unchanged = (outcome.found.mod_revision if outcome.found else 0) == _revision(old)
-                if unchanged and outcome.overlapped:
-                    continue
-                if unchanged and outcome.queued:
-                    return Swap(False, self._parse(outcome.found) or self.read(new.scoped), queued=True)
-                if process_lease and fence is not None and unchanged:
-                    # The fence made it fail, not the key: our lease has ended, or another thread moved the fence.
-                    if outcome.fence is None:
-                        connection.lease.mark_lost(process_lease)
-                    else:
-                        connection.lease.note_fence(process_lease, outcome.fence.mod_revision)
-                    continue
-                return self._lost_swap(key, old, new, outcome, connection)
-            self._cancel_expiry(key, old, connection)
-            if process_lease and not connection.transactions.confirm_lease(process_lease, txn, deadline):
-                # This process was paused for so long that its lease, and the claim with it, has ended meanwhile.
-                return Swap(False, self._parse(connection.transactions.get(key, deadline)))
-            leased = Leased(lease_id, outcome.revision)
-            trace = self._parse_trace(outcome.trace) if old is None else None
-            return Swap(True, new._replace(generation=new.generation or outcome.revision, leased=leased), trace)
+            if outcome.revision is not None:
+                self._cancel_expiries(planned, connection)
+                if process_lease and not connection.transactions.confirm_lease(process_lease, txn, deadline):
+                    # This process was paused for so long that its lease, and its claims with it, have ended meanwhile.
+                    return Swaps(False, self._read_all(changes))
+                return self._won_swaps(planned, txn, outcome, outcome.revision)
+            for key, ticks in expiries:
+                connection.keepalive.cancel_expiry(key, ticks)
+            for lease_id in set(own_leases.values()):
+                self._revoke_unused(lease_id, connection)
+            if not txn.expects(outcome.found):
+                return self._lost_swaps(planned, outcome, connection)
+            if outcome.overlapped:
+                continue
+            if outcome.queued:
+                return Swaps(False, self._read_all(changes), queued=True)
+            if process_lease is None or fence is None:
+                return self._lost_swaps(planned, outcome, connection)
+            # The fence made it fail, not the keys: our lease has ended, or another thread moved the fence.
+            if outcome.fence is None:
+                connection.lease.mark_lost(process_lease)
+            else:
+                connection.lease.note_fence(process_lease, outcome.fence.mod_revision)
 
-    def _lost_swap(
-        self, key: bytes, old: Claim | None, new: Claim | None, outcome: TxnOutcome, connection: _Connection
-    ) -> Swap:
-        """Return the result of a swap that was not found to be applied."""
-        found = self._parse(outcome.found)
-        if outcome.unknown and old is not None and self._we_ended(old, new, found):
-            self._cancel_expiry(key, old, connection)
-            return Swap(True, None)
-        return Swap(False, found)
+    def _read_all(self, changes: Sequence[Change]) -> tuple[Found, ...]:
+        """Return what is stored for each of *changes*, in one question."""
+        if len(changes) == 1:
+            return (self.read(changes[0].scoped),)
+        claim_keys = [self._keyspace.claim_key(change.scoped) for change in changes]
+        both = [*claim_keys, *map(trace_key, claim_keys)]
+        found = self._connection().transactions.get_all(both, deadline_in(CALL_TIMEOUT))
+        pairs = zip(found[: len(changes)], found[len(changes) :], strict=True)
+        return tuple(self._parse(kv) or self._parse_trace(trace) for kv, trace in pairs)
 
-    def _we_ended(self, old: Claim, new: Claim | None, found: Found) -> bool:
-        """Return whether it was our own release, of unknown outcome, that ended *old*, where *found* is stored now.
+    def _plan(self, change: Change, connection: _Connection) -> _Planned:
+        scoped, old, new = change
+        key = self._keyspace.claim_key(scoped)
+        if new is None:
+            if old is not None and old.leased is not None and old.leased.is_trace:
+                return _Planned(change, trace_key(key), old.leased.revision)
+            return _Planned(change, key, _revision(old))
+        # Whoever takes its reservation is granted the claim only then, though the generation is known before.
+        takes = new.mode is not Mode.RESERVED and old is not None and old.mode is Mode.RESERVED and new.ended is None
+        is_grant = takes or not new.generation
+        # A session that is granted the key waits for it no longer.
+        ends_wait = is_grant and new.mode is not Mode.RESERVED
+        return _Planned(
+            change,
+            key,
+            _revision(old),
+            is_grant,
+            # A claim, not a marker; nor a reservation that keeps one, which would end with the process too.
+            ends_with_process=new.ended is None and new.replaced is None and self._ends_with_us(new.holder, connection),
+            leaves_trace=new.replaced is None
+            and expiry.trace_of(new, ClaimState.EXPIRED, new.expires) not in (None, new),
+            ticket=self._keyspace.ticket_key(scoped, new.holder.name) if ends_wait else None,
+        )
 
-        *old* had neither expired nor lost its lease, so nobody else could end it but by force, which leaves a marker.
+    def _key_change(
+        self,
+        planned: _Planned,
+        process_lease: Lease | None,
+        own_leases: dict[bytes, int],
+        connection: _Connection,
+        deadline: float,
+    ) -> KeyChange:
+        if planned.new is None:
+            return KeyChange(planned.key, planned.expected, None)
+        lease_id = process_lease.id if process_lease and planned.ends_with_process else own_leases[planned.key]
+        trace_lease = 0
+        if planned.leaves_trace:
+            trace_lease = connection.traces.get_or_grant(deadline, ends_with_process=planned.ends_with_process)
+        return KeyChange(
+            planned.key,
+            planned.expected,
+            unique_value(planned.new),
+            lease_id,
+            trace_lease,
+            planned.is_grant,
+            planned.ticket,
+        )
+
+    def _won_swaps(self, planned: Sequence[_Planned], txn: Txn, outcome: TxnOutcome, revision: int) -> Swaps:
+        found = tuple(
+            each.new
+            and each.new._replace(generation=each.new.generation or revision, leased=Leased(change.lease, revision))
+            for each, change in zip(planned, txn.changes, strict=True)
+        )
+        replaced = zip(planned, outcome.traces, strict=True) if outcome.traces else ()
+        traces = tuple(self._parse_trace(kv) if each.change.old is None else None for each, kv in replaced)
+        return Swaps(True, found, traces)
+
+    def _lost_swaps(self, planned: Sequence[_Planned], outcome: TxnOutcome, connection: _Connection) -> Swaps:
+        """Return the result of a transaction that was not found to be applied."""
+        found = tuple(map(self._found, planned, outcome.found))
+        # All of them: that one is gone shows nothing where the others are as they were.
+        if outcome.unknown and all(map(self._we_ended, planned, found)):
+            self._cancel_expiries(planned, connection)
+            return Swaps(True, (None,) * len(planned))
+        return Swaps(False, found)
+
+    def _we_ended(self, planned: _Planned, found: Found) -> bool:
+        """Return whether it was our own release, of unknown outcome, that ended a claim in whose place *found* is now.
+
+        The claim had neither expired nor lost its lease, so nobody else could end it but by force, which leaves a marker.
         """
-        is_release = new is None or new.ended is not None
-        if not is_release or not isinstance(found, Claim) or not self.is_trusted(old):
+        old, new = planned.change.old, planned.new
+        if old is None or is_trace_key(planned.key) or not (new is None or new.ended is not None):
+            return False
+        if found is None and new is None:
+            return True
+        if not isinstance(found, Claim) or not self.is_trusted(old):
             return False
         if found.generation == old.generation:
             # A parallel call renewed it instead.  Reported as released, it would stay held until that renewal expires.
             return False
         return found.ended is None or found.ended.outcome is not Outcome.REVOKED
 
-    def _cancel_expiry(self, key: bytes, old: Claim | None, connection: _Connection) -> None:
-        if old is not None:
-            connection.keepalive.cancel_expiry(key, old.expires.ticks)
+    def _cancel_expiries(self, planned: Sequence[_Planned], connection: _Connection) -> None:
+        """Cancel the expiries of what *planned* has ended or replaced."""
+        for each in planned:
+            if each.change.old is not None:
+                connection.keepalive.cancel_expiry(each.key, each.change.old.expires.ticks)
 
-    def _process_lease(self, new: Claim, connection: _Connection, deadline: float) -> Lease | None:
-        """Return the lease of this process if *new* belongs under it: a claim, not a marker, that ends with the process.
-
-        A reservation that keeps a marker does not: with the process the marker would end too.
-        """
-        if new.ended is not None or new.replaced is not None or not self._ends_with_us(new.holder, connection):
-            return None
-        return connection.lease.get_or_grant(deadline)
-
-    def _grant_claim_lease(self, new: Claim, connection: _Connection, deadline: float) -> int:
-        """Grant a lease for *new* alone: a marker, or what outlives this process."""
+    def _grant_claim_leases(
+        self, planned: Sequence[_Planned], connection: _Connection, deadline: float
+    ) -> dict[bytes, int]:
+        """Grant leases for what does not end with this process, one for all that end together; return them by key."""
         now = self._machine.now()
+        granted: dict[tuple[int, bool], int] = {}
+        result: dict[bytes, int] = {}
+        for each in planned:
+            if each.new is None or each.ends_with_process:
+                continue
+            # Grants apart: were the outcome unknown, revoking their lease would end what was held before, too.
+            kind = self._claim_lease_ttl(each.new, now), each.is_grant
+            if kind not in granted:
+                granted[kind] = leases.grant_lease(connection.gateway, kind[0], deadline)
+            result[each.key] = granted[kind]
+        return result
+
+    def _claim_lease_ttl(self, new: Claim, now: Moment) -> int:
+        """Return the TTL, in seconds, of the lease of *new*: a marker, or what outlives this process."""
         left = expiry.remaining(new.expires, now).total_seconds()
         if new.mode is Mode.RESERVED:
             # It must still be there when somebody comes after its time, or nobody would know that it has lapsed, and
             # reserve the key for the same session again.
             kept = expiry.remaining(new.replaced.expires, now).total_seconds() if new.replaced is not None else 0.0
             left = max(left + _LAPSED_FOR, kept)
-        return leases.grant_lease(connection.gateway, leases.claim_lease_ttl(left, self.min_claim_lease), deadline)
+        return leases.claim_lease_ttl(left, self.min_claim_lease)
 
     def _revoke_unused(self, lease_id: int, connection: _Connection) -> None:
         # Without an answer it ends by itself, with nothing attached to it.
@@ -465,7 +566,11 @@ class EtcdStore:
         now = self._machine.now()
         if isinstance(found, Claim) and found.mode is not Mode.RESERVED and expiry.is_expired(found, now):
             trace = expiry.trace_of(found, ClaimState.EXPIRED, now)
-            self._swap(found.scoped, found, trace if isinstance(trace, Claim) else None)
+            self._swap_all([Change(found.scoped, found, trace if isinstance(trace, Claim) else None)])
+
+    def _found(self, planned: _Planned, kv: KeyValue | None) -> Found:
+        """Return what *kv*, found at the key of a change, says is stored for its claim."""
+        return self.read(planned.change.scoped) if is_trace_key(planned.key) else self._parse(kv)
 
     def _parse(self, kv: KeyValue | None) -> Found:
         return None if kv is None else messages.parse_claim(kv, self._keyspace)
@@ -487,3 +592,7 @@ class EtcdStore:
 def _revision(old: Claim | None) -> int:
     """Return the revision that the key must be at for *old* to be what is stored there, 0 for nothing."""
     return 0 if old is None or old.leased is None or old.leased.is_trace else old.leased.revision
+
+
+def _has_changed(planned: _Planned, kv: KeyValue | None) -> bool:
+    return (kv.mod_revision if kv else 0) != planned.expected

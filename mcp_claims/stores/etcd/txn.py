@@ -1,9 +1,9 @@
-"""Commit one compare-and-swap and know its outcome: where no answer came, it is read back, never guessed.
+"""Commit a compare-and-swap and know its outcome: where no answer came, it is read back, never guessed.
 
 A request that was sent and not answered has an unknown outcome: applied, not applied, or applied later.
 
 - A grant must not be applied later: its caller would hold a claim of which it knows nothing.  Moving the fence, or revoking
-  the lease that was granted for this claim alone, prevents that; what is then read at the key is final.
+  the leases that were granted for these claims alone, prevents that; what is then read at the keys is final.
 - A renewal or a removal needs no fence: applied late, it changes only what its sender held, or fails because that has
   changed.  When it is sent again and fails, its own first attempt may be the reason.
 """
@@ -11,8 +11,9 @@ A request that was sent and not answered has an unknown outcome: applied, not ap
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, NamedTuple
 
 from mcp_claims.model.codec import to_json
@@ -28,85 +29,121 @@ _NONCE_FIELD = "change"
 
 
 @dataclass(frozen=True, slots=True)
-class Txn:
+class KeyChange:
     """Put *value* (`None` deletes) at *key* if the key's last change is still the revision *expected*, 0 for no key.
 
-    A *fence*, where there is one, must be at its revision too, and no key may begin with *empty*.  So must *overlaps*, which is
-    put again, so that no two grants of files that were judged side by side are both made.  With a *trace_lease* (0
-    for none) the value is put as the trace of the claim too, attached to that; otherwise the trace of the key is deleted.
-    The key *ticket* is deleted with it.
+    With a *trace_lease* (0 for none) the value is put as the trace of the claim too, attached to that; otherwise the trace of
+    the key is deleted.  The key *ticket* is deleted with it.
     """
 
     key: bytes
     expected: int
     value: bytes | None
     lease: int = 0
-    fence: Fence | None = None
-    is_grant: bool = False
     trace_lease: int = 0
-    empty: bytes | None = None
+    is_grant: bool = False
     ticket: bytes | None = None
-    overlaps: Fence | None = None
-
-    @classmethod
-    def put(
-        cls,
-        claim: Claim,
-        key: bytes,
-        expected: int,
-        lease: int,
-        fence: Fence | None,
-        trace_lease: int = 0,
-        *,
-        is_grant: bool,
-        empty: bytes | None = None,
-        ticket: bytes | None = None,
-        overlaps: Fence | None = None,
-    ) -> Txn:
-        """Return the transaction that puts *claim*, attached to *lease*, at *key*, and its trace."""
-        # The nonce makes the value unique: without it, `has_put` could take an equal claim, put by another
-        # thread of this session, for our own.
-        value = to_json(claim, {_NONCE_FIELD: secrets.token_hex(8)})
-        return cls(key, expected, value, lease, fence, is_grant, trace_lease, empty, ticket, overlaps)
 
     def has_put(self, kv: KeyValue | None) -> bool:
-        """Return whether *kv* is what this transaction put."""
+        """Return whether *kv* is what this change put."""
         return kv is not None and self.value is not None and kv.value == self.value
 
+    @property
+    def operation(self) -> dict[str, Any]:
+        """The change of the key; a deletion takes the trace with it."""
+        if self.value is None:
+            return messages.delete_operation(self.key, trace_key(self.key) + b"\0")
+        return messages.put_operation(self.key, self.value, self.lease)
+
+    @property
+    def trace_operation(self) -> dict[str, Any] | None:
+        """The change of the trace that comes with a put; its response has the trace that was there before."""
+        if self.value is None:
+            return None
+        trace = trace_key(self.key)
+        if not self.trace_lease:
+            return messages.returning_previous(messages.delete_operation(trace))
+        return messages.returning_previous(messages.put_operation(trace, self.value, self.trace_lease))
+
+
+def unique_value(claim: Claim) -> bytes:
+    """Return the value of *claim* with a nonce: else an equal claim, put by another thread of its session, would be taken for ours."""
+    return to_json(claim, {_NONCE_FIELD: secrets.token_hex(8)})
+
+
+@dataclass(frozen=True, slots=True)
+class Txn:
+    """All of *changes* or none.
+
+    A *fence*, where there is one, must be at its revision, and no key may begin with any of *empty*.  So must *overlaps*,
+    which is put again, so that no two grants of files that were judged side by side are both made.
+    """
+
+    changes: tuple[KeyChange, ...]
+    fence: Fence | None = None
+    empty: tuple[bytes, ...] = ()
+    overlaps: Fence | None = None
+
+    @property
+    def is_grant(self) -> bool:
+        """Whether it must not be applied late: its caller would hold a claim of which it knows nothing."""
+        return any(change.is_grant for change in self.changes)
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The keys that it changes."""
+        return tuple(change.key for change in self.changes)
+
+    def granted_leases(self) -> list[int]:
+        """Return the leases of the claims that it grants; without any of them, all of it fails."""
+        return list(dict.fromkeys(change.lease for change in self.changes if change.is_grant))
+
+    def expects(self, found: Sequence[KeyValue | None]) -> bool:
+        """Return whether *found*, what is at its keys, is what it compares with."""
+        return all(
+            (kv.mod_revision if kv else 0) == change.expected for change, kv in zip(self.changes, found, strict=True)
+        )
+
+    def put_revision(self, found: Sequence[KeyValue | None]) -> int | None:
+        """Return the revision at which it was applied, if any of *found* is what it put: one tells for all."""
+        pairs = zip(self.changes, found, strict=True)
+        return next((kv.mod_revision for change, kv in pairs if kv is not None and change.has_put(kv)), None)
+
     def request(self) -> dict[str, Any]:
-        """Return the request; if a compare fails, its response has the state of the key, of both fences, and of *empty*."""
-        expected = {self.key: self.expected}
+        """Return the request; if a compare fails, its response has the state of the keys, of both fences, and of *empty*."""
+        expected = {change.key: change.expected for change in self.changes}
         for fence in (self.fence, self.overlaps):
             if fence is not None:
                 expected[fence.key] = fence.revision
-        trace = trace_key(self.key)
-        change, change_trace = messages.delete_operation(self.key), messages.delete_operation(trace)
-        if self.value is not None:
-            change = messages.put_operation(self.key, self.value, self.lease)
-        if self.value is not None and self.trace_lease:
-            change_trace = messages.put_operation(trace, self.value, self.trace_lease)
-        operations = [change, *([] if self.ticket is None else [messages.delete_operation(self.ticket)])]
+        # In this order, as `traces` expects.
+        operations = [change.operation for change in self.changes]
+        operations += [each for change in self.changes if (each := change.trace_operation) is not None]
+        operations += [messages.delete_operation(each.ticket) for each in self.changes if each.ticket is not None]
         operations += [] if self.overlaps is None else [messages.put_operation(self.overlaps.key, b"")]
-        # The last, as `previous` expects.
-        operations.append(messages.returning_previous(change_trace))
         return messages.txn_request(expected, *operations, empty=self.empty)
+
+    def traces(self, response: dict[str, Any]) -> tuple[KeyValue | None, ...]:
+        """Return the trace that each change has replaced, from the response to the request."""
+        operations = count(len(self.changes))
+        return tuple(
+            None if change.value is None else messages.previous(response, next(operations)) for change in self.changes
+        )
 
 
 class TxnOutcome(NamedTuple):
     """The outcome of a transaction.
 
-    `revision` is the one at which it was applied, `None` if no sign of that was found.  Then `found` is what is at the
-    key instead, `fence` what is at the fence, `queued` whether there are keys where there should be none, and `overlapped`
-    whether another file was granted meanwhile.  With
-    `unknown` an attempt had no answer: it may have been applied all the same, and overwritten since.  `trace` is the trace
-    that the transaction replaced, as far as its answer came.
+    `revision` is the one at which it was applied, `None` if no sign of that was found.  Then `found` is what is at its keys
+    instead, `fence` what is at the fence, `queued` whether there are keys where there should be none, and `overlapped`
+    whether another file was granted meanwhile.  With `unknown` an attempt had no answer: it may have been applied all the
+    same, and overwritten since.  `traces` are those that its changes replaced, or empty if its answer did not come.
     """
 
     revision: int | None
-    found: KeyValue | None = None
+    found: tuple[KeyValue | None, ...] = ()
     fence: KeyValue | None = None
     unknown: bool = False
-    trace: KeyValue | None = None
+    traces: tuple[KeyValue | None, ...] = ()
     queued: bool = False
     overlapped: bool = False
 
@@ -129,6 +166,16 @@ class Transactions:
         self.note_revision(response)
         return next(iter(messages.key_values(response)), None)
 
+    def get_all(self, keys: Sequence[bytes], deadline: float) -> tuple[KeyValue | None, ...]:
+        """Return what is at each of *keys*, at one revision."""
+        if len(keys) == 1:
+            return (self.get(keys[0], deadline),)
+        request = messages.read_request([(key, key + b"\0") for key in keys])
+        response = self._gateway.call("/kv/txn", request, deadline)
+        self.note_revision(response)
+        found = {kv.key: kv for kv in messages.read_ranges(response)}
+        return tuple(map(found.get, keys))
+
     def commit(self, txn: Txn, deadline: float, process_lease: Lease | None = None) -> TxnOutcome:
         """Send *txn* until its outcome is known, and return that.
 
@@ -145,8 +192,10 @@ class Transactions:
             else:
                 revision = self.note_revision(response)
                 if response.get("succeeded"):
-                    return TxnOutcome(revision, trace=messages.previous(response))
-                found, *others = messages.failed_compare(response)
+                    return TxnOutcome(revision, traces=txn.traces(response))
+                others = messages.failed_compare(response)
+                found = tuple(others[: len(txn.changes)])
+                del others[: len(txn.changes)]
                 fence = None if txn.fence is None else others.pop(0)
                 overlaps = None if txn.overlaps is None else others.pop(0)
                 overlapped = (overlaps.mod_revision if overlaps else 0) != (
@@ -165,7 +214,7 @@ class Transactions:
                 raise
             if (applied := self._applied_revision(txn, found)) is not None:
                 return TxnOutcome(applied)
-            if (found.mod_revision if found else 0) != txn.expected:
+            if not txn.expects(found):
                 return TxnOutcome(None, found, unknown=True)
             # It was not applied.  A fenced one never will be; its caller sends a new one that compares the moved fence.
             # Others are sent again from here.
@@ -187,12 +236,19 @@ class Transactions:
         """Delete what *grant* put, if it was applied although its caller got an error."""
         deadline = deadline_in(CALL_TIMEOUT)
         if grant.fence is None:
-            revoke_lease(self._gateway, grant.lease, deadline)
+            for lease_id in grant.granted_leases():
+                revoke_lease(self._gateway, lease_id, deadline)
         elif (lease := self._lease.current) is not None:
             self._lease.move_fence(lease, deadline)
-        found = self.get(grant.key, deadline)
-        if found is not None and grant.has_put(found):
-            self.commit(Txn(grant.key, found.mod_revision, None), deadline)
+        found = self.get_all(grant.keys, deadline)
+        # What the transaction renewed was held before, and its caller knows of it.
+        undone = tuple(
+            KeyChange(change.key, kv.mod_revision, None)
+            for change, kv in zip(grant.changes, found, strict=True)
+            if change.is_grant and kv is not None and change.has_put(kv)
+        )
+        if undone:
+            self.commit(Txn(undone), deadline)
 
     def note_revision(self, response: dict[str, Any]) -> int:
         """Remember the revision of *response*, and return it."""
@@ -204,20 +260,21 @@ class Transactions:
         """Forget the latest revision, as the cluster was emptied or restored and counts from a lower one."""
         self.latest_revision = 0
 
-    def _resolve_unknown(self, txn: Txn, process_lease: Lease | None, deadline: float) -> KeyValue | None:
-        """Return what is at the key of *txn*, which had no answer; after this a grant cannot be applied any more."""
+    def _resolve_unknown(self, txn: Txn, process_lease: Lease | None, deadline: float) -> tuple[KeyValue | None, ...]:
+        """Return what is at the keys of *txn*, which had no answer; after this a grant cannot be applied any more."""
         if txn.fence is not None and process_lease is not None:
             self._lease.move_fence(process_lease, deadline)
-        found = self.get(txn.key, deadline)
-        if txn.is_grant and process_lease is None and not txn.has_put(found):
-            # It has a lease of its own.  Without that the put fails, and if it came just now it is deleted.
-            revoke_lease(self._gateway, txn.lease, deadline)
+        found = self.get_all(txn.keys, deadline)
+        if txn.is_grant and txn.fence is None and txn.put_revision(found) is None:
+            # It has leases of its own.  Without them the puts fail, and if they came just now they are deleted.
+            for lease_id in txn.granted_leases():
+                revoke_lease(self._gateway, lease_id, deadline)
         return found
 
-    def _applied_revision(self, txn: Txn, found: KeyValue | None) -> int | None:
+    def _applied_revision(self, txn: Txn, found: tuple[KeyValue | None, ...]) -> int | None:
         """Return the revision at which *txn* was applied, if *found* is what it left."""
-        if found is not None and txn.has_put(found):
-            return found.mod_revision
-        if found is None and txn.value is None:
+        if (revision := txn.put_revision(found)) is not None:
+            return revision
+        if all(kv is None and change.value is None for change, kv in zip(txn.changes, found, strict=True)):
             return self.latest_revision  # Deleted, as wanted.
         return None

@@ -58,6 +58,7 @@ class FileSystem:
     write: Callable[[int, bytes], int] = staticmethod(os.write)
     sync: Callable[[int], None] = staticmethod(os.fsync)
     seek: Callable[[int, int, int], int] = staticmethod(os.lseek)
+    truncate: Callable[[int, int], None] = staticmethod(os.ftruncate)
     status: Callable[[int], os.stat_result] = staticmethod(os.fstat)
     status_of: Callable[[str], os.stat_result] = staticmethod(os.lstat)  # of a path itself: links are not followed
     status_behind: Callable[[str], os.stat_result] = staticmethod(os.stat)  # of what a path leads to

@@ -10,6 +10,8 @@ process, hence the checks that the locked file is the one at the path.
 The lock file holds the generation counter of the namespace: the highest generation that was given in it, and the boot in
 which it was written.  So no generation of a key is given twice, although nothing is kept per key, and the number of a
 removed claim is remembered, even if somebody removed the claim by hand.
+
+Behind the counter stands the intent of a change of several keys while one is under way (see `intents`).
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ LEAP = 1_000_000
 """How far the counter jumps where grants may be forgotten: more grants than fit between two power cuts' syncs."""
 
 COUNTER_BYTES = 128
+_MAX_INTENT_BYTES = 64 * 1024
+"""More than the longest intent has: `MAX_CHANGES` paths of two names each."""
 _NO_BOOT, _UNKNOWN_BOOT, _DAMAGED = "none", "unknown", "damaged"
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_GROWTH = 0.000_02, 0.002, 1.5  # s
@@ -93,14 +97,15 @@ class LockFile:
 class NamespaceLock:
     """Hold the lock on *file*; wait up to *timeout* seconds for others to release it.
 
-    Raises `StoreBusyError` when the time is over, `OSError` as the system does.
+    Until *deadline* instead, by the clock of the file system, where several locks share one timeout.  Raises
+    `StoreBusyError` when the time is over, `OSError` as the system does.
     """
 
-    def __init__(self, file: LockFile, timeout: float) -> None:
-        self._fs, self._file, self._timeout = file.fs, file, timeout
+    def __init__(self, file: LockFile, timeout: float, deadline: float | None = None) -> None:
+        self._fs, self._file, self._timeout, self._deadline = file.fs, file, timeout, deadline
 
     def __enter__(self) -> Self:
-        deadline = self._fs.monotonic() + self._timeout
+        deadline = self._fs.monotonic() + self._timeout if self._deadline is None else self._deadline
         while True:
             self._file.open()
             self._acquire(deadline)
@@ -108,6 +113,8 @@ class NamespaceLock:
             if not stat.S_ISREG(self._status.st_mode):
                 raise OSError(errno.EINVAL, "the lock file is not a file", self._file.path)
             if self._is_in_place():
+                # The status is needed anyway, so a change of one key pays nothing for the intents of others.
+                self.has_intent = self._status.st_size > COUNTER_BYTES
                 return self
             # Somebody has replaced the file since we opened it, and others lock the new one: open that.
 
@@ -125,6 +132,29 @@ class NamespaceLock:
         """
         if not self._is_in_place():
             raise OSError(errno.ESTALE, "it was removed or replaced while we changed it", self._file.path)
+
+    def read_intent(self) -> bytes:
+        """Return what stands behind the counter, as far as it can be an intent."""
+        self._fs.seek(self._file.fd, COUNTER_BYTES, os.SEEK_SET)
+        data = b""
+        while part := self._fs.read(self._file.fd, _MAX_INTENT_BYTES - len(data)):
+            data += part
+        return data
+
+    def append_intent(self, data: bytes) -> None:
+        """Write *data* behind the counter and what stands there already."""
+        if (end := self._fs.status(self._file.fd).st_size) < COUNTER_BYTES:
+            # The zeros of a gap would count as a damaged counter.
+            self._write_counter(*self._read_counter())
+            end = COUNTER_BYTES
+        self.has_intent = True
+        self._fs.seek(self._file.fd, end, os.SEEK_SET)
+        write_all(self._fs, self._file.fd, data)
+
+    def remove_intent(self) -> None:
+        """Remove what stands behind the counter."""
+        self._fs.truncate(self._file.fd, COUNTER_BYTES)
+        self.has_intent = False
 
     def next_generation(self, after: int, boot: str | None) -> int:
         """Number a new grant of a key, higher than *after*, the generation of the key's stored claim (0 if there is none).

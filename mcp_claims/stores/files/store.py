@@ -1,6 +1,6 @@
 """One JSON file per claim, on a local file system.
 
-A change holds the lock of its namespace for all of compare-and-write.  Readers take no lock: a record appears by rename
+A change holds the locks of its namespaces for all of compare-and-write.  Readers take no lock: a record appears by rename
 and so is seen whole or not at all.
 """
 
@@ -10,15 +10,28 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from math import inf
+from typing import TypeVar
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model import keys
 from mcp_claims.model.codec import RecordError, from_json, tickets_to_json, to_json
 from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, SECRET_BYTES, Alarm, Blocks, GivesWay, Swap, TicketChange
+from mcp_claims.stores.base import (
+    LOCK_TIMEOUT,
+    SECRET_BYTES,
+    Alarm,
+    Blocks,
+    Change,
+    GivesWay,
+    Swap,
+    Swaps,
+    TicketChange,
+    check_changes,
+    first_overlap,
+)
 from mcp_claims.stores.files.directories import (
     PrivateDirectories,
     make_namespace,
@@ -34,7 +47,8 @@ from mcp_claims.stores.files.filenames import (
     namespace_directory,
     record_path,
 )
-from mcp_claims.stores.files.filesystem import FileSystem, create_file, last_change, read_file
+from mcp_claims.stores.files.filesystem import FileSystem, last_change, read_file
+from mcp_claims.stores.files.intents import FurtherLocksNeededError, Locks, commit, settle
 from mcp_claims.stores.files.listings import Listings
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.overlaps import (
@@ -53,6 +67,9 @@ from mcp_claims.stores.files.tickets import (
     remove_alarms,
     wake,
 )
+from mcp_claims.stores.files.writing import remove, write_new
+
+T = TypeVar("T")
 
 _NEW = ".new"
 """Prefix of the file in which a record is written before it is renamed into its place.
@@ -101,29 +118,64 @@ class FileStore:
         blocks: Blocks | None = None,
     ) -> Swap:
         directory, path = record_path(self.directory, scoped)
-        try:
-            with self._lock_file(directory) as file, NamespaceLock(file, lock_timeout) as lock:
-                found = self._read(path, scoped)
-                if found != old:
-                    return Swap(False, found)
-                if gives_way is not None and gives_way(read_tickets(self._fs, directory)):
-                    return Swap(False, found, queued=True)
-                if blocks is not None:
-                    others = overlapping(self._fs, self.directory, scoped, self._patterns(scoped, lock), self._read)
-                    if (overlap := next(filter(blocks, others), None)) is not None:
-                        return Swap(False, found, overlap=overlap)
-                if new is None:
-                    if old is not None:
-                        lock.check_in_place()
-                        self._fs.remove(path)
-                    return Swap(True, None)
-                if not new.generation:
-                    after = old.generation if old is not None else 0
-                    new = new._replace(generation=lock.next_generation(after, new.claimed.epoch))
-                self._write(path, to_json(new), lock)
-                return Swap(True, new)
-        except OSError as error:
-            raise unavailable(directory, error) from error
+
+        def swap(locks: Locks) -> Swap:
+            found = self._read(path, scoped)
+            if found != old:
+                return Swap(False, found)
+            if gives_way is not None and gives_way(read_tickets(self._fs, directory)):
+                return Swap(False, found, queued=True)
+            if blocks is not None:
+                overlap = self._first_overlap([Change(scoped, old, new)], blocks, locks)
+                if overlap is not None:
+                    return Swap(False, found, overlap=overlap)
+            lock = locks[directory]
+            if new is None:
+                if old is not None:
+                    lock.check_in_place()
+                    self._fs.remove(path)
+                return Swap(True, None)
+            numbered = _numbered(new, old, lock)
+            self._write(path, to_json(numbered), lock)
+            return Swap(True, numbered)
+
+        return self._under_lock(directory, lock_timeout, swap)
+
+    def swap_all(
+        self,
+        changes: Sequence[Change],
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+        gives_way: GivesWay | None = None,
+        blocks: Blocks | None = None,
+    ) -> Swaps:
+        check_changes(changes)
+        if len(changes) == 1:
+            # Nothing can be left half done, so it needs no intent.
+            only = self.swap(*changes[0], lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks)
+            return Swaps.of_one(only)
+        places = [record_path(self.directory, change.scoped) for change in changes]
+        directories = sorted({directory for directory, _ in places})
+
+        def swap_all(locks: Locks) -> Swaps:
+            found = tuple(self._read(path, change.scoped) for change, (_, path) in zip(changes, places, strict=True))
+            if found != tuple(change.old for change in changes):
+                return Swaps(False, found)
+            tickets = (ticket for directory in directories for ticket in read_tickets(self._fs, directory))
+            if gives_way is not None and gives_way(tuple(tickets)):
+                return Swaps(False, found, queued=True)
+            if blocks is not None and (overlap := self._first_overlap(changes, blocks, locks)) is not None:
+                return Swaps(False, found, overlap=overlap)
+            after = tuple(
+                change.new and _numbered(change.new, change.old, locks[directory])
+                for change, (directory, _) in zip(changes, places, strict=True)
+            )
+            records = {path: new and to_json(new) for new, (_, path) in zip(after, places, strict=True)}
+            commit(self._fs, self.directory, locks, records)
+            settle(self._fs, self.directory, locks)
+            return Swaps(True, after)
+
+        return self._under_locks(directories, lock_timeout, swap_all)
 
     def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
         directory = self._directory_of(scoped)
@@ -140,15 +192,15 @@ class FileStore:
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
             return self.swap(found.scoped, found, None, lock_timeout=lock_timeout).won
-        directory = os.path.dirname(found.where)
-        try:
-            with self._lock_file(directory) as file, NamespaceLock(file, lock_timeout) as lock:
-                if self._read(found.where, None) != found:
-                    return False
-                self._remove(found.where, lock)
-                return True
-        except OSError as error:
-            raise unavailable(directory, error) from error
+        directory, path = os.path.dirname(found.where), found.where
+
+        def discard(locks: Locks) -> bool:
+            if self._read(path, None) != found:
+                return False
+            remove(self._fs, path, locks[directory])
+            return True
+
+        return self._under_lock(directory, lock_timeout, discard)
 
     def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
         # In a directory of its own, whose name no namespace has, and under the same lock and rename as claims.
@@ -241,21 +293,20 @@ class FileStore:
         self, target: ScopedKey | str, change: TicketChange, *, lock_timeout: float = LOCK_TIMEOUT
     ) -> tuple[Ticket, ...]:
         directory = self._directory_of(target)
-        path = f"{directory}/{TICKETS_FILE}"
-        try:
-            with self._lock_file(directory) as file, NamespaceLock(file, lock_timeout) as lock:
-                before = read_tickets(self._fs, directory)
-                after = numbered(change(before))
-                if after == before:
-                    return after
+
+        def replace(locks: Locks) -> tuple[Ticket, ...]:
+            before = read_tickets(self._fs, directory)
+            after = numbered(change(before))
+            if after != before:
+                path, lock = f"{directory}/{TICKETS_FILE}", locks[directory]
                 if after:
                     self._write(path, tickets_to_json(after), lock)
                 else:
-                    self._remove(path, lock)
+                    remove(self._fs, path, lock)
                 remove_alarms(self._fs, directory, before, after)
-                return after
-        except OSError as error:
-            raise unavailable(directory, error) from error
+            return after
+
+        return self._under_lock(directory, lock_timeout, replace)
 
     def alarm(self, ticket: Ticket, notify: Callable[[], None]) -> AbstractContextManager[Alarm | None]:
         return listening(self._fs, namespace_directory(self.directory, ticket.keys[0].namespace), ticket)
@@ -281,6 +332,53 @@ class FileStore:
             self._private.exists(directory)
         return LockFile(self._fs, directory)
 
+    def _under_lock(self, directory: str, lock_timeout: float, change: Callable[[Locks], T]) -> T:
+        """Do what `_under_locks` does for one namespace, in which there is nothing to settle but after a crash."""
+        deadline = self._fs.monotonic() + lock_timeout
+        try:
+            with self._lock_file(directory) as file, NamespaceLock(file, lock_timeout, deadline) as lock:
+                if not lock.has_intent:
+                    return change({directory: lock})
+        except OSError as error:
+            raise unavailable(directory, error) from error
+        return self._under_locks([directory], lock_timeout, change, deadline)
+
+    def _under_locks(
+        self, directories: list[str], lock_timeout: float, change: Callable[[Locks], T], deadline: float | None = None
+    ) -> T:
+        """Return `change(locks)`, called under the locks of the namespaces in *directories*, which are in order.
+
+        First it settles the changes of several keys that others have left there.
+        """
+        if deadline is None:
+            deadline = self._fs.monotonic() + lock_timeout
+        try:
+            while True:
+                try:
+                    return self._with_next_lock(directories, {}, lock_timeout, deadline, change)
+                except FurtherLocksNeededError as needed:
+                    # All are taken again, in order: two who wait for each other's lock would both time out.
+                    directories = sorted({*directories, *needed.directories})
+        except OSError as error:
+            raise unavailable(directories[0], error) from error
+
+    def _with_next_lock(
+        self,
+        directories: list[str],
+        locks: dict[str, NamespaceLock],
+        lock_timeout: float,
+        deadline: float,
+        change: Callable[[Locks], T],
+    ) -> T:
+        directory = directories[len(locks)]
+        # A call for each lock: an exit stack that is interrupted would leave locks held.
+        with self._lock_file(directory) as file, NamespaceLock(file, lock_timeout, deadline) as lock:
+            locks[directory] = lock
+            if len(locks) < len(directories):
+                return self._with_next_lock(directories, locks, lock_timeout, deadline, change)
+            settle(self._fs, self.directory, locks)
+            return change(locks)
+
     def _is_namespace(self, path: str) -> bool:
         """Return whether *path* is a namespace, which has a lock file; prune must not touch other directories."""
         try:
@@ -291,20 +389,31 @@ class FileStore:
         except OSError as error:
             raise unavailable(path, error) from error
 
-    def _patterns(self, scoped: ScopedKey, lock: NamespaceLock) -> list[str]:
-        """Return the file keys with wildcards that may be claimed beside *scoped*, and list it if it is one itself."""
-        directory = self._directory_of(scoped)
+    def _first_overlap(self, changes: Sequence[Change], blocks: Blocks, locks: Locks) -> Claim | Unreadable | None:
+        """Return the first claim on files, not of *changes* themselves, that is in the way of one of them."""
+        files = [change.scoped for change in changes if change.claims_files]
+        if not files:
+            return None
+        patterns = self._patterns(files, locks)
+        return first_overlap(
+            changes, blocks, lambda scoped: overlapping(self._fs, self.directory, scoped, patterns, self._read)
+        )
+
+    def _patterns(self, files: list[ScopedKey], locks: Locks) -> list[str]:
+        """Return the file keys with wildcards that may be claimed beside *files*, and list those of them that have one."""
+        directory = self._directory_of(files[0])
         listed = read_patterns(self._fs, directory)
         patterns = listed
         if patterns is None:
             patterns = find_patterns(self._fs, directory, self._read)
-        if keys.is_pattern(scoped.key) and scoped.key not in patterns:
+        if new := [scoped.key for scoped in files if keys.is_pattern(scoped.key) and scoped.key not in patterns]:
             # Those without a record go, so that the list does not grow with every pattern that was ever claimed.
-            paths = {key: record_path(self.directory, scoped._replace(key=key))[1] for key in patterns}
-            patterns = [key for key in patterns if self._read(paths[key], None) is not None] + [scoped.key]
+            paths = {key: record_path(self.directory, files[0]._replace(key=key))[1] for key in patterns}
+            wanted = {scoped.key for scoped in files}
+            patterns = [key for key in patterns if key in wanted or self._read(paths[key], None) is not None] + new
         if patterns != listed:
             # Before the record, and synced: a claim that outlives a power cut must not be missing in the list.
-            self._write(f"{directory}/{PATTERNS_FILE}", patterns_to_json(patterns), lock, sync=True)
+            self._write(f"{directory}/{PATTERNS_FILE}", patterns_to_json(patterns), locks[directory], sync=True)
         return patterns
 
     def _read(self, path: str, scoped: ScopedKey | None) -> Found:
@@ -342,13 +451,8 @@ class FileStore:
 
     def _write_and_rename(self, new: str, path: str, data: bytes, lock: NamespaceLock, *, sync: bool) -> None:
         """Write *data* at *new* and rename that to *path*."""
-        # One name for all of a namespace, since only the owner of the lock writes; an earlier file was left by a crash.
         try:
-            try:
-                create_file(self._fs, new, data, sync=sync)
-            except FileExistsError:
-                self._remove(new, lock)
-                create_file(self._fs, new, data, sync=sync)
+            write_new(self._fs, new, data, lock, sync=sync)
             lock.check_in_place()
             self._fs.replace(new, path)
             if sync:
@@ -359,15 +463,12 @@ class FileStore:
                 self._fs.remove(new)
             raise
 
-    def _remove(self, path: str, lock: NamespaceLock) -> None:
-        """Remove what is at *path*, of whatever kind; the caller holds *lock*, that of the namespace."""
-        lock.check_in_place()
-        status = self._fs.status_of(path)
-        if stat.S_ISDIR(status.st_mode):
-            # It may have content, which must not be deleted.  Under a hidden name it blocks no key.
-            self._fs.replace(path, f"{os.path.dirname(path)}/.aside-{status.st_ino}-{status.st_ctime_ns}")
-        else:
-            self._fs.remove(path)
+
+def _numbered(new: Claim, old: Claim | None, lock: NamespaceLock) -> Claim:
+    """Return *new*, which takes the place of *old*, with a generation if it is a new grant."""
+    if new.generation:
+        return new
+    return new._replace(generation=lock.next_generation(old.generation if old is not None else 0, new.claimed.epoch))
 
 
 def _read_secret(fs: FileSystem, path: str) -> bytes | None:

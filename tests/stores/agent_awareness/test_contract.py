@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from mcp_claims.errors import InvalidInputError
 from mcp_claims.model.records import ScopedKey, Unreadable
 from mcp_claims.stores.agent_awareness.filenames import record_path
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
-from mcp_claims.stores.base import Store
+from mcp_claims.stores.base import Change, Store
 from tests.stores.agent_awareness.samples import store_in
 from tests.stores.contract import StoreContract
 from tests.stores.files.test_store import Alternating
+from tests.stores.samples import KEY, OTHER_KEY, claim
 
 
 class TestAgentAwarenessStore(StoreContract):
@@ -28,6 +30,14 @@ class TestAgentAwarenessStore(StoreContract):
         found = store.read(scoped)
         assert isinstance(found, Unreadable)
         return found
+
+    def test_one_key_is_changed_at_a_time(self, store: Store) -> None:
+        both = [Change(key, None, claim(key)) for key in (KEY, OTHER_KEY)]
+        with pytest.raises(InvalidInputError, match="has to be claimed alone"):
+            store.swap_all(both)
+        assert list(store.scan()) == []
+        swaps = store.swap_all(both[:1])
+        assert swaps.won and swaps.found == (store.read(KEY),)
 
 
 class TestTwoOnOneDirectory(TestAgentAwarenessStore):

@@ -37,6 +37,10 @@ class HookedFileSystem(FileSystem):
         self.before("seek", fd)
         return super().seek(fd, position, whence)
 
+    def truncate(self, fd: int, size: int) -> None:
+        self.before("truncate", fd)
+        super().truncate(fd, size)
+
     def sync(self, fd: int) -> None:
         self.before("sync", fd)
 

@@ -16,6 +16,8 @@ from tests.support.launch import unshare
 from tests.support.servers import PYTHON_ENVIRONMENT
 from tests.support.users import open_to_all
 
+ROOT = Path(__file__).parents[3]
+
 # Run in that namespace after a shell has mounted a file system: it uses a store, directly and through a server over
 # stdio, and runs the shell commands that cause the fault and mend it.
 PROGRAM = """
@@ -136,6 +138,52 @@ def test_a_fault_loses_nothing_is_a_clear_error_and_is_recovered_from(tmp_path: 
     assert report["tool after"]["structuredContent"]["claimed"]
     assert report["tool release"]["structuredContent"]["released"]
     assert report["ended"] == 0
+
+
+# Run in that namespace too: it changes three keys of two namespaces together.
+GROUP_PROGRAM = """
+import json, subprocess, sys
+from mcp_claims.errors import StoreUnavailableError
+from mcp_claims.stores.base import Change
+from mcp_claims.stores.files.store import FileStore
+from tests.stores.groups import grant_all, state, wanted
+from tests.stores.samples import renewed
+
+directory, harm, mend = sys.argv[1:]
+store = FileStore(directory)
+held = grant_all(store, wanted())
+subprocess.check_call(harm, shell=True)
+try:
+    refusal = str(store.swap_all([Change(each.scoped, each, renewed(each)) for each in held]).won)
+except StoreUnavailableError as error:
+    refusal = str(error)
+report = {"refusal": refusal, "unchanged": state(store) == held}
+subprocess.check_call(mend, shell=True)
+report["after"] = store.swap_all([Change(each.scoped, each, None) for each in held]).won
+print(json.dumps(report))
+"""
+
+
+@pytest.mark.rule("S11")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_refuses_a_change_of_several_keys_as_a_whole(tmp_path: Path, fault: str) -> None:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    prepare, harm, mend, reason, remedy = (text.format(mount=mount) for text in FAULTS[fault])
+    script = f'{prepare} && exec "$0" -c "$1" {mount}/claims "$2" "$3"'
+    done = subprocess.run(
+        [*unshare("--mount"), "sh", "-c", script, sys.executable, GROUP_PROGRAM, harm, mend],
+        env=PYTHON_ENVIRONMENT,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert reason in report["refusal"] and remedy in report["refusal"]
+    assert report["unchanged"] and report["after"]
 
 
 def test_a_directory_that_this_user_may_not_write_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.files.store import FileStore
 from tests.stores.contract import StoreContract, TicketContract
+from tests.stores.groups import GroupContract
 from tests.stores.overlaps import OverlapsContract
 from tests.stores.samples import KEY, claim, grant, place
 from tests.support.interrupting import DelegatingStore
@@ -31,7 +32,7 @@ class Alternating(DelegatingStore):
         return next(self._turn)
 
 
-class TestFileStore(StoreContract, TicketContract, OverlapsContract):
+class TestFileStore(StoreContract, TicketContract, OverlapsContract, GroupContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
         return FileStore(tmp_path / "claims")

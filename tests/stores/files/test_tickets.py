@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> FileStore:
 def join(store: FileStore, session: int = 1, scoped: ScopedKey = KEY) -> Ticket:
     """Return the ticket of *session*."""
     holder, now = claim(session=session).holder, claim().claimed
-    found = store.change_tickets("ci", lambda before: rules.joined(before, scoped, holder, now, WAIT))
+    found = store.change_tickets("ci", lambda before: rules.joined(before, (scoped,), holder, now, WAIT))
     return next(ticket for ticket in found if ticket.holder == holder and scoped in ticket.keys)
 
 
@@ -86,7 +86,7 @@ class TestTheList:
         ours = join(store)
         theirs = store.change_tickets(
             "deploy",
-            lambda found: rules.joined(found, ScopedKey("deploy", "red"), ours.holder, ours.taken, WAIT),
+            lambda found: rules.joined(found, (ScopedKey("deploy", "red"),), ours.holder, ours.taken, WAIT),
         )
         assert set(store.tickets(None)) == {ours, *theirs} and store.tickets("deploy") == theirs
 
