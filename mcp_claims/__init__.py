@@ -35,7 +35,7 @@ from mcp_claims.session.results import (
     TakenOver,
 )
 from mcp_claims.session.session import Session
-from mcp_claims.stores.base import Store, Swap
+from mcp_claims.stores.base import Change, Store, Swap, Swaps
 from mcp_claims.stores.config import claims_directory, open_store
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.memory import MemoryStore
@@ -43,6 +43,7 @@ from mcp_claims.stores.memory import MemoryStore
 __version__ = "0.1.0"
 
 __all__ = [
+    "Change",
     "Claim",
     "ClaimPage",
     "ClaimResult",
@@ -74,6 +75,7 @@ __all__ = [
     "StoreBusyError",
     "StoreUnavailableError",
     "Swap",
+    "Swaps",
     "TakenOver",
     "Unreadable",
     "UnsafeDirectoryError",

@@ -6,7 +6,7 @@ import argparse
 import getpass
 import sys
 
-from mcp_claims.cli.errors import NO, YES
+from mcp_claims.cli.errors import NO, YES, UsageError
 from mcp_claims.cli.holders import holder_details
 from mcp_claims.cli.options import (
     add_claim,
@@ -86,11 +86,13 @@ def configure_try(parser: argparse.ArgumentParser) -> None:
     add_epilog(
         parser,
         "  mcp-claims try nightly:2026-11-28 --for-pid $$ && make nightly\n"
-        '  mcp-claims try "acme/web#12:red@3f2a91c" --session ci --wait 5m',
+        '  mcp-claims try "acme/web#12:red@3f2a91c" --session ci --wait 5m\n'
+        "  mcp-claims try file:src/ branch:main --all --for-pid $$",
         "0 claimed or renewed, 1 held by another session or done",
     )
     add_store_options(parser)
-    add_claim(parser)
+    add_claim(parser).nargs = "+"
+    parser.add_argument("--all", action="store_true", help="with several keys: claim all of them, or none")
     add_identity(parser)
     add_label(parser)
     add_json(parser)
@@ -98,6 +100,8 @@ def configure_try(parser: argparse.ArgumentParser) -> None:
 
 
 def _try(options: argparse.Namespace) -> int:
+    if len(options.key) > 1 and not options.all:
+        raise UsageError("Several keys need --all: all of them are claimed, or none.")
     request = claim_request(options)
     session = required_session(options, chosen_store(options))
     describe_session(session, options)

@@ -247,4 +247,4 @@ def _first_grant(session: Session, pending: set[_Call]) -> _Call | None:
 
 def _release_grant(session: Session, result: ClaimResult) -> None:
     if result.status is Status.ACQUIRED and isinstance(result.found, Claim):
-        session.release_grant(result.found, result.taken_over)
+        session.undo(result)

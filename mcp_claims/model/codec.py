@@ -31,7 +31,7 @@ from mcp_claims.model.records import (
     Ticket,
 )
 
-_MAX_BRACKETS = 16
+_MAX_BRACKETS = 100
 _STRING = re.compile(rb'(?s)"(?:[^"\\]|\\.)*"')
 # 317 years after boot; a sum of such times and today is still in the calendar.
 _MAX_TICKS = 1e10
@@ -98,14 +98,9 @@ def _ticket_line(ticket: Ticket) -> bytes:
 def _ticket(line: bytes) -> Ticket:
     record = _load(line, brackets=None)
     epoch = _optional_text(record, "clockEpoch")
-    keys = record.get("keys")
-    if not isinstance(keys, list) or not all(
-        isinstance(each, list) and len(each) == 2 and all(isinstance(part, str) for part in each) for each in keys
-    ):
-        raise RecordError("keys is not a list of namespaces and keys")
     return Ticket(
         _count(record, "number", lowest=1),
-        tuple(ScopedKey(*each) for each in keys),
+        _scoped_keys(record, "keys"),
         _holder(record),
         Moment(_time(record, "takenAt"), _seconds(record, "takenTicks"), epoch),
         Moment(_time(record, "until"), _seconds(record, "untilTicks"), epoch),
@@ -156,7 +151,9 @@ def _record(claim: Claim) -> dict[str, object]:
         record["mode"] = claim.mode.value
     if claim.replaced is not None:
         record["replaced"] = _record(claim.replaced)
-    optional = {"slot": claim.slot, "slots": claim.slots, "group": claim.group, "maker": claim.maker}
+    if claim.group:
+        record["group"] = [list(scoped) for scoped in claim.group]
+    optional = {"slot": claim.slot, "slots": claim.slots, "maker": claim.maker}
     return record | {name: value for name, value in optional.items() if value is not None}
 
 
@@ -183,7 +180,7 @@ def _claim(record: dict[str, Any], stored: float | None = None, number: int | No
         mode=Mode.ALONE if record.get("mode") is None else _word(record, "mode", Mode),
         slot=None if record.get("slot") is None else _count(record, "slot"),
         slots=None if record.get("slots") is None else _count(record, "slots", lowest=1),
-        group=_optional_text(record, "group"),
+        group=() if record.get("group") is None else _scoped_keys(record, "group"),
         maker=_optional_text(record, "maker"),
         replaced=_replaced(record),
         stored=stored,
@@ -266,6 +263,15 @@ def _holder(record: dict[str, Any]) -> Holder:
         directory=_optional_text(record, "directory"),
         host_session=_optional_text(record, "hostSession"),
     )
+
+
+def _scoped_keys(record: dict[str, Any], name: str) -> tuple[ScopedKey, ...]:
+    keys = record.get(name)
+    if not isinstance(keys, list) or not all(
+        isinstance(each, list) and len(each) == 2 and all(isinstance(part, str) for part in each) for each in keys
+    ):
+        raise RecordError(f"{name} is not a list of namespaces and keys")
+    return tuple(ScopedKey(*each) for each in keys)
 
 
 def _replaced(record: dict[str, Any]) -> Claim | None:

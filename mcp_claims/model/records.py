@@ -145,7 +145,8 @@ class Claim(NamedTuple):
     yet, or one of an `OriginalHolder`, which nobody numbers.  With `ended` the claim holds nothing any more: it is a
     marker that says how the work ended, kept until `expires`.
 
-    `slot` (from 0 up) and `slots` belong to `Mode.SLOT`.  Claims of one `group` were granted together.  A reservation keeps
+    `slot` (from 0 up) and `slots` belong to `Mode.SLOT`.  A `group` has the keys that were granted together, in the order in
+    which they were asked for; it is empty for a claim of its own.  A reservation keeps
     in `replaced` the marker that was in its place, for whoever takes the key in the end.
 
     `stored` (when its file was last changed, in seconds since 1970) and `leased` describe how a store keeps the claim.
@@ -162,7 +163,7 @@ class Claim(NamedTuple):
     mode: Mode = Mode.ALONE
     slot: int | None = None
     slots: int | None = None
-    group: str | None = None
+    group: tuple[ScopedKey, ...] = ()
     maker: str | None = None
     replaced: Claim | None = None
     stored: float | None = None

@@ -27,14 +27,14 @@ def is_waiting(ticket: Ticket, now: Moment) -> bool:
     return not ticket.lapsed and not expiry.has_passed(ticket.until, now)
 
 
-def wants(ticket: Ticket, scoped: ScopedKey) -> bool:
-    """Return whether the session of *ticket* waits for a key that nobody can hold while another holds *scoped*."""
-    return any(conflict(each, scoped) for each in ticket.keys)
+def wants(ticket: Ticket, *keys: ScopedKey) -> bool:
+    """Return whether the session of *ticket* waits for a key that nobody can hold while another holds one of *keys*."""
+    return any(conflict(each, key) for each in ticket.keys for key in keys)
 
 
-def wanting(tickets: Iterable[Ticket], scoped: ScopedKey) -> list[Ticket]:
-    """Return those of *tickets* that want *scoped*."""
-    return [ticket for ticket in tickets if wants(ticket, scoped)]
+def wanting(tickets: Iterable[Ticket], *keys: ScopedKey) -> list[Ticket]:
+    """Return those of *tickets* that want one of *keys*."""
+    return [ticket for ticket in tickets if wants(ticket, *keys)]
 
 
 def ticket_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment) -> Ticket | None:
@@ -42,8 +42,10 @@ def ticket_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now:
     return next((each for each in tickets if _is_of(each, scoped, holder) and is_waiting(each, now)), None)
 
 
-def ahead_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment) -> list[Ticket]:
-    """Return the tickets of other sessions that go before *holder* in the order in which *scoped* is granted.
+def ahead_of(
+    tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment, also: Iterable[ScopedKey] = ()
+) -> list[Ticket]:
+    """Return the tickets of other sessions that go before *holder* in the order in which *scoped*, and *also*, are granted.
 
     A session without a ticket may overtake one that is not yet a second old: it then came at the same time.  But where it
     gives way to an older one, it gives way to all before that too, since numbers are given in another order than times.
@@ -52,7 +54,7 @@ def ahead_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: 
     own = ticket_of(tickets, scoped, holder, now)
     others = [
         each
-        for each in wanting(tickets, scoped)
+        for each in wanting(tickets, scoped, *also)
         if is_waiting(each, now) and not is_same_session(each.holder.name, holder.name)
     ]
     if own is not None:
@@ -62,16 +64,20 @@ def ahead_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: 
 
 
 def joined(
-    tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment, wait: timedelta
+    tickets: Iterable[Ticket],
+    keys: tuple[ScopedKey, ...],
+    holder: Holder,
+    now: Moment,
+    wait: timedelta,
 ) -> tuple[Ticket, ...]:
-    """Return *tickets* with one of *holder* for *scoped* that counts for *wait* and `KEPT_PLACE` longer.
+    """Return *tickets* with one of *holder* for all of *keys* that counts for *wait* and `KEPT_PLACE` longer.
 
-    A ticket that the session already has keeps its number; so does a lapsed one, once.  A new ticket comes last, and has the
-    number 0 until it is stored.
+    A ticket that the session already has for them keeps its number; so does a lapsed one, once.  A new ticket comes last, and
+    has the number 0 until it is stored.
     """
     until = expiry.later(now, wait + KEPT_PLACE)
     for index, ticket in enumerate(tickets := tuple(tickets)):
-        if _is_of(ticket, scoped, holder):
+        if ticket.keys == keys and is_same_session(ticket.holder.name, holder.name):
             longer = max(ticket.until, until, key=lambda moment: expiry.remaining(moment, now))
             own = ticket._replace(
                 holder=holder,
@@ -80,7 +86,7 @@ def joined(
                 returned=ticket.returned or ticket.lapsed,
             )
             return (*tickets[:index], own, *tickets[index + 1 :])
-    return (*tickets, Ticket(0, (scoped,), holder, now, until))
+    return (*tickets, Ticket(0, keys, holder, now, until))
 
 
 def left(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder) -> tuple[Ticket, ...]:

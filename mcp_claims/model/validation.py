@@ -5,6 +5,7 @@ handed down whole.  Each function returns its argument in the form in which the 
 `InvalidInputError`, which names the argument and the rule.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple, Self
 
@@ -22,6 +23,7 @@ DEFAULT_TTL_MINUTES = DEFAULT_TTL / timedelta(minutes=1)
 DEFAULT_RETENTION_HOURS = DEFAULT_RETENTION / timedelta(hours=1)
 MAX_WAIT_SECONDS = 300.0
 MAX_LOCK_TIMEOUT = 3_600.0
+MAX_ALSO = 31
 
 _MINUTE, _HOUR, _MILLISECOND = timedelta(minutes=1), timedelta(hours=1), timedelta(milliseconds=1)
 _MAX_RAW_NOTE = 10 * MAX_NOTE_CHARACTERS
@@ -29,7 +31,10 @@ _OUTCOMES = tuple(each.value for each in (Outcome.DONE, Outcome.FAILED, Outcome.
 
 
 class ClaimRequest(NamedTuple):
-    """A claim or a renewal; `wait_seconds` is how long to wait for another holder, `keep_alive` asks for renewals."""
+    """A claim or a renewal; `wait_seconds` is how long to wait for another holder, `keep_alive` asks for renewals.
+
+    With `also` it is for all of these keys or for none.
+    """
 
     scoped: ScopedKey
     ttl: timedelta = DEFAULT_TTL
@@ -37,6 +42,12 @@ class ClaimRequest(NamedTuple):
     redo: bool = False
     wait_seconds: float = 0.0
     keep_alive: bool = False
+    also: tuple[ScopedKey, ...] = ()
+
+    @property
+    def keys(self) -> tuple[ScopedKey, ...]:
+        """All keys that it is for, each once."""
+        return tuple(dict.fromkeys((self.scoped, *self.also)))
 
     @classmethod
     def parse(
@@ -49,6 +60,7 @@ class ClaimRequest(NamedTuple):
         redo: bool = False,
         wait_seconds: float = 0,
         keep_alive: bool = False,
+        also: Sequence[str] = (),
     ) -> Self:
         """Return the request, or raise `InvalidInputError` for the first argument that breaks a rule."""
         return cls(
@@ -58,6 +70,7 @@ class ClaimRequest(NamedTuple):
             parse_flag("redo", redo),
             parse_wait_seconds(wait_seconds),
             parse_flag("keep_alive", keep_alive),
+            parse_also(also, namespace),
         )
 
 
@@ -110,6 +123,15 @@ def scoped_key(key: str, namespace: str = DEFAULT_NAMESPACE) -> ScopedKey:
     case, spaces and the composition of accents all count.
     """
     return ScopedKey(_name("namespace", namespace), _name("key", key))
+
+
+def parse_also(keys: Sequence[str], namespace: str) -> tuple[ScopedKey, ...]:
+    """Check further keys of one claim: at most 31, each as `scoped_key` checks it."""
+    if isinstance(keys, str) or not isinstance(keys, Sequence):
+        raise InvalidInputError("also", "must be a list of keys")
+    if len(keys) > MAX_ALSO:
+        raise InvalidInputError("also", f"must be at most {MAX_ALSO} keys")
+    return tuple(ScopedKey(_name("namespace", namespace), _name("also", key)) for key in keys)
 
 
 def parse_ttl(minutes: float) -> timedelta:

@@ -135,13 +135,15 @@ def claim_answer(
         claim = ClaimDescription(found, now)
         facts = claim.facts
         if result.status is Status.ACQUIRED:
-            lead = f"CLAIMED: you hold {name} {claim.yours()}."
+            lead = f"CLAIMED: you hold {phrases.named_all(found) or name} {claim.yours()}."
             renewal = (
                 "The server renews it meanwhile" if kept_alive else "To renew, call try_claim again before it expires"
             )
             advice = f"You act, nobody else will. Call release with an outcome when you stop. {renewal}."
         elif result.status is Status.RENEWED:
-            lead = f"RENEWED: you have held {name} since {claim.since()}, now {claim.yours()}."
+            lead = (
+                f"RENEWED: you have held {phrases.named_all(found) or name} since {claim.since()}, now {claim.yours()}."
+            )
             advice = (
                 f"Your connection has held this since {claim.since()}. If you did not claim it yourself, a sub-agent on "
                 "your connection did: do not act. If you did, go on, and call release when you stop."
@@ -164,7 +166,10 @@ def claim_answer(
                     "Do not act yet. To go on waiting, call try_claim again now, with the same arguments: you keep your place "
                     f"for {phrases.span(tickets.KEPT_PLACE)}. Otherwise report who is on it."
                 )
-            advice = f"{_caveats(scoped, found, claim)}{act}"
+            advice = f"{_caveats(scoped, found, claim)}{phrases.in_the_way(result.in_the_way)}{act}"
+            if result.missing:
+                lead = f"HELD: you no longer hold {phrases.listed_keys(result.missing)}, which you claimed with {name}."
+                advice = "You still hold the others, but not all: stop what needs all of them, and release them or claim anew."
         if fleeting is not None:
             advice = fleeting.value.format(generation=found.generation)
     if looks_like_files:

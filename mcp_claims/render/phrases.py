@@ -19,7 +19,7 @@ NO_FILE = "This key is a text like any other and claims no file: for files, clai
 
 _local_time = False
 _QUOTING = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` would make one for each text.
-_SHOWN_STEPS = 4
+_SHOWN_STEPS, _SHOWN_KEYS = 4, 8
 _PLAIN_NAME = re.compile(r"[\w.:@-]{1,300}")
 _ENDINGS = {
     Outcome.DONE: "was done by {who} at {when}",
@@ -148,6 +148,28 @@ def quoted(text: str) -> str:
 def named(scoped: ScopedKey) -> str:
     """Return the key and its namespace."""
     return f"{quoted(scoped.key)} (namespace {quoted(scoped.namespace)})"
+
+
+def listed_keys(keys: tuple[ScopedKey, ...]) -> str:
+    """Return the keys, at most some of them."""
+    names = [quoted(each.key) for each in keys[:_SHOWN_KEYS]]
+    return ", ".join(names) + (f" and {len(keys) - len(names)} more" if len(keys) > len(names) else "")
+
+
+def named_all(claim: Claim) -> str | None:
+    """Return all keys of the group of *claim*; `None` if it has none."""
+    return f"all of {listed_keys(claim.group)}" if claim.group else None
+
+
+def in_the_way(claims: tuple[Claim | Unreadable, ...]) -> str:
+    """Return the sentence that names all *claims* that are in the way of one for several keys; empty for one of them."""
+    held = [claim for claim in claims if isinstance(claim, Claim)]
+    if len(held) < 2:
+        return ""
+    others = "; ".join(
+        f"{quoted(each.scoped.key)} by {_who(shown(each.holder.name), client(each))}" for each in held[:_SHOWN_KEYS]
+    )
+    return f"Nothing was claimed, since these are held: {others}. "
 
 
 def client(claim: Claim) -> str | None:

@@ -3,15 +3,19 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from mcp_claims.model.validation import DEFAULT_NAMESPACE, DEFAULT_TTL_MINUTES, MAX_WAIT_SECONDS
 
 
 class Argument(NamedTuple):
-    """An argument of a tool: its type, its default and what models read about it; `words`, if any, are its only values."""
+    """An argument of a tool: its type, its default and what models read about it; `words`, if any, are its only values.
 
-    kind: type[str | float | int | bool]
+    A `list` is one of texts.
+    """
+
+    kind: type[str | float | int | bool | list[str]]
     default: Any = None
     description: str | None = None
     required: bool = False
@@ -39,8 +43,9 @@ TRY_CLAIM: Arguments = {
         float,
         0,
         f"Seconds to wait while another session holds it: 0 to {MAX_WAIT_SECONDS:.0f}. If the answer is your_turn, "
-        "call again within a minute to claim it",
+        "call again within a minute",
     ),
+    "also": Argument(list, description="More keys: all or none, also renewed and released together"),
     "redo": Argument(bool, False, "Claim it although it is done"),
     "keep_alive": Argument(bool, False, "The server renews while you are connected"),
 }
@@ -50,8 +55,8 @@ INSPECT: Arguments = {
     "session": _SESSION,
     "generation": Argument(
         int,
-        description="The generation that try_claim gave you. Call this right before you push, merge or deploy: "
-        "in_force is true while your claim holds.",
+        description="The generation that try_claim gave you. Before you push, merge or deploy: in_force is true while "
+        "your claim holds.",
     ),
 }
 RELEASE: Arguments = {
@@ -90,16 +95,26 @@ def coerced(known: Arguments, given: Mapping[str, Any]) -> dict[str, Any]:
         if argument is None:
             own[name] = value
             continue
-        if value in ("", None) and not argument.required:
+        if value in ("", None, []) and not argument.required:
             continue
         if argument.kind is bool and value in ("true", "false"):
             value = value == "true"
         elif argument.kind in (float, int) and isinstance(value, str) and re.fullmatch(_NUMBER, value):
             value = json.loads(value)
+        elif argument.kind is list and isinstance(value, str):
+            value = _texts(value)
         elif argument.kind is str and isinstance(value, int | float) and not isinstance(value, bool):
             value = json.dumps(value)
         own[name] = value
     return own
+
+
+def _texts(value: str) -> object:
+    """Return the list that *value* is in JSON, or that of this one text."""
+    with suppress(ValueError, RecursionError):
+        if isinstance(listed := json.loads(value), list):
+            return listed
+    return [value]
 
 
 def plain_arguments(known: Arguments, given: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -120,6 +135,10 @@ def plain_arguments(known: Arguments, given: Mapping[str, Any]) -> dict[str, Any
                 own[name] = float(own[name])
             except OverflowError:
                 return None
-        elif type(own[name]) is not argument.kind or (argument.words and own[name] not in argument.words):
+        elif (
+            type(own[name]) is not argument.kind
+            or (argument.words and own[name] not in argument.words)
+            or (argument.kind is list and not all(isinstance(each, str) for each in own[name]))
+        ):
             return None
     return own

@@ -209,7 +209,7 @@ class StepRunner:
 
         def undo(result: ClaimResult) -> None:
             if result.status in (Status.ACQUIRED, Status.YOUR_TURN) and isinstance(result.found, Claim):
-                session.release_grant(result.found, result.taken_over)
+                session.undo(result)
 
         wakeup = begin_wait() if request.wait_seconds > 0 else None
         if wakeup is None:

@@ -77,7 +77,7 @@ def input_schema(name: str) -> dict[str, Any]:
 def _model(name: str) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for each, argument in TOOLS[name].arguments.items():
-        kind: Any = Literal[argument.words] if argument.words else argument.kind
+        kind: Any = Literal[argument.words] if argument.words else list[str] if argument.kind is list else argument.kind
         if argument.default is None and not argument.required:
             kind = kind | None
         fields[each] = (

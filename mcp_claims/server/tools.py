@@ -228,7 +228,7 @@ TOOLS = {
     ),
     "list_claims": Tool(
         "List claims",
-        "List claims and outcomes, 50 a page. An expired or orphaned claim is free to take.",
+        "List claims and outcomes, 50 a page. What is expired or orphaned is free.",
         arguments.LIST,
         ListAnswer,
         _list_claims,

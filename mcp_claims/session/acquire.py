@@ -208,11 +208,11 @@ class _Waiter:
         scoped, queue = self._request.scoped, self._session.queue
         keeps_place = False
         try:
-            ticket = queue.join(scoped, self._left())
+            ticket = queue.join(scoped, self._left(), self._request.keys[1:])
             while not self._wait(ticket):
                 if self._wakeup.stopped:  # The end of the session has given up its place.
                     break
-                ticket = queue.rejoin(scoped, self._left())
+                ticket = queue.rejoin(scoped, self._left(), self._request.keys[1:])
             last = self._last()
             waits_on = last.status in (Status.HELD, Status.YOUR_TURN) and not last.cycle
             keeps_place = self._reserve and waits_on and not self._wakeup.stopped
@@ -230,8 +230,10 @@ class _Waiter:
             alarm = None
             if ticket is not None:
                 alarm = stack.enter_context(self._session.alarm(ticket, self._wakeup.set))
-            if ticket is None or alarm is None:
-                stack.enter_context(self._session.watch(scoped, self._wakeup.set))
+            if ticket is None or alarm is None or (len(ticket.keys) > 1 and alarm.fileno() is None):
+                # An alarm that only notifies watches one key.
+                for key in self._request.keys:
+                    stack.enter_context(self._session.watch(key, self._wakeup.set))
             # The key may have become free before the alarm was set, so the next attempt comes first.
             while not self._try(reserve=self._reserve):
                 found = queue.read_all()

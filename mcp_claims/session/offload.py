@@ -56,7 +56,7 @@ async def acquire_async(
 
     def undo(result: ClaimResult) -> None:
         if result.status in undone and isinstance(result.found, Claim):
-            session.release_grant(result.found, result.taken_over)
+            session.undo(result)
 
     wakeup = begin_wait() if request.wait_seconds > 0 else None
     if wakeup is None:

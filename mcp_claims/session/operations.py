@@ -15,24 +15,20 @@ from weakref import WeakSet
 
 from mcp_claims.errors import (
     ContendedError,
-    ForkedError,
-    SessionEndedError,
     StoreBusyError,
     StoreUnavailableError,
     UnsafeDirectoryError,
 )
 from mcp_claims.liveness import Machine
-from mcp_claims.model import expiry, validation
+from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.keys import PLACES
-from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Found, Holder, Maker, Mode, Moment, ScopedKey, Ticket, Unreadable
+from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.session import admin
+from mcp_claims.session.groups import Groups
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
-from mcp_claims.session.turns import CLOSE_TIMEOUT, Turns, wanted_key
 from mcp_claims.session.wait_queue import end_reservation
-from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store
+from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Change, Store
 
 
 @dataclass(slots=True)
@@ -50,18 +46,15 @@ class _Attempt:
     """Whether the claim was granted in this call, and not held before."""
 
 
-class Operations(Turns):
+class Operations(Groups):
     """The operations of one session, *holder*; several threads may use it.  Programs use its subclass `Session`."""
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
         super().__init__(store, holder, machine)
-        self.maker = Maker.LIBRARY
-        """Through what the session makes its claims, for people."""
         self.is_here = True
         """Whether whoever uses the session works in the working directory of this process."""
         self.remote = store.remote
         """Whether the store is asked over a network, so that each method may take seconds."""
-        self._in_forked_child = False
         _sessions.add(self)
 
     @property
@@ -82,6 +75,8 @@ class Operations(Turns):
         If the key is free and another session waits for it before this one, it is reserved for that session.
         """
         self._check_usable()
+        if request.also:
+            return self._try_group(request, lock_timeout, reserve=reserve)
         scoped = request.scoped
         cached = self._held.get(scoped)
         # Others may wait too.  If we have not waited, the swap finds that out without a question of its own.
@@ -103,16 +98,21 @@ class Operations(Turns):
         """
         request, found, now = attempt.request, attempt.found, self._machine.now()
         if isinstance(found, Claim) and self._holds(found, request.scoped):
+            if found.group:
+                result = self._renew_group(request, found, attempt.lock_timeout)
+                attempt.found = self._store.read(request.scoped) if result is None else found
+                return result
             return self._grant(attempt, found, expiry.renewed(found, request, self.holder, now), is_renewal=True)
         if isinstance(found, Claim) and self._is_for_us(found, request.scoped, now):
             if reserve:
                 return self._your_turn(found, now)
+            if found.group:
+                return self._try_group(request._replace(also=found.group), attempt.lock_timeout, reserve=False)
             attempt.taken_over = self._replaced(found, now)
             new = expiry.granted(request, self.holder, now, self.maker)._replace(generation=found.generation)
             return self._grant(attempt, found, new, is_turn=True)
         state = self._state_of(found, now)
-        # A file or a branch is never done: the next one who works on it is told what the last one did.
-        is_done = state is ClaimState.DONE and request.scoped.namespace != PLACES
+        is_done = self._is_done(found, now)
         if found is not None:
             if state in (ClaimState.HELD, ClaimState.RESERVED) or (is_done and not request.redo):
                 status = Status.DONE if is_done else Status.HELD
@@ -142,28 +142,21 @@ class Operations(Turns):
             attempt.found = end_reservation(self._store, found, now, lock_timeout).found
 
     def _reserve(self, attempt: _Attempt, old: Claim | None, first: Ticket | None, now: Moment) -> ClaimResult | None:
-        """Reserve the key for the session of the ticket *first*, in the place of *old*, or for this one if none goes before it.
+        """Reserve for the session of the ticket *first* what it waits for, or the key for this one if none goes before it.
 
-        Where *first* waits for another key, a file that overlaps, that is the key to reserve.  Returns the result if a claim
-        on a file that overlaps is in the way, whether of this session or of the one that it gives way to.
+        Returns the result if a claim is in the way: of this session, or of the one that it gives way to.
         """
         scoped, lock_timeout = attempt.request.scoped, attempt.lock_timeout
-        wanted = scoped if first is None else wanted_key(first, scoped)
-        replaced: Found = None if attempt.taken_over is None else attempt.taken_over.found
-        if wanted != scoped:
-            old = replaced = None
-            if (found := self._store.read(wanted)) is not None:
-                if self._state_of(found, now) in (ClaimState.HELD, ClaimState.RESERVED):
-                    return ClaimResult(Status.HELD, found, now)
-                if isinstance(found, Unreadable):
-                    self._store.discard(found, lock_timeout=lock_timeout)
-                    return None
-                old = replaced = found
-        swap = self._put_reservation(wanted, old, replaced, first, now, lock_timeout)
-        if swap.overlap is not None:
-            return ClaimResult(Status.HELD, swap.overlap, now, lost=self._held.lost(attempt.cached, old))
-        attempt.found = swap.found if wanted == scoped else self._store.read(scoped)
-        attempt.taken_over = None
+        replaced, state = attempt.taken_over or (None, ClaimState.FREE)
+        if first is None:
+            marker = replaced if isinstance(replaced, Claim) else None
+            change = Change(scoped, old, expiry.reserved(scoped, self.holder, now, marker, state))
+            overlap = self._put_reservations([change], None, self.holder, lock_timeout).overlap
+        else:
+            overlap = self._serve(first, {scoped: old}, now, lock_timeout)
+        if overlap is not None:
+            return ClaimResult(Status.HELD, overlap, now, lost=self._held.lost(attempt.cached, old))
+        attempt.found, attempt.taken_over = self._store.read(scoped), None
         return None
 
     def _grant(
@@ -185,7 +178,7 @@ class Operations(Turns):
         # A remote store says only that somebody waits; once that is known, the tickets have been read.
         if in_line and not (self._store.serves_queue and attempt.queued):
             # Asked by the store at the moment of the write: one that waits for the lock meanwhile may grow too old to be overtaken.
-            gives_way = partial(self.queue.is_behind, scoped, self._held_files(scoped))
+            gives_way = partial(self.queue.is_behind, scoped, self._held_files(scoped), ())
         # A renewal leaves nothing in doubt: what it renews was held before.
         with nullcontext() if is_renewal else self._held.in_doubt(new):
             blocks = self._blocks(scoped, self.holder)
@@ -267,6 +260,11 @@ class Operations(Turns):
         scoped = grant.scoped
         found = self._store.read(scoped)
         while isinstance(found, Claim) and self._holds(found, scoped) and found.generation == grant.generation:
+            if found.group:
+                if self._renew_group(ClaimRequest(scoped, ttl), found, 0) is None:
+                    found = self._store.read(scoped)
+                    continue
+                return self._held.get(scoped)
             renewed = expiry.renewed(found, ClaimRequest(scoped, ttl), self.holder, self._machine.now())
             blocks = self._blocks(scoped, self.holder)
             swap = self._store.swap(scoped, found, renewed, lock_timeout=0, blocks=blocks)
@@ -290,104 +288,6 @@ class Operations(Turns):
         if self.queue.end_wait(scoped, keeps_place=keeps_place):
             with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
                 self._decline(scoped, self._store.read(scoped), LOCK_TIMEOUT)
-
-    def release_grant(self, grant: Claim, taken_over: TakenOver | None = None) -> None:
-        """Release *grant*, or decline that reservation, which never reached its caller, unless it has changed since.
-
-        What the grant has *taken_over* is there again: the caller was told neither that it is done nor the note of a dead.
-        """
-        if self._in_forked_child:
-            return
-        try:
-            if grant.mode is Mode.RESERVED and not self.queue.is_waited_for(grant.scoped):
-                self.queue.give_up(grant.scoped)
-            swap = self._store.swap(grant.scoped, grant, self._untaken(grant, taken_over))
-            if swap.won:
-                self._held.remove(grant)
-                self._pass_on(grant.scoped, swap.found)
-        except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-            # No caller is left to report to.  The end of the session or the expiry frees the claim.
-            return
-
-    def release_own(self, grant: Claim, lock_timeout: float) -> ReleaseResult:
-        """Release *grant*, renewed or not, and no other grant of this session, which a parallel call may just have got.
-
-        Works on a closed session too, which may have failed to release it.
-        """
-        return self._release(ReleaseRequest(grant.scoped), lock_timeout, grant)
-
-    def _check_usable(self, namespace: str | None = None) -> None:
-        if namespace is not None:
-            validation.scoped_key("any", namespace)
-        if self._in_forked_child:
-            raise ForkedError
-        if self._closed:
-            raise SessionEndedError
-
-    def _untaken(self, grant: Claim, taken_over: TakenOver | None) -> Claim | None:
-        """Return what stays in the place of *grant*, of which nobody was told, or of a reservation."""
-        now = self._machine.now()
-        if taken_over is None or isinstance(taken_over.found, Unreadable):
-            return expiry.uncovered(grant, now)
-        return expiry.untaken(grant, taken_over.found, taken_over.state, now)
-
-    def _release(
-        self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None, left: Claim | None = None
-    ) -> ReleaseResult:
-        """Release our claim on the key of *request*, with *grant* only if it is that one; *left* stays in its place."""
-        if self._in_forked_child:
-            return ReleaseResult(False, None, self._machine.now())  # The claim is the parent's, which goes on.
-        scoped = request.scoped
-        cached, doubts = self._held.get(scoped), self._held.doubts(scoped)
-        if grant is not None and (cached is None or cached.generation != grant.generation):
-            first: Found = grant
-        else:
-            first = self._store.read(scoped) if cached is None else cached
-        found: Found = first
-        # A parallel call may have claimed the key again: that claim has a new generation, and must stay.
-        while isinstance(found, Claim) and isinstance(first, Claim) and self._holds(found, scoped):
-            if found.generation != first.generation:
-                break
-            marker = left
-            if request.outcome is not None:
-                now = self._machine.now()
-                marker = expiry.marker_of(found, request.outcome, now, request.retention, request.note)
-            swap = self._store.swap(scoped, found, marker, lock_timeout=lock_timeout)
-            if swap.won:
-                self._held.remove(found)
-                self.queue.leave(scoped, lock_timeout)
-                self._pass_on(scoped, swap.found)
-                return ReleaseResult(True, swap.found or found, self._machine.now())
-            found = swap.found
-        self._held.settle(doubts, found)
-        if grant is None and self._decline(scoped, found, lock_timeout):
-            return ReleaseResult(True, None, self._machine.now(), declined=True)
-        return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
-
-    def _holds(self, found: Found, scoped: ScopedKey) -> bool:
-        """Return whether *found* is this session's claim on *scoped*, and not a marker.
-
-        Where two keys share a file name, *found* may be this session's claim on the other key.
-        """
-        return (
-            isinstance(found, Claim)
-            and is_same_session(found.holder.name, self.holder.name)
-            and found.ended is None
-            and found.mode is not Mode.RESERVED
-            and found.scoped == scoped
-        )
-
-    def _record(self, grant: Claim, cached: Claim | None = None, taken_over: TakenOver | None = None) -> Claim | None:
-        """Record *grant* as held; return *cached*, the grant of the key known before, if that was lost.
-
-        If the session has ended meanwhile, what *grant* has *taken_over* is there again.
-        """
-        lost = self._held.add(grant, cached)
-        # Either `close`, in another thread, finds this claim among those held, or we see here that it has begun.
-        if self._closed:
-            self._release(ReleaseRequest(grant.scoped), CLOSE_TIMEOUT, left=self._untaken(grant, taken_over))
-            raise SessionEndedError
-        return lost
 
 
 _sessions: WeakSet[Operations] = WeakSet()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.keys import PLACES
-from mcp_claims.model.records import Claim, Found, Moment, Outcome, Unreadable
+from mcp_claims.model.records import Claim, Found, Moment, Outcome, ScopedKey, Unreadable
 
 
 class Status(Enum):
@@ -35,6 +35,9 @@ class ClaimResult(NamedTuple):
     ended without a release.  With a `cycle` the session may not wait: the holder of each claim in it waits for the next,
     and the holder of the last is this session.  If it `keeps_place`, it goes on in its place when it waits again within
     `tickets.KEPT_PLACE`.
+
+    Of several keys that were asked for together, `in_the_way` has all claims in the way, `grants` what was granted or
+    reserved, with what each replaced, and `missing` those of the group that this session no longer holds.
     """
 
     status: Status
@@ -44,6 +47,9 @@ class ClaimResult(NamedTuple):
     lost: Claim | None = None
     cycle: tuple[Claim, ...] = ()
     keeps_place: bool = False
+    in_the_way: tuple[Claim | Unreadable, ...] = ()
+    grants: tuple[tuple[Claim, TakenOver | None], ...] = ()
+    missing: tuple[ScopedKey, ...] = ()
 
     @property
     def claimed(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from types import TracebackType
 from typing import Self, TypeVar
@@ -37,6 +37,7 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm
 Request = TypeVar("Request", ClaimRequest, InspectRequest, ReleaseRequest)
 
 _MAX_CLIENT, _MAX_DIRECTORY = 100, 200  # characters
+_MAX_GROUP_BYTES = 8_192
 
 
 class Session(Operations):
@@ -57,14 +58,18 @@ class Session(Operations):
         ttl_minutes: float = DEFAULT_TTL_MINUTES,
         note: str | None = None,
         redo: bool = False,
+        also: Sequence[str] = (),
         lock_timeout: float = LOCK_TIMEOUT,
     ) -> ClaimResult:
         """Claim *key*, or renew our claim on it, unless another live session holds it or the work is done.
 
         A renewal keeps the generation and the later of the two expiries; a *note* replaces the old one.  With *redo*
         work that is done is claimed all the same.  Never waits for a holder; `claim` does.
+
+        With *also*, up to 31 more keys of the namespace, all are claimed or none.  Each is renewed and released with the
+        others, whichever of them is named.
         """
-        request = ClaimRequest.parse(key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo)
+        request = ClaimRequest.parse(key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, also=also)
         return self.try_request(self.resolved(request), lock_timeout=validation.parse_lock_timeout(lock_timeout))
 
     def claim(
@@ -77,14 +82,22 @@ class Session(Operations):
         note: str | None = None,
         redo: bool = False,
         keep_alive: bool = False,
+        also: Sequence[str] = (),
     ) -> AbstractContextManager[Claim]:
-        """Hold *key* for the block: wait for its holder for up to *wait* seconds (0 to 300), release it at the end.
+        """Hold *key*, and *also* these, for the block: wait for its holder for up to *wait* seconds (0 to 300), release it at the end.
 
         With *keep_alive* a thread renews the claim until then.  Raises `NotClaimedError` if another session still holds
         the key, if the work is done, or if this session holds the key already: two blocks must not run at a time.
         """
         request = ClaimRequest.parse(
-            key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, wait_seconds=wait, keep_alive=keep_alive
+            key,
+            namespace,
+            ttl_minutes=ttl_minutes,
+            note=note,
+            redo=redo,
+            wait_seconds=wait,
+            keep_alive=keep_alive,
+            also=also,
         )
         return hold(self, self.resolved(request))
 
@@ -98,10 +111,18 @@ class Session(Operations):
         note: str | None = None,
         redo: bool = False,
         keep_alive: bool = False,
+        also: Sequence[str] = (),
     ) -> AbstractAsyncContextManager[Claim]:
         """Hold *key* for the block, as `claim` does, without blocking the event loop (asyncio or trio's, by anyio)."""
         request = ClaimRequest.parse(
-            key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, wait_seconds=wait, keep_alive=keep_alive
+            key,
+            namespace,
+            ttl_minutes=ttl_minutes,
+            note=note,
+            redo=redo,
+            wait_seconds=wait,
+            keep_alive=keep_alive,
+            also=also,
         )
         return hold_async(self, self.resolved(request))
 
@@ -241,8 +262,25 @@ class Session(Operations):
         return "*" in scoped.key or (self.is_here and os.path.lexists(scoped.key))
 
     def resolved(self, request: Request) -> Request:
-        """Return *request* with its key resolved (see `resolve`)."""
-        return request._replace(scoped=self.resolve(request.scoped))
+        """Return *request* with its keys resolved (see `resolve`).
+
+        Raises `InvalidInputError` for several keys that have more than 8,192 bytes together, or on a store that takes one.
+        """
+        resolved = request._replace(scoped=self.resolve(request.scoped))
+        if isinstance(resolved, ClaimRequest):
+            return resolved._replace(also=self._resolve_others(resolved)) if resolved.also else resolved
+        return resolved
+
+    def _resolve_others(self, request: ClaimRequest) -> tuple[ScopedKey, ...]:
+        if not self._store.has_places:
+            raise InvalidInputError(
+                "also", "must be empty in this layout, whose other programs claim one key at a time"
+            )
+        others = tuple(key for key in dict.fromkeys(map(self.resolve, request.also)) if key != request.scoped)
+        # Each record of a group names all its keys.
+        if sum(len(key.key.encode()) for key in (request.scoped, *others)) > _MAX_GROUP_BYTES:
+            raise InvalidInputError("also", f"must have at most {_MAX_GROUP_BYTES:,} bytes with all keys together")
+        return others
 
     def __enter__(self) -> Self:
         return self

@@ -5,19 +5,21 @@ The rules are W1 to W8 of docs/design/waiting.md; `operations` claims, renews an
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from mcp_claims.errors import SessionEndedError, StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.keys import PLACES, conflict, is_file_key
+from mcp_claims.model.keys import PLACES, is_file_key
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable
 from mcp_claims.session.held import HeldClaims
 from mcp_claims.session.results import ClaimResult, Status, TakenOver
-from mcp_claims.session.wait_queue import WaitQueue
-from mcp_claims.stores.base import Blocks, Store, Swap
+from mcp_claims.session.wait_queue import WaitQueue, end_reservation
+from mcp_claims.stores.base import Blocks, Change, GivesWay, Store, Swaps
 
 CLOSE_TIMEOUT = 0.2
 """Seconds that the end of a session waits for locks by default, in all."""
@@ -35,38 +37,81 @@ class Turns:
         """The session's places among those who wait."""
         self._closed = False
 
-    def _put_reservation(
-        self,
-        scoped: ScopedKey,
-        old: Claim | None,
-        replaced: Found,
-        ticket: Ticket | None,
-        now: Moment,
-        lock_timeout: float,
-    ) -> Swap:
-        """Reserve *scoped* in the place of *old* for the session of *ticket*, or for this one; *replaced* comes back if it lapses."""
-        served = self.holder if ticket is None else ticket.holder
-        marker = replaced if isinstance(replaced, Claim) else None
-        new = expiry.reserved(scoped, served, now, marker, self._state_of(marker, now))
-        swap = self._store.swap(scoped, old, new, lock_timeout=lock_timeout, blocks=self._blocks(scoped, served))
-        if swap.trace is not None and isinstance(swap.found, Claim):
-            # Only the response says what the store had kept of the claim before.
-            kept = swap.found._replace(replaced=swap.trace)
-            swap = swap._replace(found=self._store.swap(scoped, swap.found, kept, lock_timeout=lock_timeout).found)
-        if ticket is not None and swap.won and isinstance(swap.found, Claim):
-            swap = swap._replace(found=self._unless_left(ticket, swap.found, lock_timeout))
-        return swap
+    def _serve(
+        self, ticket: Ticket, known: Mapping[ScopedKey, Found], now: Moment, lock_timeout: float
+    ) -> Claim | Unreadable | None:
+        """Reserve the keys of *ticket* for its session, all or none; return the claim in the way if there is one.
+
+        *known* is what has just been read.  `None` means that they are reserved, or that something has changed.
+        """
+        changes: list[Change] = []
+        for key in ticket.keys:
+            found = known[key] if key in known else self._store.read(key)
+            state = self._state_of(found, now)
+            if found is not None and state in (ClaimState.HELD, ClaimState.RESERVED):
+                if isinstance(found, Claim) and is_same_session(found.holder.name, ticket.holder.name):
+                    continue
+                return found
+            if isinstance(found, Unreadable):
+                self._store.discard(found, lock_timeout=lock_timeout)
+                return None
+            if found is not None and found.mode is Mode.RESERVED and found.ended is None:
+                end_reservation(self._store, found, now, lock_timeout)
+                return None
+            group = ticket.keys if len(ticket.keys) > 1 else ()
+            new = expiry.reserved(key, ticket.holder, now, found, state)._replace(group=group)
+            changes.append(Change(key, found, new))
+        return self._put_reservations(changes, ticket, ticket.holder, lock_timeout).overlap if changes else None
+
+    def _put_reservations(
+        self, changes: Sequence[Change], ticket: Ticket | None, holder: Holder, lock_timeout: float
+    ) -> Swaps:
+        """Make *changes*, which reserve keys for *holder*, all or none; unless its session, that of *ticket*, has left."""
+        gives_way = None
+        if ticket is not None and not self._store.serves_queue:
+            # Asked at the moment of the write: a session that has just been served and comes again would overtake all.
+            gives_way = partial(self.queue.has_left, ticket)
+        swaps = self._swap(changes, holder, lock_timeout, gives_way)
+        reserved = [found for found in swaps.found if isinstance(found, Claim)] if swaps.won else []
+        for claim, trace in zip(reserved, swaps.traces, strict=False):
+            if trace is not None:
+                # Only the response says what the store had kept of the claim before.
+                kept = claim._replace(replaced=trace)
+                self._store.swap(claim.scoped, claim, kept, lock_timeout=lock_timeout)
+        # It may have left since, and have looked for a reservation in vain.
+        if reserved and ticket is not None and not self.queue.wake(ticket):
+            for scoped in [claim.scoped for claim in reserved]:
+                found = self._store.read(scoped)
+                if isinstance(found, Claim) and found.mode is Mode.RESERVED and found.holder == ticket.holder:
+                    left = expiry.uncovered(found, self._machine.now())
+                    self._store.swap(scoped, found, left, lock_timeout=lock_timeout)
+        return swaps
+
+    def _swap(
+        self, changes: Sequence[Change], holder: Holder, lock_timeout: float, gives_way: GivesWay | None = None
+    ) -> Swaps:
+        """Make *changes* for *holder*, all or none, unless a claim of others on a file that overlaps is in the way."""
+        blocks = next(filter(None, (self._blocks(change.scoped, holder) for change in changes)), None)
+        if len(changes) > 1:
+            return self._store.swap_all(changes, lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks)
+        (change,) = changes
+        return Swaps.of_one(self._store.swap(*change, lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks))
 
     def _decline(self, scoped: ScopedKey, found: Found, lock_timeout: float) -> bool:
-        """Give back *found* if it is a reservation for this session; return whether it was."""
+        """Give back *found* if it is a reservation for this session, with those of its group; return whether it was one."""
         now = self._machine.now()
         if not isinstance(found, Claim) or not self._is_for_us(found, scoped, now):
             return False
         # Before the key is free: the place that it came from must not get it again.
         self.queue.give_up(found.scoped, lock_timeout)
-        swap = self._store.swap(found.scoped, found, expiry.uncovered(found, now), lock_timeout=lock_timeout)
-        self._pass_on(found.scoped, swap.found)
-        return swap.won
+        won = False
+        for key in found.group or (scoped,):
+            reserved = found if key == scoped else self._store.read(key)
+            if isinstance(reserved, Claim) and self._is_for_us(reserved, key, now):
+                swap = self._store.swap(key, reserved, expiry.uncovered(reserved, now), lock_timeout=lock_timeout)
+                self._pass_on(key, swap.found)
+                won = won or swap.won
+        return won
 
     def _pass_on(self, scoped: ScopedKey, found: Found) -> None:
         """Wake the next waiter for *scoped*, which is free; *found* is what is stored there now.
@@ -78,23 +123,21 @@ class Turns:
         if absent is None or isinstance(found, Unreadable) or (found is not None and found.ended is None):
             return
         now = self._machine.now()
-        if self._state_of(found, now) is ClaimState.DONE and scoped.namespace != PLACES:
-            return
-        with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-            if (wanted := wanted_key(absent, scoped)) != scoped:
-                found = self._store.read(wanted)
-            if not isinstance(found, Unreadable) and (found is None or found.ended is not None):
-                self._put_reservation(wanted, found, found, absent, now, 0)
+        if not self._is_done(found, now):
+            with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
+                self._serve(absent, {scoped: found}, now, 0)
 
-    def _unless_left(self, ticket: Ticket, reservation: Claim, lock_timeout: float) -> Found:
-        """Wake the session of *ticket*, for which the key has just been reserved; return what is stored then.
+    def _is_done(self, found: Found, now: Moment) -> bool:
+        """Return whether *found* says that the work on its key is done, so that nobody is to begin it.
 
-        It may have left since its ticket was read, and have looked for a reservation in vain.
+        Never so for a file or a branch, nor for a key that was held beside another one: the next one is told how it ended.
         """
-        if self.queue.wake(ticket):
-            return reservation
-        left = expiry.uncovered(reservation, self._machine.now())
-        return self._store.swap(reservation.scoped, reservation, left, lock_timeout=lock_timeout).found
+        return (
+            isinstance(found, Claim)
+            and self._state_of(found, now) is ClaimState.DONE
+            and found.scoped.namespace != PLACES
+            and (not found.group or found.group[0] == found.scoped)
+        )
 
     def _your_turn(self, reservation: Claim, now: Moment) -> ClaimResult:
         # As in `_record`: either `close` finds the reservation, or we see here that it has begun.
@@ -136,8 +179,3 @@ class Turns:
 
     def _state_of(self, found: Found, now: Moment) -> ClaimState:
         return expiry.state_of(found, now, self._machine.provably_dead)
-
-
-def wanted_key(ticket: Ticket, scoped: ScopedKey) -> ScopedKey:
-    """Return the key that *ticket* waits for and that conflicts with *scoped*: the same, or a file that overlaps."""
-    return scoped if scoped in ticket.keys else next(each for each in ticket.keys if conflict(each, scoped))

@@ -42,16 +42,16 @@ class WaitQueue:
         """Return whether the session may have a ticket for *scoped*."""
         return scoped in self._waits
 
-    def join(self, scoped: ScopedKey, wait_seconds: float) -> Ticket | None:
-        """Return the session's ticket for *scoped*, a new one if it has none; `None` where there are no tickets.
+    def join(self, scoped: ScopedKey, wait_seconds: float, also: tuple[ScopedKey, ...] = ()) -> Ticket | None:
+        """Return the session's ticket for *scoped* and *also*, a new one if it has none; `None` where there are no tickets.
 
-        The wait lasts until `end_wait`.
+        The wait lasts until `end_wait`, which needs only *scoped*, as all other methods do.
         """
         with self._lock:
             self._waits[scoped] = self._waits.get(scoped, 0) + 1
-        return self.rejoin(scoped, wait_seconds)
+        return self.rejoin(scoped, wait_seconds, also)
 
-    def rejoin(self, scoped: ScopedKey, wait_seconds: float) -> Ticket | None:
+    def rejoin(self, scoped: ScopedKey, wait_seconds: float, also: tuple[ScopedKey, ...] = ()) -> Ticket | None:
         """Return what `join` does, for a wait that goes on although it has lost its place."""
         with self._lock:
             self._waits.setdefault(scoped, 1)  # Else nobody would give up the place at the end of the wait.
@@ -59,7 +59,7 @@ class WaitQueue:
 
         def join(found: tuple[Ticket, ...]) -> tuple[Ticket, ...]:
             current = tickets.current(found, now, self._machine.provably_dead)
-            after = tickets.joined(current, scoped, holder, now, timedelta(seconds=wait_seconds))
+            after = tickets.joined(current, (scoped, *also), holder, now, timedelta(seconds=wait_seconds))
             return after if len(after) <= tickets.MAX_TICKETS else current
 
         return tickets.ticket_of(self._change(scoped, join, LOCK_TIMEOUT), scoped, holder, now)
@@ -122,7 +122,11 @@ class WaitQueue:
             self._waits.pop(scoped, None)
 
     def first_ahead(
-        self, scoped: ScopedKey, held: Collection[ScopedKey] = (), found: tuple[Ticket, ...] | None = None
+        self,
+        scoped: ScopedKey,
+        held: Collection[ScopedKey] = (),
+        found: tuple[Ticket, ...] | None = None,
+        also: tuple[ScopedKey, ...] = (),
     ) -> Ticket | None:
         """Return the first ticket of a living session that goes before this one, of *found* if that has just been read.
 
@@ -130,12 +134,18 @@ class WaitQueue:
         session, and both for ever.
         """
         found = self._read(scoped) if found is None else found
-        ahead = tickets.ahead_of(found, scoped, self._holder(), self._machine.now())
-        return next((each for each in self._living(ahead) if not any(tickets.wants(each, key) for key in held)), None)
+        ahead = tickets.ahead_of(found, scoped, self._holder(), self._machine.now(), also)
+        return next((each for each in self._living(ahead) if not tickets.wants(each, *held)), None)
 
-    def is_behind(self, scoped: ScopedKey, held: Collection[ScopedKey], found: tuple[Ticket, ...]) -> bool:
+    def is_behind(
+        self,
+        scoped: ScopedKey,
+        held: Collection[ScopedKey],
+        also: tuple[ScopedKey, ...],
+        found: tuple[Ticket, ...],
+    ) -> bool:
         """Return whether a living session with a ticket in *found* goes before this one, which holds the keys *held*."""
-        return self.first_ahead(scoped, held, found) is not None
+        return self.first_ahead(scoped, held, found, also) is not None
 
     def read_all(self) -> tuple[Ticket, ...]:
         """Return the tickets of all namespaces; none if they cannot be read."""
@@ -145,8 +155,9 @@ class WaitQueue:
         """Return whether this session has a place, and the ticket right before it, in *found* if that has just been read."""
         holder, now = self._holder(), self._machine.now()
         found = self._read(scoped) if found is None else found
-        ahead = tickets.ahead_of(found, scoped, holder, now)
-        return tickets.ticket_of(found, scoped, holder, now) is not None, next(self._living(ahead[::-1]), None)
+        own = tickets.ticket_of(found, scoped, holder, now)
+        ahead = tickets.ahead_of(found, scoped, holder, now, () if own is None else own.keys)
+        return own is not None, next(self._living(ahead[::-1]), None)
 
     def wake_next(self, scoped: ScopedKey) -> Ticket | None:
         """Wake the first waiter for *scoped* that has its alarm open, unless the store wakes it.
@@ -170,9 +181,12 @@ class WaitQueue:
     def wake(self, ticket: Ticket) -> bool:
         """Wake the waiter that has *ticket*; return whether it still has its place, as far as that can be known."""
         self._store.wake(ticket)
-        return any(
-            each.number == ticket.number and is_same_session(each.holder.name, ticket.holder.name)
-            for each in self._read(ticket.keys[0])
+        return not self.has_left(ticket, self._read(ticket.keys[0]))
+
+    def has_left(self, ticket: Ticket, found: tuple[Ticket, ...]) -> bool:
+        """Return whether the waiter that had *ticket* has none among *found*."""
+        return not any(
+            each.number == ticket.number and is_same_session(each.holder.name, ticket.holder.name) for each in found
         )
 
     def find_cycle(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> tuple[Claim, ...]:
@@ -184,7 +198,9 @@ class WaitQueue:
         own = self._holder().name
         waiting = self._waiting(self.read_all() if found is None else found)
         ours = next((each for each in waiting.get(own, []) if scoped in each.keys), None)
-        cycle = () if ours is None else self._path(scoped, own, waiting, ours, set())
+        if ours is None:
+            return ()
+        cycle = next(filter(None, (self._path(key, own, waiting, ours, set()) for key in ours.keys)), ())
         if not cycle:
             return ()
         # A wait or a holder may have ended while we read.  If all go on, all claims were held throughout.

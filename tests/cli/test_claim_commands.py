@@ -409,3 +409,14 @@ def test_a_store_that_cannot_answer_is_exit_code_3(commands: Commands, command: 
     assert done.returncode == 3, done.stderr
     assert str(commands.directory) in done.stderr and "`mcp-claims doctor`" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_several_keys_are_tried_together_and_only_if_that_is_asked_for(commands: Commands) -> None:
+    refused = commands("try", "red", "green", "--session", "ci")
+    assert refused.returncode == 2 and "--all" in refused.stderr
+    done = commands("try", "red", "green", "--all", "--session", "ci")
+    assert done.returncode == 0 and 'all of "red", "green"' in done.stdout
+    assert commands("try", "green", "blue", "--all", "--session", "other").returncode == 1
+    assert commands("check", "blue").returncode == 0, "nothing was claimed"
+    assert commands("release", "green", "--session", "ci").returncode == 0
+    assert commands("check", "red").returncode == 0

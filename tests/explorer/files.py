@@ -11,7 +11,7 @@ from mcp_claims.model.records import Claim, Holder, ScopedKey
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, Blocks, Swap
-from mcp_claims.stores.files.lock import NamespaceLock
+from mcp_claims.stores.files.intents import Locks
 from mcp_claims.stores.files.overlaps import read_patterns
 from mcp_claims.stores.files.store import FileStore
 from tests.explorer.process import Process, Script
@@ -121,8 +121,8 @@ class JudgesBeforeTheLock(FileStore):
 
 
 class ListsNoPatterns(FileStore):
-    def _patterns(self, scoped: ScopedKey, lock: NamespaceLock) -> list[str]:
-        return read_patterns(self._fs, self._directory_of(scoped)) or []
+    def _patterns(self, files: list[ScopedKey], locks: Locks) -> list[str]:
+        return read_patterns(self._fs, self._directory_of(files[0])) or []
 
 
 class RenewsWithoutALook(Session):

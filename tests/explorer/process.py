@@ -112,9 +112,16 @@ class Process:
         return self.alive and any(grant is not None and grant.expires.ticks > self.run.world.ticks for grant in grants)
 
     def try_claim(
-        self, scoped: ScopedKey = KEY, *, ttl: float = TTL, note: str | None = None, redo: bool = False
+        self,
+        scoped: ScopedKey = KEY,
+        *,
+        ttl: float = TTL,
+        note: str | None = None,
+        redo: bool = False,
+        also: tuple[ScopedKey, ...] = (),
     ) -> ClaimResult | None:
         request = ClaimRequest.parse(scoped.key, scoped.namespace, ttl_minutes=ttl, note=note, redo=redo)
+        request = request._replace(also=also)
         turn, self.turn = self.turn, None
         attempt = self._try(request)
         refused = attempt is not None and attempt.status is not Status.ACQUIRED
@@ -136,14 +143,15 @@ class Process:
         reserve: bool = True,
         keeps_place: bool = True,
         attempts: int = MAX_ATTEMPTS,
+        also: tuple[ScopedKey, ...] = (),
     ) -> ClaimResult | None:
         """Wait as `acquire` does.  With *reserve* the first attempt claims the key, later ones reserve it."""
-        request = ClaimRequest.parse(scoped.key, scoped.namespace, ttl_minutes=ttl)
+        request = ClaimRequest.parse(scoped.key, scoped.namespace, ttl_minutes=ttl)._replace(also=also)
         attempt = self._try(request)
         if attempt is None or attempt.status is not Status.HELD:
             return attempt
-        self.wants.add(scoped)
-        self.claims.queue.join(scoped, WAIT)
+        self.wants |= {scoped, *also}
+        self.claims.queue.join(scoped, WAIT, also)
         self.listens = True
         for _ in range(attempts):
             began = self.run.news
@@ -155,13 +163,13 @@ class Process:
                 attempt = attempt._replace(cycle=cycle)
                 break
             if not self.claims.queue.place(scoped)[0]:
-                self.claims.queue.rejoin(scoped, WAIT)
+                self.claims.queue.rejoin(scoped, WAIT, also)
             self.sleep(began)
         self.listens = False
         waits_on = attempt is not None and attempt.status in (Status.HELD, Status.YOUR_TURN) and not attempt.cycle
         self.claims.end_wait(scoped, keeps_place=keeps_place and waits_on)
         if not (keeps_place and waits_on):
-            self.wants.discard(scoped)
+            self.wants -= {scoped, *also}
             self.turn = None
         return attempt
 
@@ -183,15 +191,21 @@ class Process:
         if isinstance(attempt.found, Claim) and attempt.status is Status.YOUR_TURN:
             self.turn = attempt.found
         elif isinstance(attempt.found, Claim) and attempt.claimed:
-            self.granted[scoped] = attempt.found
-            self.wants.discard(scoped)
-            self.run.granted(self, attempt.found, redo=request.redo)
+            for grant in [attempt.found, *(grant for grant, _ in attempt.grants)]:
+                self.granted[grant.scoped] = grant
+                self.wants.discard(grant.scoped)
+                self.run.granted(self, grant, redo=request.redo)
+            for key in attempt.found.group:
+                if key in self.granted:
+                    self.granted[key] = self.granted[key]._replace(expires=attempt.found.expires)
             self.run.told(attempt.found, attempt.taken_over and attempt.taken_over.found)
             self.fs.act()
         return attempt
 
     def release(self, outcome: Outcome | None = None, scoped: ScopedKey = KEY) -> None:
         ours, self.turn = self.granted.pop(scoped, None), None
+        for key in () if ours is None else ours.group:
+            self.granted.pop(key, None)
         released = self._do(lambda: self.claims.release(scoped.key, scoped.namespace, outcome=outcome))
         self.wants.discard(scoped)
         if outcome is Outcome.DONE and isinstance(released, ReleaseResult) and released.released and ours is not None:

@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from tests.explorer import files
+from tests.explorer import files, groups
 from tests.explorer.scenarios import FAULTS, SCENARIOS
 from tests.explorer.schedules import Scenario
 from tests.explorer.search import explore
@@ -21,7 +21,9 @@ RANDOM_SHARE = 10
 BOUND = 3
 
 
-@pytest.mark.parametrize("scenario", [*SCENARIOS, *WAITING, *files.FILES], ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize(
+    "scenario", [*SCENARIOS, *WAITING, *files.FILES, *groups.GROUPS], ids=lambda scenario: scenario.name
+)
 def test_at_most_one_holds_and_the_key_stays_claimable_under_every_schedule_tried(scenario: Scenario) -> None:
     found = explore(scenario, bound=BOUND, at_most=SCHEDULES, random_runs=SCHEDULES // RANDOM_SHARE)
     assert found.violation is None, found.violation
@@ -40,6 +42,11 @@ def test_a_planted_fault_is_found_and_reported_as_a_short_trace(fault: str) -> N
 @pytest.mark.parametrize("fault", files.FILE_FAULTS)
 def test_a_fault_of_files_is_found(fault: str) -> None:
     assert "both hold the key" in violation(list(files.planted(fault)))
+
+
+@pytest.mark.rule("C15", "S10")
+def test_a_set_that_is_written_one_by_one_is_found() -> None:
+    assert "both hold the key" in violation(list(groups.planted()))
 
 
 # That one needs thousands of schedules.

@@ -162,7 +162,11 @@ class Overtakes(WaitQueue):
     """Nobody looks at the tickets of others."""
 
     def first_ahead(
-        self, scoped: ScopedKey, held: Collection[ScopedKey] = (), found: tuple[Ticket, ...] | None = None
+        self,
+        scoped: ScopedKey,
+        held: Collection[ScopedKey] = (),
+        found: tuple[Ticket, ...] | None = None,
+        also: tuple[ScopedKey, ...] = (),
     ) -> Ticket | None:
         return None
 
@@ -186,6 +190,9 @@ class DoesNotLookAgain(WaitQueue):
     def wake(self, ticket: Ticket) -> bool:
         super().wake(ticket)
         return True
+
+    def has_left(self, ticket: Ticket, found: tuple[Ticket, ...]) -> bool:
+        return False
 
 
 def with_queue(queue: type[WaitQueue]) -> type[Session]:

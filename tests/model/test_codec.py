@@ -48,7 +48,6 @@ OPTIONAL_TEXTS = [
     "pidNamespace",
     "timeNamespace",
     "clockEpoch",
-    "group",
     "maker",
 ]
 COUNTS = ["pid", "generation"]
@@ -90,7 +89,7 @@ def claims(draw: st.DrawFn, *, nested: bool = False) -> Claim:
         mode=draw(st.sampled_from(Mode)),
         slot=draw(st.none() | st.integers(0, MAX_GENERATION)),
         slots=draw(st.none() | counts),
-        group=draw(optional),
+        group=draw(st.lists(st.builds(ScopedKey, names, names), max_size=3).map(tuple)),
         maker=draw(optional),
         replaced=None if nested else draw(st.none() | claims(nested=True)),
     )

@@ -33,7 +33,7 @@ def stored(after: tuple[Ticket, ...]) -> tuple[Ticket, ...]:
 
 
 def joined(found: tuple[Ticket, ...], number: int, seconds: float, scoped: ScopedKey = KEY) -> tuple[Ticket, ...]:
-    return stored(tickets.joined(found, scoped, holder(number), at(seconds), MINUTE))
+    return stored(tickets.joined(found, (scoped,), holder(number), at(seconds), MINUTE))
 
 
 def reservation(number: int, seconds: float) -> Claim:
@@ -81,7 +81,7 @@ def test_a_ticket_counts_for_the_time_of_the_wait_and_thirty_seconds_more() -> N
 @pytest.mark.rule("W8")
 def test_a_session_that_waits_again_keeps_its_number_and_the_longer_time() -> None:
     found = joined(joined((), 1, 0), 2, 0)
-    again = stored(tickets.joined(found, KEY, holder(1), at(10), timedelta(seconds=1)))
+    again = stored(tickets.joined(found, (KEY,), holder(1), at(10), timedelta(seconds=1)))
     assert [ticket.number for ticket in again] == [1, 2] and again[0].until == found[0].until
     longer = joined(found, 1, 50)
     assert longer[0].until == at(50 + 60 + 30) and longer[0].taken == START

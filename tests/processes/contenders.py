@@ -33,8 +33,8 @@ from mcp_claims.errors import ClaimsError, StoreBusyError, StoreUnavailableError
 from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.validation import ReleaseRequest
+from mcp_claims.session.groups import Groups
 from mcp_claims.session.identity import process_session
-from mcp_claims.session.operations import Operations
 from mcp_claims.session.results import ReleaseResult, Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
@@ -293,7 +293,7 @@ def plant(fault: str) -> None:
     assert fault == "release by path"
 
     def release(
-        self: Operations,
+        self: Groups,
         request: ReleaseRequest,
         lock_timeout: float,
         grant: Claim | None = None,
@@ -305,7 +305,7 @@ def plant(fault: str) -> None:
                 return ReleaseResult(True, found, self._machine.now())
         return ReleaseResult(False, None, self._machine.now())
 
-    Operations._release = release  # type: ignore[method-assign]
+    Groups._release = release  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

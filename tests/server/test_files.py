@@ -63,3 +63,24 @@ def test_over_http_a_file_is_named_in_full(claims_dir: Path, project: Path) -> N
         assert client.call("try_claim", key=f"file:{project}/src")["claimed"]
         with closing(client.send("try_claim", {"key": "file:src"})) as connection:
             assert b"must have an absolute path" in connection.getresponse().read()
+
+
+@BOTH_STAGES
+@pytest.mark.rule("C15")
+def test_several_keys_are_claimed_together_or_not_at_all(claims_dir: Path, project: Path, options: list[str]) -> None:
+    with raw_server(claims_dir, *options) as ada, raw_server(claims_dir, *options) as ben:
+        ada.call("try_claim", key="branch:main")
+        ada.call("try_claim", key="nightly")
+        refused = ben.call("try_claim", key="file:src/", also=["branch:main", "nightly"])
+        assert refused["status"] == "held"
+        for key in (f"branch:{project}/.git:main", "nightly"):
+            assert f'"{key}" by {refused["holder"]}' in refused["advice"]
+        assert not ada.call("is_claimed_by_other", key="file:src/")["claimed_by_other"]
+        ada.call("release", key="nightly")
+        ada.call("release", key="branch:main")
+        # Some hosts write a list as text.
+        granted = ben.call("try_claim", key="file:src/", also='["branch:main", "nightly"]')
+        assert granted["claimed"]
+        assert ada.call("is_claimed_by_other", key="nightly")["holder"] == granted["holder"]
+        assert ben.call("release", key="nightly")["released"]
+        assert ada.call("try_claim", key="branch:main", also=[])["claimed"]

@@ -233,6 +233,29 @@ class TestReservations:
         assert holder.release(KEY).released and interrupting.ran == 2
         assert attempt(stranger, reserve=False).status is Status.ACQUIRED
 
+    @pytest.mark.rule("W2", "W5")
+    def test_one_that_was_served_since_its_ticket_was_read_does_not_get_the_key_again_before_the_others(
+        self, bench: Bench
+    ) -> None:
+        interrupting = Interrupting(bench.store)
+        holder, ada, ben, stranger = bench.session(), bench.session(), bench.session(), bench.session(interrupting)
+        granted(holder)
+        wait(bench, ada, ben)
+        with bench.store.alarm(bench.store.tickets(DEFAULT_NAMESPACE)[0], lambda: None):
+            holder.release(KEY)
+
+        def serve_ada() -> None:
+            assert attempt(ada, reserve=False).status is Status.ACQUIRED
+            with bench.store.alarm(bench.store.tickets(DEFAULT_NAMESPACE)[0], lambda: None):
+                ada.release(KEY)
+
+        # The first write finds that ada waits.  Before the second one, which would reserve the key for her, she is served,
+        # and before the third one she is back.
+        back: list[Status] = []
+        interrupting.interrupt_with(lambda: None, serve_ada, lambda: back.append(attempt(ada, reserve=False).status))
+        assert attempt(stranger, reserve=False).status is Status.HELD
+        assert back == [Status.HELD] and reserved_for(bench, ben)
+
     @pytest.mark.rule("W5")
     def test_one_whose_session_ends_between_the_reservation_and_its_answer_frees_it(self, bench: Bench) -> None:
         holder = bench.session()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from math import inf
 from typing import Any
 
 from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
-from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm, Store, Swap, TicketChange
+from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm, Change, Store, Swap, Swaps, TicketChange
 
 
 class DelegatingStore:
@@ -39,6 +39,9 @@ class DelegatingStore:
         **options: Any,
     ) -> Swap:
         return self._store.swap(scoped, old, new, lock_timeout=lock_timeout, **options)
+
+    def swap_all(self, changes: Sequence[Change], *, lock_timeout: float = LOCK_TIMEOUT, **options: Any) -> Swaps:
+        return self._store.swap_all(changes, lock_timeout=lock_timeout, **options)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         return self._store.discard(found, lock_timeout=lock_timeout)
@@ -105,6 +108,10 @@ class Interrupting(DelegatingStore):
     ) -> Swap:
         self._interrupt()
         return self._store.swap(scoped, old, new, lock_timeout=lock_timeout, **options)
+
+    def swap_all(self, changes: Sequence[Change], *, lock_timeout: float = LOCK_TIMEOUT, **options: Any) -> Swaps:
+        self._interrupt()
+        return self._store.swap_all(changes, lock_timeout=lock_timeout, **options)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         self._interrupt()

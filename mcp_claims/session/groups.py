@@ -1,0 +1,329 @@
+"""What a session holds, one key or several that were claimed together: granted, renewed and released as one.
+
+Each key has a record of its own, with its own generation, which names all keys of its group.  A key belongs to the group of
+the last call that granted it.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+
+from mcp_claims.errors import (
+    ContendedError,
+    ForkedError,
+    SessionEndedError,
+    StoreBusyError,
+    StoreUnavailableError,
+    UnsafeDirectoryError,
+)
+from mcp_claims.liveness import Machine
+from mcp_claims.model import expiry, validation
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.names import is_same_session
+from mcp_claims.model.records import Claim, Found, Holder, Maker, Mode, Moment, ScopedKey, Unreadable
+from mcp_claims.model.validation import ClaimRequest, ReleaseRequest
+from mcp_claims.session.results import ClaimResult, ReleaseResult, Status, TakenOver
+from mcp_claims.session.turns import CLOSE_TIMEOUT, Turns
+from mcp_claims.session.wait_queue import end_reservation
+from mcp_claims.stores.base import MAX_SWAPS, Change, Store
+
+_IN_THE_WAY = (ClaimState.HELD, ClaimState.RESERVED)
+
+
+class Groups(Turns):
+    """The claims of one session, and the groups that they belong to."""
+
+    def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
+        super().__init__(store, holder, machine)
+        self.maker = Maker.LIBRARY
+        """Through what the session makes its claims, for people."""
+        self._in_forked_child = False
+
+    def undo(self, result: ClaimResult) -> None:
+        """Release what *result* says was granted, or decline its turn: its caller has never heard of it.  Raises nothing."""
+        grants = result.grants
+        if not grants and isinstance(result.found, Claim):
+            grants = ((result.found, result.taken_over),)
+        if result.status in (Status.ACQUIRED, Status.YOUR_TURN):
+            for grant, taken_over in grants:
+                self.release_grant(grant, taken_over)
+
+    def release_grant(self, grant: Claim, taken_over: TakenOver | None = None) -> None:
+        """Release *grant*, or decline that reservation, which never reached its caller, unless it has changed since.
+
+        What the grant has *taken_over* is there again: the caller was told neither that it is done nor the note of a dead.
+        """
+        if self._in_forked_child:
+            return
+        try:
+            if grant.mode is Mode.RESERVED and not self.queue.is_waited_for(grant.scoped):
+                self.queue.give_up(grant.scoped)
+            swap = self._store.swap(grant.scoped, grant, self._untaken(grant, taken_over))
+            if swap.won:
+                self._held.remove(grant)
+                self._pass_on(grant.scoped, swap.found)
+        except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
+            # No caller is left to report to.  The end of the session or the expiry frees the claim.
+            return
+
+    def release_own(self, grant: Claim, lock_timeout: float) -> ReleaseResult:
+        """Release *grant*, renewed or not, and no other grant of this session, which a parallel call may just have got.
+
+        Works on a closed session too, which may have failed to release it.
+        """
+        return self._release(ReleaseRequest(grant.scoped), lock_timeout, grant)
+
+    def _try_group(self, request: ClaimRequest, lock_timeout: float, *, reserve: bool) -> ClaimResult:
+        """Do what `try_request` does, for all keys of *request* or none."""
+        cached = self._held.get(request.scoped)
+        queued = self.queue.waits_for(request.scoped)
+        # What was granted in this call, and expired while it waited for the lock.
+        granted: dict[ScopedKey, TakenOver | None] = {}
+        for _ in range(MAX_SWAPS):
+            found, now = {key: self._store.read(key) for key in request.keys}, self._machine.now()
+            if self._make_room_in_group(found, now, lock_timeout):
+                continue
+            fresh = {key: each for key, each in found.items() if not self._holds(each, key)}
+            held = next((each for key, each in found.items() if key not in fresh), None)
+            if isinstance(held, Claim) and set(request.keys) <= set(held.group):
+                if (result := self._renew_group(request, held, lock_timeout)) is None:
+                    continue
+                if not granted or result.status is not Status.RENEWED:
+                    return result
+                grants = tuple((claim, granted[key]) for key in granted if (claim := self._held.get(key)) is not None)
+                return result._replace(status=Status.ACQUIRED, taken_over=granted.get(request.scoped), grants=grants)
+            blocking = tuple(
+                each
+                for key, each in fresh.items()
+                if each is not None and self._state_of(each, now) in _IN_THE_WAY and not self._is_turn(each, key, now)
+            )
+            if not blocking and not request.redo and self._is_done(done := found[request.scoped], now):
+                assert isinstance(done, Claim)
+                return ClaimResult(Status.DONE, done, now)
+            waiting = {key: each for key, each in fresh.items() if not self._is_turn(each, key, now)}
+            if not blocking and queued and waiting:
+                first = self.queue.first_ahead(request.scoped, self._held.keys(), also=request.keys)
+                if first is not None:
+                    overlap = self._serve(first, found, now, lock_timeout)
+                    if overlap is None:
+                        continue
+                    blocking = (overlap,)
+            if not blocking and reserve:
+                if not waiting:
+                    turns = [each for each in fresh.values() if isinstance(each, Claim)]
+                    return self._your_turn(turns[0], now)._replace(grants=tuple((turn, None) for turn in turns))
+                overlap = self._reserve_group(request, waiting, now, lock_timeout)
+                if overlap is None:
+                    continue
+                blocking = (overlap,)
+            if not blocking:
+                result, queued = self._grant_group(request, found, fresh, now, lock_timeout, queued=queued)
+                if result is not None and not self._is_over(result):
+                    return result
+                granted |= {} if result is None else {claim.scoped: taken_over for claim, taken_over in result.grants}
+                continue
+            lost = self._held.lost(cached, found[request.scoped])
+            return ClaimResult(Status.HELD, blocking[0], now, lost=lost, in_the_way=blocking)
+        raise ContendedError(request.scoped.key, MAX_SWAPS)
+
+    def _is_over(self, result: ClaimResult) -> bool:
+        """Return whether what was granted expired while we waited for the lock: it is renewed, not handed over dead."""
+        return (
+            result.claimed and isinstance(result.found, Claim) and expiry.has_passed(result.found.expires, result.now)
+        )
+
+    def _is_turn(self, found: Found, scoped: ScopedKey, now: Moment) -> bool:
+        return isinstance(found, Claim) and self._is_for_us(found, scoped, now)
+
+    def _make_room_in_group(self, found: dict[ScopedKey, Found], now: Moment, lock_timeout: float) -> bool:
+        """Remove an unreadable record that is old enough, or a reservation that has lapsed; return whether there was one."""
+        for each in found.values():
+            if each is None or not self._state_of(each, now).dead:
+                continue
+            if isinstance(each, Unreadable):
+                self._store.discard(each, lock_timeout=lock_timeout)
+                return True
+            if each.mode is Mode.RESERVED and each.ended is None:
+                end_reservation(self._store, each, now, lock_timeout)
+                return True
+        return False
+
+    def _reserve_group(
+        self, request: ClaimRequest, waiting: dict[ScopedKey, Found], now: Moment, lock_timeout: float
+    ) -> Claim | Unreadable | None:
+        """Reserve those keys that this session waits for; return the claim on a file that overlaps if one is in the way."""
+        changes = [
+            Change(
+                key,
+                each,
+                expiry.reserved(key, self.holder, now, each, self._state_of(each, now))._replace(group=request.keys),
+            )
+            for key, each in waiting.items()
+            if not isinstance(each, Unreadable)
+        ]
+        return self._put_reservations(changes, None, self.holder, lock_timeout).overlap
+
+    def _grant_group(
+        self,
+        request: ClaimRequest,
+        found: dict[ScopedKey, Found],
+        fresh: dict[ScopedKey, Found],
+        now: Moment,
+        lock_timeout: float,
+        *,
+        queued: bool,
+    ) -> tuple[ClaimResult | None, bool]:
+        """Claim *fresh* and renew the others of *found*; return the result unless something has changed, and whether somebody waits."""
+        taken_over: dict[ScopedKey, TakenOver | None] = {}
+        changes: list[Change] = []
+        turn = False
+        for key, each in found.items():
+            assert not isinstance(each, Unreadable)  # It would be in the way, or have been removed.
+            if key not in fresh:
+                assert each is not None
+                new = expiry.renewed(each, request, self.holder, now)
+            else:
+                new = expiry.granted(request._replace(scoped=key), self.holder, now, self.maker)
+                taken_over[key] = None if each is None else TakenOver(each, self._state_of(each, now))
+                if each is not None and self._is_turn(each, key, now):
+                    new, taken_over[key], turn = (
+                        new._replace(generation=each.generation),
+                        self._replaced(each, now),
+                        True,
+                    )
+            changes.append(Change(key, each, new._replace(group=request.keys)))
+        gives_way = None
+        if len(taken_over) > turn and not (self._store.serves_queue and queued):
+            gives_way = partial(self.queue.is_behind, request.scoped, self._held.keys(), request.keys)
+        with ExitStack() as doubts:
+            for change in changes:
+                if change.new is not None and change.scoped in fresh:
+                    doubts.enter_context(self._held.in_doubt(change.new))
+            swaps = self._swap(changes, self.holder, lock_timeout, gives_way)
+            now = self._machine.now()
+            if swaps.overlap is not None:
+                return ClaimResult(Status.HELD, swaps.overlap, now, in_the_way=(swaps.overlap,)), queued
+            if not swaps.won:
+                return None, queued or swaps.queued
+            claims = [claim for claim in swaps.found if isinstance(claim, Claim)]
+            lost = [self._record(claim, None, taken_over.get(claim.scoped)) for claim in claims]
+            self.queue.end(request.scoped, lock_timeout, everywhere=turn)
+        status = Status.ACQUIRED if fresh else Status.RENEWED
+        grants = tuple((claim, taken_over[claim.scoped]) for claim in claims if claim.scoped in fresh)
+        first = taken_over.get(request.scoped)
+        return ClaimResult(status, claims[0], now, first, next(filter(None, lost), None), grants=grants), queued
+
+    def _renew_group(self, request: ClaimRequest, held: Claim, lock_timeout: float) -> ClaimResult | None:
+        """Renew all of the group of *held* that this session still holds; `None` means that something has changed.
+
+        Takes nothing anew: a key of the group that was lost is named in the result, which is then `held`.
+        """
+        found, now = {key: self._store.read(key) for key in held.group}, self._machine.now()
+        missing = tuple(key for key, each in found.items() if not self._holds(each, key))
+        changes = [
+            Change(key, each, expiry.renewed(each, request, self.holder, now))
+            for key, each in found.items()
+            if isinstance(each, Claim) and self._holds(each, key) and each.group == held.group
+        ]
+        if not changes:
+            return None
+        swaps = self._swap(changes, self.holder, lock_timeout)
+        if not swaps.won and swaps.overlap is None:
+            return None
+        claims = [claim for claim in swaps.found if isinstance(claim, Claim)] if swaps.won else []
+        lost = [self._record(claim) for claim in claims]
+        lost += [self._held.lost(self._held.get(key), found[key]) for key in missing]
+        others = [
+            each for key in missing if (each := found[key]) is not None and self._state_of(each, now) in _IN_THE_WAY
+        ]
+        blocking = swaps.overlap or next(iter(others), None)
+        first_lost = next(filter(None, lost), None)
+        if missing or blocking is not None:
+            shown = blocking if blocking is not None else claims[0]
+            return ClaimResult(Status.HELD, shown, now, lost=first_lost, missing=missing, in_the_way=tuple(others))
+        own = next((claim for claim in claims if claim.scoped == request.scoped), claims[0])
+        return ClaimResult(Status.RENEWED, own, now, lost=first_lost)
+
+    def _check_usable(self, namespace: str | None = None) -> None:
+        if namespace is not None:
+            validation.scoped_key("any", namespace)
+        if self._in_forked_child:
+            raise ForkedError
+        if self._closed:
+            raise SessionEndedError
+
+    def _untaken(self, grant: Claim, taken_over: TakenOver | None) -> Claim | None:
+        """Return what stays in the place of *grant*, of which nobody was told, or of a reservation."""
+        now = self._machine.now()
+        if taken_over is None or isinstance(taken_over.found, Unreadable):
+            return expiry.uncovered(grant, now)
+        return expiry.untaken(grant, taken_over.found, taken_over.state, now)
+
+    def _release(
+        self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None, left: Claim | None = None
+    ) -> ReleaseResult:
+        """Release our claim on the key of *request*, with those of its group; with *grant* only if it is that one.
+
+        *left* stays in its place.
+        """
+        if self._in_forked_child:
+            return ReleaseResult(False, None, self._machine.now())  # The claim is the parent's, which goes on.
+        scoped = request.scoped
+        cached, doubts = self._held.get(scoped), self._held.doubts(scoped)
+        if grant is not None and (cached is None or cached.generation != grant.generation):
+            first: Found = grant
+        else:
+            first = self._store.read(scoped) if cached is None else cached
+        found: Found = first
+        # A parallel call may have claimed the key again: that claim has a new generation, and must stay.
+        while isinstance(found, Claim) and isinstance(first, Claim) and self._holds(found, scoped):
+            if found.generation != first.generation:
+                break
+            now, changes = self._machine.now(), list[Change]()
+            for key in (scoped, *(each for each in found.group if each != scoped)):
+                held = found if key == scoped else self._store.read(key)
+                if isinstance(held, Claim) and self._holds(held, key) and held.group == found.group:
+                    marker = left if key == scoped else None
+                    if request.outcome is not None:
+                        marker = expiry.marker_of(held, request.outcome, now, request.retention, request.note)
+                    changes.append(Change(key, held, marker))
+            swaps = self._swap(changes, self.holder, lock_timeout)
+            if swaps.won:
+                for change, after in zip(changes, swaps.found, strict=True):
+                    assert change.old is not None
+                    self._held.remove(change.old)
+                    self.queue.leave(change.scoped, lock_timeout)
+                    self._pass_on(change.scoped, after)
+                return ReleaseResult(True, swaps.found[0] or found, self._machine.now())
+            # Of several keys another one may have changed.
+            found = swaps.found[0]
+        self._held.settle(doubts, found)
+        if grant is None and self._decline(scoped, found, lock_timeout):
+            return ReleaseResult(True, None, self._machine.now(), declined=True)
+        return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
+
+    def _holds(self, found: Found, scoped: ScopedKey) -> bool:
+        """Return whether *found* is this session's claim on *scoped*, and not a marker.
+
+        Where two keys share a file name, *found* may be this session's claim on the other key.
+        """
+        return (
+            isinstance(found, Claim)
+            and is_same_session(found.holder.name, self.holder.name)
+            and found.ended is None
+            and found.mode is not Mode.RESERVED
+            and found.scoped == scoped
+        )
+
+    def _record(self, grant: Claim, cached: Claim | None = None, taken_over: TakenOver | None = None) -> Claim | None:
+        """Record *grant* as held; return *cached*, the grant of the key known before, if that was lost.
+
+        If the session has ended meanwhile, what *grant* has *taken_over* is there again.
+        """
+        lost = self._held.add(grant, cached)
+        # Either `close`, in another thread, finds this claim among those held, or we see here that it has begun.
+        if self._closed:
+            self._release(ReleaseRequest(grant.scoped), CLOSE_TIMEOUT, left=self._untaken(grant, taken_over))
+            raise SessionEndedError
+        return lost

@@ -1,0 +1,207 @@
+"""Several keys that are claimed together: all or none, renewed and released as one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mcp_claims.errors import InvalidInputError
+from mcp_claims.model.records import Claim, Mode, Outcome, ScopedKey
+from mcp_claims.model.validation import DEFAULT_NAMESPACE, ClaimRequest
+from mcp_claims.session.results import ClaimResult, Status
+from mcp_claims.session.session import Session
+from tests.session.bench import Bench, FileBench, LayoutBench, MemoryBench, granted
+
+RED, GREEN, BLUE = (ScopedKey(DEFAULT_NAMESPACE, key) for key in ("red", "green", "blue"))
+
+
+@pytest.fixture(params=[MemoryBench, FileBench])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    """Return a bench whose store takes several keys at once."""
+    return MemoryBench() if request.param is MemoryBench else FileBench(tmp_path / "claims")
+
+
+def attempt(session: Session, *keys: str, reserve: bool = False) -> ClaimResult:
+    return session.try_request(ClaimRequest.parse(keys[0], also=keys[1:]), reserve=reserve)
+
+
+def holders(bench: Bench) -> dict[str, str]:
+    """Return who holds which key."""
+    return {
+        found.scoped.key: found.holder.name
+        for found in bench.store.scan()
+        if isinstance(found, Claim) and found.ended is None and found.mode is Mode.ALONE
+    }
+
+
+def wait(bench: Bench, session: Session, *keys: str) -> None:
+    scoped = ClaimRequest.parse(keys[0], also=keys[1:]).keys
+    assert session.queue.join(scoped[0], 300, scoped[1:]) is not None
+    bench.world.pass_time(2)
+
+
+@pytest.mark.rule("C15")
+def test_all_are_claimed_or_none_and_a_refusal_names_every_key_in_the_way(bench: Bench) -> None:
+    ada, ben = bench.session(), bench.session()
+    green, blue = granted(ada, "green"), granted(ada, "blue")
+    refused = attempt(ben, "red", "green", "blue")
+    assert (refused.status, refused.found, refused.in_the_way) == (Status.HELD, green, (green, blue))
+    assert holders(bench) == {"green": ada.holder.name, "blue": ada.holder.name} and not ben.holds_anything
+    ada.close()
+    result = attempt(ben, "red", "green", "blue")
+    assert result.status is Status.ACQUIRED and set(holders(bench)) == {"red", "green", "blue"}
+    assert isinstance(result.found, Claim) and result.found.scoped == RED
+    assert result.found.group == (RED, GREEN, BLUE)
+
+
+@pytest.mark.rule("C15")
+def test_renewal_and_release_through_any_member_act_on_all(bench: Bench) -> None:
+    session, other = bench.session(), bench.session()
+    attempt(session, "red", "green")
+    bench.world.pass_time(20 * 60)
+    assert attempt(session, "green").status is Status.RENEWED
+    bench.world.pass_time(20 * 60)
+    assert not other.try_claim("red").claimed, "it would have expired"
+    assert session.release("green").released
+    assert holders(bench) == {} and not session.holds_anything
+    assert other.try_claim("red").claimed
+
+
+def test_a_keep_alive_renews_all(bench: Bench) -> None:
+    session, other = bench.session(), bench.session()
+    grant = attempt(session, "red", "green").found
+    assert isinstance(grant, Claim)
+    bench.world.pass_time(20 * 60)
+    renewed = session.renew(grant, timedelta(minutes=30))
+    assert renewed is not None and renewed.scoped == RED
+    bench.world.pass_time(20 * 60)
+    assert not other.try_claim("green").claimed
+
+
+def test_a_key_belongs_to_the_group_of_the_last_call_that_granted_it(bench: Bench) -> None:
+    session = bench.session()
+    attempt(session, "red", "green")
+    assert attempt(session, "green", "blue").status is Status.ACQUIRED
+    assert attempt(session, "red").status is Status.RENEWED
+    assert session.release("blue").released
+    assert set(holders(bench)) == {"red"}
+
+
+@pytest.mark.rule("C15")
+def test_a_lost_member_is_named_and_nothing_is_taken_anew(bench: Bench) -> None:
+    session, other = bench.session(), bench.session()
+    attempt(session, "red", "green", "blue")
+    green = bench.store.read(GREEN)
+    assert isinstance(green, Claim) and other.revoke(green, "needed")
+    bench.world.pass_time(20 * 60)
+    for keys in (["red"], ["red", "green", "blue"]):
+        result = attempt(session, *keys)
+        assert (result.status, result.missing) == (Status.HELD, (GREEN,))
+    assert set(holders(bench)) == {"red", "blue"}
+    taken = granted(other, "green")
+    result = attempt(session, "blue")
+    assert (result.status, result.found, result.missing) == (Status.HELD, taken, (GREEN,))
+    bench.world.pass_time(20 * 60)
+    assert not bench.session().try_claim("red").claimed, "the others are renewed all the same"
+    assert session.release("red").released
+    assert set(holders(bench)) == {"green"}
+
+
+def test_what_is_partly_dead_is_taken_over_key_by_key(bench: Bench) -> None:
+    dead, other, heir = (bench.session() for _ in range(3))
+    dead.try_claim("red", also=["green"], note="half done")
+    other.try_claim("blue")
+    bench.world.kill(dead)
+    assert attempt(heir, "red", "blue").status is Status.HELD
+    result = attempt(heir, "red", "green")
+    assert result.status is Status.ACQUIRED
+    notes = [taken.found.note for _, taken in result.grants if taken is not None and isinstance(taken.found, Claim)]
+    assert notes == ["half done", "half done"]
+
+
+@pytest.mark.rule("C15", "C10")
+def test_only_the_key_that_is_named_first_is_done(bench: Bench) -> None:
+    session, other = bench.session(), bench.session()
+    attempt(session, "red", "green")
+    assert session.release("green", outcome=Outcome.DONE).released
+    assert attempt(other, "red").status is Status.DONE
+    assert attempt(other, "red", "blue").status is Status.DONE
+    assert attempt(other, "green").status is Status.ACQUIRED
+    assert not other.inspect("green").done
+    assert other.try_claim("red", also=["blue"], redo=True).status is Status.ACQUIRED
+
+
+@pytest.mark.rule("C15", "W2")
+def test_whoever_waits_for_a_set_is_served_before_those_who_come_later_for_a_part(bench: Bench) -> None:
+    holder, ada, ben = (bench.session() for _ in range(3))
+    held = granted(holder, "red")
+    wait(bench, ada, "red", "green")
+    refused = attempt(ben, "green")
+    assert (refused.status, refused.found) == (Status.HELD, held)
+    holder.release("red")
+    kept = attempt(ben, "green").found
+    assert isinstance(kept, Claim) and kept.mode is Mode.RESERVED and kept.holder == ada.holder
+    assert {each.scoped for each in bench.store.scan() if isinstance(each, Claim) and each.mode is Mode.RESERVED} == {
+        RED,
+        GREEN,
+    }
+    assert attempt(ada, "green").status is Status.ACQUIRED, "any member takes all"
+    assert set(holders(bench)) == {"red", "green"}
+
+
+def test_a_turn_is_for_all_and_so_is_a_decline(bench: Bench) -> None:
+    holder, ada, ben = (bench.session() for _ in range(3))
+    granted(holder, "green")
+    wait(bench, ada, "red", "green")
+    holder.release("green")
+    assert attempt(ada, "red", "green", reserve=True).status is Status.YOUR_TURN
+    assert attempt(ben, "red").status is Status.HELD
+    assert ada.release("red").declined
+    assert attempt(ben, "red", "green").status is Status.ACQUIRED
+
+
+def test_a_grant_of_a_cancelled_call_is_undone_for_all(bench: Bench) -> None:
+    session, dead = bench.session(), bench.session()
+    dead.try_claim("green", note="half done")
+    bench.world.kill(dead)
+    result = attempt(session, "red", "green")
+    session.undo(result)
+    assert holders(bench) == {} and not session.holds_anything
+    left = bench.session().try_claim("green")
+    assert left.taken_over is not None and isinstance(left.taken_over.found, Claim)
+    assert left.taken_over.found.note == "half done"
+
+
+def test_the_end_of_a_session_frees_all(bench: Bench) -> None:
+    session = bench.session()
+    attempt(session, "red", "green", "blue")
+    session.close()
+    assert holders(bench) == {}
+
+
+@pytest.mark.parametrize(
+    ("also", "rule"),
+    [
+        (["x"] * 32, "at most 31 keys"),
+        ("green", "must be a list of keys"),
+        ([5], "must be text"),
+        ([""], "must not be empty"),
+        (["k" * 1_024 + str(each) for each in range(3)], "at most 1,024 bytes"),
+        ([f"{each}".ljust(1_000, "k") for each in range(9)], "at most 8,192 bytes with all keys together"),
+    ],
+)
+def test_what_cannot_be_a_set_of_keys_is_refused_with_the_rule(bench: Bench, also: list[str], rule: str) -> None:
+    with pytest.raises(InvalidInputError, match=rule):
+        bench.session().try_claim("red", also=also)
+
+
+def test_a_key_that_is_named_twice_counts_once(bench: Bench) -> None:
+    result = bench.session().try_claim("red", also=["red", "green", "green"])
+    assert isinstance(result.found, Claim) and result.found.group == (RED, GREEN)
+
+
+def test_the_layout_of_agent_awareness_takes_one_key_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="layout"):
+        LayoutBench(tmp_path / "claims").session().try_claim("red", also=["green"])
