@@ -92,7 +92,11 @@ def configure_try(parser: argparse.ArgumentParser) -> None:
     )
     add_store_options(parser)
     add_claim(parser).nargs = "+"
-    parser.add_argument("--all", action="store_true", help="with several keys: claim all of them, or none")
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument("--all", action="store_true", help="with several keys: claim all of them, or none")
+    several.add_argument(
+        "--any", action="store_true", help="with several keys: claim the first that is free and not done"
+    )
     add_identity(parser)
     add_label(parser)
     add_json(parser)
@@ -100,14 +104,15 @@ def configure_try(parser: argparse.ArgumentParser) -> None:
 
 
 def _try(options: argparse.Namespace) -> int:
-    if len(options.key) > 1 and not options.all:
-        raise UsageError("Several keys need --all: all of them are claimed, or none.")
+    if len(options.key) > 1 and not (options.all or options.any):
+        raise UsageError("Several keys need --all (all of them or none) or --any (the first that is free).")
     request = claim_request(options)
     session = required_session(options, chosen_store(options))
     describe_session(session, options)
     request = session.resolved(request)
     result = acquire(session, request, refused=report_wait(request))
-    return print_claim(session, request.scoped, result, options, _HINTS.get(result.status, ""))
+    scoped = result.found.scoped if request.or_else and isinstance(result.found, Claim) else request.scoped
+    return print_claim(session, scoped, result, options, _HINTS.get(result.status, ""))
 
 
 def print_claim(

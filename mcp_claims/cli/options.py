@@ -153,9 +153,16 @@ def add_terms(parser: argparse._ActionsContainer) -> None:
 
 def claim_request(options: argparse.Namespace) -> ClaimRequest:
     """Return the request for a claim that *options* ask for; raise `InvalidInputError` for a value out of range."""
-    key, *also = options.key if isinstance(options.key, list) else [options.key]
+    key, *others = options.key if isinstance(options.key, list) else [options.key]
+    any_of_them = getattr(options, "any", False)
     request = ClaimRequest.parse(
-        key, options.namespace, ttl_minutes=options.ttl, note=options.note, redo=options.redo, also=also
+        key,
+        options.namespace,
+        ttl_minutes=options.ttl,
+        note=options.note,
+        redo=options.redo,
+        also=() if any_of_them else others,
+        or_else=others if any_of_them else (),
     )
     # The tools' limit is for hosts, which give up a call after minutes.  At a shell the caller decides.
     if not 0 <= options.wait <= LONGEST_WAIT:

@@ -202,7 +202,7 @@ def _take_first(session: Session, requests: Sequence[ClaimRequest]) -> list[tupl
             kept = None if signals else kept
             for call in calls:
                 if call is not kept and call.exception() is None:
-                    _release_grant(session, call.result())
+                    session.undo(call.result())
             for wakeup in wakeups:
                 wakeup.close()
     if kept is not None:
@@ -243,8 +243,3 @@ def _first_grant(session: Session, pending: set[_Call]) -> _Call | None:
         if session.process_has_ended():
             raise UsageError("The process of --for-pid has ended, so nothing is claimed for it.")
     return None
-
-
-def _release_grant(session: Session, result: ClaimResult) -> None:
-    if result.status is Status.ACQUIRED and isinstance(result.found, Claim):
-        session.undo(result)

@@ -90,6 +90,7 @@ def _ticket_line(ticket: Ticket) -> bytes:
         "untilTicks": ticket.until.ticks,
         "lapsed": ticket.lapsed,
         "returned": ticket.returned,
+        "any": ticket.any,
     }
     return _ENCODER.encode(record).encode() + b"\n"
 
@@ -106,6 +107,7 @@ def _ticket(line: bytes) -> Ticket:
         Moment(_time(record, "until"), _seconds(record, "untilTicks"), epoch),
         record.get("lapsed") is True,
         record.get("returned") is True,
+        record.get("any") is True,
     )
 
 

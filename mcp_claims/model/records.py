@@ -183,7 +183,7 @@ class Claim(NamedTuple):
 class Ticket(NamedTuple):
     """The place of a session that waits for `keys`, among all who wait in one namespace; the lowest number comes first.
 
-    It counts until `until`.  A session that lets a reservation lapse loses its place; its ticket is then `lapsed`, and
+    With `any` it waits for one of them, otherwise for all.  It counts until `until`.  A session that lets a reservation lapse loses its place; its ticket is then `lapsed`, and
     restores the place, once, if the session waits again before `until`.
     """
 
@@ -194,6 +194,7 @@ class Ticket(NamedTuple):
     until: Moment
     lapsed: bool = False
     returned: bool = False
+    any: bool = False
 
 
 class Unreadable(NamedTuple):

@@ -69,8 +69,10 @@ def joined(
     holder: Holder,
     now: Moment,
     wait: timedelta,
+    *,
+    any_of_them: bool = False,
 ) -> tuple[Ticket, ...]:
-    """Return *tickets* with one of *holder* for all of *keys* that counts for *wait* and `KEPT_PLACE` longer.
+    """Return *tickets* with one of *holder* for *keys* that counts for *wait* and `KEPT_PLACE` longer.
 
     A ticket that the session already has for them keeps its number; so does a lapsed one, once.  A new ticket comes last, and
     has the number 0 until it is stored.
@@ -86,7 +88,7 @@ def joined(
                 returned=ticket.returned or ticket.lapsed,
             )
             return (*tickets[:index], own, *tickets[index + 1 :])
-    return (*tickets, Ticket(0, keys, holder, now, until))
+    return (*tickets, Ticket(0, keys, holder, now, until, any=any_of_them))
 
 
 def left(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder) -> tuple[Ticket, ...]:

@@ -23,7 +23,7 @@ DEFAULT_TTL_MINUTES = DEFAULT_TTL / timedelta(minutes=1)
 DEFAULT_RETENTION_HOURS = DEFAULT_RETENTION / timedelta(hours=1)
 MAX_WAIT_SECONDS = 300.0
 MAX_LOCK_TIMEOUT = 3_600.0
-MAX_ALSO = 31
+MAX_ALSO, MAX_OR_ELSE = 31, 255
 
 _MINUTE, _HOUR, _MILLISECOND = timedelta(minutes=1), timedelta(hours=1), timedelta(milliseconds=1)
 _MAX_RAW_NOTE = 10 * MAX_NOTE_CHARACTERS
@@ -33,7 +33,7 @@ _OUTCOMES = tuple(each.value for each in (Outcome.DONE, Outcome.FAILED, Outcome.
 class ClaimRequest(NamedTuple):
     """A claim or a renewal; `wait_seconds` is how long to wait for another holder, `keep_alive` asks for renewals.
 
-    With `also` it is for all of these keys or for none.
+    With `also` it is for all of these keys or for none, with `or_else` for the first of them that is free and not done.
     """
 
     scoped: ScopedKey
@@ -43,11 +43,12 @@ class ClaimRequest(NamedTuple):
     wait_seconds: float = 0.0
     keep_alive: bool = False
     also: tuple[ScopedKey, ...] = ()
+    or_else: tuple[ScopedKey, ...] = ()
 
     @property
     def keys(self) -> tuple[ScopedKey, ...]:
         """All keys that it is for, each once."""
-        return tuple(dict.fromkeys((self.scoped, *self.also)))
+        return tuple(dict.fromkeys((self.scoped, *self.also, *self.or_else)))
 
     @classmethod
     def parse(
@@ -61,8 +62,11 @@ class ClaimRequest(NamedTuple):
         wait_seconds: float = 0,
         keep_alive: bool = False,
         also: Sequence[str] = (),
+        or_else: Sequence[str] = (),
     ) -> Self:
         """Return the request, or raise `InvalidInputError` for the first argument that breaks a rule."""
+        if also and or_else:
+            raise InvalidInputError("or_else", "does not go with also")
         return cls(
             scoped_key(key, namespace),
             parse_ttl(ttl_minutes),
@@ -70,7 +74,8 @@ class ClaimRequest(NamedTuple):
             parse_flag("redo", redo),
             parse_wait_seconds(wait_seconds),
             parse_flag("keep_alive", keep_alive),
-            parse_also(also, namespace),
+            parse_keys("also", also, namespace, MAX_ALSO),
+            parse_keys("or_else", or_else, namespace, MAX_OR_ELSE),
         )
 
 
@@ -125,13 +130,13 @@ def scoped_key(key: str, namespace: str = DEFAULT_NAMESPACE) -> ScopedKey:
     return ScopedKey(_name("namespace", namespace), _name("key", key))
 
 
-def parse_also(keys: Sequence[str], namespace: str) -> tuple[ScopedKey, ...]:
-    """Check further keys of one claim: at most 31, each as `scoped_key` checks it."""
+def parse_keys(name: str, keys: Sequence[str], namespace: str, limit: int) -> tuple[ScopedKey, ...]:
+    """Check the argument *name*, further keys of one call: at most *limit*, each as `scoped_key` checks it."""
     if isinstance(keys, str) or not isinstance(keys, Sequence):
-        raise InvalidInputError("also", "must be a list of keys")
-    if len(keys) > MAX_ALSO:
-        raise InvalidInputError("also", f"must be at most {MAX_ALSO} keys")
-    return tuple(ScopedKey(_name("namespace", namespace), _name("also", key)) for key in keys)
+        raise InvalidInputError(name, "must be a list of keys")
+    if len(keys) > limit:
+        raise InvalidInputError(name, f"must be at most {limit} keys")
+    return tuple(ScopedKey(_name("namespace", namespace), _name(name, key)) for key in keys)
 
 
 def parse_ttl(minutes: float) -> timedelta:

@@ -172,6 +172,8 @@ def claim_answer(
                 advice = "You still hold the others, but not all: stop what needs all of them, and release them or claim anew."
         if fleeting is not None:
             advice = fleeting.value.format(generation=found.generation)
+    if result.left is not None:
+        advice = f"{_choice(result)} {advice}"
     if looks_like_files:
         advice = f"{phrases.NO_FILE} {advice}"
     if near:
@@ -327,6 +329,15 @@ def _your_turn(claim: ClaimDescription, name: str) -> tuple[ClaimFacts, str, str
         "then act; or call release to let the next one have it."
     )
     return facts, f"YOUR TURN: you do not hold {name} yet.", advice
+
+
+def _choice(result: ClaimResult) -> str:
+    """Return what the caller of a list should know beside the answer about one key of it."""
+    if result.status is Status.RENEWED:
+        return "You hold this one of the list already: release it to get the next."
+    if not result.claimed and result.status is not Status.YOUR_TURN:
+        return "Nothing in the list is free." if result.status is Status.HELD else "All of the list is done."
+    return f"{result.left or 'No'} more of the list {'is' if result.left == 1 else 'are'} free."
 
 
 def _in_doubt(found: Unreadable) -> str:

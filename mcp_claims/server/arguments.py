@@ -46,6 +46,7 @@ TRY_CLAIM: Arguments = {
         "call again within a minute",
     ),
     "also": Argument(list, description="More keys: all or none, also renewed and released together"),
+    "or_else": Argument(list, description="A work list: the first of key and these that is free and not done"),
     "redo": Argument(bool, False, "Claim it although it is done"),
     "keep_alive": Argument(bool, False, "The server renews while you are connected"),
 }

@@ -18,12 +18,11 @@ from types import coroutine
 from typing import Any, NamedTuple, TypeVar
 
 from mcp_claims.errors import ClaimsError, StoreBusyError
-from mcp_claims.model.records import Claim
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.server.log import logger
 from mcp_claims.server.plain import Id, Message, canonical_id
 from mcp_claims.session.acquire import ANSWER_TIMEOUT, Wakeup, acquire, begin_wait, end_wait
-from mcp_claims.session.results import ClaimResult, Status
+from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, call_before
 from mcp_claims.stores.threads import start_daemon_thread
@@ -208,8 +207,7 @@ class StepRunner:
         """Acquire the key; if the call is cancelled meanwhile, release the grant."""
 
         def undo(result: ClaimResult) -> None:
-            if result.status in (Status.ACQUIRED, Status.YOUR_TURN) and isinstance(result.found, Claim):
-                session.undo(result)
+            session.undo(result)
 
         wakeup = begin_wait() if request.wait_seconds > 0 else None
         if wakeup is None:

@@ -34,7 +34,6 @@ def definitions() -> dict[str, Definition]:
             input_schema=input_schema(name),
             output_schema=output_schema(tool.answer),
             annotations=ToolAnnotations(
-                title=tool.title,
                 read_only_hint=tool.read_only,
                 # They touch only the caller's own claims or dead ones.  Otherwise hosts ask people, or refuse.
                 destructive_hint=False,

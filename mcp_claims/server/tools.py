@@ -13,7 +13,7 @@ from mcp_claims.errors import (
     SessionNeededError,
 )
 from mcp_claims.model.keys import FORMS
-from mcp_claims.model.records import ScopedKey
+from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest, parse_label
 from mcp_claims.render.answers import (
@@ -133,12 +133,14 @@ async def _try_claim(call: Call) -> Rendered:
     request = await call.resolved(entry.session, request)
     result = await call.runner.acquire(entry.session, request)
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
-    call.about = request.scoped
+    # Of a list, the answer is about one of its keys.
+    scoped = result.found.scoped if request.or_else and isinstance(result.found, Claim) else request.scoped
+    call.about = scoped
     fleeting = call.registry.note_grant(call.caller, entry, result.now) if result.claimed else None
-    near = entry.session.near_claims(request.scoped) if result.status is Status.ACQUIRED else ()
-    meant_for_files = result.status is Status.ACQUIRED and entry.session.looks_like_files(request.scoped)
+    near = entry.session.near_claims(scoped) if result.status is Status.ACQUIRED else ()
+    meant_for_files = result.status is Status.ACQUIRED and entry.session.looks_like_files(scoped)
     return claim_answer(
-        request.scoped, result, kept_alive=kept_alive, fleeting=fleeting, near=near, looks_like_files=meant_for_files
+        scoped, result, kept_alive=kept_alive, fleeting=fleeting, near=near, looks_like_files=meant_for_files
     )
 
 

@@ -208,11 +208,12 @@ class _Waiter:
         scoped, queue = self._request.scoped, self._session.queue
         keeps_place = False
         try:
-            ticket = queue.join(scoped, self._left(), self._request.keys[1:])
+            others, any_of_them = self._request.keys[1:], bool(self._request.or_else)
+            ticket = queue.join(scoped, self._left(), others, any_of_them=any_of_them)
             while not self._wait(ticket):
                 if self._wakeup.stopped:  # The end of the session has given up its place.
                     break
-                ticket = queue.rejoin(scoped, self._left(), self._request.keys[1:])
+                ticket = queue.rejoin(scoped, self._left(), others, any_of_them=any_of_them)
             last = self._last()
             waits_on = last.status in (Status.HELD, Status.YOUR_TURN) and not last.cycle
             keeps_place = self._reserve and waits_on and not self._wakeup.stopped

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @contextmanager
 def hold(session: Session, request: ClaimRequest) -> Iterator[Claim]:
     """Hold the key of *request* for the block, as `Session.claim` promises."""
-    claim = _new_grant(request, acquire(session, request))
+    claim = _new_grant(session, request, acquire(session, request))
     try:
         with _kept_alive(session, claim, request):
             yield claim
@@ -35,7 +35,7 @@ async def hold_async(session: Session, request: ClaimRequest) -> AsyncIterator[C
     # Only here is an event loop needed, whose library takes as long to import as a short command.
     from mcp_claims.session.offload import acquire_async, release_async
 
-    claim = _new_grant(request, await acquire_async(session, request))
+    claim = _new_grant(session, request, await acquire_async(session, request))
     try:
         with _kept_alive(session, claim, request):
             yield claim
@@ -47,8 +47,9 @@ def _kept_alive(session: Session, grant: Claim, request: ClaimRequest) -> Abstra
     return KeepAliveThread(session, grant, request.ttl) if request.keep_alive else nullcontext()
 
 
-def _new_grant(request: ClaimRequest, result: ClaimResult) -> Claim:
+def _new_grant(session: Session, request: ClaimRequest, result: ClaimResult) -> Claim:
     if result.status is not Status.ACQUIRED or not isinstance(result.found, Claim):
+        session.undo(result)  # Of several keys some may be new, and others held by another block.
         raise NotClaimedError(_refusal(request.scoped, result), result)
     return result.found
 
@@ -60,4 +61,4 @@ def _refusal(scoped: ScopedKey, result: ClaimResult) -> str:
     if result.status is Status.RENEWED:
         return f"{scoped.key!r} is held by this session already"
     verb = "is held" if result.status is Status.HELD else "was done"
-    return f"{scoped.key!r} {verb} by {found.holder.name}"
+    return f"{found.scoped.key!r} {verb} by {found.holder.name}"

@@ -6,7 +6,8 @@ the last call that granted it.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from mcp_claims.errors import (
@@ -40,14 +41,32 @@ class Groups(Turns):
         """Through what the session makes its claims, for people."""
         self._in_forked_child = False
 
-    def undo(self, result: ClaimResult) -> None:
-        """Release what *result* says was granted, or decline its turn: its caller has never heard of it.  Raises nothing."""
+    def undo(self, result: ClaimResult, *, turns: bool = True) -> None:
+        """Take back what *result* says was granted, and with *turns* what was reserved: its caller has never heard of it.
+
+        Raises nothing.
+        """
+        if result.status is Status.YOUR_TURN:
+            if turns and isinstance(result.found, Claim):
+                for turn in self._turns_with(result.found):
+                    self.release_grant(turn)
+            return
         grants = result.grants
-        if not grants and isinstance(result.found, Claim):
+        if not grants and result.status is Status.ACQUIRED and isinstance(result.found, Claim):
             grants = ((result.found, result.taken_over),)
-        if result.status in (Status.ACQUIRED, Status.YOUR_TURN):
-            for grant, taken_over in grants:
-                self.release_grant(grant, taken_over)
+        for grant, taken_over in grants:
+            self.release_grant(grant, taken_over)
+        for claim, group in result.regrouped:
+            with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
+                swap = self._store.swap(claim.scoped, claim, claim._replace(group=group))
+                if swap.won and isinstance(swap.found, Claim):
+                    self._held.add(swap.found)
+
+    def _turns_with(self, turn: Claim) -> list[Claim]:
+        """Return the reservations for this session of the group of *turn*, that one included."""
+        now = self._machine.now()
+        found = [turn if key == turn.scoped else self._store.read(key) for key in turn.group or (turn.scoped,)]
+        return [each for each in found if isinstance(each, Claim) and self._is_for_us(each, each.scoped, now)]
 
     def release_grant(self, grant: Claim, taken_over: TakenOver | None = None) -> None:
         """Release *grant*, or decline that reservation, which never reached its caller, unless it has changed since.
@@ -72,7 +91,12 @@ class Groups(Turns):
 
         Works on a closed session too, which may have failed to release it.
         """
-        return self._release(ReleaseRequest(grant.scoped), lock_timeout, grant)
+        result = self._release(ReleaseRequest(grant.scoped), lock_timeout, grant)
+        # If that key was lost, the others of its group are still this session's.
+        for key in grant.group:
+            if not result.released and (held := self._held.get(key)) is not None and held.group == grant.group:
+                result = self._release(ReleaseRequest(key), lock_timeout, held)
+        return result
 
     def _try_group(self, request: ClaimRequest, lock_timeout: float, *, reserve: bool) -> ClaimResult:
         """Do what `try_request` does, for all keys of *request* or none."""
@@ -81,51 +105,64 @@ class Groups(Turns):
         # What was granted in this call, and expired while it waited for the lock.
         granted: dict[ScopedKey, TakenOver | None] = {}
         for _ in range(MAX_SWAPS):
-            found, now = {key: self._store.read(key) for key in request.keys}, self._machine.now()
+            found, now = self._read_all(request.keys), self._machine.now()
             if self._make_room_in_group(found, now, lock_timeout):
                 continue
-            fresh = {key: each for key, each in found.items() if not self._holds(each, key)}
-            held = next((each for key, each in found.items() if key not in fresh), None)
-            if isinstance(held, Claim) and set(request.keys) <= set(held.group):
-                if (result := self._renew_group(request, held, lock_timeout)) is None:
+            held = [each for key, each in found.items() if isinstance(each, Claim) and self._holds(each, key)]
+            fresh = {key: each for key, each in found.items() if each not in held}
+            if held and set(request.keys) <= set(held[0].group) and all(each.group == held[0].group for each in held):
+                if (result := self._renew_group(request, held[0], lock_timeout)) is None:
                     continue
-                if not granted or result.status is not Status.RENEWED:
-                    return result
-                grants = tuple((claim, granted[key]) for key in granted if (claim := self._held.get(key)) is not None)
-                return result._replace(status=Status.ACQUIRED, taken_over=granted.get(request.scoped), grants=grants)
-            blocking = tuple(
-                each
-                for key, each in fresh.items()
-                if each is not None and self._state_of(each, now) in _IN_THE_WAY and not self._is_turn(each, key, now)
-            )
-            if not blocking and not request.redo and self._is_done(done := found[request.scoped], now):
+                return self._with_grants(request, result, granted)
+            done = found[request.scoped]
+            if (blocking := self._all_in_the_way(fresh, now)) or (self._is_done(done, now) and not request.redo):
+                lost = self._held.lost(cached, done)
+                if blocking:
+                    return ClaimResult(Status.HELD, blocking[0], now, lost=lost, in_the_way=blocking)
                 assert isinstance(done, Claim)
-                return ClaimResult(Status.DONE, done, now)
+                return ClaimResult(Status.DONE, done, now, lost=lost)
             waiting = {key: each for key, each in fresh.items() if not self._is_turn(each, key, now)}
-            if not blocking and queued and waiting:
-                first = self.queue.first_ahead(request.scoped, self._held.keys(), also=request.keys)
-                if first is not None:
-                    overlap = self._serve(first, found, now, lock_timeout)
-                    if overlap is None:
-                        continue
-                    blocking = (overlap,)
-            if not blocking and reserve:
+            first = None
+            if queued and waiting:
+                first = self.queue.first_ahead(request.scoped, self._held.granted, also=request.keys)
+            if first is not None:
+                overlap = self._serve(first, found, now, lock_timeout)
+            elif reserve and fresh:
                 if not waiting:
-                    turns = [each for each in fresh.values() if isinstance(each, Claim)]
-                    return self._your_turn(turns[0], now)._replace(grants=tuple((turn, None) for turn in turns))
+                    return self._your_turn(next(each for each in fresh.values() if isinstance(each, Claim)), now)
                 overlap = self._reserve_group(request, waiting, now, lock_timeout)
-                if overlap is None:
-                    continue
-                blocking = (overlap,)
-            if not blocking:
+            else:
                 result, queued = self._grant_group(request, found, fresh, now, lock_timeout, queued=queued)
                 if result is not None and not self._is_over(result):
                     return result
                 granted |= {} if result is None else {claim.scoped: taken_over for claim, taken_over in result.grants}
                 continue
-            lost = self._held.lost(cached, found[request.scoped])
-            return ClaimResult(Status.HELD, blocking[0], now, lost=lost, in_the_way=blocking)
+            if overlap is not None:
+                lost = self._held.lost(cached, found[request.scoped])
+                return ClaimResult(Status.HELD, overlap, now, lost=lost, in_the_way=(overlap,))
         raise ContendedError(request.scoped.key, MAX_SWAPS)
+
+    def _all_in_the_way(self, fresh: Mapping[ScopedKey, Found], now: Moment) -> tuple[Claim | Unreadable, ...]:
+        """Return every claim of others on the keys *fresh*; if there is one, those on files that overlap with them, too."""
+        blocking = [
+            each
+            for key, each in fresh.items()
+            if each is not None and self._state_of(each, now) in _IN_THE_WAY and not self._is_turn(each, key, now)
+        ]
+        for key in fresh if blocking else ():
+            if (blocks := self._blocks(key, self.holder)) is not None:
+                blocking += [each for each in filter(blocks, self._store.overlapping(key)) if each not in blocking]
+        return tuple(blocking)
+
+    def _with_grants(
+        self, request: ClaimRequest, result: ClaimResult, granted: Mapping[ScopedKey, TakenOver | None]
+    ) -> ClaimResult:
+        """Return the *result* of a renewal as one of a grant, as far as the keys were *granted* in the same call."""
+        if not granted or result.status is not Status.RENEWED:
+            return result
+        grants = tuple((claim, granted[key]) for key in granted if (claim := self._held.get(key)) is not None)
+        status = Status.ACQUIRED if granted.keys() >= set(request.keys) else Status.RENEWED
+        return result._replace(status=status, taken_over=granted.get(request.scoped), grants=grants)
 
     def _is_over(self, result: ClaimResult) -> bool:
         """Return whether what was granted expired while we waited for the lock: it is renewed, not handed over dead."""
@@ -195,7 +232,7 @@ class Groups(Turns):
             changes.append(Change(key, each, new._replace(group=request.keys)))
         gives_way = None
         if len(taken_over) > turn and not (self._store.serves_queue and queued):
-            gives_way = partial(self.queue.is_behind, request.scoped, self._held.keys(), request.keys)
+            gives_way = partial(self.queue.is_behind, request.scoped, self._held.granted, request.keys)
         with ExitStack() as doubts:
             for change in changes:
                 if change.new is not None and change.scoped in fresh:
@@ -207,43 +244,55 @@ class Groups(Turns):
             if not swaps.won:
                 return None, queued or swaps.queued
             claims = [claim for claim in swaps.found if isinstance(claim, Claim)]
-            lost = [self._record(claim, None, taken_over.get(claim.scoped)) for claim in claims]
+            grants = tuple((claim, taken_over[claim.scoped]) for claim in claims if claim.scoped in fresh)
+            self._record_all(claims, {claim.scoped: self._untaken(claim, each) for claim, each in grants})
             self.queue.end(request.scoped, lock_timeout, everywhere=turn)
-        status = Status.ACQUIRED if fresh else Status.RENEWED
-        grants = tuple((claim, taken_over[claim.scoped]) for claim in claims if claim.scoped in fresh)
+        # One that held a part of them before may have several callers: the one of these that has it acts on that part.
+        status = Status.ACQUIRED if len(fresh) == len(found) else Status.RENEWED
+        regrouped = tuple(
+            (claim, each.group)
+            for claim in claims
+            if claim.scoped not in fresh and isinstance(each := found[claim.scoped], Claim)
+        )
         first = taken_over.get(request.scoped)
-        return ClaimResult(status, claims[0], now, first, next(filter(None, lost), None), grants=grants), queued
+        return ClaimResult(status, claims[0], now, first, grants=grants, regrouped=regrouped), queued
 
     def _renew_group(self, request: ClaimRequest, held: Claim, lock_timeout: float) -> ClaimResult | None:
         """Renew all of the group of *held* that this session still holds; `None` means that something has changed.
 
         Takes nothing anew: a key of the group that was lost is named in the result, which is then `held`.
         """
-        found, now = {key: self._store.read(key) for key in held.group}, self._machine.now()
-        missing = tuple(key for key, each in found.items() if not self._holds(each, key))
-        changes = [
-            Change(key, each, expiry.renewed(each, request, self.holder, now))
+        found, now = self._read_all(held.group), self._machine.now()
+        members = [
+            each
             for key, each in found.items()
             if isinstance(each, Claim) and self._holds(each, key) and each.group == held.group
         ]
-        if not changes:
+        if not members:
             return None
+        changes = [Change(each.scoped, each, expiry.renewed(each, request, self.holder, now)) for each in members]
         swaps = self._swap(changes, self.holder, lock_timeout)
-        if not swaps.won and swaps.overlap is None:
+        if swaps.overlap is not None:
+            # Of those that had expired, a file was granted to others.
+            for each in members:
+                if expiry.has_passed(each.expires, now):
+                    self._held.note_loss(each.scoped, swaps.overlap)
+            return ClaimResult(Status.HELD, swaps.overlap, now, in_the_way=(swaps.overlap,))
+        if not swaps.won:
             return None
-        claims = [claim for claim in swaps.found if isinstance(claim, Claim)] if swaps.won else []
-        lost = [self._record(claim) for claim in claims]
-        lost += [self._held.lost(self._held.get(key), found[key]) for key in missing]
-        others = [
-            each for key in missing if (each := found[key]) is not None and self._state_of(each, now) in _IN_THE_WAY
-        ]
-        blocking = swaps.overlap or next(iter(others), None)
-        first_lost = next(filter(None, lost), None)
-        if missing or blocking is not None:
-            shown = blocking if blocking is not None else claims[0]
-            return ClaimResult(Status.HELD, shown, now, lost=first_lost, missing=missing, in_the_way=tuple(others))
+        claims = [claim for claim in swaps.found if isinstance(claim, Claim)]
+        self._record_all(claims)
         own = next((claim for claim in claims if claim.scoped == request.scoped), claims[0])
-        return ClaimResult(Status.RENEWED, own, now, lost=first_lost)
+        missing = tuple(key for key, each in found.items() if not self._holds(each, key))
+        for key in missing:
+            self._held.note_loss(key, found[key])
+        if missing:
+            others = self._all_in_the_way({key: found[key] for key in missing}, now)
+            return ClaimResult(Status.HELD, (*others, own)[0], now, missing=missing, in_the_way=others)
+        # Granted to a call that failed, of which nobody knows yet.
+        doubted = tuple((claim, None) for claim in claims if self._held.take_doubt(claim))
+        status = Status.ACQUIRED if len(doubted) == len(claims) else Status.RENEWED
+        return ClaimResult(status, own, now, grants=doubted)
 
     def _check_usable(self, namespace: str | None = None) -> None:
         if namespace is not None:
@@ -261,11 +310,15 @@ class Groups(Turns):
         return expiry.untaken(grant, taken_over.found, taken_over.state, now)
 
     def _release(
-        self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None, left: Claim | None = None
+        self,
+        request: ReleaseRequest,
+        lock_timeout: float,
+        grant: Claim | None = None,
+        left: Mapping[ScopedKey, Claim | None] | None = None,
     ) -> ReleaseResult:
         """Release our claim on the key of *request*, with those of its group; with *grant* only if it is that one.
 
-        *left* stays in its place.
+        What is *left* for a key stays in its place.
         """
         if self._in_forked_child:
             return ReleaseResult(False, None, self._machine.now())  # The claim is the parent's, which goes on.
@@ -284,18 +337,22 @@ class Groups(Turns):
             for key in (scoped, *(each for each in found.group if each != scoped)):
                 held = found if key == scoped else self._store.read(key)
                 if isinstance(held, Claim) and self._holds(held, key) and held.group == found.group:
-                    marker = left if key == scoped else None
+                    marker = None if left is None else left.get(key)
                     if request.outcome is not None:
                         marker = expiry.marker_of(held, request.outcome, now, request.retention, request.note)
                     changes.append(Change(key, held, marker))
             swaps = self._swap(changes, self.holder, lock_timeout)
             if swaps.won:
+                keys = tuple(change.scoped for change in changes)
+                waited_for = {each for key in keys for each in self.queue.choices(key)}.difference(keys)
                 for change, after in zip(changes, swaps.found, strict=True):
                     assert change.old is not None
                     self._held.remove(change.old)
                     self.queue.leave(change.scoped, lock_timeout)
                     self._pass_on(change.scoped, after)
-                return ReleaseResult(True, swaps.found[0] or found, self._machine.now())
+                for key in waited_for:
+                    self._decline(key, self._store.read(key), lock_timeout)
+                return ReleaseResult(True, swaps.found[0] or found, self._machine.now(), keys=keys)
             # Of several keys another one may have changed.
             found = swaps.found[0]
         self._held.settle(doubts, found)
@@ -324,6 +381,15 @@ class Groups(Turns):
         lost = self._held.add(grant, cached)
         # Either `close`, in another thread, finds this claim among those held, or we see here that it has begun.
         if self._closed:
-            self._release(ReleaseRequest(grant.scoped), CLOSE_TIMEOUT, left=self._untaken(grant, taken_over))
+            left = {grant.scoped: self._untaken(grant, taken_over)}
+            self._release(ReleaseRequest(grant.scoped), CLOSE_TIMEOUT, left=left)
             raise SessionEndedError
         return lost
+
+    def _record_all(self, claims: Sequence[Claim], left: Mapping[ScopedKey, Claim | None] | None = None) -> None:
+        """Record *claims*, a group, as held; if the session has ended meanwhile, what is *left* for each key is there again."""
+        for claim in claims:
+            self._held.add(claim)
+        if self._closed:  # As in `_record`.
+            self._release(ReleaseRequest(claims[0].scoped), CLOSE_TIMEOUT, left=left)
+            raise SessionEndedError

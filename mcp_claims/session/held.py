@@ -34,6 +34,10 @@ class HeldClaims:
         with self._lock:
             return [*self._granted, *(claim.scoped for claim in self._in_doubt)]
 
+    def granted(self) -> list[ScopedKey]:
+        """Return the keys that are held for certain, as far as is known: not that of a grant in progress."""
+        return list(self._granted)
+
     def get(self, scoped: ScopedKey) -> Claim | None:
         """Return the cached grant of *scoped*, if there is one."""
         return self._granted.get(scoped)

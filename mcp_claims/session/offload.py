@@ -21,7 +21,7 @@ from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model.records import Claim
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.acquire import ANSWER_TIMEOUT, STILL_HELD, acquire, begin_wait, end_wait
-from mcp_claims.session.results import ClaimResult, Status
+from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, call_before
 
@@ -52,11 +52,9 @@ async def acquire_async(
     not end the wait or the reservation.  A wait blocks a thread.  Beyond 512 waits in one process a call is answered at
     once, as without `wait_seconds`.
     """
-    undone = (Status.ACQUIRED,) if outlives_call else (Status.ACQUIRED, Status.YOUR_TURN)
 
     def undo(result: ClaimResult) -> None:
-        if result.status in undone and isinstance(result.found, Claim):
-            session.undo(result)
+        session.undo(result, turns=not outlives_call)
 
     wakeup = begin_wait() if request.wait_seconds > 0 else None
     if wakeup is None:

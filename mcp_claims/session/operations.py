@@ -107,7 +107,11 @@ class Operations(Groups):
             if reserve:
                 return self._your_turn(found, now)
             if found.group:
-                return self._try_group(request._replace(also=found.group), attempt.lock_timeout, reserve=False)
+                # In the order of the group: what is done blocks the key that was named first.
+                whole = request._replace(scoped=found.group[0], also=found.group[1:])
+                result = self._try_group(whole, attempt.lock_timeout, reserve=False)
+                own = self._held.get(request.scoped)
+                return result._replace(found=own) if result.claimed and own is not None else result
             attempt.taken_over = self._replaced(found, now)
             new = expiry.granted(request, self.holder, now, self.maker)._replace(generation=found.generation)
             return self._grant(attempt, found, new, is_turn=True)
@@ -124,7 +128,7 @@ class Operations(Groups):
         first = None
         # Nobody waits for what is done: a session that still has a place there has not asked for it to be done again.
         if attempt.queued and not is_done:
-            first = self.queue.first_ahead(request.scoped, self._held_files(request.scoped))
+            first = self.queue.first_ahead(request.scoped, self._held.granted)
         if first is not None or reserve:
             return self._reserve(attempt, found, first, now)
         new = expiry.granted(request, self.holder, now, self.maker)
@@ -178,7 +182,7 @@ class Operations(Groups):
         # A remote store says only that somebody waits; once that is known, the tickets have been read.
         if in_line and not (self._store.serves_queue and attempt.queued):
             # Asked by the store at the moment of the write: one that waits for the lock meanwhile may grow too old to be overtaken.
-            gives_way = partial(self.queue.is_behind, scoped, self._held_files(scoped), ())
+            gives_way = partial(self.queue.is_behind, scoped, self._held.granted, ())
         # A renewal leaves nothing in doubt: what it renews was held before.
         with nullcontext() if is_renewal else self._held.in_doubt(new):
             blocks = self._blocks(scoped, self.holder)
@@ -261,10 +265,7 @@ class Operations(Groups):
         found = self._store.read(scoped)
         while isinstance(found, Claim) and self._holds(found, scoped) and found.generation == grant.generation:
             if found.group:
-                if self._renew_group(ClaimRequest(scoped, ttl), found, 0) is None:
-                    found = self._store.read(scoped)
-                    continue
-                return self._held.get(scoped)
+                return self._renew_whole(found, ttl)
             renewed = expiry.renewed(found, ClaimRequest(scoped, ttl), self.holder, self._machine.now())
             blocks = self._blocks(scoped, self.holder)
             swap = self._store.swap(scoped, found, renewed, lock_timeout=0, blocks=blocks)
@@ -273,7 +274,22 @@ class Operations(Groups):
                 self._record(found)
                 return found
         self._held.note_loss(scoped, found)
-        return None
+        # The others of its group are still this session's.
+        others = (self._held.get(key) for key in grant.group if key != scoped)
+        kept = next((each for each in others if each is not None and each.group == grant.group), None)
+        return None if kept is None else self._renew_whole(kept, ttl)
+
+    def _renew_whole(self, held: Claim, ttl: timedelta) -> Claim | None:
+        """Renew the group of *held*; return that claim as it is now, `None` if it was lost."""
+        for _ in range(MAX_SWAPS):
+            if (result := self._renew_group(ClaimRequest(held.scoped, ttl), held, 0)) is not None:
+                own = self._held.get(held.scoped)
+                return own if result.claimed or result.missing else None
+            found = self._store.read(held.scoped)
+            if not isinstance(found, Claim) or not self._holds(found, held.scoped) or found.group != held.group:
+                self._held.note_loss(held.scoped, found)
+                return None
+        raise ContendedError(held.scoped.key, MAX_SWAPS)
 
     def take_losses(self, but: ScopedKey | None = None) -> list[tuple[Claim, Found]]:
         """Return each lost grant that no call has reported yet, with what is stored instead.
@@ -285,9 +301,11 @@ class Operations(Groups):
 
     def end_wait(self, scoped: ScopedKey, *, keeps_place: bool) -> None:
         """End a wait that `queue.join` began.  Unless it *keeps_place*, nothing stays reserved for it.  Raises nothing."""
+        keys = self.queue.choices(scoped)
         if self.queue.end_wait(scoped, keeps_place=keeps_place):
             with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-                self._decline(scoped, self._store.read(scoped), LOCK_TIMEOUT)
+                for key in keys:
+                    self._decline(key, self._store.read(key), LOCK_TIMEOUT)
 
 
 _sessions: WeakSet[Operations] = WeakSet()

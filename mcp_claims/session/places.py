@@ -255,7 +255,7 @@ class Resolver:
             if self._identity(self._paths.join(path + completion, "HEAD")) is not None:
                 path += completion
                 break
-        return self._canonical(f"{path}/", [], is_directory=False).removesuffix("/")
+        return self._canonical(f"{path}/", [], is_directory=False).removesuffix("/") or "/"
 
     @cached_property
     def _remotes(self) -> dict[str, str]:

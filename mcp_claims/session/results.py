@@ -37,7 +37,9 @@ class ClaimResult(NamedTuple):
     `tickets.KEPT_PLACE`.
 
     Of several keys that were asked for together, `in_the_way` has all claims in the way, `grants` what was granted or
-    reserved, with what each replaced, and `missing` those of the group that this session no longer holds.
+    reserved, with what each replaced, and `missing` those of the group that this session no longer holds; `regrouped` are
+    those that it held before, each with its group until then.  Of several keys
+    of which one was asked for, `left` counts those that are free and not done, beside the one of the result.
     """
 
     status: Status
@@ -50,6 +52,8 @@ class ClaimResult(NamedTuple):
     in_the_way: tuple[Claim | Unreadable, ...] = ()
     grants: tuple[tuple[Claim, TakenOver | None], ...] = ()
     missing: tuple[ScopedKey, ...] = ()
+    regrouped: tuple[tuple[Claim, tuple[ScopedKey, ...]], ...] = ()
+    left: int | None = None
 
     @property
     def claimed(self) -> bool:
@@ -93,7 +97,7 @@ class Inspection(NamedTuple):
 class ReleaseResult(NamedTuple):
     """What `release` did; `found` is the released claim, the marker that replaced it, or what is stored instead.
 
-    If it was `declined`, the session held nothing: the key was reserved for it.
+    If it was `declined`, the session held nothing: the key was reserved for it.  `keys` are all that were released.
     """
 
     released: bool
@@ -101,6 +105,7 @@ class ReleaseResult(NamedTuple):
     now: Moment
     lost: Claim | None = None
     declined: bool = False
+    keys: tuple[ScopedKey, ...] = ()
 
 
 class ListedClaim(NamedTuple):

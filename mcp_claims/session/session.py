@@ -28,7 +28,7 @@ from mcp_claims.model.validation import (
 )
 from mcp_claims.session import admin
 from mcp_claims.session.block import hold, hold_async
-from mcp_claims.session.operations import Operations
+from mcp_claims.session.choices import Choices
 from mcp_claims.session.results import ClaimPage, ClaimResult, Inspection, PruneResult, ReleaseResult
 from mcp_claims.session.turns import CLOSE_TIMEOUT
 from mcp_claims.session.wait_queue import end_reservation
@@ -37,10 +37,10 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm
 Request = TypeVar("Request", ClaimRequest, InspectRequest, ReleaseRequest)
 
 _MAX_CLIENT, _MAX_DIRECTORY = 100, 200  # characters
-_MAX_GROUP_BYTES = 8_192
+_MAX_BYTES_OF_KEYS = 8_192
 
 
-class Session(Operations):
+class Session(Choices):
     """The claims as one session, *holder*, sees and changes them; several threads may use it.
 
     Each method raises `InvalidInputError` for arguments outside the rules, `StoreUnavailableError`, `StoreBusyError` or
@@ -59,6 +59,7 @@ class Session(Operations):
         note: str | None = None,
         redo: bool = False,
         also: Sequence[str] = (),
+        or_else: Sequence[str] = (),
         lock_timeout: float = LOCK_TIMEOUT,
     ) -> ClaimResult:
         """Claim *key*, or renew our claim on it, unless another live session holds it or the work is done.
@@ -68,8 +69,13 @@ class Session(Operations):
 
         With *also*, up to 31 more keys of the namespace, all are claimed or none.  Each is renewed and released with the
         others, whichever of them is named.
+
+        With *or_else*, up to 255 more keys, the first of all that is free and not done is claimed; `left` of the result counts
+        the others that are free.  If this session holds one of them, that one is renewed: release it to get the next.
         """
-        request = ClaimRequest.parse(key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, also=also)
+        request = ClaimRequest.parse(
+            key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, also=also, or_else=or_else
+        )
         return self.try_request(self.resolved(request), lock_timeout=validation.parse_lock_timeout(lock_timeout))
 
     def claim(
@@ -83,8 +89,9 @@ class Session(Operations):
         redo: bool = False,
         keep_alive: bool = False,
         also: Sequence[str] = (),
+        or_else: Sequence[str] = (),
     ) -> AbstractContextManager[Claim]:
-        """Hold *key*, and *also* these, for the block: wait for its holder for up to *wait* seconds (0 to 300), release it at the end.
+        """Hold *key*, with all of *also* or instead of it one of *or_else*, for the block: wait for its holder for up to *wait* seconds (0 to 300), release it at the end.
 
         With *keep_alive* a thread renews the claim until then.  Raises `NotClaimedError` if another session still holds
         the key, if the work is done, or if this session holds the key already: two blocks must not run at a time.
@@ -98,6 +105,7 @@ class Session(Operations):
             wait_seconds=wait,
             keep_alive=keep_alive,
             also=also,
+            or_else=or_else,
         )
         return hold(self, self.resolved(request))
 
@@ -112,6 +120,7 @@ class Session(Operations):
         redo: bool = False,
         keep_alive: bool = False,
         also: Sequence[str] = (),
+        or_else: Sequence[str] = (),
     ) -> AbstractAsyncContextManager[Claim]:
         """Hold *key* for the block, as `claim` does, without blocking the event loop (asyncio or trio's, by anyio)."""
         request = ClaimRequest.parse(
@@ -123,6 +132,7 @@ class Session(Operations):
             wait_seconds=wait,
             keep_alive=keep_alive,
             also=also,
+            or_else=or_else,
         )
         return hold_async(self, self.resolved(request))
 
@@ -221,7 +231,7 @@ class Session(Operations):
             if dying and left <= 0:
                 break
             try:
-                released += self._release(ReleaseRequest(scoped), max(0.0, left)).released
+                released += len(self._release(ReleaseRequest(scoped), max(0.0, left)).keys)
                 if scoped in waited_for:
                     self.queue.leave(scoped, max(0.0, left))
             except (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
@@ -268,18 +278,20 @@ class Session(Operations):
         """
         resolved = request._replace(scoped=self.resolve(request.scoped))
         if isinstance(resolved, ClaimRequest):
-            return resolved._replace(also=self._resolve_others(resolved)) if resolved.also else resolved
+            if resolved.also and not self._store.has_places:
+                rule = "must be empty in this layout, whose other programs claim one key at a time"
+                raise InvalidInputError("also", rule)
+            return resolved._replace(
+                also=self._resolve_others("also", resolved.scoped, resolved.also),
+                or_else=self._resolve_others("or_else", resolved.scoped, resolved.or_else),
+            )
         return resolved
 
-    def _resolve_others(self, request: ClaimRequest) -> tuple[ScopedKey, ...]:
-        if not self._store.has_places:
-            raise InvalidInputError(
-                "also", "must be empty in this layout, whose other programs claim one key at a time"
-            )
-        others = tuple(key for key in dict.fromkeys(map(self.resolve, request.also)) if key != request.scoped)
-        # Each record of a group names all its keys.
-        if sum(len(key.key.encode()) for key in (request.scoped, *others)) > _MAX_GROUP_BYTES:
-            raise InvalidInputError("also", f"must have at most {_MAX_GROUP_BYTES:,} bytes with all keys together")
+    def _resolve_others(self, name: str, scoped: ScopedKey, keys: tuple[ScopedKey, ...]) -> tuple[ScopedKey, ...]:
+        others = tuple(key for key in dict.fromkeys(map(self.resolve, keys)) if key != scoped)
+        # Each record of a group, and each ticket, names all its keys.
+        if sum(len(key.key.encode()) for key in (scoped, *others)) > _MAX_BYTES_OF_KEYS:
+            raise InvalidInputError(name, f"must have at most {_MAX_BYTES_OF_KEYS:,} bytes with all keys together")
         return others
 
     def __enter__(self) -> Self:

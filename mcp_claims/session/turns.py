@@ -13,7 +13,7 @@ from mcp_claims.errors import SessionEndedError, StoreBusyError, StoreUnavailabl
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.keys import PLACES, is_file_key
+from mcp_claims.model.keys import PLACES, conflict, is_file_key
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable
 from mcp_claims.session.held import HeldClaims
@@ -45,30 +45,37 @@ class Turns:
         *known* is what has just been read.  `None` means that they are reserved, or that something has changed.
         """
         changes: list[Change] = []
-        for key in ticket.keys:
+        kept: Claim | None = None
+        wanted = ticket.keys
+        if ticket.any:
+            wanted = tuple(key for key in ticket.keys if any(conflict(key, other) for other in known))[:1]
+        for key in wanted:
             found = known[key] if key in known else self._store.read(key)
             state = self._state_of(found, now)
             if found is not None and state in (ClaimState.HELD, ClaimState.RESERVED):
-                if isinstance(found, Claim) and is_same_session(found.holder.name, ticket.holder.name):
-                    continue
-                return found
+                if not isinstance(found, Claim) or not is_same_session(found.holder.name, ticket.holder.name):
+                    return found
+                kept = found
+                continue
             if isinstance(found, Unreadable):
                 self._store.discard(found, lock_timeout=lock_timeout)
                 return None
             if found is not None and found.mode is Mode.RESERVED and found.ended is None:
                 end_reservation(self._store, found, now, lock_timeout)
                 return None
-            group = ticket.keys if len(ticket.keys) > 1 else ()
+            group = wanted if len(wanted) > 1 else ()
             new = expiry.reserved(key, ticket.holder, now, found, state)._replace(group=group)
             changes.append(Change(key, found, new))
-        return self._put_reservations(changes, ticket, ticket.holder, lock_timeout).overlap if changes else None
+        # Whoever has all that it waits for is in the way itself.
+        return self._put_reservations(changes, ticket, ticket.holder, lock_timeout).overlap if changes else kept
 
     def _put_reservations(
         self, changes: Sequence[Change], ticket: Ticket | None, holder: Holder, lock_timeout: float
     ) -> Swaps:
         """Make *changes*, which reserve keys for *holder*, all or none; unless its session, that of *ticket*, has left."""
         gives_way = None
-        if ticket is not None and not self._store.serves_queue:
+        namespaces = {change.scoped.namespace for change in changes}
+        if ticket is not None and ticket.keys[0].namespace in namespaces and not self._store.serves_queue:
             # Asked at the moment of the write: a session that has just been served and comes again would overtake all.
             gives_way = partial(self.queue.has_left, ticket)
         swaps = self._swap(changes, holder, lock_timeout, gives_way)
@@ -159,9 +166,9 @@ class Turns:
             and self._state_of(found, now) in (ClaimState.HELD, ClaimState.RESERVED)
         )
 
-    def _held_files(self, scoped: ScopedKey) -> list[ScopedKey]:
-        """Return what this session holds if *scoped* is a file, so that others may wait for it and overlap with *scoped*."""
-        return self._held.keys() if is_file_key(scoped) else []
+    def _read_all(self, keys: Sequence[ScopedKey]) -> dict[ScopedKey, Found]:
+        """Return what is stored for each of *keys*."""
+        return {key: self._store.read(key) for key in keys}
 
     def _is_for_us(self, found: Claim, scoped: ScopedKey, now: Moment) -> bool:
         """Return whether *found* is a reservation of *scoped* for this session that has not lapsed."""

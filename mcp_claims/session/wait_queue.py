@@ -18,6 +18,8 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap, TicketChange
 
 _STORE_ERRORS = (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError)
 _MAX_READS = 100
+_MAX_KEYS_OF_A_TICKET = 32
+"""On a store with one ticket a key: its transactions have a limit, and whoever waits for more tries again and again."""
 
 
 class WaitQueue:
@@ -31,35 +33,60 @@ class WaitQueue:
         self._store, self._machine, self._holder = store, machine, holder
         # The keys for which the session may have a ticket, and how many of its calls wait for each.
         self._waits: dict[ScopedKey, int] = {}
+        # By the first of them, the keys for which a call waits together: each of them can be reserved for the session.
+        self._choices: dict[ScopedKey, tuple[ScopedKey, ...]] = {}
         self._lock = RLock()
 
     def keys(self) -> list[ScopedKey]:
         """Return the keys for which the session may have a ticket."""
         with self._lock:
-            return list(self._waits)
+            return list(dict.fromkeys(each for scoped in self._waits for each in self.choices(scoped)))
+
+    def choices(self, scoped: ScopedKey) -> tuple[ScopedKey, ...]:
+        """Return the keys that the wait for *scoped* is for: that one alone, or all that it joined with."""
+        return self._choices.get(scoped, (scoped,))
 
     def waits_for(self, scoped: ScopedKey) -> bool:
         """Return whether the session may have a ticket for *scoped*."""
-        return scoped in self._waits
+        return scoped in self._waits or any(scoped in keys for keys in list(self._choices.values()))
 
-    def join(self, scoped: ScopedKey, wait_seconds: float, also: tuple[ScopedKey, ...] = ()) -> Ticket | None:
-        """Return the session's ticket for *scoped* and *also*, a new one if it has none; `None` where there are no tickets.
+    def join(
+        self,
+        scoped: ScopedKey,
+        wait_seconds: float,
+        others: tuple[ScopedKey, ...] = (),
+        *,
+        any_of_them: bool = False,
+    ) -> Ticket | None:
+        """Return the session's ticket for *scoped* and *others*, a new one if it has none; `None` where there are no tickets.
 
-        The wait lasts until `end_wait`, which needs only *scoped*, as all other methods do.
+        It is for all of them, or for any.  The wait lasts until `end_wait`, which needs only *scoped*, as all other methods do.
         """
         with self._lock:
             self._waits[scoped] = self._waits.get(scoped, 0) + 1
-        return self.rejoin(scoped, wait_seconds, also)
+        return self.rejoin(scoped, wait_seconds, others, any_of_them=any_of_them)
 
-    def rejoin(self, scoped: ScopedKey, wait_seconds: float, also: tuple[ScopedKey, ...] = ()) -> Ticket | None:
+    def rejoin(
+        self,
+        scoped: ScopedKey,
+        wait_seconds: float,
+        others: tuple[ScopedKey, ...] = (),
+        *,
+        any_of_them: bool = False,
+    ) -> Ticket | None:
         """Return what `join` does, for a wait that goes on although it has lost its place."""
+        keys = (scoped, *others)
         with self._lock:
             self._waits.setdefault(scoped, 1)  # Else nobody would give up the place at the end of the wait.
-        holder, now = self._holder(), self._machine.now()
+            if others:
+                self._choices[scoped] = keys
+        if self._store.serves_queue and len(keys) > _MAX_KEYS_OF_A_TICKET:
+            return None
+        holder, now, wait = self._holder(), self._machine.now(), timedelta(seconds=wait_seconds)
 
         def join(found: tuple[Ticket, ...]) -> tuple[Ticket, ...]:
             current = tickets.current(found, now, self._machine.provably_dead)
-            after = tickets.joined(current, (scoped, *also), holder, now, timedelta(seconds=wait_seconds))
+            after = tickets.joined(current, keys, holder, now, wait, any_of_them=any_of_them)
             return after if len(after) <= tickets.MAX_TICKETS else current
 
         return tickets.ticket_of(self._change(scoped, join, LOCK_TIMEOUT), scoped, holder, now)
@@ -84,20 +111,24 @@ class WaitQueue:
 
     def end(self, scoped: ScopedKey, lock_timeout: float, *, everywhere: bool) -> None:
         """End the session's waits for *scoped*, which it has just been granted; with *everywhere* in other processes too."""
-        if self._store.serves_queue:
+        if self._store.serves_queue and scoped not in self._choices:
             self._forget(scoped)
         elif everywhere or scoped in self._waits:
+            keys = self.choices(scoped)
             with suppress(*_STORE_ERRORS):
                 self.give_up(scoped, lock_timeout)
-            self.wake_next(scoped)
+            for key in keys:
+                self.wake_next(key)
 
     def leave(self, scoped: ScopedKey, lock_timeout: float = LOCK_TIMEOUT) -> None:
         """Give up the session's place for *scoped*, if it has one, and wake the next one."""
         if scoped not in self._waits:
             return
+        keys = self.choices(scoped)
         with suppress(*_STORE_ERRORS):
             self.give_up(scoped, lock_timeout)
-        self.wake_next(scoped)
+        for key in keys:
+            self.wake_next(key)
 
     def give_up(self, scoped: ScopedKey, lock_timeout: float = LOCK_TIMEOUT) -> None:
         """Give up the session's place for *scoped*, also one that it took in another process.  Raises what the store raises.
@@ -120,32 +151,37 @@ class WaitQueue:
     def _forget(self, scoped: ScopedKey) -> None:
         with self._lock:
             self._waits.pop(scoped, None)
+            self._choices.pop(scoped, None)
 
     def first_ahead(
         self,
         scoped: ScopedKey,
-        held: Collection[ScopedKey] = (),
+        held: Callable[[], Collection[ScopedKey]] = tuple,
         found: tuple[Ticket, ...] | None = None,
         also: tuple[ScopedKey, ...] = (),
     ) -> Ticket | None:
         """Return the first ticket of a living session that goes before this one, of *found* if that has just been read.
 
-        This session, which holds the keys *held*, gives no way to one that waits for itself: that one would wait for this
-        session, and both for ever.
+        This session does not give way to one that waits for a key of *held*: each would wait for the other for ever.
         """
-        found = self._read(scoped) if found is None else found
+        if found is None:
+            found = self._read(scoped.namespace if also else scoped)
         ahead = tickets.ahead_of(found, scoped, self._holder(), self._machine.now(), also)
-        return next((each for each in self._living(ahead) if not tickets.wants(each, *held)), None)
+        return next((each for each in self._living(ahead) if not tickets.wants(each, *held())), None)
 
     def is_behind(
         self,
         scoped: ScopedKey,
-        held: Collection[ScopedKey],
+        held: Callable[[], Collection[ScopedKey]],
         also: tuple[ScopedKey, ...],
         found: tuple[Ticket, ...],
     ) -> bool:
-        """Return whether a living session with a ticket in *found* goes before this one, which holds the keys *held*."""
-        return self.first_ahead(scoped, held, found, also) is not None
+        """Return whether a living session with a ticket in *found* goes before this one, which holds the keys *held*.
+
+        Tickets of other namespaces do not count: their numbers cannot be compared.
+        """
+        own = tuple(each for each in found if each.keys[0].namespace == scoped.namespace)
+        return self.first_ahead(scoped, held, own, also) is not None
 
     def read_all(self) -> tuple[Ticket, ...]:
         """Return the tickets of all namespaces; none if they cannot be read."""
@@ -186,7 +222,9 @@ class WaitQueue:
     def has_left(self, ticket: Ticket, found: tuple[Ticket, ...]) -> bool:
         """Return whether the waiter that had *ticket* has none among *found*."""
         return not any(
-            each.number == ticket.number and is_same_session(each.holder.name, ticket.holder.name) for each in found
+            (each.number, each.keys) == (ticket.number, ticket.keys)
+            and is_same_session(each.holder.name, ticket.holder.name)
+            for each in found
         )
 
     def find_cycle(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> tuple[Claim, ...]:
@@ -198,7 +236,7 @@ class WaitQueue:
         own = self._holder().name
         waiting = self._waiting(self.read_all() if found is None else found)
         ours = next((each for each in waiting.get(own, []) if scoped in each.keys), None)
-        if ours is None:
+        if ours is None or ours.any:
             return ()
         cycle = next(filter(None, (self._path(key, own, waiting, ours, set()) for key in ours.keys)), ())
         if not cycle:
@@ -232,7 +270,7 @@ class WaitQueue:
                     return (found,)
                 continue
             for ticket in waiting.get(found.holder.name, []):
-                if _began(ticket) < _began(ours):
+                if not ticket.any and _began(ticket) < _began(ours):
                     for key in ticket.keys:
                         if rest := self._path(key, own, waiting, ours, seen):
                             return (found, *rest)
@@ -253,7 +291,7 @@ class WaitQueue:
     def _living(self, found: list[Ticket]) -> Iterator[Ticket]:
         return (ticket for ticket in found if not self._machine.provably_dead(ticket.holder))
 
-    def _read(self, target: ScopedKey | None) -> tuple[Ticket, ...]:
+    def _read(self, target: ScopedKey | str | None) -> tuple[Ticket, ...]:
         with suppress(*_STORE_ERRORS):
             return self._store.tickets(target) if self._store.has_tickets else ()
         return ()

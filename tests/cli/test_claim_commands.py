@@ -412,6 +412,10 @@ def test_a_store_that_cannot_answer_is_exit_code_3(commands: Commands, command: 
 
 
 def test_several_keys_are_tried_together_and_only_if_that_is_asked_for(commands: Commands) -> None:
+    first = commands("try", "one", "two", "--any", "--session", "ci", "--json")
+    assert first.returncode == 0 and json.loads(first.stdout)["key"] == "one"
+    second = commands("try", "one", "two", "--any", "--session", "other", "--json")
+    assert second.returncode == 0 and json.loads(second.stdout)["key"] == "two"
     refused = commands("try", "red", "green", "--session", "ci")
     assert refused.returncode == 2 and "--all" in refused.stderr
     done = commands("try", "red", "green", "--all", "--session", "ci")

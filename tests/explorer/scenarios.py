@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -207,7 +207,11 @@ class LooksRemoveTheTrace(FileStore):
 
 class ReleasesByPath(Session):
     def _release(
-        self, request: ReleaseRequest, lock_timeout: float, grant: Claim | None = None, left: Claim | None = None
+        self,
+        request: ReleaseRequest,
+        lock_timeout: float,
+        grant: Claim | None = None,
+        left: Mapping[ScopedKey, Claim | None] | None = None,
     ) -> ReleaseResult:
         scoped = request.scoped
         found = self._store.read(scoped)

@@ -46,7 +46,7 @@ def test_a_fault_of_files_is_found(fault: str) -> None:
 
 @pytest.mark.rule("C15", "S10")
 def test_a_set_that_is_written_one_by_one_is_found() -> None:
-    assert "both hold the key" in violation(list(groups.planted()))
+    assert re.search("both hold the key|was given twice", violation(list(groups.planted())))
 
 
 # That one needs thousands of schedules.

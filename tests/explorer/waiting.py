@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 from mcp_claims.liveness import Machine
@@ -164,7 +164,7 @@ class Overtakes(WaitQueue):
     def first_ahead(
         self,
         scoped: ScopedKey,
-        held: Collection[ScopedKey] = (),
+        held: Callable[[], Collection[ScopedKey]] = tuple,
         found: tuple[Ticket, ...] | None = None,
         also: tuple[ScopedKey, ...] = (),
     ) -> Ticket | None:

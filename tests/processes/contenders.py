@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -297,7 +297,7 @@ def plant(fault: str) -> None:
         request: ReleaseRequest,
         lock_timeout: float,
         grant: Claim | None = None,
-        left: Claim | None = None,
+        left: Mapping[ScopedKey, Claim | None] | None = None,
     ) -> ReleaseResult:
         scoped = request.scoped
         while isinstance(found := self._store.read(scoped), Claim):

@@ -47,7 +47,6 @@ def test_the_instructions_teach_the_protocol_in_under_600_characters() -> None:
 @pytest.mark.parametrize("name", TOOLS)
 def test_all_hints_are_set_and_nothing_is_destructive(name: str) -> None:
     hints = listed(name)["annotations"]
-    assert hints.pop("title") == listed(name)["title"]
     assert set(hints) == {"readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"}
     assert hints["destructiveHint"] is False
     assert hints["readOnlyHint"] is (name in ("is_claimed_by_other", "list_claims"))

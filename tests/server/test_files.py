@@ -66,6 +66,28 @@ def test_over_http_a_file_is_named_in_full(claims_dir: Path, project: Path) -> N
 
 
 @BOTH_STAGES
+@pytest.mark.rule("C16")
+def test_a_list_of_work_is_shared_out(claims_dir: Path, project: Path, options: list[str]) -> None:
+    with raw_server(claims_dir, *options) as ada, raw_server(claims_dir, *options) as ben:
+        work = {"key": "issue-1", "or_else": ["issue-2", "issue-3"]}
+        first, second = ada.call("try_claim", **work), ben.call("try_claim", **work)
+        assert (first["key"], second["key"]) == ("issue-1", "issue-2")
+        assert "2 more of the list are free" in first["advice"] and "1 more of the list is free" in second["advice"]
+        again = ada.call("try_claim", **work)
+        assert (again["status"], again["key"]) == ("renewed", "issue-1") and "release it to get the next" in again[
+            "advice"
+        ]
+        for server, key in ((ada, "issue-1"), (ben, "issue-2")):
+            assert server.call("release", key=key, outcome="done")["released"]
+        assert ada.call("try_claim", **work)["key"] == "issue-3"
+        refused = ben.call("try_claim", **work)
+        assert (refused["status"], refused["key"]) == ("held", "issue-3")
+        ada.call("release", key="issue-3", outcome="done")
+        done = ben.call("try_claim", **work)
+        assert done["status"] == "done" and "All of the list is done" in done["advice"]
+
+
+@BOTH_STAGES
 @pytest.mark.rule("C15")
 def test_several_keys_are_claimed_together_or_not_at_all(claims_dir: Path, project: Path, options: list[str]) -> None:
     with raw_server(claims_dir, *options) as ada, raw_server(claims_dir, *options) as ben:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import select
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mcp_claims.errors import InvalidInputError
+from mcp_claims.errors import InvalidInputError, NotClaimedError, StoreUnavailableError
 from mcp_claims.model.records import Claim, Mode, Outcome, ScopedKey
 from mcp_claims.model.validation import DEFAULT_NAMESPACE, ClaimRequest
 from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session
+from mcp_claims.stores.base import Change, Swaps
 from tests.session.bench import Bench, FileBench, LayoutBench, MemoryBench, granted
+from tests.support.interrupting import DelegatingStore
 
 RED, GREEN, BLUE = (ScopedKey(DEFAULT_NAMESPACE, key) for key in ("red", "green", "blue"))
 
@@ -83,7 +88,9 @@ def test_a_keep_alive_renews_all(bench: Bench) -> None:
 def test_a_key_belongs_to_the_group_of_the_last_call_that_granted_it(bench: Bench) -> None:
     session = bench.session()
     attempt(session, "red", "green")
-    assert attempt(session, "green", "blue").status is Status.ACQUIRED
+    result = attempt(session, "green", "blue")
+    assert result.status is Status.RENEWED, "another caller of the session may act on green"
+    assert [claim.scoped for claim, _ in result.grants] == [BLUE]
     assert attempt(session, "red").status is Status.RENEWED
     assert session.release("blue").released
     assert set(holders(bench)) == {"red"}
@@ -205,3 +212,150 @@ def test_a_key_that_is_named_twice_counts_once(bench: Bench) -> None:
 def test_the_layout_of_agent_awareness_takes_one_key_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="layout"):
         LayoutBench(tmp_path / "claims").session().try_claim("red", also=["green"])
+
+
+def test_a_call_that_gets_a_part_of_what_it_asks_for_anew_is_a_renewal(bench: Bench) -> None:
+    session, other = bench.session(), bench.session()
+    with session.claim("red"):
+        with pytest.raises(NotClaimedError), session.claim("blue", also=["red"]):
+            pytest.fail("another block holds red")
+        assert not other.try_claim("red").claimed and other.try_claim("blue").claimed
+    assert other.try_claim("red").claimed
+
+
+def test_what_was_held_before_a_cancelled_call_has_its_old_group_again(bench: Bench) -> None:
+    session = bench.session()
+    attempt(session, "red", "green")
+    session.undo(attempt(session, "green", "blue"))
+    assert set(holders(bench)) == {"red", "green"}
+    assert attempt(session, "red").status is Status.RENEWED
+    assert session.release("red").released and holders(bench) == {}
+
+
+def test_keys_of_two_groups_are_renewed_by_a_call_for_both(bench: Bench) -> None:
+    session, other = bench.session(), bench.session()
+    attempt(session, "red", "green")
+    attempt(session, "green", "blue")
+    bench.world.pass_time(20 * 60)
+    assert attempt(session, "red", "green").status is Status.RENEWED
+    bench.world.pass_time(20 * 60)
+    assert not other.try_claim("green").claimed
+
+
+def test_a_keep_alive_goes_on_with_the_others_and_the_loss_is_told(bench: Bench) -> None:
+    session, other = bench.session(), bench.session()
+    grant = attempt(session, "red", "green").found
+    assert isinstance(grant, Claim)
+    other.revoke(grant)
+    kept = session.renew(grant, timedelta(minutes=30))
+    assert kept is not None and kept.scoped == GREEN
+    assert [lost.scoped for lost, _ in session.take_losses()] == [RED]
+    assert session.release_own(grant, 0).released and holders(bench) == {}
+
+
+def test_a_keep_alive_ends_where_others_have_a_file_that_overlaps(bench: Bench, tmp_path: Path) -> None:
+    session, other = bench.session(), bench.session()
+    directory = f"file:{tmp_path.resolve()}/new"
+    grant = session.try_claim(f"{directory}/", also=["branch:github.com/a/b:main"], ttl_minutes=1).found
+    assert isinstance(grant, Claim)
+    bench.world.pass_time(61)
+    granted(other, f"{directory}/a.py")
+    assert session.renew(grant, timedelta(minutes=30)) is None
+    assert grant.scoped in [lost.scoped for lost, _ in session.take_losses()]
+
+
+def test_a_session_does_not_give_way_to_one_that_waits_for_what_it_holds(bench: Bench) -> None:
+    session, ada = bench.session(), bench.session()
+    granted(session, "red")
+    wait(bench, ada, "red", "green")
+    assert session.try_claim("green").claimed
+
+
+def test_a_group_in_two_namespaces_keeps_to_the_order_of_the_first(bench: Bench, tmp_path: Path) -> None:
+    holder, ada, ben = (bench.session() for _ in range(3))
+    path = f"file:{tmp_path.resolve()}/new"
+    granted(holder, path)
+    scoped = ada.resolve(ScopedKey(DEFAULT_NAMESPACE, path))
+    ticket = ada.queue.join(scoped, 300)
+    assert ticket is not None
+    bench.world.pass_time(2)
+    with bench.store.alarm(ticket, lambda: None):
+        holder.release(path)
+        assert ben.try_claim("red", also=[path]).claimed, "a limit, which the design notes state"
+
+
+def test_a_file_below_a_directory_that_is_kept_for_another_session_is_held(bench: Bench, tmp_path: Path) -> None:
+    holder, ada, ben = (bench.session() for _ in range(3))
+    directory = f"file:{tmp_path.resolve()}/new"
+    granted(holder, f"{directory}/")
+    scoped = ada.resolve(ScopedKey(DEFAULT_NAMESPACE, f"{directory}/"))
+    assert ada.queue.join(scoped, 300) is not None
+    bench.world.pass_time(2)
+    holder.release(f"{directory}/")
+    for _ in range(2):
+        kept = ben.try_claim(f"{directory}/a.py")
+        assert kept.status is Status.HELD and isinstance(kept.found, Claim) and kept.found.holder == ada.holder
+
+
+def test_a_wait_for_keys_that_a_parallel_call_has_got_is_over(bench: Bench) -> None:
+    session = bench.session()
+    granted(session, "red")
+    granted(session, "green")
+    assert attempt(session, "red", "green", reserve=True).status is Status.RENEWED
+
+
+def test_a_grant_of_which_no_call_knows_is_told_as_one(bench: Bench) -> None:
+    class Failing(DelegatingStore):
+        failed = False
+
+        def swap_all(self, changes: Sequence[Change], **options: Any) -> Swaps:
+            swaps = super().swap_all(changes, **options)
+            if not self.failed:
+                self.failed = True
+                raise StoreUnavailableError("it", OSError("lost"))
+            return swaps
+
+    session = bench.session(Failing(bench.store))
+    with pytest.raises(StoreUnavailableError):
+        attempt(session, "red", "green")
+    assert attempt(session, "red", "green").status is Status.ACQUIRED
+
+
+def test_whichever_member_takes_the_turn_the_first_one_stays_the_first(bench: Bench) -> None:
+    holder, ada = bench.session(), bench.session()
+    granted(holder, "green")
+    wait(bench, ada, "red", "green")
+    holder.release("green")
+    assert attempt(ada, "red", "green", reserve=True).status is Status.YOUR_TURN
+    taken = attempt(ada, "green")
+    assert isinstance(taken.found, Claim) and taken.found.scoped == GREEN and taken.found.group == (RED, GREEN)
+
+
+def test_the_end_of_a_wait_declines_what_is_kept_of_a_group_that_is_partly_held(bench: Bench) -> None:
+    holder, ada, ben = (bench.session() for _ in range(3))
+    granted(ada, "red")
+    granted(holder, "green")
+    wait(bench, ada, "red", "green")
+    holder.release("green")
+    assert attempt(ada, "red", "green", reserve=True).status is Status.YOUR_TURN
+    ada.end_wait(RED, keeps_place=False)
+    assert ben.try_claim("green").claimed and ada.inspect("red").held_by_you
+
+
+def test_the_end_of_a_wait_for_a_group_wakes_the_waiters_for_each_key(bench: Bench) -> None:
+    holder, ada, ben = (bench.session() for _ in range(3))
+    granted(holder, "red")
+    wait(bench, ada, "red", "green")
+    ticket = ben.queue.join(GREEN, 300)
+    assert ticket is not None
+    rung: list[bool] = []
+    with bench.store.alarm(ticket, lambda: rung.append(True)) as alarm:
+        ada.end_wait(RED, keeps_place=False)
+        descriptor = None if alarm is None else alarm.fileno()
+        assert rung or (descriptor is not None and select.select([descriptor], [], [], 0)[0])
+
+
+def test_the_end_of_a_session_counts_each_key(bench: Bench) -> None:
+    session = bench.session()
+    attempt(session, "red", "green", "blue")
+    assert session.close() == 3

@@ -1,0 +1,58 @@
+"""One of several keys: the first, in order, that is free and not done.  So a list of work is shared out, each piece once."""
+
+from __future__ import annotations
+
+from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.records import Found, Moment, ScopedKey
+from mcp_claims.model.validation import ClaimRequest
+from mcp_claims.session.operations import Operations
+from mcp_claims.session.results import ClaimResult, Status
+from mcp_claims.stores.base import LOCK_TIMEOUT
+
+
+class Choices(Operations):
+    """The operations of one session, and requests for one of several keys."""
+
+    def try_request(
+        self, request: ClaimRequest, *, lock_timeout: float = LOCK_TIMEOUT, reserve: bool = False
+    ) -> ClaimResult:
+        """Do what `try_claim` does, for a checked request; with *reserve*, reserve the key instead of taking it.
+
+        If the key is free and another session waits for it before this one, it is reserved for that session.
+        """
+        if not request.or_else:
+            return super().try_request(request, lock_timeout=lock_timeout, reserve=reserve)
+        self._check_usable()
+        known, now = {key: self._store.read(key) for key in request.keys}, self._machine.now()
+        # A session that has one of them gets no other: it releases that one first.
+        own = [key for key, found in known.items() if self._holds(found, key)]
+        own = own or [key for key, found in known.items() if self._is_turn(found, key, now)]
+        waits = self.queue.waits_for(request.scoped)
+        free = [key for key, found in known.items() if key in own or self._is_open(found, request, now)]
+        refused: list[ClaimResult] = []
+        for key in own or free:
+            result = super().try_request(
+                request._replace(scoped=key, or_else=()), lock_timeout=lock_timeout, reserve=reserve
+            )
+            if result.claimed or result.status is Status.YOUR_TURN:
+                if result.claimed and waits:
+                    self._end_choice(request, key, lock_timeout)
+                return result._replace(left=sum(each != key for each in free))
+            refused.append(result)
+        for key, found in known.items():
+            if found is not None and key not in own and key not in free:
+                status = Status.DONE if self._is_done(found, now) else Status.HELD
+                refused.append(ClaimResult(status, found, now))
+        return next((each for each in refused if each.status is Status.HELD), refused[0])._replace(left=0)
+
+    def _is_open(self, found: Found, request: ClaimRequest, now: Moment) -> bool:
+        """Return whether *found* leaves its key free to take, as far as that can be known without trying."""
+        state = self._state_of(found, now)
+        return state not in (ClaimState.HELD, ClaimState.RESERVED) and (request.redo or not self._is_done(found, now))
+
+    def _end_choice(self, request: ClaimRequest, granted: ScopedKey, lock_timeout: float) -> None:
+        """End the wait for any of the keys, of which one was *granted*: another one may be reserved for this session, too."""
+        self.queue.end(request.scoped, lock_timeout, everywhere=True)
+        for key in request.keys:
+            if key != granted:
+                self._decline(key, self._store.read(key), lock_timeout)
