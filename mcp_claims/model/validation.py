@@ -132,6 +132,8 @@ def scoped_key(key: str, namespace: str = DEFAULT_NAMESPACE) -> ScopedKey:
 
 def parse_keys(name: str, keys: Sequence[str], namespace: str, limit: int) -> tuple[ScopedKey, ...]:
     """Check the argument *name*, further keys of one call: at most *limit*, each as `scoped_key` checks it."""
+    if keys == ():
+        return ()
     if isinstance(keys, str) or not isinstance(keys, Sequence):
         raise InvalidInputError(name, "must be a list of keys")
     if len(keys) > limit:

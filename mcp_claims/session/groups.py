@@ -27,7 +27,7 @@ from mcp_claims.model.validation import ClaimRequest, ReleaseRequest
 from mcp_claims.session.results import ClaimResult, ReleaseResult, Status, TakenOver
 from mcp_claims.session.turns import CLOSE_TIMEOUT, Turns
 from mcp_claims.session.wait_queue import end_reservation
-from mcp_claims.stores.base import MAX_SWAPS, Change, Store
+from mcp_claims.stores.base import MAX_SWAPS, Change, Store, Swaps
 
 _IN_THE_WAY = (ClaimState.HELD, ClaimState.RESERVED)
 
@@ -333,32 +333,46 @@ class Groups(Turns):
         while isinstance(found, Claim) and isinstance(first, Claim) and self._holds(found, scoped):
             if found.generation != first.generation:
                 break
-            now, changes = self._machine.now(), list[Change]()
-            for key in (scoped, *(each for each in found.group if each != scoped)):
-                held = found if key == scoped else self._store.read(key)
-                if isinstance(held, Claim) and self._holds(held, key) and held.group == found.group:
-                    marker = None if left is None else left.get(key)
-                    if request.outcome is not None:
-                        marker = expiry.marker_of(held, request.outcome, now, request.retention, request.note)
-                    changes.append(Change(key, held, marker))
+            changes = [
+                Change(each.scoped, each, self._left_by(each, request, left))
+                for each in ([found] if not found.group else self._group_of(found))
+            ]
             swaps = self._swap(changes, self.holder, lock_timeout)
             if swaps.won:
-                keys = tuple(change.scoped for change in changes)
-                waited_for = {each for key in keys for each in self.queue.choices(key)}.difference(keys)
-                for change, after in zip(changes, swaps.found, strict=True):
-                    assert change.old is not None
-                    self._held.remove(change.old)
-                    self.queue.leave(change.scoped, lock_timeout)
-                    self._pass_on(change.scoped, after)
-                for key in waited_for:
-                    self._decline(key, self._store.read(key), lock_timeout)
-                return ReleaseResult(True, swaps.found[0] or found, self._machine.now(), keys=keys)
+                return self._note_release(changes, swaps, lock_timeout)
             # Of several keys another one may have changed.
             found = swaps.found[0]
         self._held.settle(doubts, found)
         if grant is None and self._decline(scoped, found, lock_timeout):
             return ReleaseResult(True, None, self._machine.now(), declined=True)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
+
+    def _group_of(self, claim: Claim) -> list[Claim]:
+        """Return what this session still holds of the group of *claim*, that one first."""
+        others = self._read_all([key for key in claim.group if key != claim.scoped])
+        held = [each for key, each in others.items() if isinstance(each, Claim) and self._holds(each, key)]
+        return [claim, *(each for each in held if each.group == claim.group)]
+
+    def _left_by(
+        self, claim: Claim, request: ReleaseRequest, left: Mapping[ScopedKey, Claim | None] | None
+    ) -> Claim | None:
+        """Return what stays in the place of *claim* when *request* releases it: its outcome, or what is *left*."""
+        if request.outcome is not None:
+            return expiry.marker_of(claim, request.outcome, self._machine.now(), request.retention, request.note)
+        return None if left is None else left.get(claim.scoped)
+
+    def _note_release(self, changes: Sequence[Change], swaps: Swaps, lock_timeout: float) -> ReleaseResult:
+        """Note that *changes* have released their keys, and let the next ones have them; decline what is kept beside them."""
+        keys = tuple(change.scoped for change in changes)
+        waited_for = [each for key in keys for each in self.queue.choices(key) if each not in keys]
+        for change, after in zip(changes, swaps.found, strict=True):
+            assert change.old is not None
+            self._held.remove(change.old)
+            self.queue.leave(change.scoped, lock_timeout)
+            self._pass_on(change.scoped, after)
+        for key in waited_for:
+            self._decline(key, self._store.read(key), lock_timeout)
+        return ReleaseResult(True, swaps.found[0] or changes[0].old, self._machine.now(), keys=keys)
 
     def _holds(self, found: Found, scoped: ScopedKey) -> bool:
         """Return whether *found* is this session's claim on *scoped*, and not a marker.

@@ -276,16 +276,20 @@ class Session(Choices):
 
         Raises `InvalidInputError` for several keys that have more than 8,192 bytes together, or on a store that takes one.
         """
-        resolved = request._replace(scoped=self.resolve(request.scoped))
+        scoped = self.resolve(request.scoped)
+        resolved = request if scoped is request.scoped else request._replace(scoped=scoped)
         if isinstance(resolved, ClaimRequest):
-            if resolved.also and not self._store.has_places:
-                rule = "must be empty in this layout, whose other programs claim one key at a time"
-                raise InvalidInputError("also", rule)
-            return resolved._replace(
-                also=self._resolve_others("also", resolved.scoped, resolved.also),
-                or_else=self._resolve_others("or_else", resolved.scoped, resolved.or_else),
-            )
+            return self._with_others(resolved) if resolved.also or resolved.or_else else resolved
         return resolved
+
+    def _with_others(self, request: ClaimRequest) -> ClaimRequest:
+        if request.also and not self._store.has_places:
+            rule = "must be empty in this layout, whose other programs claim one key at a time"
+            raise InvalidInputError("also", rule)
+        return request._replace(
+            also=self._resolve_others("also", request.scoped, request.also),
+            or_else=self._resolve_others("or_else", request.scoped, request.or_else),
+        )
 
     def _resolve_others(self, name: str, scoped: ScopedKey, keys: tuple[ScopedKey, ...]) -> tuple[ScopedKey, ...]:
         others = tuple(key for key in dict.fromkeys(map(self.resolve, keys)) if key != scoped)

@@ -98,11 +98,14 @@ class Turns:
         self, changes: Sequence[Change], holder: Holder, lock_timeout: float, gives_way: GivesWay | None = None
     ) -> Swaps:
         """Make *changes* for *holder*, all or none, unless a claim of others on a file that overlaps is in the way."""
+        if len(changes) == 1:
+            (change,) = changes
+            blocks = None if change.new is None else self._blocks(change.scoped, holder)
+            return Swaps.of_one(
+                self._store.swap(*change, lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks)
+            )
         blocks = next(filter(None, (self._blocks(change.scoped, holder) for change in changes)), None)
-        if len(changes) > 1:
-            return self._store.swap_all(changes, lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks)
-        (change,) = changes
-        return Swaps.of_one(self._store.swap(*change, lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks))
+        return self._store.swap_all(changes, lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks)
 
     def _decline(self, scoped: ScopedKey, found: Found, lock_timeout: float) -> bool:
         """Give back *found* if it is a reservation for this session, with those of its group; return whether it was one."""

@@ -48,7 +48,9 @@ class WaitQueue:
 
     def waits_for(self, scoped: ScopedKey) -> bool:
         """Return whether the session may have a ticket for *scoped*."""
-        return scoped in self._waits or any(scoped in keys for keys in list(self._choices.values()))
+        return scoped in self._waits or (
+            bool(self._choices) and any(scoped in keys for keys in list(self._choices.values()))
+        )
 
     def join(
         self,
@@ -181,7 +183,7 @@ class WaitQueue:
         Tickets of other namespaces do not count: their numbers cannot be compared.
         """
         own = tuple(each for each in found if each.keys[0].namespace == scoped.namespace)
-        return self.first_ahead(scoped, held, own, also) is not None
+        return bool(own) and self.first_ahead(scoped, held, own, also) is not None
 
     def read_all(self) -> tuple[Ticket, ...]:
         """Return the tickets of all namespaces; none if they cannot be read."""
