@@ -39,10 +39,10 @@ def conflict(one: ScopedKey, other: ScopedKey) -> bool:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Return whether two canonical file keys name some path both, or one lies below what the other takes for a file.
+    """Return whether two canonical file keys both name some path, or one lies below what the other takes for a file.
 
-    Whoever claims a path that does not exist yet may make a directory there.  Takes a step on integers of as many bits as
-    *other* has components for each component of *one*, and compares each two components once.
+    Whoever claims a path that does not exist yet may make a directory there.  Each component of *one* costs one step on an
+    integer with a bit per component of *other*; each pair is compared once.
     """
     if one.startswith(_ON_A_HOST) != other.startswith(_ON_A_HOST):
         return False

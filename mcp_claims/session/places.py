@@ -31,7 +31,7 @@ _COMPLETIONS = ("/.git", "", "/.git/.git", ".git")
 _ORIGIN = "origin"
 _HOST = r"(?P<host>\[[^\]/]+\]|[^/@:\[\]]+)"
 _MAX_ENTRIES = 1_000
-"""Of a directory that are looked at for one with a letter: a directory may have millions of names without."""
+"""Entries of a directory that are searched for one with a letter: it may have millions without."""
 
 _WRITTEN_OUT = "must be written as `branch:HOST/OWNER/REPOSITORY:NAME`"
 
