@@ -45,7 +45,7 @@ TRY_CLAIM: Arguments = {
         f"Seconds to wait while another session holds it: 0 to {MAX_WAIT_SECONDS:.0f}. If the answer is your_turn, "
         "call again within a minute",
     ),
-    "also": Argument(list, description="More keys: all or none, also renewed and released together"),
+    "also": Argument(list, description="Other files or keys, all or none; renewed and released as one"),
     "or_else": Argument(list, description="A work list: the first of key and these that is free and not done"),
     "redo": Argument(bool, False, "Claim it although it is done"),
     "keep_alive": Argument(bool, False, "The server renews while you are connected"),
