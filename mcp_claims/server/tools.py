@@ -115,8 +115,11 @@ class Call:
         return handle
 
     async def resolved(self, session: Session, request: Request) -> Request:
-        """Return *request* with its key resolved, which for a branch asks git."""
-        if not request.scoped.key.startswith(FORMS):
+        """Return *request* with its keys resolved, which for a branch asks git."""
+        keys: tuple[ScopedKey, ...] = (request.scoped,)
+        if isinstance(request, ClaimRequest):
+            keys = request.keys
+        if not any(each.key.startswith(FORMS) for each in keys):
             return session.resolved(request)
         return await self.runner.scan(session, partial(session.resolved, request))
 
