@@ -31,7 +31,7 @@ from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.validation import InspectRequest, ReleaseRequest
 from mcp_claims.render import phrases
-from mcp_claims.render.answers import Rendered, claim_answer, inspect_answer, release_answer
+from mcp_claims.render.answers import Rendered, claim_answer, inspect_answer, release_answer, replaced_beside, subject
 from mcp_claims.render.lists import listed_facts, listed_line, prune_answer
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import person_session, process_session
@@ -43,8 +43,8 @@ _REVOKE = "To take it from a holder that hangs: mcp-claims release KEY --force."
 _YOUR_HOLD = "It is your own `hold`: mcp-claims release KEY --person ends it."
 _UNREADABLE = "Look at the file, and delete it if nobody works on this."
 _HINTS = {
-    Status.HELD: f"To wait for it: mcp-claims try KEY --wait 5m. {_REVOKE}",
-    Status.DONE: "The next occurrence is a new key. To do the same again: mcp-claims try KEY --redo, or first mcp-claims forget KEY.",
+    Status.HELD: f"To wait for it: mcp-claims try {{keys}} --wait 5m. {_REVOKE}",
+    Status.DONE: "The next occurrence is a new key. To do the same again: mcp-claims try {keys} --redo, or first mcp-claims forget KEY.",
 }
 _OUTCOMES = tuple(outcome.value for outcome in (Outcome.DONE, Outcome.FAILED, Outcome.ABANDONED))
 
@@ -111,18 +111,34 @@ def _try(options: argparse.Namespace) -> int:
     describe_session(session, options)
     request = session.resolved(request)
     result = acquire(session, request, refused=report_wait(request))
-    scoped = result.found.scoped if request.or_else and isinstance(result.found, Claim) else request.scoped
-    return print_claim(session, scoped, result, options, _HINTS.get(result.status, ""))
+    keys = "KEY" if len(request.keys) == 1 else "KEY KEY… --any" if request.or_else else "KEY KEY… --all"
+    hint = _HINTS.get(result.status, "").format(keys=keys)
+    return print_claim(session, subject(request, result), result, options, hint, request.keys)
 
 
 def print_claim(
-    session: Session, scoped: ScopedKey, result: ClaimResult, options: argparse.Namespace, hint: str
+    session: Session,
+    scoped: ScopedKey,
+    result: ClaimResult,
+    options: argparse.Namespace,
+    hint: str,
+    keys: tuple[ScopedKey, ...] = (),
 ) -> int:
-    """Print the *result* of a claim with a *hint* for people, and held keys that look like *scoped*; return the exit code."""
-    hint = phrases.cycle(result.cycle) if result.cycle else hint
-    _print_answer(claim_answer(scoped, result), result.found, options, hint)
-    if result.status is Status.ACQUIRED and session.looks_like_files(scoped):
-        write_error(phrases.NO_FILE)
+    """Print the *result* of a claim with a *hint* for people, and held keys that look like *scoped*; return the exit code.
+
+    *keys* are all that were asked for, if there were several.
+    """
+    if result.cycle:
+        hint = phrases.cycle(result.cycle)
+    elif result.missing:
+        hint = "Release what you still hold, then claim all again."
+    beside = replaced_beside(scoped, result)
+    blocking = phrases.in_the_way(result.in_the_way).rstrip() if not result.missing else ""
+    hint = " ".join(filter(None, (beside, blocking, hint)))
+    _print_answer(claim_answer(scoped, result, keys=keys), result.found, options, hint)
+    like_files = tuple(filter(session.looks_like_files, keys or (scoped,))) if result.status is Status.ACQUIRED else ()
+    if like_files:
+        write_error(phrases.no_file(like_files))
     if result.status is Status.ACQUIRED and (near := session.near_claims(scoped)):
         write_error(phrases.near(near))
     return YES if result.claimed else NO
@@ -153,7 +169,7 @@ def _check(options: argparse.Namespace) -> int:
     request = session.resolved(request)
     inspection = session.inspect_request(request)
     hint = _HINTS[Status.HELD] if inspection.claimed_by_other else _HINTS[Status.DONE] if inspection.done else ""
-    _print_answer(inspect_answer(request.scoped, inspection), inspection.found, options, hint)
+    _print_answer(inspect_answer(request.scoped, inspection), inspection.found, options, hint.format(keys="KEY"))
     free = not inspection.claimed_by_other and not inspection.done
     return YES if (free if inspection.in_force is None else inspection.in_force) else NO
 

@@ -19,7 +19,7 @@ from mcp_claims.model.validation import (
     ClaimRequest,
 )
 from mcp_claims.render import phrases
-from mcp_claims.render.answers import claim_answer
+from mcp_claims.render.answers import claim_answer, subject
 from mcp_claims.session.acquire import Refused
 from mcp_claims.session.identity import named_session, session_for_process
 from mcp_claims.session.results import ClaimResult
@@ -175,7 +175,7 @@ def report_wait(request: ClaimRequest) -> Refused:
     reported: set[str] = set()
 
     def report(result: ClaimResult) -> None:
-        lead = claim_answer(request.scoped, result).lead
+        lead = claim_answer(subject(request, result), result, keys=request.keys).lead
         holder = result.found.holder.name if isinstance(result.found, Claim) else lead
         if request.wait_seconds > 0 and holder not in reported:
             reported.add(holder)

@@ -11,9 +11,13 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from mcp_claims.model import expiry, tickets
 from mcp_claims.model.keys import PLACES, conflict
 from mcp_claims.model.records import Claim, Found, Mode, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.render import phrases
 from mcp_claims.render.phrases import ClaimDescription, ClaimFacts
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
+from mcp_claims.stores.agent_awareness.filenames import record_name
+
+Grants = tuple[tuple[Claim, TakenOver | None], ...]
 
 
 class Previous(TypedDict, total=False):
@@ -114,6 +118,15 @@ class Rendered(NamedTuple):
         return f"{self.lead}{separator}{self.structured['advice']}"
 
 
+def subject(request: ClaimRequest, result: ClaimResult) -> ScopedKey:
+    """Return the key of *request* that the answer is about: the first, or of a list the one that *result* is about."""
+    if not request.or_else or not isinstance(result.found, Claim):
+        return request.scoped
+    held = result.found.scoped
+    # A file of the list may be refused for a claim that overlaps with it.
+    return held if held in request.keys else next((key for key in request.keys if conflict(key, held)), request.scoped)
+
+
 def claim_answer(
     scoped: ScopedKey,
     result: ClaimResult,
@@ -121,61 +134,42 @@ def claim_answer(
     kept_alive: bool = False,
     fleeting: Fleeting | None = None,
     near: tuple[Claim, ...] = (),
-    looks_like_files: bool = False,
+    like_files: tuple[ScopedKey, ...] = (),
+    keys: tuple[ScopedKey, ...] = (),
 ) -> Rendered:
     """Answer `try_claim`; *kept_alive* says that the server renews the claim, *fleeting* that it may end with the call.
 
-    *near* are claims of others on keys that look alike.  A key that *looks_like_files* is a text like any other.
+    *near* are claims of others on keys that look alike, *like_files* texts that may be meant for files.  *keys* are all that
+    the call named, of which *scoped* is the one that the answer is about.
     """
     found, now, name = result.found, result.now, phrases.named(scoped)
-    if isinstance(found, Unreadable):
-        facts = phrases.claim_facts(found, now)
-        lead, advice = f"HELD: {name} {_in_doubt(found)}", f"Do not act. {_REMEDY}"
+    if result.status is Status.HELD or isinstance(found, Unreadable):
+        facts, lead, advice = _refusal(scoped, result, keys)
     else:
         claim = ClaimDescription(found, now)
         facts = claim.facts
         if result.status is Status.ACQUIRED:
-            lead = f"CLAIMED: you hold {phrases.named_all(found) or name} {claim.yours()}."
+            lead = f"CLAIMED: you hold {phrases.named_all(found) or name} {claim.yours(result.grants)}."
             renewal = (
                 "The server renews it meanwhile" if kept_alive else "To renew, call try_claim again before it expires"
             )
             advice = f"You act, nobody else will. Call release with an outcome when you stop. {renewal}."
         elif result.status is Status.RENEWED:
-            lead = (
-                f"RENEWED: you have held {phrases.named_all(found) or name} since {claim.since()}, now {claim.yours()}."
-            )
-            advice = (
-                f"Your connection has held this since {claim.since()}. If you did not claim it yourself, a sub-agent on "
-                "your connection did: do not act. If you did, go on, and call release when you stop."
-            )
+            lead, advice = _renewal(claim, found, result, name)
         elif result.status is Status.YOUR_TURN:
-            facts, lead, advice = _your_turn(claim, name)
-        elif result.status is Status.DONE:
-            lead, advice = f"DONE: {name} {claim.ended()}", _DONE
+            facts, lead, advice = _your_turn(claim, found, result.grants, several=len(keys) > 1)
         else:
-            lead = f"HELD: {name} is {claim.held()}"
-            act = "Do not act. Report who is on it. To act after them, call again with wait_seconds."
-            if result.cycle:
-                own = phrases.quoted(result.cycle[-1].scoped.key)
-                act = (
-                    f"{phrases.cycle(result.cycle)} Do not act, and do not wait: release {own} first, or do without this; or "
-                    "report it."
-                )
-            elif result.keeps_place:
-                act = (
-                    "Do not act yet. To go on waiting, call try_claim again now, with the same arguments: you keep your place "
-                    f"for {phrases.span(tickets.KEPT_PLACE)}. Otherwise report who is on it."
-                )
-            advice = f"{_caveats(scoped, found, claim)}{phrases.in_the_way(result.in_the_way)}{act}"
-            if result.missing:
-                lead = f"HELD: you no longer hold {phrases.listed_keys(result.missing)}, which you claimed with {name}."
-                advice = "You still hold the others, but not all: stop what needs all of them, and release them or claim anew."
+            lead, advice = f"DONE: {name} {claim.ended()}", _DONE
+            if result.left is None and len(keys) > 1:
+                advice = f"Nothing was claimed, since {phrases.quoted(scoped.key)} is done. {advice}"
         if fleeting is not None:
             advice = fleeting.value.format(generation=found.generation)
+    if others := replaced_beside(scoped, result):
+        advice = f"{others} {advice}"
     if result.left is not None:
         advice = f"{_choice(result)} {advice}"
-    if looks_like_files:
-        advice = f"{phrases.NO_FILE} {advice}"
+    if like_files:
+        advice = f"{phrases.no_file(like_files)} {advice}"
     if near:
         advice = f"{phrases.near(near)} If that is the same event, release yours and do not act. {advice}"
     answer: ClaimAnswer = {
@@ -187,9 +181,20 @@ def claim_answer(
     }
     answer.update(facts)  # type: ignore[typeddict-item] # No other key is in it.
     if result.taken_over is not None:
-        replaced, answer["previous"] = _taken_over(result.taken_over, now)
+        subject = phrases.quoted(scoped.key) if len(keys) > 1 else "it"
+        replaced, answer["previous"] = _taken_over(result.taken_over, now, subject)
         lead += f" {replaced}"
     return with_losses(Rendered(answer, lead), _own_loss(result.lost, found), now)
+
+
+def replaced_beside(scoped: ScopedKey, result: ClaimResult) -> str:
+    """Return what was left on the keys that were granted together with *scoped*, empty if nothing was."""
+    replaced = [(claim.scoped, each) for claim, each in result.grants if each is not None and claim.scoped != scoped]
+    shown = replaced[: phrases.SHOWN_KEYS]
+    told = [_taken_over(each, result.now, phrases.quoted(key.key))[0] for key, each in shown]
+    if len(replaced) > len(shown):
+        told.append(f"On {len(replaced) - len(shown)} more of these keys something was left, too.")
+    return " ".join(told)
 
 
 def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
@@ -208,7 +213,7 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
             lead = f"YOURS: you hold {name} {claim.yours()}."
             advice = "Go on, and call release with an outcome when you stop."
         elif inspection.your_turn:
-            facts, lead, advice = _your_turn(claim, name)
+            facts, lead, advice = _your_turn(claim, found)
         elif inspection.done:
             lead, advice = f"DONE: {name} {claim.ended()}", _DONE
         elif inspection.marker is not None:
@@ -216,7 +221,7 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
             advice = "This claims nothing: call try_claim before you act."
         else:
             lead = f"HELD: {name} is {claim.held()}"
-            advice = f"{_caveats(scoped, found, claim)}Do not act. Report who is on it."
+            advice = f"{_caveats((scoped,), found, claim)}Do not act. Report who is on it."
     if inspection.in_force is not None:
         lead += f" The generation that you asked about {'is' if inspection.in_force else 'is NOT'} in force."
         if not inspection.in_force:
@@ -238,18 +243,28 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
 def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
     """Answer `release`."""
     found, now, name = result.found, result.now, phrases.named(scoped)
+    several = phrases.listed_keys(result.keys) if len(result.keys) > 1 else None
     advice = "It is free for others. Claim it again before you act on it again."
+    if several:
+        advice = "They are free for others. Claim them again before you act on them again."
     facts: ClaimFacts = {}
     if isinstance(found, Claim) and found.ended is not None:
         claim = ClaimDescription(found, now)
         facts = claim.facts
         lead = f"RELEASED: {name} " if result.released else f"NOTHING TO RELEASE: nobody holds {name}; it "
+        if several:
+            lead = f"RELEASED: all of {several}. The work "
         lead += claim.ended()
         if found.ended.outcome is Outcome.DONE:
-            advice = "Others are told not to repeat it."
+            advice = _done_for_others(found)
     elif result.declined:
         lead = f"DECLINED: {name} is no longer kept for you."
         advice = "You held nothing. The next session that waits can have it."
+        if several:
+            lead = f"DECLINED: {several} are no longer kept for you."
+            advice = "The next session that waits can have them."
+    elif several:
+        lead = f"RELEASED: all of {several}."
     elif result.released:
         lead = f"RELEASED: {name} is free."
     elif found is None:
@@ -261,7 +276,7 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
         claim = ClaimDescription(found, now)
         facts = claim.facts
         lead = f"NOT YOURS: {name} is {claim.held()}"
-        advice = f"{_caveats(scoped, found, claim)}Leave it to them; if you still act on it, stop."
+        advice = f"{_caveats((scoped,), found, claim)}Leave it to them; if you still act on it, stop."
     answer: ReleaseAnswer = {
         "released": result.released,
         "key": scoped.key,
@@ -295,15 +310,15 @@ def with_losses(answer: Rendered, losses: list[tuple[Claim, Found]], now: Moment
     return Rendered({**structured, "lost": [*lost, *structured.get("lost", [])], "advice": advice}, answer.lead)
 
 
-def _taken_over(replaced: TakenOver, now: Moment) -> tuple[str, Previous]:
-    """Return what a new claim replaced and why it could be replaced, in words and as facts."""
+def _taken_over(replaced: TakenOver, now: Moment, subject: str) -> tuple[str, Previous]:
+    """Return what a new claim on *subject* replaced and why it could be replaced, in words and as facts."""
     found, state = replaced
     if isinstance(found, Unreadable):
-        text = f"Taken over: an unreadable claim older than any TTL ({phrases.unreadable(found)})."
+        text = f"Before that, {subject} had an unreadable claim older than any TTL ({phrases.unreadable(found)})."
         return text, {"state": state.value}
     # Described like the marker that keeps its note, so that the next holder learns the same, whoever came first.
     previous = ClaimDescription(found._replace(ended=found.ended or expiry.end_of_dead(found, state, now)), now)
-    text = f"Before that, it {previous.ended()}"
+    text = f"Before that, {subject} {previous.ended()}"
     facts: Previous = {"state": state.value, "holder": previous.facts["holder"]}
     for name in ("client", "generation", "note", "ended_at"):
         if name in previous.facts:
@@ -318,26 +333,124 @@ _DONE = (
 _REMEDY = "Ask a person to look at the file, and to delete it if nobody works on this."
 
 
-def _your_turn(claim: ClaimDescription, name: str) -> tuple[ClaimFacts, str, str]:
-    """Return facts, lead and advice about a key that is reserved for the caller.
+def _refusal(scoped: ScopedKey, result: ClaimResult, keys: tuple[ScopedKey, ...]) -> tuple[ClaimFacts, str, str]:
+    """Return facts, lead and advice of a refusal, whose lead names the key that is really held."""
+    found, now = result.found, result.now
+    if result.missing:
+        return _incomplete(result)
+    # A call for one key of a group may be refused for the others, which it did not name.
+    named = keys if len(keys) > 1 else (scoped, *(each.scoped for each in result.in_the_way if isinstance(each, Claim)))
+    asked = tuple(dict.fromkeys(named))
+    several = len(asked) > 1 or bool(result.in_the_way)
+    facts, blocking = phrases.claim_facts(found, now), phrases.in_the_way(result.in_the_way)
+    if isinstance(found, Unreadable):
+        which = f"one of {phrases.listed_keys(asked)}" if several else phrases.named(scoped)
+        return facts, f"HELD: {which} {_in_doubt(found)}", f"{blocking}Do not act. {_REMEDY}"
+    claim = ClaimDescription(found, now)
+    is_about_it = not several and (conflict(found.scoped, scoped) or _share_a_file(found.scoped, scoped))
+    lead = f"HELD: {phrases.named(scoped if is_about_it else found.scoped)} is {claim.held()}"
+    act = "Do not act. Report who is on it. To act after them, call again with wait_seconds."
+    if result.cycle:
+        own = phrases.quoted(result.cycle[-1].scoped.key)
+        act = (
+            f"{phrases.cycle(result.cycle)} Do not act, and do not wait: release {own} first, or do without this; or "
+            "report it."
+        )
+    elif result.keeps_place:
+        act = (
+            "Do not act yet. To go on waiting, call try_claim again now, with the same arguments: you keep your place "
+            f"for {phrases.span(tickets.KEPT_PLACE)}. Otherwise report who is on it."
+        )
+    return facts, lead, f"{_caveats(asked, found, claim)}{blocking}{act}"
+
+
+def _incomplete(result: ClaimResult) -> tuple[ClaimFacts, str, str]:
+    """Return facts, lead and advice about a group of which keys are lost.
+
+    If nobody holds these, the result is about a key that the caller still holds: a model would take it for another holder.
+    """
+    found, now, facts = result.found, result.now, ClaimFacts()
+    missing = phrases.listed_keys(result.missing)
+    lead = f"HELD: you no longer hold {missing} of the keys that you claimed together."
+    advice = f"Stop what needs {missing} beside the others. Release what you still hold, then claim all again."
+    if isinstance(found, Unreadable):
+        facts = phrases.claim_facts(found, now)
+        lead += f" One of them {_in_doubt(found)}"
+    elif set(result.missing) < set(found.group) and found.scoped not in result.missing:
+        advice += f" A release of {phrases.quoted(found.scoped.key)} frees all that you still hold."
+    else:
+        claim = ClaimDescription(found, now)
+        facts = claim.facts
+        lead += f" {phrases.named(found.scoped)} is {claim.held()}"
+    if len(result.in_the_way) > 1:
+        advice = f"These are held by others now: {phrases.held_by(result.in_the_way)}. {advice}"
+    return facts, lead, advice
+
+
+def _renewal(claim: ClaimDescription, found: Claim, result: ClaimResult, name: str) -> tuple[str, str]:
+    """Return lead and advice of a renewal, which may have claimed further keys."""
+    new = tuple(grant.scoped for grant, _ in result.grants)
+    old = tuple(key for key in found.group if key not in new)
+    if not (new and old):
+        lead = f"RENEWED: you have held {phrases.named_all(found) or name} since {claim.since()}, now {claim.yours()}."
+        advice = (
+            f"Your connection has held {'these' if found.group else 'this'} since {claim.since()}. If you did not claim "
+            f"{'them' if found.group else 'it'} yourself, a sub-agent on your connection did: do not act. If you did, go on, "
+            "and call release when you stop."
+        )
+        return lead, advice
+    held = f"{phrases.listed_keys(old)} since {'before this call' if found.scoped in new else claim.since()}"
+    lead = (
+        f"RENEWED: you have held {held}, and claimed {phrases.listed_keys(new)} now, all {claim.yours(result.grants)}."
+    )
+    advice = (
+        f"Only {phrases.listed_keys(new)} {'is' if len(new) == 1 else 'are'} new. Your connection has held {held}. If you did not claim that yourself, a "
+        "sub-agent on your connection did: do not act on it, and release nothing, since a release frees all of these keys. "
+        "If you did, go on, and call release when you stop."
+    )
+    return lead, advice
+
+
+def _your_turn(
+    claim: ClaimDescription, found: Claim, grants: Grants = (), *, several: bool = False
+) -> tuple[ClaimFacts, str, str]:
+    """Return facts, lead and advice about what is reserved for the caller, *found* and with it the other *grants*.
 
     The facts are without a holder: a model would take that for somebody who is on it.
     """
     facts: ClaimFacts = {each: claim.facts[each] for each in ("expires_at", "expires_in_seconds")}  # type: ignore[assignment]
+    keys = tuple(grant.scoped for grant, _ in grants)
+    free, it, name = "It is free now and kept", "it", phrases.named(found.scoped)
+    if len(keys) > 1:
+        free, it, name = "They are free now and kept", "them", phrases.listed_keys(keys)
+    # Of several keys the first one may be held already: its release would end that claim.
+    decline = f"release {phrases.quoted(found.scoped.key)}" if several or keys else "call release"
     advice = (
-        f"It is free now and kept for you {claim.until()}: call try_claim again, with the same arguments, to take it, and "
-        "then act; or call release to let the next one have it."
+        f"{free} for you {claim.until()}: call try_claim again, with the same arguments, to take {it}, and "
+        f"then act; or {decline} to let the next one have {it}."
     )
     return facts, f"YOUR TURN: you do not hold {name} yet.", advice
+
+
+def _done_for_others(marker: Claim) -> str:
+    """Return what others are told of work that is done: of a group only its first key stays done, and no file ever does."""
+    first = marker.group[0] if marker.group else marker.scoped
+    if first.namespace == PLACES:
+        return "The next holder is told how it ended."
+    if not marker.group:
+        return "Others are told not to repeat it."
+    return f"Others are told not to repeat {phrases.quoted(first.key)}. The other keys are free."
 
 
 def _choice(result: ClaimResult) -> str:
     """Return what the caller of a list should know beside the answer about one key of it."""
     if result.status is Status.RENEWED:
-        return "You hold this one of the list already: release it to get the next."
+        return "Your connection has this one of the list already: a call gets another one only after its release."
     if not result.claimed and result.status is not Status.YOUR_TURN:
         return "Nothing in the list is free." if result.status is Status.HELD else "All of the list is done."
-    return f"{result.left or 'No'} more of the list {'is' if result.left == 1 else 'are'} free."
+    if not result.left:
+        return "Nothing else in the list is free."
+    return f"{result.left} more of the list {'is' if result.left == 1 else 'are'} free."
 
 
 def _in_doubt(found: Unreadable) -> str:
@@ -363,22 +476,29 @@ def _how_lost(lost: Claim, found: Found, now: Moment) -> str:
     return "it was removed before it expired"
 
 
-def _caveats(scoped: ScopedKey, claim: Claim, description: ClaimDescription) -> str:
-    """Return what is peculiar to a claim in the way: a person's, a reservation, or one shared with agent-awareness."""
+def _caveats(asked: tuple[ScopedKey, ...], claim: Claim, description: ClaimDescription) -> str:
+    """Return what is peculiar to a claim in the way: a person's, a reservation, or one on another key than those *asked* for."""
     person = phrases.person(claim.holder.name)
     caveats = f"No agent holds it: {person}, keeps it {description.until()}. " if person else ""
     if claim.mode is Mode.RESERVED:
         caveats = f"Nobody holds it, but it is kept {description.until()} for a session that has waited for it. "
-    if claim.scoped != scoped:
+    if claim.scoped not in asked:
         other = phrases.quoted(claim.scoped.key)
-        if claim.scoped.namespace != PLACES:
-            caveats += f"This is the claim on {other}, whose file has the same name in this layout. "
-        elif conflict(claim.scoped, scoped):
-            caveats += f"This is the claim on {other}, which overlaps with it. "
+        if overlapping := tuple(key for key in asked if conflict(key, claim.scoped)):
+            caveats += f"This is the claim on {other}, which overlaps with {phrases.listed_keys(overlapping)}. "
+        elif shared := tuple(key for key in asked if _share_a_file(key, claim.scoped)):
+            own = phrases.listed_keys(shared)
+            caveats += f"This is the claim on {other}, whose file has the same name in this layout as that of {own}. "
         else:
-            caveats += (
-                f"A session that came before you waits for both it and {other}, and this is the claim on {other}. "
-            )
+            own = phrases.quoted(asked[0].key) if len(asked) == 1 else "one of your keys"
+            caveats += f"A session that came before you waits for both {other} and {own}. "
     if isinstance(claim.holder, OriginalHolder):
         caveats += "agent-awareness wrote it without a proof of death: only host, PID and expiry are known. "
     return caveats
+
+
+def _share_a_file(one: ScopedKey, other: ScopedKey) -> bool:
+    """Return whether two keys have one record in the layout of agent-awareness, on a disk that ignores case too."""
+    if one.namespace != other.namespace or PLACES in (one.namespace, other.namespace):
+        return False
+    return record_name(one.key).casefold() == record_name(other.key).casefold()

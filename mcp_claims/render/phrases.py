@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal, TypedDict
 
@@ -15,11 +16,12 @@ from mcp_claims.model.names import user_and_host
 from mcp_claims.model.records import Claim, Mode, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.text import one_line
 
-NO_FILE = "This key is a text like any other and claims no file: for files, claim file:PATH."
+SHOWN_KEYS = 8
+"""Of several keys that are named: a call may have 256."""
 
 _local_time = False
 _QUOTING = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` would make one for each text.
-_SHOWN_STEPS, _SHOWN_KEYS = 4, 8
+_SHOWN_STEPS = 4
 _PLAIN_NAME = re.compile(r"[\w.:@-]{1,300}")
 _ENDINGS = {
     Outcome.DONE: "was done by {who} at {when}",
@@ -95,9 +97,14 @@ class ClaimDescription:
         number = f", generation {self._claim.generation}" if self._claim.generation else ""
         return f"held by {self.who()} since {self.since()}, {self.until()}{number}.{self.note()}"
 
-    def yours(self) -> str:
-        """Return, for its holder, its end, its generation and the holder's name."""
-        return f"{self.until()}, generation {self._claim.generation}, as {self.who()}"
+    def yours(self, grants: Sequence[tuple[Claim, object]] = ()) -> str:
+        """Return, for its holder, its end, its generation, of a group also those of *grants*, and the holder's name."""
+        number = str(self._claim.generation)
+        if self._claim.group:
+            claims = {claim.scoped: claim for claim in (self._claim, *(grant for grant, _ in grants))}
+            shown = list(claims.values())[:SHOWN_KEYS]
+            number = ", ".join(f"{claim.generation} of {quoted(claim.scoped.key)}" for claim in shown)
+        return f"{self.until()}, generation {number}, as {self.who()}"
 
     def ended(self) -> str:
         """Return the outcome, whose it is, its time and its note."""
@@ -152,7 +159,7 @@ def named(scoped: ScopedKey) -> str:
 
 def listed_keys(keys: tuple[ScopedKey, ...]) -> str:
     """Return the keys, at most some of them."""
-    names = [quoted(each.key) for each in keys[:_SHOWN_KEYS]]
+    names = [quoted(each.key) for each in keys[:SHOWN_KEYS]]
     return ", ".join(names) + (f" and {len(keys) - len(names)} more" if len(keys) > len(names) else "")
 
 
@@ -161,15 +168,32 @@ def named_all(claim: Claim) -> str | None:
     return f"all of {listed_keys(claim.group)}" if claim.group else None
 
 
+def no_file(keys: tuple[ScopedKey, ...]) -> str:
+    """Return the hint that *keys*, which may be meant for files, claim none."""
+    are = "is a text like any other and claims" if len(keys) == 1 else "are texts like any other and claim"
+    return f"{listed_keys(keys)} {are} no file: for files, claim file:PATH."
+
+
 def in_the_way(claims: tuple[Claim | Unreadable, ...]) -> str:
-    """Return the sentence that names all *claims* that are in the way of one for several keys; empty for one of them."""
-    held = [claim for claim in claims if isinstance(claim, Claim)]
-    if len(held) < 2:
+    """Return the sentence that names all *claims* that are in the way of a call for several keys; empty without any."""
+    if not claims:
         return ""
-    others = "; ".join(
-        f"{quoted(each.scoped.key)} by {_who(shown(each.holder.name), client(each))}" for each in held[:_SHOWN_KEYS]
-    )
-    return f"Nothing was claimed, since these are held: {others}. "
+    if len(claims) == 1:
+        (only,) = claims
+        key = "one of the keys" if isinstance(only, Unreadable) else quoted(only.scoped.key)
+        return f"Nothing was claimed, since {key} is not free. "
+    return f"Nothing was claimed, since these are held: {held_by(claims)}. "
+
+
+def held_by(claims: tuple[Claim | Unreadable, ...]) -> str:
+    """Return the key and the holder of each of *claims*, at most some of them."""
+    held = [
+        f"one that cannot be read ({unreadable(each)})"
+        if isinstance(each, Unreadable)
+        else f"{quoted(each.scoped.key)} by {_who(shown(each.holder.name), client(each))}"
+        for each in claims[:SHOWN_KEYS]
+    ]
+    return "; ".join(held) + (f"; and {len(claims) - len(held)} more" if len(claims) > len(held) else "")
 
 
 def client(claim: Claim) -> str | None:
@@ -194,11 +218,7 @@ def person(name: str) -> str | None:
 
 def near(claims: tuple[Claim, ...]) -> str:
     """Return the sentence that names *claims* on keys that look like the one that was granted."""
-    return (
-        "A key that looks alike is held: "
-        + "; ".join(f"{quoted(each.scoped.key)} by {_who(shown(each.holder.name), client(each))}" for each in claims)
-        + "."
-    )
+    return f"A key that looks alike is held: {held_by(claims)}."
 
 
 def cycle(claims: tuple[Claim, ...]) -> str:

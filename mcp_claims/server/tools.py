@@ -13,7 +13,7 @@ from mcp_claims.errors import (
     SessionNeededError,
 )
 from mcp_claims.model.keys import FORMS
-from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.model.records import ScopedKey
 from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest, parse_label
 from mcp_claims.render.answers import (
@@ -24,6 +24,7 @@ from mcp_claims.render.answers import (
     claim_answer,
     inspect_answer,
     release_answer,
+    subject,
     with_losses,
 )
 from mcp_claims.render.lists import (
@@ -136,14 +137,14 @@ async def _try_claim(call: Call) -> Rendered:
     request = await call.resolved(entry.session, request)
     result = await call.runner.acquire(entry.session, request)
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
-    # Of a list, the answer is about one of its keys.
-    scoped = result.found.scoped if request.or_else and isinstance(result.found, Claim) else request.scoped
+    scoped = subject(request, result)
     call.about = scoped
     fleeting = call.registry.note_grant(call.caller, entry, result.now) if result.claimed else None
     near = entry.session.near_claims(scoped) if result.status is Status.ACQUIRED else ()
-    meant_for_files = result.status is Status.ACQUIRED and entry.session.looks_like_files(scoped)
+    is_new = result.status is Status.ACQUIRED or (result.status is Status.RENEWED and bool(result.grants))
+    like_files = tuple(filter(entry.session.looks_like_files, request.keys)) if is_new else ()
     return claim_answer(
-        scoped, result, kept_alive=kept_alive, fleeting=fleeting, near=near, looks_like_files=meant_for_files
+        scoped, result, keys=request.keys, kept_alive=kept_alive, fleeting=fleeting, near=near, like_files=like_files
     )
 
 

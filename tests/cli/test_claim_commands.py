@@ -420,7 +420,26 @@ def test_several_keys_are_tried_together_and_only_if_that_is_asked_for(commands:
     assert refused.returncode == 2 and "--all" in refused.stderr
     done = commands("try", "red", "green", "--all", "--session", "ci")
     assert done.returncode == 0 and 'all of "red", "green"' in done.stdout
-    assert commands("try", "green", "blue", "--all", "--session", "other").returncode == 1
+    part = commands("try", "blue", "green", "--all", "--session", "other")
+    assert part.returncode == 1 and part.stdout.startswith('HELD: "green"')
+    assert "mcp-claims try KEY KEY… --all --wait 5m" in part.stdout and "these are held" not in part.stdout
+    whole = commands("try", "red", "green", "blue", "--all", "--session", "other")
+    assert 'these are held: "red" by' in whole.stdout and '; "green" by' in whole.stdout
+    none = commands("try", "green", "one", "--any", "--session", "other")
+    assert "mcp-claims try KEY KEY… --any --wait 5m" in none.stdout
     assert commands("check", "blue").returncode == 0, "nothing was claimed"
     assert commands("release", "green", "--session", "ci").returncode == 0
     assert commands("check", "red").returncode == 0
+
+
+def test_what_was_left_on_any_of_several_keys_is_told(commands: Commands) -> None:
+    commands("try", "green", "--session", "ci")
+    commands("release", "green", "--session", "ci", "--outcome", "failed", "--note", "flaky")
+    done = commands("try", "red", "green", "--all", "--session", "other")
+    assert done.returncode == 0 and 'Before that, "green" was tried, and failed' in done.stdout
+    assert '"flaky"' in done.stdout and "Do not act" not in done.stdout
+
+
+def test_texts_that_look_like_files_are_named(commands: Commands) -> None:
+    done = commands("try", "red", "src/*.py", "--all", "--session", "ci")
+    assert done.returncode == 0 and '"src/*.py" is a text like any other' in done.stderr

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from mcp_claims.model.validation import ClaimRequest
+from mcp_claims.server.registry import Caller, SessionRegistry
+from mcp_claims.server.tools import Call, Runner
+from mcp_claims.session.session import Session
+from mcp_claims.stores.memory import MemoryStore
 from tests.support.http_servers import RawHttp, http_server
+from tests.support.machines import World
 from tests.support.servers import BOTH_STAGES, raw_server
 
 
@@ -54,6 +63,38 @@ def test_a_text_that_looks_like_files_is_granted_with_a_hint(
             answer = server.call("try_claim", key=key)
             assert answer["claimed"] and "claim file:PATH" in answer["advice"]
         assert "file:PATH" not in server.call("try_claim", key="nightly")["advice"]
+        for name in ("also", "or_else"):
+            answer = server.call("try_claim", key=f"first, {name}", **{name: [f"{name}/*.py"]})
+            assert answer["claimed"] and f'"{name}/*.py" is a text like any other' in answer["advice"]
+
+
+@pytest.mark.rule("K11")
+@pytest.mark.parametrize(
+    ("claim", "scans"),
+    [
+        (ClaimRequest.parse("red", also=["branch:main"]), 1),
+        (ClaimRequest.parse("red", or_else=["branch:main"]), 1),
+        (ClaimRequest.parse("red", also=["blue"]), 0),
+    ],
+)
+def test_git_is_asked_off_the_event_loop_for_each_key_of_a_call(project: Path, claim: ClaimRequest, scans: int) -> None:
+    runner = Scanning()
+    session = World().session(MemoryStore())
+    call = Call(cast("SessionRegistry", None), cast("Caller", None), {}, cast("Runner", runner))
+    resolved = asyncio.run(call.resolved(session, claim))
+    assert runner.scans == scans
+    assert (f"branch:{project}/.git:main" in [key.key for key in resolved.keys]) == bool(scans)
+
+
+class Scanning:
+    """A runner that counts what it runs off the event loop."""
+
+    def __init__(self) -> None:
+        self.scans = 0
+
+    async def scan(self, session: Session, scan: Callable[[], ClaimRequest]) -> ClaimRequest:
+        self.scans += 1
+        return scan()
 
 
 @pytest.mark.rule("K9")
@@ -74,9 +115,8 @@ def test_a_list_of_work_is_shared_out(claims_dir: Path, project: Path, options: 
         assert (first["key"], second["key"]) == ("issue-1", "issue-2")
         assert "2 more of the list are free" in first["advice"] and "1 more of the list is free" in second["advice"]
         again = ada.call("try_claim", **work)
-        assert (again["status"], again["key"]) == ("renewed", "issue-1") and "release it to get the next" in again[
-            "advice"
-        ]
+        assert (again["status"], again["key"]) == ("renewed", "issue-1")
+        assert "a call gets another one only after its release" in again["advice"]
         for server, key in ((ada, "issue-1"), (ben, "issue-2")):
             assert server.call("release", key=key, outcome="done")["released"]
         assert ada.call("try_claim", **work)["key"] == "issue-3"
@@ -94,7 +134,7 @@ def test_several_keys_are_claimed_together_or_not_at_all(claims_dir: Path, proje
         ada.call("try_claim", key="branch:main")
         ada.call("try_claim", key="nightly")
         refused = ben.call("try_claim", key="file:src/", also=["branch:main", "nightly"])
-        assert refused["status"] == "held"
+        assert (refused["status"], refused["key"]) == ("held", f"file:{project}/src/")
         for key in (f"branch:{project}/.git:main", "nightly"):
             assert f'"{key}" by {refused["holder"]}' in refused["advice"]
         assert not ada.call("is_claimed_by_other", key="file:src/")["claimed_by_other"]
