@@ -181,8 +181,8 @@ def claim_answer(
     }
     answer.update(facts)  # type: ignore[typeddict-item] # No other key is in it.
     if result.taken_over is not None:
-        subject = phrases.quoted(scoped.key) if len(keys) > 1 else "it"
-        replaced, answer["previous"] = _taken_over(result.taken_over, now, subject)
+        key = phrases.quoted(scoped.key) if len(keys) > 1 else "it"
+        replaced, answer["previous"] = _taken_over(result.taken_over, now, key)
         lead += f" {replaced}"
     return with_losses(Rendered(answer, lead), _own_loss(result.lost, found), now)
 
@@ -310,15 +310,15 @@ def with_losses(answer: Rendered, losses: list[tuple[Claim, Found]], now: Moment
     return Rendered({**structured, "lost": [*lost, *structured.get("lost", [])], "advice": advice}, answer.lead)
 
 
-def _taken_over(replaced: TakenOver, now: Moment, subject: str) -> tuple[str, Previous]:
-    """Return what a new claim on *subject* replaced and why it could be replaced, in words and as facts."""
+def _taken_over(replaced: TakenOver, now: Moment, key: str) -> tuple[str, Previous]:
+    """Return what a new claim on *key* replaced and why it could be replaced, in words and as facts."""
     found, state = replaced
     if isinstance(found, Unreadable):
-        text = f"Before that, {subject} had an unreadable claim older than any TTL ({phrases.unreadable(found)})."
+        text = f"Before that, {key} had an unreadable claim older than any TTL ({phrases.unreadable(found)})."
         return text, {"state": state.value}
     # Described like the marker that keeps its note, so that the next holder learns the same, whoever came first.
     previous = ClaimDescription(found._replace(ended=found.ended or expiry.end_of_dead(found, state, now)), now)
-    text = f"Before that, {subject} {previous.ended()}"
+    text = f"Before that, {key} {previous.ended()}"
     facts: Previous = {"state": state.value, "holder": previous.facts["holder"]}
     for name in ("client", "generation", "note", "ended_at"):
         if name in previous.facts:
@@ -372,7 +372,7 @@ def _incomplete(result: ClaimResult) -> tuple[ClaimFacts, str, str]:
     found, now, facts = result.found, result.now, ClaimFacts()
     missing = phrases.listed_keys(result.missing)
     lead = f"HELD: you no longer hold {missing} of the keys that you claimed together."
-    advice = f"Stop what needs {missing} beside the others. Release what you still hold, then claim all again."
+    advice = f"Stop all that needs {missing}. Release what you still hold, then claim all again."
     if isinstance(found, Unreadable):
         facts = phrases.claim_facts(found, now)
         lead += f" One of them {_in_doubt(found)}"
@@ -404,9 +404,9 @@ def _renewal(claim: ClaimDescription, found: Claim, result: ClaimResult, name: s
         f"RENEWED: you have held {held}, and claimed {phrases.listed_keys(new)} now, all {claim.yours(result.grants)}."
     )
     advice = (
-        f"Only {phrases.listed_keys(new)} {'is' if len(new) == 1 else 'are'} new. Your connection has held {held}. If you did not claim that yourself, a "
-        "sub-agent on your connection did: do not act on it, and release nothing, since a release frees all of these keys. "
-        "If you did, go on, and call release when you stop."
+        f"Only {phrases.listed_keys(new)} {'is' if len(new) == 1 else 'are'} new. Your connection has held {held}. If you "
+        "did not claim that yourself, a sub-agent on your connection did: do not act on it, and release nothing, since a "
+        "release frees all of these keys. If you did, go on, and call release when you stop."
     )
     return lead, advice
 

@@ -412,7 +412,7 @@ def test_keys_of_a_group_that_were_lost_are_named_with_what_can_be_done(bench: B
     assert f'"green" (namespace "default") is held by {ben.holder.name}' in taken.lead
     for answer in (nobody, taken):
         assert "Release what you still hold, then claim all again." in answer.structured["advice"]
-        assert 'Stop what needs "green" beside the others.' in answer.structured["advice"]
+        assert 'Stop all that needs "green".' in answer.structured["advice"]
         assert "anew" not in answer.text
 
 
