@@ -165,7 +165,9 @@ async def _release(call: Call) -> Rendered:
         entry.session, lambda lock_timeout: entry.session.release_request(request, lock_timeout=lock_timeout)
     )
     call.about = request.scoped
-    entry.keep_alive.remove(request.scoped)
+    # A renewal of a key that is released and claimed again would report that new claim as lost.
+    for key in (request.scoped, *result.keys):
+        entry.keep_alive.remove(key)
     return release_answer(request.scoped, result)
 
 

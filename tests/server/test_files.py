@@ -12,8 +12,11 @@ from typing import cast
 import pytest
 
 from mcp_claims.model.validation import ClaimRequest
+from mcp_claims.server.arguments import RELEASE, plain_arguments
 from mcp_claims.server.registry import Caller, SessionRegistry
-from mcp_claims.server.tools import Call, Runner
+from mcp_claims.server.tools import Call, Runner, call_tool
+from mcp_claims.session.identity import process_session
+from mcp_claims.session.results import ReleaseResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.memory import MemoryStore
 from tests.support.http_servers import RawHttp, http_server
@@ -78,7 +81,7 @@ def test_a_text_that_looks_like_files_is_granted_with_a_hint(
     ],
 )
 def test_git_is_asked_off_the_event_loop_for_each_key_of_a_call(project: Path, claim: ClaimRequest, scans: int) -> None:
-    runner = Scanning()
+    runner = Direct()
     session = World().session(MemoryStore())
     call = Call(cast("SessionRegistry", None), cast("Caller", None), {}, cast("Runner", runner))
     resolved = asyncio.run(call.resolved(session, claim))
@@ -86,8 +89,8 @@ def test_git_is_asked_off_the_event_loop_for_each_key_of_a_call(project: Path, c
     assert (f"branch:{project}/.git:main" in [key.key for key in resolved.keys]) == bool(scans)
 
 
-class Scanning:
-    """A runner that counts what it runs off the event loop."""
+class Direct:
+    """A runner that runs everything at once, and counts what belongs off the event loop."""
 
     def __init__(self) -> None:
         self.scans = 0
@@ -95,6 +98,27 @@ class Scanning:
     async def scan(self, session: Session, scan: Callable[[], ClaimRequest]) -> ClaimRequest:
         self.scans += 1
         return scan()
+
+    async def change(self, session: Session, change: Callable[[float], ReleaseResult]) -> ReleaseResult:
+        return change(0)
+
+
+@pytest.mark.rule("C15")
+def test_the_release_of_a_group_ends_the_renewals_of_each_of_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, store = World(), MemoryStore()
+    machine = world.process()
+    registry = SessionRegistry(store, own=process_session(store, machine), machine=machine)
+    entry = registry.session_for(Caller(), None)
+    session, request = entry.session, ClaimRequest.parse("red", also=["green"])
+    result = session.try_request(request)
+    assert registry.keep_alive(entry, result, request.ttl)
+    freed = session.release("green")._replace(keys=request.keys)
+    monkeypatch.setattr(session, "release_request", lambda _, lock_timeout: freed)
+    arguments = plain_arguments(RELEASE, {"key": "green"})
+    assert arguments is not None
+    answer = asyncio.run(call_tool("release", Call(registry, Caller(), arguments, cast("Runner", Direct()))))
+    assert answer.text.startswith('RELEASED: all of "red", "green".')
+    assert entry.keep_alive.get(request.scoped) is None, "it would take a later claim on the key for a loss"
 
 
 @pytest.mark.rule("K9")
