@@ -9,7 +9,7 @@ import pytest
 from mcp_claims.model.keys import PLACES
 from mcp_claims.model.records import Claim, ScopedKey, Unreadable
 from mcp_claims.stores.base import Store
-from tests.stores.samples import claim
+from tests.stores.samples import claim, renewed
 
 
 def file(path: str) -> ScopedKey:
@@ -105,6 +105,16 @@ class OverlapsContract:
             held = grant_file(store, path)
             assert store.swap(file(path), held, None).won
         assert store.swap(file("/work/src/a.py"), None, claim(file("/work/src/a.py")), blocks=any_other).won
+
+    @pytest.mark.rule("K11")
+    def test_a_claim_is_not_renewed_beside_one_that_was_granted_since_it_was_dead(self, store: Store) -> None:
+        for path, below in (("/work/src/", "/work/src/a.py"), ("/work/*.md", "/work/README.md")):
+            dead = grant_file(store, path)
+            new = store.swap(file(below), None, claim(file(below), session=2), blocks=lambda _: False)
+            assert new.won
+            lost = store.swap(dead.scoped, dead, renewed(dead), blocks=any_other)
+            assert not lost.won and lost.overlap == new.found and store.read(dead.scoped) == dead
+            assert store.swap(dead.scoped, dead, None, blocks=any_other).won, "a release excludes nobody"
 
     @pytest.mark.rule("K11")
     def test_of_two_at_once_on_files_that_overlap_one_is_granted(self, store: Store) -> None:

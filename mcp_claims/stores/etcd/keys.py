@@ -3,7 +3,7 @@
     <prefix>/claims/<namespace>/<key>              a claim
     ...the same, and `\\0trace`                       what stays of it if its lease ends it (see `traces`)
     <prefix>/tickets/<namespace>/<key>/<session>   a ticket of a session that waits for the key (see `tickets`)
-    <prefix>/overlaps                              what each grant of a file changes (see `EtcdStore.swap`)
+    <prefix>/overlaps                              what each claim on a file changes (see `EtcdStore.swap`)
     <prefix>/sessions/<lease>                      the fence of a process (see `lease`)
     <prefix>/secrets/handles                       the secret that signs session handles
 

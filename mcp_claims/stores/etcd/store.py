@@ -294,12 +294,13 @@ class EtcdStore:
     def _judge_overlaps(
         self, planned: Sequence[_Planned], blocks: Blocks, deadline: float
     ) -> tuple[Fence | None, Claim | Unreadable | None]:
-        """Return the fence of the grants of files if there is one among *planned*, and what is in its way, if anything."""
-        # What is granted already excludes the others.
-        files = [each.change.scoped for each in planned if each.is_grant and each.change.claims_files]
+        """Return the fence of the claims on files if there is one among *planned*, and what is in its way, if anything."""
+        # Renewals too: a claim that has expired stays stored for a while, in nobody's way.  Its holder would renew it beside
+        # what another session was granted since.
+        files = [each.change.scoped for each in planned if each.change.claims_files]
         if not files:
             return None, None
-        # The fence first: what is granted after it was read makes the transaction fail.
+        # The fence first: what is granted or renewed after it was read makes the transaction fail.
         kv = self._connection().transactions.get(self._keyspace.overlaps, deadline)
         changed = {each.change.scoped for each in planned}
         for found in self._overlapping(files, deadline):

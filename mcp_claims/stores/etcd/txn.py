@@ -76,7 +76,7 @@ class Txn:
     """All of *changes* or none.
 
     A *fence*, where there is one, must be at its revision, and no key may begin with any of *empty*.  So must *overlaps*,
-    which is put again, so that no two grants of files that were judged side by side are both made.
+    which is put again, so that no two claims on files that were judged side by side are both granted or renewed.
     """
 
     changes: tuple[KeyChange, ...]
@@ -135,7 +135,7 @@ class TxnOutcome(NamedTuple):
 
     `revision` is the one at which it was applied, `None` if no sign of that was found.  Then `found` is what is at its keys
     instead, `fence` what is at the fence, `queued` whether there are keys where there should be none, and `overlapped`
-    whether another file was granted meanwhile.  With `unknown` an attempt had no answer: it may have been applied all the
+    whether another file was claimed meanwhile.  With `unknown` an attempt had no answer: it may have been applied all the
     same, and overwritten since.  `traces` are those that its changes replaced, or empty if its answer did not come.
     """
 
