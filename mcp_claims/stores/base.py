@@ -134,6 +134,9 @@ class Store(Protocol):
     def read(self, scoped: ScopedKey) -> Found:
         """Return what is stored, without waiting for a lock."""
 
+    def read_all(self, keys: Sequence[ScopedKey]) -> list[Found]:
+        """Return what is stored for each key, without waiting for a lock; on a remote store in few requests."""
+
     def swap(
         self,
         scoped: ScopedKey,

@@ -46,6 +46,9 @@ class MemoryStore:
     def read(self, scoped: ScopedKey) -> Found:
         return self._stored.get(scoped)
 
+    def read_all(self, keys: Sequence[ScopedKey]) -> list[Found]:
+        return [self.read(scoped) for scoped in keys]
+
     def swap(
         self,
         scoped: ScopedKey,

@@ -182,6 +182,16 @@ class StoreContract:
         assert store.read(OTHER_KEY) == granted[1]
         assert store.read(OTHER_NAMESPACE) == granted[2]
 
+    def test_what_is_stored_for_several_keys_is_what_a_read_of_each_returns(self, store: Store) -> None:
+        granted = [grant(store, claim(scoped)) for scoped in (KEY, OTHER_NAMESPACE)]
+        unreadable = self.spoil(store, grant(store, claim(OTHER_KEY)).scoped)
+        free = ScopedKey("ci", "free")
+        keys = [OTHER_NAMESPACE, free, OTHER_KEY, KEY, KEY]
+        assert store.read_all(keys) == [granted[1], None, unreadable, granted[0], granted[0]]
+        assert store.read_all([]) == []
+        many = [free._replace(key=f"{number}") for number in range(250)]
+        assert store.read_all([*many, KEY]) == [None] * 250 + [granted[0]]
+
     def test_a_scan_shows_one_namespace_or_all(self, store: Store) -> None:
         granted = [grant(store, claim(scoped)) for scoped in (KEY, OTHER_KEY, OTHER_NAMESPACE)]
         assert {found for found in store.scan("ci") if isinstance(found, Claim)} == set(granted[:2])

@@ -102,6 +102,9 @@ class AgentAwarenessStore:
         path = record_path(self.directory, scoped)
         return self._read(path, scoped) if self._exists(os.path.dirname(path)) else None
 
+    def read_all(self, keys: Sequence[ScopedKey]) -> list[Found]:
+        return [self.read(scoped) for scoped in keys]
+
     def swap(
         self,
         scoped: ScopedKey,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -76,7 +76,7 @@ def txn_request(expected: dict[bytes, int], *success: dict[str, Any], empty: Ite
     return {"compare": compare, "success": list(success), "failure": reads}
 
 
-def read_request(ranges: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+def read_request(ranges: Sequence[tuple[bytes, bytes]]) -> dict[str, Any]:
     """Return the transaction that reads all *ranges*, each from a key to before another, at one revision."""
     return {"success": [{"request_range": range_request(start, end)} for start, end in ranges]}
 

@@ -64,9 +64,6 @@ from mcp_claims.stores.etcd.watch import KeyRange, Watcher
 
 _PAGE_SIZE = 500
 
-_MAX_RANGES = 100
-"""Ranges that one transaction reads: etcd takes 128 operations."""
-
 _LAPSED_FOR = 600.0
 """Seconds for which a reservation stays stored after its time: longer than the ticket of a tool counts."""
 
@@ -125,13 +122,15 @@ class EtcdStore:
         self._connections: dict[int, _Connection] = {}
 
     def read(self, scoped: ScopedKey) -> Found:
-        connection, key = self._connection(), self._keyspace.claim_key(scoped)
-        request = messages.range_request(key, trace_key(key) + b"\0")
+        return self.read_all([scoped])[0]
+
+    def read_all(self, keys: Sequence[ScopedKey]) -> list[Found]:
+        # With each claim its trace, which counts where the claim is gone.
+        claims = list(map(self._keyspace.claim_key, keys))
+        ranges = [(key, trace_key(key) + b"\0") for key in claims]
         with self._store_errors():
-            response = connection.gateway.call("/kv/range", request, deadline_in(CALL_TIMEOUT))
-        connection.transactions.note_revision(response)
-        stored = {kv.key: kv for kv in messages.key_values(response)}
-        return self._parse(stored.get(key)) or self._parse_trace(stored.get(trace_key(key)))
+            stored = self._connection().transactions.read_ranges(ranges, deadline_in(CALL_TIMEOUT))
+        return [self._parse(stored.get(key)) or self._parse_trace(stored.get(trace_key(key))) for key in claims]
 
     def swap(
         self,
@@ -278,11 +277,8 @@ class EtcdStore:
             patterns = keyspace.patterns_prefix(scoped.namespace)
             ranges |= dict.fromkeys((key, key + b"\0") for key in above)
             ranges |= dict.fromkeys((each, prefix_range_end(each)) for each in (below, patterns))
-        found: dict[bytes, Claim | Unreadable] = {}
-        for at in range(0, len(ranges), _MAX_RANGES):
-            request = messages.read_request(list(ranges)[at : at + _MAX_RANGES])
-            stored = messages.read_ranges(self._connection().gateway.call("/kv/txn", request, deadline))
-            found |= {kv.key: messages.parse_claim(kv, keyspace) for kv in stored if not is_trace_key(kv.key)}
+        stored = self._connection().transactions.read_ranges(list(ranges), deadline)
+        found = {key: messages.parse_claim(kv, keyspace) for key, kv in stored.items() if not is_trace_key(key)}
         for scoped in files:
             found.pop(keyspace.claim_key(scoped), None)
         return [
@@ -317,7 +313,7 @@ class EtcdStore:
                 # The caller made this record itself, so read the revision to compare with.
                 found = self.read(change.scoped)
                 if found != old or not isinstance(found, Claim):
-                    return Swaps(False, self._read_all(changes))
+                    return Swaps(False, self._found_now(changes))
                 old = found
             planned.append(self._plan(change._replace(old=old), connection))
         is_grant = any(each.is_grant for each in planned)
@@ -369,7 +365,7 @@ class EtcdStore:
                 self._cancel_expiries(planned, connection)
                 if process_lease and not connection.transactions.confirm_lease(process_lease, txn, deadline):
                     # This process was paused for so long that its lease, and its claims with it, have ended meanwhile.
-                    return Swaps(False, self._read_all(changes))
+                    return Swaps(False, self._found_now(changes))
                 return self._won_swaps(planned, txn, outcome, outcome.revision)
             for key, ticks in expiries:
                 connection.keepalive.cancel_expiry(key, ticks)
@@ -380,7 +376,7 @@ class EtcdStore:
             if outcome.overlapped:
                 continue
             if outcome.queued:
-                return Swaps(False, self._read_all(changes), queued=True)
+                return Swaps(False, self._found_now(changes), queued=True)
             if process_lease is None or fence is None:
                 return self._lost_swaps(planned, outcome, connection)
             # The fence made it fail, not the keys: our lease has ended, or another thread moved the fence.
@@ -389,15 +385,8 @@ class EtcdStore:
             else:
                 connection.lease.note_fence(process_lease, outcome.fence.mod_revision)
 
-    def _read_all(self, changes: Sequence[Change]) -> tuple[Found, ...]:
-        """Return what is stored for each of *changes*, in one question."""
-        if len(changes) == 1:
-            return (self.read(changes[0].scoped),)
-        claim_keys = [self._keyspace.claim_key(change.scoped) for change in changes]
-        both = [*claim_keys, *map(trace_key, claim_keys)]
-        found = self._connection().transactions.get_all(both, deadline_in(CALL_TIMEOUT))
-        pairs = zip(found[: len(changes)], found[len(changes) :], strict=True)
-        return tuple(self._parse(kv) or self._parse_trace(trace) for kv, trace in pairs)
+    def _found_now(self, changes: Sequence[Change]) -> tuple[Found, ...]:
+        return tuple(self.read_all([change.scoped for change in changes]))
 
     def _plan(self, change: Change, connection: _Connection) -> _Planned:
         scoped, old, new = change

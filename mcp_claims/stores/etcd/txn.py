@@ -25,6 +25,9 @@ from mcp_claims.stores.etcd.keys import trace_key
 from mcp_claims.stores.etcd.lease import Fence, Lease, ProcessLease, revoke_lease
 from mcp_claims.stores.etcd.messages import KeyValue
 
+MAX_OPERATIONS = 100
+"""Operations, or compares, that one transaction gets where there may be more: etcd takes 128."""
+
 _NONCE_FIELD = "change"
 
 
@@ -162,19 +165,27 @@ class Transactions:
 
     def get(self, key: bytes, deadline: float) -> KeyValue | None:
         """Return what is at *key*."""
-        response = self._gateway.call("/kv/range", messages.get_request(key), deadline)
-        self.note_revision(response)
-        return next(iter(messages.key_values(response)), None)
+        return self.get_all([key], deadline)[0]
 
     def get_all(self, keys: Sequence[bytes], deadline: float) -> tuple[KeyValue | None, ...]:
-        """Return what is at each of *keys*, at one revision."""
-        if len(keys) == 1:
-            return (self.get(keys[0], deadline),)
-        request = messages.read_request([(key, key + b"\0") for key in keys])
-        response = self._gateway.call("/kv/txn", request, deadline)
-        self.note_revision(response)
-        found = {kv.key: kv for kv in messages.read_ranges(response)}
+        """Return what is at each of *keys*; as `read_ranges` does."""
+        found = self.read_ranges([(key, key + b"\0") for key in keys], deadline)
         return tuple(map(found.get, keys))
+
+    def read_ranges(self, ranges: Sequence[tuple[bytes, bytes]], deadline: float) -> dict[bytes, KeyValue]:
+        """Return what is in *ranges*, each from a key to before another; all at one revision, up to `MAX_OPERATIONS`."""
+        found: dict[bytes, KeyValue] = {}
+        for at in range(0, len(ranges), MAX_OPERATIONS):
+            some = ranges[at : at + MAX_OPERATIONS]
+            if len(some) == 1:
+                response = self._gateway.call("/kv/range", messages.range_request(*some[0]), deadline)
+                read = messages.key_values(response)
+            else:
+                response = self._gateway.call("/kv/txn", messages.read_request(some), deadline)
+                read = messages.read_ranges(response)
+            self.note_revision(response)
+            found |= {kv.key: kv for kv in read}
+        return found
 
     def commit(self, txn: Txn, deadline: float, process_lease: Lease | None = None) -> TxnOutcome:
         """Send *txn* until its outcome is known, and return that.

@@ -107,6 +107,9 @@ class FileStore:
         directory, path = record_path(self.directory, scoped)
         return self._read(path, scoped) if self._private.exists(directory) else None
 
+    def read_all(self, keys: Sequence[ScopedKey]) -> list[Found]:
+        return [self.read(scoped) for scoped in keys]
+
     def swap(
         self,
         scoped: ScopedKey,

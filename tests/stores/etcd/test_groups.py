@@ -124,6 +124,24 @@ def test_a_group_of_files_is_judged_by_two_questions(requests: Counter[str]) -> 
     assert requests == {"/kv/range": 1, "/kv/txn": 2}
 
 
+@pytest.mark.rule("E13", "E16")
+def test_what_is_stored_for_up_to_a_hundred_keys_is_read_by_one_question(
+    requests: Counter[str], config: EtcdConfig
+) -> None:
+    earlier, store = (EtcdStore(config, local_machine()) for _ in range(2))
+    held = grant(store, claim(A, session=2))
+    gone = grant(earlier, of(process_session(earlier).holder, FAR, note="look here"))
+    lease = earlier._connection().lease.current
+    assert lease is not None
+    revoke_lease(earlier._connection().gateway, lease.id, inf)
+    many = [WARM._replace(key=f"{number}") for number in range(97)]
+    requests.clear()
+    first, second, third, *rest = store.read_all([A, B, FAR, *many])
+    assert requests == {"/kv/txn": 1}
+    assert (first, second, rest) == (held, None, [None] * 97)
+    assert isinstance(third, Claim) and third.note == gone.note and third.ended is not None
+
+
 @pytest.mark.rule("E5", "E16")
 def test_claims_of_a_group_that_outlive_their_process_share_a_lease_and_a_marker_has_its_own(
     requests: Counter[str],
