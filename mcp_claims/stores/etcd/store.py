@@ -398,8 +398,6 @@ class EtcdStore:
         # Whoever takes its reservation is granted the claim only then, though the generation is known before.
         takes = new.mode is not Mode.RESERVED and old is not None and old.mode is Mode.RESERVED and new.ended is None
         is_grant = takes or not new.generation
-        # A session that is granted the key waits for it no longer.
-        ends_wait = is_grant and new.mode is not Mode.RESERVED
         return _Planned(
             change,
             key,
@@ -409,7 +407,7 @@ class EtcdStore:
             ends_with_process=new.ended is None and new.replaced is None and self._ends_with_us(new.holder, connection),
             leaves_trace=new.replaced is None
             and expiry.trace_of(new, ClaimState.EXPIRED, new.expires) not in (None, new),
-            ticket=self._keyspace.ticket_key(scoped, new.holder.name) if ends_wait else None,
+            ticket=None if new.mode is Mode.RESERVED else self._keyspace.ticket_key(scoped, new.holder.name),
         )
 
     def _key_change(
@@ -527,7 +525,7 @@ class EtcdStore:
         keepalive = LeaseKeepAlive(lease, self._ticks, self._expire, transactions.undo_grant)
         watcher = Watcher(gateway, lambda: transactions.latest_revision, transactions.reset_revision)
         traces = TraceLeases(gateway, self._ticks)
-        tickets = Tickets(gateway, self._keyspace, lease, keepalive, watcher)
+        tickets = Tickets(gateway, self._keyspace, transactions, lease, keepalive, watcher)
         connection = _Connection(
             self._machine.pid(),
             self._machine.proof(),

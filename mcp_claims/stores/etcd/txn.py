@@ -36,7 +36,7 @@ class KeyChange:
     """Put *value* (`None` deletes) at *key* if the key's last change is still the revision *expected*, 0 for no key.
 
     With a *trace_lease* (0 for none) the value is put as the trace of the claim too, attached to that; otherwise the trace of
-    the key is deleted.  The key *ticket* is deleted with it.
+    the key is deleted.  A grant deletes the key *ticket*.
     """
 
     key: bytes
@@ -121,7 +121,9 @@ class Txn:
         # In this order, as `traces` expects.
         operations = [change.operation for change in self.changes]
         operations += [each for change in self.changes if (each := change.trace_operation) is not None]
-        operations += [messages.delete_operation(each.ticket) for each in self.changes if each.ticket is not None]
+        if self.is_grant:
+            # Those of renewals too: a session that waited for several keys may hold some of them already.
+            operations += [messages.delete_operation(each.ticket) for each in self.changes if each.ticket is not None]
         operations += [] if self.overlaps is None else [messages.put_operation(self.overlaps.key, b"")]
         return messages.txn_request(expected, *operations, empty=self.empty)
 

@@ -24,17 +24,17 @@ from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
-from mcp_claims.stores.base import deadline_in
+from mcp_claims.stores.base import Change, TicketChange, deadline_in
 from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.config import EtcdConfig
-from mcp_claims.stores.etcd.gateway import Gateway, NoAnswerError
+from mcp_claims.stores.etcd.gateway import CALL_TIMEOUT, Gateway, NoAnswerError
 from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
 from mcp_claims.stores.etcd.keys import Keyspace, prefix_range_end
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.txn import Transactions
 from tests.stores.contract import WATCHED_WITHIN, Notified, join, listening, release, ticket
-from tests.stores.samples import KEY, OTHER_KEY, claim, grant
+from tests.stores.samples import KEY, OTHER_KEY, claim, grant, renewed
 from tests.support.etcd import Cluster, config_at, fresh_config, fresh_store, one_node
 from tests.support.etcd_keys import lease_of
 from tests.support.machines import World
@@ -285,6 +285,76 @@ def test_a_ticket_that_was_given_up_meanwhile_is_not_put_again() -> None:
 
     assert store.change_tickets(KEY, lapse) == store.tickets(KEY) == ()
     assert rounds == 2
+
+
+MANY = tuple(ScopedKey("ci", f"key {number}") for number in range(32))
+
+
+def ticket_for(number: int, *keys: ScopedKey) -> Ticket:
+    """Return the ticket that session *number* would like to have for all *keys*."""
+    return ticket(number)._replace(keys=keys)
+
+
+def fast(store: EtcdStore, target: ScopedKey | str, change: TicketChange) -> tuple[Ticket, ...]:
+    """Change the tickets for *target*, and not by trying for seconds."""
+    began = time.monotonic()
+    after = store.change_tickets(target, change)
+    assert time.monotonic() - began < CALL_TIMEOUT / 2
+    return after
+
+
+@pytest.mark.rule("E14", "E16")
+@pytest.mark.parametrize("granted", [KEY, OTHER_KEY])
+@pytest.mark.parametrize("through", [KEY, OTHER_KEY, KEY.namespace], ids=["first key", "second key", "namespace"])
+def test_a_ticket_of_which_a_grant_has_removed_one_key_is_changed_and_removed(
+    granted: ScopedKey, through: ScopedKey | str
+) -> None:
+    store = fresh_store()
+    both = join(store, ticket_for(1, KEY, OTHER_KEY))
+    grant(store, claim(granted))
+    if through == granted:
+        assert store.tickets(through) == ()
+        return
+    assert store.tickets(through) == (both,)
+    lapsed = both._replace(lapsed=True)
+    assert fast(store, through, lambda _: (lapsed,)) == (lapsed,) == store.tickets(through)
+    assert fast(store, through, lambda _: ()) == () == store.tickets(None)
+
+
+@pytest.mark.rule("E14", "E16")
+@pytest.mark.parametrize("through", [KEY, OTHER_KEY])
+def test_a_ticket_of_several_keys_is_changed_and_removed_through_any_of_them(through: ScopedKey) -> None:
+    store, far = fresh_store(), ScopedKey("deploy", "staging")
+    all_three = join(store, ticket_for(1, KEY, OTHER_KEY, far))
+    lapsed = all_three._replace(lapsed=True)
+    assert fast(store, through, lambda _: (lapsed,)) == (lapsed,)
+    assert store.tickets(far) == store.tickets(KEY) == store.tickets(OTHER_KEY) == (lapsed,)
+    assert fast(store, through, lambda _: ()) == ()
+    assert store.tickets(None) == ()
+
+
+@pytest.mark.rule("E14", "E16")
+def test_a_grant_of_several_keys_removes_the_ticket_for_those_that_it_renews_too() -> None:
+    store = fresh_store()
+    held = grant(store, claim(KEY))
+    join(store, ticket_for(1, KEY, OTHER_KEY))
+    held = grant(store, renewed(held), over=held)
+    assert len(store.tickets(KEY)) == 1, "a renewal alone ends no wait"
+    changes = [Change(KEY, held, renewed(held)), Change(OTHER_KEY, None, claim(OTHER_KEY))]
+    assert store.swap_all(changes).won
+    assert store.tickets(None) == ()
+
+
+@pytest.mark.rule("E14")
+def test_behind_many_tickets_of_many_keys_that_have_ended_a_session_gets_one() -> None:
+    store = fresh_store()
+    ended = {join(store, ticket_for(number, *MANY)) for number in range(2, 9)}
+    own = ticket_for(1, *MANY)
+    after = fast(store, MANY[0], lambda found: (*(each for each in found if each not in ended), own))
+    assert [each.holder for each in after] == [own.holder]
+    for _ in range(len(ended)):
+        after = fast(store, MANY[0], lambda found: tuple(each for each in found if each not in ended))
+    assert store.tickets(None) == after and after[0].holder == own.holder
 
 
 @pytest.mark.rule("E14")
