@@ -75,7 +75,7 @@ def joined(
     """Return *tickets* with one of *holder* for *keys* that counts for *wait* and `KEPT_PLACE` longer.
 
     A ticket that the session already has for them keeps its number; so does a lapsed one, once.  A new ticket comes last, and
-    has the number 0 until it is stored.
+    has the number 0 until it is stored.  It replaces the session's tickets for some of these keys and others.
     """
     until = expiry.later(now, wait + KEPT_PLACE)
     for index, ticket in enumerate(tickets := tuple(tickets)):
@@ -88,7 +88,10 @@ def joined(
                 returned=ticket.returned or ticket.lapsed,
             )
             return (*tickets[:index], own, *tickets[index + 1 :])
-    return (*tickets, Ticket(0, keys, holder, now, until, any=any_of_them))
+    # A session has one ticket for a key: etcd has no room for a second one, and elsewhere a key would be reserved for a wait
+    # that is over, in the way of all behind it.
+    others = (each for each in tickets if not any(_is_of(each, scoped, holder) for scoped in keys))
+    return (*others, Ticket(0, keys, holder, now, until, any=any_of_them))
 
 
 def left(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder) -> tuple[Ticket, ...]:

@@ -87,6 +87,21 @@ def test_a_session_that_waits_again_keeps_its_number_and_the_longer_time() -> No
     assert longer[0].until == at(50 + 60 + 30) and longer[0].taken == START
 
 
+@pytest.mark.rule("W8")
+@pytest.mark.parametrize("kept", [KEY, OTHER])
+def test_a_new_ticket_replaces_those_of_its_session_that_share_a_key(kept: ScopedKey) -> None:
+    third = ScopedKey("ci", "green")
+    found = joined(joined(joined((), 1, 0, kept), 2, 0, kept), 1, 0, third)
+    both = stored(tickets.joined(found, (KEY, OTHER), holder(1), at(10), MINUTE))
+    assert [(each.number, each.holder, each.keys) for each in both] == [
+        (2, holder(2), (kept,)),
+        (3, holder(1), (third,)),
+        (4, holder(1), (KEY, OTHER)),
+    ]
+    again = stored(tickets.joined(both, (KEY, OTHER), holder(1), at(20), MINUTE))
+    assert [each.number for each in again] == [2, 3, 4], "its place for the same keys stays"
+
+
 def test_the_tickets_of_the_dead_are_dropped() -> None:
     found = joined(joined((), 1, 0), 2, 0)
     assert [each.holder.pid for each in tickets.current(found, at(1), lambda holder: holder.pid == 1)] == [2]

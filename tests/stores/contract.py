@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from threading import Barrier, Event
 
 import pytest
 
-from mcp_claims.model import expiry
+from mcp_claims.model import expiry, tickets
 from mcp_claims.model.records import Claim, Found, Proof, ScopedKey, Ticket, Unreadable
 from mcp_claims.stores.base import SECRET_BYTES, Store, Swap
 from tests.stores.samples import KEY, claim, grant, renewed
@@ -372,6 +373,29 @@ class TicketContract:
             gone = taken.pop(scoped)
             store.change_tickets(scoped, partial(without, gone))
             assert set(store.tickets(None)) == set(taken.values())
+
+    @pytest.mark.parametrize("kept", [KEY, OTHER_KEY])
+    def test_a_session_that_waits_for_more_than_before_has_one_ticket_for_each_key(
+        self, store: Store, kept: ScopedKey
+    ) -> None:
+        def wait_for(session: int, *keys: ScopedKey) -> Ticket:
+            new = ticket(session)
+            wait = timedelta(minutes=1)
+            after = store.change_tickets(
+                keys[0], lambda found: tickets.joined(found, keys, new.holder, new.taken, wait)
+            )
+            (own,) = (each for each in after if each.keys == keys and each.holder == new.holder)
+            return own
+
+        wait_for(1, kept)
+        other = wait_for(2, kept)
+        began = time.monotonic()
+        both = wait_for(1, KEY, OTHER_KEY)
+        assert time.monotonic() - began < 2, "not by trying until the call ends"
+        assert both.number > other.number and wait_for(1, KEY, OTHER_KEY) == both
+        assert store.tickets(None) == (other, both)
+        store.change_tickets(OTHER_KEY, partial(without, both))
+        assert store.tickets(None) == (other,)
 
     def test_of_many_who_change_the_tickets_at_once_nobody_overwrites_another(self, store: Store) -> None:
         def come_and_go(session: int) -> list[Ticket]:
