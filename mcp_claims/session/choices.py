@@ -23,7 +23,7 @@ class Choices(Operations):
         if not request.or_else:
             return super().try_request(request, lock_timeout=lock_timeout, reserve=reserve)
         self._check_usable()
-        known, now = {key: self._store.read(key) for key in request.keys}, self._machine.now()
+        known, now = self._read_all(request.keys), self._machine.now()
         # A session that has one of them gets no other: it releases that one first.
         own = [key for key, found in known.items() if self._holds(found, key)]
         own = own or [key for key, found in known.items() if self._is_turn(found, key, now)]
@@ -53,6 +53,6 @@ class Choices(Operations):
     def _end_choice(self, request: ClaimRequest, granted: ScopedKey, lock_timeout: float) -> None:
         """End the wait for any of the keys, of which one was *granted*: another one may be reserved for this session, too."""
         self.queue.end(request.scoped, lock_timeout, everywhere=True)
-        for key in request.keys:
+        for key, found in self._read_all(request.keys).items():
             if key != granted:
-                self._decline(key, self._store.read(key), lock_timeout)
+                self._decline(key, found, lock_timeout)

@@ -129,7 +129,8 @@ class Groups(Turns):
                 overlap = self._serve(first, found, now, lock_timeout)
             elif reserve and fresh:
                 if not waiting:
-                    return self._your_turn(next(each for each in fresh.values() if isinstance(each, Claim)), now)
+                    turns = tuple((each, None) for each in fresh.values() if isinstance(each, Claim))
+                    return self._your_turn(turns[0][0], now)._replace(grants=turns)
                 overlap = self._reserve_group(request, waiting, now, lock_timeout)
             else:
                 result, queued = self._grant_group(request, found, fresh, now, lock_timeout, queued=queued)

@@ -292,11 +292,17 @@ class Session(Choices):
         )
 
     def _resolve_others(self, name: str, scoped: ScopedKey, keys: tuple[ScopedKey, ...]) -> tuple[ScopedKey, ...]:
-        others = tuple(key for key in dict.fromkeys(map(self.resolve, keys)) if key != scoped)
+        others: dict[ScopedKey, None] = {}
+        for key in keys:
+            try:
+                others[self.resolve(key)] = None
+            except InvalidInputError as error:
+                raise InvalidInputError(name, f"{error.rule}, unlike {key.key!r}") from error
+        others.pop(scoped, None)
         # Each record of a group, and each ticket, names all its keys.
         if sum(len(key.key.encode()) for key in (scoped, *others)) > _MAX_BYTES_OF_KEYS:
             raise InvalidInputError(name, f"must have at most {_MAX_BYTES_OF_KEYS:,} bytes with all keys together")
-        return others
+        return tuple(others)
 
     def __enter__(self) -> Self:
         return self

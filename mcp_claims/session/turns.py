@@ -171,7 +171,7 @@ class Turns:
 
     def _read_all(self, keys: Sequence[ScopedKey]) -> dict[ScopedKey, Found]:
         """Return what is stored for each of *keys*."""
-        return {key: self._store.read(key) for key in keys}
+        return dict(zip(keys, self._store.read_all(keys), strict=True))
 
     def _is_for_us(self, found: Claim, scoped: ScopedKey, now: Moment) -> bool:
         """Return whether *found* is a reservation of *scoped* for this session that has not lapsed."""
