@@ -139,9 +139,11 @@ class WaitQueue:
         """
         with self._lock:
             self._waits.setdefault(scoped, 0)  # If this fails, the release and the end of the session try again.
+            # A grant of this key alone may have taken away what a store keeps of the ticket beside it.
+            target = scoped.namespace if scoped in self._choices else scoped
         if self._store.has_tickets:
             self._store.change_tickets(
-                scoped, lambda found: tickets.left(found, scoped, self._holder()), lock_timeout=lock_timeout
+                target, lambda found: tickets.left(found, scoped, self._holder()), lock_timeout=lock_timeout
             )
         self._forget(scoped)
 

@@ -110,19 +110,20 @@ class Proxy:
             else:
                 _close(server)
                 return
+            # Before the client sees the end: a test asks at once whether this fault is what it saw.
+            self.triggered.set()
             _close(client)
             _close(server)
-            self.triggered.set()
 
     def _forward_answers(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while (data := server.recv(_CHUNK)) and server not in self._unanswered:
                 client.sendall(data)
         if server in self._unanswered:
+            self.triggered.set()
             if self._cut_after_loss:
                 self.cut()
             _close(server)
-            self.triggered.set()
         _close(client)
 
 
