@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from weakref import WeakSet
@@ -31,19 +30,21 @@ from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Change, Store
 
 
-@dataclass(slots=True)
 class _Attempt:
     """One call of `try_request`, and what its rounds have found out."""
 
-    request: ClaimRequest
-    lock_timeout: float
-    cached: Claim | None
-    queued: bool
-    """Whether somebody may wait for the key."""
-    found: Found
-    taken_over: TakenOver | None = None
-    acquired: bool = False
-    """Whether the claim was granted in this call, and not held before."""
+    def __init__(
+        self, request: ClaimRequest, lock_timeout: float, cached: Claim | None, *, queued: bool, found: Found
+    ) -> None:
+        self.request = request
+        self.lock_timeout = lock_timeout
+        self.cached = cached
+        self.queued = queued
+        """Whether somebody may wait for the key."""
+        self.found = found
+        self.taken_over: TakenOver | None = None
+        self.acquired = False
+        """Whether the claim was granted in this call, and not held before."""
 
 
 class Operations(Groups):
@@ -84,7 +85,7 @@ class Operations(Groups):
         # Remote: skip the read and start from our cached grant or None.  The swap's compare corrects a wrong guess;
         # never refuse from the cache.  A session that waits reads, since a write in vain costs the cluster more.
         found: Found = cached if self._store.remote and not queued else self._store.read(scoped)
-        attempt = _Attempt(request, lock_timeout, cached, queued, found)
+        attempt = _Attempt(request, lock_timeout, cached, queued=queued, found=found)
         # Each further round means that the key changed between our read and our write, so somebody made progress.
         for _ in range(MAX_SWAPS):
             if (result := self._try_once(attempt, reserve=reserve)) is not None:
