@@ -144,6 +144,7 @@ class Turns:
         """
         return (
             isinstance(found, Claim)
+            and found.ended is not None  # What is held is not asked a second time whether its holder lives.
             and self._state_of(found, now) is ClaimState.DONE
             and found.scoped.namespace != PLACES
             and (not found.group or found.group[0] == found.scoped)
