@@ -112,7 +112,8 @@ def open_session_answer(handle: str, holder: str) -> Rendered:
 def encode_cursor(position: str) -> str:
     """Return *position* as a cursor: text that a model copies faithfully."""
     data = position.encode(errors="surrogateescape")
-    return base64.urlsafe_b64encode(_checksum(data) + data).rstrip(b"=").decode()
+    # The checksum is last: as its first byte may be any, a cursor began with `-` at times, and `--cursor` did not take it.
+    return base64.urlsafe_b64encode(data + _checksum(data)).rstrip(b"=").decode()
 
 
 def decode_cursor(cursor: str | None) -> str:
@@ -123,7 +124,7 @@ def decode_cursor(cursor: str | None) -> str:
         data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         data = b""
-    checksum, position = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
+    position, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
     if checksum != _checksum(position):
         # A position that no cursor stood for would end the list without a word.
         raise InvalidInputError("cursor", "must be exactly what list_claims returned")

@@ -20,6 +20,7 @@ from mcp_claims.cli.holders import branch_in
 from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import Claim, Outcome
 from mcp_claims.model.text import one_line
+from mcp_claims.render.lists import decode_cursor, encode_cursor
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.cli.commands import COMMAND, TIMEOUT, Commands, at_terminal
@@ -79,6 +80,13 @@ def test_what_the_limit_leaves_out_is_said_and_the_cursor_leads_to_it(commands: 
         page = commands.json("list", "--limit", 400, *(["--cursor", page["cursor"]] if page else []))
         seen += [each["key"] for each in page["claims"]]
     assert seen == [each["key"] for each in everything["claims"]]
+
+
+def test_no_cursor_looks_like_an_option() -> None:
+    positions = [f"\1{number}.5\0a/b\0event {number}.json" for number in range(1_000)]
+    cursors = [encode_cursor(each) for each in [*positions, "default\0\0\0x", ""]]
+    assert not [each for each in cursors if each.startswith("-")]
+    assert [decode_cursor(each) for each in cursors[:1_000]] == positions
 
 
 @pytest.mark.parametrize(
