@@ -53,6 +53,4 @@ class Choices(Operations):
     def _end_choice(self, request: ClaimRequest, granted: ScopedKey, lock_timeout: float) -> None:
         """End the wait for any of the keys, of which one was *granted*: another one may be reserved for this session, too."""
         self.queue.end(request.scoped, lock_timeout, everywhere=True)
-        for key, found in self._read_all(request.keys).items():
-            if key != granted:
-                self._decline(key, found, lock_timeout)
+        self._decline_all([key for key in request.keys if key != granted], lock_timeout)

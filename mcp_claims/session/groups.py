@@ -371,8 +371,7 @@ class Groups(Turns):
             self._held.remove(change.old)
             self.queue.leave(change.scoped, lock_timeout)
             self._pass_on(change.scoped, after)
-        for key in waited_for:
-            self._decline(key, self._store.read(key), lock_timeout)
+        self._decline_all(waited_for, lock_timeout)
         return ReleaseResult(True, swaps.found[0] or changes[0].old, self._machine.now(), keys=keys)
 
     def _holds(self, found: Found, scoped: ScopedKey) -> bool:

@@ -7,7 +7,7 @@ since.  Nothing is decided by a file's path or by the PID alone.
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from weakref import WeakSet
@@ -16,7 +16,6 @@ from mcp_claims.errors import (
     ContendedError,
     StoreBusyError,
     StoreUnavailableError,
-    UnsafeDirectoryError,
 )
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
@@ -304,9 +303,7 @@ class Operations(Groups):
         """End a wait that `queue.join` began.  Unless it *keeps_place*, nothing stays reserved for it.  Raises nothing."""
         keys = self.queue.choices(scoped)
         if self.queue.end_wait(scoped, keeps_place=keeps_place):
-            with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-                for key in keys:
-                    self._decline(key, self._store.read(key), LOCK_TIMEOUT)
+            self._decline_all(keys, LOCK_TIMEOUT)
 
 
 _sessions: WeakSet[Operations] = WeakSet()

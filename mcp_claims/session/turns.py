@@ -123,6 +123,12 @@ class Turns:
                 won = won or swap.won
         return won
 
+    def _decline_all(self, keys: Sequence[ScopedKey], lock_timeout: float) -> None:
+        """Give back what is reserved for this session of *keys*.  Raises nothing: what cannot be given back lapses."""
+        with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
+            for key, found in self._read_all(keys).items():
+                self._decline(key, found, lock_timeout)
+
     def _pass_on(self, scoped: ScopedKey, found: Found) -> None:
         """Wake the next waiter for *scoped*, which is free; *found* is what is stored there now.
 

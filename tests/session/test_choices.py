@@ -14,6 +14,7 @@ from mcp_claims.model.validation import DEFAULT_NAMESPACE, ClaimRequest
 from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session
 from tests.session.bench import Bench, FileBench, MemoryBench, granted
+from tests.session.faulty import Failing
 
 LIST = ("issue-1", "issue-2", "issue-3")
 
@@ -121,6 +122,22 @@ class TestWaits:
             holders[number].release(LIST[number])
             assert stranger.try_claim(LIST[number]).status is Status.HELD
         assert chosen(choose(ada)) == "issue-1"
+        assert stranger.try_claim(LIST[1]).claimed
+
+    @pytest.mark.rule("C16")
+    def test_a_grant_is_reported_although_another_turn_cannot_be_given_back(
+        self, bench: Bench, holders: list[Session], wait: Callable[[Session], None]
+    ) -> None:
+        failing = Failing(bench.store, set())
+        ada, stranger = bench.session(failing), bench.session()
+        wait(ada)
+        for number in (0, 1):
+            holders[number].release(LIST[number])
+            assert stranger.try_claim(LIST[number]).status is Status.HELD
+        failing.keys = {LIST[1]}
+        assert chosen(choose(ada)) == "issue-1"
+        assert stranger.try_claim(LIST[1]).status is Status.HELD
+        bench.world.pass_time(61)
         assert stranger.try_claim(LIST[1]).claimed
 
     @pytest.mark.rule("C16", "W5")
