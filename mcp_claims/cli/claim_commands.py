@@ -6,7 +6,7 @@ import argparse
 import getpass
 import sys
 
-from mcp_claims.cli.errors import NO, YES, UsageError
+from mcp_claims.cli.errors import NO, YES
 from mcp_claims.cli.holders import holder_details
 from mcp_claims.cli.options import (
     add_claim,
@@ -18,6 +18,8 @@ from mcp_claims.cli.options import (
     add_namespace,
     add_retention,
     add_store_options,
+    add_ways,
+    check_ways,
     chosen_session,
     chosen_store,
     claim_request,
@@ -28,7 +30,7 @@ from mcp_claims.cli.options import (
 from mcp_claims.cli.output import print_result, write_error
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Found, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import ALONE, Claim, Found, Outcome, ScopedKey, Unreadable, Use
 from mcp_claims.model.validation import InspectRequest, ReleaseRequest
 from mcp_claims.render import phrases
 from mcp_claims.render.answers import Rendered, claim_answer, inspect_answer, release_answer, replaced_beside, subject
@@ -73,11 +75,19 @@ def _show(options: argparse.Namespace) -> int:
         facts = {"key": phrases.shown(scoped.key), "namespace": phrases.shown(scoped.namespace), "state": "free"}
         print_result(f"FREE: nobody holds {phrases.named(scoped)}.", facts, as_json=options.json)
         return NO
-    listed = page.claims[0]
-    known = {**listed_facts(listed, page.now), **holder_details(listed, session.holder.name, local=not session.remote)}
-    width = max(map(len, known))
-    lines = [listed_line(listed, page.now), "", *(f"{name:{width}}  {value}" for name, value in known.items())]
-    print_result("\n".join(lines), known, as_json=options.json)
+    blocks: list[str] = []
+    known: dict[str, object] = {}
+    for listed in page.claims:
+        own = holder_details(listed, session.holder.name, local=not session.remote)
+        each = {**listed_facts(listed, page.now), **own}
+        width = max(map(len, each))
+        details = "\n".join(f"{name:{width}}  {value}" for name, value in each.items())
+        blocks.append(f"{listed_line(listed, page.now)}\n\n{details}")
+        known = known or each
+    if len(page.claims) > 1:
+        # As for one, and the others with it.
+        known["holders"] = [listed_facts(listed, page.now) for listed in page.claims]
+    print_result("\n\n".join(blocks), known, as_json=options.json)
     return YES
 
 
@@ -92,11 +102,7 @@ def configure_try(parser: argparse.ArgumentParser) -> None:
     )
     add_store_options(parser)
     add_claim(parser).nargs = "+"
-    several = parser.add_mutually_exclusive_group()
-    several.add_argument("--all", action="store_true", help="with several keys: claim all of them, or none")
-    several.add_argument(
-        "--any", action="store_true", help="with several keys: claim the first that is free and not done"
-    )
+    add_ways(parser)
     add_identity(parser)
     add_label(parser)
     add_json(parser)
@@ -104,16 +110,16 @@ def configure_try(parser: argparse.ArgumentParser) -> None:
 
 
 def _try(options: argparse.Namespace) -> int:
-    if len(options.key) > 1 and not (options.all or options.any):
-        raise UsageError("Several keys need --all (all of them or none) or --any (the first that is free).")
+    check_ways(options)
     request = claim_request(options)
     session = required_session(options, chosen_store(options))
     describe_session(session, options)
     request = session.resolved(request)
     result = acquire(session, request, refused=report_wait(request))
     keys = "KEY" if len(request.keys) == 1 else "KEY KEY… --any" if request.or_else else "KEY KEY… --all"
+    keys += " --shared" if options.shared else "" if options.slots is None else f" --slots {options.slots}"
     hint = _HINTS.get(result.status, "").format(keys=keys)
-    return print_claim(session, subject(request, result), result, options, hint, request.keys)
+    return print_claim(session, subject(request, result), result, options, hint, request.keys, request.use)
 
 
 def print_claim(
@@ -123,19 +129,23 @@ def print_claim(
     options: argparse.Namespace,
     hint: str,
     keys: tuple[ScopedKey, ...] = (),
+    use: Use = ALONE,
 ) -> int:
     """Print the *result* of a claim with a *hint* for people, and held keys that look like *scoped*; return the exit code.
 
-    *keys* are all that were asked for, if there were several.
+    *keys* are all that were asked for, if there were several, each in the way *use*.
     """
-    if result.cycle:
+    if result.own:
+        hint = phrases.own_way(result.found)
+    elif result.cycle:
         hint = phrases.cycle(result.cycle)
     elif result.missing:
         hint = "Release what you still hold, then claim all again."
     beside = replaced_beside(scoped, result)
-    blocking = phrases.in_the_way(result.in_the_way).rstrip() if not result.missing else ""
-    hint = " ".join(filter(None, (beside, blocking, hint)))
-    _print_answer(claim_answer(scoped, result, keys=keys), result.found, options, hint)
+    blocking = phrases.in_the_way(result.in_the_way).rstrip() if len(keys) > 1 and not result.missing else ""
+    way = phrases.other_way(result.found, use, option=True).rstrip() if result.status is Status.HELD else ""
+    hint = " ".join(filter(None, (beside, blocking, way, hint)))
+    _print_answer(claim_answer(scoped, result, keys=keys, use=use), result.found, options, hint)
     like_files = tuple(filter(session.looks_like_files, keys or (scoped,))) if result.status is Status.ACQUIRED else ()
     if like_files:
         write_error(phrases.no_file(like_files))

@@ -82,7 +82,7 @@ class ClaimTable:
             row["STATE"] = "yours"
         return row | {
             "NAMESPACE": phrases.shown(found.scoped.namespace),
-            "KEY": phrases.shown(found.scoped.key),
+            "KEY": phrases.shown(found.scoped.base.key),
             "SINCE": _local_time(began, now),
             "AGE": _span(-expiry.remaining(began, now)),
             "LEFT": _span(left) if (left := expiry.remaining(found.expires, now)) > timedelta(0) else "",

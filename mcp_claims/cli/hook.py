@@ -132,7 +132,7 @@ def _conflict(session: Session, machine: Machine, event: dict[str, Any]) -> str 
     spellings = {spelling for path in paths for spelling in _spellings(path, bases)}
     files = [file for path in paths if (file := _file_key(session, path)) is not None]
     for claim in _held_claims(session):
-        key = claim.scoped.key
+        key = claim.scoped.base.key
         if is_file_key(claim.scoped):
             touched = any(conflict(claim.scoped, file) for file in files)
         else:

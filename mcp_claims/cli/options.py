@@ -139,6 +139,24 @@ def add_claim(parser: argparse.ArgumentParser) -> argparse.Action:
     return key
 
 
+def add_ways(parser: argparse.ArgumentParser) -> None:
+    """Add what says in which way keys are claimed: several of them, or beside others."""
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument("--all", action="store_true", help="with several keys: claim all of them, or none")
+    several.add_argument(
+        "--any", action="store_true", help="with several keys: claim the first that is free and not done"
+    )
+    beside = parser.add_mutually_exclusive_group()
+    beside.add_argument("--shared", action="store_true", help="others may share it, too; who wants it alone waits")
+    beside.add_argument("--slots", type=int, metavar="N", help="up to N sessions have it, each in a slot of its own")
+
+
+def check_ways(options: argparse.Namespace) -> None:
+    """Raise `UsageError` for several keys without a word about how they are claimed."""
+    if len(options.key) > 1 and not (options.all or options.any):
+        raise UsageError("Several keys need --all (all of them or none) or --any (the first that is free).")
+
+
 def add_terms(parser: argparse._ActionsContainer) -> None:
     """Add the TTL and the note of a claim."""
     parser.add_argument(
@@ -163,6 +181,8 @@ def claim_request(options: argparse.Namespace) -> ClaimRequest:
         redo=options.redo,
         also=() if any_of_them else others,
         or_else=others if any_of_them else (),
+        shared=getattr(options, "shared", False),
+        slots=getattr(options, "slots", None),
     )
     # The tools' limit is for hosts, which give up a call after minutes.  At a shell the caller decides.
     if not 0 <= options.wait <= LONGEST_WAIT:
@@ -175,7 +195,7 @@ def report_wait(request: ClaimRequest) -> Refused:
     reported: set[str] = set()
 
     def report(result: ClaimResult) -> None:
-        lead = claim_answer(subject(request, result), result, keys=request.keys).lead
+        lead = claim_answer(subject(request, result), result, keys=request.keys, use=request.use).lead
         holder = result.found.holder.name if isinstance(result.found, Claim) else lead
         if request.wait_seconds > 0 and holder not in reported:
             reported.add(holder)

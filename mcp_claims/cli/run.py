@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import suppress
 from datetime import timedelta
 
 from mcp_claims.cli.errors import USAGE_ERROR, UsageError
@@ -13,6 +12,8 @@ from mcp_claims.cli.options import (
     add_epilog,
     add_label,
     add_store_options,
+    add_ways,
+    check_ways,
     chosen_store,
     claim_request,
     describe_session,
@@ -22,9 +23,10 @@ from mcp_claims.cli.options import (
 from mcp_claims.cli.output import write_error
 from mcp_claims.cli.supervisor import CannotStartError, Child, TooLateError
 from mcp_claims.errors import ClaimsError, InvalidInputError
-from mcp_claims.model.records import Claim, Outcome
-from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS, ReleaseRequest
-from mcp_claims.render.answers import claim_answer
+from mcp_claims.model.records import ALONE, Claim, Outcome
+from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS, ReleaseRequest, parse_retention
+from mcp_claims.render import phrases
+from mcp_claims.render.answers import claim_answer, subject
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.keepalive import KeepAliveThread
@@ -60,11 +62,14 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
         parser,
         "  mcp-claims run deploy:staging --wait 5m -- ./deploy.sh staging     # one at a time\n"
         "  mcp-claims run --once nightly:2026-11-28 -- make nightly           # by one of all machines' cron jobs\n"
-        "  mcp-claims run --once 7d acme/web#12:red@3f2a91c -- ./repair.sh    # never again within a week",
+        "  mcp-claims run --once 7d acme/web#12:red@3f2a91c -- ./repair.sh    # never again within a week\n"
+        "  mcp-claims run --slots 2 test --wait 1h -- make test               # two at a time; MCP_CLAIMS_SLOT is 0 or 1\n"
+        "  mcp-claims run --any port:8001 port:8002 -- ./serve.sh             # MCP_CLAIMS_KEY is the one that was free",
         f"that of COMMAND, 126 or 127 COMMAND cannot be run, {_NOT_RUN} or N of -E the key is held, or done with --once",
     )
     add_store_options(parser)
-    add_claim(parser).nargs = "?"  # `--once KEY` takes it for a duration.
+    add_claim(parser).nargs = "*"  # `--once KEY` takes it for a duration.
+    add_ways(parser)
     add_label(parser)
     parser.add_argument(
         "--once",
@@ -82,7 +87,7 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="exit code if the key is held or done (%(default)s)",
     )
-    parser.usage = "mcp-claims run [options] KEY -- COMMAND [ARGUMENT ...]"
+    parser.usage = "mcp-claims run [options] KEY [KEY ...] -- COMMAND [ARGUMENT ...]"
     parser.set_defaults(run=_run)
 
 
@@ -93,8 +98,11 @@ def _run(options: argparse.Namespace) -> int:
     if not 0 <= options.held_exit_code <= 255:
         raise InvalidInputError("held_exit_code", "must be a number from 0 to 255")
     kept_hours = _take_once(options)
+    check_ways(options)
     request = claim_request(options)
-    released = ReleaseRequest.parse(options.key, options.namespace, retention_hours=kept_hours)
+    if options.once is not None and request.use != ALONE:
+        raise UsageError("--once does not go with --slots or --shared: what is held so is never done.")
+    released = ReleaseRequest(request.scoped, retention=parse_retention(kept_hours))
     store = chosen_store(options)
     try:
         child = Child(options.command)
@@ -106,17 +114,22 @@ def _run(options: argparse.Namespace) -> int:
         session = process_session(store, pid=child.guardian_pid)
         session.describe_client(f"{RUN_CLIENT} {options.command[0]}")
         describe_session(session, options)
-        request, released = session.resolved(request), session.resolved(released)
+        request = session.resolved(request)
         result = acquire(session, request, refused=report_wait(request))
         grant = result.found
         if not result.claimed or not isinstance(grant, Claim):
-            write_error(f"{claim_answer(request.scoped, result).lead} {_HINTS.get(result.status, '')}".rstrip())
+            answer = claim_answer(subject(request, result), result, keys=request.keys, use=request.use)
+            way = phrases.other_way(result.found, request.use, option=True)
+            write_error(f"{answer.lead} {way}{_HINTS.get(result.status, '')}".rstrip())
             return int(options.held_exit_code)
+        released = released._replace(scoped=grant.scoped)
         variables = {
-            "MCP_CLAIMS_KEY": grant.scoped.key,
+            "MCP_CLAIMS_KEY": grant.scoped.base.key,
             "MCP_CLAIMS_NAMESPACE": grant.scoped.namespace,
             "MCP_CLAIMS_GENERATION": str(grant.generation),
         }
+        if grant.slot is not None:
+            variables["MCP_CLAIMS_SLOT"] = str(grant.slot)
         try:
             child.start(variables, *_deadlines(grant, request.ttl))
         except TooLateError:
@@ -137,12 +150,15 @@ def _run(options: argparse.Namespace) -> int:
 def _take_once(options: argparse.Namespace) -> float:
     """Return how many hours an outcome is kept; `--once` may have taken KEY for its duration."""
     parse = duration(HOUR)
-    if options.key is None and options.once:
-        with suppress(argparse.ArgumentTypeError):
+    if options.once:
+        try:
             parse(options.once)
-            raise UsageError(f"there is no KEY after --once {options.once}: mcp-claims run --once KEY -- COMMAND")
-        options.key, options.once = options.once, ""
-    if options.key is None:
+        except argparse.ArgumentTypeError:
+            options.key, options.once = [options.once, *options.key], ""
+        else:
+            if not options.key:
+                raise UsageError(f"there is no KEY after --once {options.once}: mcp-claims run --once KEY -- COMMAND")
+    if not options.key:
         raise UsageError("there is no KEY: mcp-claims run KEY -- COMMAND")
     try:
         return parse(options.once or _DEFAULT_ONCE)

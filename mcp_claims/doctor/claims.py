@@ -118,7 +118,7 @@ def _check_lock_directories(store: AgentAwarenessStore) -> Iterator[Finding]:
 
 
 def _wrong_times(claim: Claim, now: Moment) -> list[str]:
-    name = f"the claim on {one_line(claim.scoped.key)!r}"
+    name = f"the claim on {one_line(claim.scoped.base.key)!r}"
     if expiry.remaining(claim.expires, now) > validation.MAX_TTL + _CLOCK_TOLERANCE:
         return [f"{name} expires later than the longest TTL allows"]
     if claim.claimed.epoch != now.epoch and claim.claimed.wall > now.wall + _CLOCK_TOLERANCE:

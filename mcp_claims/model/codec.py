@@ -29,6 +29,7 @@ from mcp_claims.model.records import (
     Proof,
     ScopedKey,
     Ticket,
+    Use,
 )
 
 _MAX_BRACKETS = 100
@@ -91,6 +92,8 @@ def _ticket_line(ticket: Ticket) -> bytes:
         "lapsed": ticket.lapsed,
         "returned": ticket.returned,
         "any": ticket.any,
+        "mode": ticket.use.mode.value,
+        "slots": ticket.use.slots,
     }
     return _ENCODER.encode(record).encode() + b"\n"
 
@@ -108,6 +111,10 @@ def _ticket(line: bytes) -> Ticket:
         record.get("lapsed") is True,
         record.get("returned") is True,
         record.get("any") is True,
+        Use(
+            Mode.ALONE if record.get("mode") is None else _word(record, "mode", Mode),
+            None if record.get("slots") is None else _count(record, "slots", lowest=1),
+        ),
     )
 
 
@@ -136,7 +143,7 @@ def _record(claim: Claim) -> dict[str, object]:
         "pid": holder.pop("pid"),
         "claimedAt": timestamp(claim.claimed.wall),
         "expiresAt": timestamp(claim.expires.wall),
-        "key": claim.scoped.key,
+        "key": claim.scoped.base.key,
         "namespace": claim.scoped.namespace,
         "generation": claim.generation,
         "note": claim.note,
@@ -154,8 +161,10 @@ def _record(claim: Claim) -> dict[str, object]:
     if claim.replaced is not None:
         record["replaced"] = _record(claim.replaced)
     if claim.group:
-        record["group"] = [list(scoped) for scoped in claim.group]
-    optional = {"slot": claim.slot, "slots": claim.slots, "maker": claim.maker}
+        record["group"] = [list(scoped.base) for scoped in claim.group]
+    if claim.members:
+        record["members"] = list(claim.members)
+    optional = {"member": claim.scoped.member, "slot": claim.slot, "slots": claim.slots, "maker": claim.maker}
     return record | {name: value for name, value in optional.items() if value is not None}
 
 
@@ -170,9 +179,11 @@ def from_json(data: bytes, stored: float | None = None, *, number: int | None = 
 
 
 def _claim(record: dict[str, Any], stored: float | None = None, number: int | None = None) -> Claim:
-    epoch = _optional_text(record, "clockEpoch")
+    epoch, member = _optional_text(record, "clockEpoch"), _optional_text(record, "member")
+    scoped = ScopedKey(_text(record, "namespace"), _text(record, "key"))
+    group = () if record.get("group") is None else _scoped_keys(record, "group")
     return Claim(
-        scoped=ScopedKey(_text(record, "namespace"), _text(record, "key")),
+        scoped=scoped.place(member) if member else scoped,
         holder=_holder(record),
         claimed=Moment(_time(record, "claimedAt"), _seconds(record, "claimedTicks"), epoch),
         expires=Moment(_time(record, "expiresAt"), _seconds(record, "expiresTicks"), epoch),
@@ -182,9 +193,11 @@ def _claim(record: dict[str, Any], stored: float | None = None, number: int | No
         mode=Mode.ALONE if record.get("mode") is None else _word(record, "mode", Mode),
         slot=None if record.get("slot") is None else _count(record, "slot"),
         slots=None if record.get("slots") is None else _count(record, "slots", lowest=1),
-        group=() if record.get("group") is None else _scoped_keys(record, "group"),
+        # A session has the same member in all keys of a group.
+        group=tuple(key.place(member) for key in group) if member else group,
         maker=_optional_text(record, "maker"),
         replaced=_replaced(record),
+        members=_members(record),
         stored=stored,
     )
 
@@ -274,6 +287,15 @@ def _scoped_keys(record: dict[str, Any], name: str) -> tuple[ScopedKey, ...]:
     ):
         raise RecordError(f"{name} is not a list of namespaces and keys")
     return tuple(ScopedKey(*each) for each in keys)
+
+
+def _members(record: dict[str, Any]) -> tuple[str, ...]:
+    members = record.get("members")
+    if members is None:
+        return ()
+    if not isinstance(members, list) or not members or not all(isinstance(each, str) and each for each in members):
+        raise RecordError("members is not a list of texts")
+    return tuple(members)
 
 
 def _replaced(record: dict[str, Any]) -> Claim | None:

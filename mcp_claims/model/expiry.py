@@ -7,7 +7,20 @@ from enum import Enum
 from typing import NamedTuple
 
 from mcp_claims.model.codec import whole_milliseconds
-from mcp_claims.model.records import Claim, Ended, Found, Holder, Maker, Mode, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import (
+    ALONE,
+    Claim,
+    Ended,
+    Found,
+    Holder,
+    Maker,
+    Mode,
+    Moment,
+    Outcome,
+    ScopedKey,
+    Unreadable,
+    Use,
+)
 from mcp_claims.model.validation import DEFAULT_RETENTION, MAX_RETENTION, MAX_TTL, ClaimRequest
 
 RESERVATION = timedelta(seconds=60)
@@ -53,6 +66,8 @@ def state_of(found: Found, now: Moment, provably_dead: Callable[[Holder], bool])
         return ClaimState.EXPIRED if is_past_any_ttl(found, now) else ClaimState.HELD
     if _is_over(found, now):
         return ClaimState.EXPIRED
+    if found.members:
+        return ClaimState.HELD  # Whether one of them is alive is for whoever reads them to say.
     if found.ended is not None:
         return ClaimState(found.ended.outcome.value)  # A marker outlives its writer.
     if provably_dead(found.holder):
@@ -194,8 +209,15 @@ def later(moment: Moment, span: timedelta) -> Moment:
 
 def granted(request: ClaimRequest, holder: Holder, now: Moment, maker: Maker) -> Claim:
     """Return the new claim of *holder* that *request* asks for, made through *maker*; the store numbers it."""
-    expires = later(now, request.ttl)
-    return Claim(request.scoped, holder, claimed=now, expires=expires, note=request.note, maker=maker)
+    new = Claim(request.scoped, holder, claimed=now, expires=later(now, request.ttl), note=request.note, maker=maker)
+    return new if request.use is ALONE else in_place(new, request.use)
+
+
+def in_place(claim: Claim, use: Use) -> Claim:
+    """Return *claim*, which has the place of a member of a key of this *use*, with what is written of that."""
+    mode = claim.mode if claim.mode is Mode.RESERVED else use.mode
+    slot = int(claim.scoped.member or 0) if use.mode is Mode.SLOT else None
+    return claim._replace(mode=mode, slot=slot, slots=use.slots)
 
 
 def reserved(scoped: ScopedKey, holder: Holder, now: Moment, replaced: Claim | None, state: ClaimState) -> Claim:

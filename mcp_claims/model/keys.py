@@ -34,7 +34,8 @@ def is_pattern(path: str) -> bool:
 
 
 def conflict(one: ScopedKey, other: ScopedKey) -> bool:
-    """Return whether claims on *one* and *other* exclude each other."""
+    """Return whether claims on *one* and *other* exclude each other, if each is for one session alone."""
+    one, other = one.base, other.base
     return one == other or (is_file_key(one) and is_file_key(other) and overlap(one.key, other.key))
 
 

@@ -10,11 +10,34 @@ from typing import NamedTuple
 MAX_GENERATION = 2**53 - 1
 
 
+# No key that a caller passes has a control character.
+_MEMBER = "\1"
+
+
 class ScopedKey(NamedTuple):
-    """A key in its namespace: what a claim is about."""
+    """A key in its namespace: what a claim is about, or the *place* of one of several who hold it, a member."""
 
     namespace: str
     key: str
+
+    def place(self, member: str) -> ScopedKey:
+        """Return the place of *member* of this key."""
+        return ScopedKey(self.namespace, f"{self.key}{_MEMBER}{member}")
+
+    @property
+    def base(self) -> ScopedKey:
+        """The key as callers name it: of a place, that whose member it belongs to."""
+        return ScopedKey(self.namespace, self.key.partition(_MEMBER)[0]) if _MEMBER in self.key else self
+
+    @property
+    def member(self) -> str | None:
+        """The member whose place it is, `None` for a key as callers name it."""
+        return self.key.partition(_MEMBER)[2] or None
+
+
+def is_place(key: str) -> bool:
+    """Return whether the text *key* names the place of a member, which no caller's key does."""
+    return _MEMBER in key
 
 
 class Moment(NamedTuple):
@@ -128,6 +151,20 @@ class Mode(Enum):
     RESERVED = "reserved"
 
 
+class Use(NamedTuple):
+    """In which way a session asks for a key: alone, shared with others, or for one of `slots` slots."""
+
+    mode: Mode = Mode.ALONE
+    slots: int | None = None
+
+    def goes_with(self, other: Use) -> bool:
+        """Return whether a claim of this use and one of *other* never exclude each other, on keys that overlap either."""
+        return self.mode is other.mode is Mode.SHARED
+
+
+ALONE, SHARED = Use(), Use(Mode.SHARED)
+
+
 class Maker(StrEnum):
     """Through what a claim was made, for people; a newer version may write another word."""
 
@@ -139,7 +176,7 @@ class Maker(StrEnum):
 
 
 class Claim(NamedTuple):
-    """One session's exclusive, expiring hold on a key, exactly as stored.
+    """One session's expiring hold on a key, exactly as stored.
 
     `generation` grows with every new holder of the key and is never reused; 0 is a claim that no store has numbered
     yet, or one of an `OriginalHolder`, which nobody numbers.  With `ended` the claim holds nothing any more: it is a
@@ -148,6 +185,9 @@ class Claim(NamedTuple):
     `slot` (from 0 up) and `slots` belong to `Mode.SLOT`.  A `group` has the keys that were granted together, in the order in
     which they were asked for; it is empty for a claim of its own.  A reservation keeps
     in `replaced` the marker that was in its place, for whoever takes the key in the end.
+
+    With `members` it is no claim but the *head* of a key that several hold, each in a place of its own: it stands at the key
+    itself, says in which mode and who they are, and keeps in `replaced` what the last one of them has left.
 
     `stored` (when its file was last changed, in seconds since 1970) and `leased` describe how a store keeps the claim.
     Comparisons ignore them.
@@ -166,8 +206,21 @@ class Claim(NamedTuple):
     group: tuple[ScopedKey, ...] = ()
     maker: str | None = None
     replaced: Claim | None = None
+    members: tuple[str, ...] = ()
     stored: float | None = None
     leased: Leased | None = None
+
+    @property
+    def use(self) -> Use:
+        """The use of the key that the claim, the head or the reservation stands for."""
+        if self.slots is not None:
+            return Use(Mode.SLOT, self.slots)
+        return SHARED if self.members or self.scoped.member else ALONE
+
+    @property
+    def places(self) -> tuple[ScopedKey, ...]:
+        """The places of the members of a head."""
+        return tuple(map(self.scoped.place, self.members))
 
     # Without the last two fields, which only the store knows.
     def __eq__(self, other: object) -> bool:
@@ -183,7 +236,7 @@ class Claim(NamedTuple):
 class Ticket(NamedTuple):
     """The place of a session that waits for `keys`, among all who wait in one namespace; the lowest number comes first.
 
-    With `any` it waits for one of them, otherwise for all.  It counts until `until`.  A session that lets a reservation lapse loses its place; its ticket is then `lapsed`, and
+    With `any` it waits for one of them, otherwise for all; `use` is that of each.  It counts until `until`.  A session that lets a reservation lapse loses its place; its ticket is then `lapsed`, and
     restores the place, once, if the session waits again before `until`.
     """
 
@@ -195,6 +248,7 @@ class Ticket(NamedTuple):
     lapsed: bool = False
     returned: bool = False
     any: bool = False
+    use: Use = ALONE
 
 
 class Unreadable(NamedTuple):

@@ -10,7 +10,7 @@ from datetime import timedelta
 from mcp_claims.model import expiry
 from mcp_claims.model.keys import conflict
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Holder, Moment, ScopedKey, Ticket
+from mcp_claims.model.records import ALONE, Claim, Holder, Moment, ScopedKey, Ticket, Use
 
 KEPT_PLACE = timedelta(seconds=30)
 """How long a session keeps its place after its wait has ended without the key, so that its next call goes on waiting."""
@@ -43,9 +43,16 @@ def ticket_of(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now:
 
 
 def ahead_of(
-    tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder, now: Moment, also: Iterable[ScopedKey] = ()
+    tickets: Iterable[Ticket],
+    scoped: ScopedKey,
+    holder: Holder,
+    now: Moment,
+    also: Iterable[ScopedKey] = (),
+    use: Use = ALONE,
 ) -> list[Ticket]:
     """Return the tickets of other sessions that go before *holder* in the order in which *scoped*, and *also*, are granted.
+
+    Those of a use that goes with *use* do not count.
 
     A session without a ticket may overtake one that is not yet a second old: it then came at the same time.  But where it
     gives way to an older one, it gives way to all before that too, since numbers are given in another order than times.
@@ -55,7 +62,7 @@ def ahead_of(
     others = [
         each
         for each in wanting(tickets, scoped, *also)
-        if is_waiting(each, now) and not is_same_session(each.holder.name, holder.name)
+        if is_waiting(each, now) and not is_same_session(each.holder.name, holder.name) and not each.use.goes_with(use)
     ]
     if own is not None:
         return [each for each in others if each.number < own.number]
@@ -71,15 +78,16 @@ def joined(
     wait: timedelta,
     *,
     any_of_them: bool = False,
+    use: Use = ALONE,
 ) -> tuple[Ticket, ...]:
     """Return *tickets* with one of *holder* for *keys* that counts for *wait* and `KEPT_PLACE` longer.
 
-    A ticket that the session already has for them keeps its number; so does a lapsed one, once.  A new ticket comes last, and
+    A ticket that the session already has for them, of the same *use*, keeps its number; so does a lapsed one, once.  A new ticket comes last, and
     has the number 0 until it is stored.  It replaces the session's tickets for some of these keys and others.
     """
     until = expiry.later(now, wait + KEPT_PLACE)
     for index, ticket in enumerate(tickets := tuple(tickets)):
-        if ticket.keys == keys and is_same_session(ticket.holder.name, holder.name):
+        if ticket.keys == keys and ticket.use == use and is_same_session(ticket.holder.name, holder.name):
             longer = max(ticket.until, until, key=lambda moment: expiry.remaining(moment, now))
             own = ticket._replace(
                 holder=holder,
@@ -91,7 +99,7 @@ def joined(
     # A session has one ticket for a key: etcd has no room for a second one, and elsewhere a key would be reserved for a wait
     # that is over, in the way of all behind it.
     others = (each for each in tickets if not any(_is_of(each, scoped, holder) for scoped in keys))
-    return (*others, Ticket(0, keys, holder, now, until, any=any_of_them))
+    return (*others, Ticket(0, keys, holder, now, until, any=any_of_them, use=use))
 
 
 def left(tickets: Iterable[Ticket], scoped: ScopedKey, holder: Holder) -> tuple[Ticket, ...]:
@@ -122,4 +130,4 @@ def current(tickets: Iterable[Ticket], now: Moment, provably_dead: Callable[[Hol
 
 
 def _is_of(ticket: Ticket, scoped: ScopedKey, holder: Holder) -> bool:
-    return scoped in ticket.keys and is_same_session(ticket.holder.name, holder.name)
+    return scoped.base in ticket.keys and is_same_session(ticket.holder.name, holder.name)

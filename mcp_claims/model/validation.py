@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import NamedTuple, Self
 
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.model.records import Outcome, ScopedKey
+from mcp_claims.model.records import ALONE, SHARED, Mode, Outcome, ScopedKey, Use
 from mcp_claims.model.text import misleading_positions, one_line
 
 DEFAULT_NAMESPACE = "default"
@@ -24,6 +24,7 @@ DEFAULT_RETENTION_HOURS = DEFAULT_RETENTION / timedelta(hours=1)
 MAX_WAIT_SECONDS = 300.0
 MAX_LOCK_TIMEOUT = 3_600.0
 MAX_ALSO, MAX_OR_ELSE = 31, 255
+MIN_SLOTS, MAX_SLOTS = 2, 1_000
 
 _MINUTE, _HOUR, _MILLISECOND = timedelta(minutes=1), timedelta(hours=1), timedelta(milliseconds=1)
 _MAX_RAW_NOTE = 10 * MAX_NOTE_CHARACTERS
@@ -34,6 +35,7 @@ class ClaimRequest(NamedTuple):
     """A claim or a renewal; `wait_seconds` is how long to wait for another holder, `keep_alive` asks for renewals.
 
     With `also` it is for all of these keys or for none, with `or_else` for the first of them that is free and not done.
+    `use` says in which way each key is asked for.
     """
 
     scoped: ScopedKey
@@ -44,6 +46,7 @@ class ClaimRequest(NamedTuple):
     keep_alive: bool = False
     also: tuple[ScopedKey, ...] = ()
     or_else: tuple[ScopedKey, ...] = ()
+    use: Use = ALONE
 
     @property
     def keys(self) -> tuple[ScopedKey, ...]:
@@ -63,10 +66,17 @@ class ClaimRequest(NamedTuple):
         keep_alive: bool = False,
         also: Sequence[str] = (),
         or_else: Sequence[str] = (),
+        shared: bool = False,
+        slots: int | None = None,
     ) -> Self:
         """Return the request, or raise `InvalidInputError` for the first argument that breaks a rule."""
         if also and or_else:
             raise InvalidInputError("or_else", "does not go with also")
+        use = parse_use(shared, slots)
+        if use.mode is Mode.SLOT and (also or or_else):
+            raise InvalidInputError("slots", "does not go with also or or_else")
+        if use.mode is Mode.SHARED and or_else:
+            raise InvalidInputError("shared", "does not go with or_else")
         return cls(
             scoped_key(key, namespace),
             parse_ttl(ttl_minutes),
@@ -76,6 +86,7 @@ class ClaimRequest(NamedTuple):
             parse_flag("keep_alive", keep_alive),
             parse_keys("also", also, namespace, MAX_ALSO),
             parse_keys("or_else", or_else, namespace, MAX_OR_ELSE),
+            use,
         )
 
 
@@ -139,6 +150,17 @@ def parse_keys(name: str, keys: Sequence[str], namespace: str, limit: int) -> tu
     if len(keys) > limit:
         raise InvalidInputError(name, f"must be at most {limit} keys")
     return tuple(ScopedKey(_name("namespace", namespace), _name(name, key)) for key in keys)
+
+
+def parse_use(shared: bool, slots: int | None) -> Use:
+    """Check in which way a key is asked for: shared with others, for one of 2 to 1,000 slots, or alone."""
+    if parse_flag("shared", shared) and slots is not None:
+        raise InvalidInputError("slots", "does not go with shared")
+    if slots is None:
+        return SHARED if shared else ALONE
+    if type(slots) is not int or not MIN_SLOTS <= slots <= MAX_SLOTS:
+        raise InvalidInputError("slots", f"must be a whole number from {MIN_SLOTS} to {MAX_SLOTS:,}")
+    return Use(Mode.SLOT, slots)
 
 
 def parse_ttl(minutes: float) -> timedelta:

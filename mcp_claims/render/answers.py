@@ -10,7 +10,18 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 from mcp_claims.model import expiry, tickets
 from mcp_claims.model.keys import PLACES, conflict
-from mcp_claims.model.records import Claim, Found, Mode, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import (
+    ALONE,
+    Claim,
+    Found,
+    Mode,
+    Moment,
+    OriginalHolder,
+    Outcome,
+    ScopedKey,
+    Unreadable,
+    Use,
+)
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.render import phrases
 from mcp_claims.render.phrases import ClaimDescription, ClaimFacts
@@ -122,7 +133,7 @@ def subject(request: ClaimRequest, result: ClaimResult) -> ScopedKey:
     """Return the key of *request* that the answer is about: the first, or of a list the one that *result* is about."""
     if not request.or_else or not isinstance(result.found, Claim):
         return request.scoped
-    held = result.found.scoped
+    held = result.found.scoped.base
     # A file of the list may be refused for a claim that overlaps with it.
     return held if held in request.keys else next((key for key in request.keys if conflict(key, held)), request.scoped)
 
@@ -136,15 +147,16 @@ def claim_answer(
     near: tuple[Claim, ...] = (),
     like_files: tuple[ScopedKey, ...] = (),
     keys: tuple[ScopedKey, ...] = (),
+    use: Use = ALONE,
 ) -> Rendered:
     """Answer `try_claim`; *kept_alive* says that the server renews the claim, *fleeting* that it may end with the call.
 
     *near* are claims of others on keys that look alike, *like_files* texts that may be meant for files.  *keys* are all that
-    the call named, of which *scoped* is the one that the answer is about.
+    the call named, of which *scoped* is the one that the answer is about, each asked for in the way *use*.
     """
     found, now, name = result.found, result.now, phrases.named(scoped)
     if result.status is Status.HELD or isinstance(found, Unreadable):
-        facts, lead, advice = _refusal(scoped, result, keys)
+        facts, lead, advice = _refusal(scoped, result, keys, use)
     else:
         claim = ClaimDescription(found, now)
         facts = claim.facts
@@ -153,7 +165,7 @@ def claim_answer(
             renewal = (
                 "The server renews it meanwhile" if kept_alive else "To renew, call try_claim again before it expires"
             )
-            advice = f"You act, nobody else will. Call release with an outcome when you stop. {renewal}."
+            advice = f"{_ACT[found.mode]} Call release with an outcome when you stop. {renewal}."
         elif result.status is Status.RENEWED:
             lead, advice = _renewal(claim, found, result, name)
         elif result.status is Status.YOUR_TURN:
@@ -214,6 +226,9 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
             advice = "Go on, and call release with an outcome when you stop."
         elif inspection.your_turn:
             facts, lead, advice = _your_turn(claim, found)
+        elif inspection.is_open:
+            lead = f"OPEN: {name} is {claim.held()}"
+            advice = f"{phrases.other_way(found, ALONE)}This claims nothing: call try_claim before you act."
         elif inspection.done:
             lead, advice = f"DONE: {name} {claim.ended()}", _DONE
         elif inspection.marker is not None:
@@ -221,6 +236,8 @@ def inspect_answer(scoped: ScopedKey, inspection: Inspection) -> Rendered:
             advice = "This claims nothing: call try_claim before you act."
         else:
             lead = f"HELD: {name} is {claim.held()}"
+            if inspection.is_full:
+                lead = f"HELD: all {found.slots} slots of {name} are taken; one is {claim.held()}"
             advice = f"{_caveats((scoped,), found, claim)}Do not act. Report who is on it."
     if inspection.in_force is not None:
         lead += f" The generation that you asked about {'is' if inspection.in_force else 'is NOT'} in force."
@@ -293,7 +310,7 @@ def with_losses(answer: Rendered, losses: list[tuple[Claim, Found]], now: Moment
         return answer
     lost: list[LostClaim] = [
         {
-            "key": phrases.shown(claim.scoped.key),
+            "key": phrases.shown(claim.scoped.base.key),
             "namespace": phrases.shown(claim.scoped.namespace),
             "generation": claim.generation,
             "reason": _how_lost(claim, found, now),
@@ -326,6 +343,11 @@ def _taken_over(replaced: TakenOver, now: Moment, key: str) -> tuple[str, Previo
     return text, facts
 
 
+_ACT = {
+    Mode.ALONE: "You act, nobody else will.",
+    Mode.SHARED: "Others may share it: read, and change nothing that they read.",
+    Mode.SLOT: "The slot is yours alone. Act in it.",
+}
 _DONE = (
     "Do not act; report that it has been handled. If the event has happened again, claim the new occurrence by its own key "
     "(commit, date). To do the same again, call try_claim with redo=true."
@@ -333,16 +355,18 @@ _DONE = (
 _REMEDY = "Ask a person to look at the file, and to delete it if nobody works on this."
 
 
-def _refusal(scoped: ScopedKey, result: ClaimResult, keys: tuple[ScopedKey, ...]) -> tuple[ClaimFacts, str, str]:
+def _refusal(
+    scoped: ScopedKey, result: ClaimResult, keys: tuple[ScopedKey, ...], use: Use
+) -> tuple[ClaimFacts, str, str]:
     """Return facts, lead and advice of a refusal, whose lead names the key that is really held."""
     found, now = result.found, result.now
     if result.missing:
         return _incomplete(result)
     # A call for one key of a group may be refused for the others, which it did not name.
     named = keys if len(keys) > 1 else (scoped, *(each.scoped for each in result.in_the_way if isinstance(each, Claim)))
-    asked = tuple(dict.fromkeys(named))
-    several = len(asked) > 1 or bool(result.in_the_way)
-    facts, blocking = phrases.claim_facts(found, now), phrases.in_the_way(result.in_the_way)
+    asked = tuple(dict.fromkeys(each.base for each in named))
+    several = len(asked) > 1 or any(isinstance(each, Unreadable) for each in result.in_the_way)
+    facts, blocking = phrases.claim_facts(found, now), phrases.in_the_way(result.in_the_way) if several else ""
     if isinstance(found, Unreadable):
         which = f"one of {phrases.listed_keys(asked)}" if several else phrases.named(scoped)
         return facts, f"HELD: {which} {_in_doubt(found)}", f"{blocking}Do not act. {_REMEDY}"
@@ -350,7 +374,11 @@ def _refusal(scoped: ScopedKey, result: ClaimResult, keys: tuple[ScopedKey, ...]
     is_about_it = not several and (conflict(found.scoped, scoped) or _share_a_file(found.scoped, scoped))
     lead = f"HELD: {phrases.named(scoped if is_about_it else found.scoped)} is {claim.held()}"
     act = "Do not act. Report who is on it. To act after them, call again with wait_seconds."
-    if result.cycle:
+    if use.slots is not None and use == found.use and len(result.in_the_way) > 1:
+        lead = f"HELD: all {use.slots} slots of {phrases.named(scoped)} are taken; one is {claim.held()}"
+    if result.own:
+        act = f"{phrases.own_way(found)} Do not act on it before."
+    elif result.cycle:
         own = phrases.quoted(result.cycle[-1].scoped.key)
         act = (
             f"{phrases.cycle(result.cycle)} Do not act, and do not wait: release {own} first, or do without this; or "
@@ -361,7 +389,7 @@ def _refusal(scoped: ScopedKey, result: ClaimResult, keys: tuple[ScopedKey, ...]
             "Do not act yet. To go on waiting, call try_claim again now, with the same arguments: you keep your place "
             f"for {phrases.span(tickets.KEPT_PLACE)}. Otherwise report who is on it."
         )
-    return facts, lead, f"{_caveats(asked, found, claim)}{blocking}{act}"
+    return facts, lead, f"{_caveats(asked, found, claim)}{blocking}{phrases.other_way(found, use)}{act}"
 
 
 def _incomplete(result: ClaimResult) -> tuple[ClaimFacts, str, str]:
@@ -377,7 +405,7 @@ def _incomplete(result: ClaimResult) -> tuple[ClaimFacts, str, str]:
         facts = phrases.claim_facts(found, now)
         lead += f" One of them {_in_doubt(found)}"
     elif set(result.missing) < set(found.group) and found.scoped not in result.missing:
-        advice += f" A release of {phrases.quoted(found.scoped.key)} frees all that you still hold."
+        advice += f" A release of {phrases.quoted(found.scoped.base.key)} frees all that you still hold."
     else:
         claim = ClaimDescription(found, now)
         facts = claim.facts
@@ -424,7 +452,7 @@ def _your_turn(
     if len(keys) > 1:
         free, it, name = "They are free now and kept", "them", phrases.listed_keys(keys)
     # Of several keys the first one may be held already: its release would end that claim.
-    decline = f"release {phrases.quoted(found.scoped.key)}" if several or keys else "call release"
+    decline = f"release {phrases.quoted(found.scoped.base.key)}" if several or keys else "call release"
     advice = (
         f"{free} for you {claim.until()}: call try_claim again, with the same arguments, to take {it}, and "
         f"then act; or {decline} to let the next one have {it}."
@@ -435,7 +463,7 @@ def _your_turn(
 def _done_for_others(marker: Claim) -> str:
     """Return what others are told of work that is done: of a group only its first key stays done, and no file ever does."""
     first = marker.group[0] if marker.group else marker.scoped
-    if first.namespace == PLACES:
+    if first.namespace == PLACES or marker.mode is not Mode.ALONE:
         return "The next holder is told how it ended."
     if not marker.group:
         return "Others are told not to repeat it."
@@ -482,8 +510,8 @@ def _caveats(asked: tuple[ScopedKey, ...], claim: Claim, description: ClaimDescr
     caveats = f"No agent holds it: {person}, keeps it {description.until()}. " if person else ""
     if claim.mode is Mode.RESERVED:
         caveats = f"Nobody holds it, but it is kept {description.until()} for a session that has waited for it. "
-    if claim.scoped not in asked:
-        other = phrases.quoted(claim.scoped.key)
+    if claim.scoped.base not in asked:
+        other = phrases.quoted(claim.scoped.base.key)
         if overlapping := tuple(key for key in asked if conflict(key, claim.scoped)):
             caveats += f"This is the claim on {other}, which overlaps with {phrases.listed_keys(overlapping)}. "
         elif shared := tuple(key for key in asked if _share_a_file(key, claim.scoped)):

@@ -157,7 +157,7 @@ def _describe(listed: ListedClaim, now: Moment) -> tuple[ListedFacts, str]:
         return unknown, f"{state}, cannot be read: {problem}"
     claim, name = ClaimDescription(found, now), phrases.named(found.scoped)
     facts: ListedFacts = {
-        "key": phrases.shown(found.scoped.key),
+        "key": phrases.shown(found.scoped.base.key),
         "namespace": phrases.shown(found.scoped.namespace),
         "state": listed.state.value,
     }

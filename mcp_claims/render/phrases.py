@@ -13,7 +13,7 @@ from typing import Literal, TypedDict
 
 from mcp_claims.model import codec, expiry, validation
 from mcp_claims.model.names import user_and_host
-from mcp_claims.model.records import Claim, Mode, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import ALONE, Claim, Mode, Moment, OriginalHolder, Outcome, ScopedKey, Unreadable, Use
 from mcp_claims.model.text import one_line
 
 SHOWN_KEYS = 8
@@ -49,6 +49,9 @@ class ClaimFacts(TypedDict, total=False):
     note: str
     outcome: Ending
     ended_at: str
+    shared: bool
+    slot: int
+    slots: int
 
 
 class ClaimDescription:
@@ -69,6 +72,10 @@ class ClaimDescription:
             self.facts["claimed_at"] = codec.timestamp(claim.claimed.wall)
             if claim.generation:  # A claim of the original has none.
                 self.facts["generation"] = claim.generation
+        if claim.use.slots is not None and claim.slot is not None:
+            self.facts["slot"], self.facts["slots"] = claim.slot, claim.use.slots
+        elif claim.use.mode is Mode.SHARED and claim.ended is None:
+            self.facts["shared"] = True
         if claim.note is not None:
             self.facts["note"] = shown(claim.note)
         if claim.ended is not None:
@@ -95,7 +102,8 @@ class ClaimDescription:
         if self._is_reserved:
             return f"free, but kept for {self.who()}, who has waited for it, {self.until()}."
         number = f", generation {self._claim.generation}" if self._claim.generation else ""
-        return f"held by {self.who()} since {self.since()}, {self.until()}{number}.{self.note()}"
+        held = "shared" if self.facts.get("shared") else "held"
+        return f"{held} by {self.who()}{self._slot()} since {self.since()}, {self.until()}{number}.{self.note()}"
 
     def yours(self, grants: Sequence[tuple[Claim, object]] = ()) -> str:
         """Return, for its holder, its end, its generation, of a group also those of *grants*, and the holder's name."""
@@ -103,8 +111,13 @@ class ClaimDescription:
         if self._claim.group:
             claims = {claim.scoped: claim for claim in (self._claim, *(grant for grant, _ in grants))}
             shown = list(claims.values())[:SHOWN_KEYS]
-            number = ", ".join(f"{claim.generation} of {quoted(claim.scoped.key)}" for claim in shown)
-        return f"{self.until()}, generation {number}, as {self.who()}"
+            number = ", ".join(f"{claim.generation} of {quoted(claim.scoped.base.key)}" for claim in shown)
+        shared = "shared, " if self.facts.get("shared") else ""
+        return f"{shared}{self._slot().lstrip()}{', ' if self._slot() else ''}{self.until()}, generation {number}, as {self.who()}"
+
+    def _slot(self) -> str:
+        """Return which slot it has, empty if the key has none."""
+        return f" in slot {self.facts['slot']} of 0 to {self.facts['slots'] - 1}" if "slot" in self.facts else ""
 
     def ended(self) -> str:
         """Return the outcome, whose it is, its time and its note."""
@@ -154,12 +167,12 @@ def quoted(text: str) -> str:
 
 def named(scoped: ScopedKey) -> str:
     """Return the key and its namespace."""
-    return f"{quoted(scoped.key)} (namespace {quoted(scoped.namespace)})"
+    return f"{quoted(scoped.base.key)} (namespace {quoted(scoped.namespace)})"
 
 
 def listed_keys(keys: tuple[ScopedKey, ...]) -> str:
     """Return the keys, at most some of them."""
-    names = [quoted(each.key) for each in keys[:SHOWN_KEYS]]
+    names = [quoted(each.base.key) for each in keys[:SHOWN_KEYS]]
     return ", ".join(names) + (f" and {len(keys) - len(names)} more" if len(keys) > len(names) else "")
 
 
@@ -180,9 +193,29 @@ def in_the_way(claims: tuple[Claim | Unreadable, ...]) -> str:
         return ""
     if len(claims) == 1:
         (only,) = claims
-        key = "one of the keys" if isinstance(only, Unreadable) else quoted(only.scoped.key)
+        key = "one of the keys" if isinstance(only, Unreadable) else quoted(only.scoped.base.key)
         return f"Nothing was claimed, since {key} is not free. "
     return f"Nothing was claimed, since these are held: {held_by(claims)}. "
+
+
+def other_way(found: Claim | Unreadable, use: Use, *, option: bool = False) -> str:
+    """Return how to ask for a key that others hold in another way than *use*, empty if that is theirs; as an *option* at a shell."""
+    if not isinstance(found, Claim) or found.use in (use, ALONE):
+        return ""
+    if found.use.slots is None:
+        return f"To share it, too: {'--shared' if option else 'shared=true'}. "
+    argument = f"--slots {found.use.slots}" if option else f"slots={found.use.slots}"
+    return f"It has {found.use.slots} slots, one for each session. To get one of these: {argument}. "
+
+
+def own_way(found: Claim | Unreadable, *, release: str = "release it") -> str:
+    """Return why a session that has *found* itself may not wait for the key in another way, and what to do."""
+    if isinstance(found, Claim) and found.use.mode is Mode.SHARED:
+        return (
+            "You share it with others yourself, and two who both wait for the other would wait for ever. To have it alone, "
+            f"{release}, then wait for it."
+        )
+    return f"You hold it yourself in another way: {release} first."
 
 
 def held_by(claims: tuple[Claim | Unreadable, ...]) -> str:
@@ -190,7 +223,7 @@ def held_by(claims: tuple[Claim | Unreadable, ...]) -> str:
     held = [
         f"one that cannot be read ({unreadable(each)})"
         if isinstance(each, Unreadable)
-        else f"{quoted(each.scoped.key)} by {_who(shown(each.holder.name), client(each))}"
+        else f"{quoted(each.scoped.base.key)} by {_who(shown(each.holder.name), client(each))}"
         for each in claims[:SHOWN_KEYS]
     ]
     return "; ".join(held) + (f"; and {len(claims) - len(held)} more" if len(claims) > len(held) else "")
@@ -225,12 +258,12 @@ def cycle(claims: tuple[Claim, ...]) -> str:
     """Return the sentence that says why a wait would never end: the `cycle` of a `ClaimResult`."""
     *others, own = claims
     steps = [
-        f", for which {_who(shown(each.holder.name), client(each))} waits, who holds {quoted(each.scoped.key)}"
+        f", for which {_who(shown(each.holder.name), client(each))} waits, who holds {quoted(each.scoped.base.key)}"
         for each in reversed(others)
     ]
     if len(steps) > _SHOWN_STEPS:
         steps[_SHOWN_STEPS - 1 : -1] = [", and so on"]
-    return f"Waiting would never end: you hold {quoted(own.scoped.key)}{''.join(steps)}."
+    return f"Waiting would never end: you hold {quoted(own.scoped.base.key)}{''.join(steps)}."
 
 
 def unreadable(found: Unreadable) -> str:

@@ -47,6 +47,10 @@ TRY_CLAIM: Arguments = {
     ),
     "also": Argument(list, description="Other files or keys, all or none; renewed and released as one"),
     "or_else": Argument(list, description="A work list: the first of key and these that is free and not done"),
+    "shared": Argument(bool, False, "Others may share it: to read while nobody changes it"),
+    "slots": Argument(
+        int, description="Up to so many sessions at once, 2 to 1000; the answer has your slot, from 0 up"
+    ),
     "redo": Argument(bool, False, "Claim it although it is done"),
     "keep_alive": Argument(bool, False, "The server renews while you are connected"),
 }

@@ -144,7 +144,14 @@ async def _try_claim(call: Call) -> Rendered:
     is_new = result.status is Status.ACQUIRED or (result.status is Status.RENEWED and bool(result.grants))
     like_files = tuple(filter(entry.session.looks_like_files, request.keys)) if is_new else ()
     return claim_answer(
-        scoped, result, keys=request.keys, kept_alive=kept_alive, fleeting=fleeting, near=near, like_files=like_files
+        scoped,
+        result,
+        keys=request.keys,
+        use=request.use,
+        kept_alive=kept_alive,
+        fleeting=fleeting,
+        near=near,
+        like_files=like_files,
     )
 
 

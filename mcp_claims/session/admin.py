@@ -15,13 +15,15 @@ from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Ended, Found, Holder, Mode, Moment, Outcome, ScopedKey, Unreadable
 from mcp_claims.model.text import skeleton
+from mcp_claims.session import heads
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
 from mcp_claims.session.wait_queue import end_reservation
-from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Store, call_before
+from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Change, Store, call_before, holders_of, without_head
 
 _MAX_NEAR = 3
 _MAX_NAMES = 200
 """A bound on what a tool's grant may cost: to list and compare so many names takes 1.1 ms the first time, then 0.13 ms."""
+_MAX_GONE = 32
 _BEGAN = "\1"
 """Stands before the time at which a walk in pages began; no position begins with it."""
 
@@ -41,6 +43,10 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
     provably_dead = cache(machine.provably_dead)
     for found in store.scan(namespace):
         now = machine.now()
+        if isinstance(found, Claim) and found.members:
+            # Its members are in the list, too.  But a store may have ended some by itself, which the head still lists.
+            drop_missing(store, found, now, max(0.0, deadline - time.monotonic()))
+            continue
         state = expiry.state_of(found, now, provably_dead)
         trace = expiry.trace_of(found, state, now)
         if trace is found:
@@ -78,9 +84,20 @@ def replace_dead(store: Store, found: Claim | Unreadable, trace: Found, now: Mom
     """Put *trace*, which `expiry.trace_of` returned, in the place of the dead *found*; return whether that was still stored."""
     if isinstance(found, Claim) and found.mode is Mode.RESERVED:
         return end_reservation(store, found, now, lock_timeout).won
-    if isinstance(found, Claim) and isinstance(trace, Claim):
-        return store.swap(found.scoped, found, trace, lock_timeout=lock_timeout).won
+    if isinstance(found, Claim) and (isinstance(trace, Claim) or found.scoped.member is not None):
+        change = Change(found.scoped, found, trace if isinstance(trace, Claim) else None)
+        return heads.swap(store, [change], lambda: now, lock_timeout=lock_timeout).won
     return store.discard(found, lock_timeout=lock_timeout)
+
+
+def drop_missing(store: Store, head: Claim, now: Moment, lock_timeout: float) -> None:
+    """Remove from *head* the members that are stored no more.  Raises nothing: whoever comes next does the same."""
+    with suppress(StoreUnavailableError, StoreBusyError):
+        found, members = holders_of(head, store.read_all)
+        gone = [Change(place, None, None) for place, each in members.items() if each is None]
+        if gone and found == head:
+            known = {head.scoped: head}
+            heads.swap(store, gone[:_MAX_GONE], lambda: now, known=known, lock_timeout=lock_timeout)
 
 
 def list_claims(
@@ -96,6 +113,8 @@ def list_claims(
     for found in store.scan(namespace, position, began):
         if holder is not None and not (isinstance(found, Claim) and is_same_session(found.holder.name, holder)):
             continue
+        if isinstance(found, Claim) and found.members:
+            continue  # Its members are in the list.
         if len(page) == limit:
             return ClaimPage(tuple(page), now, f"{_BEGAN}{began!r}\0{store.position(page[-1].found)}")
         page.append(ListedClaim(found, expiry.state_of(found, now, provably_dead)))
@@ -112,11 +131,12 @@ def _parse_after(after: str) -> tuple[float, str]:
 
 
 def read_claim(store: Store, machine: Machine, scoped: ScopedKey) -> ClaimPage:
-    """Return what is stored for *scoped*: a page of one, or of none."""
+    """Return what is stored for *scoped*: a page of one, of none, or of all who hold it."""
     found, now = store.read(scoped), machine.now()
-    if found is None:
-        return ClaimPage((), now, None)
-    return ClaimPage((ListedClaim(found, expiry.state_of(found, now, machine.provably_dead)),), now, None)
+    listed = [] if found is None else without_head(found, store.read_all)
+    return ClaimPage(
+        tuple(ListedClaim(each, expiry.state_of(each, now, machine.provably_dead)) for each in listed), now, None
+    )
 
 
 def near_claims(store: Store, machine: Machine, scoped: ScopedKey, holder: Holder) -> tuple[Claim, ...]:
@@ -163,7 +183,7 @@ def revoke(
             note=note[: validation.MAX_NOTE_CHARACTERS],
             ended=Ended(Outcome.REVOKED, now),
         )
-        swap = store.swap(found.scoped, stored, marker, lock_timeout=lock_timeout)
+        swap = heads.swap(store, [Change(found.scoped, stored, marker)], machine.now, lock_timeout=lock_timeout).only
         if swap.won:
             return True
         # A program that hangs may renew all the same, perhaps while a person thinks about the question.

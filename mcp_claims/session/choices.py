@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Found, Moment, ScopedKey
+from mcp_claims.model.records import Claim, Found, Moment, ScopedKey
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.operations import Operations
 from mcp_claims.session.results import ClaimResult, Status
@@ -23,7 +23,8 @@ class Choices(Operations):
         if not request.or_else:
             return super().try_request(request, lock_timeout=lock_timeout, reserve=reserve)
         self._check_usable()
-        known, now = self._read_all(request.keys), self._machine.now()
+        now = self._machine.now()
+        known = {key: self._found(key, found, lock_timeout) for key, found in self._read_all(request.keys).items()}
         # A session that has one of them gets no other: it releases that one first.
         own = [key for key, found in known.items() if self._holds(found, key)]
         own = own or [key for key, found in known.items() if self._is_turn(found, key, now)]
@@ -44,6 +45,15 @@ class Choices(Operations):
                 status = Status.DONE if self._is_done(found, now) else Status.HELD
                 refused.append(ClaimResult(status, found, now))
         return next((each for each in refused if each.status is Status.HELD), refused[0])._replace(left=0)
+
+    def _found(self, scoped: ScopedKey, found: Found, lock_timeout: float) -> Found:
+        """Return what is stored for *scoped*, which was *found*: without its head, if none of those who held it lives."""
+        while isinstance(found, Claim) and found.members:
+            live = self._holders(found, self._machine.now(), lock_timeout)
+            if live is not None:
+                return live[0]
+            found = self._store.read(scoped)
+        return found
 
     def _is_open(self, found: Found, request: ClaimRequest, now: Moment) -> bool:
         """Return whether *found* leaves its key free to take, as far as that can be known without trying."""

@@ -6,7 +6,7 @@ the last call that granted it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 
@@ -25,9 +25,9 @@ from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, Holder, Maker, Mode, Moment, ScopedKey, Unreadable
 from mcp_claims.model.validation import ClaimRequest, ReleaseRequest
 from mcp_claims.session.results import ClaimResult, ReleaseResult, Status, TakenOver
-from mcp_claims.session.turns import CLOSE_TIMEOUT, Turns
+from mcp_claims.session.turns import CLOSE_TIMEOUT, Turns, is_of
 from mcp_claims.session.wait_queue import end_reservation
-from mcp_claims.stores.base import MAX_SWAPS, Change, Store, Swaps
+from mcp_claims.stores.base import MAX_SWAPS, Change, Store, Swaps, without_head
 
 _IN_THE_WAY = (ClaimState.HELD, ClaimState.RESERVED)
 
@@ -58,7 +58,7 @@ class Groups(Turns):
             self.release_grant(grant, taken_over)
         for claim, group in result.regrouped:
             with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-                swap = self._store.swap(claim.scoped, claim, claim._replace(group=group))
+                swap = self._swap_one(Change(claim.scoped, claim, claim._replace(group=group)))
                 if swap.won and isinstance(swap.found, Claim):
                     self._held.add(swap.found)
 
@@ -76,9 +76,9 @@ class Groups(Turns):
         if self._in_forked_child:
             return
         try:
-            if grant.mode is Mode.RESERVED and not self.queue.is_waited_for(grant.scoped):
-                self.queue.give_up(grant.scoped)
-            swap = self._store.swap(grant.scoped, grant, self._untaken(grant, taken_over))
+            if grant.mode is Mode.RESERVED and not self.queue.is_waited_for(grant.scoped.base):
+                self.queue.give_up(grant.scoped.base)
+            swap = self._swap_one(Change(grant.scoped, grant, self._untaken(grant, taken_over)))
             if swap.won:
                 self._held.remove(grant)
                 self._pass_on(grant.scoped, swap.found)
@@ -113,12 +113,13 @@ class Groups(Turns):
             if held and set(request.keys) <= set(held[0].group) and all(each.group == held[0].group for each in held):
                 if (result := self._renew_group(request, held[0], lock_timeout)) is None:
                     continue
-                return self._with_grants(request, result, granted)
+                return self._with_grants(request.keys, result, granted)
             done = found[request.scoped]
             if (blocking := self._all_in_the_way(fresh, now)) or (self._is_done(done, now) and not request.redo):
                 lost = self._held.lost(cached, done)
                 if blocking:
-                    return ClaimResult(Status.HELD, blocking[0], now, lost=lost, in_the_way=blocking)
+                    own = any(is_of(each, self.holder) for each in blocking)
+                    return ClaimResult(Status.HELD, blocking[0], now, lost=lost, in_the_way=blocking, own=own)
                 assert isinstance(done, Claim)
                 return ClaimResult(Status.DONE, done, now, lost=lost)
             waiting = {key: each for key, each in fresh.items() if not self._is_turn(each, key, now)}
@@ -144,11 +145,12 @@ class Groups(Turns):
         raise ContendedError(request.scoped.key, MAX_SWAPS)
 
     def _all_in_the_way(self, fresh: Mapping[ScopedKey, Found], now: Moment) -> tuple[Claim | Unreadable, ...]:
-        """Return every claim of others on the keys *fresh*; if there is one, those on files that overlap with them, too."""
+        """Return every claim on the keys *fresh*, of others or shared; if there is one, those on files that overlap with them, too."""
         blocking = [
-            each
+            one
             for key, each in fresh.items()
             if each is not None and self._state_of(each, now) in _IN_THE_WAY and not self._is_turn(each, key, now)
+            for one in without_head(each, self._store.read_all) or [each]
         ]
         for key in fresh if blocking else ():
             if (blocks := self._blocks(key, self.holder)) is not None:
@@ -156,14 +158,14 @@ class Groups(Turns):
         return tuple(blocking)
 
     def _with_grants(
-        self, request: ClaimRequest, result: ClaimResult, granted: Mapping[ScopedKey, TakenOver | None]
+        self, keys: Sequence[ScopedKey], result: ClaimResult, granted: Mapping[ScopedKey, TakenOver | None]
     ) -> ClaimResult:
-        """Return the *result* of a renewal as one of a grant, as far as the keys were *granted* in the same call."""
+        """Return the *result* of a renewal of *keys* as one of a grant, as far as they were *granted* in the same call."""
         if not granted or result.status is not Status.RENEWED:
             return result
         grants = tuple((claim, granted[key]) for key in granted if (claim := self._held.get(key)) is not None)
-        status = Status.ACQUIRED if granted.keys() >= set(request.keys) else Status.RENEWED
-        return result._replace(status=status, taken_over=granted.get(request.scoped), grants=grants)
+        status = Status.ACQUIRED if granted.keys() >= set(keys) else Status.RENEWED
+        return result._replace(status=status, taken_over=granted.get(keys[0]), grants=grants)
 
     def _is_over(self, result: ClaimResult) -> bool:
         """Return whether what was granted expired while we waited for the lock: it is renewed, not handed over dead."""
@@ -177,6 +179,10 @@ class Groups(Turns):
     def _make_room_in_group(self, found: dict[ScopedKey, Found], now: Moment, lock_timeout: float) -> bool:
         """Remove an unreadable record that is old enough, or a reservation that has lapsed; return whether there was one."""
         for each in found.values():
+            if isinstance(each, Claim) and each.members:
+                if self._holders(each, now, lock_timeout) is None:
+                    return True
+                continue
             if each is None or not self._state_of(each, now).dead:
                 continue
             if isinstance(each, Unreadable):
@@ -211,8 +217,15 @@ class Groups(Turns):
         lock_timeout: float,
         *,
         queued: bool,
+        known: Mapping[ScopedKey, Found] | None = None,
+        served: Collection[str] = (),
     ) -> tuple[ClaimResult | None, bool]:
-        """Claim *fresh* and renew the others of *found*; return the result unless something has changed, and whether somebody waits."""
+        """Claim *fresh* and renew the others of *found*; return the result unless something has changed, and whether somebody waits.
+
+        Of keys that others may have, too, *found* is what is in the places, and *known* what is at the keys themselves.  Those who
+        are *served* go before nobody.
+        """
+        group = tuple(found) if len(found) > 1 else ()
         taken_over: dict[ScopedKey, TakenOver | None] = {}
         changes: list[Change] = []
         turn = False
@@ -230,15 +243,19 @@ class Groups(Turns):
                         self._replaced(each, now),
                         True,
                     )
-            changes.append(Change(key, each, new._replace(group=request.keys)))
+                if known is not None:
+                    taken_over[key] = taken_over[key] or self._left_at(known[key.base], now)
+            changes.append(Change(key, each, new._replace(group=group)))
         gives_way = None
         if len(taken_over) > turn and not (self._store.serves_queue and queued):
-            gives_way = partial(self.queue.is_behind, request.scoped, self._held.granted, request.keys)
+            gives_way = partial(
+                self.queue.is_behind, request.scoped, self._held.granted, request.keys, request.use, served
+            )
         with ExitStack() as doubts:
             for change in changes:
                 if change.new is not None and change.scoped in fresh:
                     doubts.enter_context(self._held.in_doubt(change.new))
-            swaps = self._swap(changes, self.holder, lock_timeout, gives_way)
+            swaps = self._swap(changes, self.holder, lock_timeout, gives_way, known)
             now = self._machine.now()
             if swaps.overlap is not None:
                 return ClaimResult(Status.HELD, swaps.overlap, now, in_the_way=(swaps.overlap,)), queued
@@ -255,15 +272,23 @@ class Groups(Turns):
             for claim in claims
             if claim.scoped not in fresh and isinstance(each := found[claim.scoped], Claim)
         )
-        first = taken_over.get(request.scoped)
+        first = taken_over.get(claims[0].scoped)
         return ClaimResult(status, claims[0], now, first, grants=grants, regrouped=regrouped), queued
+
+    def _left_at(self, found: Found, now: Moment) -> TakenOver | None:
+        """Return what whoever comes next is told of a key at which *found* stands: a marker, a dead claim, or what a head keeps."""
+        if (isinstance(found, Claim) and found.members) or (
+            isinstance(found, Claim) and found.mode is Mode.RESERVED and found.ended is None
+        ):
+            found = found.replaced
+        return None if not isinstance(found, Claim) else TakenOver(found, self._state_of(found, now))
 
     def _renew_group(self, request: ClaimRequest, held: Claim, lock_timeout: float) -> ClaimResult | None:
         """Renew all of the group of *held* that this session still holds; `None` means that something has changed.
 
         Takes nothing anew: a key of the group that was lost is named in the result, which is then `held`.
         """
-        found, now = self._read_all(held.group), self._machine.now()
+        found, now = self._read_all(held.group or (held.scoped,)), self._machine.now()
         members = [
             each
             for key, each in found.items()
@@ -283,7 +308,7 @@ class Groups(Turns):
             return None
         claims = [claim for claim in swaps.found if isinstance(claim, Claim)]
         self._record_all(claims)
-        own = next((claim for claim in claims if claim.scoped == request.scoped), claims[0])
+        own = next((claim for claim in claims if claim.scoped.base == request.scoped.base), claims[0])
         missing = tuple(key for key, each in found.items() if not self._holds(each, key))
         for key in missing:
             self._held.note_loss(key, found[key])
@@ -323,12 +348,15 @@ class Groups(Turns):
         """
         if self._in_forked_child:
             return ReleaseResult(False, None, self._machine.now())  # The claim is the parent's, which goes on.
-        scoped = request.scoped
+        scoped = self._place_of(request.scoped)
         cached, doubts = self._held.get(scoped), self._held.doubts(scoped)
         if grant is not None and (cached is None or cached.generation != grant.generation):
             first: Found = grant
         else:
             first = self._store.read(scoped) if cached is None else cached
+            if (own := self._own_member(first)) is not None:
+                # It got it in another process, or has its turn there.
+                scoped, first = own.scoped, own
         found: Found = first
         # A parallel call may have claimed the key again: that claim has a new generation, and must stay.
         while isinstance(found, Claim) and isinstance(first, Claim) and self._holds(found, scoped):
@@ -348,6 +376,12 @@ class Groups(Turns):
             return ReleaseResult(True, None, self._machine.now(), declined=True)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
 
+    def _place_of(self, scoped: ScopedKey) -> ScopedKey:
+        """Return where this session holds *scoped*, as far as it knows: there, or in the place of a member."""
+        if scoped.member is not None or self._held.get(scoped) is not None:
+            return scoped
+        return next((key for key in self._held.granted() if key.member and key.base == scoped), scoped)
+
     def _group_of(self, claim: Claim) -> list[Claim]:
         """Return what this session still holds of the group of *claim*, that one first."""
         others = self._read_all([key for key in claim.group if key != claim.scoped])
@@ -365,11 +399,11 @@ class Groups(Turns):
     def _note_release(self, changes: Sequence[Change], swaps: Swaps, lock_timeout: float) -> ReleaseResult:
         """Note that *changes* have released their keys, and let the next ones have them; decline what is kept beside them."""
         keys = tuple(change.scoped for change in changes)
-        waited_for = [each for key in keys for each in self.queue.choices(key) if each not in keys]
+        waited_for = [each for key in keys for each in self.queue.choices(key.base) if each not in keys]
         for change, after in zip(changes, swaps.found, strict=True):
             assert change.old is not None
             self._held.remove(change.old)
-            self.queue.leave(change.scoped, lock_timeout)
+            self.queue.leave(change.scoped.base, lock_timeout)
             self._pass_on(change.scoped, after)
         self._decline_all(waited_for, lock_timeout)
         return ReleaseResult(True, swaps.found[0] or changes[0].old, self._machine.now(), keys=keys)

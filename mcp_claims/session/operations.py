@@ -20,11 +20,12 @@ from mcp_claims.errors import (
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable
+from mcp_claims.model.records import ALONE, Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.session import admin
-from mcp_claims.session.groups import Groups
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
+from mcp_claims.session.several import Several
+from mcp_claims.session.turns import is_of
 from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Change, Store
 
@@ -46,7 +47,7 @@ class _Attempt:
         """Whether the claim was granted in this call, and not held before."""
 
 
-class Operations(Groups):
+class Operations(Several):
     """The operations of one session, *holder*; several threads may use it.  Programs use its subclass `Session`."""
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
@@ -75,6 +76,8 @@ class Operations(Groups):
         If the key is free and another session waits for it before this one, it is reserved for that session.
         """
         self._check_usable()
+        if request.use.mode is not Mode.ALONE:
+            return self._try_several(request, lock_timeout, reserve=reserve)
         if request.also:
             return self._try_group(request, lock_timeout, reserve=reserve)
         scoped = request.scoped
@@ -97,6 +100,10 @@ class Operations(Groups):
         `None` means that the key has changed, and that the next round decides on what is stored then.
         """
         request, found, now = attempt.request, attempt.found, self._machine.now()
+        if isinstance(found, Claim) and found.members:
+            result = self._try_alone(request, found, attempt.lock_timeout, now)
+            attempt.found = self._store.read(request.scoped) if result is None else found
+            return result
         if isinstance(found, Claim) and self._holds(found, request.scoped):
             if found.group:
                 result = self._renew_group(request, found, attempt.lock_timeout)
@@ -182,7 +189,7 @@ class Operations(Groups):
         # A remote store says only that somebody waits; once that is known, the tickets have been read.
         if in_line and not (self._store.serves_queue and attempt.queued):
             # Asked by the store at the moment of the write: one that waits for the lock meanwhile may grow too old to be overtaken.
-            gives_way = partial(self.queue.is_behind, scoped, self._held.granted, ())
+            gives_way = partial(self.queue.is_behind, scoped, self._held.granted, (), ALONE, ())
         # A renewal leaves nothing in doubt: what it renews was held before.
         with nullcontext() if is_renewal else self._held.in_doubt(new):
             blocks = self._blocks(scoped, self.holder)
@@ -222,6 +229,14 @@ class Operations(Groups):
         for _ in range(MAX_SWAPS):
             found = self._store.read(scoped)
             now = self._machine.now()
+            if isinstance(found, Claim) and found.members:
+                try:
+                    live = self._holders(found, now, 0)
+                except (StoreBusyError, StoreUnavailableError):
+                    live = self._living(found, now)  # As below: dead stays dead.
+                if live is None:
+                    continue
+                return self._inspect_several(request, found, live, now)
             trace = expiry.trace_of(found, self._state_of(found, now), now)
             if trace is found or found is None:
                 break
@@ -250,6 +265,28 @@ class Operations(Groups):
             found = next(filter(blocks, self._store.overlapping(scoped)), found)
         return Inspection(found, self._holds(found, scoped), now, lost, in_force, your_turn)
 
+    def _inspect_several(
+        self, request: InspectRequest, head: Claim, live: list[Claim | Unreadable], now: Moment
+    ) -> Inspection:
+        """Return what `inspect_request` does of a key that several hold: *live*."""
+        holders = [each for each in live if isinstance(each, Claim) and each.mode is not Mode.RESERVED]
+        own = next((each for each in live if isinstance(each, Claim) and is_of(each, self.holder)), None)
+        cached = self._held.get(self._place_of(request.scoped))
+        lost = None if cached is None else self._held.lost(cached, own or self._store.read(cached.scoped))
+        in_force = None
+        if request.generation is not None:
+            in_force = any(each.generation == request.generation for each in holders)
+        return Inspection(
+            own or next(iter(live), None),
+            own is not None and own in holders,
+            now,
+            lost,
+            in_force,
+            your_turn=own is not None and own not in holders,
+            beside=tuple(each for each in live if each is not own),
+            is_full=head.slots is not None and len(live) >= head.slots,
+        )
+
     def release_request(self, request: ReleaseRequest, *, lock_timeout: float = LOCK_TIMEOUT) -> ReleaseResult:
         """Do what `release` does, for a checked request."""
         self._check_usable()
@@ -267,8 +304,7 @@ class Operations(Groups):
             if found.group:
                 return self._renew_whole(found, ttl)
             renewed = expiry.renewed(found, ClaimRequest(scoped, ttl), self.holder, self._machine.now())
-            blocks = self._blocks(scoped, self.holder)
-            swap = self._store.swap(scoped, found, renewed, lock_timeout=0, blocks=blocks)
+            swap = self._swap([Change(scoped, found, renewed)], self.holder, 0).only
             found = swap.found if swap.overlap is None else swap.overlap
             if swap.won and isinstance(found, Claim):
                 self._record(found)

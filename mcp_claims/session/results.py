@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.keys import PLACES
-from mcp_claims.model.records import Claim, Found, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Found, Mode, Moment, Outcome, ScopedKey, Unreadable
 
 
 class Status(Enum):
@@ -40,6 +40,8 @@ class ClaimResult(NamedTuple):
     reserved, with what each replaced, and `missing` those of the group that this session no longer holds; `regrouped` are
     those that it held before, each with its group until then.  Of several keys
     of which one was asked for, `left` counts those that are free and not done, beside the one of the result.
+
+    With `own` a claim of this session is in the way itself, held in another way: to wait would never end.
     """
 
     status: Status
@@ -54,6 +56,7 @@ class ClaimResult(NamedTuple):
     missing: tuple[ScopedKey, ...] = ()
     regrouped: tuple[tuple[Claim, tuple[ScopedKey, ...]], ...] = ()
     left: int | None = None
+    own: bool = False
 
     @property
     def claimed(self) -> bool:
@@ -65,7 +68,8 @@ class Inspection(NamedTuple):
     """What `inspect` read; `found` is `None` where nothing is stored, and may be a marker, which holds nothing.
 
     `in_force` is whether the grant of the given generation still holds the key, `None` if no generation was given.
-    With `your_turn` the key is reserved for this session.
+    With `your_turn` the key is reserved for this session.  Of a key that several hold, `beside` has all others who do, and
+    `is_full` says whether none of its slots is free.
     """
 
     found: Found
@@ -74,10 +78,19 @@ class Inspection(NamedTuple):
     lost: Claim | None = None
     in_force: bool | None = None
     your_turn: bool = False
+    beside: tuple[Claim | Unreadable, ...] = ()
+    is_full: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether others hold the key in a way in which this session may have it, too."""
+        return bool(self.beside) and not (self.held_by_you or self.your_turn or self.is_full)
 
     @property
     def claimed_by_other(self) -> bool:
-        """Whether another live session holds the key."""
+        """Whether another live session holds the key, so that a `try_claim` of the same kind would be refused."""
+        if self.is_open:
+            return False
         return self.found is not None and not self.held_by_you and not self.your_turn and self.marker is None
 
     @property
@@ -89,7 +102,7 @@ class Inspection(NamedTuple):
     def done(self) -> bool:
         """Whether the work is done, so that a `try_claim` would be refused; a file or a branch never is."""
         marker = self.marker
-        if marker is None or marker.ended is None or marker.scoped.namespace == PLACES:
+        if marker is None or marker.ended is None or marker.scoped.namespace == PLACES or marker.mode is not Mode.ALONE:
             return False
         return marker.ended.outcome is Outcome.DONE
 

@@ -60,6 +60,8 @@ class Session(Choices):
         redo: bool = False,
         also: Sequence[str] = (),
         or_else: Sequence[str] = (),
+        shared: bool = False,
+        slots: int | None = None,
         lock_timeout: float = LOCK_TIMEOUT,
     ) -> ClaimResult:
         """Claim *key*, or renew our claim on it, unless another live session holds it or the work is done.
@@ -72,9 +74,21 @@ class Session(Choices):
 
         With *or_else*, up to 255 more keys, the first of all that is free and not done is claimed; `left` of the result counts
         the others that are free.  If this session holds one of them, that one is renewed: release it to get the next.
+
+        With *shared*, others may share the key, and whoever wants it alone waits until none does.  With *slots* (2 to 1,000) as
+        many sessions may have it, each in another slot: `found.slot` of the result, from 0 up.  All of them have to ask for the
+        same number.  The work on a key that was held in such a way is never done: an outcome is told to the next holder.
         """
         request = ClaimRequest.parse(
-            key, namespace, ttl_minutes=ttl_minutes, note=note, redo=redo, also=also, or_else=or_else
+            key,
+            namespace,
+            ttl_minutes=ttl_minutes,
+            note=note,
+            redo=redo,
+            also=also,
+            or_else=or_else,
+            shared=shared,
+            slots=slots,
         )
         return self.try_request(self.resolved(request), lock_timeout=validation.parse_lock_timeout(lock_timeout))
 
@@ -90,6 +104,8 @@ class Session(Choices):
         keep_alive: bool = False,
         also: Sequence[str] = (),
         or_else: Sequence[str] = (),
+        shared: bool = False,
+        slots: int | None = None,
     ) -> AbstractContextManager[Claim]:
         """Hold *key*, with all of *also* or instead of it one of *or_else*, for the block: wait for its holder for up to *wait* seconds (0 to 300), release it at the end.
 
@@ -106,6 +122,8 @@ class Session(Choices):
             keep_alive=keep_alive,
             also=also,
             or_else=or_else,
+            shared=shared,
+            slots=slots,
         )
         return hold(self, self.resolved(request))
 
@@ -121,6 +139,8 @@ class Session(Choices):
         keep_alive: bool = False,
         also: Sequence[str] = (),
         or_else: Sequence[str] = (),
+        shared: bool = False,
+        slots: int | None = None,
     ) -> AbstractAsyncContextManager[Claim]:
         """Hold *key* for the block, as `claim` does, without blocking the event loop (asyncio or trio's, by anyio)."""
         request = ClaimRequest.parse(
@@ -133,6 +153,8 @@ class Session(Choices):
             keep_alive=keep_alive,
             also=also,
             or_else=or_else,
+            shared=shared,
+            slots=slots,
         )
         return hold_async(self, self.resolved(request))
 
@@ -279,6 +301,9 @@ class Session(Choices):
         scoped = self.resolve(request.scoped)
         resolved = request if scoped is request.scoped else request._replace(scoped=scoped)
         if isinstance(resolved, ClaimRequest):
+            if resolved.use.mode is not Mode.ALONE and not self._store.has_places:
+                name = "shared" if resolved.use.slots is None else "slots"
+                raise InvalidInputError(name, "must be left out in this layout, where one session has a key")
             return self._with_others(resolved) if resolved.also or resolved.or_else else resolved
         return resolved
 

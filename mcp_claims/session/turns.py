@@ -5,9 +5,11 @@ The rules are W1 to W8 of docs/design/waiting.md; `operations` claims, renews an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
+from typing import NamedTuple
 
 from mcp_claims.errors import SessionEndedError, StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import Machine
@@ -15,14 +17,31 @@ from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.keys import PLACES, conflict, is_file_key
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable
+from mcp_claims.model.records import ALONE, Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable, Use
+from mcp_claims.session import heads
 from mcp_claims.session.held import HeldClaims
 from mcp_claims.session.results import ClaimResult, Status, TakenOver
 from mcp_claims.session.wait_queue import WaitQueue, end_reservation
-from mcp_claims.stores.base import Blocks, Change, GivesWay, Store, Swaps
+from mcp_claims.stores.base import LOCK_TIMEOUT, Blocks, Change, GivesWay, Store, Swap, Swaps, holders_of
 
 CLOSE_TIMEOUT = 0.2
 """Seconds that the end of a session waits for locks by default, in all."""
+
+_MAX_DEAD = 32
+_LAST = timedelta.max
+
+
+class Sight(NamedTuple):
+    """How a session finds a key that it asks for in a way that several can have: the *place* that it would get.
+
+    `old` is what is there; `own` the claim or the reservation that it has already.  `holders` are all who are in.
+    """
+
+    place: ScopedKey
+    old: Claim | None = None
+    own: Claim | None = None
+    in_the_way: tuple[Claim | Unreadable, ...] = ()
+    holders: tuple[Claim | Unreadable, ...] = ()
 
 
 class Turns:
@@ -49,8 +68,15 @@ class Turns:
         wanted = ticket.keys
         if ticket.any:
             wanted = tuple(key for key in ticket.keys if any(conflict(key, other) for other in known))[:1]
+        if ticket.use is not ALONE:
+            return self._serve_members(ticket, known, now, lock_timeout)
         for key in wanted:
             found = known[key] if key in known else self._store.read(key)
+            if isinstance(found, Claim) and found.members:
+                holders = self._holders(found, now, lock_timeout)
+                if holders is None:
+                    return None
+                return holders[0]
             state = self._state_of(found, now)
             if found is not None and state in (ClaimState.HELD, ClaimState.RESERVED):
                 if not isinstance(found, Claim) or not is_same_session(found.holder.name, ticket.holder.name):
@@ -69,43 +95,174 @@ class Turns:
         # Whoever has all that it waits for is in the way itself.
         return self._put_reservations(changes, ticket, ticket.holder, lock_timeout).overlap if changes else kept
 
+    def _serve_members(
+        self, ticket: Ticket, known: Mapping[ScopedKey, Found], now: Moment, lock_timeout: float
+    ) -> Claim | Unreadable | None:
+        """Do what `_serve` does for a session that waits for a slot, or for keys that it would share."""
+        changes: list[Change] = []
+        found_at: dict[ScopedKey, Found] = {}
+        kept: Claim | None = None
+        for key in ticket.keys:
+            found = found_at[key] = known[key] if key in known else self._store.read(key)
+            seen = self._see(key, found, ticket.use, ticket.holder, now, lock_timeout)
+            if seen is None:
+                return None
+            if seen.own is not None:
+                kept = seen.own
+            elif seen.in_the_way:
+                return seen.in_the_way[0]
+            else:
+                replaced = found if isinstance(found, Claim) and not found.members else None
+                new = expiry.reserved(seen.place, ticket.holder, now, replaced, self._state_of(replaced, now))
+                changes.append(Change(seen.place, seen.old, expiry.in_place(new, ticket.use)))
+        group = tuple(change.scoped for change in changes) if len(ticket.keys) > 1 else ()
+        changes = [change._replace(new=change.new and change.new._replace(group=group)) for change in changes]
+        if not changes:
+            return kept
+        return self._put_reservations(changes, ticket, ticket.holder, lock_timeout, found_at).overlap
+
+    def _see(
+        self, scoped: ScopedKey, found: Found, use: Use, holder: Holder, now: Moment, lock_timeout: float
+    ) -> Sight | None:
+        """Return how a session of *holder* that asks for *scoped* in the way *use*, shared or a slot, finds it.
+
+        *found* is what is stored there.  `None` means that something dead was removed: look again.
+        """
+        if isinstance(found, Unreadable) or (isinstance(found, Claim) and not found.members):
+            state = self._state_of(found, now)
+            is_turn = state is ClaimState.RESERVED and is_of(found, holder)
+            if state in (ClaimState.HELD, ClaimState.RESERVED) and not is_turn:
+                return Sight(scoped, in_the_way=(found,))
+            if isinstance(found, Unreadable):
+                self._store.discard(found, lock_timeout=lock_timeout)
+                return None
+            if found.mode is Mode.RESERVED and found.ended is None and not is_turn:
+                end_reservation(self._store, found, now, lock_timeout)
+                return None
+        holders: tuple[Claim | Unreadable, ...] = ()
+        if isinstance(found, Claim) and found.members:
+            if (live := self._holders(found, now, lock_timeout)) is None:
+                return None
+            holders = tuple(live)
+            if found.use != use:
+                return Sight(scoped, in_the_way=holders)
+            own = next((each for each in holders if is_of(each, holder)), None)
+            if isinstance(own, Claim):
+                return Sight(own.scoped, own, own, holders=holders)
+        if use.slots is None:
+            place = scoped.place(heads.shared_member(holder))
+        else:
+            taken = found.members if isinstance(found, Claim) else ()
+            free = next((str(slot) for slot in range(use.slots) if str(slot) not in taken), None)
+            if free is None:
+                return Sight(scoped, in_the_way=holders)
+            place = scoped.place(free)
+        # What was revoked there, or what a store has kept of a claim that it has ended.
+        old = self._store.read(place)
+        if isinstance(old, Unreadable) or self._state_of(old, now) in (ClaimState.HELD, ClaimState.RESERVED):
+            assert old is not None
+            return Sight(scoped, in_the_way=(old,))
+        return Sight(place, old, holders=holders)
+
+    def _holders(self, head: Claim, now: Moment, lock_timeout: float) -> list[Claim | Unreadable] | None:
+        """Return the living members of *head*, that which ends first in front.
+
+        `None` means that some were dead, and have been removed, or that the key is no longer held by several: read it again.
+        """
+        found, members = holders_of(head, self._store.read_all)
+        if found != head:
+            return None
+        dead: list[Change] = []
+        for place, each in members.items():
+            state = self._state_of(each, now)
+            if each is not None and state in (ClaimState.HELD, ClaimState.RESERVED):
+                continue
+            if isinstance(each, Claim) and each.mode is Mode.RESERVED and each.ended is None:
+                end_reservation(self._store, each, now, lock_timeout)
+                return None
+            if isinstance(each, Unreadable):
+                self._store.discard(each, lock_timeout=lock_timeout)
+                return None
+            trace = expiry.trace_of(each, state, now)
+            dead.append(Change(place, each, trace if isinstance(trace, Claim) else None))
+        if dead:
+            heads.swap(self._store, dead[:_MAX_DEAD], lambda: now, known={head.scoped: head}, lock_timeout=lock_timeout)
+            return None
+        return self._in_order(members.values(), now)
+
+    def _living(self, head: Claim, now: Moment) -> list[Claim | Unreadable]:
+        """Return what `_holders` does, and remove nothing."""
+        _, members = holders_of(head, self._store.read_all)
+        return self._in_order(members.values(), now)
+
+    def _in_order(self, members: Iterable[Found], now: Moment) -> list[Claim | Unreadable]:
+        live = [
+            each
+            for each in members
+            if each is not None and self._state_of(each, now) in (ClaimState.HELD, ClaimState.RESERVED)
+        ]
+        return sorted(live, key=lambda each: expiry.remaining(each.expires, now) if isinstance(each, Claim) else _LAST)
+
     def _put_reservations(
-        self, changes: Sequence[Change], ticket: Ticket | None, holder: Holder, lock_timeout: float
+        self,
+        changes: Sequence[Change],
+        ticket: Ticket | None,
+        holder: Holder,
+        lock_timeout: float,
+        known: Mapping[ScopedKey, Found] | None = None,
     ) -> Swaps:
-        """Make *changes*, which reserve keys for *holder*, all or none; unless its session, that of *ticket*, has left."""
+        """Make *changes*, which reserve keys for *holder*, all or none; unless its session, that of *ticket*, has left.
+
+        They were decided by what is *known* of the heads.
+        """
         gives_way = None
         namespaces = {change.scoped.namespace for change in changes}
         if ticket is not None and ticket.keys[0].namespace in namespaces and not self._store.serves_queue:
             # Asked at the moment of the write: a session that has just been served and comes again would overtake all.
             gives_way = partial(self.queue.has_left, ticket)
-        swaps = self._swap(changes, holder, lock_timeout, gives_way)
+        swaps = self._swap(changes, holder, lock_timeout, gives_way, known)
         reserved = [found for found in swaps.found if isinstance(found, Claim)] if swaps.won else []
         for claim, trace in zip(reserved, swaps.traces, strict=False):
             if trace is not None:
                 # Only the response says what the store had kept of the claim before.
                 kept = claim._replace(replaced=trace)
-                self._store.swap(claim.scoped, claim, kept, lock_timeout=lock_timeout)
+                self._swap_one(Change(claim.scoped, claim, kept), lock_timeout)
         # It may have left since, and have looked for a reservation in vain.
         if reserved and ticket is not None and not self.queue.wake(ticket):
             for scoped in [claim.scoped for claim in reserved]:
                 found = self._store.read(scoped)
                 if isinstance(found, Claim) and found.mode is Mode.RESERVED and found.holder == ticket.holder:
                     left = expiry.uncovered(found, self._machine.now())
-                    self._store.swap(scoped, found, left, lock_timeout=lock_timeout)
+                    self._swap_one(Change(scoped, found, left), lock_timeout)
         return swaps
 
     def _swap(
-        self, changes: Sequence[Change], holder: Holder, lock_timeout: float, gives_way: GivesWay | None = None
+        self,
+        changes: Sequence[Change],
+        holder: Holder,
+        lock_timeout: float,
+        gives_way: GivesWay | None = None,
+        known: Mapping[ScopedKey, Found] | None = None,
     ) -> Swaps:
-        """Make *changes* for *holder*, all or none, unless a claim of others on a file that overlaps is in the way."""
-        if len(changes) == 1:
-            (change,) = changes
-            blocks = None if change.new is None else self._blocks(change.scoped, holder)
-            return Swaps.of_one(
-                self._store.swap(*change, lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks)
-            )
-        blocks = next(filter(None, (self._blocks(change.scoped, holder) for change in changes)), None)
-        return self._store.swap_all(changes, lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks)
+        """Make *changes* for *holder*, all or none, unless a claim of others on a file that overlaps is in the way.
+
+        They were decided by what is *known* of the heads; without that, the heads are changed as they are.
+        """
+        new = [change.new for change in changes if change.new is not None]
+        blocks = next(filter(None, (self._blocks(claim.scoped, holder, claim.use) for claim in new)), None)
+        return heads.swap(
+            self._store,
+            changes,
+            self._machine.now,
+            known=known,
+            lock_timeout=lock_timeout,
+            gives_way=gives_way,
+            blocks=blocks,
+        )
+
+    def _swap_one(self, change: Change, lock_timeout: float = LOCK_TIMEOUT) -> Swap:
+        """Make *change*, which claims nothing, with that of the head if it is in the place of a member."""
+        return heads.swap(self._store, [change], self._machine.now, lock_timeout=lock_timeout).only
 
     def _decline(self, scoped: ScopedKey, found: Found, lock_timeout: float) -> bool:
         """Give back *found* if it is a reservation for this session, with those of its group; return whether it was one."""
@@ -113,12 +270,12 @@ class Turns:
         if not isinstance(found, Claim) or not self._is_for_us(found, scoped, now):
             return False
         # Before the key is free: the place that it came from must not get it again.
-        self.queue.give_up(found.scoped, lock_timeout)
+        self.queue.give_up(found.scoped.base, lock_timeout)
         won = False
         for key in found.group or (scoped,):
             reserved = found if key == scoped else self._store.read(key)
             if isinstance(reserved, Claim) and self._is_for_us(reserved, key, now):
-                swap = self._store.swap(key, reserved, expiry.uncovered(reserved, now), lock_timeout=lock_timeout)
+                swap = self._swap_one(Change(key, reserved, expiry.uncovered(reserved, now)), lock_timeout)
                 self._pass_on(key, swap.found)
                 won = won or swap.won
         return won
@@ -127,21 +284,31 @@ class Turns:
         """Give back what is reserved for this session of *keys*.  Raises nothing: what cannot be given back lapses."""
         with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
             for key, found in self._read_all(keys).items():
-                self._decline(key, found, lock_timeout)
+                own = self._own_member(found)
+                self._decline(key if own is None else own.scoped, found if own is None else own, lock_timeout)
+
+    def _own_member(self, found: Found) -> Claim | None:
+        """Return what this session has in a place of its own, a claim or a reservation, if *found* is the head of a key."""
+        if not isinstance(found, Claim) or not found.members:
+            return None
+        _, members = holders_of(found, self._store.read_all)
+        own = (each for each in members.values() if isinstance(each, Claim) and is_of(each, self.holder))
+        return next((each for each in own if each.ended is None), None)
 
     def _pass_on(self, scoped: ScopedKey, found: Found) -> None:
-        """Wake the next waiter for *scoped*, which is free; *found* is what is stored there now.
+        """Wake the next waiter for *scoped*, which is free, or was in that place; *found* is what is stored there now.
 
         A session that keeps its place between two calls cannot be woken: the key is reserved for it, so that it loses the
         key 60 s from now and not from the next call of another session.
         """
-        absent = self.queue.wake_next(scoped)
+        absent = self.queue.wake_next(scoped.base)
         if absent is None or isinstance(found, Unreadable) or (found is not None and found.ended is None):
             return
         now = self._machine.now()
         if not self._is_done(found, now):
             with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
-                self._serve(absent, {scoped: found}, now, 0)
+                known = {scoped: found} if scoped.member is None else {scoped.base: self._store.read(scoped.base)}
+                self._serve(absent, known, now, 0)
 
     def _is_done(self, found: Found, now: Moment) -> bool:
         """Return whether *found* says that the work on its key is done, so that nobody is to begin it.
@@ -152,6 +319,7 @@ class Turns:
             isinstance(found, Claim)
             and found.ended is not None  # What is held is not asked a second time whether its holder lives.
             and self._state_of(found, now) is ClaimState.DONE
+            and found.mode is Mode.ALONE
             and found.scoped.namespace != PLACES
             and (not found.group or found.group[0] == found.scoped)
         )
@@ -163,16 +331,16 @@ class Turns:
             raise SessionEndedError
         return ClaimResult(Status.YOUR_TURN, reservation, now)
 
-    def _blocks(self, scoped: ScopedKey, holder: Holder) -> Blocks | None:
+    def _blocks(self, scoped: ScopedKey, holder: Holder, use: Use = ALONE) -> Blocks | None:
         """Return what is in the way of a claim of *holder* on *scoped*, if that is a file: claims on files that overlap.
 
-        A claim that is dead is not.  Its holder may still renew it, so a renewal looks at the files that overlap, too.
+        Those of a use that goes with *use* are not.  A claim that is dead is not.  Its holder may still renew it, so a renewal looks at the files that overlap, too.
         """
         if not is_file_key(scoped):
             return None
         now = self._machine.now()
         return lambda found: (
-            not (isinstance(found, Claim) and is_same_session(found.holder.name, holder.name))
+            not (isinstance(found, Claim) and (is_of(found, holder) or found.use.goes_with(use)))
             and self._state_of(found, now) in (ClaimState.HELD, ClaimState.RESERVED)
         )
 
@@ -196,3 +364,8 @@ class Turns:
 
     def _state_of(self, found: Found, now: Moment) -> ClaimState:
         return expiry.state_of(found, now, self._machine.provably_dead)
+
+
+def is_of(found: Claim | Unreadable, holder: Holder) -> bool:
+    """Return whether *found* is a claim of the session of *holder*."""
+    return isinstance(found, Claim) and is_same_session(found.holder.name, holder.name)

@@ -13,8 +13,9 @@ from mcp_claims.model import expiry, tickets
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.keys import is_file_key
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Found, Holder, Moment, ScopedKey, Ticket
-from mcp_claims.stores.base import LOCK_TIMEOUT, Store, Swap, TicketChange
+from mcp_claims.model.records import ALONE, Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Use
+from mcp_claims.session import heads
+from mcp_claims.stores.base import LOCK_TIMEOUT, Change, Store, Swap, TicketChange, without_head
 
 _STORE_ERRORS = (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError)
 _MAX_READS = 100
@@ -59,14 +60,15 @@ class WaitQueue:
         others: tuple[ScopedKey, ...] = (),
         *,
         any_of_them: bool = False,
+        use: Use = ALONE,
     ) -> Ticket | None:
         """Return the session's ticket for *scoped* and *others*, a new one if it has none; `None` where there are no tickets.
 
-        It is for all of them, or for any.  The wait lasts until `end_wait`, which needs only *scoped*, as all other methods do.
+        It is for all of them, or for any, each in the way *use*.  The wait lasts until `end_wait`, which needs only *scoped*, as all other methods do.
         """
         with self._lock:
             self._waits[scoped] = self._waits.get(scoped, 0) + 1
-        return self.rejoin(scoped, wait_seconds, others, any_of_them=any_of_them)
+        return self.rejoin(scoped, wait_seconds, others, any_of_them=any_of_them, use=use)
 
     def rejoin(
         self,
@@ -75,6 +77,7 @@ class WaitQueue:
         others: tuple[ScopedKey, ...] = (),
         *,
         any_of_them: bool = False,
+        use: Use = ALONE,
     ) -> Ticket | None:
         """Return what `join` does, for a wait that goes on although it has lost its place."""
         keys = (scoped, *others)
@@ -88,7 +91,7 @@ class WaitQueue:
 
         def join(found: tuple[Ticket, ...]) -> tuple[Ticket, ...]:
             current = tickets.current(found, now, self._machine.provably_dead)
-            after = tickets.joined(current, keys, holder, now, wait, any_of_them=any_of_them)
+            after = tickets.joined(current, keys, holder, now, wait, any_of_them=any_of_them, use=use)
             return after if len(after) <= tickets.MAX_TICKETS else current
 
         return tickets.ticket_of(self._change(scoped, join, LOCK_TIMEOUT), scoped, holder, now)
@@ -163,14 +166,17 @@ class WaitQueue:
         held: Callable[[], Collection[ScopedKey]] = tuple,
         found: tuple[Ticket, ...] | None = None,
         also: tuple[ScopedKey, ...] = (),
+        use: Use = ALONE,
+        served: Collection[str] = (),
     ) -> Ticket | None:
         """Return the first ticket of a living session that goes before this one, of *found* if that has just been read.
 
-        This session does not give way to one that waits for a key of *held*: each would wait for the other for ever.
+        Those of the sessions *served* do not, which have what they wait for.  This session does not give way to one that waits for a key of *held*: each would wait for the other for ever.
         """
         if found is None:
             found = self._read(scoped.namespace if also else scoped)
-        ahead = tickets.ahead_of(found, scoped, self._holder(), self._machine.now(), also)
+        ahead = tickets.ahead_of(found, scoped, self._holder(), self._machine.now(), also, use)
+        ahead = [each for each in ahead if each.holder.name not in served]
         return next((each for each in self._living(ahead) if not tickets.wants(each, *held())), None)
 
     def is_behind(
@@ -178,6 +184,8 @@ class WaitQueue:
         scoped: ScopedKey,
         held: Callable[[], Collection[ScopedKey]],
         also: tuple[ScopedKey, ...],
+        use: Use,
+        served: Collection[str],
         found: tuple[Ticket, ...],
     ) -> bool:
         """Return whether a living session with a ticket in *found* goes before this one, which holds the keys *held*.
@@ -185,7 +193,7 @@ class WaitQueue:
         Tickets of other namespaces do not count: their numbers cannot be compared.
         """
         own = tuple(each for each in found if each.keys[0].namespace == scoped.namespace)
-        return bool(own) and self.first_ahead(scoped, held, own, also) is not None
+        return bool(own) and self.first_ahead(scoped, held, own, also, use, served) is not None
 
     def read_all(self) -> tuple[Ticket, ...]:
         """Return the tickets of all namespaces; none if they cannot be read."""
@@ -196,7 +204,8 @@ class WaitQueue:
         holder, now = self._holder(), self._machine.now()
         found = self._read(scoped) if found is None else found
         own = tickets.ticket_of(found, scoped, holder, now)
-        ahead = tickets.ahead_of(found, scoped, holder, now, () if own is None else own.keys)
+        others, use = ((), ALONE) if own is None else (own.keys, own.use)
+        ahead = tickets.ahead_of(found, scoped, holder, now, others, use)
         return own is not None, next(self._living(ahead[::-1]), None)
 
     def wake_next(self, scoped: ScopedKey) -> Ticket | None:
@@ -240,7 +249,7 @@ class WaitQueue:
         own = self._holder().name
         waiting = self._waiting(self.read_all() if found is None else found)
         ours = next((each for each in waiting.get(own, []) if scoped in each.keys), None)
-        if ours is None or ours.any:
+        if ours is None or _has_choice(ours):
             return ()
         cycle = next(filter(None, (self._path(key, own, waiting, ours, set()) for key in ours.keys)), ())
         if not cycle:
@@ -274,7 +283,7 @@ class WaitQueue:
                     return (found,)
                 continue
             for ticket in waiting.get(found.holder.name, []):
-                if not ticket.any and _began(ticket) < _began(ours):
+                if not _has_choice(ticket) and _began(ticket) < _began(ours):
                     for key in ticket.keys:
                         if rest := self._path(key, own, waiting, ours, seen):
                             return (found, *rest)
@@ -284,7 +293,9 @@ class WaitQueue:
         """Return the claims that are held on *scoped*, and on the files that overlap with it."""
         stored: list[Found] = []
         with suppress(*_STORE_ERRORS):
-            stored = [self._store.read(scoped), *(self._store.overlapping(scoped) if is_file_key(scoped) else ())]
+            if (found := self._store.read(scoped)) is not None:
+                stored += without_head(found, self._store.read_all)
+            stored += self._store.overlapping(scoped) if is_file_key(scoped) else ()
         now, provably_dead = self._machine.now(), self._machine.provably_dead
         return [
             found
@@ -315,8 +326,14 @@ def end_reservation(store: Store, reservation: Claim, now: Moment, lock_timeout:
     """
     scoped = reservation.scoped
     if store.has_tickets:
-        store.change_tickets(scoped, lambda found: tickets.lapsed(found, reservation), lock_timeout=lock_timeout)
-    return store.swap(scoped, reservation, expiry.uncovered(reservation, now), lock_timeout=lock_timeout)
+        store.change_tickets(scoped.base, lambda found: tickets.lapsed(found, reservation), lock_timeout=lock_timeout)
+    change = Change(scoped, reservation, expiry.uncovered(reservation, now))
+    return heads.swap(store, [change], lambda: now, lock_timeout=lock_timeout).only
+
+
+def _has_choice(ticket: Ticket) -> bool:
+    """Return whether the session of *ticket* waits for one of several: while any of their holders can go on, it can."""
+    return ticket.any or ticket.use.mode is Mode.SLOT
 
 
 def _began(ticket: Ticket) -> tuple[float, float, str]:

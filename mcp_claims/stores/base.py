@@ -55,8 +55,8 @@ class Change(NamedTuple):
 
     @property
     def claims_files(self) -> bool:
-        """Whether it puts a claim on files in force, which may overlap with others."""
-        return self.new is not None and self.new.ended is None and is_file_key(self.scoped)
+        """Whether it puts a claim on files in force, which may overlap with others; a head comes with its members."""
+        return self.new is not None and self.new.ended is None and not self.new.members and is_file_key(self.scoped)
 
 
 class Swaps(NamedTuple):
@@ -175,7 +175,7 @@ class Store(Protocol):
     def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
         """Yield what is stored for the other file keys that overlap with the file key *scoped*, dead claims included.
 
-        A record that may be about such a key counts: one that cannot be read, under a name that does not say its key.
+        Of a key that several hold, those are its members, not the head.  A record that may be about such a key counts: one that cannot be read, under a name that does not say its key.
         """
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
@@ -266,13 +266,44 @@ def check_changes(changes: Sequence[Change]) -> None:
         raise ValueError(f"swap_all takes 1 to {MAX_CHANGES} changes, each of another key")
 
 
+def holders_of(
+    head: Claim, read_all: Callable[[Sequence[ScopedKey]], list[Found]]
+) -> tuple[Found, dict[ScopedKey, Found]]:
+    """Return what is stored in the place of each member of *head*, and the head as it is then.
+
+    If the key is no longer held by several, that is what is stored for it instead, without members.
+    """
+    while True:
+        members = dict(zip(head.places, read_all(head.places), strict=True))
+        if None not in members.values():
+            return head, members
+        # A session that held it with others may hold it alone now: it must not be found free in between.
+        (again,) = read_all([head.scoped])
+        if again == head:
+            return head, members
+        if not isinstance(again, Claim) or not again.members:
+            return again, {}
+        head = again
+
+
+def without_head(
+    found: Claim | Unreadable, read_all: Callable[[Sequence[ScopedKey]], list[Found]]
+) -> list[Claim | Unreadable]:
+    """Return *found*; if it is the head of a key that several hold, what is stored in the places of these."""
+    if not isinstance(found, Claim) or not found.members:
+        return [found]
+    again, members = holders_of(found, read_all)
+    each = members.values() if members else (again,)
+    return [one for one in each if one is not None]
+
+
 def first_overlap(
     changes: Sequence[Change], blocks: Blocks, overlapping: Callable[[ScopedKey], Iterable[Claim | Unreadable]]
 ) -> Claim | Unreadable | None:
     """Return the first record, not of *changes* themselves, that is in the way of a claim on files; the caller excludes others."""
     changed = {change.scoped for change in changes}
     for change in changes:
-        for found in overlapping(change.scoped) if change.claims_files else ():
+        for found in overlapping(change.scoped.base) if change.claims_files else ():
             if not (isinstance(found, Claim) and found.scoped in changed) and blocks(found):
                 return found
     return None

@@ -22,6 +22,7 @@ from mcp_claims.stores.base import (
     TicketChange,
     check_changes,
     first_overlap,
+    without_head,
 )
 
 
@@ -35,7 +36,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._stored: dict[ScopedKey, Claim | Unreadable] = {}
-        self._generations: dict[ScopedKey, int] = {}
+        self._generation = 0
         self._lock = Lock()
         self._watchers: list[tuple[ScopedKey | str | None, Callable[[], None]]] = []
         self._tickets: dict[str, tuple[Ticket, ...]] = {}
@@ -100,8 +101,8 @@ class MemoryStore:
 
     def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
         for other, stored in list(self._stored.items()):
-            if other != scoped and keys.conflict(other, scoped):
-                yield stored
+            if other != scoped and not other.member and keys.conflict(other, scoped):
+                yield from without_head(stored, self.read_all)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         with self._lock:
@@ -118,7 +119,8 @@ class MemoryStore:
                 yield stored
 
     def names(self, namespace: str, limit: int) -> list[str]:
-        return [scoped.key for scoped in list(self._stored) if scoped.namespace == namespace][:limit]
+        names = [scoped.key for scoped in list(self._stored) if scoped.namespace == namespace and not scoped.member]
+        return names[:limit]
 
     @contextmanager
     def watch(self, target: ScopedKey | str | None, notify: Callable[[], None]) -> Iterator[bool]:
@@ -191,7 +193,8 @@ class MemoryStore:
             self._stored.pop(scoped, None)
             return None
         if not new.generation:
-            new = new._replace(generation=self._generations.get(scoped, 0) + 1)
-        self._generations[scoped] = max(new.generation, self._generations.get(scoped, 0))
+            # One counter for all: each of several holders of a key has a generation that no other has had.
+            new = new._replace(generation=self._generation + 1)
+        self._generation = max(new.generation, self._generation)
         self._stored[scoped] = new
         return new

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mcp_claims.model.keys import PLACES
-from mcp_claims.model.records import Claim, Holder, ScopedKey
+from mcp_claims.model.records import ALONE, Claim, Holder, ScopedKey, Use
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT, Blocks, Swap
@@ -126,8 +126,8 @@ class ListsNoPatterns(FileStore):
 
 
 class RenewsWithoutALook(Session):
-    def _blocks(self, scoped: ScopedKey, holder: Holder) -> Blocks | None:
-        return None if self._held.get(scoped) is not None else super()._blocks(scoped, holder)
+    def _blocks(self, scoped: ScopedKey, holder: Holder, use: Use = ALONE) -> Blocks | None:
+        return None if self._held.get(scoped) is not None else super()._blocks(scoped, holder, use)
 
 
 FILE_FAULTS: dict[str, type[Session | FileStore]] = {

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mcp_claims.liveness import Machine
 from mcp_claims.model.expiry import ClaimState, has_passed
-from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, Outcome, ScopedKey, Ticket
+from mcp_claims.model.records import ALONE, Claim, Found, Holder, Mode, Moment, Outcome, ScopedKey, Ticket, Use
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.session.wait_queue import WaitQueue
@@ -167,6 +167,8 @@ class Overtakes(WaitQueue):
         held: Callable[[], Collection[ScopedKey]] = tuple,
         found: tuple[Ticket, ...] | None = None,
         also: tuple[ScopedKey, ...] = (),
+        use: Use = ALONE,
+        served: Collection[str] = (),
     ) -> Ticket | None:
         return None
 

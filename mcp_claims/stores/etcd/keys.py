@@ -2,6 +2,7 @@
 
     <prefix>/claims/<namespace>/<key>              a claim
     ...the same, and `\\0trace`                       what stays of it if its lease ends it (see `traces`)
+    ...the same, and `\\1<member>`                    the claim of one of several who hold it
     <prefix>/tickets/<namespace>/<key>/<session>   a ticket of a session that waits for the key (see `tickets`)
     <prefix>/overlaps                              what each claim on a file changes (see `EtcdStore.swap`)
     <prefix>/sessions/<lease>                      the fence of a process (see `lease`)
@@ -22,6 +23,9 @@ _TRACE = b"\0trace"
 
 # No key of a claim in the namespace of files and branches begins with it.
 _PATTERN = b"*"
+
+# The places of the members of a key begin with a character that sorts between this and the trace of the key.
+_AFTER_MEMBERS = b"\2"
 
 _SESSION_BYTES = 16
 
@@ -46,6 +50,11 @@ class Keyspace:
         """Return the key of the claim on *scoped*; those of files with wildcards stand together."""
         mark = _PATTERN if is_file_key(scoped) and is_pattern(scoped.key) else b""
         return self.namespace_prefix(scoped.namespace) + mark + scoped.key.encode()
+
+    def range_of(self, scoped: ScopedKey) -> tuple[bytes, bytes]:
+        """Return the first key, and that after the last, of what is stored for a key; with the place of a member, for all."""
+        key = self.claim_key(scoped.base)
+        return key, key + (b"\0" if scoped.member is None else _AFTER_MEMBERS)
 
     def patterns_prefix(self, namespace: str) -> bytes:
         """Return the prefix of the claims on files with wildcards."""

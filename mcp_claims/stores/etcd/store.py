@@ -41,6 +41,7 @@ from mcp_claims.stores.base import (
     call_before,
     check_changes,
     deadline_in,
+    without_head,
 )
 from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd import messages
@@ -97,12 +98,36 @@ class _Planned:
     ticket: bytes | None = None
 
     @property
+    def is_head(self) -> bool:
+        """Whether it changes the head of a key that several hold, beside their claims."""
+        old, new = self.change.old, self.change.new
+        if new is not None and new.ended is None:
+            return bool(new.members)
+        return old is not None and bool(old.members)
+
+    @property
+    def is_of_several(self) -> bool:
+        """Whether it is for a key that several hold."""
+        return self.is_head or self.change.scoped.member is not None
+
+    @property
     def new(self) -> Claim | None:
         return self.change.new
 
     @property
-    def has_lease_of_its_own(self) -> bool:
-        return self.new is not None and not self.ends_with_process
+    def needs_lease_of_its_own(self) -> bool:
+        return self.new is not None and not self.ends_with_process and not self.kept_lease
+
+    @property
+    def kept_lease(self) -> int:
+        """The lease of the head that the new one replaces, which lasts as long; 0 for none.
+
+        Else each session that comes or goes would leave a lease behind, for days.
+        """
+        old, new = self.change.old, self.new
+        if old is None or new is None or not (old.members and new.members) or old.expires != new.expires:
+            return 0
+        return 0 if old.leased is None else old.leased.lease
 
 
 class EtcdStore:
@@ -273,6 +298,7 @@ class EtcdStore:
         ranges: dict[tuple[bytes, bytes], None] = {}
         for scoped in files:
             above = [keyspace.claim_key(scoped._replace(key=key)) for key in keys.above(scoped.key)]
+            # Members are told by their heads.
             below = keyspace.claim_key(scoped._replace(key=keys.literal_beginning(scoped.key) + "/"))
             patterns = keyspace.patterns_prefix(scoped.namespace)
             ranges |= dict.fromkeys((key, key + b"\0") for key in above)
@@ -281,11 +307,13 @@ class EtcdStore:
         found = {key: messages.parse_claim(kv, keyspace) for key, kv in stored.items() if not is_trace_key(key)}
         for scoped in files:
             found.pop(keyspace.claim_key(scoped), None)
-        return [
+        others = [
             each
             for each in found.values()
-            if isinstance(each, Unreadable) or any(keys.conflict(each.scoped, scoped) for scoped in files)
+            if isinstance(each, Unreadable)
+            or (not each.scoped.member and any(keys.conflict(each.scoped, scoped) for scoped in files))
         ]
+        return [one for each in others for one in without_head(each, self.read_all)]
 
     def _judge_overlaps(
         self, planned: Sequence[_Planned], blocks: Blocks, deadline: float
@@ -293,7 +321,7 @@ class EtcdStore:
         """Return the fence of the claims on files if there is one among *planned*, and what is in its way, if anything."""
         # Renewals too: a claim that has expired stays stored for a while, in nobody's way.  Its holder would renew it beside
         # what another session was granted since.
-        files = [each.change.scoped for each in planned if each.change.claims_files]
+        files = list(dict.fromkeys(each.change.scoped.base for each in planned if each.change.claims_files))
         if not files:
             return None, None
         # The fence first: what is granted or renewed after it was read makes the transaction fail.
@@ -317,7 +345,7 @@ class EtcdStore:
                 old = found
             planned.append(self._plan(change._replace(old=old), connection))
         is_grant = any(each.is_grant for each in planned)
-        waited_for = [each.change.scoped for each in planned if unqueued and each.new is not None]
+        waited_for = [each.change.scoped.base for each in planned if unqueued and each.new is not None]
         empty = tuple(dict.fromkeys(map(self._keyspace.tickets_prefix, waited_for)))
         fresh_trace_leases = False
         while True:
@@ -327,7 +355,7 @@ class EtcdStore:
             process_lease = None
             if any(each.ends_with_process for each in planned):
                 process_lease = connection.lease.get_or_grant(deadline)
-            if any(each.has_lease_of_its_own and each.change.old is None for each in planned):
+            if any(each.needs_lease_of_its_own and each.change.old is None for each in planned):
                 # Read first: granting a lease is a write, which each attempt of a waiting session would make in vain.
                 stored = connection.transactions.get_all([each.key for each in planned], deadline)
                 if any(map(_has_changed, planned, stored)):
@@ -397,7 +425,7 @@ class EtcdStore:
             return _Planned(change, key, _revision(old))
         # Whoever takes its reservation is granted the claim only then, though the generation is known before.
         takes = new.mode is not Mode.RESERVED and old is not None and old.mode is Mode.RESERVED and new.ended is None
-        is_grant = takes or not new.generation
+        is_grant = not new.members and (takes or not new.generation)
         return _Planned(
             change,
             key,
@@ -405,9 +433,14 @@ class EtcdStore:
             is_grant,
             # A claim, not a marker; nor a reservation that keeps one, which would end with the process too.
             ends_with_process=new.ended is None and new.replaced is None and self._ends_with_us(new.holder, connection),
+            # A transaction has no room for the traces of a large group of shared keys.
             leaves_trace=new.replaced is None
+            and not new.members
+            and new.mode is not Mode.SHARED
             and expiry.trace_of(new, ClaimState.EXPIRED, new.expires) not in (None, new),
-            ticket=None if new.mode is Mode.RESERVED else self._keyspace.ticket_key(scoped, new.holder.name),
+            ticket=None
+            if new.mode is Mode.RESERVED or new.members
+            else self._keyspace.ticket_key(scoped.base, new.holder.name),
         )
 
     def _key_change(
@@ -420,7 +453,10 @@ class EtcdStore:
     ) -> KeyChange:
         if planned.new is None:
             return KeyChange(planned.key, planned.expected, None)
-        lease_id = process_lease.id if process_lease and planned.ends_with_process else own_leases[planned.key]
+        if process_lease and planned.ends_with_process:
+            lease_id = process_lease.id
+        else:
+            lease_id = planned.kept_lease or own_leases[planned.key]
         trace_lease = 0
         if planned.leaves_trace:
             trace_lease = connection.traces.get_or_grant(deadline, ends_with_process=planned.ends_with_process)
@@ -432,6 +468,8 @@ class EtcdStore:
             trace_lease,
             planned.is_grant,
             planned.ticket,
+            # Nothing was there when it was read, and the transaction compares that.
+            ends_trace=not ((planned.is_of_several and planned.change.old is None) or planned.kept_lease),
         )
 
     def _won_swaps(self, planned: Sequence[_Planned], txn: Txn, outcome: TxnOutcome, revision: int) -> Swaps:
@@ -447,8 +485,9 @@ class EtcdStore:
     def _lost_swaps(self, planned: Sequence[_Planned], outcome: TxnOutcome, connection: _Connection) -> Swaps:
         """Return the result of a transaction that was not found to be applied."""
         found = tuple(map(self._found, planned, outcome.found))
-        # All of them: that one is gone shows nothing where the others are as they were.
-        if outcome.unknown and all(map(self._we_ended, planned, found)):
+        # All of them: that one is gone shows nothing where the others are as they were.  A head shows nothing at all.
+        claims = [(each, one) for each, one in zip(planned, found, strict=True) if not each.is_head]
+        if outcome.unknown and all(self._we_ended(each, one) for each, one in claims):
             self._cancel_expiries(planned, connection)
             return Swaps(True, (None,) * len(planned))
         return Swaps(False, found)
@@ -484,7 +523,7 @@ class EtcdStore:
         granted: dict[tuple[int, bool], int] = {}
         result: dict[bytes, int] = {}
         for each in planned:
-            if each.new is None or each.ends_with_process:
+            if each.new is None or not each.needs_lease_of_its_own:
                 continue
             # Grants apart: were the outcome unknown, revoking their lease would end what was held before, too.
             kind = self._claim_lease_ttl(each.new, now), each.is_grant

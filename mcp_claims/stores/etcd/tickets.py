@@ -72,12 +72,13 @@ class Alarm:
         if isinstance(blocking, Ticket):
             scoped = next(each for each in blocking.keys if wants(self._ticket, each))
             key, revision = self._keyspace.ticket_key(scoped, blocking.holder.name), blocking.number
+            keys = KeyRange(key, key + b"\0")
         elif blocking.leased is not None:
-            key, revision = self._keyspace.claim_key(blocking.scoped), blocking.leased.revision
+            keys, revision = KeyRange(*self._keyspace.range_of(blocking.scoped)), blocking.leased.revision
         else:
             return False
-        if self._subscriber.keys is None or self._subscriber.keys.start != key:
-            self._watcher.move(self._subscriber, KeyRange(key, key + b"\0"), revision + 1)
+        if self._subscriber.keys != keys:
+            self._watcher.move(self._subscriber, keys, revision + 1)
         return True
 
 

@@ -36,7 +36,7 @@ class KeyChange:
     """Put *value* (`None` deletes) at *key* if the key's last change is still the revision *expected*, 0 for no key.
 
     With a *trace_lease* (0 for none) the value is put as the trace of the claim too, attached to that; otherwise the trace of
-    the key is deleted.  A grant deletes the key *ticket*.
+    the key is deleted, if it *ends_trace*.  A grant deletes the key *ticket*.
     """
 
     key: bytes
@@ -46,6 +46,7 @@ class KeyChange:
     trace_lease: int = 0
     is_grant: bool = False
     ticket: bytes | None = None
+    ends_trace: bool = True
 
     def has_put(self, kv: KeyValue | None) -> bool:
         """Return whether *kv* is what this change put."""
@@ -61,7 +62,7 @@ class KeyChange:
     @property
     def trace_operation(self) -> dict[str, Any] | None:
         """The change of the trace that comes with a put; its response has the trace that was there before."""
-        if self.value is None:
+        if self.value is None or not (self.trace_lease or self.ends_trace):
             return None
         trace = trace_key(self.key)
         if not self.trace_lease:
@@ -131,7 +132,8 @@ class Txn:
         """Return the trace that each change has replaced, from the response to the request."""
         operations = count(len(self.changes))
         return tuple(
-            None if change.value is None else messages.previous(response, next(operations)) for change in self.changes
+            None if change.trace_operation is None else messages.previous(response, next(operations))
+            for change in self.changes
         )
 
 

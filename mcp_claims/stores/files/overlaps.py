@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from mcp_claims.model import keys
-from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable, is_place
+from mcp_claims.stores.base import without_head
 from mcp_claims.stores.files.filenames import SUFFIX, escaped, key_of, may_begin_with, namespace_directory, record_path
 from mcp_claims.stores.files.filesystem import FileSystem, read_file
 
@@ -30,14 +31,18 @@ def overlapping(
 ) -> Iterator[Claim | Unreadable]:
     """Yield the records of file keys that overlap with *scoped*, but for its own; *patterns* are those with wildcards.
 
-    Raises `OSError` as the system does, and what *read* raises.
+    Of a key that several hold, these are its members.  Raises `OSError` as the system does, and what *read* raises.
     """
     directory = namespace_directory(claims_directory, scoped.namespace)
+
+    def read_all(places: Sequence[ScopedKey]) -> list[Found]:
+        return [read(record_path(claims_directory, place)[1], place) for place in places]
+
     named = [*keys.above(scoped.key), *(key for key in patterns if key != scoped.key and keys.overlap(key, scoped.key))]
     for key in named:
         other = scoped._replace(key=key)
         if (found := read(record_path(claims_directory, other)[1], other)) is not None:
-            yield found
+            yield from without_head(found, read_all)
     if _is_regular_file(fs, scoped.key):
         return  # Nothing is below it.
     seen = {scoped.key, *named, *patterns}
@@ -46,15 +51,15 @@ def overlapping(
         if not name.endswith(SUFFIX) or not may_begin_with(name, beginning):
             continue
         known = key_of(name, SUFFIX)
-        if known is not None and (known in seen or not keys.overlap(known, scoped.key)):
+        if known is not None and (is_place(known) or known in seen or not keys.overlap(known, scoped.key)):
             continue
         found = read(f"{directory}/{name}", None)
         if isinstance(found, Claim):
             key = found.scoped.key
-            if key in seen or not keys.overlap(key, scoped.key):
+            if found.scoped.member or key in seen or not keys.overlap(key, scoped.key):
                 continue
         if found is not None:
-            yield found
+            yield from without_head(found, read_all)
 
 
 def _is_regular_file(fs: FileSystem, key: str) -> bool:
@@ -86,7 +91,7 @@ def find_patterns(fs: FileSystem, directory: str, read: Read) -> list[str]:
         key = key_of(name, SUFFIX)
         if key is None and isinstance(claim := read(f"{directory}/{name}", None), Claim):
             key = claim.scoped.key
-        found += [key] if key is not None and keys.is_pattern(key) else []
+        found += [key] if key is not None and keys.is_pattern(key) and not is_place(key) else []
     return found
 
 

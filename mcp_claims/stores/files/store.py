@@ -18,7 +18,7 @@ from typing import TypeVar
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model import keys
 from mcp_claims.model.codec import RecordError, from_json, tickets_to_json, to_json
-from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
+from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable, is_place
 from mcp_claims.stores.base import (
     LOCK_TIMEOUT,
     SECRET_BYTES,
@@ -262,7 +262,7 @@ class FileStore:
             return []
         try:
             names = self._fs.names(directory, limit)
-            return [key for name in names if (key := key_of(name, SUFFIX)) is not None]
+            return [key for name in names if (key := key_of(name, SUFFIX)) is not None and not is_place(key)]
         except OSError as error:
             raise unavailable(directory, error) from error
 
@@ -394,7 +394,7 @@ class FileStore:
 
     def _first_overlap(self, changes: Sequence[Change], blocks: Blocks, locks: Locks) -> Claim | Unreadable | None:
         """Return the first claim on files, not of *changes* themselves, that is in the way of one of them."""
-        files = [change.scoped for change in changes if change.claims_files]
+        files = list(dict.fromkeys(change.scoped.base for change in changes if change.claims_files))
         if not files:
             return None
         patterns = self._patterns(files, locks)
