@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from mcp_claims.model.codec import whole_milliseconds
 from mcp_claims.model.records import (
-    ALONE,
     Claim,
     Ended,
     Found,
@@ -210,7 +209,7 @@ def later(moment: Moment, span: timedelta) -> Moment:
 def granted(request: ClaimRequest, holder: Holder, now: Moment, maker: Maker) -> Claim:
     """Return the new claim of *holder* that *request* asks for, made through *maker*; the store numbers it."""
     new = Claim(request.scoped, holder, claimed=now, expires=later(now, request.ttl), note=request.note, maker=maker)
-    return new if request.use is ALONE else in_place(new, request.use)
+    return new if request.use.mode is Mode.ALONE else in_place(new, request.use)
 
 
 def in_place(claim: Claim, use: Use) -> Claim:

@@ -68,7 +68,7 @@ class Turns:
         wanted = ticket.keys
         if ticket.any:
             wanted = tuple(key for key in ticket.keys if any(conflict(key, other) for other in known))[:1]
-        if ticket.use is not ALONE:
+        if ticket.use.mode is not Mode.ALONE:
             return self._serve_members(ticket, known, now, lock_timeout)
         for key in wanted:
             found = known[key] if key in known else self._store.read(key)

@@ -55,6 +55,8 @@ SECONDS = ["claimedTicks", "expiresTicks"]
 REQUIRED = TEXTS + COUNTS + SECONDS
 
 names = st.text(min_size=1)
+# No key that a caller passes has what separates it from a member.
+keys = st.text(st.characters(exclude_characters="\1", codec="utf-8"), min_size=1)
 optional = st.none() | st.text()
 counts = st.integers(1, MAX_GENERATION)
 zones = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-12))])
@@ -70,8 +72,10 @@ ticks = st.floats(0, 1e10, exclude_max=True)
 def claims(draw: st.DrawFn, *, nested: bool = False) -> Claim:
     epoch = draw(optional)
     ended = st.builds(Ended, st.sampled_from(Outcome), st.builds(Moment, walls, ticks, st.just(epoch)))
+    member = draw(st.none() | keys)
+    scoped = st.builds(ScopedKey, names, keys).map(lambda key: key if member is None else key.place(member))
     return Claim(
-        ScopedKey(draw(names), draw(names)),
+        draw(scoped),
         Holder(
             draw(names),
             draw(counts),
@@ -89,9 +93,10 @@ def claims(draw: st.DrawFn, *, nested: bool = False) -> Claim:
         mode=draw(st.sampled_from(Mode)),
         slot=draw(st.none() | st.integers(0, MAX_GENERATION)),
         slots=draw(st.none() | counts),
-        group=draw(st.lists(st.builds(ScopedKey, names, names), max_size=3).map(tuple)),
+        group=draw(st.lists(scoped, max_size=3).map(tuple)),
         maker=draw(optional),
         replaced=None if nested else draw(st.none() | claims(nested=True)),
+        members=draw(st.lists(names, max_size=3).map(tuple)),
     )
 
 

@@ -391,7 +391,7 @@ def test_a_grant_of_a_group_says_the_generation_of_each_key(bench: Bench) -> Non
     ada.release("green")
     lead = claim_answer(RED, try_all(ben, RED, GREEN), keys=(RED, GREEN)).lead
     assert 'CLAIMED: you hold all of "red", "green" until' in lead
-    assert 'generation 1 of "red", 2 of "green", as' in lead
+    assert 'generation 2 of "red", 3 of "green", as' in lead
 
 
 @pytest.mark.rule("C15")
