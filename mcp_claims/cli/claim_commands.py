@@ -6,7 +6,7 @@ import argparse
 import getpass
 import sys
 
-from mcp_claims.cli.errors import NO, YES
+from mcp_claims.cli.errors import NO, YES, UsageError
 from mcp_claims.cli.holders import holder_details
 from mcp_claims.cli.options import (
     add_claim,
@@ -37,7 +37,7 @@ from mcp_claims.render.answers import Rendered, claim_answer, inspect_answer, re
 from mcp_claims.render.lists import listed_facts, listed_line, prune_answer
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import person_session, process_session
-from mcp_claims.session.results import ClaimResult, Status
+from mcp_claims.session.results import ClaimResult, ListedClaim, Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
 
@@ -205,6 +205,9 @@ def configure_release(parser: argparse.ArgumentParser) -> None:
     add_retention(parser)
     parser.add_argument("--force", action="store_true", help="revoke the claim of any session; asks first")
     parser.add_argument("--yes", action="store_true", help="with --force: do not ask")
+    parser.add_argument(
+        "--generation", type=int, metavar="N", help="with --force: the one of several holders whose claim has it"
+    )
     add_json(parser)
     parser.set_defaults(run=_release)
 
@@ -250,7 +253,12 @@ def _revoke(options: argparse.Namespace) -> int:
     session.describe_client(f"mcp-claims release --force by {_user()}")
     scoped = session.resolve(scoped)
     stored = session.read(scoped.key, scoped.namespace)
-    listed = stored.claims[0] if stored.claims else None
+    claims = [each for each in stored.claims if options.generation is None or _generation(each) == options.generation]
+    if len(claims) > 1:
+        for each in claims:
+            write_error(listed_line(each, stored.now))
+        raise UsageError("Several sessions hold it. Say whose claim to revoke: --generation N.")
+    listed = claims[0] if claims else None
     if listed is None or (isinstance(listed.found, Claim) and listed.found.ended is not None):
         return _not_revoked("Nobody holds it.", options)
     if listed.state in (ClaimState.HELD, ClaimState.RESERVED) and not options.yes:
@@ -268,6 +276,10 @@ def _revoke(options: argparse.Namespace) -> int:
         text = f"REVOKED: it is no longer kept for {holder}."
     print_result(text, {"released": True, "revoked_from": holder}, as_json=options.json)
     return YES
+
+
+def _generation(listed: ListedClaim) -> int | None:
+    return listed.found.generation if isinstance(listed.found, Claim) else None
 
 
 def _not_revoked(why: str, options: argparse.Namespace) -> int:

@@ -24,8 +24,8 @@ from mcp_claims.cli.run import RUN_CLIENT
 from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.keys import FILE, conflict, is_file_key
-from mcp_claims.model.records import Claim, ScopedKey
+from mcp_claims.model.keys import BRANCH, FILE, conflict, is_branch_key, is_file_key
+from mcp_claims.model.records import ALONE, Claim, ScopedKey
 from mcp_claims.model.validation import scoped_key
 from mcp_claims.render.lists import listed_line
 from mcp_claims.session.identity import process_session
@@ -37,6 +37,11 @@ _IN_THE_WAY = (ClaimState.HELD, ClaimState.RESERVED)
 _MIN_KEY_IN_COMMAND = 4
 """Characters of a key that is searched for in commands: a shorter one is in many of them by chance."""
 
+_WORD = re.compile(r"[\w-]+")
+"""A key that is one word, such as `main`, means something else in each project."""
+
+_PUSH = re.compile(r"\bgit\b[^;|&\n]*?\bpush\b([^;|&\n]*)")
+_MAX_REFS = 8
 _MAX_WORDS = 500
 _MAX_PATH = 4_096
 """Characters: no system opens a longer path, and to resolve the links in one takes seconds."""
@@ -130,19 +135,33 @@ def _conflict(session: Session, machine: Machine, event: dict[str, Any]) -> str 
     bases = {here, _working_directory(project) if (project := os.environ.get(_PROJECT_VARIABLE)) else here}
     paths = [os.path.join(here, path) for path in paths]
     spellings = {spelling for path in paths for spelling in _spellings(path, bases)}
+    branches = set(_pushed(session, command)) if isinstance(command, str) else set()
     files = [file for path in paths if (file := _file_key(session, path)) is not None]
     for claim in _held_claims(session):
         key = claim.scoped.base.key
         if is_file_key(claim.scoped):
             touched = any(conflict(claim.scoped, file) for file in files)
+        elif claim.use != ALONE:
+            continue  # Others may be there, too: what a command may do beside them is for its session to claim.
+        elif is_branch_key(claim.scoped):
+            touched = claim.scoped in branches
         else:
-            touched = _is_path(key, spellings) or (isinstance(command, str) and _is_in_command(key, command))
+            of = _directory_of(claim)
+            touched = _is_path(key if of is None else os.path.join(of, key), spellings) or (
+                isinstance(command, str)
+                and _is_in_command(key, command)
+                and (of is None or not _WORD.fullmatch(key) or _is_near(of, here))
+            )
         if touched and not _has_our_host(claim, machine):
             stored = session.read(key, claim.scoped.namespace)
-            if not stored.claims or stored.claims[0].state not in _IN_THE_WAY:
+            # Of several who share it, this one.
+            now = [
+                each for each in stored.claims if isinstance(each.found, Claim) and each.found.scoped == claim.scoped
+            ]
+            if not now or now[0].state not in _IN_THE_WAY:
                 continue
-            line = listed_line(stored.claims[0], stored.now)
-            verb = "has claimed" if stored.claims[0].state is ClaimState.HELD else "is next for"
+            line = listed_line(now[0], stored.now)
+            verb = "has claimed" if now[0].state is ClaimState.HELD else "is next for"
             return f"Another session {verb} this: {line} Leave it alone; go on with something else, or report it."
     return None
 
@@ -179,6 +198,27 @@ def _file_key(session: Session, path: str) -> ScopedKey | None:
     with suppress(InvalidInputError):
         return session.resolve(scoped_key(f"{FILE}{path}"))
     return None
+
+
+def _pushed(session: Session, command: str) -> Iterator[ScopedKey]:
+    """Yield the keys of the branches that a `git push` in *command* names: each word behind it that may be one."""
+    for arguments in _PUSH.findall(command):
+        for word in arguments.split()[:_MAX_REFS]:
+            name = word.removeprefix("+").rpartition(":")[2].removeprefix("refs/heads/")
+            with suppress(InvalidInputError):
+                yield session.resolve(scoped_key(f"{BRANCH}{name}"))
+
+
+def _directory_of(claim: Claim) -> str | None:
+    """Return the directory in which the session of *claim* works, if it is known whole."""
+    directory = os.path.expanduser(claim.holder.directory or "")
+    return directory if os.path.isabs(directory) else None
+
+
+def _is_near(one: str, other: str) -> bool:
+    """Return whether one of two directories is in the other."""
+    one, other = (os.path.join(_resolved(each), "") for each in (one, other))
+    return one.startswith(other) or other.startswith(one)
 
 
 def _spellings(path: str, bases: set[str]) -> Iterator[str]:

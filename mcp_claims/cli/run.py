@@ -154,6 +154,10 @@ def _take_once(options: argparse.Namespace) -> float:
         try:
             parse(options.once)
         except argparse.ArgumentTypeError:
+            if options.key and not (options.all or options.any):
+                raise UsageError(
+                    f"--once takes a duration such as 7d, and {options.once!r} is none; several keys need --all or --any."
+                ) from None
             options.key, options.once = [options.once, *options.key], ""
         else:
             if not options.key:

@@ -28,6 +28,11 @@ def is_file_key(scoped: ScopedKey) -> bool:
     return scoped.namespace == PLACES and scoped.key.startswith(FILE)
 
 
+def is_branch_key(scoped: ScopedKey) -> bool:
+    """Return whether *scoped* names a branch of a repository."""
+    return scoped.namespace == PLACES and scoped.key.startswith(BRANCH)
+
+
 def is_pattern(path: str) -> bool:
     """Return whether a path, a component of one or a file key has a wildcard."""
     return "*" in path or "?" in path

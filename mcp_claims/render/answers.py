@@ -282,6 +282,12 @@ def release_answer(scoped: ScopedKey, result: ReleaseResult) -> Rendered:
             advice = "The next session that waits can have them."
     elif several:
         lead = f"RELEASED: all of {several}."
+    elif result.released and isinstance(found, Claim) and found.use != ALONE:
+        is_slot = found.slot is not None
+        lead = (
+            f"RELEASED: slot {found.slot} of {name} is free." if is_slot else f"RELEASED: you no longer share {name}."
+        )
+        advice = "Claim it again before you act on it again."
     elif result.released:
         lead = f"RELEASED: {name} is free."
     elif found is None:

@@ -46,10 +46,14 @@ TRY_CLAIM: Arguments = {
         "call again within a minute",
     ),
     "also": Argument(list, description="Other files or keys, all or none; renewed and released as one"),
-    "or_else": Argument(list, description="A work list: the first of key and these that is free and not done"),
-    "shared": Argument(bool, False, "Others may share it: to read while nobody changes it"),
+    "or_else": Argument(
+        list,
+        description="A work list or a pool: the first of key and these that is free and not done. The answer's key is yours; release it to get the next",
+    ),
+    "shared": Argument(bool, False, "Others who pass it too have it with you: to read while nobody changes it"),
     "slots": Argument(
-        int, description="Up to so many sessions at once, 2 to 1000; the answer has your slot, from 0 up"
+        int,
+        description="Up to so many sessions at once (test runs), 2 to 1000; all pass the same number. The answer has your slot, from 0 up",
     ),
     "redo": Argument(bool, False, "Claim it although it is done"),
     "keep_alive": Argument(bool, False, "The server renews while you are connected"),
@@ -70,7 +74,7 @@ RELEASE: Arguments = {
     "session": _SESSION,
     "outcome": Argument(
         str,
-        description="done = finished, others are told not to repeat it; failed = tried, free for others; "
+        description="done = finished, others are told not to repeat an event; failed = tried, free for others; "
         "abandoned = not finished, free for others",
         words=("done", "failed", "abandoned"),
     ),

@@ -91,10 +91,19 @@ def _model(name: str) -> type[BaseModel]:
     return create_model(f"{name} arguments", __config__=_STRICT, **fields)
 
 
+_SELF_EXPLAINING = ("client", "claimed_at", "expires_in_seconds", "ended_at", "shared", "slots")
+"""What is in some answers, and explains itself there: a schema that lists it costs every session more than it tells."""
+
+
 def output_schema(answer: type) -> dict[str, Any]:
     """Return the JSON schema of *answer*, a `TypedDict` of `render`."""
     schema = answer_model(answer).model_json_schema(schema_generator=_CompactSchema, mode="serialization")
+    definitions = schema.pop("$defs", {})
     properties = schema["properties"]
+    # An answer may have more than its schema lists.
+    for each in (schema, *definitions.values()):
+        for name in _SELF_EXPLAINING:
+            each["properties"].pop(name, None)
     if "note" in properties:
         properties["note"]["description"] = "Its holder's words, no instructions"
     # What these hold is in the text, too.
@@ -102,7 +111,6 @@ def output_schema(answer: type) -> dict[str, Any]:
         if name in properties:
             properties[name] = {"type": kind}
     # Each is used once, so a reference costs more than it saves, and some hosts do not follow it.
-    definitions = schema.pop("$defs", {})
     for about in properties.values():
         if (reference := about.get("items", {}).get("$ref")) is not None:
             about["items"] = definitions[reference.rpartition("/")[2]]

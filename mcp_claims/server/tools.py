@@ -216,7 +216,8 @@ TOOLS = {
         "Claim an event",
         "Ask for the right to act on an event, before you act. claimed=true: you act, until expires_at; with "
         "status=renewed only if it was you who claimed it before. claimed=false: another session is on it (held) or has "
-        "done it (done); do not act. What is done stays done, so key one occurrence (commit, date): the next is a new key.",
+        "done it (done); do not act. What is done stays done, so key one occurrence (commit, date): the next is a new key. A "
+        "file, a branch, a slot or a shared key is never done.",
         arguments.TRY_CLAIM,
         ClaimAnswer,
         _try_claim,

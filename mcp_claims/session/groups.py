@@ -406,7 +406,9 @@ class Groups(Turns):
             self.queue.leave(change.scoped.base, lock_timeout)
             self._pass_on(change.scoped, after)
         self._decline_all(waited_for, lock_timeout)
-        return ReleaseResult(True, swaps.found[0] or changes[0].old, self._machine.now(), keys=keys)
+        # In the place of a member nothing stays: what the next holder is told is in the head.
+        released = swaps.found[0] or changes[0].new or changes[0].old
+        return ReleaseResult(True, released, self._machine.now(), keys=keys)
 
     def _holds(self, found: Found, scoped: ScopedKey) -> bool:
         """Return whether *found* is this session's claim on *scoped*, and not a marker.

@@ -80,8 +80,7 @@ class KeepAlive:
             return
         with suppress(ClaimsError):
             # Not `inspect`, which would remove the claim if it has expired, while it can still be renewed.
-            stored = self._session.read(scoped.key, scoped.namespace).claims
-            found = stored[0].found if stored else None
+            found = self._session.find(scoped)
             if not isinstance(found, Claim) or found.ended or found.generation != kept.grant.generation:
                 self._drop(scoped, kept)
 

@@ -287,6 +287,11 @@ class Operations(Several):
             is_full=head.slots is not None and len(live) >= head.slots,
         )
 
+    def find(self, scoped: ScopedKey) -> Found:
+        """Return what is stored at *scoped*, a key or the place of a member; unlike `inspect`, remove nothing."""
+        self._check_usable()
+        return self._store.read(scoped)
+
     def release_request(self, request: ReleaseRequest, *, lock_timeout: float = LOCK_TIMEOUT) -> ReleaseResult:
         """Do what `release` does, for a checked request."""
         self._check_usable()

@@ -76,6 +76,34 @@ def test_a_reservation_is_held_for_others_and_free_for_the_session_that_it_is_fo
     assert commands("try", "red", "--session", "other").returncode == 0
 
 
+@pytest.mark.rule("M1", "M5")
+def test_slots_and_shared_keys_are_claimed_shown_and_revoked_one_by_one(commands: Commands) -> None:
+    for slot, name in enumerate(("ada", "ben")):
+        claimed = commands.json("try", "port", "--slots", 2, "--session", name)
+        assert (claimed["slot"], claimed["slots"]) == (slot, 2)
+    refused = commands("try", "port", "--slots", 2, "--session", "cy")
+    assert refused.returncode == 1 and "all 2 slots" in refused.stdout and "--slots 2 --wait 5m" in refused.stdout
+    assert "--slots 2" in commands("try", "port", "--session", "cy").stdout
+    assert commands("try", "port", "--slots", 3, "--session", "cy").returncode == 2
+    assert commands("check", "port").returncode == 1
+    shown = commands.json("show", "port")
+    generations = [each["generation"] for each in shown["holders"]]
+    assert shown["generation"] == generations[0] and len(set(generations)) == 2
+    assert commands("show", "port").stdout.count("in slot ") == 2
+    assert "Several sessions hold it" in commands("release", "port", "--force", "--yes").stderr
+    revoked = commands("release", "port", "--force", "--yes", "--generation", generations[1])
+    assert revoked.returncode == 0 and "session:ben" in revoked.stdout
+    assert commands("check", "port", "--session", "ada").returncode == 0
+    assert commands("release", "port", "--session", "ada").stdout.startswith("RELEASED: slot 0")
+    for name in ("ada", "ben"):
+        shared = commands("try", "schema", "docs", "--all", "--shared", "--session", name)
+        assert shared.returncode == 0 and "shared, until" in shared.stdout
+    assert "release it, then wait" in commands("try", "schema", "--session", "ada").stdout
+    assert "--shared" in commands("try", "schema", "--session", "cy").stdout
+    assert commands("release", "docs", "--session", "ada").returncode == 0
+    assert "HELD" in commands("try", "docs", "--session", "ben").stdout, "a group is not passed on"
+
+
 def test_the_name_can_come_from_the_environment(commands: Commands) -> None:
     commands.environment["MCP_CLAIMS_SESSION"] = "ci"
     assert commands("try", "red").returncode == 0

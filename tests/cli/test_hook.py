@@ -150,6 +150,63 @@ def test_what_touches_a_key_or_path_of_another_session_is_denied_with_who_holds_
 
 
 @pytest.mark.rule("L5")
+@pytest.mark.parametrize(
+    ("key", "directory", "denied"),
+    [
+        ("README.md", "/repo", {"file_path": "/repo/README.md"}),
+        ("docs/a.md", "/repo", {"command": "rm docs/a.md"}),
+        ("main", "/repo", {"command": "git checkout main"}),
+        ("main", "/repo/tools", {"command": "git checkout main"}),
+        ("acme/web#12", "/elsewhere", {"command": "gh pr merge 'acme/web#12'"}),
+        ("README.md", "/elsewhere", None),
+        ("main", "/elsewhere", None),
+        ("main", "/repository", None),
+    ],
+)
+def test_a_relative_path_and_a_word_are_meant_from_where_their_holder_works(
+    host: Host, claims_dir: Path, key: str, directory: str, denied: dict[str, Any] | None
+) -> None:
+    other = process_session(FileStore(claims_dir))
+    other.describe(directory=directory)
+    other.try_claim(key)
+    if denied is not None:
+        assert host.guard(**denied) is not None
+        return
+    assert host.guard(file_path="/repo/README.md") is None
+    for command in ("git checkout main", "rm ./README.md"):
+        assert host.guard(command=command) is None
+
+
+@pytest.mark.rule("L5")
+def test_a_push_to_a_branch_that_another_session_has_claimed_is_denied(host: Host, claims_dir: Path) -> None:
+    other = process_session(FileStore(claims_dir))
+    other.try_claim("branch:main")
+    for denied in (
+        "git push origin main",
+        "cd x; git -C . push -f origin HEAD:refs/heads/main && echo",
+        "git push o +main",
+    ):
+        reason = host.guard(command=denied)
+        assert reason is not None and "branch:" in reason, denied
+    for passed in ("git push origin topic", "git fetch origin main", "git push; echo main"):
+        assert host.guard(command=passed) is None, passed
+
+
+@pytest.mark.rule("L5")
+def test_what_others_may_have_too_is_denied_only_where_it_is_files(host: Host, claims_dir: Path) -> None:
+    one, other = process_session(FileStore(claims_dir)), process_session(FileStore(claims_dir))
+    one.try_claim("testdatabase", slots=2)
+    assert host.guard(command="make testdatabase") is None
+    for session in (one, other):
+        session.try_claim("file:/repo/src/", shared=True)
+    for session in (one, other):
+        reason = host.guard(file_path="/repo/src/app.py")
+        assert reason is not None and "is shared by" in reason and session.holder.name in reason
+        session.release("file:/repo/src/")
+    assert host.guard(file_path="/repo/src/app.py") is None
+
+
+@pytest.mark.rule("L5")
 def test_what_is_reserved_for_another_session_is_denied_and_ours_is_not(host: Host, claims_dir: Path) -> None:
     holder, other = process_session(FileStore(claims_dir)), process_session(FileStore(claims_dir))
     holder.try_claim("src/app.py")
@@ -234,7 +291,7 @@ def test_a_claim_behind_thousands_of_outcomes_is_guarded_all_the_same(commands: 
 
 def test_dead_claims_guard_nothing(host: Host, commands: Commands) -> None:
     with started(commands) as another:
-        another.call("try_claim", key="src/app.py")
+        another.call("try_claim", key="/repo/src/app.py")
         assert host.guard(file_path="/repo/src/app.py") is not None
     assert host.guard(file_path="/repo/src/app.py") is None
 

@@ -122,6 +122,34 @@ def test_with_once_what_has_succeeded_is_not_run_again_unless_asked_to(commands:
     assert commands("run", "--once", "red@2", "--", "echo", "another").stdout == "another\n"
 
 
+@pytest.mark.rule("L4", "M1")
+def test_a_command_runs_in_a_slot_of_its_own(commands: Commands) -> None:
+    tell = ("sh", "-c", "echo $MCP_CLAIMS_KEY $MCP_CLAIMS_SLOT $MCP_CLAIMS_GENERATION")
+    inside = ("run", "--slots", "2", "test", "--", *COMMAND, "run", "--slots", "2", "test", "--")
+    assert re.fullmatch(r"test 1 \d+\n", commands(*inside, *tell).stdout)
+    full = commands(*inside, *COMMAND, "run", "--slots", "2", "test", "--", "true")
+    assert full.returncode == 75 and "all 2 slots" in full.stderr
+    plain = commands("run", "--slots", "2", "test", "--", *COMMAND, "run", "test", "--", "true")
+    assert plain.returncode == 75 and "--slots 2" in plain.stderr
+    assert commands("run", "--once", "--slots", "2", "test", "--", "true").returncode == 2
+    assert not [each for each in commands.json("list")["claims"] if each["state"] == "held"]
+
+
+@pytest.mark.rule("L4", "C15", "C16")
+def test_a_command_runs_with_one_of_several_keys_or_with_all(commands: Commands) -> None:
+    tell = ("sh", "-c", "echo $MCP_CLAIMS_KEY")
+    keys = ("port:1", "port:2")
+    inside = ("run", "--any", *keys, "--", *COMMAND, "run")
+    assert commands(*inside, "--any", *keys, "--", *tell).stdout == "port:2\n"
+    assert commands(*inside, "--all", *keys, "--", *tell).returncode == 75
+    assert commands("run", "--all", *keys, "--", *tell).stdout == "port:1\n"
+    assert commands("run", *keys, "--", "true").returncode == 2
+    assert commands("run", "--once", "--any", *keys, "--", *tell).stdout == "port:1\n"
+    assert commands("run", "--any", *keys, "--once", "--", *tell).stdout == "port:2\n"
+    done = commands("run", "--any", *keys, "--once", "--", *tell)
+    assert done.returncode == 75 and "DONE" in done.stderr
+
+
 def test_once_checks_its_duration_and_its_key(commands: Commands) -> None:
     wrong_uses = (
         ["--once", "7d", "--"],
