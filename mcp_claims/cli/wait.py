@@ -134,7 +134,7 @@ def _wait_until_free(session: Session, requests: Sequence[ClaimRequest], *, any_
             if len(seen) > 1 and not any_of_them and _is_your_turn(seen, any_of_them=False):
                 # One after the other they may have been free without ever being so together.
                 seen = _inspect_all(session, requests)
-            held = [(report, each) for report, each in zip(reports, seen, strict=True) if each.claimed_by_other]
+            held = [(report, each) for report, each in zip(reports, seen, strict=True) if not each.free_to_have_alone]
             done = any(each.done for each in seen)
             left = deadline - time.monotonic()
             if left <= 0 or not held or (done and not any_of_them) or _is_your_turn(seen, any_of_them=any_of_them):
@@ -153,7 +153,7 @@ def _inspect_all(session: Session, requests: Sequence[ClaimRequest]) -> list[Ins
 
 
 def _is_your_turn(seen: Sequence[Inspection], *, any_of_them: bool) -> bool:
-    free = [not each.claimed_by_other and not each.done for each in seen]
+    free = [each.free_to_have_alone and not each.done for each in seen]
     return any(free) if any_of_them else all(free)
 
 

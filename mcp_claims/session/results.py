@@ -87,6 +87,11 @@ class Inspection(NamedTuple):
         return bool(self.beside) and not (self.held_by_you or self.your_turn or self.is_full)
 
     @property
+    def free_to_have_alone(self) -> bool:
+        """Whether nobody else holds the key, in whatever way."""
+        return not (self.claimed_by_other or self.is_open)
+
+    @property
     def claimed_by_other(self) -> bool:
         """Whether another live session holds the key, so that a `try_claim` of the same kind would be refused."""
         if self.is_open:

@@ -418,3 +418,12 @@ def test_wrong_usage_waits_for_nothing(commands: Commands, words: list[str], err
     done = commands("wait", *words)
     assert (done.returncode, done.stdout) == (2, "") and error in done.stderr
     assert not commands.directory.exists()
+
+
+@pytest.mark.rule("M5")
+def test_a_key_that_is_shared_is_waited_for_until_nobody_shares_it(commands: Commands) -> None:
+    assert commands("try", "red", "--shared", "--session", "ada").returncode == 0
+    assert commands("check", "red").returncode == 0, "it may be shared"
+    assert commands("wait", "red", "--timeout", "0.01").returncode == 1
+    assert commands("release", "red", "--session", "ada").returncode == 0
+    assert commands("wait", "red", "--timeout", "0.01").returncode == 0
