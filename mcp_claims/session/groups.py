@@ -6,7 +6,7 @@ the last call that granted it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 
@@ -91,6 +91,7 @@ class Groups(Turns):
 
         Works on a closed session too, which may have failed to release it.
         """
+        grant = self._as_it_is_held(grant)
         result = self._release(ReleaseRequest(grant.scoped), lock_timeout, grant)
         # If that key was lost, the others of its group are still this session's.
         for key in grant.group:
@@ -110,7 +111,7 @@ class Groups(Turns):
                 continue
             held = [each for key, each in found.items() if isinstance(each, Claim) and self._holds(each, key)]
             fresh = {key: each for key, each in found.items() if each not in held}
-            if held and set(request.keys) <= set(held[0].group) and all(each.group == held[0].group for each in held):
+            if held and self._is_of_one_group(request.keys, held):
                 if (result := self._renew_group(request, held[0], lock_timeout)) is None:
                     continue
                 return self._with_grants(request.keys, result, granted)
@@ -143,6 +144,10 @@ class Groups(Turns):
                 lost = self._held.lost(cached, found[request.scoped])
                 return ClaimResult(Status.HELD, overlap, now, lost=lost, in_the_way=(overlap,))
         raise ContendedError(request.scoped.key, MAX_SWAPS)
+
+    def _is_of_one_group(self, keys: Iterable[ScopedKey], held: Sequence[Claim]) -> bool:
+        """Return whether *keys* belong to the group that all of *held* were granted in, one that was lost included."""
+        return set(keys) <= set(held[0].group) and all(each.group == held[0].group for each in held)
 
     def _all_in_the_way(self, fresh: Mapping[ScopedKey, Found], now: Moment) -> tuple[Claim | Unreadable, ...]:
         """Return every claim on the keys *fresh*, of others or shared; if there is one, those on files that overlap with them, too."""
@@ -374,6 +379,12 @@ class Groups(Turns):
         self._held.settle(doubts, found)
         if grant is None and self._decline(scoped, found, lock_timeout):
             return ReleaseResult(True, None, self._machine.now(), declined=True)
+        if grant is None and cached is not None and (elsewhere := self._held_elsewhere(scoped)) is not None:
+            if elsewhere.generation == cached.generation:
+                self._held.remove(cached)  # Passed on, not lost.
+            lost = self._held.lost(cached, found)
+            result = self._release(request._replace(scoped=elsewhere.scoped), lock_timeout, elsewhere, left)
+            return result._replace(lost=result.lost or lost)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
 
     def _place_of(self, scoped: ScopedKey) -> ScopedKey:
@@ -381,6 +392,23 @@ class Groups(Turns):
         if scoped.member is not None or self._held.get(scoped) is not None:
             return scoped
         return next((key for key in self._held.granted() if key.member and key.base == scoped), scoped)
+
+    def _as_it_is_held(self, grant: Claim) -> Claim:
+        """Return *grant*; if the session has passed from sharing its key to having it alone, or back, what it has become."""
+        if self._held.get(grant.scoped) is not None or not is_of(grant, self.holder):
+            return grant
+        held = (self._held.get(key) for key in self._held.granted() if key.base == grant.scoped.base)
+        return next((each for each in held if each is not None and each.generation == grant.generation), grant)
+
+    def _held_elsewhere(self, scoped: ScopedKey) -> Claim | None:
+        """Return what another process of this session holds of the key of *scoped*, alone or in the place of a member."""
+        found = self._store.read(scoped.base)
+        own = self._own_member(found) or found
+        if not isinstance(own, Claim) or not self._holds(own, own.scoped):
+            return None
+        # What a parallel call of this process has just claimed is not ours to release.
+        is_known = self._held.get(own.scoped) is not None or self._held.doubts(own.scoped)
+        return None if is_known else own
 
     def _group_of(self, claim: Claim) -> list[Claim]:
         """Return what this session still holds of the group of *claim*, that one first."""
