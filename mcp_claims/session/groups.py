@@ -280,14 +280,6 @@ class Groups(Turns):
         first = taken_over.get(claims[0].scoped)
         return ClaimResult(status, claims[0], now, first, grants=grants, regrouped=regrouped), queued
 
-    def _left_at(self, found: Found, now: Moment) -> TakenOver | None:
-        """Return what whoever comes next is told of a key at which *found* stands: a marker, a dead claim, or what a head keeps."""
-        if (isinstance(found, Claim) and found.members) or (
-            isinstance(found, Claim) and found.mode is Mode.RESERVED and found.ended is None
-        ):
-            found = found.replaced
-        return None if not isinstance(found, Claim) else TakenOver(found, self._state_of(found, now))
-
     def _renew_group(self, request: ClaimRequest, held: Claim, lock_timeout: float) -> ClaimResult | None:
         """Renew all of the group of *held* that this session still holds; `None` means that something has changed.
 
@@ -389,9 +381,12 @@ class Groups(Turns):
 
     def _place_of(self, scoped: ScopedKey) -> ScopedKey:
         """Return where this session holds *scoped*, as far as it knows: there, or in the place of a member."""
-        if scoped.member is not None or self._held.get(scoped) is not None:
+        if scoped.member is not None:
             return scoped
-        return next((key for key in self._held.granted() if key.member and key.base == scoped), scoped)
+        held = (self._held.get(key) for key in self._held.granted() if key.base == scoped)
+        # Of one that was lost and not reported yet, and another that was granted since, the latter.
+        last = max(filter(None, held), key=lambda claim: claim.generation, default=None)
+        return scoped if last is None else last.scoped
 
     def _as_it_is_held(self, grant: Claim) -> Claim:
         """Return *grant*; if the session has passed from sharing its key to having it alone, or back, what it has become."""
