@@ -233,7 +233,7 @@ class Groups(Turns):
         group = tuple(found) if len(found) > 1 else ()
         taken_over: dict[ScopedKey, TakenOver | None] = {}
         changes: list[Change] = []
-        turn = False
+        turns = 0
         for key, each in found.items():
             assert not isinstance(each, Unreadable)  # It would be in the way, or have been removed.
             if key not in fresh:
@@ -243,16 +243,14 @@ class Groups(Turns):
                 new = expiry.granted(request._replace(scoped=key), self.holder, now, self.maker)
                 taken_over[key] = None if each is None else TakenOver(each, self._state_of(each, now))
                 if each is not None and self._is_turn(each, key, now):
-                    new, taken_over[key], turn = (
-                        new._replace(generation=each.generation),
-                        self._replaced(each, now),
-                        True,
-                    )
+                    new, taken_over[key] = new._replace(generation=each.generation), self._replaced(each, now)
+                    turns += 1
                 if known is not None:
                     taken_over[key] = taken_over[key] or self._left_at(known[key.base], now)
             changes.append(Change(key, each, new._replace(group=group)))
         gives_way = None
-        if len(taken_over) > turn and not (self._store.serves_queue and queued):
+        # What is reserved for this session is its own: whoever waits goes before it only where something else is asked for.
+        if len(taken_over) > turns and not (self._store.serves_queue and queued):
             gives_way = partial(
                 self.queue.is_behind, request.scoped, self._held.granted, request.keys, request.use, served
             )
@@ -269,7 +267,7 @@ class Groups(Turns):
             claims = [claim for claim in swaps.found if isinstance(claim, Claim)]
             grants = tuple((claim, taken_over[claim.scoped]) for claim in claims if claim.scoped in fresh)
             self._record_all(claims, {claim.scoped: self._untaken(claim, each) for claim, each in grants})
-            self.queue.end(request.scoped, lock_timeout, everywhere=turn)
+            self.queue.end(request.scoped, lock_timeout, everywhere=turns > 0)
         # One that held a part of them before may have several callers: the one of these that has it acts on that part.
         status = Status.ACQUIRED if len(fresh) == len(found) else Status.RENEWED
         regrouped = tuple(
