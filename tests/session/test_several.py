@@ -1039,7 +1039,6 @@ class TestTurns:
             ben.release(KEY)
         assert list(bench.store.scan()) == []
 
-
     @pytest.mark.rule("M7")
     def test_one_to_have_the_key_alone_gives_a_slot_to_the_same_session(self, queues: Bench) -> None:
         holder, ada, ben = (queues.session() for _ in range(3))
