@@ -13,7 +13,7 @@ from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.keys import PLACES
 from mcp_claims.model.names import named_holder
-from mcp_claims.model.records import SHARED, Claim, Mode, Outcome, ScopedKey, Unreadable, Use
+from mcp_claims.model.records import SHARED, Claim, Holder, Mode, Outcome, ScopedKey, Unreadable, Use
 from mcp_claims.model.validation import DEFAULT_NAMESPACE, ClaimRequest
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.keepalive import KeepAlive
@@ -100,6 +100,12 @@ def holders(bench: Bench, key: str = KEY) -> dict[str, str]:
         for each in bench.session().read(key).claims
         if isinstance(each.found, Claim) and each.state in (ClaimState.HELD, ClaimState.RESERVED)
     }
+
+
+def named(bench: Bench) -> Session:
+    """Open, in a process of its own, a session that has the same name in all of them."""
+    machine = bench.world.process()
+    return Session(bench.store, Holder(named_holder("rig", "", "ada"), machine.pid(), machine.proof()), machine)
 
 
 def head(bench: Bench, scoped: ScopedKey = SCOPED) -> Claim | None:
@@ -338,9 +344,7 @@ class TestSlots:
             assert (refused.status, refused.own) == (Status.HELD, own)
 
     def test_two_processes_of_a_named_session_have_one_slot(self, bench: Bench) -> None:
-        ada, twin, ben, eve = (bench.session() for _ in range(4))
-        for each in (ada, twin):
-            each.holder = each.holder._replace(name=named_holder("rig", "", "ada"))
+        ada, twin, ben, eve = named(bench), named(bench), bench.session(), bench.session()
         claim = slot(ada)
         again = twin.try_claim(KEY, slots=2)
         assert again.status is Status.RENEWED and isinstance(again.found, Claim)
@@ -350,9 +354,7 @@ class TestSlots:
         assert not ada.release(KEY).released and set(holders(bench)) == names(ben, eve)
 
     def test_a_release_frees_the_slot_that_another_process_of_the_session_got_instead(self, bench: Bench) -> None:
-        ada, twin, ben = (bench.session() for _ in range(3))
-        for each in (ada, twin):
-            each.holder = each.holder._replace(name=named_holder("rig", "", "ada"))
+        ada, twin, ben = named(bench), named(bench), bench.session()
         slot(ada)
         twin.release(KEY)
         slot(ben)
@@ -369,6 +371,19 @@ class TestSlots:
         assert isinstance(again.found, Claim) and again.found.slot == 1
         assert ada.take_losses() == [], "it has been reported"
         assert ada.release(KEY).released and set(holders(bench)) == names(ben) and not ada.holds_anything
+
+    def test_the_longest_key_has_places_too(self, bench: Bench) -> None:
+        key = "k" * 1_024
+        sessions = [bench.session() for _ in range(3)]
+        assert [slot(each, 1_000, key).slot for each in sessions] == [0, 1, 2]
+        assert len(holders(bench, key)) == 3 and sessions[2].inspect(key).held_by_you
+        for each in sessions:
+            assert each.release(key).released
+            share(each, f"file:/{'deep/' * 200}a.py")
+        assert sessions[0].try_claim("file:/deep/").status is Status.HELD
+        for each in sessions:
+            each.close()
+        assert list(bench.store.scan()) == []
 
 
 class TestPassingOn:
@@ -459,9 +474,7 @@ class TestPassingOn:
         assert (refused.status, refused.found) == (Status.HELD, other)
 
     def test_a_release_by_a_process_that_does_not_know_of_it_frees_the_key(self, bench: Bench) -> None:
-        ada, twin = bench.session(), bench.session()
-        for each in (ada, twin):
-            each.holder = each.holder._replace(name=named_holder("rig", "", "ada"))
+        ada, twin = named(bench), named(bench)
         granted(ada)
         assert twin.try_claim(KEY, shared=True).status is Status.RENEWED
         assert ada.release(KEY).released and holders(bench) == {}
