@@ -289,6 +289,19 @@ class TestSlots:
         assert eve.try_claim(KEY, slots=2).status is Status.HELD and interrupting.ran == 1
         assert set(holders(bench)) == names(ada, ben)
 
+    @pytest.mark.rule("M2")
+    @pytest.mark.parametrize("last", [True, False], ids=["last slot", "first slot"])
+    def test_one_that_comes_after_the_head_was_read_and_before_it_is_written_is_seen(
+        self, bench: Bench, last: bool
+    ) -> None:
+        overtaken = Overtaken(bench.store)
+        ada, ben, eve = bench.session(), bench.session(), bench.session(overtaken)
+        if last:
+            slot(ada)
+        overtaken.rival = (lambda: slot(ben)) if last else (lambda: granted(ben))
+        assert eve.try_claim(KEY, slots=2).status is Status.HELD and overtaken.ran == 1
+        assert set(holders(bench)) == (names(ada, ben) if last else names(ben))
+
     @pytest.mark.rule("M5")
     def test_another_number_is_an_error_that_names_the_one_in_use(self, bench: Bench) -> None:
         ada, ben = bench.session(), bench.session()
