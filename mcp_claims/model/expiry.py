@@ -63,10 +63,12 @@ def state_of(found: Found, now: Moment, provably_dead: Callable[[Holder], bool])
         return ClaimState.FREE
     if isinstance(found, Unreadable):
         return ClaimState.EXPIRED if is_past_any_ttl(found, now) else ClaimState.HELD
+    if found.members:
+        # Whether one of them is alive is for whoever reads them to say.  Its own time, twice the longest of a claim, would
+        # count as damaged once somebody has set the clock.
+        return ClaimState.HELD
     if _is_over(found, now):
         return ClaimState.EXPIRED
-    if found.members:
-        return ClaimState.HELD  # Whether one of them is alive is for whoever reads them to say.
     if found.ended is not None:
         return ClaimState(found.ended.outcome.value)  # A marker outlives its writer.
     if provably_dead(found.holder):

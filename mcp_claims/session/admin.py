@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from functools import cache, partial
+from itertools import islice
 
 from mcp_claims.errors import ContendedError, StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import Machine
@@ -147,9 +148,14 @@ def near_claims(store: Store, machine: Machine, scoped: ScopedKey, holder: Holde
         for key in store.names(scoped.namespace, _MAX_NAMES):
             if key != scoped.key and skeleton(key) == own_skeleton and len(near) < _MAX_NEAR:
                 found = store.read(scoped._replace(key=key))
-                if isinstance(found, Claim) and not is_same_session(found.holder.name, holder.name):
-                    held = expiry.state_of(found, machine.now(), machine.provably_dead) is ClaimState.HELD
-                    near += [found] if held else []
+                held = (
+                    each
+                    for each in ([] if found is None else without_head(found, store.read_all))
+                    if isinstance(each, Claim)
+                    and not is_same_session(each.holder.name, holder.name)
+                    and expiry.state_of(each, machine.now(), machine.provably_dead) is ClaimState.HELD
+                )
+                near += islice(held, 1)
     return tuple(near)
 
 

@@ -6,7 +6,7 @@ the last call that granted it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 
@@ -91,6 +91,7 @@ class Groups(Turns):
 
         Works on a closed session too, which may have failed to release it.
         """
+        grant = self._as_it_is_held(grant)
         result = self._release(ReleaseRequest(grant.scoped), lock_timeout, grant)
         # If that key was lost, the others of its group are still this session's.
         for key in grant.group:
@@ -110,7 +111,7 @@ class Groups(Turns):
                 continue
             held = [each for key, each in found.items() if isinstance(each, Claim) and self._holds(each, key)]
             fresh = {key: each for key, each in found.items() if each not in held}
-            if held and set(request.keys) <= set(held[0].group) and all(each.group == held[0].group for each in held):
+            if held and self._is_of_one_group(request.keys, held):
                 if (result := self._renew_group(request, held[0], lock_timeout)) is None:
                     continue
                 return self._with_grants(request.keys, result, granted)
@@ -143,6 +144,10 @@ class Groups(Turns):
                 lost = self._held.lost(cached, found[request.scoped])
                 return ClaimResult(Status.HELD, overlap, now, lost=lost, in_the_way=(overlap,))
         raise ContendedError(request.scoped.key, MAX_SWAPS)
+
+    def _is_of_one_group(self, keys: Iterable[ScopedKey], held: Sequence[Claim]) -> bool:
+        """Return whether *keys* belong to the group that all of *held* were granted in, one that was lost included."""
+        return set(keys) <= set(held[0].group) and all(each.group == held[0].group for each in held)
 
     def _all_in_the_way(self, fresh: Mapping[ScopedKey, Found], now: Moment) -> tuple[Claim | Unreadable, ...]:
         """Return every claim on the keys *fresh*, of others or shared; if there is one, those on files that overlap with them, too."""
@@ -228,7 +233,7 @@ class Groups(Turns):
         group = tuple(found) if len(found) > 1 else ()
         taken_over: dict[ScopedKey, TakenOver | None] = {}
         changes: list[Change] = []
-        turn = False
+        turns = 0
         for key, each in found.items():
             assert not isinstance(each, Unreadable)  # It would be in the way, or have been removed.
             if key not in fresh:
@@ -238,16 +243,14 @@ class Groups(Turns):
                 new = expiry.granted(request._replace(scoped=key), self.holder, now, self.maker)
                 taken_over[key] = None if each is None else TakenOver(each, self._state_of(each, now))
                 if each is not None and self._is_turn(each, key, now):
-                    new, taken_over[key], turn = (
-                        new._replace(generation=each.generation),
-                        self._replaced(each, now),
-                        True,
-                    )
+                    new, taken_over[key] = new._replace(generation=each.generation), self._replaced(each, now)
+                    turns += 1
                 if known is not None:
                     taken_over[key] = taken_over[key] or self._left_at(known[key.base], now)
             changes.append(Change(key, each, new._replace(group=group)))
         gives_way = None
-        if len(taken_over) > turn and not (self._store.serves_queue and queued):
+        # What is reserved for this session is its own: whoever waits goes before it only where something else is asked for.
+        if len(taken_over) > turns and not (self._store.serves_queue and queued):
             gives_way = partial(
                 self.queue.is_behind, request.scoped, self._held.granted, request.keys, request.use, served
             )
@@ -264,7 +267,7 @@ class Groups(Turns):
             claims = [claim for claim in swaps.found if isinstance(claim, Claim)]
             grants = tuple((claim, taken_over[claim.scoped]) for claim in claims if claim.scoped in fresh)
             self._record_all(claims, {claim.scoped: self._untaken(claim, each) for claim, each in grants})
-            self.queue.end(request.scoped, lock_timeout, everywhere=turn)
+            self.queue.end(request.scoped, lock_timeout, everywhere=turns > 0)
         # One that held a part of them before may have several callers: the one of these that has it acts on that part.
         status = Status.ACQUIRED if len(fresh) == len(found) else Status.RENEWED
         regrouped = tuple(
@@ -274,14 +277,6 @@ class Groups(Turns):
         )
         first = taken_over.get(claims[0].scoped)
         return ClaimResult(status, claims[0], now, first, grants=grants, regrouped=regrouped), queued
-
-    def _left_at(self, found: Found, now: Moment) -> TakenOver | None:
-        """Return what whoever comes next is told of a key at which *found* stands: a marker, a dead claim, or what a head keeps."""
-        if (isinstance(found, Claim) and found.members) or (
-            isinstance(found, Claim) and found.mode is Mode.RESERVED and found.ended is None
-        ):
-            found = found.replaced
-        return None if not isinstance(found, Claim) else TakenOver(found, self._state_of(found, now))
 
     def _renew_group(self, request: ClaimRequest, held: Claim, lock_timeout: float) -> ClaimResult | None:
         """Renew all of the group of *held* that this session still holds; `None` means that something has changed.
@@ -374,13 +369,39 @@ class Groups(Turns):
         self._held.settle(doubts, found)
         if grant is None and self._decline(scoped, found, lock_timeout):
             return ReleaseResult(True, None, self._machine.now(), declined=True)
+        if grant is None and cached is not None and (elsewhere := self._held_elsewhere(scoped)) is not None:
+            if elsewhere.generation == cached.generation:
+                self._held.remove(cached)  # Passed on, not lost.
+            lost = self._held.lost(cached, found)
+            result = self._release(request._replace(scoped=elsewhere.scoped), lock_timeout, elsewhere, left)
+            return result._replace(lost=result.lost or lost)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
 
     def _place_of(self, scoped: ScopedKey) -> ScopedKey:
         """Return where this session holds *scoped*, as far as it knows: there, or in the place of a member."""
-        if scoped.member is not None or self._held.get(scoped) is not None:
+        if scoped.member is not None:
             return scoped
-        return next((key for key in self._held.granted() if key.member and key.base == scoped), scoped)
+        held = (self._held.get(key) for key in self._held.granted() if key.base == scoped)
+        # Of one that was lost and not reported yet, and another that was granted since, the latter.
+        last = max(filter(None, held), key=lambda claim: claim.generation, default=None)
+        return scoped if last is None else last.scoped
+
+    def _as_it_is_held(self, grant: Claim) -> Claim:
+        """Return *grant*; if the session has passed from sharing its key to having it alone, or back, what it has become."""
+        if self._held.get(grant.scoped) is not None or not is_of(grant, self.holder):
+            return grant
+        held = (self._held.get(key) for key in self._held.granted() if key.base == grant.scoped.base)
+        return next((each for each in held if each is not None and each.generation == grant.generation), grant)
+
+    def _held_elsewhere(self, scoped: ScopedKey) -> Claim | None:
+        """Return what another process of this session holds of the key of *scoped*, alone or in the place of a member."""
+        found = self._store.read(scoped.base)
+        own = self._own_member(found) or found
+        if not isinstance(own, Claim) or not self._holds(own, own.scoped):
+            return None
+        # What a parallel call of this process has just claimed is not ours to release.
+        is_known = self._held.get(own.scoped) is not None or self._held.doubts(own.scoped)
+        return None if is_known else own
 
     def _group_of(self, claim: Claim) -> list[Claim]:
         """Return what this session still holds of the group of *claim*, that one first."""

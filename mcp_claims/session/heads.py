@@ -80,7 +80,10 @@ def _with_heads(store: Store, changes: Sequence[Change], known: Mapping[ScopedKe
             continue
         old = known[base] if base in known else store.read(base)
         if isinstance(old, Unreadable):
-            continue  # It counts as held until it is older than any claim of its members.
+            # It counts as held for as long as its members may live that were listed then.  Nobody lives longer unlisted.
+            if not all(_ends(change) or _is_short_renewal(change) for change in own):
+                raise _UnlistedError
+            continue
         new = _head_after(base, old, own, now)
         if new is not old:
             heads.append(Change(base, old, new))
@@ -91,10 +94,25 @@ def _stored(change: Change) -> Change:
     new = change.new
     if change.scoped.member is None or new is None:
         return change
-    if new.ended is not None and new.ended.outcome is not Outcome.REVOKED:
+    if new.ended is not None and not _is_revoked_there(change):
         return change._replace(new=None)
     # What it has replaced is kept by the head.
     return change._replace(new=new._replace(replaced=None))
+
+
+def _ends(change: Change) -> bool:
+    return change.new is None or change.new.ended is not None
+
+
+def _is_revoked_there(change: Change) -> bool:
+    """Return whether *change* leaves the marker of a revocation of what was in that place, not of the whole key."""
+    new = change.new
+    return (
+        new is not None
+        and new.ended is not None
+        and new.ended.outcome is Outcome.REVOKED
+        and new.scoped == change.scoped
+    )
 
 
 def _is_short_renewal(change: Change) -> bool:
@@ -116,7 +134,7 @@ def _head_after(base: ScopedKey, old: Claim | None, changes: Sequence[Change], n
         before, new, member = change.old, change.new, change.scoped.member or ""
         if new is None or new.ended is not None:
             members = [each for each in members if each != member]
-            if new is not None and new.ended is not None and new.ended.outcome is not Outcome.REVOKED:
+            if new is not None and not _is_revoked_there(change):
                 replaced = new._replace(scoped=base, group=(), slot=None, replaced=None)
             continue
         if member not in members:

@@ -80,8 +80,13 @@ class KeepAlive:
             return
         with suppress(ClaimsError):
             # Not `inspect`, which would remove the claim if it has expired, while it can still be renewed.
-            found = self._session.find(scoped)
-            if not isinstance(found, Claim) or found.ended or found.generation != kept.grant.generation:
+            base = scoped.base
+            stored = (each.found for each in self._session.read(base.key, base.namespace).claims)
+            # In whichever way it is held by now: no two of its holders have the same generation.
+            grant = (base, kept.grant.generation, None)
+            if not any(
+                isinstance(each, Claim) and (each.scoped.base, each.generation, each.ended) == grant for each in stored
+            ):
                 self._drop(scoped, kept)
 
     def _renew(self, scoped: ScopedKey, kept: _Kept, now: float) -> None:

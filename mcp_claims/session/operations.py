@@ -85,8 +85,10 @@ class Operations(Several):
         # Others may wait too.  If we have not waited, the swap finds that out without a question of its own.
         queued = self.queue.waits_for(scoped)
         # Remote: skip the read and start from our cached grant or None.  The swap's compare corrects a wrong guess;
-        # never refuse from the cache.  A session that waits reads, since a write in vain costs the cluster more.
-        found: Found = cached if self._store.remote and not queued else self._store.read(scoped)
+        # never refuse from the cache.  A session that waits reads, since a write in vain costs the cluster more; so does one
+        # that has the key in the place of a member, which is no wrong guess but one that others may be in the way of.
+        guess = self._store.remote and not queued and self._place_of(scoped) == scoped
+        found: Found = cached if guess else self._store.read(scoped)
         attempt = _Attempt(request, lock_timeout, cached, queued=queued, found=found)
         # Each further round means that the key changed between our read and our write, so somebody made progress.
         for _ in range(MAX_SWAPS):
@@ -225,7 +227,7 @@ class Operations(Several):
         """Do what `inspect` does, for a checked request."""
         self._check_usable()
         scoped = request.scoped
-        cached = self._held.get(scoped)
+        cached = self._held.get(self._place_of(scoped))
         for _ in range(MAX_SWAPS):
             found = self._store.read(scoped)
             now = self._machine.now()
@@ -259,7 +261,8 @@ class Operations(Several):
                 and found.generation == request.generation
             )
         your_turn = isinstance(found, Claim) and self._is_for_us(found, scoped, now)
-        lost = self._held.lost(cached, found)
+        there = found if cached is None or cached.scoped == scoped else self._store.read(cached.scoped)
+        lost = self._held.lost(cached, there)
         is_free = found is None or (isinstance(found, Claim) and found.ended is not None)
         if is_free and (blocks := self._blocks(scoped, self.holder)) is not None:
             found = next(filter(blocks, self._store.overlapping(scoped)), found)
@@ -287,11 +290,6 @@ class Operations(Several):
             is_full=head.slots is not None and len(live) >= head.slots,
         )
 
-    def find(self, scoped: ScopedKey) -> Found:
-        """Return what is stored at *scoped*, a key or the place of a member; unlike `inspect`, remove nothing."""
-        self._check_usable()
-        return self._store.read(scoped)
-
     def release_request(self, request: ReleaseRequest, *, lock_timeout: float = LOCK_TIMEOUT) -> ReleaseResult:
         """Do what `release` does, for a checked request."""
         self._check_usable()
@@ -303,6 +301,7 @@ class Operations(Several):
         `None` means that it was lost or released: a renewal never claims anew.
         """
         self._check_usable()
+        grant = self._as_it_is_held(grant)
         scoped = grant.scoped
         found = self._store.read(scoped)
         while isinstance(found, Claim) and self._holds(found, scoped) and found.generation == grant.generation:

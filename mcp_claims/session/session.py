@@ -201,7 +201,7 @@ class Session(Choices):
             return swap.won
         revoked = admin.revoke(self._store, self._machine, found, self.holder, reason, lock_timeout)
         if revoked and isinstance(found, Claim):
-            self.queue.wake_next(found.scoped)
+            self.queue.wake_next(found.scoped.base)
         return revoked
 
     def forget(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:

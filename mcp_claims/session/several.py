@@ -30,6 +30,7 @@ class Several(Groups):
         queued = self.queue.waits_for(request.scoped)
         cached = self._held.get(self._place_of(request.scoped))
         granted: dict[ScopedKey, TakenOver | None] = {}
+        lost: Claim | None = None
         for _ in range(MAX_SWAPS):
             known, now = self._read_all(request.keys), self._machine.now()
             done = known[request.scoped]
@@ -46,7 +47,7 @@ class Several(Groups):
             found = {sight.place: sight.old for sight in sights}
             held = [each for each in (sight.own for sight in sights) if each and each.mode is not Mode.RESERVED]
             fresh: dict[ScopedKey, Found] = {key: each for key, each in found.items() if each not in held}
-            if not fresh and (len(held) == 1 or all(each.group == tuple(found) for each in held)):
+            if held and (not fresh if len(found) == 1 else self._is_of_one_group(found, held)):
                 if (result := self._renew_group(request, held[0], lock_timeout)) is None:
                     continue
                 return self._with_grants(tuple(found), result, granted)
@@ -68,12 +69,14 @@ class Several(Groups):
                     return self._your_turn(turns[0][0], now)._replace(grants=turns)
                 overlap = self._reserve_places(request, waiting, known, now, lock_timeout)
             else:
+                if cached is not None and all(each.scoped != cached.scoped for each in held):
+                    lost = self._held.lost(cached, self._store.read(cached.scoped)) or lost
                 whole: dict[ScopedKey, Found] = dict(found)
                 result, queued = self._grant_group(
                     request, whole, fresh, now, lock_timeout, queued=queued, known=known, served=served
                 )
                 if result is not None and not self._is_over(result):
-                    return result
+                    return result._replace(lost=lost)
                 granted |= {} if result is None else {claim.scoped: taken_over for claim, taken_over in result.grants}
                 continue
             if overlap is not None:
@@ -141,6 +144,8 @@ class Several(Groups):
             expiry.renewed(alone, request, self.holder, now)._replace(scoped=place, replaced=None), request.use
         )
         swaps = self._swap([Change(place, old, new)], self.holder, lock_timeout, known={alone.scoped: alone})
+        if swaps.overlap is not None:  # It had expired, and a file that overlaps was granted to others.
+            return self._refused((swaps.overlap,), now, alone)
         (claim,) = swaps.found
         if not swaps.won or not isinstance(claim, Claim):
             return None
@@ -167,7 +172,8 @@ class Several(Groups):
         if not swaps.won or not isinstance(claim, Claim):
             return None
         self._held.remove(own)
-        return ClaimResult(Status.RENEWED, claim, now, lost=self._record(claim))
+        # Nobody else can be told any more of what the head has kept.
+        return ClaimResult(Status.RENEWED, claim, now, self._left_at(head, now), self._record(claim))
 
 
 def _is_other_number(use: Use, asked: Use) -> bool:

@@ -112,7 +112,8 @@ class Turns:
             elif seen.in_the_way:
                 return seen.in_the_way[0]
             else:
-                replaced = found if isinstance(found, Claim) and not found.members else None
+                left = self._left_at(found, now)
+                replaced = left.found if left is not None and isinstance(left.found, Claim) else None
                 new = expiry.reserved(seen.place, ticket.holder, now, replaced, self._state_of(replaced, now))
                 changes.append(Change(seen.place, seen.old, expiry.in_place(new, ticket.use)))
         group = tuple(change.scoped for change in changes) if len(ticket.keys) > 1 else ()
@@ -356,6 +357,14 @@ class Turns:
             and is_same_session(found.holder.name, self.holder.name)
             and not expiry.is_expired(found, now)
         )
+
+    def _left_at(self, found: Found, now: Moment) -> TakenOver | None:
+        """Return what whoever comes next is told of a key at which *found* stands: a marker, a dead claim, or what a head keeps."""
+        if (isinstance(found, Claim) and found.members) or (
+            isinstance(found, Claim) and found.mode is Mode.RESERVED and found.ended is None
+        ):
+            found = found.replaced
+        return None if not isinstance(found, Claim) else TakenOver(found, self._state_of(found, now))
 
     def _replaced(self, reservation: Claim, now: Moment) -> TakenOver | None:
         """Return the marker that *reservation* replaced, which is the next holder's to know."""

@@ -12,9 +12,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcp_claims.model import expiry, validation
-from mcp_claims.model.codec import RecordError, from_json, timestamp, to_json, whole_milliseconds
+from mcp_claims.model.codec import (
+    RecordError,
+    from_json,
+    tickets_from_json,
+    tickets_to_json,
+    timestamp,
+    to_json,
+    whole_milliseconds,
+)
 from mcp_claims.model.records import (
+    ALONE,
     MAX_GENERATION,
+    SHARED,
     Claim,
     Ended,
     Holder,
@@ -24,6 +34,8 @@ from mcp_claims.model.records import (
     Outcome,
     Proof,
     ScopedKey,
+    Ticket,
+    Use,
 )
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -271,6 +283,38 @@ def test_what_a_reservation_replaced_is_a_record_or_unreadable() -> None:
     with pytest.raises(RecordError, match="mode"):
         from_json(changed(replaced=RECORD | {"mode": "shelved"}))
     assert from_json(changed(replaced=RECORD)).replaced == CLAIM
+
+
+@pytest.mark.rule("M1")
+def test_a_claim_in_a_place_and_its_head_are_written_with_the_key_that_callers_pass() -> None:
+    place = CLAIM.scoped.place("0")
+    member = CLAIM._replace(scoped=place, mode=Mode.SLOT, slot=0, slots=2, group=(place, place._replace(namespace="x")))
+    record = json.loads(to_json(member))
+    assert (record["key"], record["member"]) == (CLAIM.scoped.key, "0")
+    assert record["group"] == [["ci", CLAIM.scoped.key], ["x", CLAIM.scoped.key]]
+    assert from_json(to_json(member)) == member
+    head = CLAIM._replace(mode=Mode.SLOT, slots=2, members=("0", "1"), replaced=CLAIM)
+    assert from_json(to_json(head)) == head and head.places == (place, CLAIM.scoped.place("1"))
+    assert (json.loads(to_json(head))["members"], "member" in json.loads(to_json(head))) == (["0", "1"], False)
+
+
+@pytest.mark.rule("M1")
+def test_members_that_are_no_list_of_texts_are_unreadable() -> None:
+    assert from_json(changed(members=None)).members == ()
+    others: list[object] = [[], 1, "0", {}, [1], [None], ["0", ["1"]], [""]]
+    for value in others:
+        with pytest.raises(RecordError, match="members"):
+            from_json(changed(members=value))
+    no_members: list[object] = [1, [], {}, True]
+    for value in no_members:
+        with pytest.raises(RecordError, match="member"):
+            from_json(changed(member=value))
+
+
+@pytest.mark.parametrize("use", [ALONE, SHARED, Use(Mode.SLOT, 3)])
+def test_a_ticket_keeps_in_which_way_it_asks_for_its_keys(use: Use) -> None:
+    ticket = Ticket(3, (CLAIM.scoped,), CLAIM.holder, CLAIM.claimed, CLAIM.expires, use=use)
+    assert tickets_from_json(tickets_to_json([ticket])) == (ticket,)
 
 
 @pytest.mark.parametrize(("field", "lowest"), [("slot", 0), ("slots", 1)])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mcp_claims.model import expiry, tickets
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Holder, Moment, ScopedKey, Ticket
+from mcp_claims.model.records import ALONE, SHARED, Claim, Holder, Mode, Moment, ScopedKey, Ticket, Use
 from mcp_claims.model.tickets import KEPT_PLACE
 
 KEY, OTHER = ScopedKey("ci", "red"), ScopedKey("ci", "blue")
@@ -137,6 +137,51 @@ def test_leaving_takes_only_the_sessions_ticket_for_that_key() -> None:
         (2, (KEY,)),
         (1, (OTHER,)),
     ]
+
+
+SLOT = Use(Mode.SLOT, 2)
+
+
+def asking(found: tuple[Ticket, ...], number: int, use: Use) -> tuple[Ticket, ...]:
+    return stored(tickets.joined(found, (KEY,), holder(number), at(0), MINUTE, use=use))
+
+
+@pytest.mark.rule("M7")
+def test_only_those_who_would_share_do_not_stand_in_each_others_way() -> None:
+    for use in (ALONE, SHARED, SLOT):
+        found = asking((), 1, use)
+        for other in (ALONE, SHARED, SLOT):
+            in_front = tickets.ahead_of(found, KEY, holder(2), at(2), use=other)
+            assert bool(in_front) is not (use is other is SHARED)
+
+
+@pytest.mark.rule("M7")
+def test_one_that_would_share_waits_for_each_in_front_of_it_that_wants_it_alone() -> None:
+    found: tuple[Ticket, ...] = ()
+    for number, use in enumerate((SHARED, ALONE, SHARED, SHARED), 1):
+        found = asking(found, number, use)
+
+    def in_front(number: int, use: Use) -> list[int]:
+        return [each.holder.pid for each in tickets.ahead_of(found, KEY, holder(number), at(2), use=use)]
+
+    assert [in_front(1, SHARED), in_front(2, ALONE), in_front(3, SHARED), in_front(4, SHARED)] == [[], [1], [2], [2]]
+    assert in_front(5, SHARED) == [2] and in_front(5, ALONE) == [1, 2, 3, 4]
+
+
+@pytest.mark.rule("M7")
+def test_a_ticket_for_another_use_is_a_new_one() -> None:
+    found = asking(asking((), 1, SLOT), 2, SLOT)
+    assert [each.number for each in asking(found, 1, SLOT)] == [1, 2]
+    for use in (ALONE, SHARED, Use(Mode.SLOT, 3)):
+        assert [(each.number, each.use) for each in asking(found, 1, use)] == [(2, SLOT), (3, use)]
+
+
+@pytest.mark.rule("M7")
+def test_the_reservation_of_a_place_that_lapses_takes_the_ticket_for_its_key() -> None:
+    found = asking((), 1, SLOT)
+    place = expiry.reserved(KEY.place("0"), holder(1), at(10), None, ClaimState.FREE)
+    assert [each.lapsed for each in tickets.lapsed(found, place)] == [True]
+    assert tickets.left(found, KEY.place("0"), holder(1)) == ()
 
 
 STEPS = st.lists(

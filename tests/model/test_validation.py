@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Holder, Moment, ScopedKey, Unreadable
+from mcp_claims.model.records import ALONE, SHARED, Claim, Holder, Mode, Moment, ScopedKey, Unreadable, Use
 from mcp_claims.model.text import one_line
-from mcp_claims.model.validation import MAX_TTL
+from mcp_claims.model.validation import MAX_TTL, ClaimRequest
 from tests.support.machines import World
 
 DAY = 86_400.0
@@ -323,3 +324,67 @@ def test_whatever_the_note_it_is_folded_printable_and_stays_so(text: str) -> Non
     assert not any(ord(character) < 32 for character in line)
     line.encode()
     assert one_line(line) == line
+
+
+@pytest.mark.parametrize(
+    ("shared", "slots", "use"),
+    [
+        (False, None, ALONE),
+        (True, None, SHARED),
+        (False, 2, Use(Mode.SLOT, 2)),
+        (False, 1_000, Use(Mode.SLOT, 1_000)),
+    ],
+)
+def test_a_key_is_asked_for_alone_shared_or_by_slots(shared: bool, slots: int | None, use: Use) -> None:
+    assert validation.parse_use(shared, slots) == use
+    assert ClaimRequest.parse("red", shared=shared, slots=slots).use == use
+
+
+@pytest.mark.parametrize("slots", [1, 0, -2, 1_001, True, 2.0, "2", math.nan])
+def test_a_number_of_slots_out_of_range_is_refused_with_the_range(slots: int) -> None:
+    with pytest.raises(InvalidInputError, match="slots must be a whole number from 2 to 1,000") as refusal:
+        validation.parse_use(False, slots)
+    assert refusal.value.field == "slots"
+
+
+@pytest.mark.parametrize("shared", [1, 0, None, "true"])
+def test_shared_is_true_or_false(shared: bool) -> None:
+    with pytest.raises(InvalidInputError, match="shared must be true or false"):
+        validation.parse_use(shared, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "rule"),
+    [
+        ({"shared": True, "slots": 2}, "slots", "does not go with shared"),
+        ({"slots": 2, "also": ["green"]}, "slots", "does not go with also or or_else"),
+        ({"slots": 2, "or_else": ["green"]}, "slots", "does not go with also or or_else"),
+        ({"shared": True, "or_else": ["green"]}, "shared", "does not go with or_else"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(arguments: dict[str, Any], field: str, rule: str) -> None:
+    with pytest.raises(InvalidInputError, match=rule) as refusal:
+        ClaimRequest.parse("red", **arguments)
+    assert refusal.value.field == field
+
+
+def test_shared_goes_with_also() -> None:
+    assert ClaimRequest.parse("red", also=["green"], shared=True).use == SHARED
+
+
+@pytest.mark.rule("M3")
+def test_a_head_is_held_whatever_its_time_says() -> None:
+    world = World()
+    now = world.process().now()
+    head = Claim(
+        ScopedKey("ci", "red-check"), Holder("several", 1), now, expiry.later(now, 2 * MAX_TTL), members=("0",), slots=2
+    )
+    for stored in (None, now.wall.timestamp()):
+        for seconds in (0.0, DAY, 2 * DAY, 100 * DAY):
+            assert expiry.state_of(head._replace(stored=stored), Moment(now.wall, seconds), lambda _: True) is (
+                ClaimState.HELD
+            )
+    world.set_wall_clock(100 * DAY)
+    assert expiry.state_of(head._replace(stored=now.wall.timestamp()), world.process().now(), lambda _: True) is (
+        ClaimState.HELD
+    )

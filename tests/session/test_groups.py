@@ -331,6 +331,16 @@ def test_whichever_member_takes_the_turn_the_first_one_stays_the_first(bench: Be
     assert isinstance(taken.found, Claim) and taken.found.scoped == GREEN and taken.found.group == (RED, GREEN)
 
 
+@pytest.mark.rule("W3")
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_turn_for_several_keys_is_taken_whoever_waits_by_now(bench: Bench, shared: bool) -> None:
+    ada, ben = bench.session(), bench.session()
+    request = ClaimRequest.parse("red", also=["green"], shared=shared)
+    assert ada.try_request(request, reserve=True).status is Status.YOUR_TURN
+    wait(bench, ben, "green")
+    assert ada.try_request(request).status is Status.ACQUIRED
+
+
 def test_the_end_of_a_wait_declines_what_is_kept_of_a_group_that_is_partly_held(bench: Bench) -> None:
     holder, ada, ben = (bench.session() for _ in range(3))
     granted(ada, "red")

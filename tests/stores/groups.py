@@ -103,6 +103,41 @@ class GroupContract:
                 last[each.scoped] = each.generation
                 assert store.swap(each.scoped, each, None).won
 
+    @pytest.mark.rule("M1")
+    def test_each_place_of_a_key_and_the_key_itself_have_generations_that_no_other_has_had(self, store: Store) -> None:
+        places = [A, A.place("0"), A.place("1"), A.place("0123456789abcdef")]
+        seen: list[int] = []
+        for _ in range(3):
+            for place in places:
+                granted = grant(store, claim(place))
+                seen.append(granted.generation)
+                assert store.read(place) == granted and list(store.scan()) == [granted]
+                assert store.swap(place, granted, None).won
+        assert seen == sorted(set(seen))
+
+    @pytest.mark.rule("M5")
+    def test_a_claim_that_moves_to_a_place_keeps_its_generation_and_the_next_has_a_higher_one(
+        self, store: Store
+    ) -> None:
+        granted = grant(store, claim())
+        place = A.place("0")
+        moved = store.swap_all([Change(A, granted, None), Change(place, None, granted._replace(scoped=place))])
+        assert moved.won and isinstance(moved.found[1], Claim) and moved.found[1].generation == granted.generation
+        assert state(store, (A, place)) == list(moved.found)
+        assert grant(store, claim(A.place("1"), session=2)).generation > granted.generation
+        assert grant(store, claim(session=3)).generation > granted.generation
+
+    @pytest.mark.rule("M1")
+    def test_places_are_listed_with_their_key_and_their_position_is_that_of_a_scan(self, store: Store) -> None:
+        granted = [grant(store, claim(key)) for key in (A, A.place("0"), A.place("1"), B)]
+        found = list(store.scan("ci"))
+        assert sorted(found, key=lambda each: each.scoped if isinstance(each, Claim) else A) == sorted(
+            granted, key=lambda each: each.scoped
+        )
+        for index, each in enumerate(found):
+            assert list(store.scan("ci", store.position(each))) == found[index + 1 :]
+        assert set(store.names("ci", 9)) <= {A.key, B.key}, "no place has a name"
+
     def test_one_change_is_a_swap(self, store: Store) -> None:
         swaps = store.swap_all([Change(A, None, claim())])
         (granted,) = swaps.found
