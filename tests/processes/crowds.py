@@ -25,7 +25,7 @@ from pathlib import Path
 from random import Random
 
 from mcp_claims.errors import ClaimsError, StoreBusyError, StoreUnavailableError
-from mcp_claims.model.records import Claim, ScopedKey, Ticket, Use
+from mcp_claims.model.records import Claim, ScopedKey, Ticket, Unreadable, Use
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
@@ -130,14 +130,14 @@ class Worker:
                 break
             self._tell_of_loss(result)
             # Where others share it, it stays as it is.
-            shared = shared is not result.claimed
+            shared = shared != result.claimed
             self._enter(result, keys, shared=shared, asked=asked)
             self._stay(pause)
         self._release(keys[0])
         return True
 
     def _enter(self, result: ClaimResult, keys: Sequence[str], *, shared: bool, asked: int) -> None:
-        claims = [claim for claim, _ in result.grants] or [result.found]
+        claims: list[Claim | Unreadable] = [claim for claim, _ in result.grants] or [result.found]
         self._write(
             "enter",
             at=clock(),
