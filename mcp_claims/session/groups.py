@@ -363,9 +363,12 @@ class Groups(Turns):
             ]
             swaps = self._swap(changes, self.holder, lock_timeout)
             if swaps.won:
+                self._held.remove(first)
                 return self._note_release(changes, swaps, lock_timeout)
             # Of several keys another one may have changed.
             found = swaps.found[0]
+            if not self._holds(found, scoped) and (moved := self._passed_on(first)) is not None:
+                scoped, found = moved.scoped, moved
         self._held.settle(doubts, found)
         if grant is None and self._decline(scoped, found, lock_timeout):
             return ReleaseResult(True, None, self._machine.now(), declined=True)
@@ -376,6 +379,16 @@ class Groups(Turns):
             result = self._release(request._replace(scoped=elsewhere.scoped), lock_timeout, elsewhere, left)
             return result._replace(lost=result.lost or lost)
         return ReleaseResult(False, found, self._machine.now(), self._held.lost(cached, found))
+
+    def _passed_on(self, grant: Claim) -> Claim | None:
+        """Return what has become of *grant* if it was passed from shared to alone or back, and the call was an error all the same.
+
+        Else its session would hold it unknowingly: it looks where the claim was before.
+        """
+        found = self._store.read(grant.scoped.base)
+        own = self._own_member(found) or found
+        moved = isinstance(own, Claim) and own.scoped != grant.scoped and own.generation == grant.generation
+        return own if isinstance(own, Claim) and moved and self._holds(own, own.scoped) else None
 
     def _place_of(self, scoped: ScopedKey) -> ScopedKey:
         """Return where this session holds *scoped*, as far as it knows: there, or in the place of a member."""

@@ -119,6 +119,19 @@ class _Planned:
         return self.new is not None and not self.ends_with_process and not self.kept_lease
 
     @property
+    def ends_trace(self) -> bool:
+        """Whether the trace of an earlier claim may lie beside it, and has to go.
+
+        Each deletion is an operation, and a transaction has no room for them beside 32 claims with their heads and tickets.
+        """
+        old, new = self.change.old, self.new
+        if not self.is_of_several or new is None or new.ended is not None:
+            return True
+        # Nothing was there when it was read, and the transaction compares that.  What is shared leaves no trace, and what
+        # lies behind a head is seen by nobody, and goes with it.
+        return old is not None and not new.members and new.slots is not None
+
+    @property
     def kept_lease(self) -> int:
         """The lease of the head that the new one replaces, which lasts as long; 0 for none.
 
@@ -468,8 +481,7 @@ class EtcdStore:
             trace_lease,
             planned.is_grant,
             planned.ticket,
-            # Nothing was there when it was read, and the transaction compares that.
-            ends_trace=not ((planned.is_of_several and planned.change.old is None) or planned.kept_lease),
+            ends_trace=planned.ends_trace,
         )
 
     def _won_swaps(self, planned: Sequence[_Planned], txn: Txn, outcome: TxnOutcome, revision: int) -> Swaps:
