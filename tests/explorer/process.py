@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from greenlet import greenlet
 
-from mcp_claims.errors import ClaimsError
+from mcp_claims.errors import ClaimsError, StoreBusyError
 from mcp_claims.model.codec import RecordError, from_json
 from mcp_claims.model.keys import PLACES
 from mcp_claims.model.names import is_same_session
@@ -250,7 +250,10 @@ class Process:
         grant = next((each for key, each in self.granted.items() if key.base == scoped), None)
         if grant is None:
             return
-        renewed = self._do(lambda: self.claims.renew(grant, timedelta(minutes=TTL)))
+        try:
+            renewed = self.claims.renew(grant, timedelta(minutes=TTL))
+        except StoreBusyError:
+            return  # It does not wait for the lock: keep-alive comes again.
         self._forget(scoped)
         if isinstance(renewed, Claim):
             self.granted[renewed.scoped] = renewed
