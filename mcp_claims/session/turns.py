@@ -162,6 +162,11 @@ class Turns:
         old = self._store.read(place)
         if isinstance(old, Unreadable) or self._state_of(old, now) in (ClaimState.HELD, ClaimState.RESERVED):
             assert old is not None
+            # Most likely a change half made, seen without the lock.  Were it in the way, a slot that is free would be refused;
+            # beside a crash, until somebody else takes the lock.  A compare under the lock, which changes nothing, settles it.
+            settled = self._store.swap_all([Change(place, None, None)], lock_timeout=lock_timeout).found[0]
+            if settled != old or self._store.read(scoped) != found:
+                return None
             return Sight(scoped, in_the_way=(old,))
         return Sight(place, old, holders=holders)
 

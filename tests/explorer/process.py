@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from greenlet import greenlet
 
-from mcp_claims.errors import ClaimsError
+from mcp_claims.errors import ClaimsError, StoreBusyError
 from mcp_claims.model.codec import RecordError, from_json
 from mcp_claims.model.keys import PLACES
-from mcp_claims.model.records import Claim, Holder, Outcome, ScopedKey, Ticket
+from mcp_claims.model.names import is_same_session
+from mcp_claims.model.records import ALONE, SHARED, Claim, Holder, Mode, Outcome, Proof, ScopedKey, Ticket, Use
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status
 from tests.explorer.simulated import Inode, Killed
@@ -55,7 +56,8 @@ class Process:
         self.fs = run.scenario.make_filesystem(run.disk, self._give_way)
         self.machine: FakeMachine = run.world.process()
         name = f"rig:{self.machine.pid()}:{number:012x}"
-        holder = Holder(name, self.machine.pid(), self.machine.proof())
+        proof = self.machine.proof() if run.scenario.proves_death else Proof()
+        holder = Holder(name, self.machine.pid(), proof)
         store = run.scenario.make_store(self.fs)
         vars(store)["wake"] = run.listens
         self.claims = run.scenario.make_claims(store, holder, self.machine)
@@ -98,18 +100,19 @@ class Process:
     def started(self) -> bool:
         return self._thread is not None and bool(self._thread)
 
-    @property
-    def keys(self) -> set[ScopedKey]:
-        """The keys that it was granted or that are kept for it."""
-        return {*self.granted, *([] if self.turn is None else [self.turn.scoped])}
+    def acts_on(self) -> list[Claim]:
+        """Return what the process acts on: its grants that it has not begun to release, and that have time left.
 
-    def thinks_it_holds(self, scoped: ScopedKey) -> bool:
-        """Return whether the process acts on a key: it has a grant, has not begun to release, and has time left.
-
-        Or whether the key is kept for it, as it was told, so that nobody else may act.
+        And what is kept for it, as it was told, so that nobody else may act.
         """
-        grants = [self.granted.get(scoped), self.turn if self.turn is not None and self.turn.scoped == scoped else None]
-        return self.alive and any(grant is not None and grant.expires.ticks > self.run.world.ticks for grant in grants)
+        grants = [*self.granted.values(), *([] if self.turn is None else [self.turn])]
+        return [
+            each
+            for each in grants
+            if self.alive
+            and each.expires.ticks > self.run.world.ticks
+            and (each.scoped.base, each.generation) not in self.run.revoked
+        ]
 
     def try_claim(
         self,
@@ -119,9 +122,11 @@ class Process:
         note: str | None = None,
         redo: bool = False,
         also: tuple[ScopedKey, ...] = (),
+        or_else: tuple[ScopedKey, ...] = (),
+        use: Use = ALONE,
     ) -> ClaimResult | None:
         request = ClaimRequest.parse(scoped.key, scoped.namespace, ttl_minutes=ttl, note=note, redo=redo)
-        request = request._replace(also=also)
+        request = request._replace(also=also, or_else=or_else, use=use)
         turn, self.turn = self.turn, None
         attempt = self._try(request)
         refused = attempt is not None and attempt.status is not Status.ACQUIRED
@@ -144,32 +149,37 @@ class Process:
         keeps_place: bool = True,
         attempts: int = MAX_ATTEMPTS,
         also: tuple[ScopedKey, ...] = (),
+        or_else: tuple[ScopedKey, ...] = (),
+        use: Use = ALONE,
     ) -> ClaimResult | None:
         """Wait as `acquire` does.  With *reserve* the first attempt claims the key, later ones reserve it."""
-        request = ClaimRequest.parse(scoped.key, scoped.namespace, ttl_minutes=ttl)._replace(also=also)
+        request = ClaimRequest.parse(scoped.key, scoped.namespace, ttl_minutes=ttl)
+        request = request._replace(also=also, or_else=or_else, use=use)
         attempt = self._try(request)
         if attempt is None or attempt.status is not Status.HELD:
             return attempt
-        self.wants |= {scoped, *also}
-        self.claims.queue.join(scoped, WAIT, also)
+        others, any_of_them = request.keys[1:], bool(or_else)
+        self.wants |= {*request.keys}
+        self.claims.queue.join(scoped, WAIT, others, any_of_them=any_of_them, use=use)
         self.listens = True
         for _ in range(attempts):
             began = self.run.news
             attempt = self._try(request, reserve=reserve)
-            if attempt is None or attempt.status is not Status.HELD:
+            if attempt is None or attempt.status is not Status.HELD or attempt.own:
                 break
             if cycle := self.claims.queue.find_cycle(scoped):
                 self.run.refused_for_a_cycle(self, cycle)
                 attempt = attempt._replace(cycle=cycle)
                 break
             if not self.claims.queue.place(scoped)[0]:
-                self.claims.queue.rejoin(scoped, WAIT, also)
+                self.claims.queue.rejoin(scoped, WAIT, others, any_of_them=any_of_them, use=use)
             self.sleep(began)
         self.listens = False
-        waits_on = attempt is not None and attempt.status in (Status.HELD, Status.YOUR_TURN) and not attempt.cycle
+        waits_on = attempt is not None and attempt.status in (Status.HELD, Status.YOUR_TURN)
+        waits_on = waits_on and attempt is not None and not (attempt.cycle or attempt.own)
         self.claims.end_wait(scoped, keeps_place=keeps_place and waits_on)
         if not (keeps_place and waits_on):
-            self.wants -= {scoped, *also}
+            self.wants -= {*request.keys}
             self.turn = None
         return attempt
 
@@ -182,18 +192,22 @@ class Process:
     def _try(self, request: ClaimRequest, *, reserve: bool = False) -> ClaimResult | None:
         scoped = request.scoped
         self._look(scoped)
+        self._begin_to_share(request)
         try:
             attempt = self.claims.try_request(request, reserve=reserve)
         except ClaimsError as error:
             self.run.refused(error)
             return None
-        self.granted.pop(scoped, None)
+        self._forget(scoped)
         if isinstance(attempt.found, Claim) and attempt.status is Status.YOUR_TURN:
             self.turn = attempt.found
         elif isinstance(attempt.found, Claim) and attempt.claimed:
-            for grant in [attempt.found, *(grant for grant, _ in attempt.grants)]:
+            grants = [attempt.found, *(grant for grant, _ in attempt.grants)]
+            if attempt.status is Status.ACQUIRED and request.also and request.use is not ALONE:
+                self.run.granted_all(self, request, grants)
+            for grant in grants:
                 self.granted[grant.scoped] = grant
-                self.wants.discard(grant.scoped)
+                self.wants -= {*request.keys} if request.or_else else {grant.scoped.base}
                 self.run.granted(self, grant, redo=request.redo)
             for key in attempt.found.group:
                 if key in self.granted:
@@ -203,12 +217,14 @@ class Process:
         return attempt
 
     def release(self, outcome: Outcome | None = None, scoped: ScopedKey = KEY) -> None:
-        ours, self.turn = self.granted.pop(scoped, None), None
+        ours, self.turn = self._forget(scoped), None
         for key in () if ours is None else ours.group:
             self.granted.pop(key, None)
         released = self._do(lambda: self.claims.release(scoped.key, scoped.namespace, outcome=outcome))
         self.wants.discard(scoped)
-        if outcome is Outcome.DONE and isinstance(released, ReleaseResult) and released.released and ours is not None:
+        # Work on what several may have is never done.
+        alone = ours is not None and ours.scoped.member is None
+        if outcome is Outcome.DONE and isinstance(released, ReleaseResult) and released.released and alone:
             self.run.done_until = self.run.world.ticks + RETENTION
 
     def close(self) -> None:
@@ -221,9 +237,50 @@ class Process:
         self._do(self.claims.prune)
 
     def inspect(self) -> None:
+        held, began = self.run.held(), self.run.world.ticks
         inspection = self._do(lambda: self.claims.inspect(KEY.key, KEY.namespace))
+        is_free = isinstance(inspection, Inspection) and (inspection.found is None or inspection.marker is not None)
+        if is_free and began == self.run.world.ticks and held & self.run.held():
+            raise ViolationError(self.run.describe(f"P{self.number} found a key free that was held throughout"))
         if isinstance(inspection, Inspection):
             self.run.looked(inspection.found)
+
+    def renew(self, scoped: ScopedKey = KEY) -> None:
+        """Renew as keep-alive does, which never claims anew."""
+        grant = next((each for key, each in self.granted.items() if key.base == scoped), None)
+        if grant is None:
+            return
+        try:
+            renewed = self.claims.renew(grant, timedelta(minutes=TTL))
+        except StoreBusyError:
+            return  # It does not wait for the lock: keep-alive comes again.
+        self._forget(scoped)
+        if isinstance(renewed, Claim):
+            self.granted[renewed.scoped] = renewed
+            self.run.granted(self, renewed, redo=False)
+            self.fs.act()
+
+    def revoke(self, scoped: ScopedKey = KEY) -> None:
+        """Revoke the first claim that others have on a key; from now on its holder is not believed."""
+        found = [each.found for each in self.claims.read(scoped.key, scoped.namespace).claims]
+        others = (each for each in found if isinstance(each, Claim) and each.ended is None)
+        revoked = next(
+            (each for each in others if not is_same_session(each.holder.name, self.claims.holder.name)), None
+        )
+        if revoked is not None:
+            self.run.revoked.add((scoped, revoked.generation))
+            self._do(lambda: self.claims.revoke(revoked))
+
+    def _begin_to_share(self, request: ClaimRequest) -> None:
+        """Act on a key as one of several from the moment on at which this process asks to share it."""
+        alone = self.granted.get(request.scoped)
+        if alone is not None and request.use is SHARED:
+            self.granted[request.scoped] = alone._replace(scoped=alone.scoped.place("begun"), mode=Mode.SHARED)
+
+    def _forget(self, scoped: ScopedKey) -> Claim | None:
+        """Act no more on a key, in whatever place; return what was granted."""
+        ours = [key for key, each in self.granted.items() if scoped in (key, each.scoped.base)]
+        return [self.granted.pop(key) for key in ours][-1] if ours else None
 
     def _look(self, scoped: ScopedKey = KEY) -> None:
         self.seen = self.run.tickets(scoped.namespace)

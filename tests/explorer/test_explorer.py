@@ -14,6 +14,8 @@ from tests.explorer import files, groups
 from tests.explorer.scenarios import FAULTS, SCENARIOS
 from tests.explorer.schedules import Scenario
 from tests.explorer.search import explore
+from tests.explorer.several import SEVERAL, SEVERAL_FAULTS
+from tests.explorer.several import planted as planted_in_several
 from tests.explorer.waiting import WAITING, WAITING_FAULTS, planted
 
 SCHEDULES = int(os.environ.get("MCP_CLAIMS_SCHEDULES", "150"))
@@ -29,6 +31,17 @@ def test_at_most_one_holds_and_the_key_stays_claimable_under_every_schedule_trie
     assert found.violation is None, found.violation
     print(f"{found.schedules:,} distinct schedules")
     assert found.schedules >= SCHEDULES, "as many as were asked for, in each"
+
+
+@pytest.mark.rule("M1", "M2", "M4", "M7", "M8")
+@pytest.mark.parametrize("scenario", SEVERAL, ids=lambda scenario: scenario.name)
+def test_several_hold_a_key_only_in_ways_that_go_together(scenario: Scenario) -> None:
+    # There are as many of these as of all others; a fifth of the schedules for each keeps a working day's run short.
+    at_most = SCHEDULES // 5
+    found = explore(scenario, bound=BOUND, at_most=at_most, random_runs=at_most // RANDOM_SHARE)
+    assert found.violation is None, found.violation
+    print(f"{found.schedules:,} distinct schedules")
+    assert found.schedules >= at_most, "as many as were asked for, in each"
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -47,6 +60,12 @@ def test_a_fault_of_files_is_found(fault: str) -> None:
 @pytest.mark.rule("C15", "S10")
 def test_a_set_that_is_written_one_by_one_is_found() -> None:
     assert re.search("both hold the key|was given twice", violation(list(groups.planted())))
+
+
+@pytest.mark.rule("M1", "M2", "M4", "M7")
+@pytest.mark.parametrize("fault", SEVERAL_FAULTS)
+def test_a_fault_of_keys_that_several_hold_is_found(fault: str) -> None:
+    assert violation([planted_in_several(fault)]).startswith(fault)
 
 
 # That one needs thousands of schedules.
