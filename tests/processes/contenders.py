@@ -33,7 +33,7 @@ from mcp_claims.errors import ClaimsError, StoreBusyError, StoreUnavailableError
 from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.validation import ReleaseRequest
-from mcp_claims.session.groups import Groups
+from mcp_claims.session.releases import Releases
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import ReleaseResult, Status
 from mcp_claims.session.session import Session
@@ -293,7 +293,7 @@ def plant(fault: str) -> None:
     assert fault == "release by path"
 
     def release(
-        self: Groups,
+        self: Releases,
         request: ReleaseRequest,
         lock_timeout: float,
         grant: Claim | None = None,
@@ -305,7 +305,7 @@ def plant(fault: str) -> None:
                 return ReleaseResult(True, found, self._machine.now())
         return ReleaseResult(False, None, self._machine.now())
 
-    Groups._release = release  # type: ignore[method-assign]
+    Releases._release = release  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
