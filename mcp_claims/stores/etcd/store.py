@@ -116,7 +116,7 @@ class _Planned:
 
     @property
     def needs_lease_of_its_own(self) -> bool:
-        return self.new is not None and not self.ends_with_process and not self.kept_lease
+        return self.new is not None and not self.ends_with_process and not self.new.members
 
     @property
     def ends_trace(self) -> bool:
@@ -133,10 +133,7 @@ class _Planned:
 
     @property
     def kept_lease(self) -> int:
-        """The lease of the head that the new one replaces, which lasts as long; 0 for none.
-
-        Else each session that comes or goes would leave a lease behind, for days.
-        """
+        """The lease of the head that the new one replaces, which lasts as long; 0 for none."""
         old, new = self.change.old, self.new
         if old is None or new is None or not (old.members and new.members) or old.expires != new.expires:
             return 0
@@ -395,8 +392,9 @@ class EtcdStore:
                 # A lease has ended since; try again with a new one.
                 for key, ticks in expiries:
                     connection.keepalive.cancel_expiry(key, ticks)
-                if any(change.trace_lease for change in key_changes) and not fresh_trace_leases:
-                    # Perhaps only that of the trace, and no claim is lost.
+                has_longer = any(change.trace_lease for change in key_changes) or any(each.is_head for each in planned)
+                if has_longer and not fresh_trace_leases:
+                    # Perhaps only that of a trace or a head, and no claim is lost.
                     connection.traces.forget()
                     fresh_trace_leases = True
                 elif process_lease:
@@ -468,8 +466,11 @@ class EtcdStore:
             return KeyChange(planned.key, planned.expected, None)
         if process_lease and planned.ends_with_process:
             lease_id = process_lease.id
+        elif planned.new.members:
+            # One for all heads of some hours, which lasts as long as they do: else each first session would leave one behind.
+            lease_id = planned.kept_lease or connection.traces.get_or_grant(deadline, ends_with_process=False)
         else:
-            lease_id = planned.kept_lease or own_leases[planned.key]
+            lease_id = own_leases[planned.key]
         trace_lease = 0
         if planned.leaves_trace:
             trace_lease = connection.traces.get_or_grant(deadline, ends_with_process=planned.ends_with_process)

@@ -42,7 +42,7 @@ def parse_trace(kv: KeyValue | None, keyspace: Keyspace, now: Moment) -> Claim |
 
 
 class TraceLeases:
-    """The leases of this process for its traces: one for those of claims that end with it, one for the others.
+    """The leases of this process for its traces: one for those of claims that end with it, one for the others and for heads.
 
     Each lasts for a day after the longest claim that is put beside its traces, and is granted when one is first needed.
     *ticks* is a clock in seconds that never steps.  Methods with a *deadline* raise `GatewayError`.
