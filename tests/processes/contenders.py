@@ -33,8 +33,8 @@ from mcp_claims.errors import ClaimsError, StoreBusyError, StoreUnavailableError
 from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.validation import ReleaseRequest
-from mcp_claims.session.releases import Releases
 from mcp_claims.session.identity import process_session
+from mcp_claims.session.releases import Releases
 from mcp_claims.session.results import ReleaseResult, Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store

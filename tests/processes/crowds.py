@@ -53,7 +53,9 @@ slowness = 1
 
 
 class Worker:
-    """One life of one process."""
+    """One life of one process; `note_served` is called once a waiter has waited for all that it should."""
+
+    note_served: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(self, store: Store, log: Path, grants: int, goes_on: Callable[[], bool], rng: Random) -> None:
         self._session = process_session(store)
@@ -87,10 +89,12 @@ class Worker:
             return ticket
 
         vars(queue)["join"] = join
-        while self._goes_on() or served < len(WAITED_FOR):
+        while self._goes_on():
             before = tickets
             if self._hold(WAITED_FOR[served % len(WAITED_FOR)], wait=60):
                 served += tickets > before
+                if served >= len(WAITED_FOR):
+                    self.note_served()
             time.sleep(self._rng.uniform(0, 0.05))
 
     def _hold(
@@ -186,18 +190,22 @@ class Nursery:
         self._store = opened(claims)
         self._logs, self._plan, self._seed = Path(logs), plan, seed
         self._until = clock() + int(float(seconds) * SECOND)
-        self._over = mmap.mmap(-1, 1)  # Shared with all that are forked: not 0 once the run is over.
+        # Shared with all that are forked: not 0 once the run is over, and once the waiter has been served.
+        self._over = mmap.mmap(-1, 2)
         self._rng = Random(seed)
         self._reading, self._grants = os.pipe()
         self._granted = self._kills = self._lives = 0
         self._alive: set[int] = set()
+
+    least = LEAST
+    """Grants before the run may end; 0 with a fault, after which there may be none."""
 
     def run(self) -> dict[str, object]:
         waiter = self._start(Worker.waiter) if self._plan == "comers" else None
         for _ in range(WORKERS[self._plan]):
             self._start(vars(Worker)[self._plan])
         next_kill = KILL_EVERY[1]
-        while clock() < self._until or self._granted < LEAST:
+        while clock() < self._until or self._granted < self.least or (waiter and self.least and not self._over[1]):
             if (winner := self._next_grant()) is not None and self._granted >= next_kill:
                 candidates = sorted(self._alive - {waiter})
                 # Half of them while they hold what they have just been granted.
@@ -205,6 +213,9 @@ class Nursery:
                 self._kill(winner if held else self._rng.choice(candidates))
                 next_kill = self._granted + self._rng.randint(*KILL_EVERY)
         self._over[0] = 1
+        for pid in self._alive if not self.least else ():
+            # One that has stumbled over what a fault has left may never end.
+            os.kill(pid, signal.SIGKILL)
         for pid in self._alive:
             while not os.waitpid(pid, os.WNOHANG)[0]:
                 self._next_grant()  # A full pipe would stop those who are still at it.
@@ -230,7 +241,10 @@ class Nursery:
             return pid
         # An error goes up through all of this and ends the child, with its traceback.
         log = self._logs / f"{self._lives}.log"
-        life(Worker(self._store, log, self._grants, lambda: not self._over[0], Random(f"{self._seed}/{self._lives}")))
+        rng = Random(f"{self._seed}/{self._lives}")
+        worker = Worker(self._store, log, self._grants, lambda: not self._over[0], rng)
+        worker.note_served = lambda: self._over.__setitem__(1, 1)
+        life(worker)
         os._exit(0)
 
     def _kill(self, pid: int) -> None:
@@ -269,5 +283,6 @@ if __name__ == "__main__":
     nursery = Nursery(*sys.argv[1:6])
     if sys.argv[6:]:
         plant(sys.argv[6])
+        nursery.least = 0
     with suppress(BrokenPipeError):
         print(json.dumps(nursery.run()), flush=True)

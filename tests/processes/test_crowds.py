@@ -19,6 +19,9 @@ from tests.processes.crowds import WAITED_FOR, WORKERS
 from tests.processes.test_stress import SECONDS
 from tests.support.etcd import fresh_config
 
+# A grant on etcd takes several requests, and each run lasts until there are enough of them.
+ON_BOTH = pytest.mark.parametrize("where", ["files", pytest.param("etcd", marks=pytest.mark.nightly)])
+
 
 @pytest.fixture
 def logs(tmp_path: Path) -> Path:
@@ -44,14 +47,14 @@ def run(spawn: Spawn, tmp_path: Path, logs: Path, where: str, plan: str) -> Hist
 
 @pytest.mark.rule("M8", "K11", "C15")
 @pytest.mark.timeout(600 + 3 * SECONDS)
-@pytest.mark.parametrize("where", ["files", "etcd"])
+@ON_BOTH
 def test_no_two_of_8_processes_write_what_overlaps(spawn: Spawn, tmp_path: Path, logs: Path, where: str) -> None:
     run(spawn, tmp_path, logs, where, "files")
 
 
 @pytest.mark.rule("M1", "M2", "M4")
 @pytest.mark.timeout(600 + 3 * SECONDS)
-@pytest.mark.parametrize("where", ["files", "etcd"])
+@ON_BOTH
 def test_no_more_than_3_of_32_processes_are_in_3_slots(spawn: Spawn, tmp_path: Path, logs: Path, where: str) -> None:
     seen = run(spawn, tmp_path, logs, where, "slots")
     assert history.most_at_once(seen) <= SLOTS
@@ -60,7 +63,7 @@ def test_no_more_than_3_of_32_processes_are_in_3_slots(spawn: Spawn, tmp_path: P
 
 @pytest.mark.rule("M7")
 @pytest.mark.timeout(600 + 3 * SECONDS)
-@pytest.mark.parametrize("where", ["files", "etcd"])
+@ON_BOTH
 def test_one_that_waits_for_what_20_share_is_served_in_its_turn(
     spawn: Spawn, tmp_path: Path, logs: Path, where: str
 ) -> None:
@@ -76,6 +79,8 @@ def test_one_that_waits_for_what_20_share_is_served_in_its_turn(
     assert history.overtaken(seen) == []
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("plan", "fault"),
     [("files", "all go together"), ("files", "no lock"), ("slots", "no lock"), ("comers", "no queue")],

@@ -223,21 +223,25 @@ def test_a_kill_at_any_step_of_a_group_leaves_all_of_it_or_nothing(places: Itera
 
 
 @pytest.mark.rule("M1", "M2", "M4", "M5")
-@pytest.mark.parametrize("beside", [False, True], ids=["by itself", "beside another"])
 @pytest.mark.parametrize(
-    ("way", "dead", "done", "about"),
+    ("way", "dead", "done", "about", "beside"),
     [
-        pytest.param("shared", (), (), share, id="share"),
-        pytest.param("shared", (), (share,), leave, id="share no more"),
-        pytest.param("shared", (share,), (), share, id="share after the dead"),
-        pytest.param("shared", (share,), (), inspect, id="sweep by inspect"),
-        pytest.param("shared", (share,), (), prune, id="sweep by prune"),
-        pytest.param("alone", (), (share,), alone, id="shared to alone"),
-        pytest.param("alone", (), (alone,), share, id="alone to shared"),
-        pytest.param("slots", (), (), slot, id="take a slot"),
-        pytest.param("slots", (), (slot,), leave, id="leave a slot"),
-        pytest.param("slots", (slot,), (), slot, id="take a slot of the dead"),
-        pytest.param("slots", (slot,), (), prune, id="prune a slot"),
+        pytest.param(*case, beside, id=f"{name} {'beside another' if beside else 'by itself'}")
+        for name, case in {
+            "share": ("shared", (), (), share),
+            "share no more": ("shared", (), (share,), leave),
+            "share after the dead": ("shared", (share,), (), share),
+            "sweep by inspect": ("shared", (share,), (), inspect),
+            "sweep by prune": ("shared", (share,), (), prune),
+            "shared to alone": ("alone", (), (share,), alone),
+            "alone to shared": ("alone", (), (alone,), share),
+            "take a slot": ("slots", (), (), slot),
+            "leave a slot": ("slots", (), (slot,), leave),
+            "take a slot of the dead": ("slots", (slot,), (), slot),
+            "prune a slot": ("slots", (slot,), (), prune),
+        }.items()
+        # Nobody passes to having it alone beside another.
+        for beside in ([False] if case[0] == "alone" else [False, True])
     ],
 )
 def test_a_kill_at_any_step_leaves_a_key_that_several_hold_to_the_living(
@@ -248,8 +252,6 @@ def test_a_kill_at_any_step_leaves_a_key_that_several_hold_to_the_living(
     about: Operation,
     beside: bool,
 ) -> None:
-    if way == "alone" and beside:
-        pytest.skip("it is the only one that shares it")
     join = {"slots": 2} if way == "slots" else {"shared": True}
     for at, place in zip(range(1, MOST), places, strict=False):
         survivor, other, third = (process_session(place.open()) for _ in range(3))
