@@ -59,7 +59,7 @@ def check_claims(store: Store, machine: Machine) -> Iterator[Finding]:
                 unreadable.append(found)
                 if found.changed != NEVER and found.changed > now.wall + _CLOCK_TOLERANCE:
                     wrong_times.append(f"{one_line(found.where)} was changed in the future")
-            else:
+            elif not found.members:  # The claims of those whom a head lists are there, too.
                 states[expiry.state_of(found, now, machine.provably_dead)] += 1
                 wrong_times += _wrong_times(found, now)
     except ClaimsError as error:

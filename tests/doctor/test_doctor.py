@@ -87,6 +87,15 @@ def test_where_all_is_well_each_check_says_so_and_nothing_changes(claims: Path) 
     assert contents(claims) == before
 
 
+@pytest.mark.rule("M1")
+def test_of_a_key_that_several_hold_each_is_counted_and_nothing_is_wrong(claims: Path) -> None:
+    sessions = [process_session(FileStore(claims)) for _ in range(2)]
+    for session in sessions:
+        assert session.try_claim("port", slots=3).claimed and session.try_claim("schema", shared=True).claimed
+    done = doctor(claims)
+    assert done.returncode == 0 and "5 held, 0 expired or orphaned" in done.stdout, done.stdout
+
+
 def test_a_directory_that_is_not_there_is_no_fault_and_is_not_made(tmp_path: Path) -> None:
     assert examined(tmp_path / "not" / "there") == (0, [])
     assert list(tmp_path.iterdir()) == []
