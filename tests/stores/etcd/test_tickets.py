@@ -101,7 +101,8 @@ def test_while_nobody_waits_a_claim_and_its_release_are_one_transaction_each(req
     requests.clear()
     assert only.try_claim(KEY.key, KEY.namespace).claimed
     assert only.release(KEY.key, KEY.namespace).released
-    assert requests == {"/kv/txn": 2}
+    # Besides, the lease may be renewed at any time.
+    assert {path: count for path, count in requests.items() if path.startswith("/kv/")} == {"/kv/txn": 2}
 
 
 @pytest.mark.rule("E14")
