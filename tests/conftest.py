@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,14 @@ for number in (signal.SIGINT, signal.SIGHUP):
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _no_keep_alive_of_a_test_outlives_it() -> Iterator[None]:
+    yield
+    # Only where the test has used etcd.
+    if (support := sys.modules.get("tests.support.etcd")) is not None:
+        support.stop_keep_alives()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakSet
 
 import requests
 
@@ -222,3 +223,26 @@ def config_at(port: int, prefix: str) -> EtcdConfig:
 def fresh_store(machine: Machine | None = None) -> EtcdStore:
     """Return an empty store."""
     return EtcdStore(fresh_config(), machine or local_machine())
+
+
+_opened: WeakSet[EtcdStore] = WeakSet()
+_open = EtcdStore.__init__
+
+
+def _open_and_remember(store: EtcdStore, config: EtcdConfig, machine: Machine) -> None:
+    _open(store, config, machine)
+    _opened.add(store)
+
+
+EtcdStore.__init__ = _open_and_remember  # type: ignore[method-assign,assignment]
+
+
+def stop_keep_alives() -> None:
+    """Let no store that a test of this process has opened keep its lease alive.
+
+    Hundreds of threads that renew leases, many of them through a proxy that is gone, would slow all later tests, and ask the
+    cluster what a test that counts requests did not ask.
+    """
+    for store in list(_opened):
+        if (connection := store._connections.pop(os.getpid(), None)) is not None:
+            connection.keepalive.stop()
