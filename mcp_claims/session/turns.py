@@ -5,7 +5,7 @@ The rules are W1 to W8 of docs/design/waiting.md; `operations` claims, renews an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -178,10 +178,13 @@ class Turns:
         found, members = holders_of(head, self._store.read_all)
         if found != head:
             return None
+        live: list[Claim | Unreadable] = []
         dead: list[Change] = []
         for place, each in members.items():
+            # Asked once: a process may end between two questions, and the list of the living would be empty.
             state = self._state_of(each, now)
             if each is not None and state in (ClaimState.HELD, ClaimState.RESERVED):
+                live.append(each)
                 continue
             if isinstance(each, Claim) and each.mode is Mode.RESERVED and each.ended is None:
                 end_reservation(self._store, each, now, lock_timeout)
@@ -194,20 +197,14 @@ class Turns:
         if dead:
             heads.swap(self._store, dead[:_MAX_DEAD], lambda: now, known={head.scoped: head}, lock_timeout=lock_timeout)
             return None
-        return self._in_order(members.values(), now)
+        return _soonest_first(live, now)
 
     def _living(self, head: Claim, now: Moment) -> list[Claim | Unreadable]:
-        """Return what `_holders` does, and remove nothing."""
+        """Return what `_holders` does, and remove nothing; empty if all are dead."""
         _, members = holders_of(head, self._store.read_all)
-        return self._in_order(members.values(), now)
-
-    def _in_order(self, members: Iterable[Found], now: Moment) -> list[Claim | Unreadable]:
-        live = [
-            each
-            for each in members
-            if each is not None and self._state_of(each, now) in (ClaimState.HELD, ClaimState.RESERVED)
-        ]
-        return sorted(live, key=lambda each: expiry.remaining(each.expires, now) if isinstance(each, Claim) else _LAST)
+        in_force = (ClaimState.HELD, ClaimState.RESERVED)
+        live = [each for each in members.values() if each is not None and self._state_of(each, now) in in_force]
+        return _soonest_first(live, now)
 
     def _put_reservations(
         self,
@@ -378,6 +375,10 @@ class Turns:
 
     def _state_of(self, found: Found, now: Moment) -> ClaimState:
         return expiry.state_of(found, now, self._machine.provably_dead)
+
+
+def _soonest_first(claims: list[Claim | Unreadable], now: Moment) -> list[Claim | Unreadable]:
+    return sorted(claims, key=lambda each: expiry.remaining(each.expires, now) if isinstance(each, Claim) else _LAST)
 
 
 def is_of(found: Claim | Unreadable, holder: Holder) -> bool:

@@ -797,6 +797,28 @@ class TestTheDead:
                 assert pruned.live == pruned.markers == 0 and list(bench.store.scan()) == []
 
     @pytest.mark.rule("M4")
+    @pytest.mark.parametrize("question", [1, 2])
+    def test_one_that_dies_while_it_is_met_is_alive_or_dead_to_the_end_of_a_look(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, question: int
+    ) -> None:
+        ada, ben = bench.session(), bench.session()
+        share(ada)
+        asked = 0
+        machine = ben._machine
+        provably_dead = machine.provably_dead
+
+        def dies(holder: Holder) -> bool:
+            nonlocal asked
+            asked += 1
+            if asked == question:
+                bench.world.kill(ada)
+            return provably_dead(holder)
+
+        monkeypatch.setattr(machine, "provably_dead", dies)
+        assert ben.try_claim(KEY).status in (Status.HELD, Status.ACQUIRED)
+        assert ben.try_claim(KEY).claimed
+
+    @pytest.mark.rule("M4")
     def test_the_living_stay_beside_them(self, bench: Bench) -> None:
         ada, ben, eve = (bench.session() for _ in range(3))
         for each in (ada, ben):
