@@ -88,6 +88,24 @@ def default_of(about: dict[str, Any]) -> str:
     return json.dumps(int(default) if isinstance(default, float) and default.is_integer() else default)
 
 
+@pytest.mark.rule("L4", "M1")
+def test_the_commands_in_slots_with_one_of_several_keys_and_shared_run(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("test:\n\t@echo slot $$MCP_CLAIMS_SLOT\n")
+    for name, says in (("serve.sh", "on $MCP_CLAIMS_KEY"), ("publish.sh", "of $MCP_CLAIMS_KEY")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {says}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-euc", command(containing="run --slots")],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+    )
+    assert done.stdout == f"slot 0\non port:8001\nof file:{tmp_path.resolve()}/docs/\n"
+
+
 @pytest.mark.anyio
 async def test_the_table_of_tools_is_what_the_server_lists(tmp_path: Path) -> None:
     async with Client(stdio(tmp_path / "claims")) as client:
