@@ -6,8 +6,6 @@ a session of its own, killed by a real signal.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -26,47 +24,22 @@ from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.files.store import FileStore
 from tests.processes.children import Hooked
+from tests.processes.kills import NEVER, Operation, killed_at
 
 if sys.platform == "win32":
     pytest.skip("has no fork", allow_module_level=True)
 
 KEY, LIVE, OTHER_DEAD = ScopedKey("ci", "red"), ScopedKey("ci", "live"), ScopedKey("review", "dead")
 MORE_CALLS_THAN_ANY_OPERATION_MAKES = 150
-NEVER = 1_000_000
 
 
-def in_child(directory: Path, at: int, *operations: Callable[[Session], object], uncounted: int = 0) -> bool:
-    """Let a child do *operations* and be killed before system call *at*, those of the first *uncounted* apart.
+def in_child(directory: Path, at: int, *operations: Operation, uncounted: int = 0) -> bool:
+    """Do what `killed_at` does with the claims in *directory*, before system call *at*."""
 
-    Return whether it got so far; at the end it is killed in any case, with all that it holds.
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        # Nothing of the parent's test run may go on in here, whatever happens.
-        try:
-            left = NEVER
+    def opened(before: Callable[[], None]) -> FileStore:
+        return FileStore(directory, fs=Hooked(lambda _call: before()))
 
-            def kill_at_last(_call: str) -> None:
-                nonlocal left
-                left -= 1
-                if not left:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            session = process_session(FileStore(directory, fs=Hooked(kill_at_last)))
-            for number, operation in enumerate(operations):
-                if number == uncounted:
-                    left = at
-                operation(session)
-            os.write(writer, b"through")
-            os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    with os.fdopen(reader) as output:
-        through = output.read() == "through"
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    return not through
+    return killed_at(opened, at, *operations, uncounted=uncounted)
 
 
 def claim(session: Session) -> None:

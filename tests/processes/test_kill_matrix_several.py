@@ -5,8 +5,6 @@ Groups of keys that one session holds together, and keys that several sessions h
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,17 +24,15 @@ from mcp_claims.stores.etcd.gateway import Gateway
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.files.store import FileStore
 from tests.processes.children import Hooked
+from tests.processes.kills import NEVER, Operation, killed_at
 from tests.support.etcd import fresh_config
-from tests.support.forks import fork
 
 if sys.platform == "win32":
     pytest.skip("has no fork", allow_module_level=True)
 
-NEVER = 1_000_000
 MOST = 400  # more steps than any operation takes
 GROUP = tuple(ScopedKey("ci", key) for key in ("build", "test"))
 KEY = ScopedKey("ci", "red")
-Operation = Callable[[Session], object]
 
 
 class Place:
@@ -71,37 +67,8 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 
 
 def in_child(place: Place, at: int, *operations: Operation, uncounted: int = 0) -> bool:
-    """Let a child do *operations* and be killed before step *at*, those of the first *uncounted* apart.
-
-    Return whether it got so far; at the end it is killed in any case, with all that it holds.
-    """
-    reader, writer = os.pipe()
-    child = fork()
-    if not child:
-        # Nothing of the parent's test run may go on in here, whatever happens.
-        try:
-            left = NEVER
-
-            def kill_at_last() -> None:
-                nonlocal left
-                left -= 1
-                if not left:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            session = process_session(place.open(kill_at_last))
-            for number, operation in enumerate(operations):
-                if number == uncounted:
-                    left = at
-                operation(session)
-            os.write(writer, b"through")
-            os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    with os.fdopen(reader) as output:
-        through = output.read() == "through"
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    return not through
+    """Do what `killed_at` does with the claims in *place*."""
+    return killed_at(place.open, at, *operations, uncounted=uncounted)
 
 
 def claim_group(session: Session) -> None:

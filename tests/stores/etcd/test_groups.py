@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 from math import inf
 from threading import Event
@@ -27,7 +25,7 @@ from mcp_claims.stores.etcd.txn import Transactions
 from tests.stores.groups import FAR, GROUP, A, B, grant_all, state
 from tests.stores.overlaps import any_other, file
 from tests.stores.samples import claim, grant, renewed
-from tests.support.etcd import config_at, fresh_config, one_node
+from tests.support.etcd import fresh_config
 from tests.support.etcd_keys import lease_of
 from tests.support.proxy import Proxy
 
@@ -48,29 +46,6 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(Gateway, "call", count)
     return counted
-
-
-@pytest.fixture
-def proxy() -> Iterator[Proxy]:
-    with closing(Proxy(one_node().clients[0])) as made:
-        yield made
-
-
-@pytest.fixture
-def config() -> EtcdConfig:
-    return fresh_config()
-
-
-@pytest.fixture
-def store(proxy: Proxy, config: EtcdConfig) -> EtcdStore:
-    """A store that reaches the cluster through the proxy only."""
-    return EtcdStore(config_at(proxy.port, config.prefix), local_machine())
-
-
-@pytest.fixture
-def direct(config: EtcdConfig) -> EtcdStore:
-    """A store on the same prefix, past the proxy."""
-    return EtcdStore(config, local_machine())
 
 
 @pytest.fixture(params=["ends with its process", "outlives its process"])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from datetime import timedelta
 from math import inf
 from threading import Thread
@@ -20,7 +19,7 @@ from mcp_claims.model.records import Claim, Mode, Outcome, ScopedKey
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session import heads
 from mcp_claims.session.acquire import acquire
-from mcp_claims.session.identity import named_session, process_session
+from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import ClaimResult, Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Swaps
@@ -29,7 +28,6 @@ from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.lease import revoke_lease
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.txn import Transactions
-from tests.support.etcd import config_at, fresh_config, one_node
 from tests.support.etcd_keys import lease_of
 from tests.support.machines import World
 from tests.support.proxy import Proxy
@@ -37,36 +35,6 @@ from tests.support.proxy import Proxy
 PUT, DELETION = b"request_put", b"request_delete_range"
 KEY = ScopedKey("default", "red")
 MOST = 32
-
-
-@pytest.fixture
-def config() -> EtcdConfig:
-    return fresh_config()
-
-
-@pytest.fixture
-def proxy() -> Iterator[Proxy]:
-    with closing(Proxy(one_node().clients[0])) as made:
-        yield made
-
-
-@pytest.fixture
-def store(proxy: Proxy, config: EtcdConfig) -> EtcdStore:
-    """A store that reaches the cluster through the proxy only."""
-    return EtcdStore(config_at(proxy.port, config.prefix), local_machine())
-
-
-@pytest.fixture
-def direct(config: EtcdConfig) -> EtcdStore:
-    """A store on the same prefix, past the proxy."""
-    return EtcdStore(config, local_machine())
-
-
-@pytest.fixture(params=["ends with its process", "outlives its process"])
-def session(request: pytest.FixtureRequest, store: EtcdStore) -> Session:
-    opened = process_session(store) if request.param == "ends with its process" else named_session(store, "ci")
-    assert opened.try_claim("warm").claimed
-    return opened
 
 
 @pytest.fixture(params=["shared", "slots"])
