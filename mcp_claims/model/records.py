@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import Enum, StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 # JavaScript, which reads these records too, has no larger exact integer.
 MAX_GENERATION = 2**53 - 1
@@ -267,3 +267,8 @@ class Unreadable(NamedTuple):
 
 
 Found = Claim | Unreadable | None
+
+
+def is_head(found: Found) -> TypeGuard[Claim]:
+    """Return whether *found* lists those who hold a key."""
+    return isinstance(found, Claim) and bool(found.members)

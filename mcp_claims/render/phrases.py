@@ -112,12 +112,12 @@ class ClaimDescription:
             claims = {claim.scoped: claim for claim in (self._claim, *(grant for grant, _ in grants))}
             shown = list(claims.values())[:SHOWN_KEYS]
             number = ", ".join(f"{claim.generation} of {quoted(claim.scoped.base.key)}" for claim in shown)
-        shared = "shared, " if self.facts.get("shared") else ""
-        return f"{shared}{self._slot().lstrip()}{', ' if self._slot() else ''}{self.until()}, generation {number}, as {self.who()}"
+        way = "shared" if self.facts.get("shared") else self._slot().strip()
+        return f"{way + ', ' if way else ''}{self.until()}, generation {number}, as {self.who()}"
 
     def _slot(self) -> str:
         """Return which slot it has, empty if the key has none."""
-        return f" in slot {self.facts['slot']} of 0 to {self.facts['slots'] - 1}" if "slot" in self.facts else ""
+        return f" in slot {self.facts['slot']} (of 0 to {self.facts['slots'] - 1})" if "slot" in self.facts else ""
 
     def ended(self) -> str:
         """Return the outcome, whose it is, its time and its note."""

@@ -14,7 +14,7 @@ from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Ended, Found, Holder, Mode, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Ended, Found, Holder, Mode, Moment, Outcome, ScopedKey, Unreadable, is_head
 from mcp_claims.model.text import skeleton
 from mcp_claims.session import heads
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
@@ -44,7 +44,7 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
     provably_dead = cache(machine.provably_dead)
     for found in store.scan(namespace):
         now = machine.now()
-        if isinstance(found, Claim) and found.members:
+        if is_head(found):
             # Its members are in the list, too.  But a store may have ended some by itself, which the head still lists.
             drop_missing(store, found, now, max(0.0, deadline - time.monotonic()))
             continue
@@ -114,7 +114,7 @@ def list_claims(
     for found in store.scan(namespace, position, began):
         if holder is not None and not (isinstance(found, Claim) and is_same_session(found.holder.name, holder)):
             continue
-        if isinstance(found, Claim) and found.members:
+        if is_head(found):
             continue  # Its members are in the list.
         if len(page) == limit:
             return ClaimPage(tuple(page), now, f"{_BEGAN}{began!r}\0{store.position(page[-1].found)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Found, Moment, ScopedKey
+from mcp_claims.model.records import Found, Moment, ScopedKey, is_head
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.operations import Operations
 from mcp_claims.session.results import ClaimResult, Status
@@ -48,7 +48,7 @@ class Choices(Operations):
 
     def _found(self, scoped: ScopedKey, found: Found, lock_timeout: float) -> Found:
         """Return what is stored for *scoped*, which was *found*: without its head, if none of those who held it lives."""
-        while isinstance(found, Claim) and found.members:
+        while is_head(found):
             live = self._holders(found, self._machine.now(), lock_timeout)
             if live is not None:
                 return live[0]

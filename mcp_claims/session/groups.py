@@ -15,11 +15,11 @@ from mcp_claims.errors import (
 )
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Found, Mode, Moment, ScopedKey, Unreadable
+from mcp_claims.model.records import ALONE, Claim, Found, Mode, Moment, ScopedKey, Unreadable, Use, is_head
 from mcp_claims.model.validation import ClaimRequest
+from mcp_claims.session.members import is_of
 from mcp_claims.session.releases import Releases
 from mcp_claims.session.results import ClaimResult, Status, TakenOver
-from mcp_claims.session.turns import is_of
 from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import MAX_SWAPS, Change, without_head
 
@@ -87,8 +87,14 @@ class Groups(Releases):
             if each is not None and self._state_of(each, now) in _IN_THE_WAY and not self._is_turn(each, key, now)
             for one in without_head(each, self._store.read_all) or [each]
         ]
-        for key in fresh if blocking else ():
-            if (blocks := self._blocks(key, self.holder)) is not None:
+        return self._with_overlaps(blocking, fresh, ALONE)
+
+    def _with_overlaps(
+        self, blocking: list[Claim | Unreadable], keys: Iterable[ScopedKey], use: Use
+    ) -> tuple[Claim | Unreadable, ...]:
+        """Return *blocking*; unless that is empty, with the claims on files that overlap with *keys*, asked for in the way *use*."""
+        for key in keys if blocking else ():
+            if (blocks := self._blocks(key, self.holder, use)) is not None:
                 blocking += [each for each in filter(blocks, self._store.overlapping(key)) if each not in blocking]
         return tuple(blocking)
 
@@ -114,7 +120,7 @@ class Groups(Releases):
     def _make_room_in_group(self, found: dict[ScopedKey, Found], now: Moment, lock_timeout: float) -> bool:
         """Remove an unreadable record that is old enough, or a reservation that has lapsed; return whether there was one."""
         for each in found.values():
-            if isinstance(each, Claim) and each.members:
+            if is_head(each):
                 if self._holders(each, now, lock_timeout) is None:
                     return True
                 continue

@@ -13,7 +13,7 @@ from datetime import timedelta
 from mcp_claims.errors import ContendedError
 from mcp_claims.model import expiry
 from mcp_claims.model.digest import sha256
-from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, Outcome, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, Outcome, ScopedKey, Unreadable, is_head
 from mcp_claims.model.validation import MAX_TTL
 from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Blocks, Change, GivesWay, Store, Swaps
 
@@ -25,11 +25,6 @@ _MEMBER_BYTES = 8
 
 class _UnlistedError(Exception):
     """A claim in a place that its head does not list."""
-
-
-def is_head(found: Found) -> bool:
-    """Return whether *found* lists those who hold a key."""
-    return isinstance(found, Claim) and bool(found.members)
 
 
 def shared_member(holder: Holder) -> str:

@@ -20,12 +20,12 @@ from mcp_claims.errors import (
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import ALONE, Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable
+from mcp_claims.model.records import ALONE, Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable, is_head
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.session import admin
+from mcp_claims.session.members import is_of
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
 from mcp_claims.session.several import Several
-from mcp_claims.session.turns import is_of
 from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Change, Store
 
@@ -102,7 +102,7 @@ class Operations(Several):
         `None` means that the key has changed, and that the next round decides on what is stored then.
         """
         request, found, now = attempt.request, attempt.found, self._machine.now()
-        if isinstance(found, Claim) and found.members:
+        if is_head(found):
             result = self._try_alone(request, found, attempt.lock_timeout, now)
             attempt.found = self._store.read(request.scoped) if result is None else found
             return result
@@ -231,7 +231,7 @@ class Operations(Several):
         for _ in range(MAX_SWAPS):
             found = self._store.read(scoped)
             now = self._machine.now()
-            if isinstance(found, Claim) and found.members:
+            if is_head(found):
                 try:
                     live = self._holders(found, now, 0)
                 except (StoreBusyError, StoreUnavailableError):

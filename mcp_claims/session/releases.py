@@ -20,8 +20,9 @@ from mcp_claims.model import expiry, validation
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, Holder, Maker, Mode, ScopedKey, Unreadable
 from mcp_claims.model.validation import ReleaseRequest
+from mcp_claims.session.members import is_of
 from mcp_claims.session.results import ClaimResult, ReleaseResult, Status, TakenOver
-from mcp_claims.session.turns import CLOSE_TIMEOUT, Turns, is_of
+from mcp_claims.session.turns import CLOSE_TIMEOUT, Turns
 from mcp_claims.stores.base import Change, Store, Swaps
 
 

@@ -15,8 +15,8 @@ from mcp_claims.model.records import Claim, Found, Mode, Moment, ScopedKey, Unre
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session import heads
 from mcp_claims.session.groups import Groups
+from mcp_claims.session.members import Sight, is_of
 from mcp_claims.session.results import ClaimResult, Status, TakenOver
-from mcp_claims.session.turns import Sight, is_of
 from mcp_claims.stores.base import MAX_SWAPS, Change
 
 _MAX_TOLD = 32
@@ -42,7 +42,7 @@ class Several(Groups):
                 return result
             if (sights := self._look(request, known, lock_timeout, now)) is None:
                 continue
-            if blocking := self._in_the_way_of(request, sights, now):
+            if blocking := self._in_the_way_of(request, sights):
                 return self._refused(blocking, now, cached)
             found = {sight.place: sight.old for sight in sights}
             held = [each for each in (sight.own for sight in sights) if each and each.mode is not Mode.RESERVED]
@@ -97,13 +97,10 @@ class Several(Groups):
             sights.append(sight)
         return sights
 
-    def _in_the_way_of(self, request: ClaimRequest, sights: list[Sight], now: Moment) -> tuple[Claim | Unreadable, ...]:
+    def _in_the_way_of(self, request: ClaimRequest, sights: list[Sight]) -> tuple[Claim | Unreadable, ...]:
         """Return every claim in the way; if there is one, those on files that overlap, too."""
         blocking = [each for sight in sights for each in sight.in_the_way]
-        for key in request.keys if blocking else ():
-            if (blocks := self._blocks(key, self.holder, request.use)) is not None:
-                blocking += [each for each in filter(blocks, self._store.overlapping(key)) if each not in blocking]
-        return tuple(blocking)
+        return self._with_overlaps(blocking, request.keys, request.use)
 
     def _refused(self, blocking: tuple[Claim | Unreadable, ...], now: Moment, cached: Claim | None) -> ClaimResult:
         lost = None if cached is None else self._held.lost(cached, self._store.read(cached.scoped))
@@ -120,14 +117,12 @@ class Several(Groups):
         lock_timeout: float,
     ) -> Claim | Unreadable | None:
         """Reserve the places *waiting*; return the claim on a file that overlaps if one is in the way."""
-        changes = []
         group = tuple(waiting) if len(waiting) > 1 else ()
+        changes = []
         for place, old in waiting.items():
-            left = self._left_at(known[place.base], now)
-            replaced = left.found if left is not None and isinstance(left.found, Claim) else None
-            new = expiry.reserved(place, self.holder, now, replaced, self._state_of(replaced, now))
             assert not isinstance(old, Unreadable)
-            changes.append(Change(place, old, expiry.in_place(new, request.use)._replace(group=group)))
+            new = self._reservation(place, known[place.base], request.use, self.holder, now)
+            changes.append(Change(place, old, new._replace(group=group)))
         return self._put_reservations(changes, None, self.holder, lock_timeout, known).overlap
 
     def _may_share(self, request: ClaimRequest, alone: Claim) -> bool:

@@ -7,50 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
-from typing import NamedTuple
 
 from mcp_claims.errors import SessionEndedError, StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.keys import PLACES, conflict, is_file_key
+from mcp_claims.model.keys import PLACES, conflict
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import ALONE, Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable, Use
-from mcp_claims.session import heads
+from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable, Use, is_head
 from mcp_claims.session.held import HeldClaims
+from mcp_claims.session.members import Members
 from mcp_claims.session.results import ClaimResult, Status, TakenOver
 from mcp_claims.session.wait_queue import WaitQueue, end_reservation
-from mcp_claims.stores.base import LOCK_TIMEOUT, Blocks, Change, GivesWay, Store, Swap, Swaps, holders_of
+from mcp_claims.stores.base import Change, Store, Swaps
 
 CLOSE_TIMEOUT = 0.2
 """Seconds that the end of a session waits for locks by default, in all."""
 
-_MAX_DEAD = 32
-_LAST = timedelta.max
 
-
-class Sight(NamedTuple):
-    """How a session finds a key that it asks for in a way that several can have: the *place* that it would get.
-
-    `old` is what is there; `own` the claim or the reservation that it has already.  `holders` are all who are in.
-    """
-
-    place: ScopedKey
-    old: Claim | None = None
-    own: Claim | None = None
-    in_the_way: tuple[Claim | Unreadable, ...] = ()
-    holders: tuple[Claim | Unreadable, ...] = ()
-
-
-class Turns:
+class Turns(Members):
     """The turns of one session, *holder*, and those that it gives to others."""
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
-        self._store, self._machine = store, machine
-        self.holder = holder
-        """The public name of the session and the process that it lives in."""
+        super().__init__(store, holder, machine)
         self._held = HeldClaims(holder.name)
         self.queue = WaitQueue(store, machine, lambda: self.holder)
         """The session's places among those who wait."""
@@ -72,11 +52,9 @@ class Turns:
             return self._serve_members(ticket, known, now, lock_timeout)
         for key in wanted:
             found = known[key] if key in known else self._store.read(key)
-            if isinstance(found, Claim) and found.members:
+            if is_head(found):
                 holders = self._holders(found, now, lock_timeout)
-                if holders is None:
-                    return None
-                return holders[0]
+                return None if holders is None else holders[0]
             state = self._state_of(found, now)
             if found is not None and state in (ClaimState.HELD, ClaimState.RESERVED):
                 if not isinstance(found, Claim) or not is_same_session(found.holder.name, ticket.holder.name):
@@ -112,99 +90,20 @@ class Turns:
             elif seen.in_the_way:
                 return seen.in_the_way[0]
             else:
-                left = self._left_at(found, now)
-                replaced = left.found if left is not None and isinstance(left.found, Claim) else None
-                new = expiry.reserved(seen.place, ticket.holder, now, replaced, self._state_of(replaced, now))
-                changes.append(Change(seen.place, seen.old, expiry.in_place(new, ticket.use)))
+                new = self._reservation(seen.place, found, ticket.use, ticket.holder, now)
+                changes.append(Change(seen.place, seen.old, new))
         group = tuple(change.scoped for change in changes) if len(ticket.keys) > 1 else ()
         changes = [change._replace(new=change.new and change.new._replace(group=group)) for change in changes]
         if not changes:
             return kept
         return self._put_reservations(changes, ticket, ticket.holder, lock_timeout, found_at).overlap
 
-    def _see(
-        self, scoped: ScopedKey, found: Found, use: Use, holder: Holder, now: Moment, lock_timeout: float
-    ) -> Sight | None:
-        """Return how a session of *holder* that asks for *scoped* in the way *use*, shared or a slot, finds it.
-
-        *found* is what is stored there.  `None` means that something dead was removed: look again.
-        """
-        if isinstance(found, Unreadable) or (isinstance(found, Claim) and not found.members):
-            state = self._state_of(found, now)
-            is_turn = state is ClaimState.RESERVED and is_of(found, holder)
-            if state in (ClaimState.HELD, ClaimState.RESERVED) and not is_turn:
-                return Sight(scoped, in_the_way=(found,))
-            if isinstance(found, Unreadable):
-                self._store.discard(found, lock_timeout=lock_timeout)
-                return None
-            if found.mode is Mode.RESERVED and found.ended is None and not is_turn:
-                end_reservation(self._store, found, now, lock_timeout)
-                return None
-        holders: tuple[Claim | Unreadable, ...] = ()
-        if isinstance(found, Claim) and found.members:
-            if (live := self._holders(found, now, lock_timeout)) is None:
-                return None
-            holders = tuple(live)
-            if found.use != use:
-                return Sight(scoped, in_the_way=holders)
-            own = next((each for each in holders if is_of(each, holder)), None)
-            if isinstance(own, Claim):
-                return Sight(own.scoped, own, own, holders=holders)
-        if use.slots is None:
-            place = scoped.place(heads.shared_member(holder))
-        else:
-            taken = found.members if isinstance(found, Claim) else ()
-            free = next((str(slot) for slot in range(use.slots) if str(slot) not in taken), None)
-            if free is None:
-                return Sight(scoped, in_the_way=holders)
-            place = scoped.place(free)
-        # What was revoked there, or what a store has kept of a claim that it has ended.
-        old = self._store.read(place)
-        if isinstance(old, Unreadable) or self._state_of(old, now) in (ClaimState.HELD, ClaimState.RESERVED):
-            assert old is not None
-            # Most likely a change half made, seen without the lock.  Were it in the way, a slot that is free would be refused;
-            # beside a crash, until somebody else takes the lock.  A compare under the lock, which changes nothing, settles it.
-            settled = self._store.swap_all([Change(place, None, None)], lock_timeout=lock_timeout).found[0]
-            if settled != old or self._store.read(scoped) != found:
-                return None
-            return Sight(scoped, in_the_way=(old,))
-        return Sight(place, old, holders=holders)
-
-    def _holders(self, head: Claim, now: Moment, lock_timeout: float) -> list[Claim | Unreadable] | None:
-        """Return the living members of *head*, that which ends first in front.
-
-        `None` means that some were dead, and have been removed, or that the key is no longer held by several: read it again.
-        """
-        found, members = holders_of(head, self._store.read_all)
-        if found != head:
-            return None
-        live: list[Claim | Unreadable] = []
-        dead: list[Change] = []
-        for place, each in members.items():
-            # Asked once: a process may end between two questions, and the list of the living would be empty.
-            state = self._state_of(each, now)
-            if each is not None and state in (ClaimState.HELD, ClaimState.RESERVED):
-                live.append(each)
-                continue
-            if isinstance(each, Claim) and each.mode is Mode.RESERVED and each.ended is None:
-                end_reservation(self._store, each, now, lock_timeout)
-                return None
-            if isinstance(each, Unreadable):
-                self._store.discard(each, lock_timeout=lock_timeout)
-                return None
-            trace = expiry.trace_of(each, state, now)
-            dead.append(Change(place, each, trace if isinstance(trace, Claim) else None))
-        if dead:
-            heads.swap(self._store, dead[:_MAX_DEAD], lambda: now, known={head.scoped: head}, lock_timeout=lock_timeout)
-            return None
-        return _soonest_first(live, now)
-
-    def _living(self, head: Claim, now: Moment) -> list[Claim | Unreadable]:
-        """Return what `_holders` does, and remove nothing; empty if all are dead."""
-        _, members = holders_of(head, self._store.read_all)
-        in_force = (ClaimState.HELD, ClaimState.RESERVED)
-        live = [each for each in members.values() if each is not None and self._state_of(each, now) in in_force]
-        return _soonest_first(live, now)
+    def _reservation(self, place: ScopedKey, found: Found, use: Use, holder: Holder, now: Moment) -> Claim:
+        """Return the reservation of *place* for the session of *holder*; *found* is what stands at the key itself."""
+        left = self._left_at(found, now)
+        replaced = left.found if left is not None and isinstance(left.found, Claim) else None
+        new = expiry.reserved(place, holder, now, replaced, self._state_of(replaced, now))
+        return expiry.in_place(new, use)
 
     def _put_reservations(
         self,
@@ -239,34 +138,6 @@ class Turns:
                     self._swap_one(Change(scoped, found, left), lock_timeout)
         return swaps
 
-    def _swap(
-        self,
-        changes: Sequence[Change],
-        holder: Holder,
-        lock_timeout: float,
-        gives_way: GivesWay | None = None,
-        known: Mapping[ScopedKey, Found] | None = None,
-    ) -> Swaps:
-        """Make *changes* for *holder*, all or none, unless a claim of others on a file that overlaps is in the way.
-
-        They were decided by what is *known* of the heads; without that, the heads are changed as they are.
-        """
-        new = [change.new for change in changes if change.new is not None]
-        blocks = next(filter(None, (self._blocks(claim.scoped, holder, claim.use) for claim in new)), None)
-        return heads.swap(
-            self._store,
-            changes,
-            self._machine.now,
-            known=known,
-            lock_timeout=lock_timeout,
-            gives_way=gives_way,
-            blocks=blocks,
-        )
-
-    def _swap_one(self, change: Change, lock_timeout: float = LOCK_TIMEOUT) -> Swap:
-        """Make *change*, which claims nothing, with that of the head if it is in the place of a member."""
-        return heads.swap(self._store, [change], self._machine.now, lock_timeout=lock_timeout).only
-
     def _decline(self, scoped: ScopedKey, found: Found, lock_timeout: float) -> bool:
         """Give back *found* if it is a reservation for this session, with those of its group; return whether it was one."""
         now = self._machine.now()
@@ -289,14 +160,6 @@ class Turns:
             for key, found in self._read_all(keys).items():
                 own = self._own_member(found)
                 self._decline(key if own is None else own.scoped, found if own is None else own, lock_timeout)
-
-    def _own_member(self, found: Found) -> Claim | None:
-        """Return what this session has in a place of its own, a claim or a reservation, if *found* is the head of a key."""
-        if not isinstance(found, Claim) or not found.members:
-            return None
-        _, members = holders_of(found, self._store.read_all)
-        own = (each for each in members.values() if isinstance(each, Claim) and is_of(each, self.holder))
-        return next((each for each in own if each.ended is None), None)
 
     def _pass_on(self, scoped: ScopedKey, found: Found) -> None:
         """Wake the next waiter for *scoped*, which is free, or was in that place; *found* is what is stored there now.
@@ -334,23 +197,6 @@ class Turns:
             raise SessionEndedError
         return ClaimResult(Status.YOUR_TURN, reservation, now)
 
-    def _blocks(self, scoped: ScopedKey, holder: Holder, use: Use = ALONE) -> Blocks | None:
-        """Return what is in the way of a claim of *holder* on *scoped*, if that is a file: claims on files that overlap.
-
-        Those of a use that goes with *use* are not.  A claim that is dead is not.  Its holder may still renew it, so a renewal looks at the files that overlap, too.
-        """
-        if not is_file_key(scoped):
-            return None
-        now = self._machine.now()
-        return lambda found: (
-            not (isinstance(found, Claim) and (is_of(found, holder) or found.use.goes_with(use)))
-            and self._state_of(found, now) in (ClaimState.HELD, ClaimState.RESERVED)
-        )
-
-    def _read_all(self, keys: Sequence[ScopedKey]) -> dict[ScopedKey, Found]:
-        """Return what is stored for each of *keys*."""
-        return dict(zip(keys, self._store.read_all(keys), strict=True))
-
     def _is_for_us(self, found: Claim, scoped: ScopedKey, now: Moment) -> bool:
         """Return whether *found* is a reservation of *scoped* for this session that has not lapsed."""
         return (
@@ -360,27 +206,7 @@ class Turns:
             and not expiry.is_expired(found, now)
         )
 
-    def _left_at(self, found: Found, now: Moment) -> TakenOver | None:
-        """Return what whoever comes next is told of a key at which *found* stands: a marker, a dead claim, or what a head keeps."""
-        if (isinstance(found, Claim) and found.members) or (
-            isinstance(found, Claim) and found.mode is Mode.RESERVED and found.ended is None
-        ):
-            found = found.replaced
-        return None if not isinstance(found, Claim) else TakenOver(found, self._state_of(found, now))
-
     def _replaced(self, reservation: Claim, now: Moment) -> TakenOver | None:
         """Return the marker that *reservation* replaced, which is the next holder's to know."""
         marker = reservation.replaced
         return None if marker is None else TakenOver(marker, self._state_of(marker, now))
-
-    def _state_of(self, found: Found, now: Moment) -> ClaimState:
-        return expiry.state_of(found, now, self._machine.provably_dead)
-
-
-def _soonest_first(claims: list[Claim | Unreadable], now: Moment) -> list[Claim | Unreadable]:
-    return sorted(claims, key=lambda each: expiry.remaining(each.expires, now) if isinstance(each, Claim) else _LAST)
-
-
-def is_of(found: Claim | Unreadable, holder: Holder) -> bool:
-    """Return whether *found* is a claim of the session of *holder*."""
-    return isinstance(found, Claim) and is_same_session(found.holder.name, holder.name)

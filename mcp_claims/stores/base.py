@@ -11,7 +11,7 @@ from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
 from mcp_claims.model.keys import is_file_key
-from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable
+from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable, is_head
 
 T = TypeVar("T")
 
@@ -281,7 +281,7 @@ def holders_of(
         (again,) = read_all([head.scoped])
         if again == head:
             return head, members
-        if not isinstance(again, Claim) or not again.members:
+        if not is_head(again):
             return again, {}
         head = again
 
@@ -290,7 +290,7 @@ def without_head(
     found: Claim | Unreadable, read_all: Callable[[Sequence[ScopedKey]], list[Found]]
 ) -> list[Claim | Unreadable]:
     """Return *found*; if it is the head of a key that several hold, what is stored in the places of these."""
-    if not isinstance(found, Claim) or not found.members:
+    if not is_head(found):
         return [found]
     again, members = holders_of(found, read_all)
     each = members.values() if members else (again,)

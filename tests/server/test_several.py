@@ -28,7 +28,7 @@ def test_as_many_sessions_as_there_are_slots_have_one_each(claims_dir: Path, opt
         first, second = (each.call("try_claim", key="port", slots=2) for each in (ada, ben))
         assert [first["slot"], second["slot"]] == [0, 1] and first["generation"] != second["generation"]
         assert "The slot is yours alone" in first["advice"]
-        assert "in slot 0 of 0 to 1" in said(ada, "try_claim", key="port", slots=2)
+        assert "in slot 0 (of 0 to 1)" in said(ada, "try_claim", key="port", slots=2)
         refused = cy.call("try_claim", key="port", slots=2)
         assert (refused["status"], refused["slot"]) == ("held", 1)
         assert "HELD: all 2 slots" in said(cy, "try_claim", key="port", slots=2)
