@@ -135,7 +135,7 @@ def print_claim(
 
     *keys* are all that were asked for, if there were several, each in the way *use*.
     """
-    if result.own:
+    if result.blocked_by_own:
         hint = phrases.own_way(result.found)
     elif result.cycle:
         hint = phrases.cycle(result.cycle)

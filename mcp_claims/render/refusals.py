@@ -34,7 +34,7 @@ def refusal(
     act = "Do not act. Report who is on it. To act after them, call again with wait_seconds."
     if use.slots is not None and use == found.use and len(result.in_the_way) > 1:
         lead = f"HELD: all {use.slots} slots of {phrases.named(scoped)} are taken; one is {claim.held()}"
-    if result.own:
+    if result.blocked_by_own:
         act = f"{phrases.own_way(found)} Do not act on it before."
     elif result.cycle:
         own = phrases.quoted(result.cycle[-1].scoped.key)

@@ -216,7 +216,7 @@ class _Waiter:
                     break
                 ticket = queue.rejoin(scoped, self._left(), others, any_of_them=any_of_them, use=use)
             last = self._last()
-            waits_on = last.status in (Status.HELD, Status.YOUR_TURN) and not last.cycle and not last.own
+            waits_on = last.status in (Status.HELD, Status.YOUR_TURN) and not last.cycle and not last.blocked_by_own
             keeps_place = self._reserve and waits_on and not self._wakeup.stopped
             return last._replace(keeps_place=keeps_place and ticket is not None)
         finally:
@@ -259,7 +259,7 @@ class _Waiter:
         if self._result is not None and result.lost is None:
             result = result._replace(lost=self._result.lost)  # The session reports a lost claim only once.
         self._result = result
-        if result.status is not Status.HELD or result.own or not in_time:
+        if result.status is not Status.HELD or result.blocked_by_own or not in_time:
             return True
         if self._refused is not None:
             self._refused(result)

@@ -50,7 +50,9 @@ class Groups(Releases):
                 lost = self._held.lost(cached, done)
                 if blocking:
                     own = any(is_of(each, self.holder) for each in blocking)
-                    return ClaimResult(Status.HELD, blocking[0], now, lost=lost, in_the_way=blocking, own=own)
+                    return ClaimResult(
+                        Status.HELD, blocking[0], now, lost=lost, in_the_way=blocking, blocked_by_own=own
+                    )
                 assert isinstance(done, Claim)
                 return ClaimResult(Status.DONE, done, now, lost=lost)
             waiting = {key: each for key, each in fresh.items() if not self._is_turn(each, key, now)}

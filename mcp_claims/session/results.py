@@ -41,7 +41,7 @@ class ClaimResult(NamedTuple):
     those that it held before, each with its group until then.  Of several keys
     of which one was asked for, `left` counts those that are free and not done, beside the one of the result.
 
-    With `own` a claim of this session is in the way itself, held in another way: to wait would never end.
+    With `blocked_by_own` the claim in the way is this session's, which holds the key in another way: to wait would never end.
     """
 
     status: Status
@@ -56,7 +56,7 @@ class ClaimResult(NamedTuple):
     missing: tuple[ScopedKey, ...] = ()
     regrouped: tuple[tuple[Claim, tuple[ScopedKey, ...]], ...] = ()
     left: int | None = None
-    own: bool = False
+    blocked_by_own: bool = False
 
     @property
     def claimed(self) -> bool:

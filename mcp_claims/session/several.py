@@ -106,7 +106,7 @@ class Several(Groups):
         lost = None if cached is None else self._held.lost(cached, self._store.read(cached.scoped))
         own = any(is_of(each, self.holder) for each in blocking)
         several = blocking[:_MAX_TOLD] if len(blocking) > 1 else ()
-        return ClaimResult(Status.HELD, blocking[0], now, lost=lost, in_the_way=several, own=own)
+        return ClaimResult(Status.HELD, blocking[0], now, lost=lost, in_the_way=several, blocked_by_own=own)
 
     def _reserve_places(
         self,
@@ -134,7 +134,7 @@ class Several(Groups):
         place = alone.scoped.place(heads.shared_member(self.holder))
         old = self._store.read(place)
         if isinstance(old, Unreadable):
-            return ClaimResult(Status.HELD, old, now, own=True)
+            return ClaimResult(Status.HELD, old, now, blocked_by_own=True)
         new = expiry.in_place(
             expiry.renewed(alone, request, self.holder, now)._replace(scoped=place, replaced=None), request.use
         )
@@ -157,12 +157,12 @@ class Several(Groups):
         only = isinstance(own, Claim) and len(live) == 1 and own.mode is Mode.SHARED and not own.group
         if not isinstance(own, Claim) or not only:
             several = tuple(live[:_MAX_TOLD]) if len(live) > 1 else ()
-            return ClaimResult(Status.HELD, live[0], now, in_the_way=several, own=own is not None)
+            return ClaimResult(Status.HELD, live[0], now, in_the_way=several, blocked_by_own=own is not None)
         new = expiry.renewed(own, request, self.holder, now)._replace(scoped=head.scoped, mode=Mode.ALONE)
         changes = [Change(head.scoped, head, new), Change(own.scoped, own, None)]
         swaps = self._swap(changes, self.holder, lock_timeout)
         if swaps.overlap is not None:
-            return ClaimResult(Status.HELD, swaps.overlap, now, own=True)
+            return ClaimResult(Status.HELD, swaps.overlap, now, blocked_by_own=True)
         claim = swaps.found[0]
         if not swaps.won or not isinstance(claim, Claim):
             return None

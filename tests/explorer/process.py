@@ -165,7 +165,7 @@ class Process:
         for _ in range(attempts):
             began = self.run.news
             attempt = self._try(request, reserve=reserve)
-            if attempt is None or attempt.status is not Status.HELD or attempt.own:
+            if attempt is None or attempt.status is not Status.HELD or attempt.blocked_by_own:
                 break
             if cycle := self.claims.queue.find_cycle(scoped):
                 self.run.refused_for_a_cycle(self, cycle)
@@ -176,7 +176,7 @@ class Process:
             self.sleep(began)
         self.listens = False
         waits_on = attempt is not None and attempt.status in (Status.HELD, Status.YOUR_TURN)
-        waits_on = waits_on and attempt is not None and not (attempt.cycle or attempt.own)
+        waits_on = waits_on and attempt is not None and not (attempt.cycle or attempt.blocked_by_own)
         self.claims.end_wait(scoped, keeps_place=keeps_place and waits_on)
         if not (keeps_place and waits_on):
             self.wants -= {*request.keys}

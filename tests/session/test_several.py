@@ -184,14 +184,16 @@ class TestShared:
         ada, ben, eve = (bench.session() for _ in range(3))
         claims = [share(ada), share(ben)]
         for refused in (eve.try_claim(KEY), eve.try_claim("red", also=[KEY])):
-            assert refused.status is Status.HELD and not refused.own and set(refused.in_the_way) == set(claims)
+            assert (
+                refused.status is Status.HELD and not refused.blocked_by_own and set(refused.in_the_way) == set(claims)
+            )
         assert eve.try_claim("red", or_else=[KEY]).claimed and eve.try_claim(KEY, or_else=["blue"]).claimed
 
     def test_a_claim_alone_is_in_the_way_of_whoever_would_share(self, bench: Bench) -> None:
         ada, ben = bench.session(), bench.session()
         claim = granted(ada)
         refused = ben.try_claim(KEY, shared=True)
-        assert (refused.status, refused.found, refused.own) == (Status.HELD, claim, False)
+        assert (refused.status, refused.found, refused.blocked_by_own) == (Status.HELD, claim, False)
         ada.release(KEY)
         assert ben.try_claim(KEY, shared=True).status is Status.ACQUIRED
 
@@ -263,7 +265,7 @@ class TestSlots:
         ada, ben, eve, dan = (bench.session() for _ in range(4))
         assert [slot(each, 3).slot for each in (ada, ben, eve)] == [0, 1, 2]
         refused = dan.try_claim(KEY, slots=3)
-        assert refused.status is Status.HELD and not refused.own and len(refused.in_the_way) == 3
+        assert refused.status is Status.HELD and not refused.blocked_by_own and len(refused.in_the_way) == 3
         assert dan.inspect(KEY).claimed_by_other and not ada.inspect(KEY).claimed_by_other
         assert ben.release(KEY).released
         assert not dan.inspect(KEY).claimed_by_other
@@ -345,17 +347,17 @@ class TestSlots:
         slot(ada)
         for session, own in ((ada, True), (ben, False)):
             for refused in (session.try_claim(KEY), session.try_claim(KEY, shared=True)):
-                assert (refused.status, refused.own) == (Status.HELD, own)
+                assert (refused.status, refused.blocked_by_own) == (Status.HELD, own)
         ada.release(KEY)
         share(ada)
         for session, own in ((ada, True), (ben, False)):
             refused = session.try_claim(KEY, slots=2)
-            assert (refused.status, refused.own) == (Status.HELD, own)
+            assert (refused.status, refused.blocked_by_own) == (Status.HELD, own)
         ada.release(KEY)
         granted(ada)
         for session, own in ((ada, True), (ben, False)):
             refused = session.try_claim(KEY, slots=2)
-            assert (refused.status, refused.own) == (Status.HELD, own)
+            assert (refused.status, refused.blocked_by_own) == (Status.HELD, own)
 
     def test_two_processes_of_a_named_session_have_one_slot(self, bench: Bench) -> None:
         ada, twin, ben, eve = named(bench), named(bench), bench.session(), bench.session()
@@ -423,7 +425,7 @@ class TestPassingOn:
         share(ada)
         share(ben)
         result = acquire(ada, ClaimRequest.parse(KEY, wait_seconds=300))
-        assert (result.status, result.own) == (Status.HELD, True) and not result.keeps_place
+        assert (result.status, result.blocked_by_own) == (Status.HELD, True) and not result.keeps_place
         ben.release(KEY)
         assert ada.try_claim(KEY).status is Status.RENEWED
 
@@ -434,7 +436,7 @@ class TestPassingOn:
         share(ada)
         interrupting.interrupt_with(lambda: share(ben))
         refused = ada.try_claim(KEY)
-        assert (refused.status, refused.own) == (Status.HELD, True) and interrupting.ran == 1
+        assert (refused.status, refused.blocked_by_own) == (Status.HELD, True) and interrupting.ran == 1
         assert set(holders(bench)) == names(ada, ben)
 
     @pytest.mark.rule("M5")
@@ -449,11 +451,11 @@ class TestPassingOn:
     def test_a_key_of_a_group_is_not_passed_on(self, bench: Bench) -> None:
         ada = bench.session()
         share(ada, "red", "green")
-        assert (ada.try_claim("red").status, ada.try_claim("red").own) == (Status.HELD, True)
+        assert (ada.try_claim("red").status, ada.try_claim("red").blocked_by_own) == (Status.HELD, True)
         ada.release("red")
         attempt(ada, "red", "green")
         refused = ada.try_claim("red", shared=True)
-        assert (refused.status, refused.own) == (Status.HELD, True)
+        assert (refused.status, refused.blocked_by_own) == (Status.HELD, True)
 
     @pytest.mark.rule("M5", "W2")
     def test_it_overtakes_one_that_waits_to_have_it_alone(self, queues: Bench) -> None:
@@ -1341,7 +1343,7 @@ class TestFiles:
         share(ada, f"{directory}/a.py")
         other = share(ben, f"{directory}/")
         refused = ada.try_claim(f"{directory}/a.py")
-        assert (refused.status, refused.found, refused.own) == (Status.HELD, other, True)
+        assert (refused.status, refused.found, refused.blocked_by_own) == (Status.HELD, other, True)
         ben.release(f"{directory}/")
         assert ada.try_claim(f"{directory}/a.py").status is Status.RENEWED
 
