@@ -24,7 +24,6 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Change, Store, call_
 _MAX_NEAR = 3
 _MAX_NAMES = 200
 """A bound on what a tool's grant may cost: to list and compare so many names takes 1.1 ms the first time, then 0.13 ms."""
-_MAX_GONE = 32
 _BEGAN = "\1"
 """Stands before the time at which a walk in pages began; no position begins with it."""
 
@@ -97,8 +96,7 @@ def drop_missing(store: Store, head: Claim, now: Moment, lock_timeout: float) ->
         found, members = holders_of(head, store.read_all)
         gone = [Change(place, None, None) for place, each in members.items() if each is None]
         if gone and found == head:
-            known = {head.scoped: head}
-            heads.swap(store, gone[:_MAX_GONE], lambda: now, known=known, lock_timeout=lock_timeout)
+            heads.drop(store, head, gone, now, lock_timeout)
 
 
 def list_claims(

@@ -15,7 +15,7 @@ from mcp_claims.model import expiry
 from mcp_claims.model.digest import sha256
 from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, Outcome, ScopedKey, Unreadable, is_head
 from mcp_claims.model.validation import MAX_TTL
-from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Blocks, Change, GivesWay, Store, Swaps
+from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_CHANGES, MAX_SWAPS, Blocks, Change, GivesWay, Store, Swaps
 
 _NOBODY = Holder("several", pid=1)
 """The holder of each head: no session has its name, so none takes a head for its own claim."""
@@ -30,6 +30,15 @@ class _UnlistedError(Exception):
 def shared_member(holder: Holder) -> str:
     """Return the member that the session of *holder* is of the keys that it shares."""
     return sha256(holder.name.encode())[:_MEMBER_BYTES].hex()
+
+
+def drop(store: Store, head: Claim, ended: Sequence[Change], now: Moment, lock_timeout: float) -> None:
+    """Make *ended*, which remove dead or missing members of *head*, or the first of them, unless *head* has changed.
+
+    Whoever comes next drops the others: a change has room for so many.
+    """
+    known = {head.scoped: head}
+    swap(store, ended[: MAX_CHANGES // 2], lambda: now, known=known, lock_timeout=lock_timeout)
 
 
 def swap(

@@ -17,7 +17,6 @@ from mcp_claims.session.results import TakenOver
 from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import LOCK_TIMEOUT, Blocks, Change, GivesWay, Store, Swap, Swaps, holders_of
 
-_MAX_DEAD = 32
 _LAST = timedelta.max
 
 
@@ -115,7 +114,7 @@ class Members:
             trace = expiry.trace_of(each, state, now)
             dead.append(Change(place, each, trace if isinstance(trace, Claim) else None))
         if dead:
-            heads.swap(self._store, dead[:_MAX_DEAD], lambda: now, known={head.scoped: head}, lock_timeout=lock_timeout)
+            heads.drop(self._store, head, dead, now, lock_timeout)
             return None
         return _soonest_first(live, now)
 

@@ -150,7 +150,7 @@ class Store(Protocol):
         """Store *new* (`None` removes) if and only if *old* is what is stored.
 
         A *new* claim of generation 0 is a new grant: the store gives it a generation higher than that of any earlier
-        grant of this key, removed ones included.  The swap is lost if *gives_way* is true for the tickets that are stored at
+        grant of this key, removed ones included, in the place of any member as well.  The swap is lost if *gives_way* is true for the tickets that are stored at
         that moment; a store that `serves_queue` asks it nothing, and loses the swap while anybody has a ticket for the key,
         or for a file that overlaps.  On a file it is lost, too, if *blocks* is true for any record that `overlapping` would
         yield: no two swaps that are given *blocks* are both won on files that overlap.

@@ -98,7 +98,7 @@ class _Planned:
     ticket: bytes | None = None
 
     @property
-    def is_head(self) -> bool:
+    def changes_head(self) -> bool:
         """Whether it changes the head of a key that several hold, beside their claims."""
         old, new = self.change.old, self.change.new
         if new is not None and new.ended is None:
@@ -108,7 +108,7 @@ class _Planned:
     @property
     def is_of_several(self) -> bool:
         """Whether it is for a key that several hold."""
-        return self.is_head or self.change.scoped.member is not None
+        return self.changes_head or self.change.scoped.member is not None
 
     @property
     def new(self) -> Claim | None:
@@ -308,7 +308,6 @@ class EtcdStore:
         ranges: dict[tuple[bytes, bytes], None] = {}
         for scoped in files:
             above = [keyspace.claim_key(scoped._replace(key=key)) for key in keys.above(scoped.key)]
-            # Members are told by their heads.
             below = keyspace.claim_key(scoped._replace(key=keys.literal_beginning(scoped.key) + "/"))
             patterns = keyspace.patterns_prefix(scoped.namespace)
             ranges |= dict.fromkeys((key, key + b"\0") for key in above)
@@ -323,6 +322,7 @@ class EtcdStore:
             if isinstance(each, Unreadable)
             or (not each.scoped.member and any(keys.conflict(each.scoped, scoped) for scoped in files))
         ]
+        # A key that several hold is told by its head, which names them.
         return [one for each in others for one in without_head(each, self.read_all)]
 
     def _judge_overlaps(
@@ -392,7 +392,9 @@ class EtcdStore:
                 # A lease has ended since; try again with a new one.
                 for key, ticks in expiries:
                     connection.keepalive.cancel_expiry(key, ticks)
-                has_longer = any(change.trace_lease for change in key_changes) or any(each.is_head for each in planned)
+                has_longer = any(change.trace_lease for change in key_changes) or any(
+                    each.changes_head for each in planned
+                )
                 if has_longer and not fresh_trace_leases:
                     # Perhaps only that of a trace or a head, and no claim is lost.
                     connection.traces.forget()
@@ -499,7 +501,7 @@ class EtcdStore:
         """Return the result of a transaction that was not found to be applied."""
         found = tuple(map(self._found, planned, outcome.found))
         # All of them: that one is gone shows nothing where the others are as they were.  A head shows nothing at all.
-        claims = [(each, one) for each, one in zip(planned, found, strict=True) if not each.is_head]
+        claims = [(each, one) for each, one in zip(planned, found, strict=True) if not each.changes_head]
         if outcome.unknown and all(self._we_ended(each, one) for each, one in claims):
             self._cancel_expiries(planned, connection)
             return Swaps(True, (None,) * len(planned))
