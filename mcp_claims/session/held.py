@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import RLock
 
 from mcp_claims.errors import SessionEndedError, StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, ScopedKey
+from mcp_claims.stores.base import Store
 
-_MAX_LOSS_READS = 100
+_MAX_LOOKS = 100
 
 
 class HeldClaims:
@@ -23,6 +24,8 @@ class HeldClaims:
         self._in_doubt: list[Claim] = []
         # Grants that a renewal found lost, and what it found instead: no call has reported them yet.
         self._found_lost: dict[ScopedKey, tuple[Claim, Found]] = {}
+        # What was cached, and the fingerprint of its record, when `take_losses` last looked.
+        self._looked_at: dict[ScopedKey, tuple[Claim, object]] = {}
         # Reentrant: a signal handler that closes the session may interrupt the thread that holds it.
         self._lock = RLock()
 
@@ -137,21 +140,28 @@ class HeldClaims:
             if (cached := self._granted.get(scoped)) is not None:
                 self._found_lost[scoped] = (cached, found)
 
-    def take_losses(
-        self, read: Callable[[ScopedKey], Found] | None, but: ScopedKey | None
-    ) -> list[tuple[Claim, Found]]:
+    def take_losses(self, store: Store | None, but: ScopedKey | None) -> list[tuple[Claim, Found]]:
         """Return each lost grant that no call has reported yet, with what is stored instead.
 
-        These are the noted losses, and those that *read* shows for up to 100 of the keys held, except *but*.
+        These are the noted losses, and those that *store* shows for up to 100 of the keys held, except *but*.
         """
         with self._lock:
             seen, self._found_lost = [*self._found_lost.values()], {}
             held = [cached for cached in self._granted.values() if cached.scoped != but]
-        if read is not None:
-            for cached in held[:_MAX_LOSS_READS]:
-                with suppress(StoreUnavailableError, UnsafeDirectoryError):
-                    seen.append((cached, read(cached.scoped)))
+        if store is not None:
+            seen += self._read_changed(store, held[:_MAX_LOOKS])
         return [(cached, found) for cached, found in seen if self.lost(cached, found) is not None]
+
+    def _read_changed(self, store: Store, held: list[Claim]) -> Iterator[tuple[Claim, Found]]:
+        """Yield what is stored for each of *held* whose record is not the one that was read the last time."""
+        before, self._looked_at = self._looked_at, {}
+        for cached in held:
+            # Before the record is read: should it change meanwhile, this does not pass for that of the new one.
+            looked_at = cached, store.fingerprint(cached.scoped)
+            with suppress(StoreUnavailableError, UnsafeDirectoryError):
+                if looked_at[1] is None or before.get(cached.scoped) != looked_at:
+                    yield cached, store.read(cached.scoped)
+                self._looked_at[cached.scoped] = looked_at
 
     def _settle(self, doubt: Claim) -> None:
         with self._lock:

@@ -334,10 +334,10 @@ class Operations(Several):
     def take_losses(self, but: ScopedKey | None = None) -> list[tuple[Claim, Found]]:
         """Return each lost grant that no call has reported yet, with what is stored instead.
 
-        On a store of this machine this reads up to 100 of the keys held, except *but*, which the call has just read.  On a
-        remote store it reads nothing, and returns the losses that renewals have found.  Raises nothing.
+        On a store of this machine this looks at up to 100 of the keys held, except *but*, which the call has just read.  On
+        a remote store it reads nothing, and returns the losses that renewals have found.  Raises nothing.
         """
-        return self._held.take_losses(None if self.remote or self._in_forked_child else self._store.read, but)
+        return self._held.take_losses(None if self.remote or self._in_forked_child else self._store, but)
 
     def end_wait(self, scoped: ScopedKey, *, keeps_place: bool) -> None:
         """End a wait that `queue.join` began.  Unless it *keeps_place*, nothing stays reserved for it.  Raises nothing."""

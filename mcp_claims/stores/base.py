@@ -137,6 +137,9 @@ class Store(Protocol):
     def read_all(self, keys: Sequence[ScopedKey]) -> list[Found]:
         """Return what is stored for each key, without waiting for a lock; on a remote store in few requests."""
 
+    def fingerprint(self, scoped: ScopedKey) -> object:
+        """Return what differs, for less than a `read`, once the record has changed; `None` where only reading shows it."""
+
     def swap(
         self,
         scoped: ScopedKey,

@@ -50,6 +50,9 @@ class MemoryStore:
     def read_all(self, keys: Sequence[ScopedKey]) -> list[Found]:
         return [self.read(scoped) for scoped in keys]
 
+    def fingerprint(self, scoped: ScopedKey) -> None:
+        return None
+
     def swap(
         self,
         scoped: ScopedKey,

@@ -69,7 +69,8 @@ class Process:
         self.granted: dict[ScopedKey, Claim] = {}
         self.turn: Claim | None = None
         self.seen: tuple[Ticket, ...] = ()
-        """The tickets that were there when the present call began."""
+        self.seen_at = self.machine.now()
+        """The tickets that were there when the present call began, and when that was."""
         self.alive = True
         self.next_call = "start"
         self._paused_at: int | None = None
@@ -283,7 +284,7 @@ class Process:
         return [self.granted.pop(key) for key in ours][-1] if ours else None
 
     def _look(self, scoped: ScopedKey = KEY) -> None:
-        self.seen = self.run.tickets(scoped.namespace)
+        self.seen, self.seen_at = self.run.tickets(scoped.namespace), self.machine.now()
         self.others_want = {(each.claims.holder.name, key) for each in self.run.processes for key in each.wants}
 
     def _do(self, call: Callable[[], object]) -> object:

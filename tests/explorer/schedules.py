@@ -212,7 +212,7 @@ class Run:
 
     def _check_turn(self, writer: Process, new: Claim, served: set[str]) -> None:
         """Check that *new* came before nobody whom it keeps from the key; *served* are all who have it."""
-        name, now = new.holder.name, writer.machine.now()
+        name = new.holder.name
         if new.mode is Mode.RESERVED and (name, KEY) not in writer.others_want and "time out" not in self.spent:
             wanted = {each.claims.holder.name for each in self.processes if KEY in each.wants}
             if name not in wanted:
@@ -220,7 +220,8 @@ class Run:
         place = next((each for each in writer.seen if each.holder.name == name), None)
         numbers = {ticket.number for ticket in self.tickets()}
         for ticket in writer.seen:
-            waited = -remaining(ticket.taken, now)
+            # As the call may have read the clock before time went on.
+            waited = -remaining(ticket.taken, writer.seen_at)
             goes_first = waited > OVERTAKEN if place is None else ticket.number < place.number
             waits = ticket.number in numbers and ticket.holder.name not in served and not ticket.use.goes_with(new.use)
             if waits and goes_first:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -13,7 +14,7 @@ from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.model.records import Found, ScopedKey
 from mcp_claims.session.keepalive import KeepAlive, KeepAliveThread
 from mcp_claims.session.session import Session
-from tests.session.bench import HALF_AN_HOUR, MemoryBench, granted
+from tests.session.bench import HALF_AN_HOUR, FileBench, MemoryBench, granted
 from tests.session.faulty import Failing
 from tests.support.interrupting import DelegatingStore
 
@@ -203,3 +204,29 @@ def test_a_key_that_the_call_has_just_read_is_not_read_again_and_its_loss_is_rep
     red, green = claims
     assert [lost for lost, _ in session.take_losses(but=red.scoped)] == [green]
     assert [lost for lost, _ in session.take_losses()] == [red]
+
+
+@pytest.mark.rule("C7")
+def test_of_the_keys_held_only_those_whose_records_have_changed_are_read_again(tmp_path: Path) -> None:
+    bench, reads = FileBench(tmp_path / "claims"), list[str]()
+
+    class Counting(DelegatingStore):
+        def read(self, scoped: ScopedKey) -> Found:
+            reads.append(scoped.key)
+            return super().read(scoped)
+
+    session, person = bench.session(Counting(bench.store)), bench.session()
+    claims = {key: granted(session, key) for key in ("red", "green", "blue")}
+
+    def losses() -> list[str]:
+        reads.clear()
+        return [lost.scoped.key for lost, _ in session.take_losses()]
+
+    assert losses() == [] and len(reads) == 3
+    assert losses() == [] and reads == []
+    person.revoke(claims["green"])
+    assert losses() == ["green"] and reads == ["green"]
+    assert session.renew(claims["red"], TTL) is not None
+    assert losses() == [] and reads == ["red"], "it is another record now"
+    Path(bench.place("blue")).unlink()
+    assert losses() == ["blue"] and losses() == []

@@ -29,6 +29,9 @@ class DelegatingStore:
     def read(self, scoped: ScopedKey) -> Found:
         return self._store.read(scoped)
 
+    def fingerprint(self, scoped: ScopedKey) -> object:
+        return self._store.fingerprint(scoped)
+
     def read_all(self, keys: Sequence[ScopedKey]) -> list[Found]:
         # By `read`, so that what a test does there is done here too.
         return [self.read(scoped) for scoped in keys]

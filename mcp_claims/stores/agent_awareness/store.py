@@ -105,6 +105,9 @@ class AgentAwarenessStore:
     def read_all(self, keys: Sequence[ScopedKey]) -> list[Found]:
         return [self.read(scoped) for scoped in keys]
 
+    def fingerprint(self, scoped: ScopedKey) -> None:
+        return None  # The original may write a record in its place.
+
     def swap(
         self,
         scoped: ScopedKey,

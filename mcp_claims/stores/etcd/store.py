@@ -65,6 +65,10 @@ from mcp_claims.stores.etcd.watch import KeyRange, Watcher
 
 _PAGE_SIZE = 500
 
+_TOO_SLOW = (
+    f"{CALL_TIMEOUT:g} s were not enough, though etcd answers: others keep changing the same keys, or a machine is busy"
+)
+
 _LAPSED_FOR = 600.0
 """Seconds for which a reservation stays stored after its time: longer than the ticket of a tool counts."""
 
@@ -166,6 +170,9 @@ class EtcdStore:
         with self._store_errors():
             stored = self._connection().transactions.read_ranges(ranges, deadline_in(CALL_TIMEOUT))
         return [self._parse(stored.get(key)) or self._parse_trace(stored.get(trace_key(key))) for key in claims]
+
+    def fingerprint(self, scoped: ScopedKey) -> None:
+        return None  # It would take a request, as a reading does.
 
     def swap(
         self,
@@ -625,7 +632,9 @@ class EtcdStore:
         try:
             yield
         except NoAnswerError as error:
-            no_answer = OSError(errno.ETIMEDOUT, f"no endpoint of etcd answered in time: {error}")
+            # Without a problem etcd did answer, but time went by with changes that came to nothing.
+            problem = f"no endpoint of etcd answered in time: {error}" if error.problems else _TOO_SLOW
+            no_answer = OSError(errno.ETIMEDOUT, problem)
             raise StoreUnavailableError(str(self.config), no_answer) from error
         except RefusedError as error:
             raise StoreUnavailableError(str(self.config), OSError(errno.EPROTO, f"etcd refuses: {error}")) from error

@@ -57,8 +57,12 @@ def not_opened(fs: FileSystem, path: str, error: OSError) -> Unreadable | None:
 
 def unreadable(path: str, status: os.stat_result, problem: str) -> Unreadable:
     """Return the thing at *path*, which *problem* keeps from being a claim."""
-    fingerprint = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return Unreadable(path, problem, _changed_at(status), fingerprint)
+    return Unreadable(path, problem, _changed_at(status), fingerprint_of(status))
+
+
+def fingerprint_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return what differs between a file with *status* and whatever takes its place."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _changed_at(status: os.stat_result) -> datetime:

@@ -56,7 +56,7 @@ from mcp_claims.stores.files.overlaps import (
     patterns_to_json,
     read_patterns,
 )
-from mcp_claims.stores.files.record_file import RecordFile, read_record_file, unreadable
+from mcp_claims.stores.files.record_file import RecordFile, fingerprint_of, read_record_file, unreadable
 from mcp_claims.stores.files.tickets import (
     TICKETS_FILE,
     listening,
@@ -97,6 +97,13 @@ class FileStore(LockedChanges):
 
     def read_all(self, keys: Sequence[ScopedKey]) -> list[Found]:
         return [self.read(scoped) for scoped in keys]
+
+    def fingerprint(self, scoped: ScopedKey) -> tuple[int, ...] | None:
+        _, path = record_path(self.directory, scoped)
+        try:
+            return fingerprint_of(self._fs.status_of(path))
+        except OSError:
+            return None
 
     def swap(
         self,
