@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tests.session.bench import Bench, FileBench, LayoutBench, MemoryBench
+from mcp_claims.model.records import Claim, Unreadable
+from tests.session.bench import Bench, EtcdBench, FileBench, LayoutBench, MemoryBench
 
 
 @pytest.fixture(params=["memory", "files", "agent-awareness"])
@@ -32,3 +33,26 @@ def new_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Be
 @pytest.fixture
 def bench(new_bench: Callable[[], Bench]) -> Bench:
     return new_bench()
+
+
+@pytest.fixture(params=["memory", "files", "etcd"])
+def bench_of_several(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """Return a bench whose store takes several keys at once; in the end each claim in a place is one that its head lists."""
+    match request.param:
+        case "memory":
+            made: Bench = MemoryBench()
+        case "files":
+            made = FileBench(tmp_path / "claims")
+        case _:
+            made = EtcdBench()
+    yield made
+    for found in made.store.scan():
+        if isinstance(found, Claim) and found.scoped.member and found.ended is None:
+            above = made.store.read(found.scoped.base)
+            assert isinstance(above, Unreadable) or (isinstance(above, Claim) and found.scoped in above.places)
+
+
+@pytest.fixture(params=["memory", "files"])
+def queues(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    """Return a bench whose store lets a test take tickets and wake nobody."""
+    return MemoryBench() if request.param == "memory" else FileBench(tmp_path / "claims")
