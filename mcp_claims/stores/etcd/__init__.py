@@ -15,7 +15,11 @@ What it does not promise: a holder that was paused past the end of its lease can
 | `messages` | JSON of requests and responses |
 | `lease` | the lease of this process with its fence, and leases of single claims |
 | `txn` | commits one compare-and-swap, and finds out its outcome where no answer came |
+| `plans` | what one change takes in a transaction: revision, lease, trace, ticket |
+| `overlaps` | which claims on files overlap with one, and what is in its way |
+| `traces` | what stays of a claim whose lease has ended |
 | `keepalive` | the thread that renews the lease and removes claims at their expiry |
 | `watch` | notifies of changes |
+| `tickets` | tickets of the sessions that wait for a key |
 | `store` | the `Store` |
 """

@@ -4,7 +4,7 @@
     ...the same, and `\\0trace`                       what stays of it if its lease ends it (see `traces`)
     ...the same, and `\\1<member>`                    the claim of one of several who hold it
     <prefix>/tickets/<namespace>/<key>/<session>   a ticket of a session that waits for the key (see `tickets`)
-    <prefix>/overlaps                              what each claim on a file changes (see `EtcdStore.swap`)
+    <prefix>/overlaps                              what each claim on a file changes (see `overlaps`)
     <prefix>/sessions/<lease>                      the fence of a process (see `lease`)
     <prefix>/secrets/handles                       the secret that signs session handles
 

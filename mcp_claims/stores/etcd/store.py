@@ -14,7 +14,7 @@ from math import inf
 
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import Machine
-from mcp_claims.model import expiry, keys
+from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import (
     Claim,
@@ -22,7 +22,6 @@ from mcp_claims.model.records import (
     Holder,
     Leased,
     Mode,
-    Moment,
     Outcome,
     Proof,
     ScopedKey,
@@ -41,7 +40,6 @@ from mcp_claims.stores.base import (
     call_before,
     check_changes,
     deadline_in,
-    without_head,
 )
 from mcp_claims.stores.etcd import lease as leases
 from mcp_claims.stores.etcd import messages
@@ -56,11 +54,13 @@ from mcp_claims.stores.etcd.gateway import (
 )
 from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
 from mcp_claims.stores.etcd.keys import Keyspace, encode_key, is_trace_key, prefix_range_end, trace_key
-from mcp_claims.stores.etcd.lease import Fence, Lease, ProcessLease
+from mcp_claims.stores.etcd.lease import ProcessLease
 from mcp_claims.stores.etcd.messages import KeyValue
+from mcp_claims.stores.etcd.overlaps import judge_overlaps, overlapping
+from mcp_claims.stores.etcd.plans import Planned, has_changed, key_change, lease_kinds, plan
 from mcp_claims.stores.etcd.tickets import Alarm, Tickets
 from mcp_claims.stores.etcd.traces import TraceLeases, parse_trace
-from mcp_claims.stores.etcd.txn import KeyChange, Transactions, Txn, TxnOutcome, unique_value
+from mcp_claims.stores.etcd.txn import KeyChange, Transactions, Txn, TxnOutcome
 from mcp_claims.stores.etcd.watch import KeyRange, Watcher
 
 _PAGE_SIZE = 500
@@ -68,9 +68,6 @@ _PAGE_SIZE = 500
 _TOO_SLOW = (
     f"{CALL_TIMEOUT:g} s were not enough, though etcd answers: others keep changing the same keys, or a machine is busy"
 )
-
-_LAPSED_FOR = 600.0
-"""Seconds for which a reservation stays stored after its time: longer than the ticket of a tool counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,62 +83,6 @@ class _Connection:
     traces: TraceLeases
     watcher: Watcher
     tickets: Tickets
-
-
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    """A change, and what its transaction has to know about it."""
-
-    change: Change
-    key: bytes
-    expected: int
-    is_grant: bool = False
-    ends_with_process: bool = False
-    """Whether the new claim belongs under the lease of this process."""
-    leaves_trace: bool = False
-    ticket: bytes | None = None
-
-    @property
-    def changes_head(self) -> bool:
-        """Whether it changes the head of a key that several hold, beside their claims."""
-        old, new = self.change.old, self.change.new
-        if new is not None and new.ended is None:
-            return bool(new.members)
-        return old is not None and bool(old.members)
-
-    @property
-    def is_of_several(self) -> bool:
-        """Whether it is for a key that several hold."""
-        return self.changes_head or self.change.scoped.member is not None
-
-    @property
-    def new(self) -> Claim | None:
-        return self.change.new
-
-    @property
-    def needs_lease_of_its_own(self) -> bool:
-        return self.new is not None and not self.ends_with_process and not self.new.members
-
-    @property
-    def ends_trace(self) -> bool:
-        """Whether the trace of an earlier claim may lie beside it, and has to go.
-
-        Each deletion is an operation, and a transaction has no room for them beside 32 claims with their heads and tickets.
-        """
-        old, new = self.change.old, self.new
-        if not self.is_of_several or new is None or new.ended is not None:
-            return True
-        # Nothing was there when it was read, and the transaction compares that.  What is shared leaves no trace, and what
-        # lies behind a head is seen by nobody, and goes with it.
-        return old is not None and not new.members and new.slots is not None
-
-    @property
-    def kept_lease(self) -> int:
-        """The lease of the head that the new one replaces, which lasts as long; 0 for none."""
-        old, new = self.change.old, self.new
-        if old is None or new is None or not (old.members and new.members) or old.expires != new.expires:
-            return 0
-        return 0 if old.leased is None else old.leased.lease
 
 
 class EtcdStore:
@@ -203,7 +144,8 @@ class EtcdStore:
 
     def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
         with self._store_errors():
-            yield from self._overlapping([scoped], deadline_in(CALL_TIMEOUT))
+            transactions, deadline = self._connection().transactions, deadline_in(CALL_TIMEOUT)
+            yield from overlapping([scoped], transactions, self._keyspace, self.read_all, deadline)
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
@@ -309,49 +251,10 @@ class EtcdStore:
         lease = connection.lease.current
         return lease is not None and lease.id == claim.leased.lease and connection.lease.is_trusted(lease)
 
-    def _overlapping(self, files: Sequence[ScopedKey], deadline: float) -> list[Claim | Unreadable]:
-        """Return the claims on other files that overlap with any of *files*, in few questions."""
-        keyspace = self._keyspace
-        ranges: dict[tuple[bytes, bytes], None] = {}
-        for scoped in files:
-            above = [keyspace.claim_key(scoped._replace(key=key)) for key in keys.above(scoped.key)]
-            below = keyspace.claim_key(scoped._replace(key=keys.literal_beginning(scoped.key) + "/"))
-            patterns = keyspace.patterns_prefix(scoped.namespace)
-            ranges |= dict.fromkeys((key, key + b"\0") for key in above)
-            ranges |= dict.fromkeys((each, prefix_range_end(each)) for each in (below, patterns))
-        stored = self._connection().transactions.read_ranges(list(ranges), deadline)
-        found = {key: messages.parse_claim(kv, keyspace) for key, kv in stored.items() if not is_trace_key(key)}
-        for scoped in files:
-            found.pop(keyspace.claim_key(scoped), None)
-        others = [
-            each
-            for each in found.values()
-            if isinstance(each, Unreadable)
-            or (not each.scoped.member and any(keys.conflict(each.scoped, scoped) for scoped in files))
-        ]
-        # A key that several hold is told by its head, which names them.
-        return [one for each in others for one in without_head(each, self.read_all)]
-
-    def _judge_overlaps(
-        self, planned: Sequence[_Planned], blocks: Blocks, deadline: float
-    ) -> tuple[Fence | None, Claim | Unreadable | None]:
-        """Return the fence of the claims on files if there is one among *planned*, and what is in its way, if anything."""
-        # Renewals too: a claim that has expired stays stored for a while, in nobody's way.  Its holder would renew it beside
-        # what another session was granted since.
-        files = list(dict.fromkeys(each.change.scoped.base for each in planned if each.change.claims_files))
-        if not files:
-            return None, None
-        # The fence first: what is granted or renewed after it was read makes the transaction fail.
-        kv = self._connection().transactions.get(self._keyspace.overlaps, deadline)
-        changed = {each.change.scoped for each in planned}
-        for found in self._overlapping(files, deadline):
-            if not (isinstance(found, Claim) and found.scoped in changed) and blocks(found):
-                return None, found
-        return Fence(self._keyspace.overlaps, kv.mod_revision if kv else 0), None
-
     def _swap_all(self, changes: Sequence[Change], *, unqueued: bool = False, blocks: Blocks | None = None) -> Swaps:
         connection, deadline = self._connection(), deadline_in(CALL_TIMEOUT)
-        planned: list[_Planned] = []
+        planned: list[Planned] = []
+        ends_with_us = partial(self._ends_with_us, connection=connection)
         for change in changes:
             old = change.old
             if old is not None and old.leased is None:
@@ -360,13 +263,17 @@ class EtcdStore:
                 if found != old or not isinstance(found, Claim):
                     return Swaps(False, self._found_now(changes))
                 old = found
-            planned.append(self._plan(change._replace(old=old), connection))
+            planned.append(plan(change._replace(old=old), self._keyspace, ends_with_us))
         is_grant = any(each.is_grant for each in planned)
         waited_for = [each.change.scoped.base for each in planned if unqueued and each.new is not None]
         empty = tuple(dict.fromkeys(map(self._keyspace.tickets_prefix, waited_for)))
         fresh_trace_leases = False
         while True:
-            overlaps, overlap = (None, None) if blocks is None else self._judge_overlaps(planned, blocks, deadline)
+            overlaps, overlap = None, None
+            if blocks is not None:
+                overlaps, overlap = judge_overlaps(
+                    planned, blocks, connection.transactions, self._keyspace, self.read_all, deadline
+                )
             if overlap is not None:
                 return Swaps(False, tuple(each.change.old for each in planned), overlap=overlap)
             process_lease = None
@@ -375,11 +282,11 @@ class EtcdStore:
             if any(each.needs_lease_of_its_own and each.change.old is None for each in planned):
                 # Read first: granting a lease is a write, which each attempt of a waiting session would make in vain.
                 stored = connection.transactions.get_all([each.key for each in planned], deadline)
-                if any(map(_has_changed, planned, stored)):
+                if any(map(has_changed, planned, stored)):
                     return Swaps(False, tuple(map(self._found, planned, stored)))
             own_leases = self._grant_claim_leases(planned, connection, deadline)
             key_changes = tuple(
-                self._key_change(each, process_lease, own_leases, connection, deadline) for each in planned
+                key_change(each, process_lease, own_leases, connection.traces, deadline) for each in planned
             )
             fence = process_lease.fence if process_lease and is_grant else None
             txn = Txn(key_changes, fence, empty, overlaps)
@@ -436,65 +343,7 @@ class EtcdStore:
     def _found_now(self, changes: Sequence[Change]) -> tuple[Found, ...]:
         return tuple(self.read_all([change.scoped for change in changes]))
 
-    def _plan(self, change: Change, connection: _Connection) -> _Planned:
-        scoped, old, new = change
-        key = self._keyspace.claim_key(scoped)
-        if new is None:
-            if old is not None and old.leased is not None and old.leased.is_trace:
-                return _Planned(change, trace_key(key), old.leased.revision)
-            return _Planned(change, key, _revision(old))
-        # Whoever takes its reservation is granted the claim only then, though the generation is known before.
-        takes = new.mode is not Mode.RESERVED and old is not None and old.mode is Mode.RESERVED and new.ended is None
-        is_grant = not new.members and (takes or not new.generation)
-        return _Planned(
-            change,
-            key,
-            _revision(old),
-            is_grant,
-            # A claim, not a marker; nor a reservation that keeps one, which would end with the process too.
-            ends_with_process=new.ended is None and new.replaced is None and self._ends_with_us(new.holder, connection),
-            # A transaction has no room for the traces of a large group of shared keys.
-            leaves_trace=new.replaced is None
-            and not new.members
-            and new.mode is not Mode.SHARED
-            and expiry.trace_of(new, ClaimState.EXPIRED, new.expires) not in (None, new),
-            ticket=None
-            if new.mode is Mode.RESERVED or new.members
-            else self._keyspace.ticket_key(scoped.base, new.holder.name),
-        )
-
-    def _key_change(
-        self,
-        planned: _Planned,
-        process_lease: Lease | None,
-        own_leases: dict[bytes, int],
-        connection: _Connection,
-        deadline: float,
-    ) -> KeyChange:
-        if planned.new is None:
-            return KeyChange(planned.key, planned.expected, None)
-        if process_lease and planned.ends_with_process:
-            lease_id = process_lease.id
-        elif planned.new.members:
-            # One for all heads of some hours, which lasts as long as they do: else each first session would leave one behind.
-            lease_id = planned.kept_lease or connection.traces.get_or_grant(deadline, ends_with_process=False)
-        else:
-            lease_id = own_leases[planned.key]
-        trace_lease = 0
-        if planned.leaves_trace:
-            trace_lease = connection.traces.get_or_grant(deadline, ends_with_process=planned.ends_with_process)
-        return KeyChange(
-            planned.key,
-            planned.expected,
-            unique_value(planned.new),
-            lease_id,
-            trace_lease,
-            planned.is_grant,
-            planned.ticket,
-            ends_trace=planned.ends_trace,
-        )
-
-    def _won_swaps(self, planned: Sequence[_Planned], txn: Txn, outcome: TxnOutcome, revision: int) -> Swaps:
+    def _won_swaps(self, planned: Sequence[Planned], txn: Txn, outcome: TxnOutcome, revision: int) -> Swaps:
         found = tuple(
             each.new
             and each.new._replace(generation=each.new.generation or revision, leased=Leased(change.lease, revision))
@@ -504,7 +353,7 @@ class EtcdStore:
         traces = tuple(self._parse_trace(kv) if each.change.old is None else None for each, kv in replaced)
         return Swaps(True, found, traces)
 
-    def _lost_swaps(self, planned: Sequence[_Planned], outcome: TxnOutcome, connection: _Connection) -> Swaps:
+    def _lost_swaps(self, planned: Sequence[Planned], outcome: TxnOutcome, connection: _Connection) -> Swaps:
         """Return the result of a transaction that was not found to be applied."""
         found = tuple(map(self._found, planned, outcome.found))
         # All of them: that one is gone shows nothing where the others are as they were.  A head shows nothing at all.
@@ -514,7 +363,7 @@ class EtcdStore:
             return Swaps(True, (None,) * len(planned))
         return Swaps(False, found)
 
-    def _we_ended(self, planned: _Planned, found: Found) -> bool:
+    def _we_ended(self, planned: Planned, found: Found) -> bool:
         """Return whether it was our own release, of unknown outcome, that ended a claim in whose place *found* is now.
 
         The claim had neither expired nor lost its lease, so nobody else could end it but by force, which leaves a marker.
@@ -531,38 +380,21 @@ class EtcdStore:
             return False
         return found.ended is None or found.ended.outcome is not Outcome.REVOKED
 
-    def _cancel_expiries(self, planned: Sequence[_Planned], connection: _Connection) -> None:
+    def _cancel_expiries(self, planned: Sequence[Planned], connection: _Connection) -> None:
         """Cancel the expiries of what *planned* has ended or replaced."""
         for each in planned:
             if each.change.old is not None:
                 connection.keepalive.cancel_expiry(each.key, each.change.old.expires.ticks)
 
     def _grant_claim_leases(
-        self, planned: Sequence[_Planned], connection: _Connection, deadline: float
+        self, planned: Sequence[Planned], connection: _Connection, deadline: float
     ) -> dict[bytes, int]:
         """Grant leases for what does not end with this process, one for all that end together; return them by key."""
-        now = self._machine.now()
-        granted: dict[tuple[int, bool], int] = {}
-        result: dict[bytes, int] = {}
-        for each in planned:
-            if each.new is None or not each.needs_lease_of_its_own:
-                continue
-            # Grants apart: were the outcome unknown, revoking their lease would end what was held before, too.
-            kind = self._claim_lease_ttl(each.new, now), each.is_grant
-            if kind not in granted:
-                granted[kind] = leases.grant_lease(connection.gateway, kind[0], deadline)
-            result[each.key] = granted[kind]
-        return result
-
-    def _claim_lease_ttl(self, new: Claim, now: Moment) -> int:
-        """Return the TTL, in seconds, of the lease of *new*: a marker, or what outlives this process."""
-        left = expiry.remaining(new.expires, now).total_seconds()
-        if new.mode is Mode.RESERVED:
-            # It must still be there when somebody comes after its time, or nobody would know that it has lapsed, and
-            # reserve the key for the same session again.
-            kept = expiry.remaining(new.replaced.expires, now).total_seconds() if new.replaced is not None else 0.0
-            left = max(left + _LAPSED_FOR, kept)
-        return leases.claim_lease_ttl(left, self.min_claim_lease)
+        kinds = lease_kinds(planned, self._machine.now(), self.min_claim_lease)
+        granted = {
+            kind: leases.grant_lease(connection.gateway, kind.ttl, deadline) for kind in dict.fromkeys(kinds.values())
+        }
+        return {key: granted[kind] for key, kind in kinds.items()}
 
     def _revoke_unused(self, lease_id: int, connection: _Connection) -> None:
         # Without an answer it ends by itself, with nothing attached to it.
@@ -617,7 +449,7 @@ class EtcdStore:
             trace = expiry.trace_of(found, ClaimState.EXPIRED, now)
             self._swap_all([Change(found.scoped, found, trace if isinstance(trace, Claim) else None)])
 
-    def _found(self, planned: _Planned, kv: KeyValue | None) -> Found:
+    def _found(self, planned: Planned, kv: KeyValue | None) -> Found:
         """Return what *kv*, found at the key of a change, says is stored for its claim."""
         return self.read(planned.change.scoped) if is_trace_key(planned.key) else self._parse(kv)
 
@@ -638,12 +470,3 @@ class EtcdStore:
             raise StoreUnavailableError(str(self.config), no_answer) from error
         except RefusedError as error:
             raise StoreUnavailableError(str(self.config), OSError(errno.EPROTO, f"etcd refuses: {error}")) from error
-
-
-def _revision(old: Claim | None) -> int:
-    """Return the revision that the key must be at for *old* to be what is stored there, 0 for nothing."""
-    return 0 if old is None or old.leased is None or old.leased.is_trace else old.leased.revision
-
-
-def _has_changed(planned: _Planned, kv: KeyValue | None) -> bool:
-    return (kv.mod_revision if kv else 0) != planned.expected
