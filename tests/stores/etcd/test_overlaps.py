@@ -6,8 +6,10 @@ from datetime import timedelta
 
 import pytest
 
+from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.records import Claim, Unreadable
 from mcp_claims.session.results import Status
+from mcp_claims.stores.etcd import gateway
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.stores.overlaps import any_other, file, grant_file
 from tests.stores.samples import claim, renewed
@@ -48,3 +50,18 @@ def test_a_renewal_that_is_judged_beside_a_grant_makes_that_look_again() -> None
     lost = store.swap(wanted, None, claim(wanted, session=2), blocks=is_expired_at_first)
     assert not lost.won and lost.overlap == renewed(expired) and len(judged) == 2
     assert store.read(wanted) is None
+
+
+def test_a_call_that_others_have_kept_busy_until_its_end_does_not_say_that_etcd_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, wanted = fresh_store(), file("/x/src/a.py")
+    assert store.read(wanted) is None
+
+    def renewed_by_others_for_so_long(_: Claim | Unreadable) -> bool:
+        monkeypatch.setattr(gateway, "_MIN_TIME_LEFT", gateway.CALL_TIMEOUT)
+        return False
+
+    grant_file(store, "/x/src/")
+    with pytest.raises(StoreUnavailableError, match="though etcd answers: others keep changing the same keys"):
+        store.swap(wanted, None, claim(wanted, session=2), blocks=renewed_by_others_for_so_long)

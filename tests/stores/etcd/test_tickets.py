@@ -472,7 +472,7 @@ def test_a_turn_that_is_taken_by_a_late_request_is_not_held_without_anybody_know
 
     def nobody_answers(*_: object) -> None:
         monkeypatch.undo()
-        raise NoAnswerError({}, outcome_unknown=True)
+        raise NoAnswerError({"http://127.0.0.1:2379": "no answer in time"}, outcome_unknown=True)
 
     monkeypatch.setattr(Transactions, "_resolve_unknown", nobody_answers)
     proxy.hold(TRANSACTION)
