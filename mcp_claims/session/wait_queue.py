@@ -169,15 +169,26 @@ class WaitQueue:
         use: Use = ALONE,
         served: Collection[str] = (),
     ) -> Ticket | None:
-        """Return the first ticket of a living session that goes before this one, of *found* if that has just been read.
+        """Return the ticket to serve before this session, of *found* if that has just been read; `None` if it goes first.
 
-        Those of the sessions *served* do not, which have what they wait for.  This session does not give way to one that waits for a key of *held*: each would wait for the other for ever.
+        Those of the sessions *served* do not count, which have what they wait for.  This session does not give way to one
+        that waits for a key of *held*: each would wait for the other for ever.
         """
         if found is None:
             found = self._read(scoped.namespace if also else scoped)
-        ahead = tickets.ahead_of(found, scoped, self._holder(), self._machine.now(), also, use)
-        ahead = [each for each in ahead if each.holder.name not in served]
-        return next((each for each in self._living(ahead) if not tickets.wants(each, *held())), None)
+
+        def is_ahead(ticket: Ticket) -> bool:
+            return ticket.holder.name not in served and not tickets.wants(ticket, *held())
+
+        first = self._first_before(self._holder(), (scoped, *also), use, found, is_ahead)
+        if first is None:
+            return None
+        if len(first.keys) > 1 and not also and self._store.serves_queue:
+            found = self._read(scoped.namespace)
+        # Of one that waits for any of its keys it cannot be seen from others which it is to get.
+        return self._first_of_all(
+            first, found, lambda each: is_ahead(each) and (not each.any or tickets.wants(each, scoped, *also))
+        )
 
     def is_behind(
         self,
@@ -215,8 +226,8 @@ class WaitQueue:
         """
         if self._store.serves_queue:
             return None
-        now = self._machine.now()
-        waiting = [each for each in tickets.wanting(self._read(scoped), scoped) if tickets.is_waiting(each, now)]
+        found, now = self._read(scoped), self._machine.now()
+        waiting = [each for each in tickets.wanting(found, scoped) if tickets.is_waiting(each, now)]
         absent, woken = None, False
         # Only the living: the alarm of a dead process may still be open in a child that it has forked.
         for ticket in self._living(waiting):
@@ -225,7 +236,9 @@ class WaitQueue:
             if woken and ticket.keys == (scoped,):
                 return None
             absent = absent or ticket
-        return None if woken else absent
+        if woken or absent is None:
+            return None
+        return self._first_of_all(absent, found, lambda each: not each.any or tickets.wants(each, scoped))
 
     def wake(self, ticket: Ticket) -> bool:
         """Wake the waiter that has *ticket*; return whether it still has its place, as far as that can be known."""
@@ -259,6 +272,26 @@ class WaitQueue:
         go_on = all(waiting.get(name) == again.get(name) for name in (own, *(claim.holder.name for claim in cycle)))
         held = all(expiry.state_of(each, now, self._machine.provably_dead) is ClaimState.HELD for each in cycle)
         return cycle if go_on and held else ()
+
+    def _first_before(
+        self,
+        holder: Holder,
+        keys: tuple[ScopedKey, ...],
+        use: Use,
+        found: tuple[Ticket, ...],
+        counts: Callable[[Ticket], bool],
+    ) -> Ticket | None:
+        ahead = tickets.ahead_of(found, keys[0], holder, self._machine.now(), keys, use)
+        return next((each for each in self._living(ahead) if counts(each)), None)
+
+    def _first_of_all(self, ticket: Ticket, found: tuple[Ticket, ...], counts: Callable[[Ticket], bool]) -> Ticket:
+        """Return *ticket*, or the one of *found* before it that is to be served first.
+
+        One may go before *ticket* that is in nobody else's way: it would share the key with them, or waits for another key.
+        """
+        while (before := self._first_before(ticket.holder, ticket.keys, ticket.use, found, counts)) is not None:
+            ticket = before
+        return ticket
 
     def _waiting(self, found: tuple[Ticket, ...]) -> dict[str, list[Ticket]]:
         """Return those of *found* that count, by session."""

@@ -38,7 +38,8 @@ def play(scenario: Scenario, decisions: list[Action], chance: random.Random | No
             if position < len(decisions):
                 action = decisions[position]
                 if action not in actions:
-                    break  # A shrunk schedule that does not fit.
+                    # A shrunk schedule that does not fit; it leaves locks held, for which the last checks would wait.
+                    return alternatives
             elif chance is not None:
                 action = chance.choice(actions if chance.random() < 0.2 else actions[: len(run.processes)])
             elif actions[0][0] not in ("run", "poll"):

@@ -158,6 +158,27 @@ def test_whoever_waits_for_a_set_is_served_before_those_who_come_later_for_a_par
     assert set(holders(bench)) == {"red", "green"}
 
 
+@pytest.mark.rule("C15", "W2")
+@pytest.mark.parametrize("ends", ["killed", "released"])
+def test_a_set_that_is_served_passes_over_nobody_who_waits_for_a_part_of_it(bench: Bench, ends: str) -> None:
+    red, green, ada, ben, eve = (bench.session() for _ in range(5))
+    granted(red, "red")
+    granted(green, "green")
+    wait(bench, ada, "green")
+    wait(bench, ben, "red", "green")
+    bench.world.kill(green)  # Nobody has noticed.
+    if ends == "killed":
+        bench.world.kill(red)
+        assert attempt(eve, "red").status is Status.HELD
+    else:
+        red.release("red")
+    kept = {each.scoped: each.holder for each in bench.store.scan() if isinstance(each, Claim) and each.ended is None}
+    assert kept[GREEN] == ada.holder and ben.holder not in kept.values()
+    assert attempt(ada, "green").status is Status.ACQUIRED
+    ada.release("green")
+    assert attempt(ben, "red", "green").status is Status.ACQUIRED
+
+
 def test_a_turn_is_for_all_and_so_is_a_decline(bench: Bench) -> None:
     holder, ada, ben = (bench.session() for _ in range(3))
     granted(holder, "green")

@@ -140,6 +140,18 @@ class TestWaiting:
             share(each)
         assert names(ada, ben, eve) == set(holders(queues))
 
+    @pytest.mark.rule("M7", "W2")
+    def test_one_that_shares_and_gives_way_serves_the_first_that_waits_not_the_first_in_its_way(
+        self, queues: Bench
+    ) -> None:
+        holder, ada, alone, eve = (queues.session() for _ in range(4))
+        granted(holder)
+        wait(queues, ada, use=SHARED)
+        wait(queues, alone, use=ALONE_USE)
+        queues.world.kill(holder)
+        assert attempt(eve, shared=True).status is Status.HELD
+        assert set(holders(queues)) == names(ada)
+
     @pytest.mark.rule("M7")
     def test_one_that_wants_it_alone_behind_some_that_share_comes_after_them(self, queues: Bench) -> None:
         holder, ada, alone, ben = (queues.session() for _ in range(4))
