@@ -96,7 +96,7 @@ def _pages(size: int, directory: Path, effort: Effort) -> Iterator[Figure]:
     bar = Bar(5, "value") if size == _BARS_AT else None
     if later:
         yield Figure("scale", what, "ms", in_unit("ms", median(later)), in_unit("ms", bare_page), floor_is, bar)
-    bar = Bar(3, "value") if size == _BARS_AT else None
+    bar = Bar(3) if size == _BARS_AT else None
     yield medians("scale", f"all pages {of_claims}", "s", walks, bare_walks, "read and parse all files", bar)
 
 
@@ -129,7 +129,7 @@ async def _calls_during_a_walk(size: int, directory: Path, effort: Effort) -> Fi
                 calls = asyncio.create_task(_calls(caller, seconds))
                 await _walk_until(walker, calls)
                 during += await calls
-    bar = Bar(3) if size == _BARS_AT else None
+    bar = Bar(6) if size == _BARS_AT else None
     what = f"try_claim or release while another client lists {size:,} claims, p99"
     return Figure("scale", what, "ms", in_unit("ms", p99(during)), in_unit("ms", p99(alone)), "nobody lists", bar)
 
