@@ -43,6 +43,11 @@ class Turns(Members):
 
         *known* is what has just been read.  `None` means that they are reserved, or that something has changed.
         """
+        first = ticket.keys[0]
+        if not ticket.any and self._is_done(known[first] if first in known else self._store.read(first), now):
+            # Its session keeps its place for work that is done, and will be told so.
+            self.queue.dismiss(ticket)
+            return None
         changes: list[Change] = []
         kept: Claim | None = None
         wanted = ticket.keys

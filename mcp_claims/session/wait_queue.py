@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from threading import RLock
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
@@ -164,31 +165,24 @@ class WaitQueue:
         self,
         scoped: ScopedKey,
         held: Callable[[], Collection[ScopedKey]] = tuple,
-        found: tuple[Ticket, ...] | None = None,
         also: tuple[ScopedKey, ...] = (),
         use: Use = ALONE,
         served: Collection[str] = (),
     ) -> Ticket | None:
-        """Return the ticket to serve before this session, of *found* if that has just been read; `None` if it goes first.
+        """Return the ticket to serve before this session gets *scoped* and *also*; `None` if it goes first.
 
         Those of the sessions *served* do not count, which have what they wait for.  This session does not give way to one
         that waits for a key of *held*: each would wait for the other for ever.
         """
-        if found is None:
-            found = self._read(scoped.namespace if also else scoped)
-
-        def is_ahead(ticket: Ticket) -> bool:
-            return ticket.holder.name not in served and not tickets.wants(ticket, *held())
-
-        first = self._first_before(self._holder(), (scoped, *also), use, found, is_ahead)
-        if first is None:
-            return None
-        if len(first.keys) > 1 and not also and self._store.serves_queue:
-            found = self._read(scoped.namespace)
-        # Of one that waits for any of its keys it cannot be seen from others which it is to get.
-        return self._first_of_all(
-            first, found, lambda each: is_ahead(each) and (not each.any or tickets.wants(each, scoped, *also))
-        )
+        found, keys = self._read(scoped.namespace if also else scoped), (scoped, *also)
+        counts = partial(_gets_way, served, held)
+        first = self._first_before(self._holder(), keys, use, found, counts)
+        # One that would share the key with this session may go before that one.  Only by what is asked for here: to follow
+        # the other keys of a set would let this session wait for whoever holds those, in a circle that nobody sees.
+        asked = [each for each in found if tickets.wants(each, *keys)]
+        while first is not None and (before := self._first_before(first.holder, first.keys, first.use, asked, counts)):
+            first = before
+        return first
 
     def is_behind(
         self,
@@ -203,8 +197,9 @@ class WaitQueue:
 
         Tickets of other namespaces do not count: their numbers cannot be compared.
         """
-        own = tuple(each for each in found if each.keys[0].namespace == scoped.namespace)
-        return bool(own) and self.first_ahead(scoped, held, own, also, use, served) is not None
+        own = [each for each in found if each.keys[0].namespace == scoped.namespace]
+        counts = partial(_gets_way, served, held)
+        return bool(own) and self._first_before(self._holder(), (scoped, *also), use, own, counts) is not None
 
     def read_all(self) -> tuple[Ticket, ...]:
         """Return the tickets of all namespaces; none if they cannot be read."""
@@ -226,8 +221,8 @@ class WaitQueue:
         """
         if self._store.serves_queue:
             return None
-        found, now = self._read(scoped), self._machine.now()
-        waiting = [each for each in tickets.wanting(found, scoped) if tickets.is_waiting(each, now)]
+        now = self._machine.now()
+        waiting = [each for each in tickets.wanting(self._read(scoped), scoped) if tickets.is_waiting(each, now)]
         absent, woken = None, False
         # Only the living: the alarm of a dead process may still be open in a child that it has forked.
         for ticket in self._living(waiting):
@@ -236,14 +231,20 @@ class WaitQueue:
             if woken and ticket.keys == (scoped,):
                 return None
             absent = absent or ticket
-        if woken or absent is None:
-            return None
-        return self._first_of_all(absent, found, lambda each: not each.any or tickets.wants(each, scoped))
+        return None if woken else absent
 
     def wake(self, ticket: Ticket) -> bool:
         """Wake the waiter that has *ticket*; return whether it still has its place, as far as that can be known."""
         self._store.wake(ticket)
-        return not self.has_left(ticket, self._read(ticket.keys[0]))
+        # Another process of its session may have been granted some of its keys, and its ticket for those is gone.
+        first, *others = ticket.keys
+        return not self.has_left(ticket, self._read(first.namespace if others else first))
+
+    def dismiss(self, ticket: Ticket) -> None:
+        """Take *ticket* from a session that need not wait any more."""
+        scoped = ticket.keys[0]
+        self._change(scoped, lambda found: tickets.left(found, scoped, ticket.holder), LOCK_TIMEOUT)
+        self._store.wake(ticket)
 
     def has_left(self, ticket: Ticket, found: tuple[Ticket, ...]) -> bool:
         """Return whether the waiter that had *ticket* has none among *found*."""
@@ -278,20 +279,12 @@ class WaitQueue:
         holder: Holder,
         keys: tuple[ScopedKey, ...],
         use: Use,
-        found: tuple[Ticket, ...],
+        found: Sequence[Ticket],
         counts: Callable[[Ticket], bool],
     ) -> Ticket | None:
+        """Return the first of *found* that goes before *holder*, which wants *keys*, of the living that count."""
         ahead = tickets.ahead_of(found, keys[0], holder, self._machine.now(), keys, use)
         return next((each for each in self._living(ahead) if counts(each)), None)
-
-    def _first_of_all(self, ticket: Ticket, found: tuple[Ticket, ...], counts: Callable[[Ticket], bool]) -> Ticket:
-        """Return *ticket*, or the one of *found* before it that is to be served first.
-
-        One may go before *ticket* that is in nobody else's way: it would share the key with them, or waits for another key.
-        """
-        while (before := self._first_before(ticket.holder, ticket.keys, ticket.use, found, counts)) is not None:
-            ticket = before
-        return ticket
 
     def _waiting(self, found: tuple[Ticket, ...]) -> dict[str, list[Ticket]]:
         """Return those of *found* that count, by session."""
@@ -362,6 +355,11 @@ def end_reservation(store: Store, reservation: Claim, now: Moment, lock_timeout:
         store.change_tickets(scoped.base, lambda found: tickets.lapsed(found, reservation), lock_timeout=lock_timeout)
     change = Change(scoped, reservation, expiry.uncovered(reservation, now))
     return heads.swap(store, [change], lambda: now, lock_timeout=lock_timeout).only
+
+
+def _gets_way(served: Collection[str], held: Callable[[], Collection[ScopedKey]], ticket: Ticket) -> bool:
+    """Return whether a session that holds the keys *held* gives way to *ticket*, unless that is of one of *served*."""
+    return ticket.holder.name not in served and not tickets.wants(ticket, *held())
 
 
 def _has_choice(ticket: Ticket) -> bool:

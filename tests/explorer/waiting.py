@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from mcp_claims.liveness import Machine
 from mcp_claims.model.expiry import ClaimState, has_passed
-from mcp_claims.model.records import ALONE, Claim, Found, Holder, Mode, Moment, Outcome, ScopedKey, Ticket, Use
+from mcp_claims.model.records import Claim, Found, Holder, Mode, Moment, Outcome, ScopedKey, Ticket
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.session.wait_queue import WaitQueue
@@ -161,15 +161,7 @@ WAITING = [
 class Overtakes(WaitQueue):
     """Nobody looks at the tickets of others."""
 
-    def first_ahead(
-        self,
-        scoped: ScopedKey,
-        held: Callable[[], Collection[ScopedKey]] = tuple,
-        found: tuple[Ticket, ...] | None = None,
-        also: tuple[ScopedKey, ...] = (),
-        use: Use = ALONE,
-        served: Collection[str] = (),
-    ) -> Ticket | None:
+    def _first_before(self, *_: object) -> None:
         return None
 
 

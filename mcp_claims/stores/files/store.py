@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from math import inf
@@ -74,6 +75,9 @@ _BETWEEN = "\0"
 
 _SECRETS, _HANDLES = ".secrets", "handles"
 
+_COARSEST_TIME = 2.0
+"""Seconds between two times that a file system can tell apart at worst, which is FAT."""
+
 
 class FileStore(LockedChanges):
     """Claims as files in *directory*, shared by all processes of one user on one machine.
@@ -101,9 +105,11 @@ class FileStore(LockedChanges):
     def fingerprint(self, scoped: ScopedKey) -> tuple[int, ...] | None:
         _, path = record_path(self.directory, scoped)
         try:
-            return fingerprint_of(self._fs.status_of(path))
+            status = self._fs.status_of(path)
         except OSError:
             return None
+        # What takes its place may get the same number at once, and the same time where these are coarse.
+        return None if abs(time.time() - last_change(status)) < _COARSEST_TIME else fingerprint_of(status)
 
     def swap(
         self,

@@ -1,6 +1,6 @@
 """Three nodes, and processes that contend while nodes are killed, frozen and cut off.
 
-`MCP_CLAIMS_ETCD_FAULT_SECONDS` is the length of one round (12 by default; take 60 by hand).  `-s` prints the counts.
+`MCP_CLAIMS_CLUSTER_SECONDS` is the length of one round (12 by default; take 60 by hand).  `-s` prints the counts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.processes.conftest import Child
 from tests.support.etcd import config_at, fresh_config
 from tests.support.partition import PartitionableCluster
 
-SECONDS = float(os.environ.get("MCP_CLAIMS_ETCD_FAULT_SECONDS", "12"))
+SECONDS = float(os.environ.get("MCP_CLAIMS_CLUSTER_SECONDS", "12"))
 PROCESSES = 16
 KEY = ScopedKey("default", "red")
 HELD = ScopedKey("default", "held")

@@ -17,7 +17,7 @@ from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import local_machine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import RESERVATION, ClaimState
-from mcp_claims.model.records import Claim, Mode, Outcome, ScopedKey, Ticket
+from mcp_claims.model.records import ALONE, Claim, Mode, Outcome, ScopedKey, Ticket
 from mcp_claims.model.tickets import KEPT_PLACE
 from mcp_claims.model.validation import MAX_WAIT_SECONDS, ClaimRequest
 from mcp_claims.session.acquire import acquire
@@ -33,6 +33,8 @@ from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
 from mcp_claims.stores.etcd.keys import Keyspace, prefix_range_end
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.txn import Transactions
+from tests.session.bench import EtcdBench, granted
+from tests.session.sharing import attempt, named, wait
 from tests.stores.contract import WATCHED_WITHIN, Notified, join, listening, release, ticket
 from tests.stores.samples import KEY, OTHER_KEY, claim, grant, renewed
 from tests.support.etcd import Cluster, config_at, fresh_config, fresh_store, one_node
@@ -504,3 +506,19 @@ def test_a_turn_taken_with_an_unknown_outcome_is_an_error_and_is_undone(
     assert isinstance(taken, Claim) and taken.mode is Mode.ALONE
     proxy.mend()
     wait_for(lambda: direct.read(KEY) is None)
+
+
+@pytest.mark.rule("W5")
+def test_a_set_of_which_its_session_holds_a_part_is_still_waited_for() -> None:
+    bench = EtcdBench()
+    red, green, stranger = (bench.session() for _ in range(3))
+    ada, elsewhere = named(bench), named(bench)
+    granted(red, "red")
+    granted(green, "green")
+    wait(bench, ada, "red", "green", use=ALONE)
+    red.release("red")
+    assert attempt(elsewhere, "red").status is Status.ACQUIRED
+    bench.world.kill(green)
+    refused = attempt(stranger, "green")
+    assert refused.status is Status.HELD and isinstance(refused.found, Claim)
+    assert (refused.found.mode, refused.found.holder.name) == (Mode.RESERVED, ada.holder.name)
