@@ -144,15 +144,16 @@ class Turns(Members):
         return swaps
 
     def _decline(self, scoped: ScopedKey, found: Found, lock_timeout: float) -> bool:
-        """Give back *found* if it is a reservation for this session, with those of its group; return whether it was one."""
+        """Give back *found* if it is a reservation for this session, with all of that turn; return whether it was one."""
         now = self._machine.now()
         if not isinstance(found, Claim) or not self._is_for_us(found, scoped, now):
             return False
+        # Another key may have become free too, of those for any of which it waited.
+        keys = (*(found.group or (scoped,)), *self.queue.beside(found.scoped.base))
         # Before the key is free: the place that it came from must not get it again.
         self.queue.give_up(found.scoped.base, lock_timeout)
         won = False
-        for key in found.group or (scoped,):
-            reserved = found if key == scoped else self._store.read(key)
+        for key, reserved in self._read_all(tuple(dict.fromkeys(keys))).items():
             if isinstance(reserved, Claim) and self._is_for_us(reserved, key, now):
                 swap = self._swap_one(Change(key, reserved, expiry.uncovered(reserved, now)), lock_timeout)
                 self._pass_on(key, swap.found)

@@ -48,11 +48,13 @@ class WaitQueue:
         """Return the keys that the wait for *scoped* is for: that one alone, or all that it joined with."""
         return self._choices.get(scoped, (scoped,))
 
+    def beside(self, scoped: ScopedKey) -> list[ScopedKey]:
+        """Return the keys of all waits for several keys of which *scoped* is one."""
+        return [key for keys in list(self._choices.values()) if scoped in keys for key in keys]
+
     def waits_for(self, scoped: ScopedKey) -> bool:
         """Return whether the session may have a ticket for *scoped*."""
-        return scoped in self._waits or (
-            bool(self._choices) and any(scoped in keys for keys in list(self._choices.values()))
-        )
+        return scoped in self._waits or bool(self.beside(scoped))
 
     def join(
         self,

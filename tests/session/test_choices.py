@@ -96,6 +96,17 @@ class TestWaits:
         return wait
 
     @pytest.mark.rule("C16", "W5")
+    def test_who_declines_one_keeps_no_other(self, bench: Bench, wait: Callable[[Session], None]) -> None:
+        holder, ada, stranger = (bench.session() for _ in range(3))
+        assert holder.try_claim(LIST[0], also=LIST[1:]).claimed
+        wait(ada)
+        ada.end_wait(ScopedKey(DEFAULT_NAMESPACE, LIST[0]), keeps_place=True)
+        holder.release(LIST[0])
+        assert ada.inspect(LIST[0]).your_turn and ada.inspect(LIST[1]).your_turn
+        assert ada.release(LIST[1]).declined
+        assert stranger.try_claim(LIST[0], also=LIST[1:]).claimed
+
+    @pytest.mark.rule("C16", "W5")
     def test_whichever_is_free_first_is_for_the_one_that_waited_longest(
         self, bench: Bench, holders: list[Session], wait: Callable[[Session], None]
     ) -> None:
