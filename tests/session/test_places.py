@@ -6,6 +6,7 @@ import ntpath
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -185,13 +186,10 @@ def test_links_are_followed_as_far_as_the_path_exists(path: str, expected: str, 
 @pytest.mark.rule("K3", "K9")
 def test_a_path_up_from_a_circle_of_links_leaves_no_link_in_the_key(linked: Path) -> None:
     path = "file:loop/../out"
-    try:
-        key = resolved(path, linked)
-    except InvalidInputError as error:
-        assert "must not go up from links that lead in a circle" in str(error)
-    else:
-        # Since Python 3.14 what is behind the circle is resolved as well.
-        assert key == resolved("file:out", linked)
+    if sys.version_info < (3, 14):
+        assert "must not go up from links that lead in a circle" in refusal(path, linked)
+    else:  # It resolves what is behind the circle as well.
+        assert resolved(path, linked) == resolved("file:out", linked)
 
 
 @pytest.mark.rule("K3")
