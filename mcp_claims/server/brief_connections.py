@@ -83,4 +83,5 @@ def host_of(machine: Machine) -> str | None:
     proof = None if above is None else machine.proof(above)
     if proof is None or proof.start is None:
         return None
-    return f"{proof.boot}/{proof.pid_namespace}/{above}/{proof.start}"
+    # In lower case, as each capital of the boots of macOS would take three characters in the name of a file.
+    return f"{proof.boot}/{proof.pid_namespace}/{above}/{proof.start}".lower()

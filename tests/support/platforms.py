@@ -38,6 +38,10 @@ NOT_FORCED = {
     "tests/server/test_host_death.py::test_when_only_a_wrapper_is_killed_the_server_goes_on[pipes]": (
         "macOS does not show who has the other end of a pipe, and the wrapper is no known launcher"
     ),
+    "tests/cli/test_demo.py::test_it_fails_when_two_win": "its servers have another sitecustomize, and so see Linux",
+    "tests/cli/test_cold_start.py::test_a_cold_check_imports_nothing_that_only_others_need": (
+        "its process has no sitecustomize, and so sees Linux"
+    ),
     "tests/hosts/test_real_hosts.py": "the real hosts are those of Linux, and look for their files there",
     "tests/hosts/test_real_turns.py": "the real hosts are those of Linux, and look for their files there",
 }
