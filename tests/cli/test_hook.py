@@ -243,17 +243,17 @@ def test_what_touches_something_else_is_not(host: Host, claims_dir: Path, key: s
 @pytest.mark.rule("L5")
 @pytest.mark.parametrize("shell", [True, False], ids=["through a shell", "directly"])
 def test_what_our_own_session_claimed_is_ours_to_touch(host: Host, shell: bool) -> None:
-    host.call("try_claim", key="src/app.py")
+    host.call("try_claim", key="/repo/src/app.py")
     assert host.guard(shell=shell, file_path="/repo/src/app.py") is None
 
 
 @pytest.mark.rule("L5")
 def test_what_a_run_of_our_own_session_holds_is_ours_to_touch(commands: Commands) -> None:
     event = json.dumps({"cwd": "/repo", "tool_name": "Edit", "tool_input": {"file_path": "/repo/src/app.py"}})
-    run = [*COMMAND, "run", "src/app.py", "--", "sleep", "600"]
-    with subprocess.Popen(run, env=commands.environment) as running:
+    key = "/repo/src/app.py"
+    with subprocess.Popen([*COMMAND, "run", key, "--", "sleep", "600"], env=commands.environment) as running:
         try:
-            eventually(lambda: commands("check", "src/app.py").returncode == 1)
+            eventually(lambda: commands("check", key).returncode == 1)
             assert commands("hook", "guard", output=event).stdout == ""
         finally:
             running.terminate()
