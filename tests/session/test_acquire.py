@@ -45,7 +45,7 @@ def test_a_wait_that_was_stopped_does_not_take_a_key_that_becomes_free(bench: Be
 
 def keeps_place(waiter: Session) -> None:
     """Let *waiter* wait for a moment, as a tool does."""
-    assert acquire(waiter, ClaimRequest.parse(KEY, wait_seconds=0.001), reserve=True).keeps_place
+    assert acquire(waiter, ClaimRequest.parse(KEY, wait_seconds=0.2), reserve=True).keeps_place
 
 
 @pytest.mark.rule("V8")
