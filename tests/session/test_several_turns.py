@@ -135,8 +135,10 @@ class TestWaiting:
         granted(holder)
         for each in (ada, ben):
             wait(queues, each, use=SHARED)
-        holder.release(KEY)
-        for each in (eve, ben, ada):
+        queues.world.kill(holder)
+        share(eve)
+        assert set(holders(queues)) == names(eve), "and keeps no place for those who have waited longer"
+        for each in (ben, ada):
             share(each)
         assert names(ada, ben, eve) == set(holders(queues))
 
