@@ -148,20 +148,29 @@ class HeldClaims:
         with self._lock:
             seen, self._found_lost = [*self._found_lost.values()], {}
             held = [cached for cached in self._granted.values() if cached.scoped != but]
+        looked_at: dict[ScopedKey, tuple[Claim, object]] = {}
         if store is not None:
-            seen += self._read_changed(store, held[:_MAX_LOOKS])
-        return [(cached, found) for cached, found in seen if self.lost(cached, found) is not None]
+            seen += self._read_changed(store, held[:_MAX_LOOKS], looked_at)
+        losses = [(cached, found) for cached, found in seen if self.lost(cached, found) is not None]
+        # Not before: after an interrupt a loss that was read and not judged would be read never again.
+        self._looked_at = looked_at
+        return losses
 
-    def _read_changed(self, store: Store, held: list[Claim]) -> Iterator[tuple[Claim, Found]]:
-        """Yield what is stored for each of *held* whose record is not the one that was read the last time."""
-        before, self._looked_at = self._looked_at, {}
+    def _read_changed(
+        self, store: Store, held: list[Claim], looked_at: dict[ScopedKey, tuple[Claim, object]]
+    ) -> Iterator[tuple[Claim, Found]]:
+        """Yield what is stored for each of *held* whose record is not the one that was read the last time.
+
+        All that is looked at is put into *looked_at*.
+        """
+        before = self._looked_at
         for cached in held:
             # Before the record is read: should it change meanwhile, this does not pass for that of the new one.
-            looked_at = cached, store.fingerprint(cached.scoped)
+            look = cached, store.fingerprint(cached.scoped)
             with suppress(StoreUnavailableError, UnsafeDirectoryError):
-                if looked_at[1] is None or before.get(cached.scoped) != looked_at:
+                if look[1] is None or before.get(cached.scoped) != look:
                     yield cached, store.read(cached.scoped)
-                self._looked_at[cached.scoped] = looked_at
+                looked_at[cached.scoped] = look
 
     def _settle(self, doubt: Claim) -> None:
         with self._lock:

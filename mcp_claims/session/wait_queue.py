@@ -177,7 +177,7 @@ class WaitQueue:
         that waits for a key of *held*: each would wait for the other for ever.
         """
         found, keys = self._read(scoped.namespace if also else scoped), (scoped, *also)
-        counts = partial(_gets_way, served, held)
+        counts = partial(_is_given_way, served, held)
         first = self._first_before(self._holder(), keys, use, found, counts)
         # One that would share the key with this session may go before that one.  Only by what is asked for here: to follow
         # the other keys of a set would let this session wait for whoever holds those, in a circle that nobody sees.
@@ -200,7 +200,7 @@ class WaitQueue:
         Tickets of other namespaces do not count: their numbers cannot be compared.
         """
         own = [each for each in found if each.keys[0].namespace == scoped.namespace]
-        counts = partial(_gets_way, served, held)
+        counts = partial(_is_given_way, served, held)
         return bool(own) and self._first_before(self._holder(), (scoped, *also), use, own, counts) is not None
 
     def read_all(self) -> tuple[Ticket, ...]:
@@ -359,7 +359,7 @@ def end_reservation(store: Store, reservation: Claim, now: Moment, lock_timeout:
     return heads.swap(store, [change], lambda: now, lock_timeout=lock_timeout).only
 
 
-def _gets_way(served: Collection[str], held: Callable[[], Collection[ScopedKey]], ticket: Ticket) -> bool:
+def _is_given_way(served: Collection[str], held: Callable[[], Collection[ScopedKey]], ticket: Ticket) -> bool:
     """Return whether a session that holds the keys *held* gives way to *ticket*, unless that is of one of *served*."""
     return ticket.holder.name not in served and not tickets.wants(ticket, *held())
 
