@@ -1,61 +1,41 @@
-"""`mcp-claims hook`: commands that a host runs at its events, as Claude Code's hooks; https://code.claude.com/docs/en/hooks.
-
-The host describes the event on standard input.  A hook recognises its own session by the processes: the
-claims server of a session is a child of the host's process, perhaps through a shell, and so is the hook.  The session
-id that the host passes is not enough: a host inside another host inherits it, and `/clear` changes it.
-"""
+"""`mcp-claims hook`: the command that a host runs at its events.  The host describes the event on standard input."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
-import re
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from mcp_claims.cli.errors import STORE_ERROR, describe
-from mcp_claims.cli.options import add_epilog, add_store_options, chosen_store
+from mcp_claims.cli.options import add_epilog, add_store_options, chosen_store, shown_directory
 from mcp_claims.cli.output import write_error, write_line
-from mcp_claims.cli.run import RUN_CLIENT
-from mcp_claims.errors import ClaimsError, InvalidInputError
-from mcp_claims.liveness import Machine, local_machine
-from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.keys import BRANCH, FILE, conflict, is_branch_key, is_file_key
-from mcp_claims.model.records import ALONE, Claim, ScopedKey
-from mcp_claims.model.validation import scoped_key
-from mcp_claims.render.lists import listed_line
-from mcp_claims.session.identity import process_session
-from mcp_claims.session.session import Session
+from mcp_claims.errors import ClaimsError
+from mcp_claims.guard.dialects import DIALECTS, Answer, HookEvent, Kind, read_event
+from mcp_claims.guard.guard import Guard, Guarding, Mode
+from mcp_claims.liveness import local_machine
+from mcp_claims.session.handles import Handles
+from mcp_claims.session.host_session import host_session
+from mcp_claims.session.identity import guarded_session, process_session
+from mcp_claims.stores.base import call_before
 
 _SESSION_END, _GUARD = "session-end", "guard"
-_PAGE = 5_000
-_IN_THE_WAY = (ClaimState.HELD, ClaimState.RESERVED)
-_MIN_KEY_IN_COMMAND = 4
-"""Characters of a key that is searched for in commands: a shorter one is in many of them by chance."""
-
-_WORD = re.compile(r"[\w-]+")
-"""A key that is one word, such as `main`, means something else in each project."""
-
-_PUSH = re.compile(r"\bgit\b[^;|&\n]*?\bpush\b([^;|&\n]*)")
-_MAX_REFS = 8
-_MAX_WORDS = 500
-_MAX_PATH = 4_096
-"""Characters: no system opens a longer path, and to resolve the links in one takes seconds."""
-
-_PROJECT_VARIABLE = "CLAUDE_PROJECT_DIR"
-_PATH_FIELDS = ("file_path", "notebook_path", "path")
+_DEFAULT_EVENTS = {_GUARD: "PreToolUse", _SESSION_END: "SessionEnd"}
+_PROJECT_VARIABLES = ("CLAUDE_PROJECT_DIR", "GEMINI_PROJECT_DIR", "QWEN_PROJECT_DIR", "COPILOT_PROJECT_DIR")
 _MAX_INPUT_BYTES = 64 * 1024 * 1024
+_ANSWER_TIMEOUT, _SECRET_TIMEOUT = 0.9, 0.3
+"""Seconds: a store in trouble delays an edit by at most one."""
 
 
 def configure_hook(parser: argparse.ArgumentParser) -> None:
     """Configure the parser of `hook`."""
     add_epilog(
         parser,
-        "  mcp-claims hook session-end < event.json\n  mcp-claims hook guard --strict < event.json",
+        "  mcp-claims hook guard --host codex --mode deny < event.json\n  mcp-claims hook session-end < event.json",
         "0 answered, 1 no event or wrong usage (never 2, which a host takes for a denial)",
         trouble=f"{STORE_ERROR} session-end: the store cannot answer",
     )
@@ -63,212 +43,99 @@ def configure_hook(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "hook",
         choices=(_SESSION_END, _GUARD),
-        help="session-end releases the claims of the session; guard denies what touches a key or path that another "
-        "session has claimed",
+        help="guard claims files before they are edited, denies what another session has claimed, tells sub-agents "
+        "apart, renews and releases; session-end does nothing to edits",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="guard: also deny everything while the store cannot answer"
+        "--host", choices=DIALECTS, default="claude-code", help="the host whose hook this is (%(default)s)"
     )
+    parser.add_argument(
+        "--mode",
+        type=Mode,
+        choices=Mode,
+        metavar="MODE",
+        default=Mode.CLAIM,
+        help="claim files before an edit and deny what others hold (the default), deny only, require a claim by a tool, "
+        "or off",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="deny where it cannot be known, or the store cannot answer"
+    )
+    parser.add_argument(
+        "--server", default="claims", metavar="NAME", help="what the host calls our server (%(default)s)"
+    )
+    parser.add_argument("--event", metavar="NAME", help="the host's name of the event, where its input does not say it")
     parser.set_defaults(run=_hook)
 
 
 def _hook(options: argparse.Namespace) -> int:
     ending = options.hook == _SESSION_END
-    strict = options.strict and not ending
-    event = _read_event()
+    how = Guarding(Mode.OFF if ending else options.mode, options.strict and not ending, options.server, _project())
+    data = _read_input()
+    if data is None:
+        return _fail("a hook needs a JSON object on standard input that describes the event", options, how, code=1)
+    known = options.event or data.get("hook_event_name")
+    event = read_event(options.host, data, known if isinstance(known, str) and known else _DEFAULT_EVENTS[options.hook])
     if event is None:
-        return _fail("a hook needs a JSON object on standard input that describes the event", strict=strict, code=1)
+        return 0
     try:
-        machine = local_machine()
-        session = process_session(chosen_store(options), machine)
-        if ending:
-            _end_session(session, machine, event)
-        elif (reason := _conflict(session, machine, event)) is not None:
-            _deny(reason)
+        answer = call_before(time.monotonic() + _ANSWER_TIMEOUT, partial(_answer, options, event, how))
     except ClaimsError as error:
-        return _fail(describe(error, options), strict=strict, code=STORE_ERROR if ending else 0)
+        return _fail(describe(error, options), options, how, event, code=STORE_ERROR if ending else 0)
     except Exception as error:
         # A defect: a host lets the tool call pass when its hook fails.
-        if not strict:
+        if not how.strict:
             raise
-        return _fail(f"the guard itself failed ({type(error).__name__}: {error})", strict=True, code=0)
+        return _fail(f"the guard itself failed ({type(error).__name__}: {error})", options, how, event, code=0)
+    _write(options.host, event, answer)
     return 0
 
 
-def _read_event() -> dict[str, Any] | None:
-    """Return the event on standard input; `None` if there is none."""
+def _answer(options: argparse.Namespace, event: HookEvent, how: Guarding) -> Answer:
+    store, machine = chosen_store(options), local_machine()
+    us = host_session(options.host, event.session, event.agent, os.environ, machine)
+    handle = None
+    # What a process is to its host only the id of the session tells for certain.
+    if us.id is None or not store.has_places:
+        session = process_session(store, machine)
+        session.act_in(us)
+    else:
+        handles = Handles(store.secret(lock_timeout=_SECRET_TIMEOUT))
+        handle, opened = handles.issue_for_agent(us.id, us.agent or "")
+        session = guarded_session(store, machine, opened.nonce, us)
+        session.describe_client(f"{options.host} guard")
+        session.describe(directory=shown_directory(event.cwd))
+    guard = Guard(session, us, machine, DIALECTS[options.host], how, handle if us.agent is not None else None)
+    return guard.answer(event)
+
+
+def _project() -> str | None:
+    """Return the directory from which the host's agents name files, if its environment says so."""
+    return next((os.environ[name] for name in _PROJECT_VARIABLES if os.environ.get(name)), None)
+
+
+def _read_input() -> Mapping[str, Any] | None:
+    """Return the object on standard input; `None` if there is none."""
     try:
-        event = json.loads(sys.stdin.buffer.read(_MAX_INPUT_BYTES))
+        data = json.loads(sys.stdin.buffer.read(_MAX_INPUT_BYTES))
     except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) else None
+    return data if isinstance(data, dict) else None
 
 
-def _fail(problem: str, *, strict: bool, code: int) -> int:
-    """Print the *problem* that keeps the hook from its work; deny if it is *strict*, else return the exit code *code*."""
+def _fail(
+    problem: str, options: argparse.Namespace, how: Guarding, event: HookEvent | None = None, *, code: int
+) -> int:
+    """Print the *problem* that keeps the hook from its work; if it is strict, deny the tool call.  Return the exit code."""
     write_error(problem)
-    if not strict:
+    event = event or HookEvent(Kind.BEFORE_TOOL, options.event or _DEFAULT_EVENTS[options.hook])
+    if not how.strict or event.kind is not Kind.BEFORE_TOOL:
         return code
-    _deny(f"The claims cannot be read, and this guard is strict: {problem}")
+    _write(options.host, event, Answer(f"The claims cannot be read, and this guard is strict: {problem}"))
     return 0
 
 
-def _end_session(session: Session, machine: Machine, event: dict[str, Any]) -> None:
-    """Revoke the claims of this host's servers: the conversation that made them is over, even if the servers go on."""
-    why = event.get("reason")
-    session.describe_client("mcp-claims hook session-end")
-    for claim in _held_claims(session):
-        if _has_our_host(claim, machine):
-            session.revoke(claim, f"its session has ended ({why})" if isinstance(why, str) else "its session has ended")
-
-
-def _conflict(session: Session, machine: Machine, event: dict[str, Any]) -> str | None:
-    """Return why the tool call of *event* must be denied: another session has claimed what it touches; else `None`."""
-    tool_input = event.get("tool_input")
-    if not isinstance(tool_input, dict):
-        return None
-    here, command = _working_directory(event.get("cwd")), tool_input.get("command")
-    paths = [tool_input[name] for name in _PATH_FIELDS if isinstance(tool_input.get(name), str)]
-    if isinstance(command, str):
-        paths += _paths_in(command)
-    # The host may have gone to another directory than the one from which its agents name files.
-    bases = {here, _working_directory(project) if (project := os.environ.get(_PROJECT_VARIABLE)) else here}
-    paths = [os.path.join(here, path) for path in paths]
-    spellings = {spelling for path in paths for spelling in _spellings(path, bases)}
-    branches = set(_pushed(session, command)) if isinstance(command, str) else set()
-    files = [file for path in paths if (file := _file_key(session, path)) is not None]
-    for claim in _held_claims(session):
-        key = claim.scoped.base.key
-        if is_file_key(claim.scoped):
-            touched = any(conflict(claim.scoped, file) for file in files)
-        elif claim.use != ALONE:
-            continue  # Others may be there, too: what a command may do beside them is for its session to claim.
-        elif is_branch_key(claim.scoped):
-            touched = claim.scoped in branches
-        else:
-            of = _directory_of(claim)
-            touched = _is_path(key if of is None else os.path.join(of, key), spellings) or (
-                isinstance(command, str)
-                and _is_in_command(key, command)
-                and (of is None or not _WORD.fullmatch(key) or _is_near(of, here))
-            )
-        if touched and not _has_our_host(claim, machine):
-            stored = session.read(key, claim.scoped.namespace)
-            # Of several who share it, this one.
-            now = [
-                each for each in stored.claims if isinstance(each.found, Claim) and each.found.scoped == claim.scoped
-            ]
-            if not now or now[0].state not in _IN_THE_WAY:
-                continue
-            line = listed_line(now[0], stored.now)
-            verb = "has claimed" if now[0].state is ClaimState.HELD else "is next for"
-            return f"Another session {verb} this: {line} Leave it alone; go on with something else, or report it."
-    return None
-
-
-def _held_claims(session: Session) -> Iterator[Claim]:
-    """Yield the live claims, and the reservations; what is done is in the list, too, so a list that ends at a limit could hide them all."""
-    after: str | None = ""
-    while after is not None:
-        page = session.list_claims(after=after, limit=_PAGE)
-        for listed in page.claims:
-            if listed.state in _IN_THE_WAY and isinstance(listed.found, Claim):
-                yield listed.found
-        after = page.after
-
-
-def _working_directory(cwd: object) -> str:
-    """Return the directory from which the host names paths, which it describes as *cwd*."""
-    try:
-        return os.path.join(os.getcwd(), cwd if isinstance(cwd, str) else "")
-    except FileNotFoundError:  # Our own working directory has been removed.
-        return os.path.join("/", cwd if isinstance(cwd, str) else "")
-
-
-def _paths_in(command: str) -> list[str]:
-    """Return the words of *command* that may be paths, at most the first `_MAX_WORDS`."""
-    words = (found[0] for found in re.finditer(r"[^\s'\"`;|&<>()=,:]+", command))
-    return list(itertools.islice((word for word in words if "/" in word), _MAX_WORDS))
-
-
-def _file_key(session: Session, path: str) -> ScopedKey | None:
-    """Return the key of the file at *path*; `None` where no claim can be about it."""
-    if len(path) > _MAX_PATH:
-        return None
-    with suppress(InvalidInputError):
-        return session.resolve(scoped_key(f"{FILE}{path}"))
-    return None
-
-
-def _pushed(session: Session, command: str) -> Iterator[ScopedKey]:
-    """Yield the keys of the branches that a `git push` in *command* names: each word behind it that may be one."""
-    for arguments in _PUSH.findall(command):
-        for word in arguments.split()[:_MAX_REFS]:
-            name = word.removeprefix("+").rpartition(":")[2].removeprefix("refs/heads/")
-            with suppress(InvalidInputError):
-                yield session.resolve(scoped_key(f"{BRANCH}{name}"))
-
-
-def _directory_of(claim: Claim) -> str | None:
-    """Return the directory in which the session of *claim* works, if it is known whole."""
-    directory = os.path.expanduser(claim.holder.directory or "")
-    return directory if os.path.isabs(directory) else None
-
-
-def _is_near(one: str, other: str) -> bool:
-    """Return whether one of two directories is in the other."""
-    one, other = (os.path.join(_resolved(each), "") for each in (one, other))
-    return one.startswith(other) or other.startswith(one)
-
-
-def _spellings(path: str, bases: set[str]) -> Iterator[str]:
-    """Yield the names of *path*: absolute, and relative to each of *bases*, with links as they are and resolved."""
-    path = os.path.normpath(path)
-    if len(path) > _MAX_PATH:
-        return
-    for normalise in (os.path.normpath, _resolved):
-        yield (absolute := normalise(path))
-        for base in bases:
-            # On Windows no relative path leads from one drive to another.
-            with suppress(ValueError):
-                yield os.path.relpath(absolute, normalise(base))
-
-
-def _resolved(path: str) -> str:
-    try:
-        return os.path.realpath(path)
-    except (OSError, ValueError):  # ValueError: it contains a NUL, so there is no such file.
-        return os.path.normpath(path)
-
-
-def _is_path(key: str, spellings: set[str]) -> bool:
-    """Return whether *key* names a path with one of *spellings*, or a directory above it."""
-    if not (plain := key.rstrip("/")) or not spellings:
-        return False
-    keys = {plain, os.path.normpath(plain)} | ({_resolved(plain)} if os.path.isabs(plain) else set())
-    return any(path == each or path.startswith(f"{each}/") for path in spellings for each in keys)
-
-
-def _is_in_command(key: str, command: str) -> bool:
-    """Return whether *command* contains *key* as a word of its own."""
-    if len(key) < _MIN_KEY_IN_COMMAND or key not in command:  # Takes no time; the pattern below does.
-        return False
-    return re.search(rf"(?<![\w./-]){re.escape(key)}(?![\w.-])", command) is not None
-
-
-def _has_our_host(claim: Claim, machine: Machine) -> bool:
-    """Return whether one host has started both the process that holds *claim* and this one."""
-    ours = machine.proof()
-    theirs = claim.holder.proof
-    if theirs.boot is None or (theirs.boot, theirs.pid_namespace) != (ours.boot, ours.pid_namespace):
-        return False
-    host = machine.program_above(machine.pid())
-    above = machine.program_above(claim.holder.pid)
-    if above is not None and (claim.holder.client or "").startswith(RUN_CLIENT):
-        above = machine.program_above(above)  # The holder is the guardian, which `run` has started.
-    return host is not None and above == host
-
-
-def _deny(reason: str) -> None:
-    decision = {"hookEventName": "PreToolUse", "permissionDecision": "deny", "permissionDecisionReason": reason}
-    write_line(json.dumps({"hookSpecificOutput": decision}))
+def _write(host: str, event: HookEvent, answer: Answer) -> None:
+    """Print *answer* as *host* wants it; nothing if there is nothing to say."""
+    if answer != Answer() and (output := DIALECTS[host].answer(event, answer)) is not None:
+        write_line(json.dumps(output))

@@ -11,6 +11,7 @@ from datetime import timedelta
 from mcp_claims.cli.errors import OPTIONS, STORE_ERROR, USAGE_ERROR, UsageError
 from mcp_claims.cli.output import write_error
 from mcp_claims.errors import InvalidInputError
+from mcp_claims.liveness import local_machine
 from mcp_claims.model.records import Claim, Maker
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
@@ -21,6 +22,7 @@ from mcp_claims.model.validation import (
 from mcp_claims.render import phrases
 from mcp_claims.render.answers import claim_answer, subject
 from mcp_claims.session.acquire import Refused
+from mcp_claims.session.host_session import host_session_of_environment
 from mcp_claims.session.identity import named_session, session_for_process
 from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
@@ -251,14 +253,15 @@ def describe_session(session: Session, options: argparse.Namespace) -> None:
     Raises `InvalidInputError` for a label that is too long.
     """
     label = options.label if options.label is not None else os.environ.get(LABEL_VARIABLE)
-    session.describe(label=label, directory=_working_directory())
+    session.describe(label=label, directory=shown_directory())
     session.maker = Maker.COMMAND
+    session.act_in(host_session_of_environment(os.environ, local_machine()))
 
 
-def _working_directory() -> str | None:
-    """Return the working directory, with `~` for the home; `None` if it has been removed."""
+def shown_directory(directory: str | None = None) -> str | None:
+    """Return *directory*, by default the working directory, with `~` for the home; `None` if that has been removed."""
     try:
-        here = os.getcwd()
+        here = os.path.join(os.getcwd(), directory or "").encode(errors="replace").decode()
     except OSError:
         return None
     home = os.path.expanduser("~")

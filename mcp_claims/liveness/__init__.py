@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from mcp_claims.liveness.machine import Machine, ProcessExit
+from mcp_claims.liveness.machine import Machine, ProcessExit, Program
 
 # Each module can be imported on its own systems only.
 if sys.platform == "linux":
@@ -16,7 +16,7 @@ if sys.platform == "linux":
 else:
     from mcp_claims.liveness.portable import PortableMachine as _ThisMachine
 
-__all__ = ["Machine", "ProcessExit", "local_machine"]
+__all__ = ["Machine", "ProcessExit", "Program", "local_machine"]
 
 
 def local_machine() -> Machine:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from mcp_claims.liveness.machine import LAUNCHERS
+from mcp_claims.liveness.machine import Program, needs_arguments, program_name
 from mcp_claims.model.records import Holder, Moment, OriginalHolder, Proof
 
 assert sys.platform == "linux"
@@ -85,14 +85,8 @@ class LinuxMachine:
         status = self._status(os.getpid() if pid is None else pid)
         return Proof(self._boot, self._pid_namespace, self._time_namespace, status.start if status else None)
 
-    def program_above(self, pid: int) -> int | None:
-        status = self._status(pid)
-        while status is not None and status.parent > 1:
-            above = status.parent
-            status = self._status(above)
-            if status is not None and status.name not in LAUNCHERS:
-                return above
-        return None
+    def programs_above(self, pid: int) -> list[Program]:
+        return list(self._ancestors(pid))
 
     def peers(self, fd: int) -> list[Holder]:
         with suppress(OSError):
@@ -102,15 +96,16 @@ class LinuxMachine:
             else:
                 # A shell on the way may have inherited the end that the host writes to, and waits for us.
                 pipe = os.readlink(f"/proc/self/fd/{fd}")
-                pids = [pid for pid, name in self._ancestors() if name not in LAUNCHERS and _writes_to(pid, pipe)]
+                above = self._ancestors(os.getpid())
+                pids = [each.pid for each in above if not each.is_launcher and _writes_to(each.pid, pipe)]
             return [Holder("peer", pid, self.proof(pid)) for pid in pids if pid > 1 and pid != os.getpid()]
         return []
 
-    def _ancestors(self) -> Iterator[tuple[int, str]]:
-        status = self._status(os.getpid())
-        while status is not None and (pid := status.parent) > 1:
+    def _ancestors(self, pid: int) -> Iterator[Program]:
+        status = self._status(pid)
+        while status is not None and (pid := status.parent) > 0:
             if (status := self._status(pid)) is not None:
-                yield pid, status.name
+                yield Program(pid, program_name(status.name, _arguments(pid) if needs_arguments(status.name) else ()))
 
     def provably_dead(self, holder: Holder) -> bool:
         if isinstance(holder, OriginalHolder):
@@ -183,6 +178,15 @@ def _status(pid: int) -> _Status | None:
     ended = fields[0] in _ENDED_STATES and int(fields[17]) <= 1
     dying = bool(int(fields[6]) & _PF_SIGNALED or int(fields[28]) & _SIGKILL_PENDING)
     return _Status(ended, dying, int(fields[19]), int(fields[1]), name)
+
+
+def _arguments(pid: int) -> list[str]:
+    """Return the first arguments with which process *pid* was started; none where `/proc` does not show them."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
+            return os.fsdecode(file.read(_STAT_BYTES)).split("\0")
+    except OSError:
+        return []
 
 
 def _maker_of_socket(fd: int) -> int:

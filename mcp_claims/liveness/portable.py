@@ -20,11 +20,8 @@ import psutil
 if sys.platform == "win32":
     import winreg
 
-from mcp_claims.liveness.machine import LAUNCHERS
+from mcp_claims.liveness.machine import Program, needs_arguments, program_name
 from mcp_claims.model.records import Holder, Moment, OriginalHolder, Proof
-
-_WRAPPERS = frozenset({"env", "node", "npm", "npx", "sudo"})
-"""Programs that start a server on behalf of a host, besides shells."""
 
 _SOL_LOCAL, _LOCAL_PEERPID = 0, 2
 
@@ -49,14 +46,10 @@ class PortableMachine:
         # Neither system has PID namespaces: a PID means the same throughout a boot.
         return Proof(self._boot, self._boot, None, _start(os.getpid() if pid is None else pid))
 
-    def program_above(self, pid: int) -> int | None:
-        try:
-            for above in psutil.Process(pid).parents():
-                if above.name().lower() not in LAUNCHERS:
-                    return above.pid if above.pid > 1 else None
-        except psutil.Error:
-            return None
-        return None
+    def programs_above(self, pid: int) -> list[Program]:
+        with suppress(psutil.Error):
+            return [Program(above.pid, _name(above)) for above in psutil.Process(pid).parents()]
+        return []
 
     def peers(self, fd: int) -> list[Holder]:
         if sys.platform == "win32":
@@ -66,8 +59,7 @@ class PortableMachine:
                 pid = _user_of_socket(fd)
             else:
                 # Nothing shows who has the other end of a pipe.
-                above = psutil.Process().parents()
-                pid = next((each.pid for each in above if each.name().lower() not in LAUNCHERS | _WRAPPERS), 0)
+                pid = next((each.pid for each in self.programs_above(os.getpid()) if not each.is_launcher), 0)
         except (OSError, psutil.Error):
             return []
         return [Holder("peer", pid, self.proof(pid))] if pid > 1 and pid != os.getpid() else []
@@ -85,6 +77,13 @@ class PortableMachine:
 
     def watch_exit(self, holder: Holder) -> None:
         return None
+
+
+def _name(process: psutil.Process) -> str:
+    name = process.name()
+    with suppress(psutil.Error):  # Of another user: its arguments are hidden, its name is not.
+        return program_name(name, process.cmdline() if needs_arguments(name) else ())
+    return program_name(name)
 
 
 def _user_of_socket(fd: int) -> int:

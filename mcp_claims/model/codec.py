@@ -131,9 +131,8 @@ def _holder_record(holder: Holder) -> dict[str, object]:
         "timeNamespace": proof.time_namespace,
         "processStart": proof.start,
     }
-    if holder.host_session is not None:
-        record["hostSession"] = holder.host_session
-    return record
+    optional = {"hostSession": holder.host_session, "agent": holder.agent}
+    return record | {name: value for name, value in optional.items() if value is not None}
 
 
 def _record(claim: Claim) -> dict[str, object]:
@@ -164,7 +163,15 @@ def _record(claim: Claim) -> dict[str, object]:
         record["group"] = [list(scoped.base) for scoped in claim.group]
     if claim.members:
         record["members"] = list(claim.members)
-    optional = {"member": claim.scoped.member, "slot": claim.slot, "slots": claim.slots, "maker": claim.maker}
+    optional = {
+        "member": claim.scoped.member,
+        "slot": claim.slot,
+        "slots": claim.slots,
+        "maker": claim.maker,
+        "ttlSeconds": claim.ttl,
+        "editing": claim.editing,
+        "wants": claim.wants,
+    }
     return record | {name: value for name, value in optional.items() if value is not None}
 
 
@@ -198,6 +205,9 @@ def _claim(record: dict[str, Any], stored: float | None = None, number: int | No
         maker=_optional_text(record, "maker"),
         replaced=_replaced(record),
         members=_members(record),
+        ttl=None if record.get("ttlSeconds") is None else _seconds(record, "ttlSeconds"),
+        editing=_optional_text(record, "editing"),
+        wants=_optional_text(record, "wants"),
         stored=stored,
     )
 
@@ -277,6 +287,7 @@ def _holder(record: dict[str, Any]) -> Holder:
         label=_optional_text(record, "label"),
         directory=_optional_text(record, "directory"),
         host_session=_optional_text(record, "hostSession"),
+        agent=_optional_text(record, "agent"),
     )
 
 

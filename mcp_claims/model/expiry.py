@@ -210,7 +210,15 @@ def later(moment: Moment, span: timedelta) -> Moment:
 
 def granted(request: ClaimRequest, holder: Holder, now: Moment, maker: Maker) -> Claim:
     """Return the new claim of *holder* that *request* asks for, made through *maker*; the store numbers it."""
-    new = Claim(request.scoped, holder, claimed=now, expires=later(now, request.ttl), note=request.note, maker=maker)
+    new = Claim(
+        request.scoped,
+        holder,
+        claimed=now,
+        expires=later(now, request.ttl),
+        note=request.note,
+        maker=maker,
+        ttl=request.ttl.total_seconds(),
+    )
     return new if request.use.mode is Mode.ALONE else in_place(new, request.use)
 
 
@@ -237,10 +245,11 @@ def _over(claim: Claim, replaced: Claim, state: ClaimState, now: Moment) -> Clai
     return claim._replace(replaced=marker)
 
 
-def renewed(held: Claim, request: ClaimRequest, holder: Holder, now: Moment) -> Claim:
+def renewed(held: Claim, request: ClaimRequest, holder: Holder, now: Moment, maker: Maker | None = None) -> Claim:
     """Return *held* as *request* renews it: with the later of the two expiries, and the newer of the two notes.
 
-    A person's claim ends when *request* says, even if that is earlier.
+    A person's claim ends when *request* says, even if that is earlier.  One that a hook made becomes one of *maker*, if
+    there is one.
     """
     expires = later(now, request.ttl)
     # Nobody but that person renews it.  Any other session may have several callers, and none may cut short what
@@ -250,7 +259,13 @@ def renewed(held: Claim, request: ClaimRequest, holder: Holder, now: Moment) -> 
         # call has just been told that it holds.
         ticks = math.nextafter(held.expires.ticks, math.inf)
         expires = held.expires._replace(wall=wall_expiry(held.expires, now), ticks=ticks)
-    return held._replace(holder=holder, expires=expires, note=request.note or held.note)
+    return held._replace(
+        holder=holder,
+        expires=expires,
+        note=request.note or held.note,
+        maker=maker if held.maker == Maker.GUARD and maker is not None else held.maker,
+        ttl=request.ttl.total_seconds(),
+    )
 
 
 def marker_of(held: Claim, outcome: Outcome, now: Moment, retention: timedelta, note: str | None) -> Claim:

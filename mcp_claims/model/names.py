@@ -1,6 +1,7 @@
 """The public names of sessions.
 
 - `host:process:nonce`
+- `host:agent:nonce`: the agent of a host's session, or a sub-agent in it, for whom a hook acts
 - `host@place:session:NAME`: a session that a caller named
 - `host@place:person:USER`: a person, who needs no process
 
@@ -13,23 +14,28 @@ from __future__ import annotations
 
 from mcp_claims.model.text import one_line
 
-_NAMED, _PERSON = "session", "person"
-"""No PID looks like these, so no process has the name of a named session or of a person."""
+_NAMED, _PERSON, _AGENT = "session", "person", "agent"
+"""No PID looks like these, so no process has the name of another session."""
 
 
 def holder_name(host: str, process: int, nonce: str) -> str:
     """Return the name of the session of *process*; a *nonce* is given to one session only, on all machines."""
-    return f"{_shown_host(host)}:{process}:{nonce}"
+    return f"{shown_host(host)}:{process}:{nonce}"
+
+
+def agent_holder(host: str, nonce: str) -> str:
+    """Return the name of the session for which the hooks of a host act; *nonce* as for `holder_name`."""
+    return f"{shown_host(host)}:{_AGENT}:{nonce}"
 
 
 def named_holder(host: str, place: str, name: str) -> str:
     """Return the name of the session that callers call *name*; *place* is empty where it cannot be known."""
-    return f"{_shown_host(host)}@{place}:{_NAMED}:{name}"
+    return f"{shown_host(host)}@{place}:{_NAMED}:{name}"
 
 
 def person_holder(host: str, place: str, user: str) -> str:
     """Return the name of the session of the person who is *user* on this machine; *place* may be empty."""
-    return f"{_shown_host(host)}@{place}:{_PERSON}:{user}"
+    return f"{shown_host(host)}@{place}:{_PERSON}:{user}"
 
 
 def user_and_host(name: str) -> tuple[str, str] | None:
@@ -37,6 +43,11 @@ def user_and_host(name: str) -> tuple[str, str] | None:
     machine, _, session = name.partition(":")
     kind, _, user = session.partition(":")
     return (user, machine.partition("@")[0]) if kind == _PERSON and user else None
+
+
+def is_named(name: str) -> bool:
+    """Return whether *name* is that of a session that a caller named, which outlives all processes."""
+    return name.partition(":")[2].startswith(f"{_NAMED}:")
 
 
 def is_same_session(one: str, other: str) -> bool:
@@ -53,5 +64,6 @@ def is_same_session(one: str, other: str) -> bool:
     return host == other_host or (place != "" and place == other_place)
 
 
-def _shown_host(host: str) -> str:
+def shown_host(host: str) -> str:
+    """Return *host* as names have it."""
     return one_line(host).translate({ord(":"): "-", ord("@"): "-"}) or "localhost"

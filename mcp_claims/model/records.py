@@ -69,8 +69,9 @@ class Proof(NamedTuple):
 class Holder(NamedTuple):
     """The holder of a claim: the public name of its session, `host:pid:nonce`, and the process that it lives in.
 
-    The rest is for people, who have to tell two sessions of one program apart: the program, what the session was called,
-    where it works (`~` for the home directory), and the id of the host's own session.  None of it identifies anybody.
+    The program, what the session was called and where it works (`~` for the home directory) are for people, who have to
+    tell two sessions of one program apart.  `host_session` is the id of the host's own session, and `agent` that of the
+    sub-agent in it.  None of it identifies anybody; by the last two a hook recognizes what its own session holds.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Holder(NamedTuple):
     label: str | None = None
     directory: str | None = None
     host_session: str | None = None
+    agent: str | None = None
 
     # An `OriginalHolder` with the same fields has a weaker proof of death, so it is not the same holder.
     def __eq__(self, other: object) -> bool:
@@ -171,6 +173,9 @@ class Maker(StrEnum):
     TOOL = "tool"
     COMMAND = "command"
     LIBRARY = "library"
+    #: A tool over HTTP: the process of the holder serves sessions of many hosts.
+    HTTP = "http"
+    #: A hook of a host, for a session that is about to edit a file.
     GUARD = "guard"
     PERSON = "person"
 
@@ -188,6 +193,9 @@ class Claim(NamedTuple):
 
     With `members` it is no claim but the *head* of a key that several hold, each in a place of its own: it stands at the key
     itself, says in which mode and who they are, and keeps in `replaced` what the last one of them has left.
+
+    `ttl` (in seconds) is what its holder last asked for.  `editing` names the edit in progress for which a hook made or
+    renewed the claim, and `wants` the file key of which a hook has last denied an edit to its holder.
 
     `stored` (when its file was last changed, in seconds since 1970) and `leased` describe how a store keeps the claim.
     Comparisons ignore them.
@@ -207,6 +215,9 @@ class Claim(NamedTuple):
     maker: str | None = None
     replaced: Claim | None = None
     members: tuple[str, ...] = ()
+    ttl: float | None = None
+    editing: str | None = None
+    wants: str | None = None
     stored: float | None = None
     leased: Leased | None = None
 

@@ -79,8 +79,8 @@ def _user() -> int:
 
 def host_of(machine: Machine) -> str | None:
     """Return a name for the process that has started this one, apart from shells; `None` if it is not known."""
-    above = machine.program_above(machine.pid())
-    proof = None if above is None else machine.proof(above)
+    above = next((each.pid for each in machine.programs_above(machine.pid()) if not each.is_launcher), 0)
+    proof = machine.proof(above) if above > 1 else None
     if proof is None or proof.start is None:
         return None
     # In lower case, as each capital of the boots of macOS would take three characters in the name of a file.

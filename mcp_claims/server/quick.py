@@ -21,7 +21,7 @@ from mcp_claims.server.calls import Calls, RunningCall, Step, StepRunner, in_thr
 from mcp_claims.server.log import logger
 from mcp_claims.server.pipes import HostPipes, make_wake_pipe, wait_for
 from mcp_claims.server.plain import Id, Message, NotPlainError
-from mcp_claims.server.registry import Caller, SessionRegistry, client_label
+from mcp_claims.server.registry import Caller, SessionRegistry, client_label, host_ids
 from mcp_claims.server.resource_list import resource_page
 from mcp_claims.server.stop import LONGEST_SILENCE, STOPS, leave, stop
 from mcp_claims.server.tools import TOOLS, Call, call_tool
@@ -309,7 +309,8 @@ class QuickStage:
         name = None if client is None else f"{client['name']} {client['version']}"
         token = meta.get("progressToken")
         runner = StepRunner(None if token is None else partial(self._report, plain.canonical_id(request_id), token))
-        call = Call(self._registry, Caller(client=partial(client_label, name, meta)), arguments, runner)
+        caller = Caller(client=partial(client_label, name, meta), in_host=partial(host_ids, meta))
+        call = Call(self._registry, caller, arguments, runner)
 
         async def work() -> Message:
             answer = await call_tool(params["name"], call)

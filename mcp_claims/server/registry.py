@@ -24,7 +24,8 @@ from mcp_claims.model.text import one_line
 from mcp_claims.model.validation import DEFAULT_RETENTION_HOURS, MAX_WAIT_SECONDS
 from mcp_claims.render.answers import Fleeting
 from mcp_claims.server.brief_connections import BriefConnections
-from mcp_claims.server.handles import Handles, decode_handle
+from mcp_claims.session.handles import Handles, OpenedSession, decode_handle
+from mcp_claims.session.host_session import HostSession
 from mcp_claims.session.identity import handle_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT, KeepAlive
 from mcp_claims.session.results import ClaimResult
@@ -61,13 +62,15 @@ class Caller(NamedTuple):
     `connection` is an id that the transport itself has issued and checked; `principal` names the credential that
     authenticated the request; `client` returns the client's description of itself, for people, and is called only until
     the session has one.  `named` is the name that the caller gives its session: it counts only with a
-    `principal`, since anybody could send it.
+    `principal`, since anybody could send it.  `in_host` returns the ids of the host's session and of the sub-agent in it
+    that the request names.
     """
 
     connection: str | None = None
     principal: str | None = None
     client: Callable[[], str | None] = lambda: None
     named: str | None = None
+    in_host: Callable[[], tuple[str, str | None] | None] = lambda: None
 
 
 class SessionEntry:
@@ -172,7 +175,7 @@ class SessionRegistry:
         """Open a session for *caller*; return its handle, which is a secret, and the session."""
         self._calls += 1
         handle, opened = self._known_handles().issue(self._machine.pid(), label, caller.principal)
-        return handle, self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
+        return handle, self._of_handle(opened, caller)
 
     def session_for(self, caller: Caller, handle: str | None) -> SessionEntry:
         """Return the session on whose behalf *caller* acts, with *handle* if it passed one.
@@ -345,6 +348,10 @@ class SessionRegistry:
         self._calls += 1
         if entry.session.holder.client is None and (client := caller.client()):
             entry.session.describe_client(client)
+        # Not with a handle: the host does not say for whom of its agents that is.
+        if handle is None and (ids := caller.in_host()) is not None:
+            session, agent = ids
+            entry.session.act_in((entry.session.host or HostSession())._replace(id=session, agent=agent))
         return entry
 
     def _of_secret(self, caller: Caller, handle: str | None) -> SessionEntry:
@@ -354,19 +361,31 @@ class SessionRegistry:
             opened = handles.named(caller.named, principal)
         else:
             opened = handles.check(handle, principal)
-        return self._of_nonce(opened.nonce, opened.pid, opened.label, caller)
+        return self._of_handle(opened, caller)
 
-    def _of_nonce(self, nonce: bytes, pid: int, label: str | None, caller: Caller) -> SessionEntry:
-        entry = self._opened.pop(nonce, None)
+    def _of_handle(self, opened: OpenedSession, caller: Caller) -> SessionEntry:
+        entry = self._opened.pop(opened.nonce, None)
         if entry is None:
-            session = handle_session(self._store, self._machine, pid, nonce, bound=self._bound)
+            session = handle_session(
+                self._store,
+                self._machine,
+                opened.pid,
+                opened.nonce,
+                bound=self._bound,
+                of_agent=opened.agent is not None,
+            )
             if described := caller.client():
                 session.describe_client(described)
-            session.describe(label=label, directory=None if self._own is None else self._own.session.holder.directory)
+            own = None if self._own is None else self._own.session
+            session.describe(label=opened.label, directory=None if own is None else own.holder.directory)
+            host = (own and own.host) or HostSession()
+            if opened.host_session is not None:
+                host = host._replace(id=opened.host_session, agent=opened.agent)
+            session.act_in(host)
             entry = self._entry(session)
             if len(self._opened) >= _MAX_HANDLES:
                 del self._opened[self._least_used()]
-        self._opened[nonce] = entry
+        self._opened[opened.nonce] = entry
         return entry
 
     def _least_used(self) -> bytes:
@@ -378,7 +397,7 @@ class SessionRegistry:
         return next(idle, next(iter(self._opened)))
 
     def _entry(self, session: Session) -> SessionEntry:
-        session.maker = Maker.TOOL
+        session.maker = Maker.TOOL if self._is_here else Maker.HTTP
         session.is_here = self._is_here
         return SessionEntry(session, KeepAlive(session, self._keep_alive_limit), self._clock())
 
@@ -393,6 +412,15 @@ class SessionRegistry:
 
 def _peer(caller: Caller) -> str:
     return f"{caller.principal} {caller.client()}"
+
+
+def host_ids(meta: Mapping[str, Any]) -> tuple[str, str | None] | None:
+    """Return the ids of the host's session and of the sub-agent in it that *meta* of a request names, as Codex does."""
+    turn = meta.get("x-codex-turn-metadata")
+    session, thread = (turn.get("session_id"), turn.get("thread_id")) if isinstance(turn, dict) else (None, None)
+    if not isinstance(session, str) or not session:
+        return None
+    return session, thread if isinstance(thread, str) and thread not in ("", session) else None
 
 
 def client_label(name: str | None, meta: Mapping[str, Any]) -> str | None:

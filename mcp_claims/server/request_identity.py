@@ -12,15 +12,15 @@ from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
-from mcp_claims.server.registry import Caller, client_label
-from mcp_claims.server.tools import SESSION_HEADER
+from mcp_claims.server.registry import Caller, client_label, host_ids
+from mcp_claims.server.tools import HOST_SESSION_HEADER, SESSION_HEADER
 
 
 def caller_of(context: ServerRequestContext[Any]) -> Caller:
     """Return who sent the request of *context*."""
     request = context.request
     if not isinstance(request, Request):
-        return Caller(client=partial(_client, context))
+        return Caller(client=partial(_client, context), in_host=partial(_host_ids, context))
     connection = None
     # The SDK has checked the id in every request of these versions.  In a later version the header means nothing, and
     # a client could send that of another.
@@ -29,13 +29,19 @@ def caller_of(context: ServerRequestContext[Any]) -> Caller:
     return http_caller(request, connection, partial(_client, context))
 
 
+def _host_ids(context: ServerRequestContext[Any]) -> tuple[str, str | None] | None:
+    return host_ids(dict(context.meta or {}))
+
+
 def http_caller(request: Request, connection: str | None, client: Callable[[], str | None]) -> Caller:
     """Return who sent *request* in the session *connection*, whose id is checked."""
     user = request.scope.get("user")
     principal = user.access_token.client_id if isinstance(user, AuthenticatedUser) else None
     # A proxy joins headers of one name like this, too.  An empty one is not absent: its host has not filled in the name.
     names = request.headers.getlist(SESSION_HEADER)
-    return Caller(connection, principal, client, ", ".join(names) if names else None)
+    host = request.headers.get(HOST_SESSION_HEADER)
+    in_host = (host, None) if host else None
+    return Caller(connection, principal, client, ", ".join(names) if names else None, lambda: in_host)
 
 
 def _client(context: ServerRequestContext[Any]) -> str | None:

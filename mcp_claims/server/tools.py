@@ -49,6 +49,9 @@ T = TypeVar("T")
 SESSION_HEADER = "Mcp-Claims-Session"
 """The header in which a host names its session over HTTP; it counts only with a bearer token, and for that token alone."""
 
+HOST_SESSION_HEADER = "Mcp-Claims-Host-Session"
+"""The header in which a host names its own session over HTTP, so that its hooks recognize what the session holds."""
+
 INSTRUCTIONS = (
     "Several agents see the same event; exactly one may act. Before you act on an event (red CI, review comment, "
     "alert), call try_claim with a key that names this occurrence and that every agent writes alike. claimed=true: you "

@@ -176,7 +176,7 @@ class Groups(Releases):
             assert not isinstance(each, Unreadable)  # It would be in the way, or have been removed.
             if key not in fresh:
                 assert each is not None
-                new = expiry.renewed(each, request, self.holder, now)
+                new = expiry.renewed(each, request, self.holder, now, self.maker)
             else:
                 new = expiry.granted(request._replace(scoped=key), self.holder, now, self.maker)
                 taken_over[key] = None if each is None else TakenOver(each, self._state_of(each, now))
@@ -229,7 +229,9 @@ class Groups(Releases):
         ]
         if not members:
             return None
-        changes = [Change(each.scoped, each, expiry.renewed(each, request, self.holder, now)) for each in members]
+        changes = [
+            Change(each.scoped, each, expiry.renewed(each, request, self.holder, now, self.maker)) for each in members
+        ]
         swaps = self._swap(changes, self.holder, lock_timeout)
         if swaps.overlap is not None:
             # Of those that had expired, a file was granted to others.

@@ -12,9 +12,10 @@ import sys
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.digest import sha256
-from mcp_claims.model.names import holder_name, named_holder, person_holder
+from mcp_claims.model.names import agent_holder, holder_name, named_holder, person_holder
 from mcp_claims.model.records import Holder, Maker, OriginalHolder, Proof
 from mcp_claims.model.text import one_line
+from mcp_claims.session.host_session import HostSession
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.config import open_store
@@ -94,14 +95,37 @@ def person_session(store: Store, machine: Machine | None = None) -> Session:
     return session
 
 
-def handle_session(store: Store, machine: Machine, pid: int, nonce: bytes, *, bound: bool) -> Session:
+def handle_session(
+    store: Store, machine: Machine, pid: int, nonce: bytes, *, bound: bool, of_agent: bool = False
+) -> Session:
     """Open the session of a handle that process *pid* issued with *nonce*, which stays secret.
 
-    If it is *bound*, the death of this process orphans its claims.
+    If it is *bound*, the death of this process orphans its claims.  A handle *of_agent* was made by a hook of a host.
     """
-    public = sha256(nonce).hex()[: 2 * _NONCE_BYTES]
-    proof = machine.proof() if bound else Proof()
-    return Session(store, Holder(holder_name(machine.host(), pid, public), machine.pid(), proof), machine)
+    public = _public(nonce)
+    name = agent_holder(machine.host(), public) if of_agent else holder_name(machine.host(), pid, public)
+    return Session(store, Holder(name, machine.pid(), machine.proof() if bound else Proof()), machine)
+
+
+def guarded_session(store: Store, machine: Machine, nonce: bytes, host: HostSession) -> Session:
+    """Open the session with *nonce* for the agent of *host*, as a hook that is about to end acts for it.
+
+    It is the one that `handle_session` opens for the handle of that agent.  The death of the host's process orphans its
+    claims; where that process is not known, they end by release or expiry.
+    """
+    pid = host.process
+    proof = Proof() if pid is None else machine.proof(pid)
+    if proof.start is None:
+        proof = Proof()
+    name = agent_holder(machine.host(), _public(nonce))
+    session = Session(store, Holder(name, pid or machine.pid(), proof), machine)
+    session.maker = Maker.GUARD
+    session.act_in(host)
+    return session
+
+
+def _public(nonce: bytes) -> str:
+    return sha256(nonce).hex()[: 2 * _NONCE_BYTES]
 
 
 def _place(machine: Machine) -> str:

@@ -23,9 +23,9 @@ from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import ALONE, Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Unreadable, is_head
 from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.session import admin
+from mcp_claims.session.guarded import Guarded
 from mcp_claims.session.members import is_of
 from mcp_claims.session.results import ClaimResult, Inspection, ReleaseResult, Status, TakenOver
-from mcp_claims.session.several import Several
 from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Change, Store
 
@@ -47,7 +47,7 @@ class _Attempt:
         """Whether the claim was granted in this call, and not held before."""
 
 
-class Operations(Several):
+class Operations(Guarded):
     """The operations of one session, *holder*; several threads may use it.  Programs use its subclass `Session`."""
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
@@ -76,6 +76,7 @@ class Operations(Several):
         If the key is free and another session waits for it before this one, it is reserved for that session.
         """
         self._check_usable()
+        self._adopt(request.keys, lock_timeout)
         if request.use.mode is not Mode.ALONE:
             return self._try_several(request, lock_timeout, reserve=reserve)
         if request.also:
@@ -111,7 +112,8 @@ class Operations(Several):
                 result = self._renew_group(request, found, attempt.lock_timeout)
                 attempt.found = self._store.read(request.scoped) if result is None else found
                 return result
-            return self._grant(attempt, found, expiry.renewed(found, request, self.holder, now), is_renewal=True)
+            renewed = expiry.renewed(found, request, self.holder, now, self.maker)
+            return self._grant(attempt, found, renewed, is_renewal=True)
         if isinstance(found, Claim) and self._is_for_us(found, request.scoped, now):
             if reserve:
                 return self._your_turn(found, now)

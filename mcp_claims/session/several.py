@@ -136,7 +136,8 @@ class Several(Groups):
         if isinstance(old, Unreadable):
             return ClaimResult(Status.HELD, old, now, blocked_by_own=True)
         new = expiry.in_place(
-            expiry.renewed(alone, request, self.holder, now)._replace(scoped=place, replaced=None), request.use
+            expiry.renewed(alone, request, self.holder, now, self.maker)._replace(scoped=place, replaced=None),
+            request.use,
         )
         swaps = self._swap([Change(place, old, new)], self.holder, lock_timeout, known={alone.scoped: alone})
         if swaps.overlap is not None:  # It had expired, and a file that overlaps was granted to others.
@@ -158,7 +159,7 @@ class Several(Groups):
         if not isinstance(own, Claim) or not only:
             several = tuple(live[:_MAX_TOLD]) if len(live) > 1 else ()
             return ClaimResult(Status.HELD, live[0], now, in_the_way=several, blocked_by_own=own is not None)
-        new = expiry.renewed(own, request, self.holder, now)._replace(scoped=head.scoped, mode=Mode.ALONE)
+        new = expiry.renewed(own, request, self.holder, now, self.maker)._replace(scoped=head.scoped, mode=Mode.ALONE)
         changes = [Change(head.scoped, head, new), Change(own.scoped, own, None)]
         swaps = self._swap(changes, self.holder, lock_timeout)
         if swaps.overlap is not None:

@@ -409,7 +409,7 @@ class Secretive:
     def __init__(self, machine: Machine, **hidden: None) -> None:
         self._machine, self._hidden = machine, hidden
         self.host, self.pid, self.provably_dead = machine.host, machine.pid, machine.provably_dead
-        self.watch_exit, self.program_above, self.peers = machine.watch_exit, machine.program_above, machine.peers
+        self.watch_exit, self.programs_above, self.peers = machine.watch_exit, machine.programs_above, machine.peers
 
     def now(self) -> Moment:
         return self._machine.now()._replace(epoch=None)

@@ -162,7 +162,7 @@ class LaterMachine:
         self._now = machine.now
         self.host, self.pid = machine.host, machine.pid
         self.proof, self.provably_dead = machine.proof, machine.provably_dead
-        self.watch_exit, self.program_above, self.peers = machine.watch_exit, machine.program_above, machine.peers
+        self.watch_exit, self.programs_above, self.peers = machine.watch_exit, machine.programs_above, machine.peers
 
     def now(self) -> Moment:
         now = self._now()

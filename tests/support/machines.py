@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from mcp_claims.liveness import Program
 from mcp_claims.model.records import Holder, Moment, Proof
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store
@@ -77,8 +78,8 @@ class FakeMachine:
         of = self._pid if pid is None else pid
         return Proof(self._world.boot, "pid:[1]", "time:[1]", self._world.starts.get(of))
 
-    def program_above(self, pid: int) -> int | None:
-        return None
+    def programs_above(self, pid: int) -> list[Program]:
+        return []
 
     def peers(self, fd: int) -> list[Holder]:
         return []

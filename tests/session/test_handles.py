@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mcp_claims.errors import InvalidInputError, InvalidSessionError
 from mcp_claims.model.validation import MAX_LABEL_BYTES
-from mcp_claims.server.handles import Handles
+from mcp_claims.session.handles import Handles
 
 SECRET = bytes(range(32))
 ALPHABET = string.ascii_letters + string.digits + "-_"
