@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from mcp_claims import hosts
 from mcp_claims.cli.errors import STORE_ERROR, USAGE_ERROR
+from mcp_claims.cli.install_hooks import add_hook_options, chosen_hook, describe_hook
 from mcp_claims.cli.options import HOUR, add_epilog, add_store_options, chosen_store, duration, store_choice
 from mcp_claims.cli.output import write_line
 from mcp_claims.cli.serve import hours
@@ -27,12 +28,11 @@ _SERVE_OPTIONS = {
     "keep_alive_hours": None,
     "retention_hours": None,
 }
-_STORE_OPTIONS = ("--dir", "--layout", "--provider", "--store")
 
 
 def configure_install(parser: argparse.ArgumentParser) -> None:
     """Configure the parser of `install`."""
-    _add_common(parser, "  mcp-claims install claude-code --hooks")
+    _add_common(parser, "  mcp-claims install claude-code --guard")
     parser.add_argument("--print", action="store_true", help="only print the entry, for pasting")
     parser.add_argument(
         "--use-cli", action="store_true", help="add the entry with the host's own command, if it has one"
@@ -45,18 +45,7 @@ def configure_install(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--session", metavar="NAME", help="as for serve")
     server.add_argument("--keep-alive-hours", type=duration(HOUR), metavar="H", help="as for serve")
     server.add_argument("--retention-hours", type=duration(HOUR), metavar="H", help="as for serve")
-    hooks = parser.add_argument_group("Claude Code only")
-    hooks.add_argument(
-        "--hooks", action="store_true", help="also release a session's claims when it ends, even by /clear"
-    )
-    hooks.add_argument(
-        "--guard",
-        nargs="?",
-        choices=("lenient", "strict"),
-        const="lenient",
-        help="also block edits and commands that touch a key or path claimed by another session; "
-        "strict: and those while the store cannot answer",
-    )
+    add_hook_options(parser)
     parser.set_defaults(run=_install)
 
 
@@ -76,14 +65,13 @@ def _add_common(parser: argparse.ArgumentParser, example: str) -> None:
 
 def _install(options: argparse.Namespace) -> int:
     host, user, name = hosts.HOSTS[options.host], hosts.UserEnvironment.current(), options.name
-    if (options.hooks or options.guard) and host.name != "claude-code":
-        raise InvalidInputError("--hooks" if options.hooks else "--guard", "is for claude-code only")
     if options.allow and host.permission is None:
         raise InvalidInputError("--allow", f"is not for {host.title}, which has no file for it: allow the tools there")
     _validate(options)
     serve = _serve_arguments(options, user.environment)
     installed = hosts.find_installation(user.environment, "[etcd]" if "--store" in serve else "")
     launch = hosts.Launch(installed.command, (*installed.arguments, "serve", *serve))
+    hook = chosen_hook(options, host, user, installed, serve)
     for word in (launch.command, *launch.arguments):
         if word != word.encode(errors="replace").decode():
             raise InvalidInputError("the server's command", f"must be UTF-8, as the host's file is, not {word!r}")
@@ -94,8 +82,7 @@ def _install(options: argparse.Namespace) -> int:
         return 0
     if options.use_cli and not options.dry_run:
         hosts.add_with_own_command(host, user, name, launch)
-    hooks = _hooks(options, user, installed, serve) if host.name == "claude-code" else {}
-    if not _apply(hosts.install(host, user, name, launch, hooks=hooks, allow=options.allow), dry_run=options.dry_run):
+    if not _apply(hosts.install(host, user, name, launch, hook=hook, allow=options.allow), dry_run=options.dry_run):
         return 0
     write_line(f"{host.title} starts it as {name!r}. {host.next_step}")
     if credentials := sorted(each for each in user.environment if each.startswith(VARIABLE_PREFIX)):
@@ -110,6 +97,8 @@ def _install(options: argparse.Namespace) -> int:
     if permission and permission.unattended and not hosts.is_allowed(host, user, name):
         flags = permission.unattended.replace("{name}", name)
         write_line(f"Unattended runs may not call its tools: run `{flags} ...`, or install with --allow.")
+    for line in describe_hook(host, user, hook, name):
+        write_line(line)
     return 0
 
 
@@ -118,28 +107,6 @@ def _uninstall(options: argparse.Namespace) -> int:
     host, user = hosts.HOSTS[options.host], hosts.UserEnvironment.current()
     _apply(hosts.uninstall(host, user, options.name), dry_run=options.dry_run)
     return 0
-
-
-def _hooks(
-    options: argparse.Namespace, user: hosts.UserEnvironment, installed: hosts.Installation, serve: Sequence[str]
-) -> dict[hosts.Hook, hosts.Launch]:
-    """Return the hooks to install, each with its command: those asked for, and those that are there already.
-
-    They use the store of the server, which is started with *serve*: a guard on another one would guard nothing.
-    """
-    store = [serve[at + offset] for at, word in enumerate(serve) if word in _STORE_OPTIONS for offset in (0, 1)]
-
-    def launch(hook: hosts.Hook, *arguments: str) -> hosts.Launch:
-        return hosts.Launch(installed.command, (*installed.arguments, "hook", hook.command, *arguments, *store))
-
-    there = hosts.installed_hooks(user)
-    strict = options.guard == "strict" if options.guard else "--strict" in there.get(hosts.GUARD, "")
-    hooks = {}
-    if options.hooks or options.guard or hosts.SESSION_END in there:
-        hooks[hosts.SESSION_END] = launch(hosts.SESSION_END)
-    if options.guard or hosts.GUARD in there:
-        hooks[hosts.GUARD] = launch(hosts.GUARD, *(["--strict"] if strict else []))
-    return hooks
 
 
 def _apply(changes: Sequence[hosts.Change], *, dry_run: bool) -> bool:

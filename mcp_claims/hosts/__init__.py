@@ -5,16 +5,19 @@ Only `install`, `uninstall` and `doctor` import this; servers and short commands
 
 from mcp_claims.hosts.atomic_file import Change
 from mcp_claims.hosts.catalog import HOSTS, Host, UserEnvironment
-from mcp_claims.hosts.claude_hooks import GUARD, SESSION_END, Hook
+from mcp_claims.hosts.codex_trust import unapproved_events
 from mcp_claims.hosts.entries import Launch, parse_entry
-from mcp_claims.hosts.install import install, installed_hooks, is_allowed, read_servers, uninstall
+from mcp_claims.hosts.hooks import DEFAULT_MODE, HOOKS, MODES, OFF, Hook
+from mcp_claims.hosts.install import install, installed_hook, is_allowed, read_servers, uninstall
 from mcp_claims.hosts.installation import Installation, find_installation
 from mcp_claims.hosts.vendor_cli import add_with_own_command
 
 __all__ = [
-    "GUARD",
+    "DEFAULT_MODE",
+    "HOOKS",
     "HOSTS",
-    "SESSION_END",
+    "MODES",
+    "OFF",
     "Change",
     "Hook",
     "Host",
@@ -24,9 +27,10 @@ __all__ = [
     "add_with_own_command",
     "find_installation",
     "install",
-    "installed_hooks",
+    "installed_hook",
     "is_allowed",
     "parse_entry",
     "read_servers",
+    "unapproved_events",
     "uninstall",
 ]

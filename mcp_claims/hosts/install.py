@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mcp_claims.hosts.atomic_file import Change, Content, read, restore
-from mcp_claims.hosts.catalog import Host, UserEnvironment, claude_settings
-from mcp_claims.hosts.claude_hooks import HOOKS, Hook
+from mcp_claims.hosts.catalog import Host, UserEnvironment
 from mcp_claims.hosts.entries import Entry, Launch
 from mcp_claims.hosts.errors import UneditableTextError, naming_file
+from mcp_claims.hosts.hooks import HOOKS, OFF, Hook
 from mcp_claims.hosts.parts import Member, Part
 
 
@@ -21,13 +21,13 @@ def install(
     name: str,
     launch: Launch,
     *,
-    hooks: Mapping[Hook, Launch] | None = None,
+    hook: Hook | None = None,
     allow: bool = False,
 ) -> list[Change]:
     """Return the changes that make *host* start *launch* as the server *name*, one for each file.
 
-    With *hooks*, for Claude Code, it also runs each with its command; with *allow*, for a host with a `permission`, it
-    calls the server's tools without asking.  A change is empty if its file has all that already.  Raises
+    With *hook*, for a host that has hooks, it also runs that at its events; with *allow*, for a host with a `permission`,
+    it calls the server's tools without asking.  A change is empty if its file has all that already.  Raises
     `HostFileUneditableError` for a file that cannot be edited safely.
     """
     entry = host.make_entry(launch)
@@ -35,7 +35,8 @@ def install(
     if allow and host.permission is not None:
         entry = replace(entry, required={**entry.required, **host.permission.fields})
         placed += host.permission.parts(user, name)
-    placed += [(claude_settings(user), hook.part(each, user.platform)) for hook, each in (hooks or {}).items()]
+    if hook is not None:
+        placed.append(_hooks(host, user, name, hook))
     return _changes([(_config_file(host, user), _server(host, name, entry)), *placed], _with)
 
 
@@ -49,17 +50,26 @@ def uninstall(host: Host, user: UserEnvironment, name: str) -> list[Change]:
     placed: list[tuple[Path, Part]] = [(content.path, _server(host, name, Entry({})))]
     if host.permission is not None:
         placed += host.permission.parts(user, name)
-    if host.name == "claude-code":
-        placed += [(claude_settings(user), hook.part(None, user.platform)) for hook in HOOKS]
+    if host.name in HOOKS:
+        placed.append(_hooks(host, user, name, None))
     return _changes(placed, _without)
 
 
-def installed_hooks(user: UserEnvironment) -> dict[Hook, str]:
-    """Return our hooks that Claude Code has, each with the command that it runs.  Raises as `install`."""
-    content = read(claude_settings(user))
+def installed_hook(host: Host, user: UserEnvironment, name: str) -> tuple[Path, Hook] | None:
+    """Return our hook in *host* for the server *name*, with its file; `None` if there is none.  Raises as `install`."""
+    if host.name not in HOOKS:
+        return None
+    content = read(HOOKS[host.name].file(user, name))
     with naming_file(content.path):
-        found = {hook: hook.part(None, user.platform).found_in(content.text()) for hook in HOOKS}
-    return {hook: part.values[0]["hooks"][0]["command"] for hook, part in found.items() if part is not None}
+        found = HOOKS[host.name].installed(user, name, content.text())
+    # An older version has a hook for the end of a session, and perhaps a guard.
+    found.sort(key=lambda hook: hook.mode == OFF)
+    return (content.path, found[0]) if found else None
+
+
+def _hooks(host: Host, user: UserEnvironment, name: str, hook: Hook | None) -> tuple[Path, Part]:
+    kept = HOOKS[host.name]
+    return kept.file(user, name), kept.part(user, name, hook)
 
 
 def is_allowed(host: Host, user: UserEnvironment, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What is ours in a host's file, and how it comes and goes: the entry of the server, a hook, a permission."""
+"""What is ours in a host's file, and how it comes and goes: the entry of the server, hooks, a permission."""
 
 from __future__ import annotations
 
@@ -120,3 +120,25 @@ class Elements:
         if self.form.parse(after) != expected:
             raise UneditableTextError("is written in a way that cannot be edited safely")
         return after
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """A file that is ours alone.  Files of other versions have *mark*, too."""
+
+    text: str
+    mark: str
+
+    def put(self, text: str) -> str:
+        """Return the text of the file, in place of another version's."""
+        if text.strip() and self.mark not in text:
+            raise UneditableTextError("is not ours")
+        return self.text
+
+    def found_in(self, text: str) -> Self | None:
+        """Return the file with *text*, if that is ours."""
+        return replace(self, text=text) if self.mark in text else None
+
+    def remove(self, text: str) -> str:
+        """Return nothing."""
+        return ""

@@ -1,0 +1,91 @@
+"""The hooks of `mcp-claims install`: which a host gets, and what its user has to know of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+
+from mcp_claims import hosts
+from mcp_claims.errors import InvalidInputError
+
+_STORE_OPTIONS = ("--dir", "--layout", "--provider", "--store")
+_MARKETPLACE = "mcp-claims/mcp-claims"
+_PLUGIN = (
+    f"The plugin has all of this in one: `claude plugin marketplace add {_MARKETPLACE}`, then "
+    "`claude plugin install mcp-claims@mcp-claims`."
+)
+_WHAT_IT_DOES = {
+    "claim": "before an edit it claims the file for its session, and it denies edits of what another session has claimed",
+    "deny": "it denies edits of what another session has claimed",
+    "require": "it denies edits of files that their session has not claimed by the tool",
+    "off": "no edit is looked at",
+}
+
+
+def add_hook_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for hooks."""
+    group = parser.add_argument_group(f"hooks ({', '.join(hosts.HOOKS)})")
+    group.add_argument(
+        "--guard",
+        nargs="?",
+        choices=[mode for mode in hosts.MODES if mode != hosts.OFF],
+        const=hosts.DEFAULT_MODE,
+        help="also guard edits, whatever the model does: claim (the default) claims each file before its edit and denies "
+        "what another session holds, deny only denies, require denies edits of what was not claimed by the tool",
+    )
+    group.add_argument(
+        "--strict", action="store_true", help="with --guard: also deny edits while the claims cannot be read"
+    )
+    group.add_argument(
+        "--hooks",
+        action="store_true",
+        help="without a guard: tell sub-agents apart, and release what a turn, sub-agent or session held when it ends",
+    )
+
+
+def chosen_hook(
+    options: argparse.Namespace,
+    host: hosts.Host,
+    user: hosts.UserEnvironment,
+    installed: hosts.Installation,
+    serve: Sequence[str],
+) -> hosts.Hook | None:
+    """Return the hook to install: what is asked for, else what is there already; `None` for none.
+
+    It uses the store of the server, which is started with *serve*: a guard on another one would guard nothing.
+    """
+    if options.strict and not options.guard:
+        raise InvalidInputError("--strict", "is for --guard only")
+    asked = "--guard" if options.guard else "--hooks" if options.hooks else None
+    if asked and host.name not in hosts.HOOKS:
+        raise InvalidInputError(asked, f"is not for {host.title}, only for {', '.join(hosts.HOOKS)}")
+    there = hosts.installed_hook(host, user, options.name)
+    if options.guard:
+        mode, strict = options.guard, options.strict
+    elif there is not None:
+        mode, strict = there[1].mode, there[1].strict
+    elif options.hooks:
+        mode, strict = hosts.OFF, False
+    else:
+        return None
+    store = [serve[at + offset] for at, word in enumerate(serve) if word in _STORE_OPTIONS for offset in (0, 1)]
+    launch = hosts.Launch(installed.command, installed.arguments)
+    return hosts.Hook.of(host.name, launch, options.name, mode, strict, store)
+
+
+def describe_hook(host: hosts.Host, user: hosts.UserEnvironment, hook: hosts.Hook | None, name: str) -> Iterator[str]:
+    """Yield the lines about *hook*, which was installed for the server *name*."""
+    if hook is not None:
+        what = "Its hooks" if hook.mode == hosts.OFF else "Its guard"
+        strict = ", and those that it cannot check" if hook.strict else ""
+        yield f"{what}: {_WHAT_IT_DOES[hook.mode]}{strict}; it tells sub-agents apart, and releases what ends."
+        unapproved = hosts.unapproved_events(user, name) if host.name == "codex" else []
+        if unapproved:
+            yield (
+                "Codex skips hooks that nobody has approved, without a word: start `codex`, enter /hooks and approve those "
+                f"of {', '.join(unapproved)}. `mcp-claims doctor --hosts` shows whether that is done."
+            )
+        if hook.mode != hosts.OFF and (limits := hosts.HOOKS[host.name].limits):
+            yield f"What it cannot do: {limits}"
+    if host.name == "claude-code":
+        yield _PLUGIN
