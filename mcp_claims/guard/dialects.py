@@ -263,7 +263,7 @@ def read_event(host: str, data: Mapping[str, Any], name: str | None = None) -> H
     if parent is not None:
         # Copilot and opencode give a sub-agent a session of its own, and name the one that started it.
         agent, session = agent or session, parent
-    if kind is Kind.TURN_END and agent is not None:
+    if kind in (Kind.TURN_END, Kind.SESSION_END) and agent is not None:
         kind = Kind.AGENT_END
     arguments = data.get("tool_input", data.get("toolArgs"))
     roots = data.get("workspace_roots")

@@ -158,6 +158,6 @@ def _is_of_agent(claim: Claim, holder: Holder) -> bool:
     )
 
 
-def _began(claim: Claim) -> tuple[int, float]:
+def _began(claim: Claim) -> tuple[int, float, float]:
     """Return a key that orders sessions by age: that of their process, else that of what they hold."""
-    return claim.holder.proof.start or 0, claim.claimed.wall.timestamp()
+    return claim.holder.proof.start or 0, claim.claimed.wall.timestamp(), claim.claimed.ticks
