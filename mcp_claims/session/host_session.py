@@ -19,10 +19,11 @@ from mcp_claims.model.records import Claim, Holder, Maker, OriginalHolder
 MAX_ID = 100
 """Characters of an id of a host's session or of a sub-agent; a longer one is cut."""
 
-_INIT = 1
-_INITS = frozenset(
-    {"init", "systemd", "launchd", "tini", "dumb-init", "docker-init", "s6-svscan", "runit", "catatonit"}
+_NO_HOSTS = frozenset(
+    {"init", "systemd", "launchd", "tini", "dumb-init", "docker-init", "s6-svscan", "runit", "sleep", "tail", "cron"}
+    | {"tmux", "tmux:", "screen", "SCREEN", "zellij", "sshd", "sshd:", "login", "su", "crond", "supervisord"}
 )
+"""Programs below which several hosts run, each by itself."""
 
 
 class HostProgram(NamedTuple):
@@ -147,10 +148,7 @@ def _is_below_host(claim: Claim, us: HostSession, machine: Machine) -> bool:
     if claim.holder.pid in ancestors:
         return False  # It has started our host, and is not started by it.
     program = next((each for each in above if not each.is_launcher), None)
-    # Below the first process of all runs everything, unless that is a host, as in a container.
-    if program is None or (program.pid == _INIT and program.name in _INITS):
-        return False
-    return program.pid in ancestors
+    return program is not None and program.name not in _NO_HOSTS and program.pid in ancestors
 
 
 def _is_process_here(claim: Claim, machine: Machine) -> bool:

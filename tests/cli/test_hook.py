@@ -401,3 +401,54 @@ def test_a_directory_that_is_none_is_no_trouble(
 def reason_in(output: str) -> str:
     """Return why a guard denies."""
     return str(json.loads(output)["hookSpecificOutput"]["permissionDecisionReason"])
+
+
+# A host whose server is behind a launcher and whose hooks are run by a worker, and which may be the first process of its PID namespace.
+WORKER = """
+import json, subprocess, sys
+run = json.loads(sys.stdin.readline())
+for line in sys.stdin:
+    done = subprocess.run(run, input=line, capture_output=True, text=True)
+    print(json.dumps([done.returncode, done.stdout, done.stderr]), flush=True)
+"""
+LAUNCHED_HOST = """
+import json, os, subprocess, sys
+command, envelope, worker, launcher = map(json.loads, sys.argv[1:])
+pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+server = subprocess.Popen([launcher, "-c", "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))", *command, "serve"], **pipes)
+hooks = subprocess.Popen([sys.executable, "-c", worker], **pipes)
+def ask(process, line):
+    process.stdin.write(json.dumps(line) + "\\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+def call(tool, **arguments):
+    call = {"name": tool, "arguments": arguments, "_meta": envelope}
+    return ask(server, {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call})["result"]["structuredContent"]
+hooks.stdin.write(json.dumps([*command, "hook", "guard"]) + "\\n")
+claimed = call("try_claim", key="file:/repo/a")["claimed"]
+edit = {"hook_event_name": "PreToolUse", "tool_name": "Edit", "tool_input": {"file_path": "/repo/a"}}
+edited = ask(hooks, edit)
+ended = ask(hooks, {"hook_event_name": "SessionEnd", "reason": "clear"})
+left = call("is_claimed_by_other", key="file:/repo/a")["held_by_you"]
+print(json.dumps([os.getpid(), claimed, edited, ended, left]))
+"""
+
+
+@pytest.mark.rule("G4")
+@pytest.mark.parametrize("first", [False, True], ids=["below others", "as the first process"])
+def test_behind_a_launcher_with_hooks_in_a_worker_a_session_is_never_denied_its_own(
+    commands: Commands, tmp_path: Path, first: bool
+) -> None:
+    launcher = tmp_path / "uv"
+    launcher.symlink_to(sys.executable)
+    # A link does not find the packages of a virtual environment; the launcher needs none.
+    arguments = (COMMAND, ENVELOPE, WORKER, str(launcher))
+    host = [sys.executable, "-c", LAUNCHED_HOST, *map(json.dumps, arguments)]
+    if first:
+        host = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", *host]
+    done = subprocess.run(host, env=commands.environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    pid, claimed, edited, ended, left = json.loads(done.stdout)
+    assert (pid == 1) == first
+    assert claimed and edited == [0, "", ""] and ended == [0, "", ""]
+    assert not left, "the end of the session has freed it"
