@@ -434,7 +434,7 @@ print(json.dumps([os.getpid(), claimed, edited, ended, left]))
 """
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 @pytest.mark.parametrize("first", [False, True], ids=["below others", "as the first process"])
 def test_behind_a_launcher_with_hooks_in_a_worker_a_session_is_never_denied_its_own(
     commands: Commands, tmp_path: Path, first: bool

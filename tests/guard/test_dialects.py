@@ -28,7 +28,7 @@ def recorded(path: Path) -> list[tuple[HookEvent, dict[str, Any]]]:
     return found
 
 
-@pytest.mark.rule("G6")
+@pytest.mark.rule("U6")
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_every_event_of_a_real_host_is_read_with_its_session_and_agent(path: Path) -> None:
     events = [event for event, _ in recorded(path)]
@@ -43,7 +43,7 @@ def test_every_event_of_a_real_host_is_read_with_its_session_and_agent(path: Pat
         assert not {Kind.TURN_END, Kind.SESSION_END} & {event.kind for event in sub}
 
 
-@pytest.mark.rule("G6")
+@pytest.mark.rule("U6")
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_edits_shell_commands_and_our_own_tools_are_told_apart(path: Path) -> None:
     dialect = DIALECTS[path.stem]
@@ -58,7 +58,7 @@ def test_edits_shell_commands_and_our_own_tools_are_told_apart(path: Path) -> No
     assert shells and all(isinstance(event.arguments["command"], str) for event in shells)
 
 
-@pytest.mark.rule("G6")
+@pytest.mark.rule("U6")
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_a_call_has_one_id_before_and_after_where_its_host_gives_it_one(path: Path) -> None:
     events = [event for event, _ in recorded(path)]

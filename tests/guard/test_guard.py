@@ -60,7 +60,7 @@ def soon_over(agent: Agent, path: str) -> Claim:
 # What it claims
 
 
-@pytest.mark.rule("G1")
+@pytest.mark.rule("U1")
 def test_an_edit_claims_the_file_for_the_session_for_two_minutes_marked_as_the_guards(ada: Agent) -> None:
     assert ada.edits("f1", "call 1") is None
     claim = ada.claim("f1")
@@ -69,7 +69,7 @@ def test_an_edit_claims_the_file_for_the_session_for_two_minutes_marked_as_the_g
     assert 115 < left(claim, ada.session) <= 120
 
 
-@pytest.mark.rule("G1")
+@pytest.mark.rule("U1")
 def test_another_session_is_denied_and_told_who_holds_it_since_when_and_what_to_do(ada: Agent, ben: Agent) -> None:
     ada.edits("f1")
     reason = ben.edits("f1")
@@ -89,7 +89,7 @@ def test_another_session_is_denied_and_told_who_holds_it_since_when_and_what_to_
     assert ben.edits("f2") is None
 
 
-@pytest.mark.rule("G1")
+@pytest.mark.rule("U1")
 def test_a_directory_and_a_pattern_that_another_session_holds_cover_the_file(ada: Agent, ben: Agent) -> None:
     session = ada.server()
     for key in (f"file:{ada.directory}/src/", f"file:{ada.directory}/**/*.py"):
@@ -100,7 +100,7 @@ def test_a_directory_and_a_pattern_that_another_session_holds_cover_the_file(ada
     assert ben.edits("src/a.py") is None
 
 
-@pytest.mark.rule("G1")
+@pytest.mark.rule("U1")
 def test_of_several_files_of_one_command_none_is_claimed_if_one_is_denied(ada: Agent, ben: Agent) -> None:
     ada.edits("f2")
     assert ben.runs("sed -i s/a/b/ f1 f2 f3") is not None
@@ -109,7 +109,7 @@ def test_of_several_files_of_one_command_none_is_claimed_if_one_is_denied(ada: A
     assert ben.claim("f1") is not None
 
 
-@pytest.mark.rule("G1")
+@pytest.mark.rule("U1")
 def test_a_claim_that_comes_between_the_look_and_the_claims_undoes_those_that_were_made(
     store: FileStore, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_claim_that_comes_between_the_look_and_the_claims_undoes_those_that_we
     assert ben.claim("f1") is None
 
 
-@pytest.mark.rule("G2")
+@pytest.mark.rule("U2")
 def test_the_end_of_an_edit_starts_the_two_minutes_anew_and_the_end_of_the_turn_frees_it(
     ada: Agent, ben: Agent
 ) -> None:
@@ -145,7 +145,7 @@ def test_the_end_of_an_edit_starts_the_two_minutes_anew_and_the_end_of_the_turn_
     assert ben.edits("f1") is None
 
 
-@pytest.mark.rule("G2")
+@pytest.mark.rule("U2")
 def test_other_events_renew_what_tools_hold_to_their_own_ttl_and_nothing_of_the_guard(ada: Agent) -> None:
     session = ada.server()
     session.try_claim("an event", ttl_minutes=2)
@@ -166,7 +166,7 @@ def store_claim(session: Session, key: str) -> Claim:
     return listed.found
 
 
-@pytest.mark.rule("G2")
+@pytest.mark.rule("U2")
 def test_what_a_tool_has_claimed_or_taken_over_outlives_the_turn(ada: Agent, ben: Agent) -> None:
     session = ada.server()
     assert session.try_claim(f"file:{ada.directory}/f1").claimed
@@ -188,7 +188,7 @@ def test_what_a_tool_has_claimed_or_taken_over_outlives_the_turn(ada: Agent, ben
     assert session.release(f"file:{ada.directory}/f2").released
 
 
-@pytest.mark.rule("G2")
+@pytest.mark.rule("U2")
 def test_a_directory_is_taken_over_with_what_the_guard_has_claimed_in_it(ada: Agent, ben: Agent) -> None:
     ada.edits("src/a.py")
     session = ada.server()
@@ -203,7 +203,7 @@ def test_a_directory_is_taken_over_with_what_the_guard_has_claimed_in_it(ada: Ag
 # Whose it is
 
 
-@pytest.mark.rule("G3")
+@pytest.mark.rule("U3")
 def test_sub_agents_are_kept_from_each_others_files_and_one_that_ends_frees_all_it_held(
     store: FileStore, project: Path
 ) -> None:
@@ -220,7 +220,7 @@ def test_sub_agents_are_kept_from_each_others_files_and_one_that_ends_frees_all_
     assert other.server().try_claim("an event").claimed
 
 
-@pytest.mark.rule("G3")
+@pytest.mark.rule("U3")
 def test_what_the_session_has_claimed_is_its_sub_agents_too(store: FileStore, project: Path) -> None:
     main, one, other = (Agent(store, project, "ada", agent) for agent in (None, "one", "other"))
     session = main.server()
@@ -232,7 +232,7 @@ def test_what_the_session_has_claimed_is_its_sub_agents_too(store: FileStore, pr
     assert other.edits("f2") is not None and main.edits("f2") is not None
 
 
-@pytest.mark.rule("G3")
+@pytest.mark.rule("U3")
 def test_a_sub_agents_calls_of_our_tools_get_its_handle_and_a_session_of_the_models_own_stays(
     store: FileStore, project: Path
 ) -> None:
@@ -252,7 +252,7 @@ def test_a_sub_agents_calls_of_our_tools_get_its_handle_and_a_session_of_the_mod
     assert plugin.arguments is not None and "session" in plugin.arguments
 
 
-@pytest.mark.rule("G3")
+@pytest.mark.rule("U3")
 def test_the_end_of_the_session_frees_what_it_and_its_sub_agents_hold_and_nothing_else(
     store: FileStore, project: Path, ben: Agent
 ) -> None:
@@ -273,7 +273,7 @@ def test_the_end_of_the_session_frees_what_it_and_its_sub_agents_hold_and_nothin
     assert not other.try_claim(f"file:{project}/f3").claimed
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 def test_in_doubt_it_warns_and_a_strict_guard_denies(store: FileStore, project: Path, ada: Agent) -> None:
     named_session(store, "somebody").try_claim(f"file:{project}/f1")
     asked = {"tool_name": "Edit", "tool_input": {"file_path": str(project / "f1")}}
@@ -284,7 +284,7 @@ def test_in_doubt_it_warns_and_a_strict_guard_denies(store: FileStore, project: 
     assert denial is not None and "strict" in denial
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 def test_what_a_person_holds_is_denied(store: FileStore, project: Path, ada: Agent) -> None:
     person_session(store).try_claim(f"file:{project}/src/")
     assert ada.edits("src/a.py") is not None
@@ -293,7 +293,7 @@ def test_what_a_person_holds_is_denied(store: FileStore, project: Path, ada: Age
 # Modes
 
 
-@pytest.mark.rule("G1")
+@pytest.mark.rule("U1")
 def test_deny_claims_nothing_and_require_wants_a_claim_by_a_tool(store: FileStore, project: Path, ben: Agent) -> None:
     denying = Agent(store, project, "ada", mode=Mode.DENY)
     assert denying.edits("f1") is None and denying.claim("f1") is None
@@ -312,7 +312,7 @@ def test_deny_claims_nothing_and_require_wants_a_claim_by_a_tool(store: FileStor
 # Circles
 
 
-@pytest.mark.rule("G5")
+@pytest.mark.rule("U5")
 @pytest.mark.parametrize("young", ["ada", "ben"])
 def test_a_denial_that_closes_a_circle_says_so_and_the_younger_sessions_claims_go(
     ada: Agent, ben: Agent, young: str
@@ -334,7 +334,7 @@ def test_a_denial_that_closes_a_circle_says_so_and_the_younger_sessions_claims_g
         assert ada.edits("f1") is not None
 
 
-@pytest.mark.rule("G5")
+@pytest.mark.rule("U5")
 def test_what_is_being_edited_does_not_go(ada: Agent, ben: Agent) -> None:
     ben.edits("f2")
     ben.has_edited("f2")
@@ -345,7 +345,7 @@ def test_what_is_being_edited_does_not_go(ada: Agent, ben: Agent) -> None:
     assert ada.claim("f1") is not None
 
 
-@pytest.mark.rule("G5")
+@pytest.mark.rule("U5")
 def test_a_session_that_goes_on_with_something_else_wants_nothing_any_more(ada: Agent, ben: Agent) -> None:
     ada.edits("f1")
     ada.has_edited("f1")

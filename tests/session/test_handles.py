@@ -87,3 +87,33 @@ def test_what_a_handle_stands_for_does_not_show_its_secret() -> None:
 def test_a_label_that_is_too_long_is_refused(label: str) -> None:
     with pytest.raises(InvalidInputError, match="at most 60 bytes"):
         Handles(SECRET).issue(7, label, None)
+
+
+@pytest.mark.rule("U3")
+@given(st.text(min_size=1, max_size=100), st.text(min_size=1, max_size=100), callers)
+def test_the_handle_of_a_sub_agent_is_the_same_each_time_and_says_whose_it_is(
+    host_session: str, agent: str, caller: str | None
+) -> None:
+    host_session, agent = (text.replace("\0", "-").encode(errors="replace").decode() for text in (host_session, agent))
+    handle, opened = Handles(SECRET).issue_for_agent(host_session, agent)
+    assert Handles(SECRET).issue_for_agent(host_session, agent) == (handle, opened)
+    assert Handles(SECRET).check(handle, caller) == opened
+    assert (opened.host_session, opened.agent) == (host_session, agent)
+
+
+@pytest.mark.rule("U3")
+def test_no_text_but_what_a_hook_with_the_secret_made_is_the_handle_of_a_sub_agent() -> None:
+    handle, opened = Handles(SECRET).issue_for_agent("session", "agent")
+    other, of_other = Handles(SECRET).issue_for_agent("session", "agent 2")
+    assert other != handle and of_other.nonce != opened.nonce
+    for place in range(len("agent."), len(handle)):
+        for character in ALPHABET:
+            typed = handle[:place] + character + handle[place + 1 :]
+            if typed != handle:
+                with pytest.raises(InvalidSessionError):
+                    Handles(SECRET).check(typed, None)
+    for wrong in ("agent.", "agent.AAAA", handle.removeprefix("agent."), handle + "A", "agent." + "A" * 4_000):
+        with pytest.raises(InvalidSessionError):
+            Handles(SECRET).check(wrong, None)
+    with pytest.raises(InvalidSessionError):
+        Handles(bytes(32)).check(handle, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ class Processes(FakeMachine):
         return above
 
 
-def held_by(machine: FakeMachine, pid: int, **described: object) -> Claim:
+def held_by(machine: FakeMachine, pid: int, **described: Any) -> Claim:
     """Return a claim of a session that lives in process *pid*."""
     maker = described.pop("maker", Maker.TOOL)
     holder = Holder(f"rig:{pid}:nonce", pid, machine.proof(pid))._replace(**described)
@@ -64,7 +65,7 @@ TERMINAL = {
 }
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 @pytest.mark.parametrize(
     ("pid", "expected"),
     [(13, OURS), (15, OURS), (21, OTHERS), (60, OTHERS), (3, OTHERS), (2, OTHERS)],
@@ -77,7 +78,7 @@ def test_without_any_id_what_the_host_has_started_is_ours(pid: int, expected: Wh
     assert whose(held_by(machine, pid), us, machine) is expected
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 def test_a_host_is_known_by_its_name_and_then_any_wrapper_below_it_is_ours() -> None:
     tree = {**TERMINAL, 10: ("gemini", 3), 20: ("gemini", 3), 11: ("own-wrapper", 10)}
     machine = Processes(tree, 50)
@@ -87,7 +88,7 @@ def test_a_host_is_known_by_its_name_and_then_any_wrapper_below_it_is_ours() -> 
     assert whose(held_by(machine, 21), us, machine) is OTHERS
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 @pytest.mark.parametrize("init", ["agent", "python"])
 def test_a_host_may_be_the_first_process_of_a_container(init: str) -> None:
     machine = Processes({1: (init, 0), 2: ("python", 1), 3: ("sh", 1), 4: ("hook", 3)}, 4)
@@ -95,13 +96,13 @@ def test_a_host_may_be_the_first_process_of_a_container(init: str) -> None:
     assert whose(held_by(machine, 2), us, machine) is OURS
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 def test_what_has_lost_its_parent_is_not_ours_although_the_first_process_is_above_it() -> None:
     machine = Processes({1: ("tini", 0), 2: ("python", 1), 5: ("agent", 1), 4: ("hook", 5)}, 4)
     assert whose(held_by(machine, 2), host_session("codex", None, None, {}, machine), machine) is OTHERS
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 def test_claude_code_names_its_process_whoever_runs_the_hook_and_its_id_may_be_old() -> None:
     tree = {**TERMINAL, 10: ("claude", 3), 20: ("claude", 3), 70: ("daemon", 1), 71: ("hook", 70)}
     machine = Processes(tree, 71)
@@ -112,7 +113,7 @@ def test_claude_code_names_its_process_whoever_runs_the_hook_and_its_id_may_be_o
     assert whose(held_by(machine, 10, maker=Maker.GUARD, host_session="before /clear"), us, machine) is OURS
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 def test_where_one_process_has_several_sessions_the_id_decides() -> None:
     machine = Processes({**TERMINAL, 10: ("codex", 3)}, 50)
     us = host_session("codex", "one", None, {}, machine)
@@ -121,7 +122,7 @@ def test_where_one_process_has_several_sessions_the_id_decides() -> None:
     assert whose(held_by(machine, 13), us, machine) is OURS
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 def test_a_host_inside_another_one_is_a_session_of_its_own() -> None:
     tree = {
         1: ("systemd", 0),
@@ -140,7 +141,7 @@ def test_a_host_inside_another_one_is_a_session_of_its_own() -> None:
     assert host_session_of_environment(inherited, Processes(tree, 15)).id == "outer"
 
 
-@pytest.mark.rule("G3")
+@pytest.mark.rule("U3")
 @pytest.mark.parametrize(
     ("holder", "asks", "expected"),
     [(None, None, OURS), (None, "a", OURS), ("a", "a", OURS), ("a", "b", OTHERS), ("a", None, OTHERS)],
@@ -152,12 +153,12 @@ def test_what_the_sessions_own_agent_holds_is_its_sub_agents_too_and_not_the_rev
     assert whose(held_by(machine, 7, host_session="s", agent=holder), HostSession("s", asks), machine) is expected
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 def test_a_claim_without_process_and_id_is_in_doubt_on_this_machine_and_nowhere_else() -> None:
     machine = Processes(TERMINAL, 50)
     us = host_session("codex", "s", None, {}, machine)
 
-    def of(name: str, maker: Maker = Maker.TOOL, **described: object) -> Whose:
+    def of(name: str, maker: Maker = Maker.TOOL, **described: Any) -> Whose:
         holder = Holder(name, 13)._replace(**described)
         return whose(held_by(machine, 13)._replace(holder=holder, maker=maker), us, machine)
 
@@ -171,7 +172,7 @@ def test_a_claim_without_process_and_id_is_in_doubt_on_this_machine_and_nowhere_
     assert of("rig:13:nonce", proof=Proof("another boot", "pid:[1]", None, 13)) is OTHERS
 
 
-@pytest.mark.rule("G4")
+@pytest.mark.rule("U4")
 def test_a_holder_of_the_original_is_known_by_its_pid() -> None:
     machine = Processes(TERMINAL, 50)
     us = host_session("codex", None, None, {}, machine)

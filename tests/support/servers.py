@@ -98,10 +98,12 @@ class RawServer:
         assert self.process.stdout is not None
         return self.process.stdout
 
-    def send(self, tool: str, arguments: dict[str, Any], *, token: int | None = None) -> int:
-        """Send a call, with a progress *token* by choice, and return its id; nothing is read."""
+    def send(
+        self, tool: str, arguments: dict[str, Any], *, token: int | None = None, more: Mapping[str, Any] | None = None
+    ) -> int:
+        """Send a call, with a progress *token* by choice and with *more* in `_meta`, and return its id; nothing is read."""
         self._last_id += 1
-        meta = ENVELOPE | ({} if token is None else {"progressToken": token})
+        meta = ENVELOPE | ({} if token is None else {"progressToken": token}) | dict(more or {})
         call = {"name": tool, "arguments": arguments, "_meta": meta}
         self.send_line(json.dumps({"jsonrpc": "2.0", "id": self._last_id, "method": "tools/call", "params": call}))
         return self._last_id
