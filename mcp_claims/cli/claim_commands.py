@@ -24,6 +24,7 @@ from mcp_claims.cli.options import (
     chosen_store,
     claim_request,
     describe_session,
+    looking_session,
     report_wait,
     required_session,
 )
@@ -68,7 +69,7 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
 def _show(options: argparse.Namespace) -> int:
     scoped = InspectRequest.parse(options.key, options.namespace).scoped
     store = chosen_store(options)
-    session = chosen_session(options, store) or process_session(store)
+    session = looking_session(options, store)
     scoped = session.resolve(scoped)
     page = session.read(scoped.key, scoped.namespace)
     if not page.claims:
@@ -78,7 +79,7 @@ def _show(options: argparse.Namespace) -> int:
     blocks: list[str] = []
     known: dict[str, object] = {}
     for listed in page.claims:
-        own = holder_details(listed, session.holder.name, local=not session.remote)
+        own = holder_details(listed, session.is_ours, local=not session.remote)
         each = {**listed_facts(listed, page.now), **own}
         width = max(map(len, each))
         details = "\n".join(f"{name:{width}}  {value}" for name, value in each.items())
@@ -175,9 +176,11 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> int:
     request = InspectRequest.parse(options.key, options.namespace, generation=options.generation)
     store = chosen_store(options)
-    session = chosen_session(options, store) or process_session(store)
+    session = looking_session(options, store)
     request = session.resolved(request)
     inspection = session.inspect_request(request)
+    if isinstance(inspection.found, Claim) and inspection.claimed_by_other and session.is_ours(inspection.found):
+        inspection = inspection._replace(held_by_you=True)
     hint = _HINTS[Status.HELD] if inspection.claimed_by_other else _HINTS[Status.DONE] if inspection.done else ""
     _print_answer(inspect_answer(request.scoped, inspection), inspection.found, options, hint.format(keys="KEY"))
     free = not inspection.claimed_by_other and not inspection.done

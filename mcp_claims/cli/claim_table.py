@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cache
 
@@ -14,7 +14,6 @@ from rich.text import Text
 from mcp_claims.cli.holders import branch_in, branch_of, lives_in_process
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Moment, OriginalHolder
 from mcp_claims.render import phrases
 from mcp_claims.session.results import ListedClaim
@@ -30,13 +29,13 @@ _SHOWN_OF_NAME = 6  # characters of the part that is random
 
 
 class ClaimTable:
-    """Draws claims as *own*, the name of a session, sees them; with *local*, they are on this machine, in files.
+    """Draws claims for a session that holds those of which *is_ours* is true; with *local*, they are on this machine, in files.
 
     *width* is that of a terminal in columns; without one nothing is cut or left out.
     """
 
-    def __init__(self, own: str, *, local: bool, width: int | None = None) -> None:
-        self._own, self._local, self._width = own, local, width
+    def __init__(self, is_ours: Callable[[Claim], bool], *, local: bool, width: int | None = None) -> None:
+        self._is_ours, self._local, self._width = is_ours, local, width
 
     def draw(self, claims: Sequence[ListedClaim], now: Moment) -> Table:
         """Return the table of *claims*; those of the own session are `yours` instead of `held`."""
@@ -78,7 +77,7 @@ class ClaimTable:
                 "NOTE": f"cannot be read: {phrases.shown(found.problem)}{remedy}",
             }
         began = found.claimed if found.ended is None else found.ended.at
-        if listed.state is ClaimState.HELD and is_same_session(found.holder.name, self._own):
+        if listed.state is ClaimState.HELD and self._is_ours(found):
             row["STATE"] = "yours"
         return row | {
             "NAMESPACE": phrases.shown(found.scoped.namespace),

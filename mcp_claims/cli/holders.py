@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, OriginalHolder, Proof
 from mcp_claims.render import phrases
 from mcp_claims.session.results import ListedClaim
@@ -16,15 +15,15 @@ from mcp_claims.stores.files.filesystem import READ, FileSystem, OpenFile
 _GIT_BYTES = 4_096
 
 
-def holder_details(listed: ListedClaim, own: str, *, local: bool) -> dict[str, object]:
-    """Return what is known of the holder of *listed*, for scripts, and whether it is the session *own*.
+def holder_details(listed: ListedClaim, is_ours: Callable[[Claim], bool], *, local: bool) -> dict[str, object]:
+    """Return what is known of the holder of *listed*, for scripts, and whether it *is ours*.
 
     *local* says that the claims are files on this machine, so that its directory is one of this machine.
     """
     found = listed.found
     if not isinstance(found, Claim):
         return {}
-    details: dict[str, object] = {"yours": is_same_session(found.holder.name, own)}
+    details: dict[str, object] = {"yours": is_ours(found)}
     if found.maker is not None:
         details["maker"] = phrases.shown(found.maker)
     if lives_in_process(found):

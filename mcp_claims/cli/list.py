@@ -23,12 +23,12 @@ from mcp_claims.cli.options import (
     add_store_options,
     chosen_session,
     chosen_store,
+    looking_session,
 )
 from mcp_claims.cli.output import format_json, print_result, write_error, write_line
 from mcp_claims.cli.screen import Screen
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError
 from mcp_claims.render.lists import decode_cursor, encode_cursor, listed_facts
-from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import ClaimPage, ListedClaim
 from mcp_claims.session.session import Session
 
@@ -77,8 +77,7 @@ def _list(options: argparse.Namespace) -> int:
     named = chosen_session(options, store)
     if options.mine and named is None:
         raise InvalidInputError("--mine", "needs --for-pid or --session")
-    # The session of this process holds nothing.
-    session = named or process_session(store)
+    session = looking_session(options, store)
     if options.watch:
         _watch(session, options)
         return YES
@@ -105,7 +104,7 @@ def _watch(session: Session, options: argparse.Namespace) -> None:
                     return  # Nobody reads it any more.
         else:
             pages = _changes(session, options, changed, ended, as_time_passes=True)
-            screen = Screen(lambda width: ClaimTable(session.holder.name, local=not session.remote, width=width))
+            screen = Screen(lambda width: ClaimTable(session.is_ours, local=not session.remote, width=width))
             screen.show(pages, ended, changed.set)
     except KeyboardInterrupt:
         return
@@ -148,7 +147,7 @@ def _changes(
 def _page_facts(page: ClaimPage, session: Session) -> dict[str, object]:
     facts: dict[str, object] = {
         "claims": [
-            {**listed_facts(listed, page.now), **holder_details(listed, session.holder.name, local=not session.remote)}
+            {**listed_facts(listed, page.now), **holder_details(listed, session.is_ours, local=not session.remote)}
             for listed in page.claims
         ]
     }
@@ -160,7 +159,7 @@ def _drawn(page: ClaimPage, session: Session) -> str:
     at_terminal, drawn = sys.stdout.isatty(), StringIO()
     # Into a string, since rich writes to its file even where it captures, and fails where the disk is full.
     console = Console(file=drawn, force_terminal=at_terminal, width=None if at_terminal else _WIDER_THAN_ANY_ROW)
-    table = ClaimTable(session.holder.name, local=not session.remote, width=console.width if at_terminal else None)
+    table = ClaimTable(session.is_ours, local=not session.remote, width=console.width if at_terminal else None)
     console.print(table.draw(page.claims, page.now))
     if not page.claims:
         console.print(Text("Nothing is claimed."))

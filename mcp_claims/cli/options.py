@@ -23,7 +23,7 @@ from mcp_claims.render import phrases
 from mcp_claims.render.answers import claim_answer, subject
 from mcp_claims.session.acquire import Refused
 from mcp_claims.session.host_session import host_session_of_environment
-from mcp_claims.session.identity import named_session, session_for_process
+from mcp_claims.session.identity import named_session, process_session, session_for_process
 from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.agent_awareness.location import PROVIDERS
@@ -279,6 +279,13 @@ def chosen_session(options: argparse.Namespace, store: Store) -> Session | None:
             raise InvalidInputError(error.field, f"{error.rule}; --session NAME claims for a name instead") from error
     name = options.session if options.session is not None else os.environ.get(SESSION_VARIABLE)
     return None if name is None else named_session(store, name)
+
+
+def looking_session(options: argparse.Namespace, store: Store) -> Session:
+    """Return the session that *options*, else the environment, name, or one that only reads, in its host's session."""
+    session = chosen_session(options, store) or process_session(store)
+    session.act_in(host_session_of_environment(os.environ, local_machine()))
+    return session
 
 
 def required_session(options: argparse.Namespace, store: Store) -> Session:

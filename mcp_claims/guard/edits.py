@@ -77,7 +77,8 @@ class Edits:
         """Claim *keys* for the edit *call*, all or none; return what is in the way of the first that was refused."""
         made: list[Claim] = []
         for scoped in keys:
-            result = self._session.try_request(ClaimRequest(scoped, TTL), lock_timeout=LOCK_TIMEOUT)
+            request = ClaimRequest(scoped, TTL, editing=call)
+            result = self._session.try_request(request, lock_timeout=LOCK_TIMEOUT)
             if not result.claimed or not isinstance(result.found, Claim):
                 standing = self.look_at(scoped)
                 # A call of the session's own may have claimed it meanwhile, and what was in the way may be gone.
@@ -86,11 +87,8 @@ class Edits:
                 for claim in made:
                     self._session.release_grant(claim)
                 return standing
-            claim = result.found
-            if claim.maker == Maker.GUARD:
-                claim = self._session.amend(claim, claim._replace(editing=call), lock_timeout=LOCK_TIMEOUT) or claim
             if result.status is Status.ACQUIRED:
-                made.append(claim)
+                made.append(result.found)
         return None
 
     def finish(self, held: Iterable[Claim], call: str | None) -> None:

@@ -218,6 +218,7 @@ def granted(request: ClaimRequest, holder: Holder, now: Moment, maker: Maker) ->
         note=request.note,
         maker=maker,
         ttl=request.ttl.total_seconds(),
+        editing=request.editing,
     )
     return new if request.use.mode is Mode.ALONE else in_place(new, request.use)
 
@@ -265,6 +266,7 @@ def renewed(held: Claim, request: ClaimRequest, holder: Holder, now: Moment, mak
         note=request.note or held.note,
         maker=maker if held.maker == Maker.GUARD and maker is not None else held.maker,
         ttl=request.ttl.total_seconds(),
+        editing=request.editing,
     )
 
 

@@ -35,7 +35,7 @@ class ClaimRequest(NamedTuple):
     """A claim or a renewal; `wait_seconds` is how long to wait for another holder, `keep_alive` asks for renewals.
 
     With `also` it is for all of these keys or for none, with `or_else` for the first of them that is free and not done.
-    `use` says in which way each key is asked for.
+    `use` says in which way each key is asked for.  `editing` names the edit for which a hook asks.
     """
 
     scoped: ScopedKey
@@ -47,6 +47,7 @@ class ClaimRequest(NamedTuple):
     also: tuple[ScopedKey, ...] = ()
     or_else: tuple[ScopedKey, ...] = ()
     use: Use = ALONE
+    editing: str | None = None
 
     @property
     def keys(self) -> tuple[ScopedKey, ...]:

@@ -37,6 +37,14 @@ class Guarded(Several):
         self.host = host
         self.holder = self.holder._replace(host_session=host.id, agent=host.agent)
 
+    def is_ours(self, claim: Claim) -> bool:
+        """Return whether this session holds *claim*, or the host's session in which it acts, under another name.
+
+        By the id of the host's session alone: for people, and for commands in its shell.
+        """
+        in_host = self.host is not None and self.host.id is not None and claim.holder.host_session == self.host.id
+        return is_of(claim, self.holder) or (in_host and claim.holder.agent is None)
+
     def conflicting(self, scoped: ScopedKey) -> list[ListedClaim]:
         """Return all that is in force at the file *scoped* and at files that overlap, whoever holds it."""
         found, now = self._store.read(scoped), self._machine.now()

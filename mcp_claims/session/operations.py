@@ -268,7 +268,8 @@ class Operations(Guarded):
         is_free = found is None or (isinstance(found, Claim) and found.ended is not None)
         if is_free and (blocks := self._blocks(scoped, self.holder)) is not None:
             found = next(filter(blocks, self._store.overlapping(scoped)), found)
-        return Inspection(found, self._holds(found, scoped), now, lost, in_force, your_turn)
+        held = self._holds(found, scoped) or self._is_guarded_for_us(found)
+        return Inspection(found, held, now, lost, in_force, your_turn)
 
     def _inspect_several(
         self, request: InspectRequest, head: Claim, live: list[Claim | Unreadable], now: Moment
