@@ -43,7 +43,7 @@ class Guard:
 
     def words(self, name: str) -> list[str]:
         """Return the arguments of `git-hook` for the hook called *name*."""
-        return [name, *self.options, *(["--strict"] if self.strict else [])]
+        return [*self.options, *(["--strict"] if self.strict else []), name]
 
 
 def script(name: str, guard: Guard, *, chains_to_repository: bool) -> str:
@@ -119,7 +119,7 @@ program={shlex.quote(command)}
 claims() {{ "$program" {shlex.join(guard.launch.arguments)} "$@"; }}
 check() {{
     if [ -x "$program" ]; then
-        claims {shlex.join(guard.words(name))} -- "$@"
+        claims {shlex.join(guard.words(name))} "$@"
         code=$?
         [ "$code" -eq 0 ] && return
         # 1 denies; but so ends an interpreter that no longer finds the package.
@@ -151,7 +151,7 @@ def _lines(name: str, command: str) -> str:
         return f"    {command} </dev/null || [ $? -ne 1 ] || exit 1\n"
     return f"""\
     mcp_claims_refs=$(cat)
-    printf '%s\\n' "$mcp_claims_refs" | {command} -- "$@" || [ $? -ne 1 ] || exit 1
+    printf '%s\\n' "$mcp_claims_refs" | {command} "$@" || [ $? -ne 1 ] || exit 1
     if [ -n "$mcp_claims_refs" ]; then
         exec <<MCP_CLAIMS_REFS
 $mcp_claims_refs
