@@ -11,16 +11,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
-from typing import TypeVar
 
 from mcp_claims.cli.errors import NO, YES, UsageError, describe
 from mcp_claims.cli.options import SESSION_VARIABLE, add_epilog, add_store_options, chosen_store, store_choice
 from mcp_claims.cli.output import write_error
 from mcp_claims.errors import ClaimsError, InvalidInputError
-from mcp_claims.guard.git import MAX_NAMES, Conflict, commit_conflicts, push_conflicts
+from mcp_claims.guard.git import MAX_NAMES, STORE_TIMEOUT, Conflict, commit_conflicts, push_conflicts
 from mcp_claims.liveness import local_machine
 from mcp_claims.model.records import Claim
 from mcp_claims.render import phrases
@@ -30,10 +27,7 @@ from mcp_claims.session.identity import named_session, person_session, process_s
 from mcp_claims.session.session import Session
 from mcp_claims.stores.config import choose_store
 
-T = TypeVar("T")
-
 PRE_COMMIT, PRE_PUSH = "pre-commit", "pre-push"
-_STORE_TIMEOUT = 1.0  # s
 # The pre-commit framework passes on neither arguments nor standard input of a push.
 _FRAMEWORK_URL, _FRAMEWORK_BRANCH = "PRE_COMMIT_REMOTE_URL", "PRE_COMMIT_REMOTE_BRANCH"
 # Whatever the user's configuration of git leaves out.
@@ -77,9 +71,9 @@ def _git_hook(options: argparse.Namespace) -> int:
         if not _is_agent(us):
             phrases.use_local_time()
         session = _session(options, us)
-        conflicts = _within(_STORE_TIMEOUT, partial(find, session, us))
+        conflicts = find(session, us)
     except TimeoutError:
-        problem = f"the claims store has not answered within {_STORE_TIMEOUT:g} s. `mcp-claims doctor` examines it."
+        problem = f"the claims store has not answered within {STORE_TIMEOUT:g} s. `mcp-claims doctor` examines it."
         return _in_trouble(problem, options)
     except ClaimsError as error:
         return _in_trouble(describe(error, options), options)
@@ -132,12 +126,6 @@ def _session(options: argparse.Namespace, us: HostSession) -> Session:
 
 def _is_agent(us: HostSession) -> bool:
     return us.id is not None or bool(us.processes)
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """Return `call()`; raise `TimeoutError` after *seconds*, as on a network file system that hangs."""
-    # The thread that is left behind ends with the process.
-    return ThreadPoolExecutor(1).submit(call).result(seconds)
 
 
 def _in_trouble(problem: str, options: argparse.Namespace) -> int:

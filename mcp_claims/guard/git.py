@@ -6,10 +6,11 @@ Only reads.  A claim that others may share does not deny: what git does beside t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
@@ -19,8 +20,13 @@ from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import ALONE, Claim, ScopedKey, Unreadable
 from mcp_claims.session.host_session import HostSession, Whose, whose
 from mcp_claims.session.places import Resolver
-from mcp_claims.session.results import ListedClaim
+from mcp_claims.session.results import ClaimPage, ListedClaim
 from mcp_claims.session.session import Session
+
+T = TypeVar("T")
+
+STORE_TIMEOUT = 1.0
+"""Seconds within which the store has to answer: git waits for that."""
 
 MAX_NAMES = 8
 """Paths or branches that are collected of each claim; one more says that there are others."""
@@ -43,6 +49,7 @@ class Conflict(NamedTuple):
     in_doubt: bool
 
 
+_Claimed = tuple[ListedClaim, ScopedKey]
 _Touched = dict[ListedClaim, list[str]]
 """The names that each stored record is about."""
 
@@ -50,16 +57,17 @@ _Touched = dict[ListedClaim, list[str]]
 def commit_conflicts(session: Session, us: HostSession, paths: Collection[str]) -> list[Conflict]:
     """Return what is in the way of a commit of the files at *paths*, which are absolute; they may be gone.
 
-    What *session* holds, or anyone else in the host's session *us*, is not.  Raises as the store does.
+    What *session* holds, or anyone else in the host's session *us*, is not.  Raises as the store does, and `TimeoutError` if
+    that has not answered within `STORE_TIMEOUT`.
     """
     resolver, judge = session.resolver(), _judge_for(session, us, local_machine())
     touched: _Touched = {}
     if len(paths) <= _FEW:
-        for path in paths:
-            for listed in session.read(_file_key(resolver, path).key, PLACES, overlapping=True).claims:
+        for path, page in _in_time(lambda: [(each, _read_file(session, resolver, each)) for each in paths]):
+            for listed in page.claims:
                 _add(touched, listed, path)
     else:
-        others = [listed for listed in _all_places(session) if judge(listed) is not Whose.OURS]
+        others = [listed for listed in _in_time(lambda: _all_places(session)) if judge(listed) is not Whose.OURS]
         claims = [(listed, listed.found.scoped) for listed in others if isinstance(listed.found, Claim)]
         _find_files(touched, resolver, paths, [(listed, key) for listed, key in claims if is_file_key(key)])
         _add_unreadable(touched, others)
@@ -82,16 +90,22 @@ def push_conflicts(session: Session, us: HostSession, url: str, refs: Iterable[s
                 branches[resolver.resolve(ScopedKey(PLACES, f"{BRANCH}{repository}:{name}"))] = name
     touched: _Touched = {}
     if len(branches) <= _FEW:
-        for key, name in branches.items():
-            for listed in session.read(key.key, PLACES).claims:
+        for name, page in _in_time(lambda: [(of, session.read(key.key, PLACES)) for key, of in branches.items()]):
+            for listed in page.claims:
                 _add(touched, listed, name)
     else:
-        places = list(_all_places(session))
+        places = _in_time(lambda: _all_places(session))
         for listed in places:
             if isinstance(listed.found, Claim) and listed.found.scoped in branches:
                 _add(touched, listed, branches[listed.found.scoped])
         _add_unreadable(touched, places)
     return _conflicts(touched, judge)
+
+
+def _in_time(read: Callable[[], T]) -> T:
+    """Return `read()`; raise `TimeoutError` after `STORE_TIMEOUT`, as on a network file system that hangs."""
+    # The thread that is left behind ends with the process.
+    return ThreadPoolExecutor(1).submit(read).result(STORE_TIMEOUT)
 
 
 def _judge_for(session: Session, us: HostSession, machine: Machine) -> Callable[[ListedClaim], Whose]:
@@ -130,42 +144,57 @@ def _add_unreadable(touched: _Touched, places: Iterable[ListedClaim]) -> None:
     touched.update({listed: [] for listed in places if isinstance(listed.found, Unreadable)})
 
 
-def _all_places(session: Session) -> Iterator[ListedClaim]:
-    """Yield what is stored for all files and branches."""
+def _read_file(session: Session, resolver: Resolver, path: str) -> ClaimPage:
+    return session.read(_file_key(resolver, path).key, PLACES, overlapping=True)
+
+
+def _all_places(session: Session) -> list[ListedClaim]:
+    """Return what is stored for all files and branches."""
+    found: list[ListedClaim] = []
     after: str | None = ""
     while after is not None:
         page = session.list_claims(PLACES, after=after, limit=_PAGE)
-        yield from page.claims
+        found += page.claims
         after = page.after
+    return found
 
 
-def _find_files(
-    touched: _Touched, resolver: Resolver, paths: Iterable[str], claims: list[tuple[ListedClaim, ScopedKey]]
-) -> None:
+def _find_files(touched: _Touched, resolver: Resolver, paths: Iterable[str], claims: list[_Claimed]) -> None:
     """Add the names of *paths* that *claims* are about.
 
-    A path is resolved only where a claim is near, in its directory, since that takes several system calls.
+    Few paths are resolved by themselves, which takes several system calls: those in one directory have it in common.
     """
 
     @cache
-    def near(directory: str) -> list[tuple[ListedClaim, ScopedKey]]:
+    def near(directory: str) -> tuple[str | None, list[_Claimed]]:
+        """Return the key of *directory*, `None` if it has none, and the claims that may be about files in it."""
         above = os.path.dirname(directory)
         # What is near a directory is near the one above it, unless a link has led elsewhere.
-        candidates = claims if above == directory or os.path.islink(directory) else near(above)
+        candidates = claims if above == directory or os.path.islink(directory) else near(above)[1]
         if not candidates:
-            return []
-        key = _file_key(resolver, os.path.join(directory, ""))
-        return [(listed, claimed) for listed, claimed in candidates if conflict(claimed, key)]
+            return None, []
+        try:
+            key = resolver.resolve(ScopedKey(PLACES, f"{FILE}{os.path.join(directory, '')}"))
+        except InvalidInputError:
+            return None, candidates
+        return key.key, [(listed, claimed) for listed, claimed in candidates if conflict(claimed, key)]
 
     for path in paths if claims else ():
-        candidates = claims if os.path.islink(path) else near(os.path.dirname(path))
+        directory, name = os.path.split(path)
+        above, candidates = near(directory)
+        is_link = os.path.islink(path)
         # A claim of which enough names are known costs nothing more.
-        candidates = [each for each in candidates if len(touched.get(each[0], ())) <= MAX_NAMES]
-        if candidates:
-            key = _file_key(resolver, path)
-            for listed, claimed in candidates:
-                if conflict(claimed, key):
-                    _add(touched, listed, path)
+        candidates = [
+            each for each in (claims if is_link else candidates) if len(touched.get(each[0], ())) <= MAX_NAMES
+        ]
+        if not candidates:
+            continue
+        # Such a name is the same on a file system that folds case, or composes accents.
+        is_plain = above is not None and not is_link and name.isascii() and name == name.lower()
+        key = ScopedKey(PLACES, f"{above}{name}") if is_plain else _file_key(resolver, path)
+        for listed, claimed in candidates:
+            if conflict(claimed, key):
+                _add(touched, listed, path)
 
 
 def _file_key(resolver: Resolver, path: str) -> ScopedKey:

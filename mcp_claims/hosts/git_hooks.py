@@ -31,7 +31,7 @@ from mcp_claims.hosts.git_scripts import (
     without_block,
 )
 
-_EXECUTABLE, _PLAIN = 0o755, 0o644
+_EXECUTABLE = 0o755
 _SCOPES = ("--global", "--system")
 _FRAMEWORK = ".pre-commit-config.yaml"
 
@@ -151,6 +151,11 @@ def uninstall_globally(user: UserEnvironment) -> list[Step]:
         gone = not text and not atomic_file.backup_path(config.path).exists()
         change = atomic_file.Change(config, None if gone else config.encode(text))
         steps.append(Step(config.path, "core.hooksPath removed", change.write))
+    elif _git(user.home, "config", "--global", "--includes", "--path", "core.hooksPath") == str(directory):
+        # Without our hooks there, git would find none at all.
+        raise GitHooksError(
+            f"{config.path} was changed. Run git config --global --unset core.hooksPath, then this again."
+        )
     hooks = [step for name in (*OTHERS, *GUARDED) for step in _take(directory / name)]
     if hooks:
         steps.append(
@@ -227,7 +232,7 @@ def _edit(path: Path, before: bytes | None, after: bytes | None, text: str) -> I
     if after is None and before is not None:
         yield Step(path, "removed", path.unlink)
     elif after is not None and after != before:
-        mode = _PLAIN if before is None else stat.S_IMODE(path.stat().st_mode)
+        mode = _EXECUTABLE if before is None else stat.S_IMODE(path.stat().st_mode)
         yield Step(path, text, lambda: _write(path, after, mode))
 
 
