@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from mcp_claims import hosts
 from mcp_claims.cli.errors import STORE_ERROR, USAGE_ERROR
+from mcp_claims.cli.install_git import GIT, add_git_options, check_options, install_git, uninstall_git
 from mcp_claims.cli.install_hooks import add_hook_options, chosen_hook, describe_hook
 from mcp_claims.cli.options import HOUR, add_epilog, add_store_options, chosen_store, duration, store_choice
 from mcp_claims.cli.output import write_line
@@ -46,24 +47,30 @@ def configure_install(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--keep-alive-hours", type=duration(HOUR), metavar="H", help="as for serve")
     server.add_argument("--retention-hours", type=duration(HOUR), metavar="H", help="as for serve")
     add_hook_options(parser)
+    add_git_options(parser)
     parser.set_defaults(run=_install)
 
 
 def configure_uninstall(parser: argparse.ArgumentParser) -> None:
     """Configure the parser of `uninstall`."""
     _add_common(parser, "  mcp-claims uninstall claude-code")
+    add_git_options(parser)
     parser.set_defaults(run=_uninstall)
 
 
 def _add_common(parser: argparse.ArgumentParser, example: str) -> None:
     trouble = f"{USAGE_ERROR} wrong usage, {STORE_ERROR} the host's file cannot be edited safely or not written"
     add_epilog(parser, example, "0 done, with a backup beside the file, or nothing to do", trouble=trouble)
-    parser.add_argument("host", metavar="HOST", choices=hosts.HOSTS, help=", ".join(hosts.HOSTS))
+    names = [*hosts.HOSTS, GIT]
+    parser.add_argument("host", metavar="HOST", choices=names, help=", ".join(names))
     parser.add_argument("--name", default="claims", help="name of the server in the host (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
 
 def _install(options: argparse.Namespace) -> int:
+    check_options(options)
+    if options.host == GIT:
+        return install_git(options)
     host, user, name = hosts.HOSTS[options.host], hosts.UserEnvironment.current(), options.name
     if options.allow and host.permission is None:
         raise InvalidInputError("--allow", f"is not for {host.title}, which has no file for it: allow the tools there")
@@ -103,6 +110,9 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _uninstall(options: argparse.Namespace) -> int:
+    check_options(options)
+    if options.host == GIT:
+        return uninstall_git(options)
     _validate_name(options.name)
     host, user = hosts.HOSTS[options.host], hosts.UserEnvironment.current()
     _apply(hosts.uninstall(host, user, options.name), dry_run=options.dry_run)

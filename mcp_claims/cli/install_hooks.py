@@ -34,7 +34,9 @@ def add_hook_options(parser: argparse.ArgumentParser) -> None:
         "what another session holds, deny only denies, require denies edits of what was not claimed by the tool",
     )
     group.add_argument(
-        "--strict", action="store_true", help="with --guard: also deny edits while the claims cannot be read"
+        "--strict",
+        action="store_true",
+        help="with --guard, and for git: also deny what cannot be checked, as while the claims cannot be read",
     )
     group.add_argument(
         "--hooks",

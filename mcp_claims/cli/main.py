@@ -32,6 +32,7 @@ COMMANDS = {
     "forget": ("claim_commands", "remove the record of how the work on a key ended, so that it can be done again"),
     "run": ("run", "run a command while holding a key, unless another session holds it; with --once until it succeeds"),
     "hook": ("hook", "answer a hook of a host; `mcp-claims install claude-code --hooks` makes the host run this"),
+    "git-hook": ("git_hook", "answer git before a commit or a push; `mcp-claims install git` makes git run this"),
     "install": ("install", "add the server to the user's configuration of a host; the rest of the file stays as it is"),
     "uninstall": ("install", "remove the server and its hooks from a host; the rest of the file stays as it is"),
     "doctor": ("doctor", "check that claims work here, changing none: store, stored claims, clocks, process identity"),
@@ -101,7 +102,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
             formatter_class=formatter,
         )
         if name == chosen:
-            getattr(importlib.import_module(f"mcp_claims.cli.{module}"), f"configure_{name}")(command)
+            getattr(importlib.import_module(f"mcp_claims.cli.{module}"), f"configure_{name.replace('-', '_')}")(command)
     return parser
 
 

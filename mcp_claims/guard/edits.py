@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
+from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.keys import PLACES, conflict, is_file_key
 from mcp_claims.model.records import Claim, Holder, Maker, ScopedKey
 from mcp_claims.model.validation import ClaimRequest
@@ -64,7 +65,9 @@ class Edits:
     def look_at(self, scoped: ScopedKey) -> Standing:
         """Return what is in force at the file *scoped*."""
         standing = Standing([], [], [])
-        for listed in self._session.conflicting(scoped):
+        for listed in self._session.read(scoped.key, scoped.namespace, overlapping=True).claims:
+            if listed.state not in (ClaimState.HELD, ClaimState.RESERVED):
+                continue
             found = listed.found
             side = self.whose(found) if isinstance(found, Claim) else Whose.UNKNOWN
             if isinstance(found, Claim) and side is Whose.OURS:

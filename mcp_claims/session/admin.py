@@ -13,6 +13,7 @@ from mcp_claims.errors import ContendedError, StoreBusyError, StoreUnavailableEr
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, validation
 from mcp_claims.model.expiry import ClaimState
+from mcp_claims.model.keys import is_file_key
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Ended, Found, Holder, Mode, Moment, Outcome, ScopedKey, Unreadable, is_head
 from mcp_claims.model.text import skeleton
@@ -129,10 +130,12 @@ def _parse_after(after: str) -> tuple[float, str]:
         return time.monotonic(), after
 
 
-def read_claim(store: Store, machine: Machine, scoped: ScopedKey) -> ClaimPage:
-    """Return what is stored for *scoped*: a page of one, of none, or of all who hold it."""
+def read_claim(store: Store, machine: Machine, scoped: ScopedKey, *, overlapping: bool = False) -> ClaimPage:
+    """Return what is stored for *scoped*: a page of one, of none, or of all who hold it; or *overlapping* files, too."""
     found, now = store.read(scoped), machine.now()
     listed = [] if found is None else without_head(found, store.read_all)
+    if overlapping and is_file_key(scoped):
+        listed += store.overlapping(scoped)
     return ClaimPage(
         tuple(ListedClaim(each, expiry.state_of(each, now, machine.provably_dead)) for each in listed), now, None
     )

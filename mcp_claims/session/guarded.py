@@ -12,9 +12,8 @@ from mcp_claims.model.keys import is_file_key
 from mcp_claims.model.records import Claim, Found, Holder, Maker, Mode, ScopedKey
 from mcp_claims.session.host_session import HostSession, Whose, whose
 from mcp_claims.session.members import is_of
-from mcp_claims.session.results import ListedClaim
 from mcp_claims.session.several import Several
-from mcp_claims.stores.base import Change, Store, without_head
+from mcp_claims.stores.base import Change, Store
 
 _SECOND = timedelta(seconds=1)
 
@@ -44,13 +43,6 @@ class Guarded(Several):
         """
         in_host = self.host is not None and self.host.id is not None and claim.holder.host_session == self.host.id
         return is_of(claim, self.holder) or (in_host and claim.holder.agent is None)
-
-    def conflicting(self, scoped: ScopedKey) -> list[ListedClaim]:
-        """Return all that is in force at the file *scoped* and at files that overlap, whoever holds it."""
-        found, now = self._store.read(scoped), self._machine.now()
-        stored = [] if found is None else without_head(found, self._store.read_all)
-        listed = [ListedClaim(each, self._state_of(each, now)) for each in (*stored, *self._store.overlapping(scoped))]
-        return [each for each in listed if each.state in (ClaimState.HELD, ClaimState.RESERVED)]
 
     def amend(self, found: Claim, new: Claim, *, lock_timeout: float = 0) -> Claim | None:
         """Put *new*, the same grant of the same holder, in the place of *found*; return it as it is stored.

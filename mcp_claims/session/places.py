@@ -200,7 +200,7 @@ class Resolver:
             if remote is None:
                 repository = self._local_repository(self._layout[0])
             else:
-                repository, name = self._repository_at(self._remotes[remote]), text.removeprefix(f"{remote}/")
+                repository, name = self.repository_at(self._remotes[remote]), text.removeprefix(f"{remote}/")
         name = name.removeprefix("refs/heads/")
         if name in ("HEAD", "@"):
             raise InvalidInputError("key", f"must name the branch, not `{name}`")
@@ -229,8 +229,11 @@ class Resolver:
             return repository
         raise InvalidInputError("key", _WRITTEN_OUT)
 
-    def _repository_at(self, url: str) -> str:
-        """Return the canonical form of the repository at the *url* of a remote."""
+    def repository_at(self, url: str) -> str:
+        """Return the canonical form of the repository at the *url* of a remote: what stands before the name in a key of a branch.
+
+        Raises `InvalidInputError` if the URL cannot be read.
+        """
         if self._is_local(url):
             return self._local_repository(url)
         if url.lower().startswith("file://"):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from mcp_claims.errors import InvalidInputError, StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import ProcessExit
@@ -33,6 +33,9 @@ from mcp_claims.session.results import ClaimPage, ClaimResult, Inspection, Prune
 from mcp_claims.session.turns import CLOSE_TIMEOUT
 from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm
+
+if TYPE_CHECKING:
+    from mcp_claims.session.places import Resolver
 
 Request = TypeVar("Request", ClaimRequest, InspectRequest, ReleaseRequest)
 
@@ -230,11 +233,14 @@ class Session(Choices):
         holder = self.holder.name if mine else None
         return admin.list_claims(self._store, self._machine, namespace, holder=holder, after=after, limit=limit)
 
-    def read(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> ClaimPage:
-        """Return what is stored for *key* as a page of one or none; unlike `inspect`, removes nothing."""
+    def read(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, overlapping: bool = False) -> ClaimPage:
+        """Return what is stored for *key* as a page of one or none; unlike `inspect`, removes nothing.
+
+        With *overlapping*, also what is stored for other file keys that overlap with it.
+        """
         scoped = self.resolve(validation.scoped_key(key, namespace))
         self._check_usable()
-        return admin.read_claim(self._store, self._machine, scoped)
+        return admin.read_claim(self._store, self._machine, scoped, overlapping=overlapping)
 
     def close(self, *, within: float = CLOSE_TIMEOUT, dying: bool = False) -> int:
         """End the session: release what it holds; return how many claims were released.
@@ -273,6 +279,10 @@ class Session(Choices):
             if scoped.namespace == PLACES:
                 raise InvalidInputError("namespace", f"must not be {PLACES}, which is for file: and branch: keys")
             return scoped
+        return self.resolver().resolve(scoped)
+
+    def resolver(self) -> Resolver:
+        """Return what resolves the keys of files and branches of one request; raise `InvalidInputError` where there are none."""
         if not self._store.has_places:
             rule = (
                 "must not begin with file: or branch: in this layout, whose other programs would not see what overlaps"
@@ -285,7 +295,7 @@ class Session(Choices):
         directory = None
         with suppress(FileNotFoundError):  # The working directory has been removed.
             directory = os.getcwd() if self.is_here else None
-        return Resolver(directory, host).resolve(scoped)
+        return Resolver(directory, host)
 
     def looks_like_files(self, scoped: ScopedKey) -> bool:
         """Return whether the text *scoped* may be meant for files: it has a wildcard, or is the path of something here."""
