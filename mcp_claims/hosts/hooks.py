@@ -290,7 +290,7 @@ def _split(line: str, platform: str) -> list[str]:
     """Return the words of *line*; quotes around words go, and on Windows backslashes are no escapes."""
     try:
         if platform == "win32":
-            return [word.strip("'\"") for word in shlex.split(line, posix=False)]
+            return [word.strip("'\"") for word in shlex.split(line.removeprefix("& "), posix=False)]
         return shlex.split(line)
     except ValueError:  # Quotes that do not end.
         return line.split()
