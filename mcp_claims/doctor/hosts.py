@@ -28,14 +28,14 @@ from mcp_types import CONNECTION_CLOSED
 from pydantic import ValidationError
 
 from mcp_claims.doctor.finding import Finding, failure, ok, warning
-from mcp_claims.errors import InvalidInputError, shown_path
+from mcp_claims.doctor.hooks import check_hooks
+from mcp_claims.doctor.host_stores import store_of, stores_of
+from mcp_claims.errors import shown_path
 from mcp_claims.hosts import HOSTS, Host, Launch, UserEnvironment, parse_entry, read_servers
 from mcp_claims.hosts.errors import HostFileUneditableError
-from mcp_claims.stores.config import choose_store
 
 _ANSWER_TIMEOUT = 30.0  # s
 _SLOW = 3.0  # s: Cline waits no longer for the first answer, and all other hosts wait longer.
-_STORE_OPTIONS = {"--dir": "directory", "--layout": "layout", "--provider": "provider", "--store": "url"}
 _PROC = "/proc"
 _SDK_MAPS = "pydantic_core"
 _NOT_A_SERVER = "it is not an MCP server: "
@@ -77,19 +77,19 @@ def check_hosts(user: UserEnvironment, timeout: float = _ANSWER_TIMEOUT, own: st
             any_file = True
             yield failure(check, f"{error.where} {error.problem}", "Correct the file: the host cannot read it either.")
             continue
-        if content.data is None:
-            continue
-        any_file = True
         launches = {name: launch for name, entry in servers.items() if (launch := _our_launch(entry))}
-        if not launches:
+        hooks = list(check_hooks(host, user, {name: stores_of(launch, user) for name, launch in launches.items()}))
+        any_file = any_file or content.data is not None or bool(hooks)
+        if content.data is not None and not launches:
             yield ok(check, f"not configured in {content.path} (`mcp-claims install {host.name}` does that)")
         for name, launch in launches.items():
             yield _finding(host, content.path, name, _start(launch, user.environment, timeout))
-            stores[f"{host.name} {name}"] = _stores_of(launch, user)
+            stores[f"{host.name} {name}"] = stores_of(launch, user)
+        yield from hooks
     if not any_file:
         yield ok("hosts", "no host has a configuration file (`mcp-claims install HOST` makes one)")
     if stores:
-        stores["this command line"] = {own or _store_of((), user.environment)}
+        stores["this command line"] = {own or store_of((), user.environment)}
     if len(set().union(*stores.values())) > 1:
         listed = "; ".join(f"{server}: {' or '.join(sorted(each))}" for server, each in stores.items())
         yield warning(
@@ -106,27 +106,6 @@ def _our_launch(entry: object) -> Launch | None:
         return None
     programs = [Path(word).stem for word in (launch.command, *launch.arguments)]
     return launch if "mcp-claims" in programs or "mcp_claims" in launch.arguments else None
-
-
-def _stores_of(launch: Launch, user: UserEnvironment) -> set[str]:
-    """Return the stores that a server may use: with the variables of *user*, and in a host that passes on none of them."""
-    # Named, since platformdirs would look at the variable of this process.
-    bare = {"XDG_STATE_HOME": str(user.home / ".local" / "state")} if user.platform == "linux" else {}
-    return {_store_of(launch.arguments, {**each, **launch.variables}) for each in (user.environment, bare)}
-
-
-def _store_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Return the store that `serve` opens with *arguments* in *environment*: a directory without links, or a URL."""
-    options: dict[str, str] = {}
-    for word, following in zip(arguments, (*arguments[1:], ""), strict=False):
-        option, equals, value = word.partition("=")
-        if option in _STORE_OPTIONS:
-            options[_STORE_OPTIONS[option]] = value if equals else following
-    try:
-        choice = choose_store(options.pop("directory", None), **options, environment=environment)
-    except InvalidInputError as error:
-        return f"none ({error})"
-    return choice.url or os.path.realpath(choice.directory)
 
 
 def _finding(host: Host, path: Path, name: str, answer: _Answer) -> Finding:

@@ -113,6 +113,8 @@ class JsonHooks:
     starts: Sequence[str] = ("SessionStart", "UserPromptSubmit")
     ends: Sequence[str] = ("Stop", "SubagentStop", "SessionEnd")
     """The ends of a turn, of a sub-agent and of a session, as far as the host has them."""
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    """The longest time-outs that the host allows, in seconds."""
     second: int = 1
     """A second in the host's unit of time-outs."""
     grouped: bool = True
@@ -171,7 +173,8 @@ class JsonHooks:
             command |= {"command": hook.words[0], "args": list(hook.words[1:])}
         else:
             command["command"] = _command_line(hook.words, self.shell if platform == "win32" else "sh")
-        command["timeout"] = (_SECONDS_FOR_AN_END if event in self.ends else _SECONDS) * self.second
+        seconds = _SECONDS_FOR_AN_END if event in self.ends else _SECONDS
+        command["timeout"] = min(seconds, self.at_most.get(event, seconds)) * self.second
         if hook.strict and event == self.before:
             command |= self.when_strict
         tools = [*(self.editing if hook.mode != OFF else ()), self.own.replace("{server}", server)]
@@ -287,7 +290,7 @@ def _split(line: str, platform: str) -> list[str]:
     """Return the words of *line*; quotes around words go, and on Windows backslashes are no escapes."""
     try:
         if platform == "win32":
-            return [word.strip("'\"") for word in shlex.split(line, posix=False)]
+            return [word.strip("'\"") for word in shlex.split(line.removeprefix("& "), posix=False)]
         return shlex.split(line)
     except ValueError:  # Quotes that do not end.
         return line.split()
@@ -308,6 +311,7 @@ CODEX = JsonHooks(
     ("apply_patch", "Bash"),
     "mcp__{server}__.*",
     after=("PostToolUse",),
+    at_most={"SessionEnd": 3},  # It warns of more at each start.
     shell="cmd",
     limits=_FAILS_OPEN,
 )

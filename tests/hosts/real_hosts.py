@@ -48,9 +48,11 @@ class RealHost:
     existing_file: tuple[str, str]
     """A configuration file with the user's own settings: its path in the home directory, and its text."""
     session_command: Sequence[str]
-    """Runs {prompt} with the model at {url}; allows a shell command, but no tool of a server where the host can do so."""
+    """Runs {prompt} with the model at {url}; allows commands and edits, but no tool of a server where the host can do so."""
     shell: Callable[[str], Use]
     """Returns the step in which the model runs a command."""
+    write: Callable[[str, str], Use]
+    """Returns the step in which the model makes the file at a path with a text."""
     client: str
     """The name that the host gives itself as an MCP client."""
     open_command: Sequence[str] = ()
@@ -67,6 +69,14 @@ _OPENCODE_CONFIG = (
     ' "model": "anthropic/claude-sonnet-4-5", "share": "disabled", "autoupdate": false}'
 )
 
+
+def _patch(path: str, text: str) -> Use:
+    # The tool `apply_patch` comes with certain models only; Codex takes a patch in a command for one.
+    added = "".join(f"+{line}\n" for line in text.splitlines())
+    patch = f"*** Begin Patch\n*** Add File: {path}\n{added}*** End Patch"
+    return use("exec_command", cmd=f"apply_patch <<'EOF'\n{patch}\nEOF")
+
+
 REAL_HOSTS: Mapping[str, RealHost] = {
     host.name: host
     for host in (
@@ -75,12 +85,13 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             list_command=("claude", "mcp", "list"),
             listed=r"{name}: .*mcp_claims serve.* - . Connected",
             existing_file=(".claude.json", '{\n  "numStartups": 3,\n  "mcpServers": {}\n}\n'),
-            session_command=("claude", "-p", "{prompt}", "--allowedTools", "Bash"),
+            session_command=("claude", "-p", "{prompt}", "--allowedTools", "Bash,Write"),
             open_command=(
                 *("claude", "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"),
                 *("--allowedTools", "Bash"),
             ),
             shell=lambda command: use("Bash", command=command, description="Act"),
+            write=lambda path, text: use("Write", file_path=path, content=text),
             client="claude-code",
             variables={
                 "ANTHROPIC_BASE_URL": "{url}",
@@ -111,6 +122,7 @@ REAL_HOSTS: Mapping[str, RealHost] = {
                 "{prompt}",
             ),
             shell=lambda command: use("exec_command", cmd=command),
+            write=_patch,
             client="codex-mcp-client",
         ),
         RealHost(
@@ -119,10 +131,11 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             listed=r"{name}: .*mcp_claims serve.* \(stdio\) - Connected",
             existing_file=(".gemini/settings.json", '// mine\n{\n  "ui": {"hideTips": true} // why\n}\n'),
             session_command=(
-                *("gemini", "-m", "gemini-2.5-pro", "--allowed-tools", "run_shell_command"),
+                *("gemini", "-m", "gemini-2.5-pro", "--allowed-tools", "run_shell_command,write_file"),
                 *("-p", "{prompt}"),
             ),
             shell=lambda command: use("run_shell_command", command=command),
+            write=lambda path, text: use("write_file", file_path=path, content=text),
             client="gemini-cli-mcp-client",
             variables={
                 "GEMINI_API_KEY": "none",
@@ -146,6 +159,7 @@ REAL_HOSTS: Mapping[str, RealHost] = {
                 *("-p", "{prompt}"),
             ),
             shell=lambda command: use("run_shell_command", command=command, description="Act", is_background=False),
+            write=lambda path, text: use("write_file", file_path=path, content=text),
             client="qwen-cli-mcp-client",
             variables={
                 "ANTHROPIC_BASE_URL": "{url}",
@@ -167,17 +181,22 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             ),
             session_command=("opencode", "run", "{prompt}"),
             shell=lambda command: use("bash", command=command, description="Act"),
+            write=lambda path, text: use("write", filePath=path, content=text),
             client="opencode",
             variables={"OPENCODE_CONFIG_CONTENT": _OPENCODE_CONFIG},
-            settings=(".config/opencode/opencode.json", '{"permission": {"*": "ask", "bash": "allow"}}'),
+            settings=(
+                ".config/opencode/opencode.json",
+                '{"permission": {"*": "ask", "bash": "allow", "edit": "allow"}}',
+            ),
         ),
         RealHost(
             "copilot-cli",
             list_command=("copilot", "mcp", "get", "{name}"),
             listed=r"Command: .*mcp_claims serve",
             existing_file=(".copilot/mcp-config.json", '{\n  // mine\n  "mcpServers": {}, // why\n}\n'),
-            session_command=("copilot", "--silent", "--allow-tool=shell", "-p", "{prompt}"),
+            session_command=("copilot", "--silent", "--allow-tool=shell", "--allow-tool=write", "-p", "{prompt}"),
             shell=lambda command: use("bash", command=command, description="Act"),
+            write=lambda path, text: use("create", path=path, file_text=text),
             client="copilot-cli",
             variables={
                 # A provider of one's own needs no account, and offline nothing else is asked.

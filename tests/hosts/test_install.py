@@ -60,8 +60,8 @@ def test_a_cluster_is_written_down_for_server_and_hooks_and_its_credentials_are_
     monkeypatch.setenv("MCP_CLAIMS_ETCD_PASSWORD", "hush")
     done = run("install", "claude-code", "--guard")
     assert served(home) == ["--store", url]
-    written = (home / ".claude.json").read_text() + (home / ".claude" / "settings.json").read_text()
-    assert written.count(url) == 3 and "hush" not in written
+    written = (home / ".claude.json").read_text() + (settings := (home / ".claude" / "settings.json").read_text())
+    assert settings.count(url) == settings.count('"guard"') > 0 and "hush" not in written
     assert "start the host with MCP_CLAIMS_ETCD_PASSWORD, MCP_CLAIMS_ETCD_USER set" in done[1]
     monkeypatch.delenv("MCP_CLAIMS_STORE")
     run("install", "claude-code", "--store", url)
@@ -85,8 +85,8 @@ def test_a_project_with_a_folder_of_our_name_is_not_run(home: Path, run: Run, tm
     (tmp_path / "mcp_claims" / "__main__.py").write_text("print('run by whoever wrote the project')")
     entry = json.loads((home / ".claude.json").read_text())["mcpServers"]["claims"]
     hooks = json.loads((home / ".claude" / "settings.json").read_text())["hooks"]
-    hooked = [group["hooks"][0]["command"] for groups in hooks.values() for group in groups]
-    for command in (shlex.join([entry["command"], *entry["args"]]), *hooked):
+    commands = [entry, *(group["hooks"][0] for groups in hooks.values() for group in groups)]
+    for command in {shlex.join([each["command"], *each["args"]]) for each in commands}:
         done = subprocess.run(
             ["sh", "-c", command],
             cwd=tmp_path,

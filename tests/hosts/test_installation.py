@@ -65,7 +65,8 @@ def test_an_environment_in_the_cache_of_uv_is_started_by_uvx(
     assert code == 0 and "Warning" not in output
     assert (entry(home)["command"], entry(home)["args"][:2]) == (str(uvx), ["mcp-claims", "serve"])
     settings = home / ".claude" / "settings.json"
-    assert f"{uvx} mcp-claims hook guard" in settings.read_text()
+    hook = json.loads(settings.read_text())["hooks"]["PreToolUse"][0]["hooks"][0]
+    assert (hook["command"], hook["args"][:3]) == (str(uvx), ["mcp-claims", "hook", "guard"])
     before = settings.read_text()
     assert run("install", "claude-code", "--guard")[1].count("nothing to do") == 2, "its hooks are known again"
     assert settings.read_text() == before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -52,21 +51,6 @@ def test_its_own_command_adds_the_server_once_with_use_cli(name: str, host_home:
     content, servers = read_servers(HOSTS[name], user)
     assert servers.keys() == {"claims"}
     assert host_home.claims("install", name, "--use-cli") == f"{content.path}: nothing to do\n"
-
-
-def test_claude_code_runs_the_hook_at_the_end_of_a_session(host_home: HostHome, tmp_path: Path) -> None:
-    host_home.claims("install", "claude-code", "--hooks", "--guard")
-    settings = host_home.home / ".claude" / "settings.json"
-    # A program in place of the interpreter shows with which arguments the hook runs.
-    spy = tmp_path / "spy"
-    spy.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n')
-    spy.chmod(0o700)
-    text = settings.read_text().replace(os.path.abspath(sys.executable), str(spy))
-    settings.write_text(text)
-    # Listing the servers is the shortest session that needs no model.
-    host_home.lists_server(REAL_HOSTS["claude-code"])
-    assert (tmp_path / "arguments").read_text().startswith("-P -m mcp_claims hook session-end --dir ")
-    assert settings.read_text() == text
 
 
 @pytest.mark.rule("Q1")

@@ -74,21 +74,22 @@ class CodexThread:
             start_new_session=True,
         )
         client = {"name": "editor", "title": "Editor", "version": "1"}
-        self._ask("initialize", clientInfo=client)
+        self.ask("initialize", clientInfo=client)
         self._send({"method": "initialized"})
-        started = self._ask("thread/start", cwd=str(home.project), approvalPolicy="never", sandbox="danger-full-access")
+        started = self.ask("thread/start", cwd=str(home.project), approvalPolicy="never", sandbox="danger-full-access")
         self._thread = started["thread"]["id"]
 
     def begin_turn(self, prompt: str) -> None:
         """Let the model work on *prompt*."""
-        turn = self._ask("turn/start", threadId=self._thread, input=[{"type": "text", "text": prompt}])
+        turn = self.ask("turn/start", threadId=self._thread, input=[{"type": "text", "text": prompt}])
         self._turn = turn["turn"]["id"]
 
     def interrupt(self) -> None:
         """Interrupt what the model does, as its user does with Escape."""
-        self._ask("turn/interrupt", threadId=self._thread, turnId=self._turn)
+        self.ask("turn/interrupt", threadId=self._thread, turnId=self._turn)
 
-    def _ask(self, method: str, **params: Any) -> dict[str, Any]:
+    def ask(self, method: str, **params: Any) -> dict[str, Any]:
+        """Return the result of a request."""
         self._send({"id": method, "method": method, "params": params})
         assert self.process.stdout is not None
         for line in self.process.stdout:
