@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.hosts.scripted_model import Script, ScriptedModel, Turn, Use, scripted_model, use
+from tests.hosts.scripted_model import Script, ScriptedModel, Scripts, Turn, Use, scripted_model, use
 from tests.support.servers import PYTHON_ENVIRONMENT
 
 INSTALLED = os.environ.get("MCP_CLAIMS_HOSTS")
@@ -85,7 +85,7 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             list_command=("claude", "mcp", "list"),
             listed=r"{name}: .*mcp_claims serve.* - . Connected",
             existing_file=(".claude.json", '{\n  "numStartups": 3,\n  "mcpServers": {}\n}\n'),
-            session_command=("claude", "-p", "{prompt}", "--allowedTools", "Bash,Write"),
+            session_command=("claude", "-p", "{prompt}", "--allowedTools", "Bash,Write,Edit"),
             open_command=(
                 *("claude", "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"),
                 *("--allowedTools", "Bash"),
@@ -277,13 +277,19 @@ class HostHome:
 
     @contextmanager
     def session(
-        self, host: RealHost, prompt: str, script: Script, *, stays_open: bool = False
+        self,
+        host: RealHost,
+        prompt: str,
+        script: Script,
+        *,
+        stays_open: bool = False,
+        sub_agents: Scripts | None = None,
     ) -> Iterator[HostSession]:
         """Start a session of *host* with *prompt*, in which the model follows *script*; end what is left of it.
 
         If it *stays open*, it is idle after its turn, and does not end.
         """
-        with scripted_model(script) as model:
+        with scripted_model(script, sub_agents) as model:
 
             def filled(text: str) -> str:
                 return text.replace("{url}", model.url).replace("{prompt}", prompt)

@@ -39,6 +39,9 @@ Step = Say | Use
 Script = Callable[[Sequence[str]], Step]
 """Takes the results of the tools that were called so far, as the model sees them; returns the next step."""
 
+Scripts = Mapping[str, Script]
+"""Scripts of sub-agents, by a text in the prompt with which they are started."""
+
 
 def use(tool: str, **arguments: object) -> Use:
     return Use(tool, arguments)
@@ -65,8 +68,8 @@ class ScriptedModel:
 
 
 @contextmanager
-def scripted_model(script: Script) -> Iterator[ScriptedModel]:
-    """Serve a model that follows *script* on a free port."""
+def scripted_model(script: Script, sub_agents: Scripts | None = None) -> Iterator[ScriptedModel]:
+    """Serve a model that follows *script* on a free port, and in *sub_agents* the script of each."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -83,7 +86,7 @@ def scripted_model(script: Script) -> Iterator[ScriptedModel]:
                 return
             tools, results = api.read(request)
             # A request without tools asks for something else than the next step, such as a title of the session.
-            step = self._next_step(request, tools, results) if tools else Say("ok")
+            step = self._next_step(api, request, tools, results) if tools else Say("ok")
             self._answer("text/event-stream", api.write(step))
 
         def do_GET(self) -> None:
@@ -95,9 +98,11 @@ def scripted_model(script: Script) -> Iterator[ScriptedModel]:
         def log_message(self, *arguments: object) -> None:
             """Log nothing."""
 
-        def _next_step(self, request: Json, tools: Sequence[str], results: Sequence[str]) -> Step:
+        def _next_step(self, api: _Api, request: Json, tools: Sequence[str], results: Sequence[str]) -> Step:
             try:
-                step = script(results)
+                prompt = api.prompt(request) if sub_agents else ""
+                own = next((each for text, each in (sub_agents or {}).items() if text in prompt), script)
+                step = own(results)
                 if isinstance(step, Use):
                     step = Use(_full_name(step.tool, tools), step.arguments)
             except BaseException as failure:  # noqa: BLE001 - An assertion must reach the test, and the host must end.
@@ -140,6 +145,10 @@ class _Api(Protocol):
         """Return the names of the tools that are offered, and the results of those that were called."""
         ...
 
+    def prompt(self, request: Json) -> str:
+        """Return the first message of the user, with which the session or the sub-agent was started."""
+        ...
+
     def write(self, step: Step) -> bytes:
         """Return the stream of events for *step*."""
         ...
@@ -175,6 +184,9 @@ class _Messages:
         # With a tool that has to be used, Qwen Code asks for something else, such as a suggestion of the next prompt.
         forced = request.get("tool_choice", {}).get("type") in ("any", "tool")
         return [] if forced else [tool["name"] for tool in request.get("tools", [])], results
+
+    def prompt(self, request: Json) -> str:
+        return _text(next(message["content"] for message in request["messages"] if message["role"] == "user"))
 
     def write(self, step: Step) -> bytes:
         if isinstance(step, Say):
@@ -220,6 +232,9 @@ class _Responses:
                 tools.append(tool["name"])
         return tools, [_text(item["output"]) for item in request["input"] if item["type"] == "function_call_output"]
 
+    def prompt(self, request: Json) -> str:
+        return "".join(_text(item["content"]) for item in request["input"] if item.get("role") == "user")
+
     def write(self, step: Step) -> bytes:
         if isinstance(step, Say):
             content = [{"type": "output_text", "text": step.text, "annotations": []}]
@@ -252,6 +267,9 @@ class _Gemini:
         parts = [part for content in request["contents"] for part in content["parts"]]
         responses = [part["functionResponse"]["response"] for part in parts if "functionResponse" in part]
         return tools, [response.get("output") or json.dumps(response) for response in responses]
+
+    def prompt(self, request: Json) -> str:
+        return json.dumps(request["contents"][0])
 
     def write(self, step: Step) -> bytes:
         if isinstance(step, Say):
