@@ -134,11 +134,12 @@ class _Lexer:
         self._depth += 1
         opened, comparing = 0, False
         while self._at < self._end:
-            if self._next_is(*" \t\r") or (comparing and self._next_is(*"<>;&|()\n")):
+            next_ = self._text[self._at]
+            if next_ in " \t\r" or (comparing and next_ in "<>;&|()\n"):
                 self._at += 1
             elif self._next_is("\\\n"):
                 self._at += 2
-            elif self._next_is("#"):
+            elif next_ == "#":
                 self._at = self._position_of("\n")
             elif self._next_is("(("):
                 self._skip_arithmetic()
@@ -215,7 +216,7 @@ class _Lexer:
             elif self._next_is("<(", ">("):
                 self._at += 2
                 parts.add_unknown([self.tokens(nested=True)])
-            elif self._next_is(*" \t\r\n;&|<>()"):
+            elif self._text[self._at] in " \t\r\n;&|<>()":
                 return
             else:
                 self._read_special(parts, quoted=False)
@@ -239,7 +240,8 @@ class _Lexer:
         first, both = self._text[start], self._text[start : start + 2]
         if first == "\\":
             self._at += 1
-            parts.add("" if both[1:] == "\n" else both if quoted and both[1:] not in '"\\`$' else both[1:], quoted=True)
+            stays = len(both) < 2 or (quoted and both[1] not in '"\\`$\n')
+            parts.add(both if stays else both[1].strip("\n"), quoted=True)
         elif first == "'" and not quoted:
             stop = self._position_of("'")
             parts.add(self._text[self._at : stop], quoted=True)
@@ -273,7 +275,10 @@ class _Lexer:
         elif both == "$'" and not quoted:
             escapes = _WITH_ESCAPES.match(self._text, start)
             self._at = escapes.end() if escapes else self._end
-            parts.add_unknown()
+            if escapes and "\\" not in escapes[0]:
+                parts.add(escapes[0][2:-1], quoted=True)
+            else:
+                parts.add_unknown()
         elif variable := _VARIABLE.match(self._text, start):
             self._at = variable.end()
             parts.add_unknown()
@@ -310,7 +315,8 @@ class _Reader:
                 redirections.append(token)
             else:
                 before = self._cwd
-                self._command(words, redirections, [*inherited, *redirections])
+                if words or redirections:
+                    self._command(words, redirections, [*inherited, *redirections])
                 # A part of a pipeline and what runs in the background are processes of their own, and so is their directory.
                 if piped or token in _PIPE:
                     self._cwd = before
@@ -406,7 +412,7 @@ class _Reader:
             targets = [sources.pop()] if len(sources) > 1 else [_Word(".", "")]
         if name == "mv":
             self._add(sources)
-        for target in targets:
+        for target in targets[-1:]:
             # In `.`, only what is written by its name counts: the directory stands for all that is in it.
             if not (here := os.path.basename(target.text) in (".", "..")):
                 self._add([target])
@@ -415,16 +421,15 @@ class _Reader:
 
     def _write_in_place(self, name: str, arguments: list[_Word]) -> None:
         options, files = _parsed(arguments, _IN_PLACE[name])
-        suffixes = [word.text for word in (*options.get("i", []), *options.get("in-place", []))]
-        if suffixes and files and files[0] == _EMPTY:  # `sed -i ''`, as on macOS.
+        suffix = [*options.get("i", []), *options.get("in-place", [])][-1:]
+        if suffix and files and files[0] == _EMPTY:  # `sed -i ''`, as on macOS.
             del files[0]
         if not options.keys() & ({"e", "f", "expression", "file"} if name.endswith("sed") else {"e", "E"}):
             del files[:1]  # The script.
-        for suffix in suffixes:
-            for file in files:
-                directory, base = os.path.split(file.text)
-                backup = suffix.replace("*", base) if "*" in suffix else base + suffix
-                self._add([file, replace(file, text=os.path.join(directory, backup))])
+        for file in files if suffix else []:
+            directory, base = os.path.split(file.text)
+            backup = suffix[0].text.replace("*", base) if "*" in suffix[0].text else base + suffix[0].text
+            self._add([file, replace(file, text=os.path.join(directory, backup))])
 
     def _write_git(self, command: str, arguments: list[_Word]) -> None:
         options, operands = _parsed(arguments, {"checkout": "b:B:", "restore": "s:"}.get(command, ""))
@@ -475,7 +480,8 @@ class _Reader:
             return None
         path = os.path.normpath(os.path.join(self._cwd or "", text))
         # `normpath` keeps two slashes, and a key that begins with them names a host.
-        return re.sub("^//+", "/", path) if os.sep == "/" else path
+        path = re.sub("^//+", "/", path) if os.sep == "/" else path
+        return path if len(path) <= MAX_PATH else None
 
 
 def _parsed(
