@@ -192,9 +192,7 @@ def _put(path: Path, text: str) -> Iterator[Step]:
             yield Step(path, "written", lambda: _write(path, data, _EXECUTABLE))
         return
     if os.path.lexists(aside):
-        raise GitHooksError(
-            f"{path} is not ours any more, and {aside.name} beside it is kept from before: put one away."
-        )
+        raise _two_hooks(path, aside)
 
     def replace() -> None:
         os.rename(path, aside)
@@ -214,9 +212,7 @@ def _take(path: Path) -> Iterator[Step]:
         return
     if current is not None and not is_ours(current):
         if os.path.lexists(aside):
-            raise GitHooksError(
-                f"{path} is not ours any more, and {aside.name} beside it is kept from before: put one away."
-            )
+            raise _two_hooks(path, aside)
     elif os.path.lexists(aside):
         yield Step(path, f"the former hook is back, from {aside.name}", lambda: os.replace(aside, path))
     elif current is not None:

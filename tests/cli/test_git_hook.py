@@ -60,7 +60,7 @@ def passed(done: subprocess.CompletedProcess[str]) -> None:
 # Commits
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 def test_a_commit_of_a_file_that_another_session_holds_is_refused_with_who_holds_it_until_when_and_how_to_wait(
     git: Git, repository: Path
 ) -> None:
@@ -79,7 +79,7 @@ def test_a_commit_of_a_file_that_another_session_holds_is_refused_with_who_holds
     passed(git(repository, "commit", "-qam", "x"))
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 @pytest.mark.parametrize(
     ("key", "change"),
     [
@@ -101,7 +101,7 @@ def test_what_is_staged_is_checked_in_every_form(git: Git, repository: Path, key
     passed(git(repository, "commit", "-qm", "x"))
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 def test_a_commit_of_other_files_goes_through(git: Git, repository: Path) -> None:
     with git.held(repository, "file:src/a.py", "file:docs/", "branch:main", "src/b.py"):
         for name in ("a.py", "b.py"):
@@ -112,7 +112,7 @@ def test_a_commit_of_other_files_goes_through(git: Git, repository: Path) -> Non
         passed(git(repository, "commit", "-qm", "x"))
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 def test_the_files_of_a_worktree_are_its_own(git: Git, repository: Path) -> None:
     worktree = repository.parent / "worktree"
     git.must(repository, "worktree", "add", "-q", str(worktree), "-b", "topic")
@@ -124,7 +124,7 @@ def test_the_files_of_a_worktree_are_its_own(git: Git, repository: Path) -> None
         refused(git(repository, "-C", str(worktree), "commit", "-qam", "y"), "commit", "worktree/src/b.py")
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 def test_of_many_staged_files_those_that_are_held_are_found(git: Git, repository: Path) -> None:
     for number in range(40):
         (repository / f"Dir{number % 5}").mkdir(exist_ok=True)
@@ -138,7 +138,7 @@ def test_of_many_staged_files_those_that_are_held_are_found(git: Git, repository
         passed(git(repository, "commit", "-qm", "x"))
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y2")
 @pytest.mark.parametrize("how", ["shared", "slots"])
 def test_what_others_may_have_too_stops_nobody(git: Git, repository: Path, how: str) -> None:
     (repository / "src" / "a.py").write_text("changed")
@@ -150,7 +150,7 @@ def test_what_others_may_have_too_stops_nobody(git: Git, repository: Path, how: 
 # Whose claims
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y3")
 def test_what_our_own_session_holds_stops_nothing(git: Git, repository: Path) -> None:
     (repository / "src" / "a.py").write_text("changed")
     ours = [sys.executable, "-c", OUR_HOST, HOLDER, "alone", "file:src/", "branch:main", "--"]
@@ -162,7 +162,7 @@ def test_what_our_own_session_holds_stops_nothing(git: Git, repository: Path) ->
     passed(git.run(repository, "sh", "-c", shell))
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y3")
 def test_what_a_person_holds_stops_agents_and_not_that_person(git: Git, repository: Path) -> None:
     (repository / "src" / "a.py").write_text("changed")
     assert git.claims(repository, "hold", "file:src/", "--for", "1h").returncode == 0
@@ -171,7 +171,7 @@ def test_what_a_person_holds_stops_agents_and_not_that_person(git: Git, reposito
     passed(git(repository, "commit", "-qam", "x"))
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y2")
 def test_where_it_is_not_known_whose_a_claim_is_git_goes_on_with_a_warning_unless_strict(
     git: Git, repository: Path
 ) -> None:
@@ -189,7 +189,7 @@ def test_where_it_is_not_known_whose_a_claim_is_git_goes_on_with_a_warning_unles
 # Pushes
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 def test_a_push_of_a_held_branch_is_refused_however_git_is_called(git: Git, repository: Path) -> None:
     worktree, clone = repository.parent / "worktree", repository.parent / "clone"
     git.must(repository, "worktree", "add", "-q", str(worktree), "-b", "topic")
@@ -223,10 +223,10 @@ def test_a_push_of_a_held_branch_is_refused_however_git_is_called(git: Git, repo
         passed(git(repository, "push", "-q", "origin", "refs/tags/main"))
         assert git.run(repository, "echo", "git", "push", "origin", "main").stdout == "git push origin main\n"
         passed(git(repository, "fetch", "-q", "origin", "main"))
-    passed(git(repository, "push", "-q", "origin", "topic:main"))
+    passed(git(repository, "push", "-q", "origin", "topic:refs/heads/main"))
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 def test_of_two_remotes_the_one_that_is_pushed_to_counts(git: Git, tmp_path: Path) -> None:
     repository = git.repository(tmp_path.resolve() / "project", "origin", "fork")
     git.install(repository)
@@ -239,7 +239,7 @@ def test_of_two_remotes_the_one_that_is_pushed_to_counts(git: Git, tmp_path: Pat
         refused(git(repository, "push", "-q", "origin", "main"), "push", "/fork.git:main")
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 def test_of_many_branches_that_are_pushed_those_that_are_held_are_found(git: Git, repository: Path) -> None:
     for number in range(20):
         git.must(repository, "branch", f"topic{number}")
@@ -249,7 +249,7 @@ def test_of_many_branches_that_are_pushed_those_that_are_held_are_found(git: Git
         passed(git(repository, "push", "-q", "--all", "origin"))
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 def test_a_push_to_a_server_is_known_by_its_url_without_what_differs_between_clones(git: Git, repository: Path) -> None:
     refs = "refs/heads/x 1 refs/heads/main 2\n(delete) 0 refs/heads/old 3\n:/a b 1 refs/heads/other 0\n"
 
@@ -271,7 +271,7 @@ def test_a_push_to_a_server_is_known_by_its_url_without_what_differs_between_clo
 # Trouble
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y2")
 def test_while_the_store_is_in_trouble_git_goes_on_and_a_line_says_so_unless_strict(
     git: Git, repository: Path, claims_dir: Path
 ) -> None:
@@ -293,7 +293,7 @@ def test_while_the_store_is_in_trouble_git_goes_on_and_a_line_says_so_unless_str
         assert done.returncode != 0 and "this hook is strict, so git stops" in done.stderr
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y2")
 @pytest.mark.parametrize(
     "variables", [{"MCP_CLAIMS_DIR": "relative"}, {"MCP_CLAIMS_LAYOUT": "nonsense"}, {"PATH": "/nowhere"}], ids=str
 )
@@ -302,7 +302,7 @@ def test_wrong_settings_stop_nobody(git: Git, repository: Path, variables: dict[
     assert done.returncode == 0 and "git goes on" in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y2")
 def test_a_store_that_does_not_answer_is_not_waited_for(git: Git, repository: Path) -> None:
     git.must(repository, "rm", "-q", "src/a.py")
     del git.environment["MCP_CLAIMS_DIR"]
@@ -312,7 +312,7 @@ def test_a_store_that_does_not_answer_is_not_waited_for(git: Git, repository: Pa
     assert done.returncode == 0 and "has not answered within 1 s" in done.stderr, done.stderr
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y2")
 def test_a_lock_that_another_process_keeps_does_not_keep_the_hook_from_reading(
     git: Git, repository: Path, claims_dir: Path
 ) -> None:
@@ -328,7 +328,7 @@ def test_a_lock_that_another_process_keeps_does_not_keep_the_hook_from_reading(
             keeper.communicate(timeout=TIMEOUT)
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y2")
 def test_a_claim_that_cannot_be_read_is_warned_of(git: Git, repository: Path, claims_dir: Path) -> None:
     git.must(repository, "rm", "-q", "src/a.py")
     with git.held(repository, "file:src/a.py"):

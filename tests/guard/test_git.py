@@ -57,7 +57,7 @@ def found(session: Session, *paths: Path | str, beside: int = 0) -> dict[str, tu
 FEW_OR_MANY = pytest.mark.parametrize("beside", [0, 100], ids=["few", "many"])
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 @FEW_OR_MANY
 def test_a_file_is_known_by_its_key_through_links_and_in_odd_forms(
     ours: Session, theirs: Session, top: Path, beside: int
@@ -75,7 +75,7 @@ def test_a_file_is_known_by_its_key_through_links_and_in_odd_forms(
     assert found(ours, top / "gone" / "x", top / "real" / "b.py", beside=beside) == {held["gone/x"]: (f"{top}/gone/x",)}
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 @FEW_OR_MANY
 def test_a_name_that_no_key_can_have_counts_as_its_directory(
     ours: Session, theirs: Session, top: Path, beside: int
@@ -87,7 +87,7 @@ def test_a_name_that_no_key_can_have_counts_as_its_directory(
     assert list(found(ours, f"{top}/src/line\nbreak/deep.py", beside=beside)) == [f"file:{top}/src/"]
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 @FEW_OR_MANY
 def test_of_a_claim_on_many_files_some_are_named(ours: Session, theirs: Session, top: Path, beside: int) -> None:
     theirs.try_claim(f"file:{top}/")
@@ -95,7 +95,7 @@ def test_of_a_claim_on_many_files_some_are_named(ours: Session, theirs: Session,
     assert len(names) == git.MAX_NAMES + 1
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y1")
 def test_for_many_files_the_store_is_read_once_and_no_file_is_looked_at_where_no_claim_is_near(
     ours: Session, theirs: Session, top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +130,7 @@ class Hanging(MemoryStore):
         return iter(())
 
 
-@pytest.mark.rule("L12")
+@pytest.mark.rule("Y2")
 @FEW_OR_MANY
 def test_a_store_that_hangs_is_given_up(top: Path, beside: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(git, "STORE_TIMEOUT", 0.01)
