@@ -10,12 +10,22 @@ const LIMIT = 5000 // ms
 function ask(event) {
   return new Promise((resolve, reject) => {
     const [command, ...words] = SETTINGS.command
-    const hook = spawn(command, words, { stdio: ["pipe", "pipe", "ignore"], windowsHide: true })
-    const timer = setTimeout(() => hook.kill("SIGKILL"), LIMIT)
+    const grouped = process.platform !== "win32" // A group of its own is killed with all that it has started.
+    const hook = spawn(command, words, { stdio: ["pipe", "pipe", "ignore"], windowsHide: true, detached: grouped })
+    const timer = setTimeout(() => {
+      try {
+        grouped ? process.kill(-hook.pid, "SIGKILL") : hook.kill("SIGKILL")
+      } catch {} // It has just ended.
+      hook.stdout.destroy()
+      reject(new Error(`it took more than ${LIMIT} ms`))
+    }, LIMIT)
     let output = ""
     hook.stdout.setEncoding("utf8").on("data", (text) => (output += text))
     hook.stdin.on("error", () => {}) // It has ended without reading.
-    hook.on("error", reject)
+    hook.on("error", (error) => {
+      clearTimeout(timer)
+      reject(error)
+    })
     hook.on("close", (code) => {
       clearTimeout(timer)
       if (code !== 0) return reject(new Error(code === null ? "it was killed" : `it ended with code ${code}`))
