@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -44,8 +45,7 @@ class Changes:
         self._held: dict[ScopedKey, Claim] = {}
         self._turns: list[Claim] = []
         self._told: set[tuple[ScopedKey, Moment]] = set()
-        # What the session has waited for, by the keys, and when it last did.
-        self._wanted: dict[tuple[ScopedKey, ...], tuple[Ticket, Moment]] = {}
+        self._wanted: dict[tuple[ScopedKey, ...], _Wanted] = {}
 
     def lines(self, view: View) -> list[str]:
         """Return a line for each thing that is new in *view*."""
@@ -63,6 +63,7 @@ class Changes:
         """Return the seconds after which something changes for the session although nobody writes anything."""
         times = [expiry.expires_in(claim, now) for claim in self._held.values()]
         times += [ANSWERED + expiry.remaining(claim.claimed, now) for claim in self._untold()]
+        times += [wanted.due(now) for wanted in self._wanted.values()]
         return min((max(0.0, each.total_seconds()) for each in times if each is not None), default=None)
 
     def _losses(self, before: dict[ScopedKey, Claim], view: View) -> Iterator[str]:
@@ -104,19 +105,42 @@ class Changes:
         return [claim for claim in self._turns if _turn(claim) not in self._told]
 
     def _releases(self, view: View, in_the_way: Sequence[Claim], ours: Sequence[ScopedKey]) -> Iterator[str]:
-        waiting = [
-            ticket
-            for ticket in view.tickets
-            if tickets.is_waiting(ticket, view.now) and self._is_ours(_claim_of(ticket))
-        ]
-        self._wanted |= {ticket.keys: (ticket, view.now) for ticket in waiting}
-        for keys, (ticket, last) in list(self._wanted.items()):
-            free = [key for key in keys if _is_free(key, ticket, in_the_way)]
-            if -expiry.remaining(last, view.now) > WANTED or any(conflict(key, own) for key in keys for own in ours):
+        for ticket in view.tickets:
+            if tickets.is_waiting(ticket, view.now) and self._is_ours(_claim_of(ticket)):
+                wanted = self._wanted.setdefault(ticket.keys, _Wanted(ticket, view.now))
+                wanted.ticket, wanted.last = ticket, view.now
+        for keys, wanted in list(self._wanted.items()):
+            free = [key for key in keys if _is_free(key, wanted.ticket, in_the_way)]
+            if not free or not (wanted.ticket.any or len(free) == len(keys)):
+                wanted.free_since, wanted.told = None, False
+            elif wanted.free_since is None:
+                wanted.free_since = view.now
+            if -expiry.remaining(wanted.last, view.now) > WANTED or any(
+                conflict(key, own) for key in keys for own in ours
+            ):
                 del self._wanted[keys]
-            elif last != view.now and free and (ticket.any or len(free) == len(keys)):
-                del self._wanted[keys]
+            elif (due := wanted.due(view.now)) is not None and due <= timedelta(0):
+                wanted.told = True
                 yield _released(free[0], view)
+            elif wanted.told and wanted.last != view.now:
+                del self._wanted[keys]
+
+
+@dataclass
+class _Wanted:
+    """Keys that the session has waited for, `last` at that moment, with `ticket`, and since when they are free."""
+
+    ticket: Ticket
+    last: Moment
+    free_since: Moment | None = None
+    told: bool = False
+
+    def due(self, now: Moment) -> timedelta | None:
+        """Return in how long the session has to be told that they are free; `None` if they are not, or if it knows."""
+        if self.free_since is None or self.told:
+            return None
+        # Not every store keeps a free key for a session whose call has ended; a call that still waits takes the key itself.
+        return ANSWERED + expiry.remaining(self.free_since, now) if self.last == now else timedelta(0)
 
 
 def _released(scoped: ScopedKey, view: View) -> str:
