@@ -16,5 +16,6 @@ UV = os.environ.get("MCP_CLAIMS_UV", "")
 """The directory with `uv` and `uvx`."""
 
 needs_uv = pytest.mark.skipif(
-    not UV and "CI" not in os.environ, reason="install uv in an environment of its own, and set MCP_CLAIMS_UV to its bin"
+    not UV and "CI" not in os.environ,
+    reason="install uv in an environment of its own, and set MCP_CLAIMS_UV to its bin",
 )
