@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -74,8 +75,8 @@ def test_claude_code_finds_nothing_wrong_with_it(host_home: HostHome, directory:
 
 
 def test_a_session_of_claude_code_has_the_tools_in_its_first_turn(host_home: HostHome, claims: FileStore) -> None:
-    host_home.call("claude", "plugin", "marketplace", "add", str(ROOT))
-    host_home.call("claude", "plugin", "install", "claims@mcp-claims")
+    (line,) = re.findall(r"^claude plugin .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    host_home.call("sh", "-c", f"cd {shlex.quote(str(ROOT))} && {line}")
     assert "claims@mcp-claims" in host_home.call("claude", "plugin", "list")
     listed = host_home.call("claude", "mcp", "list", variables={"MCP_CONNECT_TIMEOUT_MS": "60000"})
     assert re.search(r"plugin:claims:claims: .*bin/mcp-claims serve - . Connected", listed)
