@@ -54,6 +54,7 @@ def give_turn(us: Session, stranger: Session) -> None:
     stranger.release("turn")
 
 
+@pytest.mark.rule("X5")
 @pytest.mark.parametrize("make", [FileStore, lambda _: fresh_store()], ids=["files", "etcd"])
 def test_it_tells_of_a_turn_a_loss_and_a_release_and_of_nothing_else(
     commands: Commands, make: Callable[[str], FileStore | EtcdStore]
@@ -77,6 +78,7 @@ def test_it_tells_of_a_turn_a_loss_and_a_release_and_of_nothing_else(
         assert monitor.communicate(timeout=TIMEOUT)[0] == ""
 
 
+@pytest.mark.rule("X6")
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
 def test_it_ends_when_nobody_reads_it_any_more_although_it_has_nothing_to_say(commands: Commands, kind: str) -> None:
     ours, theirs = map(socket.SocketType.detach, socket.socketpair()) if kind == "socket" else os.pipe()
@@ -88,6 +90,7 @@ def test_it_ends_when_nobody_reads_it_any_more_although_it_has_nothing_to_say(co
     assert not commands.directory.exists()
 
 
+@pytest.mark.rule("X6")
 def test_it_ends_with_its_host_and_idles_until_then(commands: Commands, tmp_path: Path) -> None:
     store = FileStore(str(commands.directory))
     give_turn(session_of(store), session_of(store, "another"))
@@ -109,6 +112,7 @@ def test_it_ends_with_its_host_and_idles_until_then(commands: Commands, tmp_path
     eventually(lambda: not monitor.is_running() or monitor.status() == psutil.STATUS_ZOMBIE)
 
 
+@pytest.mark.rule("X6")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_and_it_has_written_nothing(commands: Commands, number: signal.Signals) -> None:
     store = FileStore(str(commands.directory))
@@ -123,6 +127,7 @@ def test_a_signal_ends_it_and_it_has_written_nothing(commands: Commands, number:
     assert contents(commands.directory) == before
 
 
+@pytest.mark.rule("X6")
 def test_a_store_in_trouble_is_reported_once_and_watched_when_it_is_well_again(commands: Commands) -> None:
     store = FileStore(str(commands.directory))
     give_turn(session_of(store), session_of(store, "another"))

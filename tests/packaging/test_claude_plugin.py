@@ -40,6 +40,7 @@ def test_the_marketplace_at_the_top_of_the_repository_has_the_plugin() -> None:
     assert {name: plugin[name] for name in manifest} == manifest
 
 
+@pytest.mark.rule("X3")
 def test_the_server_has_the_entry_that_install_makes() -> None:
     (entry,) = read(".mcp.json")["mcpServers"].values()
     launch = parse_entry(entry)
@@ -72,6 +73,7 @@ def test_the_guard_hears_of_edits_commands_claims_and_ends() -> None:
         assert all(bool(re.fullmatch(matcher, tool)) is (event == "PreToolUse") for tool in tools)
 
 
+@pytest.mark.rule("X4")
 def test_skill_and_command_have_names_of_their_own_and_are_short() -> None:
     """In the real host the command hides a skill of its name."""
     (skill,) = (PLUGIN / "skills").glob("*/SKILL.md")
@@ -153,6 +155,7 @@ def becomes(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.removesuffix("\n")
 
 
+@pytest.mark.rule("X1")
 def test_the_launcher_takes_the_first_that_is_there(place: Place, shell: str) -> None:
     """From the least wanted to the most."""
     launcher = place.plugin("repository", "packaging", "claude-code")
@@ -172,12 +175,14 @@ def test_the_launcher_takes_the_first_that_is_there(place: Place, shell: str) ->
     assert becomes(place.run(shell, launcher, "x", MCP_CLAIMS_COMMAND=words)) == ""
 
 
+@pytest.mark.rule("X1")
 def test_a_plugin_in_the_hosts_cache_runs_from_the_hosts_clone(place: Place, shell: str) -> None:
     launcher = place.plugin("plugins", "cache", "market", "claims", "0.1.0")
     uvx, clone = place.program("home", ".local", "bin", "uvx"), place.repository("plugins", "marketplaces", "market")
     assert becomes(place.run(shell, launcher, "x")) == f"{uvx} --quiet --from {clone} mcp-claims x"
 
 
+@pytest.mark.rule("X2")
 def test_launchers_never_start_each_other(place: Place, shell: str) -> None:
     """The host puts the directory of each launcher on the PATH of its agents' commands."""
     one, two = place.plugin("one", "p"), place.plugin("two", "p")
@@ -187,6 +192,7 @@ def test_launchers_never_start_each_other(place: Place, shell: str) -> None:
     assert becomes(done) == f"{program} x"
 
 
+@pytest.mark.rule("X1")
 def test_hooks_use_the_program_that_uvx_has_found_for_the_server(place: Place, shell: str) -> None:
     launcher, data = place.plugin("p", "q", "r"), place.directory / "data"
     data.mkdir()
@@ -203,6 +209,7 @@ def test_hooks_use_the_program_that_uvx_has_found_for_the_server(place: Place, s
     assert place.run(shell, launcher, "hook", "guard", **variables).returncode == 127
 
 
+@pytest.mark.rule("X1")
 @pytest.mark.parametrize(
     ("arguments", "variables", "code"),
     [
@@ -220,6 +227,7 @@ def test_without_any_program_it_says_what_to_install(
     assert done.stderr.count("\n") == 1 and "Install uv" in done.stderr and "MCP_CLAIMS_COMMAND" in done.stderr
 
 
+@pytest.mark.rule("X1")
 @needs_uv
 def test_in_a_clone_uvx_runs_the_clone(place: Place) -> None:
     git = shutil.which("git")

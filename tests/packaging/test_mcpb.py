@@ -47,6 +47,7 @@ def test_the_manifest_is_valid_and_names_the_tools_of_the_server() -> None:
     assert {tool["name"] for tool in MANIFEST["tools"]} == {file.stem for file in snapshots.glob("*.json")}
 
 
+@pytest.mark.rule("X7")
 def test_it_has_the_package_and_its_dependencies_but_not_those_of_its_tests(bundle: Path, tmp_path: Path) -> None:
     mcpb("unpack", str(bundle), str(tmp_path / "unpacked"))
     assert "validation passes" in mcpb("validate", str(tmp_path / "unpacked"))
@@ -61,6 +62,7 @@ def test_it_has_the_package_and_its_dependencies_but_not_those_of_its_tests(bund
     assert MANIFEST["compatibility"]["runtimes"]["python"] == ours["requires-python"]
 
 
+@pytest.mark.rule("X7")
 @needs_uv
 @pytest.mark.anyio
 @pytest.mark.parametrize("of_the_host", [False, True], ids=["command", "entry point"])

@@ -88,6 +88,7 @@ def test_a_session_of_claude_code_has_the_tools_in_its_first_turn(host_home: Hos
     assert "claims:claim-before-acting" in request and "claims:claims: Show who holds what" in request
 
 
+@pytest.mark.rule("X3")
 def test_a_session_of_copilot_has_the_tools_and_works_in_its_project(host_home: HostHome, claims: FileStore) -> None:
     host_home.call("copilot", "plugin", "marketplace", "add", str(ROOT))
     host_home.call("copilot", "plugin", "install", "claims@mcp-claims")
@@ -102,6 +103,7 @@ def test_a_session_of_copilot_has_the_tools_and_works_in_its_project(host_home: 
     assert f"file:{host_home.project.resolve()}/src/a.py" in str(session.model.turns[-1].results)
 
 
+@pytest.mark.rule("X1")
 @needs_uv
 def test_claude_code_installs_it_from_a_repository_and_runs_that_by_uvx(
     host_home: HostHome, tmp_path: Path, claims: FileStore
@@ -174,6 +176,7 @@ def _drain(terminal: int) -> None:
             pass
 
 
+@pytest.mark.rule("X5")
 def test_an_idle_session_of_claude_code_learns_that_it_is_its_turn_and_acts(
     host_home: HostHome, claims: FileStore
 ) -> None:

@@ -14,6 +14,8 @@ from mcp_claims.stores.memory import MemoryStore
 from tests.session.bench import granted
 from tests.support.machines import World
 
+pytestmark = pytest.mark.rule("X5")
+
 MINUTE = 60.0
 EVIL = 'go on\nlost: "red"\x1b[31m'
 
