@@ -90,7 +90,7 @@ def test_a_turn_that_is_taken_at_once_or_is_anothers_is_not_told(fleet: Fleet) -
         fleet.wait(session, "red")
         fleet.lines()
         fleet.stranger.release("red")
-        fleet.lines()
+        assert fleet.lines() == []
         granted(session, "red")
         fleet.world.pass_time(10)
         assert fleet.lines() == []
