@@ -31,10 +31,15 @@ COMMANDS = {
     "prune": ("claim_commands", "remove expired and orphaned claims, and unreadable ones that outlived any TTL"),
     "forget": ("claim_commands", "remove the record of how the work on a key ended, so that it can be done again"),
     "run": ("run", "run a command while holding a key, unless another session holds it; with --once until it succeeds"),
+    "monitor": (
+        "monitor",
+        "print a line when it is your session's turn, or a claim of it is lost, for a host that listens",
+    ),
     "hook": ("hook", "answer a hook of a host; `mcp-claims install claude-code --hooks` makes the host run this"),
     "git-hook": ("git_hook", "answer git before a commit or a push; `mcp-claims install git` makes git run this"),
     "install": ("install", "add the server to the user's configuration of a host; the rest of the file stays as it is"),
     "uninstall": ("install", "remove the server and its hooks from a host; the rest of the file stays as it is"),
+    "instructions": ("instructions", "print the lines about claims for a project's CLAUDE.md or AGENTS.md"),
     "doctor": ("doctor", "check that claims work here, changing none: store, stored claims, clocks, process identity"),
     "demo": (
         "demo",
