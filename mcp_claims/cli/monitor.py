@@ -54,8 +54,8 @@ def configure_monitor(parser: argparse.ArgumentParser) -> None:
 def _monitor(options: argparse.Namespace) -> int:
     machine = local_machine()
     session = process_session(chosen_store(options), machine)
-    pid = machine.program_above(machine.pid())
-    host = None if pid is None else Holder("host", pid, machine.proof(pid))
+    above = next((each.pid for each in machine.programs_above(machine.pid()) if not each.is_launcher), None)
+    host = None if above is None else Holder("host", above, machine.proof(above))
     changes, reader, reported = Changes(_ours(machine), machine.provably_dead), _reader(), ""
     with closing(Wakeup()) as wakeup, _exit_of(session, host) as host_exit:
         while True:
