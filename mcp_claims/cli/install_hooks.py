@@ -12,7 +12,7 @@ _STORE_OPTIONS = ("--dir", "--layout", "--provider", "--store")
 _MARKETPLACE = "mcp-claims/mcp-claims"
 _PLUGIN = (
     f"The plugin has all of this in one: `claude plugin marketplace add {_MARKETPLACE}`, then "
-    "`claude plugin install mcp-claims@mcp-claims`."
+    "`claude plugin install claims@mcp-claims`."
 )
 _WHAT_IT_DOES = {
     "claim": "before an edit it claims the file for its session, and it denies edits of what another session has claimed",

@@ -1,6 +1,6 @@
 """Which files a shell command may write, move or delete, as far as its text shows.  Pure: it runs nothing and reads no file.
 
-`_Lexer` cuts the text into words, redirections and operators as bash does; `_Reader` goes through the commands and follows
+`Lexer` cuts the text into words, redirections and operators as bash does; `_Reader` goes through the commands and follows
 `cd`, which it takes to succeed.  Each goes through the text once for each level of nesting, and levels are bounded.
 """
 
@@ -9,10 +9,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import NamedTuple
 
 from mcp_claims.guard.patches import MAX_PATH, MAX_PATHS, patched_paths
+from mcp_claims.guard.shell import (
+    BEFORE_THE_NAME,
+    EMPTY,
+    HERE_DOCUMENT,
+    MAX_DEPTH,
+    PIPE,
+    Lexer,
+    Redirection,
+    Token,
+    Word,
+)
 
 NOT_SEEN = (
     "The guard does not see what programs and scripts write by themselves (`make`, `python x.py`, formatters, editors, build "
@@ -22,27 +32,13 @@ NOT_SEEN = (
 )
 
 _MAX_COMMAND = 64 * 1024
-_MAX_DEPTH = 8  # Of substitutions in each other, of scripts in each other, and of programs that start programs.
+_MAX_PUSHES = 8
 _MAX_ALTERNATIVES = 4 * MAX_PATHS  # Of one command, about.
 
-_UNKNOWN = "$_"
-"""Stands in a word for what only the shell knows; a script in such a word is read, and there it is as unknown."""
-
-_PLAIN = re.compile(r"""[^ \t\r\n;&|<>()'"\\`$]++""")
-_PLAIN_IN_QUOTES, _PLAIN_IN_BRACES = re.compile(r'[^"\\`$]++'), re.compile(r"""[^}'"\\`$]++""")
-_BACKQUOTED = re.compile(r"`((?:[^`\\]++|\\.)*+)`", re.DOTALL)
-_WITH_ESCAPES = re.compile(r"\$'(?:[^'\\]++|\\.)*+'", re.DOTALL)
-_HOME = re.compile(r"\$(?:\{HOME\}|HOME(?!\w))", re.ASCII)
-_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*+|[0-9@*#?$!-])", re.ASCII)
-_REDIRECTION = re.compile(r"&>>?|<<<|<<-?|<[>&]?|>[>&|]?")
-_OPERATOR = re.compile(r"&&|\|[|&]?|;;?&?|[&()\n]")
-_DESCRIPTOR = re.compile(r"\d++|\{\w+\}", re.ASCII)
 _DUPLICATED = re.compile(r"\d+-?|-", re.ASCII)
-_BEFORE_THE_NAME = re.compile(r"(?:if|then|elif|else|while|until|do|!|\{)\Z|[A-Za-z_]\w*+(?:\[[^]]*+\])?\+?=", re.ASCII)
 _ALTERNATIVES = re.compile(r"\{([^{}]*+)\}")
 
 _WRITING = frozenset({">", ">>", ">|", "&>", "&>>", ">&", "<>"})
-_HERE_DOCUMENT, _PIPE = frozenset({"<<", "<<-"}), frozenset({"|", "|&"})
 
 
 def _options(*lines: str) -> dict[str, str]:
@@ -64,6 +60,20 @@ _LONG_WITH_VALUE = re.compile(
 )
 
 
+class Push(NamedTuple):
+    """A `git push` with its *words*, which runs in *directory*."""
+
+    directory: str
+    words: list[str]
+
+
+class Written(NamedTuple):
+    """What a command may write: files, and branches by its pushes."""
+
+    paths: list[str]
+    pushes: list[Push]
+
+
 def written_paths(command: str, cwd: str) -> list[str]:
     """Return the absolute paths that *command* may write, move or delete when it runs in *cwd*, each once.
 
@@ -71,219 +81,14 @@ def written_paths(command: str, cwd: str) -> list[str]:
     that would be too many: the caller takes a pattern for all that it may match, and a directory for all that is in it.
     A path in which a variable or a substitution stands is left out, as is all that `NOT_SEEN` says.
     """
+    return list(read_command(command, cwd).paths)
+
+
+def read_command(command: str, cwd: str) -> Written:
+    """Return what *command* may write when it runs in *cwd*: paths as `written_paths` returns them, and pushes."""
     reader = _Reader(cwd)
     reader.script(command[:_MAX_COMMAND])
-    return list(reader.paths)
-
-
-@dataclass(frozen=True, slots=True)
-class _Word:
-    """A word; *live* is *text* with a NUL for each character that was quoted, *inner* what `$(` and `<(` in it run."""
-
-    text: str
-    live: str
-    known: bool = True
-    inner: tuple[list[_Token], ...] = ()
-
-    def slice(self, start: int, stop: int | None = None) -> _Word:
-        return replace(self, text=self.text[start:stop], live=self.live[start:stop])
-
-
-@dataclass(slots=True)
-class _Redirection:
-    operator: str
-    target: _Word
-    body: str = ""  #: Of a here-document; empty once it was read as a script or a patch.
-
-
-_Token: TypeAlias = _Word | _Redirection | str
-_EMPTY = _Word("", "")
-
-
-@dataclass(slots=True)
-class _Parts:
-    """A word that is being read."""
-
-    text: list[str] = field(default_factory=list)
-    live: list[str] = field(default_factory=list)
-    inner: list[list[_Token]] = field(default_factory=list)
-    known: bool = True
-
-    def add(self, text: str, *, quoted: bool) -> None:
-        self.text.append(text)
-        self.live.append("\0" * len(text) if quoted else text)
-
-    def add_unknown(self, inner: Iterable[list[_Token]] = ()) -> None:
-        self.add(_UNKNOWN, quoted=True)
-        self.inner += inner
-        self.known = False
-
-
-class _Lexer:
-    """Cuts a script into tokens; what nobody closes ends the script."""
-
-    def __init__(self, text: str, depth: int = 0) -> None:
-        self._text, self._at, self._end, self._depth = text, 0, len(text), depth
-        self._expected: list[_Redirection] = []  # Here-documents whose bodies begin with the next line.
-
-    def tokens(self, *, nested: bool = False) -> list[_Token]:
-        """Return the tokens up to the end or, if *nested*, up to the `)` that closes a substitution."""
-        found: list[_Token] = []
-        if self._depth >= _MAX_DEPTH:
-            self._at = self._end
-        self._depth += 1
-        opened, comparing = 0, False
-        while self._at < self._end:
-            next_ = self._text[self._at]
-            if next_ in " \t\r" or (comparing and next_ in "<>;&|()\n"):
-                self._at += 1
-            elif self._next_is("\\\n"):
-                self._at += 2
-            elif next_ == "#":
-                self._at = self._position_of("\n")
-            elif self._next_is("(("):
-                self._skip_arithmetic()
-            elif not self._next_is("<(", ">(") and (redirection := _REDIRECTION.match(self._text, self._at)):
-                self._at = redirection.end()
-                found.append(self._redirection(redirection[0]))
-            elif operator := _OPERATOR.match(self._text, self._at):
-                self._at = operator.end()
-                opened += {"(": 1, ")": -1}.get(operator[0], 0)
-                if nested and opened < 0:
-                    break
-                if operator[0] == "\n":
-                    self._read_bodies()
-                found.append(operator[0])
-            else:
-                before, word = found[-1] if found else "\n", self._word()
-                # Between `[[` and `]]`, `>` compares.
-                if word.live in ("[[", "]]"):
-                    comparing = word.live == "[[" and (comparing or _begins_command(before))
-                if not (self._next_is("<", ">") and _DESCRIPTOR.fullmatch(word.live)):
-                    found.append(word)
-        self._depth -= 1
-        return found
-
-    def _next_is(self, *texts: str) -> bool:
-        return self._text.startswith(texts, self._at)
-
-    def _position_of(self, text: str) -> int:
-        """Return where *text* is found next, or the end."""
-        found = self._text.find(text, self._at)
-        return self._end if found < 0 else found
-
-    def _skip_arithmetic(self) -> None:
-        """Go behind what closes the next parenthesis; `<<` in it shifts, and begins no here-document."""
-        opened = 0
-        for found in re.compile("[()]").finditer(self._text, self._at):
-            opened += 1 if found[0] == "(" else -1
-            if not opened:
-                self._at = found.end()
-                return
-        self._at = self._end
-
-    def _redirection(self, operator: str) -> _Redirection:
-        while self._next_is(" ", "\t", "\\\n"):
-            self._at += 2 if self._next_is("\\") else 1
-        redirection = _Redirection(operator, self._word())
-        if operator in _HERE_DOCUMENT:
-            self._expected.append(redirection)
-        return redirection
-
-    def _read_bodies(self) -> None:
-        for redirection in self._expected:
-            lines: list[str] = []
-            while self._at < self._end:
-                stop = self._position_of("\n")
-                line = self._text[self._at : stop].lstrip("\t" if redirection.operator == "<<-" else "\n")
-                self._at = stop + 1
-                if line.rstrip("\r") == redirection.target.text:
-                    break
-                lines.append(line)
-            redirection.body = "\n".join(lines)
-        self._expected.clear()
-
-    def _word(self) -> _Word:
-        parts = _Parts()
-        self._read_word(parts)
-        return _Word("".join(parts.text), "".join(parts.live), parts.known, tuple(parts.inner))
-
-    def _read_word(self, parts: _Parts) -> None:
-        while self._at < self._end:
-            if plain := _PLAIN.match(self._text, self._at):
-                self._at = plain.end()
-                parts.add(plain[0], quoted=False)
-            elif self._next_is("<(", ">("):
-                self._at += 2
-                parts.add_unknown([self.tokens(nested=True)])
-            elif self._text[self._at] in " \t\r\n;&|<>()":
-                return
-            else:
-                self._read_special(parts, quoted=False)
-
-    def _read_until(self, closing: str, parts: _Parts, plain_text: re.Pattern[str], *, quoted: bool) -> None:
-        """Read up to the `"` or `}` that closes what was opened."""
-        while self._at < self._end:
-            if plain := plain_text.match(self._text, self._at):
-                self._at = plain.end()
-                parts.add(plain[0], quoted=True)
-            elif self._next_is(closing):
-                self._at += 1
-                return
-            else:
-                self._read_special(parts, quoted=quoted)
-        parts.known = False
-
-    def _read_special(self, parts: _Parts, *, quoted: bool) -> None:
-        r"""Read what begins with `\`, a quote, a backquote or `$`, *quoted* if it stands between `"` and `"`."""
-        start, self._at = self._at, self._at + 1
-        first, both = self._text[start], self._text[start : start + 2]
-        if first == "\\":
-            self._at += 1
-            stays = len(both) < 2 or (quoted and both[1] not in '"\\`$\n')
-            parts.add(both if stays else both[1].strip("\n"), quoted=True)
-        elif first == "'" and not quoted:
-            stop = self._position_of("'")
-            parts.add(self._text[self._at : stop], quoted=True)
-            parts.known = parts.known and stop < self._end
-            self._at = stop + 1
-        elif first == '"':
-            self._read_until('"', parts, _PLAIN_IN_QUOTES, quoted=True)
-        elif first == "`":
-            body = _BACKQUOTED.match(self._text, start)
-            self._at = body.end() if body else self._end
-            script = re.sub(r"\\([`$\\])", r"\1", body[1]) if body else ""
-            parts.add_unknown([_Lexer(script, self._depth).tokens()])
-        elif first != "$" or (both == '$"' and not quoted):
-            parts.add(first.rstrip("$"), quoted=True)
-        elif home := _HOME.match(self._text, start):
-            self._at = home.end()
-            parts.add(os.path.expanduser("~"), quoted=True)
-        elif self._next_is("(("):
-            self._skip_arithmetic()
-            parts.add_unknown()
-        elif both == "$(":
-            self._at += 1
-            parts.add_unknown([self.tokens(nested=True)])
-        elif both == "${":
-            self._at = self._at + 1 if self._depth < _MAX_DEPTH else self._end
-            inner = _Parts()
-            self._depth += 1
-            self._read_until("}", inner, _PLAIN_IN_BRACES, quoted=quoted)
-            self._depth -= 1
-            parts.add_unknown(inner.inner)
-        elif both == "$'" and not quoted:
-            escapes = _WITH_ESCAPES.match(self._text, start)
-            self._at = escapes.end() if escapes else self._end
-            if escapes and "\\" not in escapes[0]:
-                parts.add(escapes[0][2:-1], quoted=True)
-            else:
-                parts.add_unknown()
-        elif variable := _VARIABLE.match(self._text, start):
-            self._at = variable.end()
-            parts.add_unknown()
-        else:
-            parts.add("$", quoted=True)
+    return Written(list(reader.paths), reader.pushes)
 
 
 class _Reader:
@@ -291,36 +96,37 @@ class _Reader:
 
     def __init__(self, cwd: str) -> None:
         self.paths: dict[str, None] = {}
+        self.pushes: list[Push] = []
         self._cwd: str | None = cwd  # `None` once it depends on a variable.
         self._pushed: list[str | None] = []
         self._previous: str | None = None
         self._depth = 0
 
     def script(self, text: str) -> None:
-        if self._depth < _MAX_DEPTH:
+        if self._depth < MAX_DEPTH:
             self._depth += 1
-            self._commands(_Lexer(text, self._depth).tokens())
+            self._commands(Lexer(text, self._depth).tokens())
             self._depth -= 1
 
-    def _commands(self, tokens: list[_Token]) -> None:
-        words: list[_Word] = []
-        redirections: list[_Redirection] = []
-        inherited: list[_Redirection] = []  # What the command before the pipe reads, and most likely writes to it.
+    def _commands(self, tokens: list[Token]) -> None:
+        words: list[Word] = []
+        redirections: list[Redirection] = []
+        inherited: list[Redirection] = []  # What the command before the pipe reads, and most likely writes to it.
         levels: list[tuple[str | None, str | None]] = []
         start, piped = self._cwd, False
         for token in [*tokens, "\n"]:
-            if isinstance(token, _Word):
+            if isinstance(token, Word):
                 words.append(token)
-            elif isinstance(token, _Redirection):
+            elif isinstance(token, Redirection):
                 redirections.append(token)
             else:
                 before = self._cwd
                 if words or redirections:
                     self._command(words, redirections, [*inherited, *redirections])
                 # A part of a pipeline and what runs in the background are processes of their own, and so is their directory.
-                if piped or token in _PIPE:
+                if piped or token in PIPE:
                     self._cwd = before
-                piped = token in _PIPE
+                piped = token in PIPE
                 inherited = redirections if piped else []
                 if token == "&":
                     self._cwd = start
@@ -332,7 +138,7 @@ class _Reader:
                     start = self._cwd
                 words, redirections = [], []
 
-    def _command(self, words: list[_Word], redirections: list[_Redirection], inputs: list[_Redirection]) -> None:
+    def _command(self, words: list[Word], redirections: list[Redirection], inputs: list[Redirection]) -> None:
         cwd = self._cwd
         for word in (*words, *(each.target for each in redirections)):
             for tokens in word.inner:
@@ -341,11 +147,11 @@ class _Reader:
         for each in redirections:
             if each.operator in _WRITING and not (each.operator == ">&" and _DUPLICATED.fullmatch(each.target.text)):
                 self._add([each.target])
-        self._run(words, [each for each in inputs if each.operator in _HERE_DOCUMENT])
+        self._run(words, [each for each in inputs if each.operator in HERE_DOCUMENT])
 
-    def _run(self, words: list[_Word], documents: list[_Redirection], starters: int = 0) -> None:
+    def _run(self, words: list[Word], documents: list[Redirection], starters: int = 0) -> None:
         """Add what the command writes that *words* begin with, perhaps behind assignments; it reads *documents*."""
-        first = next((at for at, word in enumerate(words) if not _BEFORE_THE_NAME.match(word.live)), len(words))
+        first = next((at for at, word in enumerate(words) if not BEFORE_THE_NAME.match(word.live)), len(words))
         if first == len(words) or not words[first].known:
             return
         name, arguments, cwd = os.path.basename(words[first].text), words[first + 1 :], self._cwd
@@ -353,13 +159,13 @@ class _Reader:
             self._change_directory(name, [word for word in arguments if not re.match("-.", word.text)])
         elif name == "eval":
             self.script(" ".join(word.text for word in arguments))
-        elif name in _STARTERS and starters < _MAX_DEPTH:
+        elif name in _STARTERS and starters < MAX_DEPTH:
             options, started = _parsed(arguments, _STARTERS[name], intermixed=False)
             if name == "command" and options.keys() & set("vV"):
                 return
             if name == "xargs":
                 place = "".join(word.text for word in options.get("I", [])) or "{}"
-                started = [replace(word, known=word.known and place not in word.text) for word in started]
+                started = [word._replace(known=word.known and place not in word.text) for word in started]
             self._enter([*options.get("D" if name == "sudo" else "C", []), *options.get("chdir", [])])
             self._run(started[1:] if name == "timeout" else started, documents, starters + 1)
             # `command cd` is the shell's own.
@@ -374,13 +180,13 @@ class _Reader:
                 self._cwd = cwd
         elif name in ("apply_patch", "applypatch"):
             for patch in (*(word.text for word in arguments), *map(_taken, documents)):
-                self._add(_Word(path, "") for path in patched_paths(patch))
+                self._add(Word(path, "") for path in patched_paths(patch))
         else:
             self._write(name, arguments)
             self._cwd = cwd
 
-    def _write(self, name: str, words: list[_Word]) -> None:
-        arguments: list[_Word] = []
+    def _write(self, name: str, words: list[Word]) -> None:
+        arguments: list[Word] = []
         for word in words:
             arguments += _alternatives(word) if len(arguments) < _MAX_ALTERNATIVES else [word]
         if name in _ON_ALL:
@@ -401,7 +207,7 @@ class _Reader:
             if operands:
                 self._write_git(operands[0].text, operands[1:])
 
-    def _write_into(self, name: str, arguments: list[_Word]) -> None:
+    def _write_into(self, name: str, arguments: list[Word]) -> None:
         options, sources = _parsed(arguments, _INTO[name])
         targets = [*options.get("t", []), *options.get("target-directory", [])]
         inside = bool(targets) or len(sources) > 2
@@ -409,7 +215,7 @@ class _Reader:
             self._add(sources)
             return
         if not targets and (len(sources) > 1 or name == "ln"):
-            targets = [sources.pop()] if len(sources) > 1 else [_Word(".", "")]
+            targets = [sources.pop()] if len(sources) > 1 else [Word(".", "")]
         if name == "mv":
             self._add(sources)
         for target in targets[-1:]:
@@ -419,19 +225,21 @@ class _Reader:
             if inside or here or target.text.endswith("/"):
                 self._add(_in_directory(target, source) for source in sources)
 
-    def _write_in_place(self, name: str, arguments: list[_Word]) -> None:
+    def _write_in_place(self, name: str, arguments: list[Word]) -> None:
         options, files = _parsed(arguments, _IN_PLACE[name])
         suffix = [*options.get("i", []), *options.get("in-place", [])][-1:]
-        if suffix and files and files[0] == _EMPTY:  # `sed -i ''`, as on macOS.
+        if suffix and files and files[0] == EMPTY:  # `sed -i ''`, as on macOS.
             del files[0]
         if not options.keys() & ({"e", "f", "expression", "file"} if name.endswith("sed") else {"e", "E"}):
             del files[:1]  # The script.
         for file in files if suffix else []:
             directory, base = os.path.split(file.text)
             backup = suffix[0].text.replace("*", base) if "*" in suffix[0].text else base + suffix[0].text
-            self._add([file, replace(file, text=os.path.join(directory, backup))])
+            self._add([file, file._replace(text=os.path.join(directory, backup))])
 
-    def _write_git(self, command: str, arguments: list[_Word]) -> None:
+    def _write_git(self, command: str, arguments: list[Word]) -> None:
+        if command == "push" and self._cwd is not None and len(self.pushes) < _MAX_PUSHES:
+            self.pushes.append(Push(self._cwd, [word.text for word in arguments if word.known]))
         options, operands = _parsed(arguments, {"checkout": "b:B:", "restore": "s:"}.get(command, ""))
         texts = [word.text for word in arguments]
         if command == "mv":
@@ -445,29 +253,29 @@ class _Reader:
         if command in ("checkout", "restore", "rm") and not in_index:
             self._add(word for word in operands if not word.text.startswith(":"))
 
-    def _change_directory(self, name: str, operands: list[_Word]) -> None:
+    def _change_directory(self, name: str, operands: list[Word]) -> None:
         before = self._cwd
         if name == "popd":
             self._cwd = self._pushed.pop() if self._pushed else None
         elif operands and operands[0].text == "-":
             self._cwd = self._previous
         else:
-            self._enter(operands[:1] or [_Word("~", "~")])
+            self._enter(operands[:1] or [Word("~", "~")])
         if name == "pushd":
             self._pushed.append(before)
         self._previous = before
 
-    def _enter(self, directories: Iterable[_Word]) -> None:
+    def _enter(self, directories: Iterable[Word]) -> None:
         for directory in directories:
             self._cwd = self._joined(directory)
 
-    def _add(self, words: Iterable[_Word]) -> None:
+    def _add(self, words: Iterable[Word]) -> None:
         for word in words:
             path = self._joined(word) if len(self.paths) < MAX_PATHS else None
             if path and (not path.startswith("/dev/") or path.startswith("/dev/shm/")):
                 self.paths[path] = None
 
-    def _joined(self, word: _Word) -> str | None:
+    def _joined(self, word: Word) -> str | None:
         """Return the absolute path that *word* names; `None` if that is not known."""
         if not word.known or not 0 < len(word.text) <= MAX_PATH or "\0" in word.text:
             return None
@@ -484,12 +292,10 @@ class _Reader:
         return path if len(path) <= MAX_PATH else None
 
 
-def _parsed(
-    arguments: list[_Word], spec: str, *, intermixed: bool = True
-) -> tuple[dict[str, list[_Word]], list[_Word]]:
+def _parsed(arguments: list[Word], spec: str, *, intermixed: bool = True) -> tuple[dict[str, list[Word]], list[Word]]:
     """Return the values of each option, and the operands; with the first one, options end, unless *intermixed*."""
-    options: dict[str, list[_Word]] = {}
-    operands: list[_Word] = []
+    options: dict[str, list[Word]] = {}
+    operands: list[Word] = []
     rest = iter(arguments)
     for word in rest:
         text = word.text
@@ -497,14 +303,14 @@ def _parsed(
             operands += rest
         elif text.startswith("--"):
             name, equals, _ = text[2:].partition("=")
-            value = next(rest, _EMPTY) if not equals and _LONG_WITH_VALUE.fullmatch(name) else word.slice(len(name) + 3)
+            value = next(rest, EMPTY) if not equals and _LONG_WITH_VALUE.fullmatch(name) else word.slice(len(name) + 3)
             options.setdefault(name, []).append(value)
         elif len(text) > 1 and text.startswith("-"):
             for position, letter in enumerate(text[1:], 2):
                 takes = spec.partition(letter)[2][:2]
-                value = word.slice(position) if takes.startswith(":") else _EMPTY
+                value = word.slice(position) if takes.startswith(":") else EMPTY
                 if not value.text and takes.startswith(":") and takes != "::":
-                    value = next(rest, _EMPTY)
+                    value = next(rest, EMPTY)
                 options.setdefault(letter, []).append(value)
                 if takes.startswith(":"):
                     break
@@ -513,9 +319,9 @@ def _parsed(
     return options, operands
 
 
-def _alternatives(word: _Word) -> list[_Word]:
+def _alternatives(word: Word) -> list[Word]:
     """Return the words that `{a,b}` in *word* stands for."""
-    done: list[_Word] = []
+    done: list[Word] = []
     left = [word]
     while left:
         word = left.pop()
@@ -525,7 +331,7 @@ def _alternatives(word: _Word) -> list[_Word]:
             done.append(word)
             continue
         head, tail = word.slice(0, group.start()), word.slice(group.end())
-        texts, start = [_Word("*", "*")], group.start(1)
+        texts, start = [Word("*", "*")], group.start(1)
         if len(done) + len(left) >= _MAX_ALTERNATIVES:
             tail = word.slice(word.live.rindex("}") + 1)
         elif "," in group[1]:
@@ -534,26 +340,19 @@ def _alternatives(word: _Word) -> list[_Word]:
                 texts.append(word.slice(start, start + len(name)))
                 start += len(name) + 1
         left += (
-            replace(word, text=head.text + each.text + tail.text, live=head.live + each.live + tail.live)
+            word._replace(text=head.text + each.text + tail.text, live=head.live + each.live + tail.live)
             for each in reversed(texts)
         )
     return done
 
 
-def _in_directory(directory: _Word, source: _Word) -> _Word:
+def _in_directory(directory: Word, source: Word) -> Word:
     """Return the path of *source* once it was put into *directory* under its own name."""
     path = os.path.join(directory.text, os.path.basename(source.text.rstrip("/")))
-    return _Word(path, f"{directory.live}/", directory.known and source.known)
+    return Word(path, f"{directory.live}/", directory.known and source.known)
 
 
-def _begins_command(before: _Token) -> bool:
-    """Return whether the word behind the token *before* may be the name of a command."""
-    return not isinstance(before, _Redirection) and (
-        isinstance(before, str) or _BEFORE_THE_NAME.match(before.live) is not None
-    )
-
-
-def _taken(document: _Redirection) -> str:
+def _taken(document: Redirection) -> str:
     """Return the body of a here-document, once: else each of a hundred programs behind a pipe would read it again."""
     body, document.body = document.body, ""
     return body

@@ -13,6 +13,7 @@ from mcp_claims.guard import commands, patches
 from mcp_claims.guard.dialects import Answer, Dialect, HookEvent, Kind
 from mcp_claims.guard.edits import Edits, Standing
 from mcp_claims.guard.plain_keys import MAX_PATH, Touched
+from mcp_claims.guard.pushes import pushed_branches
 from mcp_claims.liveness import Machine
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.keys import FILE, is_branch_key, is_file_key
@@ -173,7 +174,10 @@ class Guard:
         named, command = _named_paths(event.arguments), _command(event, self._dialect)
         if (plain := self._plain_key(Touched(named, command, here, self._how.project), in_force)) is not None:
             return Answer(f"{self._described(plain)} {_LEAVE_IT}")
-        keys = self._file_keys(_edited_paths(event, self._dialect, named, command, here))
+        written = commands.Written([], []) if command is None else commands.read_command(command, here)
+        if (push := self._push(written.pushes)) is not None:
+            return Answer(f"{self._described(push)} {_LEAVE_IT}")
+        keys = self._file_keys([*_edited_paths(event, self._dialect, named, here), *written.paths])
         standings = {key: self._edits.look_at(key) for key in keys}
         warning = None
         for key, standing in standings.items():
@@ -210,6 +214,17 @@ class Guard:
             # What several may have at once is for its sessions to agree on.
             if claim.use == ALONE and touched.by(claim) and self._edits.whose(claim) is Whose.OTHERS:
                 return listed
+        return None
+
+    def _push(self, pushes: Sequence[commands.Push]) -> ListedClaim | None:
+        """Return a claim of another session on a branch to which one of *pushes* pushes."""
+        for key in (key for push in pushes if self._session.has_places for key in pushed_branches(push)):
+            for listed in self._session.read(key.key, key.namespace).claims:
+                found = listed.found
+                if not isinstance(found, Claim) or listed.state not in (ClaimState.HELD, ClaimState.RESERVED):
+                    continue
+                if found.use == ALONE and self._edits.whose(found) is Whose.OTHERS:
+                    return listed
         return None
 
     def _denial(self, key: ScopedKey, standing: Standing, in_force: _InForce) -> str | None:
@@ -265,16 +280,12 @@ def _command(event: HookEvent, dialect: Dialect) -> str | None:
     return command if isinstance(command, str) and event.tool not in dialect.patch_tools else None
 
 
-def _edited_paths(
-    event: HookEvent, dialect: Dialect, named: Sequence[str], command: str | None, here: str
-) -> list[str]:
-    """Return the absolute paths that *event* may change, as far as that can be known."""
+def _edited_paths(event: HookEvent, dialect: Dialect, named: Sequence[str], here: str) -> list[str]:
+    """Return the absolute paths that *event* names, itself or in a patch."""
     paths = [*named]
     if event.tool in dialect.patch_tools:
         texts = (event.arguments.get(name) for name in _PATCH_FIELDS)
         paths += (path for text in texts if isinstance(text, str) for path in patches.patched_paths(text))
-    if command is not None:
-        paths += commands.written_paths(command, here)
     return [os.path.join(here, path) for path in paths]
 
 

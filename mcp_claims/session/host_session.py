@@ -43,7 +43,7 @@ class HostProgram(NamedTuple):
 HOST_PROGRAMS: Mapping[str, HostProgram] = {
     "claude-code": HostProgram(frozenset({"claude"}), "CLAUDE_CODE_SESSION_ID", "CLAUDE_PID"),
     "codex": HostProgram(frozenset({"codex"}), one_session=False),
-    "copilot-cli": HostProgram(frozenset({"copilot"})),
+    "copilot-cli": HostProgram(frozenset({"copilot"}), "COPILOT_AGENT_SESSION_ID"),
     "cursor": HostProgram(frozenset({"cursor", "cursor-agent", "Cursor"}), one_session=False),
     "gemini-cli": HostProgram(frozenset({"gemini"}), "GEMINI_SESSION_ID"),
     "opencode": HostProgram(frozenset({"opencode"}), one_session=False),

@@ -177,19 +177,39 @@ def test_a_relative_path_and_a_word_are_meant_from_where_their_holder_works(
         assert host.guard(command=command) is None
 
 
-@pytest.mark.rule("L5")
-def test_a_push_to_a_branch_that_another_session_has_claimed_is_denied(host: Host, claims_dir: Path) -> None:
+@pytest.mark.rule("U1")
+def test_a_push_to_a_branch_that_another_session_has_claimed_is_denied(
+    host: Host, claims_dir: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "project"
+    for command in (
+        ["init", "-q", "-b", "topic", str(repository)],
+        ["-C", str(repository), "remote", "add", "origin", "https://example.org/acme/web.git"],
+        ["-C", str(repository), "remote", "add", "other", "https://example.org/acme/other.git"],
+    ):
+        subprocess.run(["git", *command], check=True)
     other = process_session(FileStore(claims_dir))
-    other.try_claim("branch:main")
+    other.try_claim("branch:example.org/acme/web:main")
+    cwd = str(repository)
     for denied in (
         "git push origin main",
-        "cd x; git -C . push -f origin HEAD:refs/heads/main && echo",
-        "git push o +main",
+        f"cd /; git -C {repository} push -f origin HEAD:refs/heads/main && echo",
+        "git push https://example.org/acme/web +main",
+        "git fetch && git push --force-with-lease origin :main",
     ):
-        reason = host.guard(command=denied)
+        reason = host.guard(command=denied, cwd=cwd)
         assert reason is not None and "branch:" in reason, denied
-    for passed in ("git push origin topic", "git fetch origin main", "git push; echo main"):
-        assert host.guard(command=passed) is None, passed
+    for passed in (
+        "git push origin topic",
+        "git fetch origin main",
+        "git push; echo main",
+        "echo git push origin main",
+        "git push other main",
+        "git commit -m 'git push origin main'",
+    ):
+        assert host.guard(command=passed, cwd=cwd) is None, passed
+    other.try_claim("branch:example.org/acme/web:topic")
+    assert host.guard(command="git push", cwd=cwd) is not None
 
 
 @pytest.mark.rule("L5")
