@@ -121,6 +121,8 @@ class JsonHooks:
     """Whether an element has a list of commands, with one pattern for all."""
     shell: Literal["none", "bash", "cmd", "powershell"] = "bash"
     """What runs the command on Windows; elsewhere it is `sh`.  With none, here and there, its words are a list."""
+    denies_on_crash: bool = False
+    """Whether the host denies the call when the hook itself fails, so that one that is not strict must not."""
     when_strict: Mapping[str, object] = field(default_factory=dict)
     """Fields that deny the call when the hook itself fails."""
     skeleton: Mapping[str, object] = field(default_factory=dict)
@@ -172,7 +174,8 @@ class JsonHooks:
         if self.shell == "none":
             command |= {"command": hook.words[0], "args": list(hook.words[1:])}
         else:
-            command["command"] = _command_line(hook.words, self.shell if platform == "win32" else "sh")
+            line = _command_line(hook.words, self.shell if platform == "win32" else "sh")
+            command["command"] = f"{line}{_FORGIVING}" if self.denies_on_crash and not hook.strict else line
         seconds = _SECONDS_FOR_AN_END if event in self.ends else _SECONDS
         command["timeout"] = min(seconds, self.at_most.get(event, seconds)) * self.second
         if hook.strict and event == self.before:
@@ -273,6 +276,7 @@ class _HookLists:
 
 
 _SECONDS, _SECONDS_FOR_AN_END = 5, 10
+_FORGIVING = "; exit 0"
 _SETTINGS = "const SETTINGS = "
 _NO_SETTINGS = f"{_SETTINGS}{{}}"
 
@@ -287,7 +291,8 @@ def _command_line(words: Sequence[str], shell: str) -> str:
 
 
 def _split(line: str, platform: str) -> list[str]:
-    """Return the words of *line*; quotes around words go, and on Windows backslashes are no escapes."""
+    """Return the words of our command in *line*; quotes around words go, and on Windows backslashes are no escapes."""
+    line = line.removesuffix(_FORGIVING)
     try:
         if platform == "win32":
             return [word.strip("'\"") for word in shlex.split(line.removeprefix("& "), posix=False)]
@@ -358,6 +363,7 @@ HOOKS: Mapping[str, HostHooks] = {
         _JSONC,
         ("Edit", "Write", "Bash"),
         "{server}-.*",
+        denies_on_crash=True,
         skeleton={"version": 1},
         limits="A hook that takes more than 5 s lets the edit through there, even with --strict.",
     ),
