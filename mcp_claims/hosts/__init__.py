@@ -7,7 +7,8 @@ from mcp_claims.hosts.atomic_file import Change
 from mcp_claims.hosts.catalog import HOSTS, Host, UserEnvironment
 from mcp_claims.hosts.codex_trust import unapproved_events
 from mcp_claims.hosts.entries import Launch, parse_entry
-from mcp_claims.hosts.hooks import DEFAULT_MODE, DEFAULT_SERVER, HOOKS, MODES, OFF, Hook
+from mcp_claims.hosts.hook_catalog import HOOKS
+from mcp_claims.hosts.hooks import DEFAULT_MODE, DEFAULT_SERVER, MODES, OFF, Hook
 from mcp_claims.hosts.install import install, installed_hook, is_allowed, read_servers, uninstall
 from mcp_claims.hosts.installation import Installation, find_installation
 from mcp_claims.hosts.vendor_cli import add_with_own_command

@@ -16,7 +16,7 @@ from typing import Any
 from mcp_claims.hosts.atomic_file import read
 from mcp_claims.hosts.catalog import HOSTS, UserEnvironment
 from mcp_claims.hosts.errors import UneditableTextError, naming_file
-from mcp_claims.hosts.hooks import CODEX
+from mcp_claims.hosts.hook_catalog import CODEX
 
 _DEFAULT_SECONDS = 600
 

@@ -1,7 +1,7 @@
 """The hooks that run `mcp-claims hook guard` at a host's events: where each host keeps them, and in which form.
 
-What a host calls its events and tools is data.  All hosts but opencode have lists in JSON, `JsonHooks`; opencode loads a
-file of code, `PluginHooks`.  The documentation is that of November 2026; all but Cursor's was seen in runs of the host.
+All hosts but opencode have lists in JSON, `JsonHooks`; opencode loads a file of code, `PluginHooks`.  What each calls its
+events and tools is data, in `hook_catalog`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, Protocol, Self
 
-from mcp_claims.hosts.catalog import HOSTS, UserEnvironment, claude_settings
+from mcp_claims.hosts.catalog import UserEnvironment
 from mcp_claims.hosts.entries import Launch
 from mcp_claims.hosts.errors import UneditableTextError
 from mcp_claims.hosts.jsonc import JsonText
@@ -121,6 +121,8 @@ class JsonHooks:
     """Whether an element has a list of commands, with one pattern for all."""
     shell: Literal["none", "bash", "cmd", "powershell"] = "bash"
     """What runs the command on Windows; elsewhere it is `sh`.  With none, here and there, its words are a list."""
+    denies_on_crash: bool = False
+    """Whether the host denies the call when the hook itself fails, so that one that is not strict must not."""
     when_strict: Mapping[str, object] = field(default_factory=dict)
     """Fields that deny the call when the hook itself fails."""
     skeleton: Mapping[str, object] = field(default_factory=dict)
@@ -172,7 +174,8 @@ class JsonHooks:
         if self.shell == "none":
             command |= {"command": hook.words[0], "args": list(hook.words[1:])}
         else:
-            command["command"] = _command_line(hook.words, self.shell if platform == "win32" else "sh")
+            line = _command_line(hook.words, self.shell if platform == "win32" else "sh")
+            command["command"] = f"{line}{_FORGIVING}" if self.denies_on_crash and not hook.strict else line
         seconds = _SECONDS_FOR_AN_END if event in self.ends else _SECONDS
         command["timeout"] = min(seconds, self.at_most.get(event, seconds)) * self.second
         if hook.strict and event == self.before:
@@ -273,6 +276,7 @@ class _HookLists:
 
 
 _SECONDS, _SECONDS_FOR_AN_END = 5, 10
+_FORGIVING = "; exit 0"
 _SETTINGS = "const SETTINGS = "
 _NO_SETTINGS = f"{_SETTINGS}{{}}"
 
@@ -287,101 +291,11 @@ def _command_line(words: Sequence[str], shell: str) -> str:
 
 
 def _split(line: str, platform: str) -> list[str]:
-    """Return the words of *line*; quotes around words go, and on Windows backslashes are no escapes."""
+    """Return the words of our command in *line*; quotes around words go, and on Windows backslashes are no escapes."""
+    line = line.removesuffix(_FORGIVING)
     try:
         if platform == "win32":
             return [word.strip("'\"") for word in shlex.split(line.removeprefix("& "), posix=False)]
         return shlex.split(line)
     except ValueError:  # Quotes that do not end.
         return line.split()
-
-
-def _beside(host: str, *names: str) -> Callable[[UserEnvironment], Path]:
-    """Return what returns the path of *names* in the directory of the file of *host*."""
-    return lambda user: HOSTS[host].config_file(user).parent.joinpath(*names)
-
-
-_JSON, _COMMENTS, _JSONC = JsonText(), JsonText(comments=True), JsonText(comments=True, trailing_commas=True)
-_FAILS_OPEN = "A hook that fails lets the edit through there, even with --strict."
-
-# https://developers.openai.com/codex/hooks: `apply_patch` is the only tool that edits.
-CODEX = JsonHooks(
-    _beside("codex", "hooks.json"),
-    _JSON,
-    ("apply_patch", "Bash"),
-    "mcp__{server}__.*",
-    after=("PostToolUse",),
-    at_most={"SessionEnd": 3},  # It warns of more at each start.
-    shell="cmd",
-    limits=_FAILS_OPEN,
-)
-
-HOOKS: Mapping[str, HostHooks] = {
-    # https://code.claude.com/docs/en/hooks
-    "claude-code": JsonHooks(
-        claude_settings,
-        _JSON,
-        ("Edit", "MultiEdit", "Write", "NotebookEdit", "Bash"),
-        "mcp__{server}__.*",
-        shell="none",
-        when_strict={"onFailure": "block"},
-    ),
-    "codex": CODEX,
-    # https://geminicli.com/docs/hooks
-    "gemini-cli": JsonHooks(
-        HOSTS["gemini-cli"].config_file,
-        _COMMENTS,
-        ("write_file", "replace", "run_shell_command"),
-        "mcp_{server}_.*",
-        before="BeforeTool",
-        after=("AfterTool",),
-        starts=("SessionStart", "BeforeAgent"),
-        ends=("AfterAgent", "SessionEnd"),
-        second=1000,
-        shell="powershell",
-        limits=f"It does not tell its sub-agents apart: all are one session. {_FAILS_OPEN}",
-    ),
-    # https://qwenlm.github.io/qwen-code-docs/en/users/features/hooks
-    "qwen-code": JsonHooks(
-        HOSTS["qwen-code"].config_file,
-        _COMMENTS,
-        ("write_file", "edit", "notebook_edit", "run_shell_command"),
-        "mcp__{server}__.*",
-        limits="Claims that its sub-agents make by tools are all one session's; headless, it reports no end of a session. "
-        + _FAILS_OPEN,
-    ),
-    # https://docs.github.com/en/copilot/reference/copilot-cli-reference/cli-hooks-reference.  How an event is spelt selects
-    # a dialect, and a hook for both runs twice.  Only in this one, Claude Code's, the input names its event, so that one
-    # command serves all; a changed input needs no `allow` in either, which would approve the call for the person.
-    "copilot-cli": JsonHooks(
-        _beside("copilot-cli", "hooks", "mcp-claims.json"),
-        _JSONC,
-        ("Edit", "Write", "Bash"),
-        "{server}-.*",
-        skeleton={"version": 1},
-        limits="A hook that takes more than 5 s lets the edit through there, even with --strict.",
-    ),
-    # https://opencode.ai/docs/plugins
-    "opencode": PluginHooks(
-        _beside("opencode", "plugins"),
-        "opencode_plugin.js",
-        limits="A session that is killed reports no end; its claims then end with its process.",
-    ),
-    # https://cursor.com/docs/hooks: the name of a tool does not have that of its server.
-    "cursor": JsonHooks(
-        _beside("cursor", "hooks.json"),
-        _JSONC,
-        ("Write", "Delete", "Shell"),
-        "MCP:(try_claim|is_claimed_by_other|release|list_claims|open_session|prune)",
-        before="preToolUse",
-        after=("postToolUse", "postToolUseFailure"),
-        starts=("sessionStart", "beforeSubmitPrompt"),
-        ends=("stop", "subagentStop", "sessionEnd"),
-        grouped=False,
-        shell="powershell",
-        when_strict={"failClosed": True},
-        skeleton={"version": 1},
-        limits="Written as its documentation says, and not tried; `agent -p` reports no end of a turn.",
-    ),
-}
-"""The hooks of each host that has any, by its name."""

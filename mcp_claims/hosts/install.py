@@ -11,7 +11,8 @@ from mcp_claims.hosts.atomic_file import Change, Content, read, restore
 from mcp_claims.hosts.catalog import Host, UserEnvironment
 from mcp_claims.hosts.entries import Entry, Launch
 from mcp_claims.hosts.errors import UneditableTextError, naming_file
-from mcp_claims.hosts.hooks import HOOKS, OFF, Hook
+from mcp_claims.hosts.hook_catalog import HOOKS
+from mcp_claims.hosts.hooks import OFF, Hook
 from mcp_claims.hosts.parts import Member, Part
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,7 +108,9 @@ def lists(path: Path) -> dict[str, list[dict[str, Any]]]:
 def words(element: Mapping[str, Any]) -> list[str]:
     """Return the command line that one of our elements runs."""
     (command,) = element.get("hooks", [element])
-    return [command["command"], *command["args"]] if "args" in command else shlex.split(command["command"])
+    if "args" in command:
+        return [command["command"], *command["args"]]
+    return shlex.split(command["command"].removesuffix("; exit 0"))
 
 
 def installed(host: str, home: Path, server: str = "claims") -> Hook | None:
@@ -182,6 +185,16 @@ def test_a_strict_guard_that_fails_denies_where_the_host_can_do_that(
     for event, (element,) in lists(hooks_file(host, home)).items():
         (command,) = element.get("hooks", [element])
         assert (field.items() <= command.items()) == (event == BEFORE[host])
+
+
+@pytest.mark.parametrize("options", [[], ["--strict"]])
+def test_a_hook_that_is_gone_denies_in_copilot_only_if_it_is_strict(options: list[str], home: Path, run: Run) -> None:
+    """Copilot CLI denies the call of a hook that ends with another code than 0."""
+    run("install", "copilot-cli", "--guard", *options)
+    (element,) = lists(hooks_file("copilot-cli", home))["PreToolUse"]
+    line = element["hooks"][0]["command"].replace(PYTHON, "/gone/python")
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.DEVNULL, check=False)
+    assert (done.returncode != 0) == ("--strict" in options)
 
 
 @pytest.mark.rule("H5")
