@@ -210,6 +210,20 @@ def test_hooks_use_the_program_that_uvx_has_found_for_the_server(place: Place, s
 
 
 @pytest.mark.rule("X1")
+def test_a_hook_that_fails_denies_nothing_in_copilot(place: Place, shell: str) -> None:
+    program = place.program("path", "mcp-claims")
+    program.write_text(program.read_text() + "echo wrong >&2\nexit 1\n")
+    launcher = place.plugin("p", "q", "r")
+    for command, variables, code in (
+        ("hook", {}, 1),
+        ("hook", {"COPILOT_CLI": "1"}, 0),
+        ("list", {"COPILOT_CLI": "1"}, 1),
+    ):
+        done = place.run(shell, launcher, command, "a b", **variables)
+        assert (done.returncode, done.stdout, done.stderr) == (code, f"{program} {command} a b\n", "wrong\n")
+
+
+@pytest.mark.rule("X1")
 @pytest.mark.parametrize(
     ("arguments", "variables", "code"),
     [
