@@ -360,7 +360,7 @@ class _Reader:
             if name == "xargs":
                 place = "".join(word.text for word in options.get("I", [])) or "{}"
                 started = [replace(word, known=word.known and place not in word.text) for word in started]
-            self._enter([*options.get("D" if name == "sudo" else "C", []), *options.get("chdir", [])])
+            self._enter([*options.get({"env": "C", "sudo": "D"}.get(name, ""), []), *options.get("chdir", [])])
             self._run(started[1:] if name == "timeout" else started, documents, starters + 1)
             # `command cd` is the shell's own.
             self._cwd = self._cwd if name in ("builtin", "command", "time") else cwd
@@ -373,6 +373,8 @@ class _Reader:
                 self.script(script)
                 self._cwd = cwd
         elif name in ("apply_patch", "applypatch"):
+            inner = [token for word in arguments for tokens in word.inner for token in tokens]
+            documents = [*documents, *(token for token in inner if isinstance(token, _Redirection))]
             for patch in (*(word.text for word in arguments), *map(_taken, documents)):
                 self._add(_Word(path, "") for path in patched_paths(patch))
         else:

@@ -164,6 +164,7 @@ NESTING = [
     ("sudo -D dir rm a; rm b", ["dir/a", "b"]),
     ("env -i A=1 rm a", ["a"]),
     ("env -C dir rm a", ["dir/a"]),
+    ("doas -C doas.conf rm a", ["a"]),
     ("command rm a", ["a"]),
     ("command -v rm a", []),
     ("nohup time -p nice -n 5 rm a &", ["a"]),
@@ -220,6 +221,7 @@ HERE_DOCUMENTS = [
     (f"cat <<'EOF' | apply_patch\n{PATCH}\nEOF", ["src/a.py", "src/b.py", "c"]),
     (f'apply_patch "{PATCH}"', ["src/a.py", "src/b.py", "c"]),
     (f"bash -lc \"apply_patch <<'EOF'\n{PATCH}\nEOF\"", ["src/a.py", "src/b.py", "c"]),
+    (f"apply_patch \"$(cat <<'EOF'\n{PATCH}\nEOF\n)\"; rm d", ["src/a.py", "src/b.py", "c", "d"]),
     (f"cat > a <<'EOF'\n{PATCH}\nEOF", ["a"]),
 ]
 BROKEN = [
