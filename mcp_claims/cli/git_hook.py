@@ -71,7 +71,7 @@ def _git_hook(options: argparse.Namespace) -> int:
         if not _is_agent(us):
             phrases.use_local_time()
         session = _session(options, us)
-        conflicts = find(session, us)
+        return _answer(find(session, us), session, options)
     except TimeoutError:
         problem = f"the claims store has not answered within {STORE_TIMEOUT:g} s. `mcp-claims doctor` examines it."
         return _in_trouble(problem, options)
@@ -79,7 +79,6 @@ def _git_hook(options: argparse.Namespace) -> int:
         return _in_trouble(describe(error, options), options)
     except Exception as error:  # noqa: BLE001 (a defect of ours is no reason to stop anybody's work)
         return _in_trouble(f"the hook itself failed ({type(error).__name__}: {error})", options)
-    return _answer(conflicts, session, options)
 
 
 def _staged() -> _Find:
