@@ -221,11 +221,13 @@ class _Reader:
         if name == "mv":
             self._add(sources)
         for target in targets[-1:]:
-            # In `.`, only what is written by its name counts: the directory stands for all that is in it.
-            if not (here := os.path.basename(target.text) in (".", "..")):
-                self._add([target])
+            # Of a directory only what is written by its name counts: the directory itself stands for all that is in it.
+            here = os.path.basename(target.text) in (".", "..")
             if inside or here or target.text.endswith("/"):
                 self._add(_in_directory(target, source) for source in sources)
+                if here or all(source.known for source in sources):
+                    continue
+            self._add([target])
 
     def _write_in_place(self, name: str, arguments: list[Word]) -> None:
         options, files = _parsed(arguments, _IN_PLACE[name])

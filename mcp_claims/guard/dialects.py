@@ -127,7 +127,7 @@ def _as_gemini(event: HookEvent, answer: Answer) -> Json | None:
 
 def _as_copilot(event: HookEvent, answer: Answer) -> Json | None:
     if event.name[:1].isupper():  # How the event is written decides how its answer is.
-        return _as_codex(event, answer)
+        return _as_claude(event, answer)
     answered: Json = {}
     if answer.denial is not None:
         answered |= {"permissionDecision": "deny", "permissionDecisionReason": answer.denial}

@@ -58,7 +58,8 @@ class HostSession(NamedTuple):
     """A session of a host, as one of its processes knows it.
 
     `id` is the host's, and `agent` that of the sub-agent that acts, `None` for the session's own agent.  `processes` are
-    those of the host, if they are known; `above` are all ancestors of the process that asks.
+    those of the host, if they are known; `above` are all ancestors of the process that asks.  Unless it *is known* that there
+    is a host, that process may be a command of whoever has started it.
     """
 
     id: str | None = None
@@ -66,6 +67,7 @@ class HostSession(NamedTuple):
     processes: frozenset[int] = frozenset()
     above: tuple[Program, ...] = ()
     one_session: bool = False
+    is_known: bool = True
 
     @property
     def process(self) -> int | None:
@@ -108,7 +110,7 @@ def host_session_of_environment(environment: Mapping[str, str], machine: Machine
             processes = _named(program.names, above) if pid is None else [pid]
             return HostSession(_cut(session), None, frozenset(processes), above, program.one_session)
     names = next((each.names for each in HOST_PROGRAMS.values() if nearest and nearest.name in each.names), frozenset())
-    return HostSession(processes=frozenset(_named(names, above)), above=above)
+    return HostSession(processes=frozenset(_named(names, above)), above=above, is_known=nearest is not None)
 
 
 def whose(claim: Claim, us: HostSession, machine: Machine) -> Whose:
@@ -146,7 +148,8 @@ def _is_below_host(claim: Claim, us: HostSession, machine: Machine) -> bool:
         return nearest is not None and nearest.pid in us.processes
     ancestors = {each.pid for each in us.above}
     if claim.holder.pid in ancestors:
-        return False  # It has started our host, and is not started by it.
+        # It has started our host, and is not started by it; or it is the shell or the program that runs this command.
+        return not us.is_known
     program = next((each for each in above if not each.is_launcher), None)
     return program is not None and program.name not in _NO_HOSTS and program.pid in ancestors
 

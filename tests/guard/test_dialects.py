@@ -176,4 +176,5 @@ def test_what_is_no_known_event_is_of_no_interest(data: dict[str, Any]) -> None:
 
 def test_the_answers_of_copilot_follow_the_spelling_of_the_event() -> None:
     answered = DIALECTS["copilot-cli"].answer(HookEvent(Kind.BEFORE_TOOL, "PreToolUse"), Answer(arguments={"key": "k"}))
-    assert answered is not None and answered["hookSpecificOutput"]["permissionDecision"] == "allow"
+    assert answered is not None and answered["hookSpecificOutput"]["updatedInput"] == {"key": "k"}
+    assert "permissionDecision" not in answered["hookSpecificOutput"], "nobody is approved behind the person's back"

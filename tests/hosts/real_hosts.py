@@ -131,7 +131,7 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             listed=r"{name}: .*mcp_claims serve.* \(stdio\) - Connected",
             existing_file=(".gemini/settings.json", '// mine\n{\n  "ui": {"hideTips": true} // why\n}\n'),
             session_command=(
-                *("gemini", "-m", "gemini-2.5-pro", "--allowed-tools", "run_shell_command,write_file"),
+                *("gemini", "-m", "gemini-2.5-pro", "--allowed-tools", "run_shell_command,write_file,replace"),
                 *("-p", "{prompt}"),
             ),
             shell=lambda command: use("run_shell_command", command=command),
@@ -186,7 +186,7 @@ REAL_HOSTS: Mapping[str, RealHost] = {
             variables={"OPENCODE_CONFIG_CONTENT": _OPENCODE_CONFIG},
             settings=(
                 ".config/opencode/opencode.json",
-                '{"permission": {"*": "ask", "bash": "allow", "edit": "allow"}}',
+                '{"permission": {"*": "ask", "bash": "allow", "edit": "allow", "read": "allow"}}',
             ),
         ),
         RealHost(

@@ -73,7 +73,7 @@ class Crowd:
 
     def turn(self, host: HostHome, real: RealHost, session: int, turn: int, meet: threading.Barrier | None) -> None:
         """Run a session for one turn of edits, of which the next files in a fixed order are the target."""
-        start = (3 * session + 7 * turn) % FILES if meet is None else 0
+        start = (session + 4 * turn) % FILES if meet is None else 0
         targets = [self.files[(start + offset) % FILES] for offset in range(EDITS_OF_A_TURN)]
         lines = [f"{session}.{turn}.{offset}" for offset in range(EDITS_OF_A_TURN)]
         calls = [EDITS[real.name](str(file), line) for file, line in zip(targets, lines, strict=True)]
