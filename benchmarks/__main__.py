@@ -13,6 +13,7 @@ from benchmarks.report import as_json, as_table, write
 
 SUBJECTS = {
     "start": "time until `mcp-claims check` ends",
+    "hook": "from the start of a hook of a host to its answer",
     "sessions": "what an agent's session costs: start, CPU, memory, many at once, eight that race",
     "call": "one call of try_claim over stdio",
     "core": "claim, release and refusal in the library",

@@ -55,12 +55,17 @@ class Edits:
 
     def __init__(self, session: Session, us: HostSession, machine: Machine) -> None:
         self._session, self._us, self._machine = session, us, machine
+        # Of each holder once: to look at its ancestors takes as long as to read a claim, and most claims belong to few.
+        self._known: dict[tuple[Holder, str | None], Whose] = {}
 
     def whose(self, claim: Claim) -> Whose:
         """Return whose *claim* is."""
         if claim.holder.name == self._session.holder.name:
             return Whose.OURS
-        return whose(claim, self._us, self._machine)
+        known = claim.holder, claim.maker
+        if known not in self._known:
+            self._known[known] = whose(claim, self._us, self._machine)
+        return self._known[known]
 
     def look_at(self, scoped: ScopedKey) -> Standing:
         """Return what is in force at the file *scoped*."""

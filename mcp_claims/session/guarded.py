@@ -15,7 +15,9 @@ from mcp_claims.session.members import is_of
 from mcp_claims.session.several import Several
 from mcp_claims.stores.base import Change, Store
 
-_SECOND = timedelta(seconds=1)
+_SECOND, _LONGEST = timedelta(seconds=1), timedelta(seconds=30)
+_SHARE_OF_TTL = 60
+"""A claim is renewed from outside once this part of its TTL has passed, at most 30 s: hooks run many times a minute."""
 
 
 class Guarded(Several):
@@ -53,7 +55,7 @@ class Guarded(Several):
         return swap.found if swap.won and isinstance(swap.found, Claim) else None
 
     def extend(self, found: Claim, *, lock_timeout: float = 0) -> bool:
-        """Renew *found*, which this host's session holds under any name, to its own TTL; return whether that was needed.
+        """Renew *found*, which this host's session holds under any name, to its own TTL, if some of that has passed; return whether it was.
 
         Its holder stays, and nothing is shortened.
         """
@@ -68,7 +70,7 @@ class Guarded(Several):
             return False
         ttl = timedelta(seconds=found.ttl)
         left = expiry.remaining(found.expires, now)
-        if not timedelta(0) < left < ttl - _SECOND:
+        if not timedelta(0) < left <= ttl - min(max(_SECOND, ttl / _SHARE_OF_TTL), _LONGEST):
             return False
         return self.amend(found, found._replace(expires=expiry.later(now, ttl)), lock_timeout=lock_timeout) is not None
 
