@@ -1,7 +1,7 @@
 """Runs real hosts: what npm has installed, in a home directory of its own, with a scripted model.
 
 A host is described by data, a `RealHost`.  `HostHome.session` starts a session of it with a prompt.
-Needs `MCP_CLAIMS_HOSTS`: the directory into which npm has installed the packages in `.ci/run`.
+Needs `MCP_CLAIMS_HOSTS`: the directory that `.ci/hosts` has filled.
 """
 
 from __future__ import annotations
