@@ -29,7 +29,7 @@ TIMEOUT = 300  # s; a host needs a tenth of that on a quiet machine.
 needs_hosts = [
     pytest.mark.skipif(
         INSTALLED is None and "CI" not in os.environ,
-        reason="npm install --prefix DIR the packages of hosts in .ci/run, and set MCP_CLAIMS_HOSTS=DIR",
+        reason="run `.ci/hosts DIR`, and set MCP_CLAIMS_HOSTS=DIR",
     ),
     pytest.mark.timeout(2 * TIMEOUT),
 ]
