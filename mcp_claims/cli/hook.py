@@ -15,6 +15,7 @@ from mcp_claims.cli.errors import STORE_ERROR, describe
 from mcp_claims.cli.options import add_epilog, add_store_options, chosen_store, shown_directory
 from mcp_claims.cli.output import write_error, write_line
 from mcp_claims.errors import ClaimsError
+from mcp_claims.guard.commands import NOT_SEEN
 from mcp_claims.guard.dialects import DIALECTS, Answer, HookEvent, Kind, read_event
 from mcp_claims.guard.guard import Guard, Guarding, Mode
 from mcp_claims.liveness import local_machine
@@ -43,11 +44,11 @@ def configure_hook(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "hook",
         choices=(_SESSION_END, _GUARD),
-        help="guard claims files before they are edited, denies what another session has claimed, tells sub-agents "
-        "apart, renews and releases; session-end does nothing to edits",
+        help="guard claims files before they are edited, denies what another session holds, tells sub-agents apart, renews "
+        "and releases; session-end, which earlier versions installed, is guard --mode off. " + NOT_SEEN,
     )
     parser.add_argument(
-        "--host", choices=DIALECTS, default="claude-code", help="the host whose hook this is (%(default)s)"
+        "--host", choices=DIALECTS, default="claude-code", help="the host that runs the hook (%(default)s)"
     )
     parser.add_argument(
         "--mode",
@@ -55,11 +56,13 @@ def configure_hook(parser: argparse.ArgumentParser) -> None:
         choices=Mode,
         metavar="MODE",
         default=Mode.CLAIM,
-        help="claim files before an edit and deny what others hold (the default), deny only, require a claim by a tool, "
-        "or off",
+        help="before an edit: claim its files and deny what others hold (claim, the default), only deny (deny), also deny "
+        "what the session has not claimed by a tool (require), or nothing (off)",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="deny where it cannot be known, or the store cannot answer"
+        "--strict",
+        action="store_true",
+        help="also deny where it cannot be known whose a claim is, and while the store cannot answer",
     )
     parser.add_argument(
         "--server", default="claims", metavar="NAME", help="what the host calls our server (%(default)s)"
@@ -95,7 +98,7 @@ def _answer(options: argparse.Namespace, event: HookEvent, how: Guarding) -> Ans
     store, machine = chosen_store(options), local_machine()
     us = host_session(options.host, event.session, event.agent, os.environ, machine)
     handle = None
-    # What a process is to its host only the id of the session tells for certain.
+    # Without the id of the host's session nothing says for certain for which agent the hook acts.
     if us.id is None or not store.has_places:
         session = process_session(store, machine)
         session.act_in(us)
@@ -136,6 +139,6 @@ def _fail(
 
 
 def _write(host: str, event: HookEvent, answer: Answer) -> None:
-    """Print *answer* as *host* wants it; nothing if there is nothing to say."""
+    """Print *answer* as *host* wants it; nothing if it is empty."""
     if answer != Answer() and (output := DIALECTS[host].answer(event, answer)) is not None:
         write_line(json.dumps(output))

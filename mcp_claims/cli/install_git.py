@@ -49,7 +49,7 @@ _FRAMEWORK_HOOKS = """\
 
 def add_git_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `install` or `uninstall` for git alone."""
-    group = parser.add_argument_group("git only, else for the repository of this directory")
+    group = parser.add_argument_group("git (without these, in the repository of this directory)")
     group.add_argument("--global", dest="everywhere", action="store_true", help="for all repositories of this user")
 
 
@@ -112,7 +112,7 @@ def uninstall_git(options: argparse.Namespace) -> int:
 
 
 def _store_words(options: argparse.Namespace, *, given_only: bool) -> list[str]:
-    """Return the options that lead a hook to the store: it is written down, as for hosts, or if *given_only* only if it was given."""
+    """Return the options that lead a hook to the store, as for hosts; if *given_only*, only those that were given."""
     choice = store_choice(options)
     if choice.url is not None:
         return [] if given_only and options.store is None else ["--store", choice.url]

@@ -1,4 +1,4 @@
-"""The hooks of `mcp-claims install`: which a host gets, and what its user has to know of them."""
+"""The hooks of `mcp-claims install`: which ones a host gets, and what its user has to know about them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mcp_claims.errors import InvalidInputError
 _STORE_OPTIONS = ("--dir", "--layout", "--provider", "--store")
 _MARKETPLACE = "mcp-claims/mcp-claims"
 _PLUGIN = (
-    f"The plugin has all of this in one: `claude plugin marketplace add {_MARKETPLACE}`, then "
-    "`claude plugin install claims@mcp-claims`."
+    f"The plugin has all of this in one, instead: `mcp-claims uninstall claude-code`, `claude plugin marketplace add "
+    f"{_MARKETPLACE}`, then `claude plugin install claims@mcp-claims`."
 )
 _WHAT_IT_DOES = {
     "claim": "before an edit it claims the file for its session, and it denies edits of what another session has claimed",
     "deny": "it denies edits of what another session has claimed",
     "require": "it denies edits of files that their session has not claimed by the tool",
-    "off": "no edit is looked at",
+    "off": "they do nothing about edits",
 }
 
 
@@ -30,18 +30,18 @@ def add_hook_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=[mode for mode in hosts.MODES if mode != hosts.OFF],
         const=hosts.DEFAULT_MODE,
-        help="also guard edits, whatever the model does: claim (the default) claims each file before its edit and denies "
-        "what another session holds, deny only denies, require denies edits of what was not claimed by the tool",
+        help="also guard edits, even if the model calls no tool: claim (the default) claims each file before its edit and "
+        "denies what another session holds, deny only denies, require also denies what was not claimed by the tool",
     )
     group.add_argument(
         "--strict",
         action="store_true",
-        help="with --guard, and for git: also deny what cannot be checked, as while the claims cannot be read",
+        help="with --guard, and for git: also deny what cannot be checked, such as all while the claims cannot be read",
     )
     group.add_argument(
         "--hooks",
         action="store_true",
-        help="without a guard: tell sub-agents apart, and release what a turn, sub-agent or session held when it ends",
+        help="without a guard: tell sub-agents apart, renew while a session works, and release what it holds when it ends",
     )
 
 
@@ -80,7 +80,10 @@ def describe_hook(host: hosts.Host, user: hosts.UserEnvironment, hook: hosts.Hoo
     if hook is not None:
         what = "Its hooks" if hook.mode == hosts.OFF else "Its guard"
         strict = ", and those that it cannot check" if hook.strict else ""
-        yield f"{what}: {_WHAT_IT_DOES[hook.mode]}{strict}; it tells sub-agents apart, and releases what ends."
+        yield (
+            f"{what}: {_WHAT_IT_DOES[hook.mode]}{strict}. Where {host.title} names sub-agents, each is told apart, and what "
+            "one holds is released when it ends."
+        )
         unapproved = hosts.unapproved_events(user, name) if host.name == "codex" else []
         if unapproved:
             yield (

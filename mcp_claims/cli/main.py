@@ -33,12 +33,18 @@ COMMANDS = {
     "run": ("run", "run a command while holding a key, unless another session holds it; with --once until it succeeds"),
     "monitor": (
         "monitor",
-        "print a line when it is your session's turn, or a claim of it is lost, for a host that listens",
+        "print a line when it is your session's turn, or it has lost a claim, for a host that reads the lines",
     ),
-    "hook": ("hook", "answer a hook of a host; `mcp-claims install claude-code --hooks` makes the host run this"),
+    "hook": ("hook", "answer a hook of a host; `mcp-claims install HOST --guard` makes the host run this"),
     "git-hook": ("git_hook", "answer git before a commit or a push; `mcp-claims install git` makes git run this"),
-    "install": ("install", "add the server to the user's configuration of a host; the rest of the file stays as it is"),
-    "uninstall": ("install", "remove the server and its hooks from a host; the rest of the file stays as it is"),
+    "install": (
+        "install",
+        "add the server, and hooks on request, to a host, or hooks to git; all that is not ours stays as it is",
+    ),
+    "uninstall": (
+        "install",
+        "remove the server and its hooks from a host, or the hooks from git; all that is not ours stays",
+    ),
     "instructions": ("instructions", "print the lines about claims for a project's CLAUDE.md or AGENTS.md"),
     "doctor": ("doctor", "check that claims work here, changing none: store, stored claims, clocks, process identity"),
     "demo": (

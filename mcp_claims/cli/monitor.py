@@ -30,10 +30,10 @@ from mcp_claims.session.session import Session
 _PAGE = 5_000
 _MAX_LINES = 20  # at once: a host suppresses a monitor that prints too many
 
-# A notice can be lost, and a ticket is none; the shortest is kept for half a minute.
+# A notice can be lost, and a new ticket causes none; the shortest-lived ticket is kept for half a minute.
 _POLL_INTERVAL, _WATCHED_POLL_INTERVAL = 5.0, 20.0  # s
 
-# Any change of any claim asks for a look at all of them: of many claims in a busy fleet, at most this share of the time.
+# After any change the monitor reads all claims: in a busy fleet, for at most this share of the time.
 _SHARE_OF_TIME = 1 / 20
 _SETTLE_TIME, _MAX_PAUSE = 0.05, 5.0  # s
 
@@ -44,7 +44,7 @@ def configure_monitor(parser: argparse.ArgumentParser) -> None:
     """Configure the parser of `monitor`."""
     add_epilog(
         parser,
-        "  mcp-claims monitor      # your turn: a key is kept for it; lost: a claim has ended; released: it waited for it",
+        "  mcp-claims monitor    # your turn: a key is kept for it; lost: a claim ended; released: what it waited for is free",
         "0 the host has ended, or nobody reads the lines",
     )
     add_store_options(parser)

@@ -42,7 +42,7 @@ _WRITING = frozenset({">", ">>", ">|", "&>", "&>>", ">&", "<>"})
 
 
 def _options(*lines: str) -> dict[str, str]:
-    """Return the options that take a value of each program, as getopt(1) writes them: `::` if only what is right behind is one."""
+    """Return, for each program, its options with a value, as getopt(1) writes them: `::` if it has to be in the same word."""
     return dict(entry.partition("=")[::2] for line in lines for entry in line.split())
 
 
@@ -150,7 +150,7 @@ class _Reader:
         self._run(words, [each for each in inputs if each.operator in HERE_DOCUMENT])
 
     def _run(self, words: list[Word], documents: list[Redirection], starters: int = 0) -> None:
-        """Add what the command writes that *words* begin with, perhaps behind assignments; it reads *documents*."""
+        """Add what the command in *words* writes, perhaps after assignments; *documents* are its here-documents."""
         first = next((at for at, word in enumerate(words) if not BEFORE_THE_NAME.match(word.live)), len(words))
         if first == len(words) or not words[first].known:
             return

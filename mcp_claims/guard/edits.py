@@ -30,7 +30,7 @@ _LONGEST_CYCLE = 10
 
 
 class Standing(NamedTuple):
-    """What is in force at a file: claims of the session, of others, and such of which that cannot be known."""
+    """What is in force at a file: claims of the session, of others, and those of which that cannot be known."""
 
     ours: list[Claim]
     others: list[ListedClaim]
@@ -43,7 +43,7 @@ class Standing(NamedTuple):
 
 
 class Cycle(NamedTuple):
-    """A circle of sessions each of which wants a file that the next one holds; *freed* are keys that were given up for it."""
+    """A cycle of sessions, each of which wants a file that the next one holds; *freed* are keys given up to break it."""
 
     wanted: str
     freed: tuple[str, ...]
@@ -112,16 +112,16 @@ class Edits:
             self._session.release_grant(claim)
 
     def note_wanted(self, held: Iterable[Claim], wanted: str | None) -> None:
-        """Note in what this agent holds of which file it was just denied an edit; `None`: of none."""
+        """Note, in what this agent holds, the file of which it was just denied an edit; `None` removes the note."""
         for claim in held:
             if is_file_key(claim.scoped) and claim.holder.agent == self._us.agent and claim.wants != wanted:
                 self._session.amend(claim, claim._replace(wants=wanted), lock_timeout=LOCK_TIMEOUT)
 
     def break_cycle(self, held: Sequence[Claim], everybody: Sequence[Claim], blocking: Claim) -> Cycle | None:
-        """Return the circle that a denial because of *blocking* closes, if it does: the youngest session in it gives way.
+        """Return the cycle that a denial because of *blocking* closes, if it does: the youngest session in it gives way.
 
-        That is, it gives up what the guard has claimed for it, except for what an edit is in progress.  *everybody* is what
-        is in force, and *held* what this session has of it.
+        That is, it gives up what the guard has claimed for it, except for files of which an edit is in progress.
+        *everybody* is what is in force, and *held* what this session has of it.
         """
         path = self._path(everybody, blocking)
         if path is None:

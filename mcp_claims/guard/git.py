@@ -162,7 +162,7 @@ def _all_places(session: Session) -> list[ListedClaim]:
 def _find_files(touched: _Touched, resolver: Resolver, paths: Iterable[str], claims: list[_Claimed]) -> None:
     """Add the names of *paths* that *claims* are about.
 
-    Few paths are resolved by themselves, which takes several system calls: those in one directory have it in common.
+    To resolve a path takes several system calls, so most files get their key from that of their directory.
     """
 
     @cache

@@ -44,12 +44,12 @@ class Mode(StrEnum):
     DENY = "deny"
     #: It also denies an edit of what the session has not claimed by a tool.
     REQUIRE = "require"
-    #: It looks at no edits: it only tells sub-agents apart, and ends what ends with one, with a turn, with a session.
+    #: It does nothing about edits: it only tells sub-agents apart, renews, and ends what ends with one or with a session.
     OFF = "off"
 
 
 class Guarding(NamedTuple):
-    """How to guard: whether to be *strict* in doubt, and what the host calls our *server* and its *project* directory."""
+    """How to guard: whether to be *strict* in doubt, the name of our *server* in the host, the host's *project* directory."""
 
     mode: Mode = Mode.CLAIM
     strict: bool = False

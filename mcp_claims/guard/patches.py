@@ -7,7 +7,7 @@ from collections.abc import Iterator
 MAX_PATHS = 200
 MAX_PATH = 4_096
 _MAX_TEXT = 1 << 20
-"""Characters that are read: patches that add whole files are long, and a marker behind them counts as well."""
+"""Characters that are read: patches that add whole files are long, and a marker after them counts as well."""
 
 _BEGIN, _END = "*** Begin Patch", "*** End Patch"
 _MARKERS = ("*** Add File:", "*** Update File:", "*** Delete File:", "*** Move to:")
@@ -16,7 +16,7 @@ _MARKERS = ("*** Add File:", "*** Update File:", "*** Delete File:", "*** Move t
 def patched_paths(text: str) -> list[str]:
     """Return the paths that the patch adds, updates, deletes or moves to, as it writes them, each once.
 
-    What stands before `*** Begin Patch` and behind `*** End Patch` does not count, unless no line begins a patch.
+    What stands before `*** Begin Patch` or after `*** End Patch` does not count, unless no line begins a patch.
     """
     paths: dict[str, None] = {}
     for path in _marked(text[:_MAX_TEXT].split("\n")):

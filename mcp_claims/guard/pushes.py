@@ -1,4 +1,4 @@
-"""The branches that a `git push` in a shell command is about, by its words; what is really pushed is seen by git's own hook."""
+"""The branches that a `git push` in a shell command is about, by its words; git's own hook sees what is really pushed."""
 
 from __future__ import annotations
 

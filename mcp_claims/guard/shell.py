@@ -124,7 +124,7 @@ class Lexer:
         return self._end if found < 0 else found
 
     def _skip_arithmetic(self) -> None:
-        """Go behind what closes the next parenthesis; `<<` in it shifts, and begins no here-document."""
+        """Skip to after what closes the next parenthesis: in it `<<` shifts, and begins no here-document."""
         opened = 0
         for found in re.compile("[()]").finditer(self._text, self._at):
             opened += 1 if found[0] == "(" else -1
@@ -238,7 +238,7 @@ class Lexer:
 
 
 def _begins_command(before: Token) -> bool:
-    """Return whether the word behind the token *before* may be the name of a command."""
+    """Return whether the word after the token *before* may be the name of a command."""
     return not isinstance(before, Redirection) and (
         isinstance(before, str) or BEFORE_THE_NAME.match(before.live) is not None
     )

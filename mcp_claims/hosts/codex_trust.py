@@ -1,4 +1,4 @@
-"""Which of our hooks a person has approved in Codex, which runs no others, and says nothing of those that it skips.
+"""Which of our hooks a person has approved in Codex, which runs no others, and says nothing about those that it skips.
 
 https://developers.openai.com/codex/hooks: an approval is the hash of the hook's definition, in `[hooks.state]` of
 `config.toml`, under the hook's place: file, event, group and number.  Codex 0.171.0 hashes its own JSON of it, with sorted keys.

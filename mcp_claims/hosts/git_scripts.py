@@ -1,4 +1,4 @@
-"""The texts of git's hooks that `install git` writes: scripts for a plain POSIX shell, as git for Windows brings one too.
+"""The texts of git's hooks that `install git` writes: scripts for a plain POSIX shell, which git for Windows has, too.
 
 A script denies only what the command denies.  Whatever else goes wrong, such as an interpreter that is gone, it says so in a line
 and lets git go on, unless it is strict.

@@ -24,7 +24,7 @@ from mcp_claims.hosts.jsonc import JsonText
 from mcp_claims.hosts.parts import Elements, Part, WholeFile
 
 MODES = ("claim", "deny", "require", "off")
-"""What a guard does about edits.  `off` looks at none."""
+"""What a guard does about edits: `off` is nothing."""
 
 DEFAULT_MODE, DEFAULT_SERVER, OFF = "claim", "claims", "off"
 _PROGRAMS = ("mcp-claims", "mcp_claims")
@@ -32,9 +32,9 @@ _PROGRAMS = ("mcp-claims", "mcp_claims")
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """Our hook: the command line *words*, and what it is told there.
+    """Our hook: the command line *words*, and what its options say.
 
-    An older version's has no *server*, and belongs to all.
+    One that an older version wrote has no *server*, and belongs to all servers.
     """
 
     words: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What changes for one session of a host, from look to look, as lines for its model: a turn, a loss, a release."""
+"""What changes for one session of a host, from one reading to the next, as lines for its model: a turn, a loss, a release."""
 
 from __future__ import annotations
 

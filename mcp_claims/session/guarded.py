@@ -21,7 +21,7 @@ _SHARE_OF_TTL = 60
 
 
 class Guarded(Several):
-    """A session that may act in one of a host, whose hooks have a name of their own."""
+    """A session that may act in a host's session, whose hooks claim under a name of their own."""
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
         super().__init__(store, holder, machine)
