@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -22,14 +21,17 @@ from mcp_claims.liveness import local_machine
 from mcp_claims.session.handles import Handles
 from mcp_claims.session.host_session import host_session
 from mcp_claims.session.identity import guarded_session, process_session
-from mcp_claims.stores.base import call_before
+from mcp_claims.stores.threads import call_within
 
+_DEFAULT_HOST = "claude-code"
 _SESSION_END, _GUARD = "session-end", "guard"
 _DEFAULT_EVENTS = {_GUARD: "PreToolUse", _SESSION_END: "SessionEnd"}
 _PROJECT_VARIABLES = ("CLAUDE_PROJECT_DIR", "GEMINI_PROJECT_DIR", "QWEN_PROJECT_DIR", "COPILOT_PROJECT_DIR")
 _MAX_INPUT_BYTES = 64 * 1024 * 1024
-_ANSWER_TIMEOUT, _SECRET_TIMEOUT = 0.9, 0.3
-"""Seconds: a store in trouble delays an edit by at most one."""
+_ANSWER_TIMEOUT, _END_TIMEOUT, _SECRET_TIMEOUT = 0.9, 2.5, 0.3
+"""Seconds: a store in trouble delays an edit by at most one, and an end by less than any host waits for one (Codex: three)."""
+
+_ENDS = (Kind.TURN_END, Kind.AGENT_END, Kind.SESSION_END)
 
 
 def configure_hook(parser: argparse.ArgumentParser) -> None:
@@ -48,14 +50,15 @@ def configure_hook(parser: argparse.ArgumentParser) -> None:
         "and releases; session-end, which earlier versions installed, is guard --mode off. " + NOT_SEEN,
     )
     parser.add_argument(
-        "--host", choices=DIALECTS, default="claude-code", help="the host that runs the hook (%(default)s)"
+        "--host",
+        choices=DIALECTS,
+        help=f"the host that runs the hook (without it {_DEFAULT_HOST}, whose guard only denies, as earlier versions' did)",
     )
     parser.add_argument(
         "--mode",
         type=Mode,
         choices=Mode,
         metavar="MODE",
-        default=Mode.CLAIM,
         help="before an edit: claim its files and deny what others hold (claim, the default), only deny (deny), also deny "
         "what the session has not claimed by a tool (require), or nothing (off)",
     )
@@ -67,22 +70,27 @@ def configure_hook(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server", default="claims", metavar="NAME", help="what the host calls our server (%(default)s)"
     )
-    parser.add_argument("--event", metavar="NAME", help="the host's name of the event, where its input does not say it")
     parser.set_defaults(run=_hook)
 
 
 def _hook(options: argparse.Namespace) -> int:
     ending = options.hook == _SESSION_END
-    how = Guarding(Mode.OFF if ending else options.mode, options.strict and not ending, options.server, _project())
+    # What an earlier version has installed has no hook that would end a claim.
+    mode = Mode.OFF if ending else options.mode or (Mode.CLAIM if options.host else Mode.DENY)
+    pages: list[None] = []
+    how = Guarding(mode, options.strict and not ending, options.server, _project(), lambda: pages.append(None))
     data = _read_input()
     if data is None:
         return _fail("a hook needs a JSON object on standard input that describes the event", options, how, code=1)
-    known = options.event or data.get("hook_event_name")
-    event = read_event(options.host, data, known if isinstance(known, str) and known else _DEFAULT_EVENTS[options.hook])
+    event = read_event(options.host or _DEFAULT_HOST, data, _DEFAULT_EVENTS[options.hook])
     if event is None:
         return 0
+    seconds = _END_TIMEOUT if event.kind in _ENDS else _ANSWER_TIMEOUT
     try:
-        answer = call_before(time.monotonic() + _ANSWER_TIMEOUT, partial(_answer, options, event, how))
+        answer = call_within(seconds, partial(_answer, options, event, how), lambda: len(pages))
+    except TimeoutError:
+        problem = f"the claims store has not answered within {seconds:g} s. `mcp-claims doctor` examines it."
+        return _fail(problem, options, how, event, code=STORE_ERROR if ending else 0)
     except ClaimsError as error:
         return _fail(describe(error, options), options, how, event, code=STORE_ERROR if ending else 0)
     except Exception as error:
@@ -90,13 +98,15 @@ def _hook(options: argparse.Namespace) -> int:
         if not how.strict:
             raise
         return _fail(f"the guard itself failed ({type(error).__name__}: {error})", options, how, event, code=0)
-    _write(options.host, event, answer)
+    _write(options, event, answer)
     return 0
 
 
 def _answer(options: argparse.Namespace, event: HookEvent, how: Guarding) -> Answer:
     store, machine = chosen_store(options), local_machine()
-    us = host_session(options.host, event.session, event.agent, os.environ, machine)
+    host = options.host or _DEFAULT_HOST
+    dialect = DIALECTS[host]
+    us = host_session(host, event.session, event.agent, os.environ, machine)
     handle = None
     # Without the id of the host's session nothing says for certain for which agent the hook acts.
     if us.id is None or not store.has_places:
@@ -106,9 +116,9 @@ def _answer(options: argparse.Namespace, event: HookEvent, how: Guarding) -> Ans
         handles = Handles(store.secret(lock_timeout=_SECRET_TIMEOUT))
         handle, opened = handles.issue_for_agent(us.id, us.agent or "")
         session = guarded_session(store, machine, opened.nonce, us)
-        session.describe_client(f"{options.host} guard")
+        session.describe_client(f"{host} guard")
         session.describe(directory=shown_directory(event.cwd))
-    guard = Guard(session, us, machine, DIALECTS[options.host], how, handle if us.agent is not None else None)
+    guard = Guard(session, us, machine, dialect, how, handle if us.agent is not None or dialect.hands_to_all else None)
     return guard.answer(event)
 
 
@@ -131,14 +141,15 @@ def _fail(
 ) -> int:
     """Print the *problem* that keeps the hook from its work; if it is strict, deny the tool call.  Return the exit code."""
     write_error(problem)
-    event = event or HookEvent(Kind.BEFORE_TOOL, options.event or _DEFAULT_EVENTS[options.hook])
+    event = event or HookEvent(Kind.BEFORE_TOOL, _DEFAULT_EVENTS[options.hook])
     if not how.strict or event.kind is not Kind.BEFORE_TOOL:
         return code
-    _write(options.host, event, Answer(f"The claims cannot be read, and this guard is strict: {problem}"))
+    _write(options, event, Answer(f"The claims cannot be read, and this guard is strict: {problem}"))
     return 0
 
 
-def _write(host: str, event: HookEvent, answer: Answer) -> None:
-    """Print *answer* as *host* wants it; nothing if it is empty."""
-    if answer != Answer() and (output := DIALECTS[host].answer(event, answer)) is not None:
+def _write(options: argparse.Namespace, event: HookEvent, answer: Answer) -> None:
+    """Print *answer* as the host wants it; nothing if it is empty."""
+    dialect = DIALECTS[options.host or _DEFAULT_HOST]
+    if answer != Answer() and (output := dialect.answer(event, answer)) is not None:
         write_line(json.dumps(output))

@@ -27,7 +27,7 @@ from mcp_claims.guard.shell import (
 NOT_SEEN = (
     "The guard does not see what programs and scripts write by themselves (`make`, `python x.py`, formatters, editors, build "
     "tools, `find -delete`), what a variable or the output of a command names, what `xargs`, or `patch` without a file, reads "
-    "from standard input, and what `git checkout BRANCH`, `git switch`, `git reset`, `git stash`, `git apply`, `git merge` "
+    "from standard input, and what `git checkout BRANCH`, `git switch`, `git reset`, `git clean`, `git stash`, `git apply`, `git merge` "
     "or `git pull` change."
 )
 

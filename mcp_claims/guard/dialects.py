@@ -68,6 +68,8 @@ class Dialect(NamedTuple):
     answer: _Answering
     patch_tools: frozenset[str] = frozenset()
     changes_arguments: bool = True
+    hands_to_all: bool = False
+    """Whether the own agent of a session gets a handle, too: one server serves sessions that it cannot tell apart."""
 
     def tool_of_ours(self, event: HookEvent, server: str) -> str | None:
         """Return which tool of our server, which the host calls *server*, *event* is about; `None` if it is none."""
@@ -125,19 +127,6 @@ def _as_gemini(event: HookEvent, answer: Answer) -> Json | None:
     return answered or None
 
 
-def _as_copilot(event: HookEvent, answer: Answer) -> Json | None:
-    if event.name[:1].isupper():  # How the event is written decides how its answer is.
-        return _as_claude(event, answer)
-    answered: Json = {}
-    if answer.denial is not None:
-        answered |= {"permissionDecision": "deny", "permissionDecisionReason": answer.denial}
-    if answer.arguments is not None:
-        answered["modifiedArgs"] = answer.arguments
-    if answer.warning is not None:
-        answered["additionalContext"] = answer.warning
-    return answered
-
-
 def _as_opencode(event: HookEvent, answer: Answer) -> Json | None:
     # To our own plugin in the host.
     answered = {"deny": answer.denial, "args": answer.arguments, "warn": answer.warning}
@@ -147,12 +136,10 @@ def _as_opencode(event: HookEvent, answer: Answer) -> Json | None:
 def _as_cursor(event: HookEvent, answer: Answer) -> Json | None:
     if answer.denial is not None:
         return {"permission": "deny", "user_message": answer.denial, "agent_message": answer.denial}
-    if answer.arguments is not None:
-        return {"permission": "allow", "updated_input": answer.arguments}
     return None
 
 
-_MCP = "mcp__(plugin_[^_].*_)?{server}__{tool}"
+_MCP = "mcp__(plugin_claims_)?{server}__{tool}"
 
 DIALECTS: Mapping[str, Dialect] = {
     "claude-code": Dialect(
@@ -192,23 +179,13 @@ DIALECTS: Mapping[str, Dialect] = {
         _as_qwen,
         changes_arguments=False,
     ),
+    # Its events are those of Claude Code if they are spelt so; in any other spelling it names none of them in its input.
     "copilot-cli": Dialect(
-        {
-            **_CLAUDE_EVENTS,
-            "preToolUse": Kind.BEFORE_TOOL,
-            "postToolUse": Kind.AFTER_TOOL,
-            "postToolUseFailure": Kind.AFTER_TOOL,
-            "userPromptSubmitted": Kind.ACTIVITY,
-            "sessionStart": Kind.ACTIVITY,
-            "subagentStart": Kind.ACTIVITY,
-            "agentStop": Kind.TURN_END,
-            "subagentStop": Kind.AGENT_END,
-            "sessionEnd": Kind.SESSION_END,
-        },
-        frozenset({"create", "edit", "Write", "Edit"}),
-        frozenset({"bash", "powershell", "Bash"}),
+        _CLAUDE_EVENTS,
+        frozenset({"Write", "Edit"}),
+        frozenset({"Bash"}),
         "{server}-{tool}",
-        _as_copilot,
+        _as_claude,
     ),
     "opencode": Dialect(
         {
@@ -224,6 +201,7 @@ DIALECTS: Mapping[str, Dialect] = {
         "{server}_{tool}",
         _as_opencode,
         patch_tools=frozenset({"apply_patch", "patch"}),
+        hands_to_all=True,
     ),
     "cursor": Dialect(
         {
@@ -239,23 +217,24 @@ DIALECTS: Mapping[str, Dialect] = {
         },
         frozenset({"Write", "Edit", "Delete"}),
         frozenset({"Shell"}),
-        "MCP:{tool}",
+        "MCP:{tool}",  # Of any server: so no call gets other arguments, with which it would be permitted as well.
         _as_cursor,
+        changes_arguments=False,
     ),
 }
 """The hosts that have hooks, by the name that `install` takes."""
 
-_SESSION_FIELDS = ("session_id", "sessionId", "conversation_id")
-_AGENT_FIELDS = ("agent_id", "agentId", "subagent_id")
-_PARENT_FIELDS = ("parent_agent_id", "parentAgentId", "parent_session_id")
+_SESSION_FIELDS = ("session_id", "conversation_id")
+_AGENT_FIELDS = ("agent_id", "subagent_id")
+_PARENT_FIELDS = ("parent_agent_id", "parent_session_id")
 
 
-def read_event(host: str, data: Mapping[str, Any], name: str | None = None) -> HookEvent | None:
-    """Return the event that *host* describes by *data*; *name* is the event's where *data* does not say it.
+def read_event(host: str, data: Mapping[str, Any], default: str | None = None) -> HookEvent | None:
+    """Return the event that *host* describes by *data*; without a name there it is the one that is called *default*.
 
     `None` for an event of no interest, such as one of a newer version.
     """
-    name = name or _text(data, "hook_event_name") or _text(data, "hookEventName")
+    name = _text(data, "hook_event_name") or default
     kind = DIALECTS[host].events.get(name or "")
     if name is None or kind is None:
         return None
@@ -265,7 +244,7 @@ def read_event(host: str, data: Mapping[str, Any], name: str | None = None) -> H
         agent, session = agent or session, parent
     if kind in (Kind.TURN_END, Kind.SESSION_END) and agent is not None:
         kind = Kind.AGENT_END
-    arguments = data.get("tool_input", data.get("toolArgs"))
+    arguments = data.get("tool_input")
     roots = data.get("workspace_roots")
     return HookEvent(
         kind,
@@ -273,7 +252,7 @@ def read_event(host: str, data: Mapping[str, Any], name: str | None = None) -> H
         session,
         agent,
         _text(data, "cwd") or (roots[0] if isinstance(roots, list) and roots and isinstance(roots[0], str) else None),
-        _text(data, "tool_name", "toolName") or "",
+        _text(data, "tool_name") or "",
         arguments if isinstance(arguments, dict) else {},
         _text(data, "tool_use_id", "call_id", "tool_call_id"),
         _text(data, "reason"),

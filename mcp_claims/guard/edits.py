@@ -7,9 +7,11 @@ tool has claimed or taken over is never changed here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import NamedTuple
 
+from mcp_claims.errors import ClaimsError, ContendedError
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import ClaimState
@@ -19,6 +21,7 @@ from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.host_session import HostSession, Whose, whose
 from mcp_claims.session.results import ListedClaim, Status
 from mcp_claims.session.session import Session
+from mcp_claims.stores.base import MAX_SWAPS
 
 TTL = timedelta(seconds=120)
 """How long a claim of the guard lasts from the last edit."""
@@ -85,19 +88,28 @@ class Edits:
         """Claim *keys* for the edit *call*, all or none; return what is in the way of the first that was refused."""
         made: list[Claim] = []
         for scoped in keys:
-            request = ClaimRequest(scoped, TTL, editing=call)
-            result = self._session.try_request(request, lock_timeout=LOCK_TIMEOUT)
-            if not result.claimed or not isinstance(result.found, Claim):
-                standing = self.look_at(scoped)
-                # A call of the session's own may have claimed it meanwhile, and what was in the way may be gone.
-                if standing.ours or not (standing.others or standing.unknown):
-                    continue
+            standing = self._claim_one(ClaimRequest(scoped, TTL, editing=call), made)
+            if standing is not None:
                 for claim in made:
-                    self._session.release_grant(claim)
+                    self._session.free(claim, exactly=True, lock_timeout=LOCK_TIMEOUT)
                 return standing
-            if result.status is Status.ACQUIRED:
-                made.append(result.found)
         return None
+
+    def _claim_one(self, request: ClaimRequest, made: list[Claim]) -> Standing | None:
+        """Claim one file, and add a new claim to *made*; return what is in the way if it is refused."""
+        for _ in range(MAX_SWAPS):
+            result = self._session.try_request(request, lock_timeout=LOCK_TIMEOUT)
+            if result.claimed and isinstance(result.found, Claim):
+                if result.status is Status.ACQUIRED:
+                    made.append(result.found)
+                return None
+            standing = self.look_at(request.scoped)
+            if standing.has_tools:
+                return None  # A call of the session's own has claimed it meanwhile.
+            if standing.others or standing.unknown:
+                return standing
+            # What was in the way is gone, as are claims that are given back when others are denied.
+        raise ContendedError(request.scoped.key, MAX_SWAPS)
 
     def finish(self, held: Iterable[Claim], call: str | None) -> None:
         """Note that the edit *call*, or where its host does not say which any, is over: two minutes begin anew."""
@@ -109,13 +121,17 @@ class Edits:
     def end(self, held: Iterable[Claim]) -> None:
         """End what the guard has claimed for this agent."""
         for claim in filter(self._is_own_of_guard, held):
-            self._session.release_grant(claim)
+            self._session.free(claim, lock_timeout=LOCK_TIMEOUT)
 
     def note_wanted(self, held: Iterable[Claim], wanted: str | None) -> None:
-        """Note, in what this agent holds, the file of which it was just denied an edit; `None` removes the note."""
+        """Note, in what this agent holds, the file of which it was just denied an edit; `None` removes the note.
+
+        Raises nothing: a note that cannot be written costs the discovery of a cycle, and must not undo a decision.
+        """
         for claim in held:
             if is_file_key(claim.scoped) and claim.holder.agent == self._us.agent and claim.wants != wanted:
-                self._session.amend(claim, claim._replace(wants=wanted), lock_timeout=LOCK_TIMEOUT)
+                with suppress(ClaimsError):
+                    self._session.amend(claim, claim._replace(wants=wanted))
 
     def break_cycle(self, held: Sequence[Claim], everybody: Sequence[Claim], blocking: Claim) -> Cycle | None:
         """Return the cycle that a denial because of *blocking* closes, if it does: the youngest session in it gives way.
@@ -134,8 +150,10 @@ class Edits:
         for claim in candidates:
             is_theirs = not by_us or self._is_own_of_guard(claim)
             if is_theirs and claim.maker == Maker.GUARD and claim.editing is None:
-                self._session.release_grant(claim)
-                freed.append(claim.scoped.base.key)
+                # As it was read: an edit may have begun since.
+                with suppress(ClaimsError):
+                    if self._session.free(claim, exactly=True):
+                        freed.append(claim.scoped.base.key)
         return Cycle(others[-1].wants or "", tuple(freed), by_us)
 
     def _path(self, everybody: Sequence[Claim], blocking: Claim) -> list[Claim] | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from typing import NamedTuple, TypeVar
@@ -22,6 +21,7 @@ from mcp_claims.session.host_session import HostSession, Whose, whose
 from mcp_claims.session.places import Resolver
 from mcp_claims.session.results import ClaimPage, ListedClaim
 from mcp_claims.session.session import Session
+from mcp_claims.stores.threads import call_within
 
 T = TypeVar("T")
 
@@ -104,8 +104,7 @@ def push_conflicts(session: Session, us: HostSession, url: str, refs: Iterable[s
 
 def _in_time(read: Callable[[], T]) -> T:
     """Return `read()`; raise `TimeoutError` after `STORE_TIMEOUT`, as on a network file system that hangs."""
-    # The thread that is left behind ends with the process.
-    return ThreadPoolExecutor(1).submit(read).result(STORE_TIMEOUT)
+    return call_within(STORE_TIMEOUT, read)
 
 
 def _judge_for(session: Session, us: HostSession, machine: Machine) -> Callable[[ListedClaim], Whose]:
@@ -120,7 +119,8 @@ def _judge_for(session: Session, us: HostSession, machine: Machine) -> Callable[
             return Whose.UNKNOWN
         if found.use != ALONE or is_same_session(found.holder.name, session.holder.name):
             return Whose.OURS
-        return whose(found, us, machine)
+        # Git runs in a shell, whose environment names no sub-agent: what any of its session holds is its own.
+        return whose(found._replace(holder=found.holder._replace(agent=None)), us, machine)
 
     return judge
 

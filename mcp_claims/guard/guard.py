@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from mcp_claims.errors import InvalidInputError
+from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.guard import commands, patches
 from mcp_claims.guard.dialects import Answer, Dialect, HookEvent, Kind
-from mcp_claims.guard.edits import Edits, Standing
+from mcp_claims.guard.edits import LOCK_TIMEOUT, Edits, Standing
 from mcp_claims.guard.plain_keys import MAX_PATH, Touched
 from mcp_claims.guard.pushes import pushed_branches
 from mcp_claims.liveness import Machine
@@ -20,19 +20,19 @@ from mcp_claims.model.keys import FILE, is_branch_key, is_file_key
 from mcp_claims.model.names import is_named
 from mcp_claims.model.records import ALONE, Claim, Maker, ScopedKey
 from mcp_claims.model.validation import scoped_key
+from mcp_claims.render import phrases
 from mcp_claims.render.lists import listed_line
 from mcp_claims.session.host_session import HostSession, Whose
 from mcp_claims.session.results import ListedClaim
 from mcp_claims.session.session import Session
 
-_PAGE = 5_000
+_PAGE = 500
 _PATH_FIELDS = ("file_path", "notebook_path", "path", "filePath", "target_file", "absolute_path")
 _PATCH_FIELDS = ("patchText", "patch", "input", "command")
 _TAKE_SESSION = frozenset({"try_claim", "is_claimed_by_other", "release", "list_claims"})
 """Our tools that have an argument `session`."""
 
 _AN_EDIT = "an edit"
-_LEAVE_IT = "Leave it alone: go on with something else, wait for it by try_claim with wait_seconds, or report it."
 
 
 class Mode(StrEnum):
@@ -55,6 +55,7 @@ class Guarding(NamedTuple):
     strict: bool = False
     server: str = "claims"
     project: str | None = None
+    on_page: Callable[[], object] = lambda: None
 
 
 class _InForce(NamedTuple):
@@ -103,7 +104,7 @@ class Guard:
                     and claim.holder.agent == self._us.agent
                     and self._is_of_session(claim)
                 ):
-                    self._session.release_grant(claim)
+                    self._session.free(claim, lock_timeout=LOCK_TIMEOUT)
             return Answer()
         if event.kind is Kind.TURN_END:
             self._edits.end(in_force.ours)
@@ -117,6 +118,7 @@ class Guard:
         while True:
             # What is done is in the list, too, so a list that ends at a limit could hide all the rest.
             page = self._session.list_claims(after=after, limit=_PAGE)
+            self._how.on_page()
             for listed in page.claims:
                 if listed.state in (ClaimState.HELD, ClaimState.RESERVED):
                     in_force.listed.append(listed)
@@ -130,7 +132,8 @@ class Guard:
         """Renew what tools have claimed: a session that is at work does not lose it.  What the guard claims ends by itself."""
         for claim in ours:
             if claim.maker != Maker.GUARD:
-                self._session.extend(claim)
+                with suppress(ClaimsError):  # Somebody has the lock just now: the next event renews it.
+                    self._session.extend(claim)
 
     def _end_session(self, claims: Sequence[Claim], reason: str | None) -> None:
         """End what the host's session and its sub-agents hold: the conversation is over, even if the servers go on."""
@@ -141,9 +144,9 @@ class Guard:
             if not self._is_of_session(claim) or is_named(claim.holder.name):
                 continue
             if claim.maker == Maker.GUARD or claim.holder.agent is not None:
-                self._session.release_grant(claim)
+                self._session.free(claim, lock_timeout=LOCK_TIMEOUT)
             else:
-                self._session.revoke(claim, why)
+                self._session.revoke(claim, why, lock_timeout=LOCK_TIMEOUT)
 
     def _is_of_session(self, claim: Claim) -> bool:
         """Return whether any agent of the host's session holds *claim*."""
@@ -170,13 +173,12 @@ class Guard:
         """Deny the edit if others hold what it touches, else claim that: nothing is claimed if anything is denied."""
         here = _working_directory(event.cwd)
         in_force = self._in_force()
-        self._extend(in_force.ours)
         named, command = _named_paths(event.arguments), _command(event, self._dialect)
         if (plain := self._plain_key(Touched(named, command, here, self._how.project), in_force)) is not None:
-            return Answer(f"{self._described(plain)} {_LEAVE_IT}")
+            return Answer(self._denied(plain))
         written = commands.Written([], []) if command is None else commands.read_command(command, here)
         if (push := self._push(written.pushes)) is not None:
-            return Answer(f"{self._described(push)} {_LEAVE_IT}")
+            return Answer(self._denied(push))
         keys = self._file_keys([*_edited_paths(event, self._dialect, named, here), *written.paths])
         standings = {key: self._edits.look_at(key) for key in keys}
         warning = None
@@ -200,9 +202,10 @@ class Guard:
         if self._claims:
             to_claim = [key for key, each in standings.items() if not (each.has_tools or each.unknown)]
             refused = self._edits.claim(to_claim, event.call or _AN_EDIT)
-            if refused is not None and refused.others:
-                return Answer(f"{self._described(refused.others[0])} {_LEAVE_IT}")
+            if refused is not None:
+                return Answer(self._denied(refused.others[0])) if refused.others else self._doubt(refused)
         self._edits.note_wanted(in_force.ours, None)
+        self._extend(in_force.ours)
         return Answer(warning=warning)
 
     def _plain_key(self, touched: Touched, in_force: _InForce) -> ListedClaim | None:
@@ -230,35 +233,40 @@ class Guard:
     def _denial(self, key: ScopedKey, standing: Standing, in_force: _InForce) -> str | None:
         """Return why an edit of *key* is denied; `None` if the session in the way has just given way."""
         listed = standing.others[0]
-        text = self._described(listed)
-        if not isinstance(listed.found, Claim):
-            return f"{text} {_LEAVE_IT}"
-        cycle = self._edits.break_cycle(in_force.ours, in_force.claims, listed.found)
+        found = listed.found
+        assert isinstance(found, Claim)
+        cycle = self._edits.break_cycle(in_force.ours, in_force.claims, found)
         if cycle is None:
             self._edits.note_wanted(in_force.ours, key.key)
-            return f"{text} {_LEAVE_IT}"
+            return self._denied(listed, key)
         if not cycle.by_us and not self._edits.look_at(key).others:
             return None
-        circle = f"That session wants {cycle.wanted}, which this session holds: each would wait for the other."
+        text = f"That session wants {cycle.wanted}, which this session holds: each would wait for the other."
         if cycle.by_us and cycle.freed:
             freed = ", ".join(cycle.freed)
-            circle += f" So what this session had claimed by its edits is free now ({freed}): read it again before you edit it."
-        return f"{text} {circle} {_LEAVE_IT}"
+            text += f" So what this session had claimed by its edits is free now ({freed}): read it again before you edit it."
+        return self._denied(listed, key, text)
 
     def _doubt(self, standing: Standing) -> Answer:
         text = listed_line(standing.unknown[0], self._session.now())
         if self._how.strict:
-            return Answer(f"Perhaps another session has claimed this, and this guard is strict: {text} {_LEAVE_IT}")
+            return Answer(f"{text} It cannot be known whether that is this session or another one, so this is denied.")
         return Answer(
             warning=f"{text} Whether that is this session or another one cannot be known: see that only one edits it."
         )
 
-    def _described(self, listed: ListedClaim) -> str:
+    def _denied(self, listed: ListedClaim, key: ScopedKey | None = None, more: str = "") -> str:
+        """Return why the tool call is denied: *listed* is in its way, at the file *key* if it is for one."""
         found = listed.found
-        of_ours = isinstance(found, Claim) and self._is_of_session(found)
-        who = "Another agent of this session" if of_ours else "Another session"
+        assert isinstance(found, Claim)
+        who = "Another agent of this session" if self._is_of_session(found) else "Another session"
         verb = "has claimed" if listed.state is ClaimState.HELD else "is next for"
-        return f"{who} {verb} this: {listed_line(listed, self._session.now())}"
+        text = f"{who} {verb} this: {listed_line(listed, self._session.now())}"
+        if key is not None and key != found.scoped.base:
+            text += f" That covers {key.key}."
+        wait = phrases.quoted(found.scoped.base.key)
+        leave = f"Leave it alone: go on with something else, wait for it by try_claim (key {wait}, wait_seconds), or report it."
+        return " ".join(filter(None, (text, more, leave)))
 
     def _file_keys(self, paths: Sequence[str]) -> list[ScopedKey]:
         """Return the keys of the files at *paths*, without those that no claim can be about."""

@@ -30,7 +30,7 @@ def pushed_branches(push: Push) -> list[ScopedKey]:
     for name in names or _current(push.directory):
         is_url = remote is not None and (":" in remote or os.sep in remote)
         text = name if remote is None else f"{remote}:{name}" if is_url else f"{remote}/{name}"
-        with suppress(InvalidInputError):
+        with suppress(InvalidInputError, ValueError):  # A NUL or half a surrogate pair is in no path.
             keys.append(resolver.resolve(scoped_key(f"{BRANCH}{text}")))
     return keys
 
@@ -50,7 +50,7 @@ def _operands(push: Push) -> tuple[str | None, list[str]]:
 
 
 def _current(directory: str) -> Iterator[str]:
-    with suppress(OSError, subprocess.SubprocessError):
+    with suppress(OSError, ValueError, subprocess.SubprocessError):
         done = subprocess.run(
             ["git", "symbolic-ref", "--short", "HEAD"],
             cwd=directory,

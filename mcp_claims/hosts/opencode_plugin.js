@@ -48,6 +48,11 @@ function replace(args, wanted) {
 
 export const McpClaims = async ({ directory }) => {
   const parents = new Map() // session -> its parent, for the sessions of sub-agents
+  const rootOf = (session) => {
+    let root = parents.get(session)
+    while (parents.has(root)) root = parents.get(root)
+    return root
+  }
   const sessions = new Set() // that may hold something
   const calls = new Map() // call -> its session, arguments and warning
   const edits = (tool) => SETTINGS.edits && EDITING.includes(tool)
@@ -55,7 +60,7 @@ export const McpClaims = async ({ directory }) => {
     ask({
       hook_event_name: name,
       session_id: session,
-      parent_session_id: parents.get(session),
+      parent_session_id: rootOf(session),
       cwd: directory,
       ...more,
     })

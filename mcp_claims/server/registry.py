@@ -372,7 +372,7 @@ class SessionRegistry:
                 opened.pid,
                 opened.nonce,
                 bound=self._bound,
-                of_agent=opened.agent is not None,
+                of_agent=opened.host_session is not None,
             )
             if described := caller.client():
                 session.describe_client(described)

@@ -13,7 +13,7 @@ from mcp_claims.model.records import Claim, Found, Holder, Maker, Mode, ScopedKe
 from mcp_claims.session.host_session import HostSession, Whose, whose
 from mcp_claims.session.members import is_of
 from mcp_claims.session.several import Several
-from mcp_claims.stores.base import Change, Store
+from mcp_claims.stores.base import MAX_SWAPS, Change, Store
 
 _SECOND, _LONGEST = timedelta(seconds=1), timedelta(seconds=30)
 _SHARE_OF_TTL = 60
@@ -53,6 +53,24 @@ class Guarded(Several):
         """
         swap = self._swap([Change(found.scoped, found, new)], found.holder, lock_timeout).only
         return swap.found if swap.won and isinstance(swap.found, Claim) else None
+
+    def free(self, found: Claim, *, exactly: bool = False, lock_timeout: float = 0) -> bool:
+        """Release *found*, which this host's session holds under any name; return whether that has ended it.
+
+        Unless it has to be *exactly* that record, a grant that was renewed meanwhile ends, too.
+        """
+        for _ in range(MAX_SWAPS):
+            swap = self._swap_one(Change(found.scoped, found, self._untaken(found, None)), lock_timeout)
+            if swap.won:
+                self._pass_on(found.scoped, swap.found)
+                return True
+            again = swap.found
+            if exactly or not isinstance(again, Claim) or again.ended is not None:
+                return False
+            if (again.generation, again.claimed, again.maker) != (found.generation, found.claimed, found.maker):
+                return False  # Another grant, or a tool has taken it over.
+            found = again
+        return False
 
     def extend(self, found: Claim, *, lock_timeout: float = 0) -> bool:
         """Renew *found*, which this host's session holds under any name, to its own TTL, if some of that has passed; return whether it was.

@@ -92,7 +92,7 @@ class Handles:
         if not equal_in_constant_time(mac, hmac_sha256(self._secret, _AGENT_PURPOSE + text)[:_MAC_BYTES]):
             raise InvalidSessionError
         host_session, _, agent = text.decode().partition("\0")
-        return OpenedSession(mac, _NO_PID, None, host_session, agent)
+        return OpenedSession(mac, _NO_PID, None, host_session, agent or None)
 
     def named(self, name: str, caller: str) -> OpenedSession:
         """Return the session that *caller* calls *name*: the same on every server of the store, and no other caller's."""

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from mcp_claims.liveness import Machine, Program
+from mcp_claims.model.digest import sha256
 from mcp_claims.model.names import shown_host, user_and_host
 from mcp_claims.model.records import Claim, Holder, Maker, OriginalHolder
 
@@ -109,8 +110,11 @@ def host_session_of_environment(environment: Mapping[str, str], machine: Machine
         if session and ours and (pid is None or any(each.pid == pid for each in above)):
             processes = _named(program.names, above) if pid is None else [pid]
             return HostSession(_cut(session), None, frozenset(processes), above, program.one_session)
-    names = next((each.names for each in HOST_PROGRAMS.values() if nearest and nearest.name in each.names), frozenset())
-    return HostSession(processes=frozenset(_named(names, above)), above=above, is_known=nearest is not None)
+    for program in HOST_PROGRAMS.values():
+        if nearest is not None and nearest.name in program.names:
+            found = frozenset(_named(program.names, above))
+            return HostSession(processes=found, above=above, one_session=program.one_session)
+    return HostSession(above=above, is_known=False)
 
 
 def whose(claim: Claim, us: HostSession, machine: Machine) -> Whose:
@@ -122,6 +126,8 @@ def whose(claim: Claim, us: HostSession, machine: Machine) -> Whose:
     holder = claim.holder
     shares_id = holder.host_session is not None and holder.host_session == us.id
     differs = holder.host_session is not None and us.id is not None and not shares_id
+    # Of several sessions in one process a server without an id cannot tell for which one a hook has claimed.
+    differs = differs or (claim.maker == Maker.GUARD and us.id is None)
     if shares_id or ((us.one_session or not differs) and _is_below_host(claim, us, machine)):
         return Whose.OURS if holder.agent in (None, us.agent) else Whose.OTHERS
     has_process = holder.proof.boot is not None or isinstance(holder, OriginalHolder)
@@ -140,7 +146,7 @@ def _is_below_host(claim: Claim, us: HostSession, machine: Machine) -> bool:
     if not _is_process_here(claim, machine):
         return False
     if claim.maker == Maker.GUARD:  # A hook claims for the process of the host itself.
-        return claim.holder.pid in us.processes or any(each.pid == claim.holder.pid for each in us.above)
+        return claim.holder.pid in us.processes
     above = machine.programs_above(claim.holder.pid)
     if us.processes:
         # The nearest host: one that runs inside another one is a session of its own.
@@ -186,5 +192,9 @@ def _is_here(holder: Holder, machine: Machine) -> bool:
 
 
 def _cut(text: str | None) -> str | None:
-    # Half a surrogate pair, which JSON can hold, fits in no record.
-    return text[:MAX_ID].encode(errors="replace").decode() if text else None
+    if not text:
+        return None
+    # Half a surrogate pair, which JSON can hold, fits in no record, and a NUL separates two ids.
+    text = text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+    # Not only cut: the ids of two agents may begin alike.
+    return text if len(text) <= MAX_ID else f"{text[: MAX_ID - 33]}-{sha256(text.encode()).hex()[:32]}"

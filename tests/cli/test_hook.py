@@ -418,6 +418,15 @@ def test_a_directory_that_is_none_is_no_trouble(
         assert bool(done.stdout) == (path == "/repo/a")
 
 
+@pytest.mark.parametrize(
+    "command", ["cd '\ud800' && git push", "git -C '\ud800' push", "git push '\ud800' '\ud801'", "cd 'a\0b'; git push"]
+)
+def test_a_path_that_cannot_be_is_no_trouble_for_a_push(commands: Commands, command: str) -> None:
+    event = {"session_id": "S", "cwd": "/tmp", "tool_name": "Bash", "tool_input": {"command": command}}
+    done = commands("hook", "guard", "--host", "claude-code", output=json.dumps(event))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def reason_in(output: str) -> str:
     """Return why a guard denies."""
     return str(json.loads(output)["hookSpecificOutput"]["permissionDecisionReason"])

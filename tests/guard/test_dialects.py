@@ -131,13 +131,6 @@ def test_a_call_has_one_id_before_and_after_where_its_host_gives_it_one(path: Pa
             },
         ),
         ("qwen-code", "PreToolUse", Answer(warning="look"), None),
-        (
-            "copilot-cli",
-            "preToolUse",
-            Answer("held"),
-            {"permissionDecision": "deny", "permissionDecisionReason": "held"},
-        ),
-        ("copilot-cli", "preToolUse", Answer(arguments={"key": "k"}), {"modifiedArgs": {"key": "k"}}),
         ("opencode", "tool.execute.before", Answer("held"), {"deny": "held"}),
         ("opencode", "tool.execute.before", Answer(arguments={"key": "k"}), {"args": {"key": "k"}}),
         (
@@ -150,7 +143,7 @@ def test_a_call_has_one_id_before_and_after_where_its_host_gives_it_one(path: Pa
             "cursor",
             "preToolUse",
             Answer(arguments={"key": "k"}),
-            {"permission": "allow", "updated_input": {"key": "k"}},
+            None,
         ),
     ],
 )
@@ -174,7 +167,7 @@ def test_what_is_no_known_event_is_of_no_interest(data: dict[str, Any]) -> None:
         assert read_event(host, data) is None
 
 
-def test_the_answers_of_copilot_follow_the_spelling_of_the_event() -> None:
+def test_copilot_is_never_told_to_allow() -> None:
+    """It would run the tool without the person's permission."""
     answered = DIALECTS["copilot-cli"].answer(HookEvent(Kind.BEFORE_TOOL, "PreToolUse"), Answer(arguments={"key": "k"}))
-    assert answered is not None and answered["hookSpecificOutput"]["updatedInput"] == {"key": "k"}
-    assert "permissionDecision" not in answered["hookSpecificOutput"], "nobody is approved behind the person's back"
+    assert answered == {"hookSpecificOutput": {"hookEventName": "PreToolUse", "updatedInput": {"key": "k"}}}

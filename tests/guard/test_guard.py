@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from mcp_claims.guard.edits import Edits, Standing
 from mcp_claims.guard.guard import Mode
 from mcp_claims.model import expiry
-from mcp_claims.model.records import Claim, Maker
+from mcp_claims.model.records import Claim, Maker, ScopedKey
 from mcp_claims.session.handles import Handles
 from mcp_claims.session.identity import named_session, person_session, process_session
 from mcp_claims.session.session import Session
@@ -61,6 +65,31 @@ def soon_over(agent: Agent, path: str) -> Claim:
 
 
 @pytest.mark.rule("U1")
+def test_a_lock_that_is_held_undoes_no_denial(ada: Agent, ben: Agent, claims_lock: Callable[[], object]) -> None:
+    """Whoever holds claims by tools or by edits renews or notes something at each event: that must not decide."""
+    ada.edits("f1")
+    session = ben.server()
+    session.try_claim(f"file:{ben.directory}/f2", ttl_minutes=1)
+    ben.edits("f3")
+    soon_over(ben, "f2")
+    claims_lock()
+    reason = ben.edits("f1")
+    assert reason is not None and "Another session has claimed this" in reason
+
+
+@pytest.fixture
+def claims_lock(store: FileStore) -> Iterator[Callable[[], object]]:
+    """Lock the namespace of files, as a process does that is stopped in the middle of a change."""
+    with ExitStack() as stack:
+
+        def lock() -> None:
+            file = stack.enter_context((Path(store.directory) / "places" / ".lock").open("rb+"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+        yield lock
+
+
+@pytest.mark.rule("U1")
 def test_an_edit_claims_the_file_for_the_session_for_two_minutes_marked_as_the_guards(ada: Agent) -> None:
     assert ada.edits("f1", "call 1") is None
     claim = ada.claim("f1")
@@ -107,6 +136,29 @@ def test_of_several_files_of_one_command_none_is_claimed_if_one_is_denied(ada: A
     assert ben.claim("f1") is None and ben.claim("f3") is None
     assert ben.runs("cd src && sed -i s/a/b/ ../f1 && echo f2") is None
     assert ben.claim("f1") is not None
+
+
+@pytest.mark.rule("U1")
+def test_what_is_in_the_way_for_a_moment_only_leaves_no_edit_without_a_claim(
+    ada: Agent, ben: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a claim that is given back when another file of the same edit is denied."""
+    look_at = Edits.look_at
+    looks: list[ScopedKey] = []
+
+    def gone(self: Edits, scoped: ScopedKey) -> Standing:
+        looks.append(scoped)
+        if len(looks) == 1:
+            standing = look_at(self, scoped)
+            assert ada.edits("f1") is None  # After the first look, before the claim.
+            return standing
+        ada.event("Stop")
+        return look_at(self, scoped)
+
+    monkeypatch.setattr(Edits, "look_at", gone)
+    assert ben.edits("f1") is None
+    claim = ben.claim("f1")
+    assert claim is not None and claim.holder.host_session == "ben"
 
 
 @pytest.mark.rule("U1")
@@ -246,9 +298,14 @@ def test_a_sub_agents_calls_of_our_tools_get_its_handle_and_a_session_of_the_mod
     assert main.event("PreToolUse", **asked).arguments is None
     own = {"tool_name": "mcp__claims__release", "tool_input": {"key": "k", "session": "the model's"}}
     assert one.event("PreToolUse", **own).arguments is None
-    for other in ("mcp__claims__prune", "mcp__claims__open_session", "mcp__others__release"):
+    for other in (
+        "mcp__claims__prune",
+        "mcp__claims__open_session",
+        "mcp__others__release",
+        "mcp__plugin_evil_my_claims__release",
+    ):
         assert one.event("PreToolUse", tool_name=other, tool_input={}).arguments is None
-    plugin = one.event("PreToolUse", tool_name="mcp__plugin_mcp-claims_claims__release", tool_input={"key": "k"})
+    plugin = one.event("PreToolUse", tool_name="mcp__plugin_claims_claims__release", tool_input={"key": "k"})
     assert plugin.arguments is not None and "session" in plugin.arguments
 
 
@@ -281,7 +338,7 @@ def test_in_doubt_it_warns_and_a_strict_guard_denies(store: FileStore, project: 
     assert answer.denial is None and answer.warning is not None and "somebody" in answer.warning
     strict = Agent(store, project, "ada", strict=True)
     denial = strict.event("PreToolUse", **asked).denial
-    assert denial is not None and "strict" in denial
+    assert denial is not None and "cannot be known" in denial
 
 
 @pytest.mark.rule("U4")

@@ -200,3 +200,38 @@ def test_a_program_is_named_by_its_script_if_an_interpreter_runs_it(
     name: str, arguments: tuple[str, ...], expected: str
 ) -> None:
     assert program_name(name, arguments) == expected
+
+
+@pytest.mark.rule("U4")
+def test_what_the_hooks_of_an_outer_host_have_claimed_is_not_the_inner_ones() -> None:
+    tree = {
+        1: ("systemd", 0),
+        10: ("claude", 1),
+        11: ("bash", 10),
+        12: ("claude", 11),
+        14: ("hook", 12),
+        15: ("hook", 10),
+    }
+    inner = Processes(tree, 14)
+    guarded = held_by(inner, 10, maker=Maker.GUARD, host_session="outer")
+    for environment in ({}, {"CLAUDE_PID": "12"}):
+        assert whose(guarded, host_session("claude-code", "inner", None, environment, inner), inner) is OTHERS
+    outer = Processes(tree, 15)
+    assert whose(guarded, host_session("claude-code", "after /clear", None, {}, outer), outer) is OURS
+
+
+@pytest.mark.rule("U4")
+def test_a_server_without_an_id_takes_nothing_from_one_of_several_sessions_in_its_host() -> None:
+    tree = {1: ("systemd", 0), 10: ("opencode", 1), 11: ("python", 10), 12: ("qwen", 1), 13: ("python", 12)}
+    for server, host, expected in ((11, 10, OTHERS), (13, 12, OURS)):
+        machine = Processes(tree, server)
+        us = host_session_of_environment({}, machine)
+        assert whose(held_by(machine, host, maker=Maker.GUARD, host_session="one"), us, machine) is expected
+
+
+def test_ids_that_are_long_or_odd_stay_different() -> None:
+    machine = Processes({}, 50)
+    texts = ["a" * 150, "a" * 151, "\ud800", "\ud801", "S\0A", "SA"]
+    ids = [host_session("codex", text, None, {}, machine).id for text in texts]
+    assert len(set(ids)) == len(texts)
+    assert all(each is not None and len(each) <= 100 and each.isprintable() for each in ids)
