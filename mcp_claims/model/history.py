@@ -1,0 +1,198 @@
+"""The history of claims: what one line of it says, and its JSON form.
+
+A line is a JSON object: the fields of an `Event` under their names, without those that are `None` or empty.  A reader passes
+over fields and kinds that it does not know: a newer version has written them.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from mcp_claims.model.records import MAX_GENERATION, ScopedKey
+
+
+class Kind(StrEnum):
+    """What happened; the event says to which grant, by its key and generation."""
+
+    #: `holder` got the key.
+    GRANTED = "granted"
+    #: It is kept for `holder`, who has waited for it; `granted` under the same generation follows if that takes it.
+    RESERVED = "reserved"
+    #: It goes on: for longer, or in another mode.  At most one line a minute.
+    RENEWED = "renewed"
+    #: It has another holder name or process of the same session from now on, under the same generation; `by` is the former.
+    TAKEN_OVER = "taken_over"
+    #: `holder` gave it back, with its `outcome` and `note` if it stated them.
+    RELEASED = "released"
+    #: Its time was up, and somebody, `by` if known, found that.
+    EXPIRED = "expired"
+    #: Its process was dead, and somebody found that; `proof` says what proved it.
+    ORPHANED = "orphaned"
+    #: `by` took it away by force; `note` is the reason.
+    REVOKED = "revoked"
+    #: `holder` learned that it no longer has it, and did not give it back; `by` is who has the key now.
+    LOST = "lost"
+    #: `holder` was refused the key, `times` times since the last line: `by` has it under `generation`, or has done the work (`outcome`).
+    REFUSED = "refused"
+    #: What was left of ended work, or of a damaged record, was removed.
+    FORGOTTEN = "forgotten"
+    #: The end that was noted before this did not happen: the change failed, and the claim is held on.
+    KEPT = "kept"
+    #: `times` lines before this one could not be written.
+    GAP = "gap"
+
+    @property
+    def begins(self) -> bool:
+        """Whether from now on `holder` has the key, or a turn at it."""
+        return self in (Kind.GRANTED, Kind.RESERVED)
+
+    @property
+    def ends(self) -> bool:
+        """Whether `holder` no longer has the key after it."""
+        return self in _ENDS
+
+
+_ENDS = frozenset({Kind.RELEASED, Kind.EXPIRED, Kind.ORPHANED, Kind.REVOKED, Kind.LOST})
+
+
+class Event(NamedTuple):
+    """One line of the history.
+
+    `key` is the key as resolved, without the place of a member; `mode`, `slot` and `slots` are those of a record, and `group`
+    has the keys that were granted together.  The `holder` with what follows up to `start` is the session that the event is
+    about: that which has or had the claim, or was refused.  `pid` and `start` identify its process.  `expires` is when a claim
+    ends unless it is renewed.  `found` is what a grant took the place of (a word of `ClaimState`; `free` is left out), and
+    `found_generation` its generation.  `revision` is that of the change on etcd, and orders the lines of several machines.
+    """
+
+    at: datetime
+    kind: Kind
+    namespace: str
+    key: str
+    generation: int = 0
+    mode: str = "alone"
+    slot: int | None = None
+    slots: int | None = None
+    group: tuple[ScopedKey, ...] = ()
+    holder: str = ""
+    client: str | None = None
+    label: str | None = None
+    directory: str | None = None
+    host_session: str | None = None
+    maker: str | None = None
+    pid: int | None = None
+    start: int | None = None
+    expires: datetime | None = None
+    found: str | None = None
+    found_generation: int | None = None
+    outcome: str | None = None
+    note: str | None = None
+    duration_seconds: float | None = None
+    proof: str | None = None
+    by: str | None = None
+    times: int | None = None
+    revision: int | None = None
+
+    @property
+    def scoped(self) -> ScopedKey:
+        """The key in its namespace."""
+        return ScopedKey(self.namespace, self.key)
+
+
+_DEFAULTS = Event._field_defaults
+_TEXTS = ("holder", "mode")
+_OPTIONAL_TEXTS = (
+    "client",
+    "label",
+    "directory",
+    "host_session",
+    "maker",
+    "found",
+    "outcome",
+    "note",
+    "proof",
+    "by",
+)
+_OPTIONAL_NUMBERS = ("slot", "slots", "pid", "start", "found_generation", "times", "revision")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+class LineError(ValueError):
+    """The bytes are not a line of the history: torn, damaged, or of a newer version."""
+
+
+def facts_of(event: Event) -> dict[str, object]:
+    """Return *event* as the JSON object that stands for it."""
+    facts: dict[str, object] = {
+        name: value for name, value in zip(Event._fields, event, strict=True) if value != _DEFAULTS.get(name, "")
+    }
+    facts["at"] = _timestamp(event.at)
+    if event.expires is not None:
+        facts["expires"] = _timestamp(event.expires)
+    if event.group:
+        facts["group"] = [list(scoped) for scoped in event.group]
+    return facts
+
+
+def to_line(event: Event) -> bytes:
+    """Return *event* as one line, its end included."""
+    return _ENCODER.encode(facts_of(event)).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Event:
+    """Return the event that *line* says; raises `LineError` for anything that is not exactly one.
+
+    A torn line is not: no proper beginning of a JSON object is one.
+    """
+    try:
+        facts = json.loads(line)
+        others: dict[str, Any] = {name: _text(facts.get(name, _DEFAULTS[name])) for name in _TEXTS}
+        others |= {name: _text(facts[name]) for name in _OPTIONAL_TEXTS if facts.get(name) is not None}
+        others |= {name: _number(facts[name]) for name in _OPTIONAL_NUMBERS if facts.get(name) is not None}
+        return Event(
+            at=_time(facts["at"]),
+            kind=Kind(facts["kind"]),
+            namespace=_text(facts["namespace"]),
+            key=_text(facts["key"]),
+            generation=_number(facts.get("generation", 0)),
+            group=tuple(ScopedKey(_text(namespace), _text(key)) for namespace, key in facts.get("group", ())),
+            expires=None if facts.get("expires") is None else _time(facts["expires"]),
+            duration_seconds=_seconds(facts.get("duration_seconds")),
+            **others,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise LineError(str(error)) from error
+
+
+def _timestamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _time(value: Any) -> datetime:
+    moment = datetime.fromisoformat(_text(value))
+    if moment.tzinfo is None:
+        raise ValueError("a time has no zone")
+    return moment.astimezone(UTC)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_GENERATION:
+        raise ValueError(f"{value!r} is not a whole number from 0 up")
+    return value
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"{value!r} is not a number of seconds")
+    return float(value)
