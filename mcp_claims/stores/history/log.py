@@ -68,7 +68,7 @@ class Log:
         # Not locked, since a forked child would inherit a locked lock: of two threads that open one file, one closes it again.
         self._open_files: dict[str, _Open] = {}
         self._missing: dict[str, int] = {}
-        self._refusals: dict[tuple[str, ScopedKey, int], _Refusals] = {}
+        self._refusals: dict[tuple[str, ScopedKey, int, str | None], _Refusals] = {}
 
     def changed(self, changes: Sequence[Change], traces: Sequence[Claim | None], revision: int | None) -> None:
         now = self._machine.now()
@@ -98,7 +98,8 @@ class Log:
     def refused(self, asked: Sequence[ScopedKey], holder: Holder, found: Found) -> None:
         claim = found if isinstance(found, Claim) else None
         generation = 0 if claim is None else claim.generation
-        which = (holder.name, asked[0], generation)
+        outcome = claim.ended.outcome.value if claim is not None and claim.ended is not None else None
+        which = (holder.name, asked[0], generation, outcome)
         now = self._machine.now()
         refusals = self._refusals.get(which)
         if refusals is None:
@@ -117,7 +118,7 @@ class Log:
                 host_session=holder.host_session,
                 pid=holder.pid,
                 start=holder.proof.start,
-                outcome=claim.ended.outcome.value if claim is not None and claim.ended is not None else None,
+                outcome=outcome,
                 by=None if claim is None else claim.holder.name,
             )
             refusals = self._refusals[which] = _Refusals(event, self._fs.monotonic() - _BETWEEN_REFUSALS)
