@@ -164,14 +164,21 @@ def facts_of(event: Event) -> dict[str, object]:
     return facts
 
 
+def beginning_of_last(line: bytes) -> int:
+    """Return where in *line* the last event begins: behind the rest of one that was torn, 0 if there is none.
+
+    No text in an object has the bytes with which each line begins, as its quotes are escaped.
+    """
+    return max(0, line.rfind(_BEGINNING))
+
+
 def from_line(line: bytes) -> Event:
     """Return the event that *line* says; raises `LineError` for anything that is not exactly one.
 
-    A torn line is not: no proper beginning of a JSON object is one.  Where a whole one follows it, that counts: no text in an
-    object has the bytes with which each line begins.
+    A torn line is not: no proper beginning of a JSON object is one.
     """
     try:
-        facts = json.loads(line[max(0, line.rfind(_BEGINNING)) :])
+        facts = json.loads(line)
         others: dict[str, Any] = {name: _text(facts[name]) for name in _TEXTS if name in facts}
         others |= {name: _text(facts[name]) for name in _OPTIONAL_TEXTS if facts.get(name) is not None}
         others |= {name: _number(facts[name]) for name in _OPTIONAL_NUMBERS if facts.get(name) is not None}
