@@ -123,7 +123,7 @@ def say_once(directory: str, error: Exception) -> None:
     import logging
 
     logger = logging.getLogger("mcp_claims")
-    logger.warning("mcp-claims: the history in %s cannot be written (%s); claims go on without it", directory, error)
+    logger.warning("the history in %s cannot be written (%s); claims go on without it", directory, error)
 
 
 def _number(environment: Mapping[str, str], variable: str, default: int, most: int) -> int:
