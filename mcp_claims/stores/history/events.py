@@ -73,6 +73,22 @@ def end_of_trace(trace: Claim, now: Moment, changes: Sequence[Change]) -> Event:
     return event_of(kind, trace, now, note=trace.note, proof=proof, by=by)
 
 
+def ends_beside(
+    changes: Sequence[Change], passed: Sequence[Claim], now: Moment, proof_of_death: ProofOfDeath
+) -> list[tuple[Claim, Event]]:
+    """Return how those of *passed* ended that *changes* would not go with if they were alive."""
+    new = next((change.new for change in changes if _is_live(change.new)), None)
+    if new is None:
+        return []
+    found: list[tuple[Claim, Event]] = []
+    for claim in passed:
+        is_own = is_same_session(claim.holder.name, new.holder.name)
+        if claim.ended is None and not is_own and not claim.use.goes_with(new.use):
+            end = _end(Change(claim.scoped, claim, None, found_dead=True), claim, (), now, proof_of_death)
+            found.append((claim, end._replace(by=new.holder.name)))
+    return found
+
+
 def event_of(
     kind: Kind,
     claim: Claim,

@@ -62,16 +62,23 @@ class History:
                 say_once(self.directory, error)
 
     def changed(
-        self, changes: Sequence[Change], traces: Sequence[Claim | None] = (), revision: int | None = None
+        self,
+        changes: Sequence[Change],
+        traces: Sequence[Claim | None] = (),
+        revision: int | None = None,
+        passed: Sequence[Claim] = (),
     ) -> None:
-        """Note *changes*, made at *revision*; *traces* are of claims in their places that the store had ended by itself."""
-        if self.is_kept:
-            self._log.changed(changes, traces, revision)
+        """Note *changes*, made at *revision*; *traces* are of claims in their places that the store had ended by itself.
 
-    def ending(self, changes: Sequence[Change]) -> None:
-        """Note what *changes* end, right before they are made."""
+        *passed* are claims on files that overlap with them, and were not in their way.
+        """
         if self.is_kept:
-            self._log.ending(changes)
+            self._log.changed(changes, traces, revision, passed)
+
+    def ending(self, changes: Sequence[Change], passed: Sequence[Claim] = ()) -> None:
+        """Note what *changes* end, right before they are made; *passed* as in `changed`."""
+        if self.is_kept:
+            self._log.ending(changes, passed)
 
     def begun(self, changes: Sequence[Change]) -> None:
         """Note what *changes*, which have been made, begin or go on with; `ending` has noted the rest."""

@@ -21,7 +21,7 @@ from mcp_claims.model.records import Claim, Found, Holder, Moment, ScopedKey
 from mcp_claims.stores.base import Change
 from mcp_claims.stores.files.directories import PrivateDirectories
 from mcp_claims.stores.files.filesystem import APPEND, CREATE_TO_APPEND, FileSystem, OpenFile
-from mcp_claims.stores.history.events import begins, end_of_trace, ends, event_of, plain
+from mcp_claims.stores.history.events import begins, end_of_trace, ends, ends_beside, event_of, plain
 from mcp_claims.stores.history.files import HistoryFile, file_of, parse_name
 from mcp_claims.stores.history.history import Limits, say_once
 
@@ -32,6 +32,7 @@ _MAX_OPEN = 16
 _LOOKS_AFTER = 1.0  # s
 _BETWEEN_REFUSALS = 60.0  # s
 _MAX_REFUSALS = 1_000
+_MAX_PASSED = 10_000
 
 
 class _Open:
@@ -60,19 +61,29 @@ class Log:
         # Not locked, since a forked child would inherit a locked lock: of two threads that open one file, one closes it again.
         self._open_files: dict[str, _Open] = {}
         self._missing: dict[str, int] = {}
+        # By key and generation, the dead claims on files of which we have noted that somebody passed over them.
+        self._passed_before: set[tuple[ScopedKey, int]] = set()
         self._refusals: dict[tuple[str, ScopedKey, int, str | None], _Refusals] = {}
 
-    def changed(self, changes: Sequence[Change], traces: Sequence[Claim | None], revision: int | None) -> None:
+    def changed(
+        self,
+        changes: Sequence[Change],
+        traces: Sequence[Claim | None],
+        revision: int | None,
+        passed: Sequence[Claim],
+    ) -> None:
         now = self._machine.now()
-        if len(changes) == 1 and revision is None and (event := plain(changes[0], now)) is not None:
+        if len(changes) == 1 and revision is None and not passed and (event := plain(changes[0], now)) is not None:
             self._write([event])
             return
         events = [end_of_trace(trace, now, changes) for trace in traces if trace is not None]
+        events += self._passed(changes, passed, now)
         events += [*ends(changes, now, self._proof_of_death), *begins(changes, now)]
         self._write([event._replace(revision=revision) for event in events] if revision is not None else events)
 
-    def ending(self, changes: Sequence[Change]) -> None:
-        self._write(ends(changes, self._machine.now(), self._proof_of_death))
+    def ending(self, changes: Sequence[Change], passed: Sequence[Claim]) -> None:
+        now = self._machine.now()
+        self._write([*self._passed(changes, passed, now), *ends(changes, now, self._proof_of_death)])
 
     def begun(self, changes: Sequence[Change]) -> None:
         self._write(begins(changes, self._machine.now()))
@@ -125,6 +136,15 @@ class Log:
     def session_ends(self, holder: Holder) -> None:
         for which in [which for which in list(self._refusals) if which[0] == holder.name]:
             self._write_refusals(self._refusals.pop(which), self._machine.now())
+
+    def _passed(self, changes: Sequence[Change], passed: Sequence[Claim], now: Moment) -> list[Event]:
+        """Return how those of *passed* ended that are dead: they stay stored, and nobody may ever meet them at their own keys."""
+        dead = [claim for claim in passed if (claim.scoped, claim.generation) not in self._passed_before]
+        if len(self._passed_before) > _MAX_PASSED:
+            self._passed_before.clear()
+        events = ends_beside(changes, dead, now, self._proof_of_death)
+        self._passed_before |= {(claim.scoped, claim.generation) for claim, _ in events}
+        return [event for _, event in events]
 
     def _write_refusals(self, refusals: _Refusals, now: Moment) -> None:
         times, refusals.times, refusals.written = refusals.times, 0, self._fs.monotonic()

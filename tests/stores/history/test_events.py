@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.model.history import Event, Kind
+from mcp_claims.model.promises import check
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.session import Session
@@ -250,6 +251,19 @@ def test_a_claim_that_another_name_of_its_session_takes_is_taken_over(bench: Ben
     assert (event.kind, event.holder, event.by) == (Kind.TAKEN_OVER, bench.other.holder.name, bench.mine.holder.name)
 
 
+def test_a_dead_claim_that_a_file_is_granted_beside_has_its_end_once(bench: Bench) -> None:
+    bench.mine.try_claim("file:/w/a.py")
+    bench.mine.try_claim("file:/w/b.py", shared=True)
+    bench.world.kill(bench.mine)
+    bench.events()
+    for key in ("file:/w/", "file:/w/*.py"):
+        assert bench.other.try_claim(key).claimed
+    events = bench.events()
+    assert sorted(event.key for event in events[:2]) == ["file:/w/a.py", "file:/w/b.py"]
+    assert [event.kind.value for event in events] == ["orphaned", "orphaned", "granted", "granted"]
+    assert check(events).violations == []
+
+
 def refused(bench: Bench, times: int) -> None:
     for _ in range(times):
         assert not bench.other.try_claim("red", "ci").claimed
@@ -268,6 +282,7 @@ def minutes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], 
     return let_pass
 
 
+@pytest.mark.rule("J5")
 def test_refusals_are_one_line_a_minute_for_each_grant_and_none_is_lost(
     bench: Bench, minutes: Callable[[float], None]
 ) -> None:
