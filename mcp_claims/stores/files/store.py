@@ -169,7 +169,7 @@ class FileStore(LockedChanges):
                 return Swap(True, None)
             numbered = _numbered(new, old, lock)
             self._write(path, to_json(numbered), lock)
-            self.history.changed([change._replace(new=numbered)], passed=passed)
+            self.history.changed([Change(scoped, old, numbered)], passed=passed)
             return Swap(True, numbered)
 
         return self._under_lock(directory, lock_timeout, swap)

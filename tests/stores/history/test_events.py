@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcp_claims.model.history import Event, Kind
-from mcp_claims.model.promises import check
+from mcp_claims.model.promises import Promise, check
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.session import Session
@@ -262,6 +262,16 @@ def test_a_dead_claim_that_a_file_is_granted_beside_has_its_end_once(bench: Benc
     assert sorted(event.key for event in events[:2]) == ["file:/w/a.py", "file:/w/b.py"]
     assert [event.kind.value for event in events] == ["orphaned", "orphaned", "granted", "granted"]
     assert check(events).violations == []
+
+
+@pytest.mark.rule("J6")
+def test_a_claim_that_is_deleted_under_its_holder_shows_as_a_second_holder(bench: Bench, tmp_path: Path) -> None:
+    bench.claim(bench.mine)
+    (tmp_path / "claims" / "ci" / "red.json").unlink()
+    bench.claim(bench.other)
+    (violation,) = check(bench.events()).violations
+    assert violation.promise is Promise.ONE_HOLDER
+    assert violation.other is not None and violation.other.holder == bench.mine.holder.name
 
 
 def refused(bench: Bench, times: int) -> None:
