@@ -15,7 +15,7 @@ from mcp_claims.model.history import Event, facts_of
 from mcp_claims.model.promises import Findings, by_revision, check
 from mcp_claims.render.history import findings_text, violation_text
 from mcp_claims.stores.config import OWN_LAYOUT
-from mcp_claims.stores.history.files import DIRECTORY
+from mcp_claims.stores.history.history import DIRECTORY
 from mcp_claims.stores.history.reader import HistoryReader
 
 _SHOWN = 20

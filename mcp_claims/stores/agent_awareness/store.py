@@ -58,8 +58,7 @@ from mcp_claims.stores.files.directories import PrivateDirectories, unavailable,
 from mcp_claims.stores.files.listings import list_names
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
-from mcp_claims.stores.history.files import DIRECTORY
-from mcp_claims.stores.history.history import History, Limits
+from mcp_claims.stores.history.history import DIRECTORY, History, Limits
 
 LOCK_PAUSE = 0.02
 """Seconds between two tries for a lock directory, as in the original."""

@@ -68,8 +68,7 @@ from mcp_claims.stores.files.tickets import (
     wake,
 )
 from mcp_claims.stores.files.writing import remove
-from mcp_claims.stores.history.files import DIRECTORY
-from mcp_claims.stores.history.history import History, Limits
+from mcp_claims.stores.history.history import DIRECTORY, History, Limits
 
 T = TypeVar("T")
 

@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 from mcp_claims.stores.files.filenames import file_name
 
-DIRECTORY = ".history"
-"""In the claims directory, where no namespace has a name with a leading dot."""
-
 _NAME = re.compile(r"(\d{4}-\d{2}-\d{2})\.(\d{1,9})\.([a-z0-9%_~.-]+)\.jsonl")
 
 

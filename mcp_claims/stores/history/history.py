@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mcp_claims.liveness import Machine
     from mcp_claims.stores.history.log import Log
 
+DIRECTORY = ".history"
+"""In the claims directory, where no namespace has a name with a leading dot."""
+
 DAYS_VARIABLE, MEGABYTES_VARIABLE = "MCP_CLAIMS_HISTORY_DAYS", "MCP_CLAIMS_HISTORY_MEGABYTES"
 _said_in: set[int] = set()
 _MAX_DAYS, _MAX_MEGABYTES = 3_650, 1_048_576

@@ -18,7 +18,7 @@ from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.lock import LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
-from mcp_claims.stores.history.files import DIRECTORY
+from mcp_claims.stores.history.history import DIRECTORY
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, claim, fresh, grant, lock_file, place, renewed
 from tests.support.machines import World
