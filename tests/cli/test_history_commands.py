@@ -16,8 +16,9 @@ from mcp_claims.session.identity import process_session
 from mcp_claims.session.session import Session
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.history.files import file_of
-from tests.cli.commands import Commands
+from tests.cli.commands import TIMEOUT, Commands
 from tests.support.etcd import fresh_config
+from tests.support.servers import raw_server
 
 
 def lines(commands: Commands, *arguments: object) -> list[dict[str, Any]]:
@@ -164,9 +165,24 @@ def test_wrong_usage_is_refused(commands: Commands, wrong: list[object]) -> None
     assert commands(*wrong).returncode == 2
 
 
-def test_a_cluster_has_a_history_on_each_machine_with_revisions(commands: Commands, tmp_path: Path) -> None:
+@pytest.fixture
+def on_a_cluster(commands: Commands, tmp_path: Path) -> Commands:
     commands.environment = {name: value for name, value in commands.environment.items() if name != "MCP_CLAIMS_DIR"}
     commands.environment |= {"XDG_STATE_HOME": str(tmp_path / "state"), "MCP_CLAIMS_STORE": str(fresh_config())}
+    return commands
+
+
+def test_what_a_server_on_a_cluster_held_ends_with_it(on_a_cluster: Commands) -> None:
+    with raw_server(None, env=on_a_cluster.environment) as server:
+        assert server.call("try_claim", key="red")["claimed"]
+        assert not server.call("try_claim", key="red", session=server.call("open_session")["session"])["claimed"]
+        server.stdin.close()
+        assert server.process.wait(TIMEOUT) == 0
+    assert [event["kind"] for event in lines(on_a_cluster)] == ["granted", "refused", "released"]
+
+
+def test_a_cluster_has_a_history_on_each_machine_with_revisions(on_a_cluster: Commands) -> None:
+    commands = on_a_cluster
     assert commands("try", "red", "--session", "one").returncode == 0
     assert commands("try", "red", "--session", "two").returncode == 1
     assert commands("release", "red", "--session", "one", "--outcome", "done").returncode == 0
