@@ -24,8 +24,8 @@ _A_MINUTE = 60
 _KINDS = {Outcome.REVOKED: Kind.REVOKED, Outcome.ORPHANED: Kind.ORPHANED, Outcome.EXPIRED: Kind.EXPIRED}
 
 
-def plain(change: Change, now: Callable[[], Moment]) -> tuple[datetime, bytes] | None:
-    """Return the only line of *change*, and its time, if that is as plain as most are: a free key is granted, a claim released."""
+def plain(change: Change, now: Moment) -> bytes | None:
+    """Return the only line of *change* if that is as plain as most are: a free key is granted, a claim released."""
     _, old, new, found_dead = change
     claim = old if new is None else new
     # What is in a place is not held alone.
@@ -34,16 +34,16 @@ def plain(change: Change, now: Callable[[], Moment]) -> tuple[datetime, bytes] |
     rest = "" if claim.note is None else more_facts(note=claim.note)
     if old is None:
         # Its own times, which its record has, too.
-        at, rest = claim.claimed.wall, f',"expires":"{timestamp(claim.expires.wall)}"{rest}'
-        return at, plain_line(Kind.GRANTED, at, claim, f'{rest},"redo":true' if claim.redo else rest)
+        rest = f',"expires":"{timestamp(claim.expires.wall)}"{rest}'
+        return plain_line(Kind.GRANTED, claim.claimed.wall, claim, f'{rest},"redo":true' if claim.redo else rest)
     if new is not None or found_dead:
         return None
-    moment, began = now(), claim.claimed
-    if moment.epoch == began.epoch is not None:
-        seconds = moment.ticks - began.ticks
+    began = claim.claimed
+    if now.epoch == began.epoch is not None:
+        seconds = now.ticks - began.ticks
     else:
-        seconds = max(0.0, -expiry.remaining(began, moment).total_seconds())
-    return moment.wall, plain_line(Kind.RELEASED, moment.wall, claim, f',"duration_seconds":{seconds:.3f}{rest}')
+        seconds = max(0.0, -expiry.remaining(began, now).total_seconds())
+    return plain_line(Kind.RELEASED, now.wall, claim, f',"duration_seconds":{seconds:.3f}{rest}')
 
 
 def ends(changes: Sequence[Change], now: Moment, proof_of_death: ProofOfDeath) -> list[Event]:

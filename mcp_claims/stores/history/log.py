@@ -71,11 +71,11 @@ class Log:
         revision: int | None,
         passed: Sequence[Claim],
     ) -> None:
-        is_plain = len(changes) == 1 and revision is None and not passed and not self._missing
-        if is_plain and (line := plain(changes[0], self._machine.now)) is not None:
-            self._write_line(changes[0].scoped.namespace, *line)
-            return
         now = self._machine.now()
+        is_plain = len(changes) == 1 and revision is None and not passed and not self._missing
+        if is_plain and (line := plain(changes[0], now)) is not None:
+            self._write_line(changes[0].scoped.namespace, now.wall, line)
+            return
         events = [end_of_trace(trace, now, changes) for trace in traces if trace is not None]
         events += self._passed(changes, passed, now)
         events += [*ends(changes, now, self._proof_of_death), *begins(changes, now)]
@@ -182,7 +182,10 @@ class Log:
                 self._missing[namespace] += len(lines) - 1 - bool(missing)
 
     def _write_line(self, namespace: str, at: datetime, data: bytes) -> bool:
-        """Append *data*; return whether that succeeded, else count it as one line that is missing."""
+        """Append *data* to the file for the time *at*; return whether that succeeded, else count one line that is missing.
+
+        That time is read under the lock: by that of a grant which has waited for it, its line would come before earlier ones.
+        """
         try:
             self._append(namespace, at.date(), data)
         except (OSError, UnsafeDirectoryError, StoreUnavailableError) as error:
