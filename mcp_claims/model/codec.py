@@ -161,6 +161,8 @@ def _record(claim: Claim) -> dict[str, object]:
         record["replaced"] = _record(claim.replaced)
     if claim.group:
         record["group"] = [list(scoped.base) for scoped in claim.group]
+    if claim.redo:
+        record["redo"] = True
     if claim.members:
         record["members"] = list(claim.members)
     optional = {
@@ -208,6 +210,7 @@ def _claim(record: dict[str, Any], stored: float | None = None, number: int | No
         ttl=None if record.get("ttlSeconds") is None else _seconds(record, "ttlSeconds"),
         editing=_optional_text(record, "editing"),
         wants=_optional_text(record, "wants"),
+        redo=record.get("redo") is True,
         stored=stored,
     )
 
@@ -238,6 +241,8 @@ def original_from_json(data: bytes, scoped: ScopedKey) -> Claim:
     )
 
 
+# A record and the line of the history about it have the same times.
+@lru_cache(64)
 def timestamp(moment: datetime) -> str:
     """Return *moment* in UTC as ISO 8601 with milliseconds, as JavaScript's `toISOString` does."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

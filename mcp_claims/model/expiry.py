@@ -219,6 +219,7 @@ def granted(request: ClaimRequest, holder: Holder, now: Moment, maker: Maker) ->
         maker=maker,
         ttl=request.ttl.total_seconds(),
         editing=request.editing,
+        redo=request.redo,
     )
     return new if request.use.mode is Mode.ALONE else in_place(new, request.use)
 

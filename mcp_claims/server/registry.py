@@ -308,6 +308,8 @@ class SessionRegistry:
             for entry in bound:
                 entry.session.begin_close()
             self._store.close(within=CLOSE_TIMEOUT if dying else _CLOSE_STORE_TIMEOUT)
+            for entry in bound:
+                entry.session.note_end()
             return
         deadline = time.monotonic() + CLOSE_TIMEOUT
         for session in [*self._ending, *(entry.session for entry in bound)]:

@@ -32,7 +32,7 @@ from mcp_claims.session.choices import Choices
 from mcp_claims.session.results import ClaimPage, ClaimResult, Inspection, PruneResult, ReleaseResult
 from mcp_claims.session.turns import CLOSE_TIMEOUT
 from mcp_claims.session.wait_queue import end_reservation
-from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm
+from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm, Change
 
 if TYPE_CHECKING:
     from mcp_claims.session.places import Resolver
@@ -267,7 +267,16 @@ class Session(Choices):
                 # next request either; it frees the claims once it no longer hears from this process.
                 if self._store.remote:
                     break
+        if self._store.history is not None:
+            self._store.history.session_ends(self.holder)
         return released
+
+    def note_end(self) -> None:
+        """Note in the history that what the session holds has ended with the store's connection, which nobody else notes."""
+        if (history := self._store.history) is not None:
+            held = [claim for scoped in self._held.granted() if (claim := self._held.get(scoped)) is not None]
+            history.changed([Change(claim.scoped, claim, None) for claim in held])
+            history.session_ends(self.holder)
 
     def resolve(self, scoped: ScopedKey) -> ScopedKey:
         """Return *scoped* with its key resolved, in the one namespace of such keys, if it is that of a file or a branch.
