@@ -34,6 +34,7 @@ COMMANDS = {
     "hook": ("hook", "answer a hook of a host; `mcp-claims install claude-code --hooks` makes the host run this"),
     "install": ("install", "add the server to the user's configuration of a host; the rest of the file stays as it is"),
     "uninstall": ("install", "remove the server and its hooks from a host; the rest of the file stays as it is"),
+    "board": ("board", "show who holds what, who waits and what has happened, in the browser, as it changes"),
     "doctor": ("doctor", "check that claims work here, changing none: store, stored claims, clocks, process identity"),
     "demo": (
         "demo",
