@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from threading import Condition, Event
+from threading import Condition, Event, Lock
 from typing import NamedTuple
 
 from mcp_claims.board.facts import Row, Wait, milliseconds, row_id, row_of, waits_of
@@ -68,7 +68,7 @@ class Board:
         self._entries: dict[str, _Entry] = {}
         self._read_at, self._took = 0.0, 0.0
         self._latest: Snapshot | None = None
-        self._changed, self._noticed = Condition(), Event()
+        self._reading, self._changed, self._noticed = Lock(), Condition(), Event()
         self._watching, self._asked = False, 0.0
 
     def wait(self, seen: Snapshot | None, seconds: float) -> Snapshot | None:
@@ -86,6 +86,11 @@ class Board:
         entry = self._entries.get(row)
         return entry.found if entry is not None and isinstance(entry.found, Claim) else None
 
+    def read(self) -> Snapshot:
+        """Return what is stored now; if the store cannot answer, what was read last, with the reason."""
+        with self._reading:
+            return self._read_in_time()
+
     def refresh(self) -> None:
         """Let what is stored be read again soon."""
         self._noticed.set()
@@ -96,10 +101,11 @@ class Board:
                 while not self._is_left():
                     self._noticed.clear()
                     began = time.monotonic()
-                    snapshot = self._read_in_time()
-                    self._publish(snapshot)
-                    if snapshot.problem is None:
-                        self._take_fingerprints(began)
+                    with self._reading:
+                        snapshot = self._read_in_time()
+                        self._publish(snapshot)
+                        if snapshot.problem is None:
+                            self._take_fingerprints(began)
                     ended = time.monotonic()
                     if self._noticed.wait(max(_TICK, _RATIO * (ended - began))):
                         # Half of a core at most, however often something changes.
@@ -120,7 +126,6 @@ class Board:
                 self._changed.notify_all()
 
     def _read_in_time(self) -> Snapshot:
-        """Read the store; if it cannot answer, return what was read last, with the reason."""
         try:
             call_before(time.monotonic() + _LONGEST, self._read)
             problem = None

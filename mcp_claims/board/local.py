@@ -13,7 +13,7 @@ from socketserver import TCPServer
 from typing import NamedTuple
 
 from mcp_claims.board.live import Board
-from mcp_claims.board.site import MAX_BODY_BYTES, Request, Response, Site
+from mcp_claims.board.site import MAX_BODY_BYTES, Gate, Request, Response, Site
 from mcp_claims.session.session import Session
 
 HOST = "127.0.0.1"
@@ -33,12 +33,11 @@ def local_board(board: Board, person: Session, port: int) -> Iterator[LocalBoard
     """Listen on *port*, 0 for a free one, during the block; raises `OSError` if that is not possible."""
     token = secrets.token_urlsafe(24)
     names: set[str] = set()
-    site = Site(
-        board,
-        person,
+    gate = Gate(
         accepts=lambda given: hmac.compare_digest(given.encode(errors="replace"), token.encode()),
         is_own=lambda host: host.lower() in names,
     )
+    site = Site(board, person, gate)
     with _Server((HOST, port), partial(_Handler, site)) as server:
         number = server.server_address[1]
         names |= {f"{name}:{number}" for name in _NAMES}

@@ -11,8 +11,7 @@ from mcp_claims.board.facts import Session, milliseconds
 from mcp_claims.model.history import Event, Kind
 from mcp_claims.model.names import user_and_host
 from mcp_claims.render.phrases import shown
-from mcp_claims.stores.config import OWN_LAYOUT, StoreChoice
-from mcp_claims.stores.history.files import DIRECTORY
+from mcp_claims.stores.base import Store
 from mcp_claims.stores.history.reader import HistoryReader
 
 WINDOW = timedelta(hours=24)
@@ -104,8 +103,7 @@ def event_of(event: Event) -> PastEvent:
     return past
 
 
-def past_of(choice: StoreChoice) -> Past:
-    """Return the past of the store that was chosen."""
-    if choice.url is not None or choice.layout != OWN_LAYOUT:
-        return Past(None)
-    return Past(HistoryReader(f"{choice.directory}/{DIRECTORY}"))
+def past_of(store: Store) -> Past:
+    """Return the past of *store*, as far as its history is kept."""
+    history = store.history
+    return Past(HistoryReader(history.directory) if history is not None and history.is_kept else None)

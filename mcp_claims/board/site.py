@@ -59,47 +59,51 @@ class Response(NamedTuple):
         }
 
 
-class Site:
-    """The board to its viewers.
+class Gate(NamedTuple):
+    """Who may ask.
 
-    *accepts* says whether a token is valid; without it anybody who reaches the server may look, and nobody may release.
-    *is_own* says whether a `Host` is a name of this server: a website must not reach it through a name of its own that it
-    has pointed at this machine.  *person* revokes.
+    `accepts` says whether a token is valid; without it anybody who reaches the server may look, and nobody may change anything.
+    `is_own` says whether a `Host` is a name of this server: a website must not reach it through a name of its own that it has
+    pointed at this machine.
     """
 
-    def __init__(
-        self,
-        board: Board,
-        person: Session,
-        *,
-        accepts: Callable[[str], bool] | None,
-        is_own: Callable[[str], bool] = lambda _: True,
-    ) -> None:
-        self._board, self._person, self._accepts, self._is_own = board, person, accepts, is_own
+    accepts: Callable[[str], bool] | None
+    is_own: Callable[[str], bool]
+
+    def refuse(self, headers: Mapping[str, str]) -> Response | None:
+        """Return the refusal of a request with *headers*, whose names are in lower case; `None` if it may be answered."""
+        if not self.is_own(headers.get("host", "")):
+            return refusal(403, "This is not a name of this server.")
+        # Only browsers send it, with each request; no script of a website can set it.
+        if headers.get("sec-fetch-site", "none") not in _SAME_ORIGIN:
+            return refusal(403, "Only the page itself may ask for this.")
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        if self.accepts is not None and not (kind.lower() == "bearer" and self.accepts(token.strip())):
+            return refusal(401, "A token is needed.", {"WWW-Authenticate": "Bearer"})
+        return None
+
+
+class Site:
+    """The board to its viewers, for whom *person* revokes."""
+
+    def __init__(self, board: Board, person: Session, gate: Gate) -> None:
+        self._board, self._person, self._gate = board, person, gate
 
     def respond(self, request: Request) -> Response:
         """Answer *request*.  A stream blocks while nothing changes; so does a release, for as long as the store does."""
         known = {PAGE: "GET", STREAM: "GET", RELEASE: "POST"}
-        if not self._is_own(request.headers.get("host", "")):
-            return _refusal(403, "This is not a name of this server.")
         if request.path not in known:
-            return _refusal(404, "There is nothing here.")
+            return refusal(404, "There is nothing here.")
         if request.method != known[request.path]:
-            return _refusal(405, f"Only {known[request.path]} is answered here.")
+            return refusal(405, f"Only {known[request.path]} is answered here.")
         if request.path == PAGE:
+            # It has nothing that is worth a secret.  A link from elsewhere may lead to it, a foreign name may not.
+            if not self._gate.is_own(request.headers.get("host", "")):
+                return refusal(403, "This is not a name of this server.")
             return Response(200, page().encode(), "text/html", {"Content-Security-Policy": _policy()})
-        # Only browsers send it, with each request; no script of a website can set it.
-        if request.headers.get("sec-fetch-site", "none") not in _SAME_ORIGIN:
-            return _refusal(403, "Only the page itself may ask for this.")
-        if self._accepts is not None and not self._is_authorized(request):
-            return _refusal(401, "A token is needed.", {"WWW-Authenticate": "Bearer"})
-        if request.path == STREAM:
-            return Response(200, self._stream(), "text/event-stream")
-        return self._release(request)
-
-    def _is_authorized(self, request: Request) -> bool:
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
-        return kind.lower() == "bearer" and self._accepts is not None and self._accepts(token.strip())
+        if (refused := self._gate.refuse(request.headers)) is not None:
+            return refused
+        return self._release(request) if request.path == RELEASE else Response(200, self._stream(), "text/event-stream")
 
     def _stream(self) -> Iterator[bytes]:
         sent: Snapshot | None = None
@@ -108,24 +112,22 @@ class Site:
             if snapshot is None or snapshot is sent:
                 yield b":\n\n"  # Shows whether anybody still reads.
             else:
-                facts = changes(sent, snapshot)
-                if sent is None:
-                    facts |= {"where": self._board.where, "history": self._board.has_history}
-                    facts["releases"] = self._accepts is not None
+                releases = self._gate.accepts is not None
+                facts = changes(sent, snapshot) if sent else everything(self._board, snapshot, releases=releases)
                 yield b"data: " + as_json(facts) + b"\n\n"
                 sent = snapshot
 
     def _release(self, request: Request) -> Response:
         origin = urlsplit(request.headers.get("origin", ""))
         if origin.netloc.lower() != request.headers.get("host", "").lower() or not origin.netloc:
-            return _refusal(403, "Only the page itself may ask for this.")
-        if self._accepts is None:
-            return _refusal(403, "Without a token nobody releases anything here: start the server with one.")
+            return refusal(403, "Only the page itself may ask for this.")
+        if self._gate.accepts is None:
+            return refusal(403, "Without a token nobody releases anything here: start the server with one.")
         try:
             asked: dict[str, Any] = json.loads(request.body)
             row, generation, holder, reason = (asked.get(name) for name in ("row", "generation", "session", "reason"))
         except (ValueError, AttributeError, RecursionError):
-            return _refusal(400, "The request cannot be read.")
+            return refusal(400, "The request cannot be read.")
         found = self._board.claim_of(row) if isinstance(row, str) else None
         # The person has confirmed the end of this grant, not of the one that has come after it.
         is_meant = (
@@ -138,12 +140,18 @@ class Site:
         try:
             released = is_meant and found is not None and self._person.revoke(found, reason or None)
         except ClaimsError as error:
-            return _refusal(503, one_line(str(error)))
+            return refusal(503, one_line(str(error)))
         finally:
             self._board.refresh()
         if not released:
-            return _refusal(409, "It has changed meanwhile; look again.")
+            return refusal(409, "It has changed meanwhile; look again.")
         return Response(200, as_json({"released": True}))
+
+
+def everything(board: Board, snapshot: Snapshot, *, releases: bool) -> dict[str, Any]:
+    """Return what a page that has nothing yet needs to show *snapshot* of *board*."""
+    about = {"where": board.where, "history": board.has_history, "releases": releases}
+    return about | changes(None, snapshot)
 
 
 def changes(sent: Snapshot | None, now: Snapshot) -> dict[str, Any]:
@@ -198,5 +206,6 @@ def as_json(facts: object) -> bytes:
     return json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
-def _refusal(status: int, problem: str, headers: Mapping[str, str] = {}) -> Response:
+def refusal(status: int, problem: str, headers: Mapping[str, str] = {}) -> Response:
+    """Return the answer to a request that is refused."""
     return Response(status, as_json({"problem": problem}), headers=headers)

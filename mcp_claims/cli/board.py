@@ -40,7 +40,7 @@ def _board(options: argparse.Namespace) -> int:
     store, choice, machine = chosen_store(options), store_choice(options), local_machine()
     person = person_session(store, machine)
     where = choice.url or choice.directory
-    board = Board(store, process_session(store, machine), machine, where=where, past=past_of(choice))
+    board = Board(store, process_session(store, machine), machine, where=where, past=past_of(store))
     board.wait(None, 0)  # The first reading goes on while a browser starts.
     signal.signal(signal.SIGTERM, _interrupt)  # What the browser was opened with is removed.
     try:
