@@ -162,6 +162,8 @@ def _record(claim: Claim) -> dict[str, object]:
         record["replaced"] = _record(claim.replaced)
     if claim.group:
         record["group"] = [list(scoped.base) for scoped in claim.group]
+    if claim.redo:
+        record["redo"] = True
     if claim.members:
         record["members"] = list(claim.members)
     optional = {"member": claim.scoped.member, "slot": claim.slot, "slots": claim.slots, "maker": claim.maker}
@@ -198,6 +200,7 @@ def _claim(record: dict[str, Any], stored: float | None = None, number: int | No
         maker=_optional_text(record, "maker"),
         replaced=_replaced(record),
         members=_members(record),
+        redo=record.get("redo") is True,
         stored=stored,
     )
 

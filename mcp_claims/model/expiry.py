@@ -210,7 +210,8 @@ def later(moment: Moment, span: timedelta) -> Moment:
 
 def granted(request: ClaimRequest, holder: Holder, now: Moment, maker: Maker) -> Claim:
     """Return the new claim of *holder* that *request* asks for, made through *maker*; the store numbers it."""
-    new = Claim(request.scoped, holder, claimed=now, expires=later(now, request.ttl), note=request.note, maker=maker)
+    expires = later(now, request.ttl)
+    new = Claim(request.scoped, holder, claimed=now, expires=expires, note=request.note, maker=maker, redo=request.redo)
     return new if request.use.mode is Mode.ALONE else in_place(new, request.use)
 
 

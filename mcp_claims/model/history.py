@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mcp_claims.model.records import MAX_GENERATION, ScopedKey
@@ -64,8 +65,8 @@ class Event(NamedTuple):
     `key` is the key as resolved, without the place of a member; `mode`, `slot` and `slots` are those of a record, and `group`
     has the keys that were granted together.  The `holder` with what follows up to `start` is the session that the event is
     about: that which has or had the claim, or was refused.  `pid` and `start` identify its process.  `expires` is when a claim
-    ends unless it is renewed.  `found` is what a grant took the place of (a word of `ClaimState`; `free` is left out), and
-    `found_generation` its generation.  `revision` is that of the change on etcd, and orders the lines of several machines.
+    ends unless it is renewed.  `found` is what a grant took the place of (a word of `ClaimState`; `free` is left out),
+    `found_generation` its generation, and `redo` whether it was asked for even if the work is done.  `revision` is that of the change on etcd, and orders the lines of several machines.
     """
 
     at: datetime
@@ -86,15 +87,16 @@ class Event(NamedTuple):
     pid: int | None = None
     start: int | None = None
     expires: datetime | None = None
+    duration_seconds: float | None = None
     found: str | None = None
     found_generation: int | None = None
     outcome: str | None = None
     note: str | None = None
-    duration_seconds: float | None = None
     proof: str | None = None
     by: str | None = None
     times: int | None = None
     revision: int | None = None
+    redo: bool = False
 
     @property
     def scoped(self) -> ScopedKey:
@@ -102,21 +104,13 @@ class Event(NamedTuple):
         return ScopedKey(self.namespace, self.key)
 
 
-_DEFAULTS = Event._field_defaults
 _TEXTS = ("holder", "mode")
-_OPTIONAL_TEXTS = (
-    "client",
-    "label",
-    "directory",
-    "host_session",
-    "maker",
-    "found",
-    "outcome",
-    "note",
-    "proof",
-    "by",
-)
+_WHO = ("client", "label", "directory", "host_session", "maker", "pid", "start")
+_OPTIONAL_TEXTS = (*_WHO[:5], "found", "outcome", "note", "proof", "by")
 _OPTIONAL_NUMBERS = ("slot", "slots", "pid", "start", "found_generation", "times", "revision")
+_LAST = ("found", "found_generation", "outcome", "note", "proof", "by", "times", "revision")
+_NOTHING_MORE = (None,) * len(_LAST)
+_BEGINNING = b'{"at":"'
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -124,32 +118,58 @@ class LineError(ValueError):
     """The bytes are not a line of the history: torn, damaged, or of a newer version."""
 
 
-def facts_of(event: Event) -> dict[str, object]:
-    """Return *event* as the JSON object that stands for it."""
-    facts: dict[str, object] = {
-        name: value for name, value in zip(Event._fields, event, strict=True) if value != _DEFAULTS.get(name, "")
-    }
-    facts["at"] = _timestamp(event.at)
-    if event.expires is not None:
-        facts["expires"] = _timestamp(event.expires)
-    if event.group:
-        facts["group"] = [list(scoped) for scoped in event.group]
-    return facts
-
-
 def to_line(event: Event) -> bytes:
     """Return *event* as one line, its end included."""
-    return _ENCODER.encode(facts_of(event)).encode() + b"\n"
+    # What is the same in many lines is encoded once, and the rest only where it is there: this happens under a lock.
+    rest = "" if event.mode == "alone" else _pairs(mode=event.mode, slot=event.slot, slots=event.slots)
+    if event.group:
+        rest += _pairs(group=event.group)
+    if event.holder:
+        rest += _by_whom(*event[9:17])
+    if event.expires is not None:
+        rest += f',"expires":"{_timestamp(event.expires)}"'
+    if event.duration_seconds is not None:
+        rest += f',"duration_seconds":{event.duration_seconds!r}'
+    if event[19:27] != _NOTHING_MORE:
+        rest += _pairs(**dict(zip(_LAST, event[19:27], strict=True)))
+    if event.redo:
+        rest += ',"redo":true'
+    start = f'{{"at":"{_timestamp(event.at)}","kind":"{event.kind._value_}"{_about(event.namespace, event.key)}'
+    # A lone surrogate becomes an escape that is JSON, too.
+    return f'{start},"generation":{event.generation}{rest}}}\n'.encode(errors="backslashreplace")
+
+
+@lru_cache(256)
+def _about(namespace: str, key: str) -> str:
+    return _pairs(namespace=namespace, key=key)
+
+
+@lru_cache(256)
+def _by_whom(holder: str, *who: str | int | None) -> str:
+    return _pairs(holder=holder, **dict(zip(_WHO, who, strict=True)))
+
+
+def _pairs(**facts: object) -> str:
+    """Return what of *facts* is known, as it goes on in an object."""
+    known = {name: fact for name, fact in facts.items() if fact is not None}
+    return f",{_ENCODER.encode(known)[1:-1]}" if known else ""
+
+
+def facts_of(event: Event) -> dict[str, object]:
+    """Return *event* as the JSON object that stands for it."""
+    facts: dict[str, object] = json.loads(to_line(event))
+    return facts
 
 
 def from_line(line: bytes) -> Event:
     """Return the event that *line* says; raises `LineError` for anything that is not exactly one.
 
-    A torn line is not: no proper beginning of a JSON object is one.
+    A torn line is not: no proper beginning of a JSON object is one.  Where a whole one follows it, that counts: no text in an
+    object has the bytes with which each line begins.
     """
     try:
-        facts = json.loads(line)
-        others: dict[str, Any] = {name: _text(facts.get(name, _DEFAULTS[name])) for name in _TEXTS}
+        facts = json.loads(line[max(0, line.rfind(_BEGINNING)) :])
+        others: dict[str, Any] = {name: _text(facts[name]) for name in _TEXTS if name in facts}
         others |= {name: _text(facts[name]) for name in _OPTIONAL_TEXTS if facts.get(name) is not None}
         others |= {name: _number(facts[name]) for name in _OPTIONAL_NUMBERS if facts.get(name) is not None}
         return Event(
@@ -161,6 +181,7 @@ def from_line(line: bytes) -> Event:
             group=tuple(ScopedKey(_text(namespace), _text(key)) for namespace, key in facts.get("group", ())),
             expires=None if facts.get("expires") is None else _time(facts["expires"]),
             duration_seconds=_seconds(facts.get("duration_seconds")),
+            redo=facts.get("redo") is True,
             **others,
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
@@ -168,7 +189,7 @@ def from_line(line: bytes) -> Event:
 
 
 def _timestamp(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def _time(value: Any) -> datetime:

@@ -184,7 +184,7 @@ class Claim(NamedTuple):
 
     `slot` (from 0 up) and `slots` belong to `Mode.SLOT`.  A `group` has the keys that were granted together, in the order in
     which they were asked for; it is empty for a claim of its own.  A reservation keeps
-    in `replaced` the marker that was in its place, for whoever takes the key in the end.
+    in `replaced` the marker that was in its place, for whoever takes the key in the end.  With `redo` the claim was asked for even if the work is done.
 
     With `members` it is no claim but the *head* of a key that several hold, each in a place of its own: it stands at the key
     itself, says in which mode and who they are, and keeps in `replaced` what the last one of them has left.
@@ -207,6 +207,7 @@ class Claim(NamedTuple):
     maker: str | None = None
     replaced: Claim | None = None
     members: tuple[str, ...] = ()
+    redo: bool = False
     stored: float | None = None
     leased: Leased | None = None
 

@@ -85,7 +85,7 @@ def replace_dead(store: Store, found: Claim | Unreadable, trace: Found, now: Mom
     if isinstance(found, Claim) and found.mode is Mode.RESERVED:
         return end_reservation(store, found, now, lock_timeout).won
     if isinstance(found, Claim) and (isinstance(trace, Claim) or found.scoped.member is not None):
-        change = Change(found.scoped, found, trace if isinstance(trace, Claim) else None)
+        change = Change(found.scoped, found, trace if isinstance(trace, Claim) else None, found_dead=True)
         return heads.swap(store, [change], lambda: now, lock_timeout=lock_timeout).won
     return store.discard(found, lock_timeout=lock_timeout)
 

@@ -20,6 +20,13 @@ class Choices(Operations):
 
         If the key is free and another session waits for it before this one, it is reserved for that session.
         """
+        result = self._try_request(request, lock_timeout, reserve=reserve)
+        history = self._store.history
+        if history is not None and result.status in (Status.HELD, Status.DONE) and not result.blocked_by_own:
+            history.refused(request.keys, self.holder, result.found)
+        return result
+
+    def _try_request(self, request: ClaimRequest, lock_timeout: float, *, reserve: bool) -> ClaimResult:
         if not request.or_else:
             return super().try_request(request, lock_timeout=lock_timeout, reserve=reserve)
         self._check_usable()

@@ -58,7 +58,7 @@ def swap(
     where that has changed, nothing is made.
     """
     if len(changes) == 1 and changes[0].scoped.member is None:
-        return Swaps.of_one(store.swap(*changes[0], lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks))
+        return Swaps.of_one(store.swap(*changes[0][:3], lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks))
     for _ in range(MAX_SWAPS):
         try:
             complete = _with_heads(store, changes, known or {}, clock())

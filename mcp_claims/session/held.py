@@ -10,6 +10,7 @@ from mcp_claims.errors import SessionEndedError, StoreBusyError, StoreUnavailabl
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Found, ScopedKey
 from mcp_claims.stores.base import Store
+from mcp_claims.stores.history.history import History
 
 _MAX_LOOKS = 100
 
@@ -17,8 +18,8 @@ _MAX_LOOKS = 100
 class HeldClaims:
     """The grants that session *name* has not released.  Thread-safe."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, history: History | None = None) -> None:
+        self._name, self._history = name, history
         self._granted: dict[ScopedKey, Claim] = {}
         # New grants as they were passed to the store, which has not answered yet or whose answer got lost.
         self._in_doubt: list[Claim] = []
@@ -132,7 +133,10 @@ class HeldClaims:
         with self._lock:
             if self._granted.get(cached.scoped) is not cached:
                 return None
-            return self._granted.pop(cached.scoped)
+            lost = self._granted.pop(cached.scoped)
+        if self._history is not None:
+            self._history.lost(lost, found)
+        return lost
 
     def note_loss(self, scoped: ScopedKey, found: Found) -> None:
         """Keep for `take_losses` that *found* was read where the cached grant of *scoped* should be."""

@@ -112,7 +112,7 @@ class Members:
                 self._store.discard(each, lock_timeout=lock_timeout)
                 return None
             trace = expiry.trace_of(each, state, now)
-            dead.append(Change(place, each, trace if isinstance(trace, Claim) else None))
+            dead.append(Change(place, each, trace if isinstance(trace, Claim) else None, found_dead=True))
         if dead:
             heads.drop(self._store, head, dead, now, lock_timeout)
             return None

@@ -261,6 +261,8 @@ class Session(Choices):
                 # next request either; it frees the claims once it no longer hears from this process.
                 if self._store.remote:
                     break
+        if self._store.history is not None:
+            self._store.history.session_ends(self.holder)
         return released
 
     def resolve(self, scoped: ScopedKey) -> ScopedKey:

@@ -31,7 +31,7 @@ class Turns(Members):
 
     def __init__(self, store: Store, holder: Holder, machine: Machine) -> None:
         super().__init__(store, holder, machine)
-        self._held = HeldClaims(holder.name)
+        self._held = HeldClaims(holder.name, store.history)
         self.queue = WaitQueue(store, machine, lambda: self.holder)
         """The session's places among those who wait."""
         self._closed = False

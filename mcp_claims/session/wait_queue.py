@@ -355,7 +355,7 @@ def end_reservation(store: Store, reservation: Claim, now: Moment, lock_timeout:
     scoped = reservation.scoped
     if store.has_tickets:
         store.change_tickets(scoped.base, lambda found: tickets.lapsed(found, reservation), lock_timeout=lock_timeout)
-    change = Change(scoped, reservation, expiry.uncovered(reservation, now))
+    change = Change(scoped, reservation, expiry.uncovered(reservation, now), found_dead=True)
     return heads.swap(store, [change], lambda: now, lock_timeout=lock_timeout).only
 
 

@@ -8,10 +8,13 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from math import inf
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from mcp_claims.model.keys import is_file_key
 from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable, is_head
+
+if TYPE_CHECKING:
+    from mcp_claims.stores.history.history import History
 
 T = TypeVar("T")
 
@@ -47,11 +50,15 @@ class Swap(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One change of a `swap_all`: *new* (`None` removes) in the place of *old*."""
+    """One change of a `swap_all`: *new* (`None` removes) in the place of *old*.
+
+    With `found_dead` a claim is removed because it has expired, or its process has ended: the history says so.
+    """
 
     scoped: ScopedKey
     old: Claim | None
     new: Claim | None
+    found_dead: bool = False
 
     @property
     def claims_files(self) -> bool:
@@ -130,6 +137,10 @@ class Store(Protocol):
     has_tickets: bool
     serves_queue: bool
     has_places: bool
+
+    @property
+    def history(self) -> History | None:
+        """Where it writes what it changes; `None` for a store that ends with its process."""
 
     def read(self, scoped: ScopedKey) -> Found:
         """Return what is stored, without waiting for a lock."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mcp_claims.errors import InvalidInputError
@@ -12,7 +13,9 @@ from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.records import OriginalHolder
 from mcp_claims.stores.agent_awareness.location import provider_directory, successors
 from mcp_claims.stores.base import Store
+from mcp_claims.stores.files.filenames import file_name
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.history.history import History, Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,13 +67,15 @@ def open_store(
     if choice.url is not None:
         return _open_cluster(choice.url, choice.chosen_by, variables, machine)
     if choice.layout == OWN_LAYOUT:
-        return FileStore(choice.directory)
+        return FileStore(choice.directory, history=Limits.of(variables), machine=machine)
     # Imported only where claims are shared with that project.
     from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 
     # The owner of a lock is judged as the holder of a claim of the original: by its PID on this host.
     return AgentAwarenessStore(
-        choice.directory, lambda pid: machine.provably_dead(OriginalHolder(f"{machine.host()}:{pid}", pid))
+        choice.directory,
+        lambda pid: machine.provably_dead(OriginalHolder(f"{machine.host()}:{pid}", pid)),
+        history=Limits.of(variables),
     )
 
 
@@ -180,4 +185,10 @@ def _open_cluster(url: str, chosen_by: str, variables: Mapping[str, str], machin
     except ModuleNotFoundError as error:
         missing = f"needs a package that is not installed ({error.name}): pip install 'mcp-claims[etcd]'"
         raise InvalidInputError(chosen_by, missing) from error
-    return EtcdStore(config, machine)
+    history = None
+    with suppress(InvalidInputError):  # Without a home there is no place for it, and claims need none.
+        # Each machine has its own, in a directory for each cluster; the revisions in it put them together.
+        state = os.path.dirname(_choose_directory(None, variables)[0])
+        directory = os.path.join(state, "history", file_name(str(config).partition("://")[2]))
+        history = History(directory, Limits.of(variables), machine=machine)
+    return EtcdStore(config, machine, history)

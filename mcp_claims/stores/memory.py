@@ -33,6 +33,7 @@ class MemoryStore:
     has_tickets = True
     serves_queue = False
     has_places = True
+    history = None
 
     def __init__(self) -> None:
         self._stored: dict[ScopedKey, Claim | Unreadable] = {}

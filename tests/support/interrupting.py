@@ -21,6 +21,7 @@ class DelegatingStore:
         self.has_tickets = store.has_tickets
         self.serves_queue = store.serves_queue
         self.has_places = store.has_places
+        self.history = store.history
 
     @property
     def _store(self) -> Store:

@@ -58,6 +58,8 @@ from mcp_claims.stores.files.directories import PrivateDirectories, unavailable,
 from mcp_claims.stores.files.listings import list_names
 from mcp_claims.stores.files.lock import LOCK_FILE, LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.history.files import DIRECTORY
+from mcp_claims.stores.history.history import History, Limits
 
 LOCK_PAUSE = 0.02
 """Seconds between two tries for a lock directory, as in the original."""
@@ -89,8 +91,13 @@ class AgentAwarenessStore:
         pid_is_gone: PidIsGone,
         *,
         fs: AgentAwarenessFileSystem | None = None,
+        history: Limits | None = None,
     ) -> None:
         self.directory = os.path.abspath(directory)
+        if history is None:
+            history = Limits.of(os.environ) if fs is None else Limits(days=0)
+        # Of our own changes alone: the original writes none.
+        self.history = History(f"{self.directory}/{DIRECTORY}", history)
         self.pid_is_gone = pid_is_gone
         self._fs = fs or AgentAwarenessFileSystem()
         self._directories = PrivateDirectories(self._fs, self.directory)
@@ -118,12 +125,16 @@ class AgentAwarenessStore:
         gives_way: GivesWay | None = None,
         blocks: Blocks | None = None,
     ) -> Swap:
+        return self._swap_claim(Change(scoped, old, new), lock_timeout)
+
+    def _swap_claim(self, change: Change, lock_timeout: float) -> Swap:
+        scoped, old, new, _ = change
         path = record_path(self.directory, scoped)
         if new is not None and new.ended is not None and new.ended.outcome is not Outcome.DONE:
             new = None
         if old is not None and self._uncertain.get(path) == old:
             self._check_expired(path, old)
-        return self._swap(path, scoped, old, new, lock_timeout)
+        return self._swap(path, scoped, old, new, lock_timeout, change)
 
     def swap_all(
         self,
@@ -137,14 +148,14 @@ class AgentAwarenessStore:
         if len(changes) > 1:
             # The original completes nothing that we leave half done, and would take the keys that are not changed yet.
             raise InvalidInputError("key", _ONE_AT_A_TIME)
-        return Swaps.of_one(self.swap(*changes[0], lock_timeout=lock_timeout))
+        return Swaps.of_one(self._swap_claim(changes[0], lock_timeout))
 
     def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
         return iter(())  # It holds no files.
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
-            return self.swap(found.scoped, found, None, lock_timeout=lock_timeout).won
+            return self._swap_claim(Change(found.scoped, found, None, found_dead=True), lock_timeout).won
         return self._swap(found.where, self._scoped_by_path(found.where), found, None, lock_timeout).won
 
     def secret(self, *, lock_timeout: float = LOCK_TIMEOUT) -> bytes:
@@ -229,7 +240,16 @@ class AgentAwarenessStore:
                     path = f"{directory}/{name}"
                     yield path, describe_lock(self._fs, path, self.pid_is_gone)
 
-    def _swap(self, path: str, scoped: ScopedKey, old: Found, new: Claim | None, lock_timeout: float) -> Swap:
+    def _swap(
+        self,
+        path: str,
+        scoped: ScopedKey,
+        old: Found,
+        new: Claim | None,
+        lock_timeout: float,
+        asked: Change | None = None,
+    ) -> Swap:
+        """Store *new* if *old* is what is stored; the history notes what was *asked* for, with an outcome that is not stored."""
         directory = os.path.dirname(path)
         deadline = self._fs.monotonic() + lock_timeout
         if new is not None and (moved := successors(self.directory)):
@@ -244,6 +264,13 @@ class AgentAwarenessStore:
                 left = max(0.0, deadline - self._fs.monotonic())
                 with LockFile(self._fs, directory) as file, NamespaceLock(file, left) as kernel_lock:
                     swap = self._try_swap(kernel_lock, path, scoped, old, new)
+                    if swap is not None and swap.won and asked is not None:
+                        made = (
+                            asked
+                            if new is None or not isinstance(swap.found, Claim)
+                            else asked._replace(new=swap.found)
+                        )
+                        self.history.changed([made])
                 if swap is not None:
                     return swap
                 left = deadline - self._fs.monotonic()

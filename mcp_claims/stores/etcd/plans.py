@@ -79,7 +79,7 @@ class Planned:
 
 def plan(change: Change, keyspace: Keyspace, ends_with_us: Callable[[Holder], bool]) -> Planned:
     """Plan *change*; *ends_with_us* returns whether a holder's session ends when this process does."""
-    scoped, old, new = change
+    scoped, old, new, _ = change
     key = keyspace.claim_key(scoped)
     if new is None:
         if old is not None and old.leased is not None and old.leased.is_trace:

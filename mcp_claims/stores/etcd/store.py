@@ -62,6 +62,7 @@ from mcp_claims.stores.etcd.tickets import Alarm, Tickets
 from mcp_claims.stores.etcd.traces import TraceLeases, parse_trace
 from mcp_claims.stores.etcd.txn import KeyChange, Transactions, Txn, TxnOutcome
 from mcp_claims.stores.etcd.watch import KeyRange, Watcher
+from mcp_claims.stores.history.history import History
 
 _PAGE_SIZE = 500
 
@@ -95,8 +96,9 @@ class EtcdStore:
     min_claim_lease = leases.MIN_TTL
     """Seconds that the lease of a single claim lasts at least."""
 
-    def __init__(self, config: EtcdConfig, machine: Machine) -> None:
+    def __init__(self, config: EtcdConfig, machine: Machine, history: History | None = None) -> None:
         self.config = config
+        self.history = history
         self._machine = machine
         self._keyspace = Keyspace(config.prefix)
         self._connections: dict[int, _Connection] = {}
@@ -149,7 +151,7 @@ class EtcdStore:
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
-            return self.swap(found.scoped, found, None, lock_timeout=lock_timeout).won
+            return self.swap_all([Change(found.scoped, found, None, found_dead=True)], lock_timeout=lock_timeout).won
         (revision,) = found.fingerprint
         assert isinstance(revision, int)
         with self._store_errors():
@@ -351,6 +353,9 @@ class EtcdStore:
         )
         replaced = zip(planned, outcome.traces, strict=True) if outcome.traces else ()
         traces = tuple(self._parse_trace(kv) if each.change.old is None else None for each, kv in replaced)
+        if self.history is not None:
+            made = [each.change._replace(new=new) for each, new in zip(planned, found, strict=True)]
+            self.history.changed(made, traces, revision)
         return Swaps(True, found, traces)
 
     def _lost_swaps(self, planned: Sequence[Planned], outcome: TxnOutcome, connection: _Connection) -> Swaps:
@@ -360,6 +365,8 @@ class EtcdStore:
         claims = [(each, one) for each, one in zip(planned, found, strict=True) if not each.changes_head]
         if outcome.unknown and all(self._we_ended(each, one) for each, one in claims):
             self._cancel_expiries(planned, connection)
+            if self.history is not None:
+                self.history.changed([each.change for each in planned])
             return Swaps(True, (None,) * len(planned))
         return Swaps(False, found)
 
@@ -447,7 +454,7 @@ class EtcdStore:
         now = self._machine.now()
         if isinstance(found, Claim) and found.mode is not Mode.RESERVED and expiry.is_expired(found, now):
             trace = expiry.trace_of(found, ClaimState.EXPIRED, now)
-            self._swap_all([Change(found.scoped, found, trace if isinstance(trace, Claim) else None)])
+            self._swap_all([Change(found.scoped, found, trace if isinstance(trace, Claim) else None, found_dead=True)])
 
     def _found(self, planned: Planned, kv: KeyValue | None) -> Found:
         """Return what *kv*, found at the key of a change, says is stored for its claim."""

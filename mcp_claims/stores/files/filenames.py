@@ -82,7 +82,7 @@ def is_path_of(path: str, claims_directory: str, scoped: ScopedKey) -> bool:
 def key_of(name: str, suffix: str) -> str | None:
     """Return the key for which `file_name` returned *name* without *suffix*; `None` if it is cut, or nobody's."""
     plain = name.removesuffix(suffix)
-    if plain == name or "~" in name or not may_be_file_name(name):
+    if not name.endswith(suffix) or "~" in name or not may_be_file_name(name):
         return None
     try:
         return re.sub(rb"%([0-9a-f]{2})", lambda escape: bytes.fromhex(escape[1].decode()), plain.encode()).decode()

@@ -32,6 +32,8 @@ LOCK = os.O_RDWR | _SAFE
 LISTEN = os.O_RDWR | _SAFE
 WAKE = os.O_WRONLY | _SAFE
 CREATE_LOCK = LOCK | os.O_CREAT
+APPEND = os.O_WRONLY | os.O_APPEND | _SAFE
+CREATE_TO_APPEND = APPEND | os.O_CREAT
 
 ERRORS_OF_ONE_FILE = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EMLINK, errno.ENXIO})
 """Errors of `open` that are about one file and not about the store: no permission, a link (FreeBSD says EMLINK), a socket."""

@@ -17,6 +17,7 @@ from math import inf
 from typing import TypeVar
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.liveness import Machine
 from mcp_claims.model import keys
 from mcp_claims.model.codec import RecordError, from_json, tickets_to_json, to_json
 from mcp_claims.model.records import Claim, Found, ScopedKey, Ticket, Unreadable, is_place
@@ -67,6 +68,8 @@ from mcp_claims.stores.files.tickets import (
     wake,
 )
 from mcp_claims.stores.files.writing import remove
+from mcp_claims.stores.history.files import DIRECTORY
+from mcp_claims.stores.history.history import History, Limits
 
 T = TypeVar("T")
 
@@ -83,6 +86,7 @@ class FileStore(LockedChanges):
     """Claims as files in *directory*, shared by all processes of one user on one machine.
 
     The directory and its namespaces are made when the first claim is (mode 0700, files 0600); reading makes nothing.
+    *history* says how long the history is kept, by default what the environment says.
     """
 
     remote = False
@@ -90,10 +94,21 @@ class FileStore(LockedChanges):
     serves_queue = False
     has_places = True
 
-    def __init__(self, directory: str | os.PathLike[str], *, fs: FileSystem | None = None) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        fs: FileSystem | None = None,
+        history: Limits | None = None,
+        machine: Machine | None = None,
+    ) -> None:
         super().__init__(os.path.abspath(directory), fs or FileSystem())
         if "\0" in self.directory:
             raise InvalidInputError("directory", "must be a path, without NUL characters")
+        if history is None:
+            # On a file system of somebody's own, as tests have it, each system call counts.
+            history = Limits.of(os.environ) if fs is None else Limits(days=0)
+        self.history = History(f"{self.directory}/{DIRECTORY}", history, fs=fs, machine=machine)
 
     def read(self, scoped: ScopedKey) -> Found:
         directory, path = record_path(self.directory, scoped)
@@ -121,6 +136,12 @@ class FileStore(LockedChanges):
         gives_way: GivesWay | None = None,
         blocks: Blocks | None = None,
     ) -> Swap:
+        return self._swap(Change(scoped, old, new), lock_timeout, gives_way, blocks)
+
+    def _swap(
+        self, change: Change, lock_timeout: float, gives_way: GivesWay | None = None, blocks: Blocks | None = None
+    ) -> Swap:
+        scoped, old, new, _ = change
         directory, path = record_path(self.directory, scoped)
 
         def swap(locks: Locks) -> Swap:
@@ -129,18 +150,24 @@ class FileStore(LockedChanges):
                 return Swap(False, found)
             if gives_way is not None and gives_way(read_tickets(self._fs, directory)):
                 return Swap(False, found, queued=True)
-            if blocks is not None:
-                overlap = self._first_overlap([Change(scoped, old, new)], blocks, locks)
-                if overlap is not None:
-                    return Swap(False, found, overlap=overlap)
+            if blocks is not None and (overlap := self._first_overlap([change], blocks, locks)) is not None:
+                return Swap(False, found, overlap=overlap)
             lock = locks[directory]
             if new is None:
                 if old is not None:
                     lock.check_in_place()
-                    self._fs.remove(path)
+                    # Before: if we die in between, the next one finds the claim and notes how that ended.  After, nobody
+                    # would note the end, and the next grant would look like one beside it.
+                    self.history.changed([change])
+                    try:
+                        self._fs.remove(path)
+                    except OSError:
+                        self.history.kept([change])
+                        raise
                 return Swap(True, None)
             numbered = _numbered(new, old, lock)
             self._write(path, to_json(numbered), lock)
+            self.history.changed([change._replace(new=numbered)])
             return Swap(True, numbered)
 
         return self._under_lock(directory, lock_timeout, swap)
@@ -156,8 +183,7 @@ class FileStore(LockedChanges):
         check_changes(changes)
         if len(changes) == 1:
             # Nothing can be left half done, so it needs no intent.
-            only = self.swap(*changes[0], lock_timeout=lock_timeout, gives_way=gives_way, blocks=blocks)
-            return Swaps.of_one(only)
+            return Swaps.of_one(self._swap(changes[0], lock_timeout, gives_way, blocks))
         places = [record_path(self.directory, change.scoped) for change in changes]
         directories = sorted({directory for directory, _ in places})
 
@@ -175,8 +201,16 @@ class FileStore(LockedChanges):
                 for change, (directory, _) in zip(changes, places, strict=True)
             )
             records = {path: new and to_json(new) for new, (_, path) in zip(after, places, strict=True)}
-            commit(self._fs, self.directory, locks, records)
+            made = [change._replace(new=new) for change, new in zip(changes, after, strict=True)]
+            # Before, as in `_swap`: after the commit others may complete the change, and do not know what there was.
+            self.history.ending(made)
+            try:
+                commit(self._fs, self.directory, locks, records)
+            except OSError:
+                self.history.kept(made)
+                raise
             settle(self._fs, self.directory, locks)
+            self.history.begun(made)
             return Swaps(True, after)
 
         return self._under_locks(directories, lock_timeout, swap_all)
@@ -195,13 +229,16 @@ class FileStore(LockedChanges):
 
     def discard(self, found: Claim | Unreadable, *, lock_timeout: float = LOCK_TIMEOUT) -> bool:
         if isinstance(found, Claim):
-            return self.swap(found.scoped, found, None, lock_timeout=lock_timeout).won
+            return self._swap(Change(found.scoped, found, None, found_dead=True), lock_timeout).won
         directory, path = os.path.dirname(found.where), found.where
 
         def discard(locks: Locks) -> bool:
             if self._read(path, None) != found:
                 return False
             remove(self._fs, path, locks[directory])
+            if (namespace := key_of(os.path.basename(directory), "")) is not None:
+                key = key_of(os.path.basename(path), SUFFIX) or ""
+                self.history.removed(ScopedKey(namespace, key).base, found.problem)
             return True
 
         return self._under_lock(directory, lock_timeout, discard)

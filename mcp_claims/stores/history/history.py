@@ -1,0 +1,108 @@
+"""The history that a store keeps, as stores and sessions write it: what was changed, who was refused, who has lost a claim.
+
+Nothing here fails: a change stands whether its line can be written or not.  What writes the lines is imported with the first
+one, so that no start pays for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from mcp_claims.errors import InvalidInputError
+from mcp_claims.model.records import Claim, Found, Holder, ScopedKey
+from mcp_claims.stores.base import Change
+from mcp_claims.stores.files.filesystem import FileSystem
+
+if TYPE_CHECKING:
+    from mcp_claims.liveness import Machine
+    from mcp_claims.stores.history.log import Log
+
+DAYS_VARIABLE, MEGABYTES_VARIABLE = "MCP_CLAIMS_HISTORY_DAYS", "MCP_CLAIMS_HISTORY_MEGABYTES"
+_MAX_DAYS, _MAX_MEGABYTES = 3_650, 1_048_576
+
+
+class Limits(NamedTuple):
+    """How long a history is kept, and how large it may become; 0 of either means that none is written."""
+
+    days: int = 30
+    megabytes: int = 64
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Limits:
+        """Return the limits that the variables in *environment* set; raises `InvalidInputError`."""
+        return cls(
+            _number(environment, DAYS_VARIABLE, cls().days, _MAX_DAYS),
+            _number(environment, MEGABYTES_VARIABLE, cls().megabytes, _MAX_MEGABYTES),
+        )
+
+
+class History:
+    """The history in *directory*, by the clock of *machine*, that of this process by default."""
+
+    def __init__(
+        self, directory: str, limits: Limits, *, fs: FileSystem | None = None, machine: Machine | None = None
+    ) -> None:
+        self.directory, self.limits = directory, limits
+        self.is_kept = all(limits)
+        """Whether anything is written."""
+        self._fs, self._machine = fs, machine
+
+    def changed(
+        self, changes: Sequence[Change], traces: Sequence[Claim | None] = (), revision: int | None = None
+    ) -> None:
+        """Note *changes*, made at *revision*; *traces* are of claims in their places that the store had ended by itself."""
+        if self.is_kept:
+            self._log.changed(changes, traces, revision)
+
+    def ending(self, changes: Sequence[Change]) -> None:
+        """Note what *changes* end, right before they are made."""
+        if self.is_kept:
+            self._log.ending(changes)
+
+    def begun(self, changes: Sequence[Change]) -> None:
+        """Note what *changes*, which have been made, begin or go on with; `ending` has noted the rest."""
+        if self.is_kept:
+            self._log.begun(changes)
+
+    def kept(self, changes: Sequence[Change]) -> None:
+        """Note that *changes*, of which `ending` was told, were not made."""
+        if self.is_kept:
+            self._log.kept(changes)
+
+    def removed(self, scoped: ScopedKey, problem: str) -> None:
+        """Note that what could not be read at *scoped*, because of *problem*, is gone; the key is empty if nobody knows it."""
+        if self.is_kept:
+            self._log.removed(scoped, problem)
+
+    def refused(self, asked: Sequence[ScopedKey], holder: Holder, found: Found) -> None:
+        """Note that the session of *holder* was refused the keys *asked*, since *found* is there."""
+        if self.is_kept:
+            self._log.refused(asked, holder, found)
+
+    def lost(self, grant: Claim, found: Found) -> None:
+        """Note that the session of *grant* has learned that it no longer holds that; *found* is there instead."""
+        if self.is_kept:
+            self._log.lost(grant, found)
+
+    def session_ends(self, holder: Holder) -> None:
+        """Note the refusals of the session of *holder* that are not in a line yet."""
+        if "_log" in vars(self):
+            self._log.session_ends(holder)
+
+    @cached_property
+    def _log(self) -> Log:
+        from mcp_claims.liveness import local_machine
+        from mcp_claims.stores.history.log import Log
+
+        return Log(self.directory, self.limits, self._fs or FileSystem(), self._machine or local_machine())
+
+
+def _number(environment: Mapping[str, str], variable: str, default: int, most: int) -> int:
+    text = environment.get(variable, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most):
+        raise InvalidInputError(variable, f"must be a whole number from 0, which keeps no history, to {most}")
+    return int(text)

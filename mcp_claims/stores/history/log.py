@@ -1,0 +1,249 @@
+"""Appending to a history: one write for the lines of one change, which no other process tears.
+
+A process can die, and a disk fill up, in the middle of a line; the next one then goes on right behind it.  A reader finds where
+it begins (see `model.history.from_line`), so that this costs no other.  Lines that could not be written are counted, and the next one that can says how many there were.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
+from mcp_claims.liveness import Machine
+from mcp_claims.model.history import Event, Kind, to_line
+from mcp_claims.model.records import Claim, Found, Holder, Moment, ScopedKey
+from mcp_claims.stores.base import Change
+from mcp_claims.stores.files.directories import PrivateDirectories
+from mcp_claims.stores.files.filesystem import APPEND, CREATE_TO_APPEND, FileSystem, OpenFile
+from mcp_claims.stores.history.events import begins, end_of_trace, ends, event_of, plain
+from mcp_claims.stores.history.files import HistoryFile, file_of, parse_name
+from mcp_claims.stores.history.history import Limits
+
+_MEGABYTE = 1 << 20
+_PARTS = 8
+"""How many parts a history that is full has at least: the oldest is removed as a whole."""
+_MAX_OPEN = 16
+_LOOKS_AFTER = 1.0  # s
+_BETWEEN_REFUSALS = 60.0  # s
+_MAX_REFUSALS = 1_000
+
+_failures_said: set[int] = set()
+"""The process in which a failure was reported: a forked child may report its own."""
+
+
+@dataclass
+class _Open:
+    """A file that is being written, and whether somebody had removed it when we `looked`."""
+
+    file: HistoryFile
+    day: date
+    opened: OpenFile
+    looked: float
+    gone: bool = False
+
+
+@dataclass
+class _Refusals:
+    """How often one session was refused one grant since the line that was written at `written`."""
+
+    event: Event
+    written: float
+    times: int = 0
+
+
+class Log:
+    """Appends to the history in *directory*."""
+
+    def __init__(self, directory: str, limits: Limits, fs: FileSystem, machine: Machine) -> None:
+        self._directory, self._limits, self._fs, self._machine = directory, limits, fs, machine
+        self._part_bytes = limits.megabytes * _MEGABYTE // _PARTS
+        self._private = PrivateDirectories(fs, directory)
+        # Not locked, since a forked child would inherit a locked lock: of two threads that open one file, one closes it again.
+        self._open_files: dict[str, _Open] = {}
+        self._missing: dict[str, int] = {}
+        self._refusals: dict[tuple[str, ScopedKey, int], _Refusals] = {}
+
+    def changed(self, changes: Sequence[Change], traces: Sequence[Claim | None], revision: int | None) -> None:
+        now = self._machine.now()
+        if len(changes) == 1 and revision is None and (event := plain(changes[0], now)) is not None:
+            self._write([event])
+            return
+        events = [end_of_trace(trace, now, changes) for trace in traces if trace is not None]
+        events += [*ends(changes, now, self._proof_of_death), *begins(changes, now)]
+        self._write([event._replace(revision=revision) for event in events] if revision is not None else events)
+
+    def ending(self, changes: Sequence[Change]) -> None:
+        self._write(ends(changes, self._machine.now(), self._proof_of_death))
+
+    def begun(self, changes: Sequence[Change]) -> None:
+        self._write(begins(changes, self._machine.now()))
+
+    def kept(self, changes: Sequence[Change]) -> None:
+        now = self._machine.now()
+        ended = {event.generation for event in ends(changes, now, lambda _: None)}
+        held = [change.old for change in changes if change.old is not None and change.old.generation in ended]
+        self._write([event_of(Kind.KEPT, claim, now) for claim in held])
+
+    def removed(self, scoped: ScopedKey, problem: str) -> None:
+        note = f"it could not be read: {problem}"
+        self._write([Event(self._machine.now().wall, Kind.FORGOTTEN, scoped.namespace, scoped.key, note=note)])
+
+    def refused(self, asked: Sequence[ScopedKey], holder: Holder, found: Found) -> None:
+        claim = found if isinstance(found, Claim) else None
+        generation = 0 if claim is None else claim.generation
+        which = (holder.name, asked[0], generation)
+        now = self._machine.now()
+        refusals = self._refusals.get(which)
+        if refusals is None:
+            self._forget_refusals(now)
+            event = Event(
+                now.wall,
+                Kind.REFUSED,
+                asked[0].namespace,
+                asked[0].base.key,
+                generation,
+                group=tuple(asked) if len(asked) > 1 else (),
+                holder=holder.name,
+                client=holder.client,
+                label=holder.label,
+                directory=holder.directory,
+                host_session=holder.host_session,
+                pid=holder.pid,
+                start=holder.proof.start,
+                outcome=claim.ended.outcome.value if claim is not None and claim.ended is not None else None,
+                by=None if claim is None else claim.holder.name,
+            )
+            refusals = self._refusals[which] = _Refusals(event, self._fs.monotonic() - _BETWEEN_REFUSALS)
+        refusals.times += 1
+        if self._fs.monotonic() - refusals.written >= _BETWEEN_REFUSALS:
+            self._write_refusals(refusals, now)
+
+    def lost(self, grant: Claim, found: Found) -> None:
+        by = found.holder.name if isinstance(found, Claim) and found.holder.name != grant.holder.name else None
+        self._write([event_of(Kind.LOST, grant, self._machine.now(), by=by)])
+
+    def session_ends(self, holder: Holder) -> None:
+        for which in [which for which in list(self._refusals) if which[0] == holder.name]:
+            self._write_refusals(self._refusals.pop(which), self._machine.now())
+
+    def _write_refusals(self, refusals: _Refusals, now: Moment) -> None:
+        times, refusals.times, refusals.written = refusals.times, 0, self._fs.monotonic()
+        if times:
+            self._write([refusals.event._replace(at=now.wall, times=times)])
+
+    def _forget_refusals(self, now: Moment) -> None:
+        """Write the counts of refusals that are a minute old, once there are many."""
+        if len(self._refusals) < _MAX_REFUSALS:
+            return
+        for which, refusals in list(self._refusals.items()):
+            if self._fs.monotonic() - refusals.written >= _BETWEEN_REFUSALS:
+                self._write_refusals(refusals, now)
+                self._refusals.pop(which, None)
+
+    def _proof_of_death(self, holder: Holder) -> str | None:
+        if not self._machine.provably_dead(holder):
+            return None
+        start = self._machine.proof(holder.pid).start
+        if start is None or start == holder.proof.start:
+            return f"process {holder.pid} has ended"
+        return f"process {holder.pid} is another one: it began at {start}, not at {holder.proof.start}"
+
+    def _write(self, events: Sequence[Event]) -> None:
+        """Append *events*, with one write for those of each namespace."""
+        by_namespace: dict[str, list[Event]] = {}
+        for event in events:
+            by_namespace.setdefault(event.namespace, []).append(event)
+        for namespace, lines in by_namespace.items():
+            if missing := self._missing.get(namespace, 0):
+                lines.insert(0, Event(lines[0].at, Kind.GAP, namespace, "", pid=os.getpid(), times=missing))
+            try:
+                self._append(namespace, lines[0].at.date(), b"".join(map(to_line, lines)))
+            except (OSError, UnsafeDirectoryError, StoreUnavailableError) as error:
+                self._missing[namespace] = missing + len(lines) - bool(missing)
+                self._open_files.pop(namespace, None)
+                _say_once(self._directory, error)
+            else:
+                self._missing.pop(namespace, None)
+
+    def _append(self, namespace: str, day: date, data: bytes) -> None:
+        current = self._open_files.get(namespace)
+        if current is None or current.day != day:
+            current = self._open(file_of(day.isoformat(), namespace), day)
+        file, fd = current.file, current.opened.fd
+        while self._is_gone(current, fd) or self._fs.seek(fd, 0, os.SEEK_END) >= self._part_bytes:
+            # Full: all who write see the same size, under the lock of the namespace, so nobody writes to this part any more.
+            file = file if self._is_gone(current, fd) else file._replace(part=file.part + 1)
+            current = self._open(file, day)
+            file, fd = current.file, current.opened.fd
+        if self._fs.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{self._directory}/{file.name}")
+        self._keep(namespace, current)
+
+    def _is_gone(self, current: _Open, fd: int) -> bool:
+        """Return whether somebody has removed the file, as far as that was looked at within a second."""
+        if (now := self._fs.monotonic()) - current.looked >= _LOOKS_AFTER:
+            current.looked, current.gone = now, self._fs.status(fd).st_nlink == 0
+        return current.gone
+
+    def _keep(self, namespace: str, current: _Open) -> None:
+        # An open file cannot be removed on Windows, and the claims directory with it.
+        if sys.platform == "win32":
+            current.opened.close()
+            return
+        # Never closed by hand: another thread may be writing to it, and its number would be that of a record by then.
+        self._open_files[namespace] = current
+        while len(self._open_files) > _MAX_OPEN:
+            self._open_files.pop(next(iter(self._open_files)), None)
+
+    def _open(self, wanted: HistoryFile, day: date) -> _Open:
+        """Open the file *wanted*, or a later part of that day if it is gone; make it if there is none."""
+        with suppress(FileNotFoundError):
+            return self._opened(wanted, day, APPEND)
+        if not self._private.exists():
+            self._fs.make_directory(self._directory)
+            self._private.exists()
+        found = [file for file in map(parse_name, self._fs.names(self._directory)) if file is not None]
+        same_day = [file for file in found if (file.day, file.namespace) == (wanted.day, wanted.namespace)]
+        file = max([wanted, *same_day])
+        current = self._opened(file, day, CREATE_TO_APPEND)
+        self._sweep([each for each in found if each != file], day)
+        return current
+
+    def _opened(self, file: HistoryFile, day: date, flags: int) -> _Open:
+        path = f"{self._directory}/{file.name}"
+        opened = OpenFile(self._fs, path, flags)
+        if not stat.S_ISREG(self._fs.status(opened.fd).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file", path)
+        return _Open(file, day, opened, self._fs.monotonic())
+
+    def _sweep(self, found: Sequence[HistoryFile], today: date) -> None:
+        """Remove what is too old of *found*, and the oldest of the rest as far as it is too much."""
+        first = (today - timedelta(days=self._limits.days)).isoformat()
+        room = self._limits.megabytes * _MEGABYTE * (_PARTS - 1) // _PARTS
+        for file in sorted(found, reverse=True):
+            path = f"{self._directory}/{file.name}"
+            # Another process may have removed it.
+            with suppress(OSError):
+                room -= self._fs.status_of(path).st_size
+                if file.day <= first or room < 0:
+                    self._fs.remove(path)
+
+
+def _say_once(directory: str, error: Exception) -> None:
+    """Report once in each process that the history cannot be written."""
+    if os.getpid() in _failures_said:
+        return
+    _failures_said.add(os.getpid())
+    # Imported here: `logging` takes a sixth of the start of a server.
+    import logging
+
+    logging.getLogger("mcp_claims").warning(
+        "mcp-claims: the history in %s cannot be written (%s); claims go on without it", directory, error
+    )
