@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from threading import Condition, Event, Lock
 from typing import NamedTuple
 
@@ -28,7 +28,10 @@ _LONGEST = 10.0
 """Seconds that a reading of the store may take, and after which a board that nobody looks at is no longer read."""
 
 _RATIO = 20
-"""A reading is followed by a pause this many times as long, unless something changes: 5 % of a core at most."""
+"""A reading of everything is followed by a pause this many times as long, unless something changes: 5 % of a core at most."""
+
+_LONGEST_PAUSE = 60.0
+"""Seconds after which everything is read, however often something changes: a store can miss a notice."""
 
 _MANY = 1_000
 """Claims from which on a change makes only those read again that have changed: to read 10,000 takes half a second."""
@@ -66,7 +69,7 @@ class Board:
         self.where, self.has_history = where, past.is_kept
         self._store, self._session, self._machine, self._past = store, session, machine, past
         self._entries: dict[str, _Entry] = {}
-        self._read_at, self._took = 0.0, 0.0
+        self._read_at, self._took, self._consistent_until = 0.0, 0.0, 0.0
         self._latest: Snapshot | None = None
         self._reading, self._changed, self._noticed = Lock(), Condition(), Event()
         self._watching, self._asked = False, 0.0
@@ -89,29 +92,36 @@ class Board:
     def read(self) -> Snapshot:
         """Return what is stored now; if the store cannot answer, what was read last, with the reason."""
         with self._reading:
-            return self._read_in_time()
+            return self._read_in_time(changed=True)
 
     def refresh(self) -> None:
         """Let what is stored be read again soon."""
         self._noticed.set()
 
     def _watch(self) -> None:
+        try:
+            while not self._is_left():
+                with self._session.watch(None, self._noticed.set) as watched:
+                    self._follow(watched)
+        finally:
+            with self._changed:
+                self._watching = False
+
+    def _follow(self, watched: bool) -> None:
+        noticed = True
         while not self._is_left():
-            with self._session.watch(None, self._noticed.set) as watched:
-                while not self._is_left():
-                    self._noticed.clear()
-                    began = time.monotonic()
-                    with self._reading:
-                        snapshot = self._read_in_time()
-                        self._publish(snapshot)
-                        if snapshot.problem is None:
-                            self._take_fingerprints(began)
-                    ended = time.monotonic()
-                    if self._noticed.wait(max(_TICK, _RATIO * (ended - began))):
-                        # Half of a core at most, however often something changes.
-                        time.sleep(max(_SETTLE, 2 * ended - began - time.monotonic()))
-                    elif not watched:
-                        break  # Perhaps it can be watched by now.
+            self._noticed.clear()
+            began = time.monotonic()
+            with self._reading:
+                self._publish(self._read_in_time(changed=noticed))
+                self._take_fingerprints()
+            ended = time.monotonic()
+            noticed = self._noticed.wait(_TICK)
+            if noticed:
+                # Half of a core at most, however often something changes.
+                time.sleep(max(_SETTLE, 2 * ended - began - time.monotonic()))
+            elif not watched:
+                return  # Perhaps it can be watched by now.
 
     def _is_left(self) -> bool:
         with self._changed:
@@ -125,9 +135,9 @@ class Board:
                 self._latest = snapshot
                 self._changed.notify_all()
 
-    def _read_in_time(self) -> Snapshot:
+    def _read_in_time(self, *, changed: bool) -> Snapshot:
         try:
-            call_before(time.monotonic() + _LONGEST, self._read)
+            call_before(time.monotonic() + _LONGEST, partial(self._read, changed=changed))
             problem = None
         except ClaimsError as error:
             problem = one_line(str(error))
@@ -139,16 +149,19 @@ class Board:
         events = self._past.read()
         return Snapshot(milliseconds(now.wall), rows, waits, events, self._past.total, problem)
 
-    def _read(self) -> None:
+    def _read(self, *, changed: bool) -> None:
         began = time.monotonic()
-        is_due = began - self._read_at >= max(_TICK, _RATIO * self._took)
-        if is_due or self._store.remote or len(self._entries) < _MANY:
+        age, pause = began - self._read_at, _RATIO * self._took
+        if not changed and age < pause:
+            return
+        if not changed or age >= _LONGEST_PAUSE or self._store.remote or len(self._entries) < _MANY:
             page = self._session.list_claims(limit=sys.maxsize)
             rows = ((row_id(each.found), each) for each in page.claims)
             self._entries = {row: self._entry(row, each.found, each.state, page.now) for row, each in rows}
             self._read_at, self._took = began, time.monotonic() - began
         else:
             self._read_changed()
+        self._consistent_until = began + _CONSISTENT
 
     def _read_changed(self) -> None:
         """Read again what may have changed, and what is new in the namespaces that are known."""
@@ -173,7 +186,8 @@ class Board:
                 add(self._store.read(scoped))
             else:
                 entries[row] = entry
-        for namespace in {scoped.namespace for scoped in known}:
+        found = (entry.found for entry in self._entries.values())
+        for namespace in {each.scoped.namespace for each in found if isinstance(each, Claim)}:
             for key in self._store.names(namespace, sys.maxsize):
                 if (scoped := ScopedKey(namespace, key)) not in known:
                     add(self._store.read(scoped))
@@ -185,16 +199,16 @@ class Board:
             return before
         return _Entry(found, state, row_of(found, state, now))
 
-    def _take_fingerprints(self, began: float) -> None:
+    def _take_fingerprints(self) -> None:
         if len(self._entries) < _MANY or self._store.remote:
             return
         entries = dict(self._entries)
         for row, entry in entries.items():
+            if time.monotonic() > self._consistent_until:
+                break
             if entry.fingerprint is None and isinstance(entry.found, Claim):
                 fingerprint = self._store.fingerprint(entry.found.scoped)
                 entries[row] = entry._replace(fingerprint=fingerprint)
-            if time.monotonic() - began > _CONSISTENT:
-                break
         self._entries = entries
 
     def _waits(self, now: Moment) -> tuple[Wait, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -61,11 +62,13 @@ class Past:
         """Return the events, those that have come since the last call included."""
         if self._reader is None:
             return ()
-        # What is written between these two calls comes twice, never not at all; the page takes equal events for one.
-        new = self._reader.new_events()
-        if not self._began:
-            self._began = True
-            new = list(self._reader.events(datetime.now(UTC) - WINDOW))
+        new: list[Event] = []
+        with suppress(OSError):  # The claims are shown all the same.
+            # What is written between these two calls comes twice, never not at all; the page takes equal events for one.
+            new = self._reader.new_events()
+            if not self._began:
+                new = list(self._reader.events(datetime.now(UTC) - WINDOW))
+                self._began = True
         events = [event_of(event) for event in new if event.kind not in _LEFT_OUT]
         self._events.extend(events)
         self.total += len(events)
