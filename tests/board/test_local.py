@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import stat
-from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +13,7 @@ import pytest
 
 from mcp_claims.session.session import Session
 from tests.cli.commands import Commands, eventually
-from tests.support.boards import RunningBoard, ask, running_board
-
-
-def first_message(stream: HTTPResponse) -> dict[str, Any]:
-    """Return what the stream begins with, once there is anything stored to begin with."""
-    while True:
-        line = stream.readline().decode()
-        assert line, "the stream has ended"
-        if line.startswith("data: "):
-            message: dict[str, Any] = json.loads(line.removeprefix("data: "))
-            return message
+from tests.support.boards import RunningBoard, answering, ask, first, running_board
 
 
 def release(board: RunningBoard, message: dict[str, Any], **headers: str | None) -> tuple[int, str]:
@@ -33,7 +21,7 @@ def release(board: RunningBoard, message: dict[str, Any], **headers: str | None)
     ((row, facts),) = message["rows"]
     body = {"row": row, "session": facts["session"], "generation": facts["generation"], "reason": "it hangs"}
     answer = board.ask("/board/release", "POST", body, **({"origin": f"http://{board.host}"} | headers))
-    return answer.status, str(json.loads(answer.read()).get("problem"))
+    return answer.status, str(answer.facts.get("problem"))
 
 
 @pytest.mark.rule("B4")
@@ -42,12 +30,11 @@ def test_the_page_needs_no_token_and_has_nothing_in_it_and_everything_else_needs
 ) -> None:
     session.try_claim("red-check")
     page = ask(board.url, "/")
-    text = page.read().decode()
-    assert page.status == 200 and "red-check" not in text and board.token not in text
+    assert page.status == 200 and "red-check" not in page.text and board.token not in page.text
     for header in (None, "Bearer", "Bearer ", "Bearer wrong", f"Basic {board.token}", f"Bearer {board.token}x"):
         refused = ask(board.url, "/board/stream", authorization=header)
-        assert (refused.status, "red-check" in refused.read().decode()) == (401, False)
-    message = first_message(board.ask("/board/stream"))
+        assert (refused.status, "red-check" in refused.text) == (401, False)
+    message = board.ask("/board/stream").facts
     assert message["rows"][0][1]["key"] == "red-check"
     assert release(board, message, authorization=None)[0] == 401
     assert session.inspect("red-check").held_by_you
@@ -58,13 +45,13 @@ def test_a_website_reaches_it_neither_by_a_name_of_its_own_nor_by_a_request_from
     board: RunningBoard, session: Session
 ) -> None:
     session.try_claim("red-check")
-    message = first_message(board.ask("/board/stream"))
+    message = board.ask("/board/stream").facts
     port = board.host.rpartition(":")[2]
     for name in (f"attacker.example:{port}", "127.0.0.1:1", "127.0.0.1", ""):
         assert board.ask("/board/stream", host=name).status == 403
         assert ask(board.url, "/", host=name).status == 403
         assert release(board, message, host=name, origin=f"http://{name}")[0] == 403
-    assert first_message(board.ask("/board/stream", host=f"LOCALHOST:{port}"))["rows"]
+    assert board.ask("/board/stream", host=f"LOCALHOST:{port}").facts["rows"]
     assert board.ask("/board/stream", **{"sec-fetch-site": "cross-site"}).status == 403
     for origin in (None, "null", "https://attacker.example", f"http://localhost:{port}", f"http://127.0.0.1.x:{port}"):
         assert release(board, message, origin=origin)[0] == 403
@@ -79,12 +66,13 @@ def test_a_website_reaches_it_neither_by_a_name_of_its_own_nor_by_a_request_from
 @pytest.mark.rule("B6")
 def test_only_the_grant_that_the_person_saw_is_released(board: RunningBoard, session: Session) -> None:
     session.try_claim("red-check")
-    message = first_message(board.ask("/board/stream"))
+    message = board.ask("/board/stream").facts
     session.release("red-check")
     session.try_claim("red-check")
     assert release(board, message)[0] == 409
     assert session.inspect("red-check").held_by_you
-    for body in (None, [], "x", {}, {"row": 1}, {"row": "default\0other"}):
+    wrong: list[object] = [None, [], "x", {}, {"row": 1}, {"row": "default\0other"}]
+    for body in wrong:
         answer = board.ask("/board/release", "POST", body, origin=f"http://{board.host}")
         assert answer.status in (400, 409)
     assert session.inspect("red-check").held_by_you
@@ -125,10 +113,10 @@ def test_a_signal_ends_it_at_once_though_somebody_looks(
     board: RunningBoard, session: Session, number: signal.Signals
 ) -> None:
     session.try_claim("red-check")
-    stream = board.ask("/board/stream")
-    first_message(stream)
-    board.process.send_signal(number)
-    assert board.process.wait(60) == 0
+    with answering(board.url, "/board/stream", authorization=f"Bearer {board.token}") as stream:
+        assert "red-check" in first(stream)
+        board.process.send_signal(number)
+        assert board.process.wait(60) == 0
     assert session.inspect("red-check").held_by_you
 
 
@@ -146,5 +134,5 @@ def test_no_browser_is_opened_that_would_take_the_terminal(claims_dir: Path) -> 
 
 
 def test_it_makes_nothing_where_nothing_is_claimed(board: RunningBoard, claims_dir: Path) -> None:
-    assert first_message(board.ask("/board/stream"))["rows"] == []
+    assert board.ask("/board/stream").facts["rows"] == []
     assert not claims_dir.exists()

@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from email.message import Message
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -37,19 +39,54 @@ class RunningBoard:
     def host(self) -> str:
         return urlsplit(self.url).netloc
 
-    def ask(self, path: str, method: str = "GET", body: object = None, **headers: str | None) -> HTTPResponse:
+    def ask(self, path: str, method: str = "GET", body: object = None, **headers: str | None) -> Answer:
         """Send a request with the token; *headers* of `None` are left out, `_` stands for `-` in their names."""
         return ask(self.url, path, method, body, **({"authorization": f"Bearer {self.token}"} | headers))
 
 
-def ask(url: str, path: str, method: str = "GET", body: object = None, **headers: str | None) -> HTTPResponse:
+class Answer(NamedTuple):
+    """The answer of a server; of a stream, the first thing that it says."""
+
+    status: int
+    headers: Message
+    text: str
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it says, which is JSON."""
+        found: dict[str, Any] = json.loads(self.text)
+        return found
+
+
+def ask(url: str, path: str, method: str = "GET", body: object = None, **headers: str | None) -> Answer:
     """Send a request to the server at *url*; headers as for `RunningBoard.ask`."""
+    with answering(url, path, method, body, **headers) as response:
+        text = (
+            response.read().decode() if response.headers.get_content_type() != "text/event-stream" else first(response)
+        )
+        return Answer(response.status, response.headers, text)
+
+
+@contextmanager
+def answering(
+    url: str, path: str, method: str = "GET", body: object = None, **headers: str | None
+) -> Iterator[HTTPResponse]:
+    """Send a request as `ask` does; yields the answer, which may be a stream."""
     parts = urlsplit(url)
     assert parts.hostname is not None
-    connection = HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT / 1_000)
     given = {name.replace("_", "-"): value for name, value in headers.items() if value is not None}
-    connection.request(method, path, None if body is None else json.dumps(body), given)
-    return connection.getresponse()
+    with closing(HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT / 1_000)) as connection:
+        connection.request(method, path, None if body is None else json.dumps(body), given)
+        with connection.getresponse() as response:
+            yield response
+
+
+def first(stream: HTTPResponse) -> str:
+    """Return what *stream* says first."""
+    while line := stream.readline().decode():
+        if line.startswith("data: "):
+            return line.removeprefix("data: ")
+    raise AssertionError("the stream has ended")
 
 
 @contextmanager
