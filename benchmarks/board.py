@@ -115,7 +115,7 @@ def _seen(page: Page, directory: str, number: int, rounds: int) -> list[float]:
         assert other.stdin is not None and other.stdout is not None
         for each in range(rounds):
             count = number + 1 - each % 2
-            page.evaluate(f"window.seen = ({_APPEARS})({f'{count:,}'!r})")
+            page.evaluate(f"void (window.seen = ({_APPEARS})({f'{count:,}'!r}))")
             other.stdin.write("another\n")
             other.stdin.flush()
             changed = float(other.stdout.readline())

@@ -16,7 +16,7 @@ from mcp_claims.board.live import Board
 from mcp_claims.board.local import HOST, local_board
 from mcp_claims.board.past import past_of
 from mcp_claims.cli.errors import YES
-from mcp_claims.cli.options import add_epilog, add_store_options, chosen_store, store_choice
+from mcp_claims.cli.options import add_epilog, add_store_options, chosen_store, from_home, store_choice
 from mcp_claims.cli.output import write_error, write_line
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import local_machine
@@ -39,7 +39,7 @@ def _board(options: argparse.Namespace) -> int:
         raise InvalidInputError("--port", "must be a number from 0 to 65535")
     store, choice, machine = chosen_store(options), store_choice(options), local_machine()
     person = person_session(store, machine)
-    where = choice.url or choice.directory
+    where = choice.url or from_home(choice.directory)
     board = Board(store, process_session(store, machine), machine, where=where, past=past_of(store))
     board.wait(None, 0)  # The first reading goes on while a browser starts.
     signal.signal(signal.SIGTERM, _interrupt)  # What the browser was opened with is removed.

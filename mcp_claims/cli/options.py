@@ -258,9 +258,13 @@ def describe_session(session: Session, options: argparse.Namespace) -> None:
 def _working_directory() -> str | None:
     """Return the working directory, with `~` for the home; `None` if it has been removed."""
     try:
-        here = os.getcwd()
+        return from_home(os.getcwd())
     except OSError:
         return None
+
+
+def from_home(here: str) -> str:
+    """Return the path *here* with `~` for the home."""
     home = os.path.expanduser("~")
     if os.path.isabs(home) and home != os.sep and f"{here}{os.sep}".startswith(f"{home}{os.sep}"):
         return f"~{here[len(home) :]}"

@@ -88,7 +88,7 @@ def test_the_browser_runs_the_script_of_the_page_alone_and_asks_no_other_server(
     assert (headers["cache-control"], headers["x-content-type-options"]) == ("no-store", "nosniff")
 
 
-@pytest.mark.rule("B9")
+@pytest.mark.rule("B11")
 def test_the_token_is_in_no_command_line_and_what_leads_to_it_is_the_persons_alone_and_goes(
     claims_dir: Path, tmp_path: Path
 ) -> None:

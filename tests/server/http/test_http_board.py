@@ -26,7 +26,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
 
 
-@pytest.mark.rule("B4", "V16")
+@pytest.mark.rule("B4", "B9")
 def test_what_the_board_shows_needs_the_token_of_the_server(claims_dir: Path) -> None:
     open_session(FileStore(claims_dir)).try_claim("red-check")
     with http_server(claims_dir, env={"MCP_CLAIMS_TOKEN": TOKEN}) as server:
@@ -40,7 +40,7 @@ def test_what_the_board_shows_needs_the_token_of_the_server(claims_dir: Path) ->
         assert ask(server.url, "/board/stream", "POST", {}, **bearer(TOKEN)).status == 405
 
 
-@pytest.mark.rule("B4", "V16")
+@pytest.mark.rule("B4", "B9")
 def test_without_a_token_the_board_can_be_looked_at_and_releases_nothing(claims_dir: Path) -> None:
     session = open_session(FileStore(claims_dir))
     session.try_claim("red-check")
@@ -56,7 +56,7 @@ def test_without_a_token_the_board_can_be_looked_at_and_releases_nothing(claims_
     assert session.inspect("red-check").held_by_you
 
 
-@pytest.mark.rule("B6", "V16")
+@pytest.mark.rule("B6", "B9")
 def test_a_browser_looks_with_the_token_and_releases(claims_dir: Path) -> None:
     session = open_session(FileStore(claims_dir))
     session.try_claim("red-check")
@@ -72,7 +72,7 @@ def test_a_browser_looks_with_the_token_and_releases(claims_dir: Path) -> None:
     assert not session.inspect("red-check").held_by_you
 
 
-@pytest.mark.rule("V17")
+@pytest.mark.rule("B10")
 def test_metrics_count_what_the_sessions_of_the_server_do(claims_dir: Path) -> None:
     with http_server(claims_dir) as server:
         first, second = (RawHttp(server.url, modern=False) for _ in range(2))
@@ -101,7 +101,7 @@ def test_metrics_count_what_the_sessions_of_the_server_do(claims_dir: Path) -> N
     assert numbers["mcp_claims_waiting"] == 1, "its place is kept for its next call"
 
 
-@pytest.mark.rule("V17")
+@pytest.mark.rule("B10")
 def test_metrics_go_on_where_the_store_does_not_answer_and_count_that(claims_dir: Path) -> None:
     with http_server(claims_dir) as server:
         client = RawHttp(server.url, modern=False)
