@@ -22,6 +22,10 @@ from mcp_claims.render import phrases
 COMMANDS = {
     "serve": ("serve", "serve one MCP client over stdin and stdout, or many over Streamable HTTP"),
     "list": ("list", "list claims and outcomes, expired and orphaned claims included"),
+    "why": ("history", "say why a key is not free: who has it, who waits, who was refused, what the last holders left"),
+    "history": ("history", "print what happened to claims: grants, refusals, takeovers, releases with their notes"),
+    "top": ("history", "list the keys that sessions meet at: refusals, times held and waited, duplicates prevented"),
+    "verify": ("verify", "check the history for what is promised: one holder, generations grow, done stays done"),
     "show": ("claim_commands", "show everything that is known about one key"),
     "try": ("claim_commands", "claim a key for a process or a session that lives on"),
     "check": ("claim_commands", "check whether you may claim a key: it is neither held by another session nor done"),
@@ -43,7 +47,7 @@ COMMANDS = {
     "completion": ("completion", "print a script that makes a shell complete commands and options"),
 }
 # Commands whose text is for people; the others speak to hosts and models.
-_FOR_PEOPLE = frozenset({"list", "show", "try", "check", "release", "hold", "wait", "forget", "run"})
+_FOR_PEOPLE = frozenset({"list", "show", "try", "check", "release", "hold", "wait", "forget", "run", "why"})
 _COMPLETING = "_ARGCOMPLETE"  # The variable that shells set to complete a command line.
 _INTERRUPTED, _BROKEN_PIPE = 128 + 2, 128 + 13  # As a shell reports an end by SIGINT and by SIGPIPE.
 

@@ -62,8 +62,8 @@ _ENDS = frozenset({Kind.RELEASED, Kind.EXPIRED, Kind.ORPHANED, Kind.REVOKED, Kin
 class Event(NamedTuple):
     """One line of the history.
 
-    `key` is the key as resolved, without the place of a member; `mode`, `slot` and `slots` are those of a record, and `group`
-    has the keys that were granted together.  The `holder` with what follows up to `start` is the session that the event is
+    `key` is the key as resolved, without the place of a member; `mode`, `slot` and `slots` say in which way it is held, and
+    with `turn` it is only kept for `holder`, who has waited; `group` has the keys that were granted together.  The `holder` with what follows up to `start` is the session that the event is
     about: that which has or had the claim, or was refused.  `pid` and `start` identify its process.  `expires` is when a claim
     ends unless it is renewed.  `found` is what a grant took the place of (a word of `ClaimState`; `free` is left out),
     `found_generation` its generation, and `redo` whether it was asked for even if the work is done.  `revision` is that of the change on etcd, and orders the lines of several machines.
@@ -97,6 +97,7 @@ class Event(NamedTuple):
     times: int | None = None
     revision: int | None = None
     redo: bool = False
+    turn: bool = False
 
     @property
     def scoped(self) -> ScopedKey:
@@ -134,6 +135,8 @@ def to_line(event: Event) -> bytes:
         rest += _pairs(**dict(zip(_LAST, event[19:27], strict=True)))
     if event.redo:
         rest += ',"redo":true'
+    if event.turn:
+        rest += ',"turn":true'
     start = f'{{"at":"{_timestamp(event.at)}","kind":"{event.kind._value_}"{_about(event.namespace, event.key)}'
     # A lone surrogate becomes an escape that is JSON, too.
     return f'{start},"generation":{event.generation}{rest}}}\n'.encode(errors="backslashreplace")
@@ -182,6 +185,7 @@ def from_line(line: bytes) -> Event:
             expires=None if facts.get("expires") is None else _time(facts["expires"]),
             duration_seconds=_seconds(facts.get("duration_seconds")),
             redo=facts.get("redo") is True,
+            turn=facts.get("turn") is True,
             **others,
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:

@@ -92,7 +92,7 @@ class WritesOneByOne(FileStore):
         gives_way: GivesWay | None = None,
         blocks: Blocks | None = None,
     ) -> Swaps:
-        swaps = [self.swap(*change, lock_timeout=lock_timeout, blocks=blocks) for change in changes]
+        swaps = [self.swap(*change[:3], lock_timeout=lock_timeout, blocks=blocks) for change in changes]
         granted = [swap.found if swap.won else change.new for swap, change in zip(swaps, changes, strict=True)]
         return Swaps(any(swap.won for swap in swaps), tuple(granted))
 

@@ -18,6 +18,7 @@ from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.history.history import Limits
 
 _SYSTEM_CALLS = frozenset(name for name in vars(FileSystem) if not name.startswith("_")) - {"monotonic", "sleep"}
 
@@ -79,7 +80,7 @@ def race(directory: str, start: str) -> None:
             say(ready=True)
             os.read(int(start), 1)
 
-    session = process_session(FileStore(directory, fs=Hooked(wait_once)))
+    session = process_session(FileStore(directory, fs=Hooked(wait_once), history=Limits()))
     say(name=session.holder.name)
     for line in sys.stdin:
         waiting = True
@@ -96,7 +97,7 @@ def die(directory: str, key: str, calls: str) -> None:
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    session = process_session(FileStore(directory, fs=Hooked(die_at_last)))
+    session = process_session(FileStore(directory, fs=Hooked(die_at_last), history=Limits()))
     while True:
         say(**facts(session.try_claim(key)))
         session.release(key)
@@ -112,7 +113,7 @@ def stop(directory: str, place: str) -> None:
             armed = False
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    session = process_session(FileStore(directory, fs=Hooked(stop_once)))
+    session = process_session(FileStore(directory, fs=Hooked(stop_once), history=Limits()))
     say(name=session.holder.name)
     for line in sys.stdin:
         armed = True

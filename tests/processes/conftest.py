@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.support.promises import _histories_are_clean  # noqa: F401 (a fixture)
+
 
 class Child:
     """A process that runs a command of a script beside this file."""

@@ -15,6 +15,7 @@ from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import Status
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.history.history import Limits
 from tests.processes.conftest import Spawn
 
 KEY = "vercel/next.js#4521:checks_failed"
@@ -56,7 +57,7 @@ def test_a_process_that_got_the_pid_of_a_dead_one_neither_keeps_nor_owns_its_cla
     alive = spawn("children.py", "run_commands", tmp_path / "claims")
     alive.receive()
     alive.ask(call="try_claim", key=KEY)
-    store = FileStore(tmp_path / "claims")
+    store = FileStore(tmp_path / "claims", history=Limits(days=0))  # What is forged here is no history.
     claim = store.read(ScopedKey("default", KEY))
     assert isinstance(claim, Claim)
     start = claim.holder.proof.start
@@ -78,7 +79,7 @@ def claim_after_death(directory: Path, after: int) -> int:
     assert isinstance(attempt.found, Claim)
     assert attempt.found.generation > after
     assert session.release(KEY).released
-    assert sorted(path.name for path in directory.glob("*/*")) == [".lock"], "nothing of the dead is left"
+    assert sorted(path.name for path in directory.glob("[!.]*/*")) == [".lock"], "nothing of the dead is left"
     return attempt.found.generation
 
 

@@ -23,6 +23,7 @@ from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.history.history import Limits
 from tests.processes.children import Hooked
 from tests.processes.kills import NEVER, Operation, killed_at
 
@@ -37,7 +38,7 @@ def in_child(directory: Path, at: int, *operations: Operation, uncounted: int = 
     """Do what `killed_at` does with the claims in *directory*, before system call *at*."""
 
     def opened(before: Callable[[], None]) -> FileStore:
-        return FileStore(directory, fs=Hooked(lambda _call: before()))
+        return FileStore(directory, fs=Hooked(lambda _call: before()), history=Limits())
 
     return killed_at(opened, at, *operations, uncounted=uncounted)
 
@@ -237,4 +238,4 @@ def go_on(directory: Path, survivor: Session, live: object, *, at_least: int, pr
         assert scoped.namespace != KEY.namespace or attempt.found.generation > highest
         assert survivor.release(scoped.key, scoped.namespace, lock_timeout=0.5).released
     assert survivor.try_claim(LIVE.key, LIVE.namespace).status is Status.RENEWED
-    assert {path.name for path in directory.glob("*/*")} == {".lock", "live.json"}, "nothing of the dead is left"
+    assert {path.name for path in directory.glob("[!.]*/*")} == {".lock", "live.json"}, "nothing of the dead is left"

@@ -24,6 +24,7 @@ from mcp_claims.stores.base import Store
 from mcp_claims.stores.etcd.gateway import Gateway
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.history.history import Limits
 from tests.processes.children import Hooked
 from tests.processes.kills import NEVER, Operation, killed_at
 from tests.support.etcd import fresh_config
@@ -49,7 +50,7 @@ class Place:
             return (
                 FileStore(self._directory)
                 if before is None
-                else FileStore(self._directory, fs=Hooked(lambda _: before()))
+                else FileStore(self._directory, fs=Hooked(lambda _: before()), history=Limits())
             )
         assert self._config is not None
         if before is not None:

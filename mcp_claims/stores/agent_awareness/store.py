@@ -130,6 +130,7 @@ class AgentAwarenessStore:
     def _swap_claim(self, change: Change, lock_timeout: float) -> Swap:
         scoped, old, new, _ = change
         path = record_path(self.directory, scoped)
+        self.history.prepare()
         if new is not None and new.ended is not None and new.ended.outcome is not Outcome.DONE:
             new = None
         if old is not None and self._uncertain.get(path) == old:

@@ -354,6 +354,7 @@ class EtcdStore:
         replaced = zip(planned, outcome.traces, strict=True) if outcome.traces else ()
         traces = tuple(self._parse_trace(kv) if each.change.old is None else None for each, kv in replaced)
         if self.history is not None:
+            self.history.prepare()
             made = [each.change._replace(new=new) for each, new in zip(planned, found, strict=True)]
             self.history.changed(made, traces, revision)
         return Swaps(True, found, traces)

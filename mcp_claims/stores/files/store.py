@@ -143,6 +143,7 @@ class FileStore(LockedChanges):
     ) -> Swap:
         scoped, old, new, _ = change
         directory, path = record_path(self.directory, scoped)
+        self.history.prepare()
 
         def swap(locks: Locks) -> Swap:
             found = self._read(path, scoped)
@@ -186,6 +187,7 @@ class FileStore(LockedChanges):
             return Swaps.of_one(self._swap(changes[0], lock_timeout, gives_way, blocks))
         places = [record_path(self.directory, change.scoped) for change in changes]
         directories = sorted({directory for directory, _ in places})
+        self.history.prepare()
 
         def swap_all(locks: Locks) -> Swaps:
             found = tuple(self._read(path, change.scoped) for change, (_, path) in zip(changes, places, strict=True))

@@ -100,7 +100,7 @@ def event_of(
         scoped.namespace,
         scoped.key,
         claim.generation,
-        claim.mode.value,
+        (claim.use.mode if claim.mode is Mode.RESERVED else claim.mode)._value_,
         claim.slot,
         claim.slots,
         tuple(each.base for each in claim.group) if claim.group else (),
@@ -123,6 +123,7 @@ def event_of(
         None,
         None,
         redo,
+        claim.mode is Mode.RESERVED,
     )
 
 

@@ -1,11 +1,12 @@
 """The history that a store keeps, as stores and sessions write it: what was changed, who was refused, who has lost a claim.
 
-Nothing here fails: a change stands whether its line can be written or not.  What writes the lines is imported with the first
-one, so that no start pays for it.
+Nothing here fails: a change stands whether its line can be written or not.  What writes the lines is imported before the first
+change, so that no start pays for it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mcp_claims.stores.history.log import Log
 
 DAYS_VARIABLE, MEGABYTES_VARIABLE = "MCP_CLAIMS_HISTORY_DAYS", "MCP_CLAIMS_HISTORY_MEGABYTES"
+_said_in: set[int] = set()
 _MAX_DAYS, _MAX_MEGABYTES = 3_650, 1_048_576
 
 
@@ -49,6 +51,16 @@ class History:
         """Whether anything is written."""
         self._fs, self._machine = fs, machine
 
+    def prepare(self) -> None:
+        """Import what writes the lines, unless that is done: before a lock is taken, which others wait for."""
+        if self.is_kept and "_log" not in vars(self):
+            try:
+                self._log  # noqa: B018 (made by its first use)
+            except (ImportError, OSError) as error:
+                # As in a process that is another user by now, and may not read the package any more.
+                self.is_kept = False
+                say_once(self.directory, error)
+
     def changed(
         self, changes: Sequence[Change], traces: Sequence[Claim | None] = (), revision: int | None = None
     ) -> None:
@@ -73,16 +85,19 @@ class History:
 
     def removed(self, scoped: ScopedKey, problem: str) -> None:
         """Note that what could not be read at *scoped*, because of *problem*, is gone; the key is empty if nobody knows it."""
+        self.prepare()
         if self.is_kept:
             self._log.removed(scoped, problem)
 
     def refused(self, asked: Sequence[ScopedKey], holder: Holder, found: Found) -> None:
         """Note that the session of *holder* was refused the keys *asked*, since *found* is there."""
+        self.prepare()
         if self.is_kept:
             self._log.refused(asked, holder, found)
 
     def lost(self, grant: Claim, found: Found) -> None:
         """Note that the session of *grant* has learned that it no longer holds that; *found* is there instead."""
+        self.prepare()
         if self.is_kept:
             self._log.lost(grant, found)
 
@@ -97,6 +112,18 @@ class History:
         from mcp_claims.stores.history.log import Log
 
         return Log(self.directory, self.limits, self._fs or FileSystem(), self._machine or local_machine())
+
+
+def say_once(directory: str, error: Exception) -> None:
+    """Report that the history in *directory* cannot be written; once in each process, a forked child included."""
+    if os.getpid() in _said_in:
+        return
+    _said_in.add(os.getpid())
+    # Imported here: it takes a sixth of the start of a server, and most never log anything.
+    import logging
+
+    logger = logging.getLogger("mcp_claims")
+    logger.warning("mcp-claims: the history in %s cannot be written (%s); claims go on without it", directory, error)
 
 
 def _number(environment: Mapping[str, str], variable: str, default: int, most: int) -> int:

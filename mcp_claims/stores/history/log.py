@@ -12,7 +12,6 @@ import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import date, timedelta
 
 from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
@@ -24,7 +23,7 @@ from mcp_claims.stores.files.directories import PrivateDirectories
 from mcp_claims.stores.files.filesystem import APPEND, CREATE_TO_APPEND, FileSystem, OpenFile
 from mcp_claims.stores.history.events import begins, end_of_trace, ends, event_of, plain
 from mcp_claims.stores.history.files import HistoryFile, file_of, parse_name
-from mcp_claims.stores.history.history import Limits
+from mcp_claims.stores.history.history import Limits, say_once
 
 _MEGABYTE = 1 << 20
 _PARTS = 8
@@ -34,28 +33,21 @@ _LOOKS_AFTER = 1.0  # s
 _BETWEEN_REFUSALS = 60.0  # s
 _MAX_REFUSALS = 1_000
 
-_failures_said: set[int] = set()
-"""The process in which a failure was reported: a forked child may report its own."""
 
-
-@dataclass
 class _Open:
     """A file that is being written, and whether somebody had removed it when we `looked`."""
 
-    file: HistoryFile
-    day: date
-    opened: OpenFile
-    looked: float
-    gone: bool = False
+    def __init__(self, file: HistoryFile, day: date, opened: OpenFile, looked: float) -> None:
+        self.file, self.day, self.opened, self.looked = file, day, opened, looked
+        self.gone = False
 
 
-@dataclass
 class _Refusals:
     """How often one session was refused one grant since the line that was written at `written`."""
 
-    event: Event
-    written: float
-    times: int = 0
+    def __init__(self, event: Event, written: float) -> None:
+        self.event, self.written = event, written
+        self.times = 0
 
 
 class Log:
@@ -68,7 +60,7 @@ class Log:
         # Not locked, since a forked child would inherit a locked lock: of two threads that open one file, one closes it again.
         self._open_files: dict[str, _Open] = {}
         self._missing: dict[str, int] = {}
-        self._refusals: dict[tuple[str, ScopedKey, int], _Refusals] = {}
+        self._refusals: dict[tuple[str, ScopedKey, int, str | None], _Refusals] = {}
 
     def changed(self, changes: Sequence[Change], traces: Sequence[Claim | None], revision: int | None) -> None:
         now = self._machine.now()
@@ -98,7 +90,8 @@ class Log:
     def refused(self, asked: Sequence[ScopedKey], holder: Holder, found: Found) -> None:
         claim = found if isinstance(found, Claim) else None
         generation = 0 if claim is None else claim.generation
-        which = (holder.name, asked[0], generation)
+        outcome = claim.ended.outcome.value if claim is not None and claim.ended is not None else None
+        which = (holder.name, asked[0], generation, outcome)
         now = self._machine.now()
         refusals = self._refusals.get(which)
         if refusals is None:
@@ -117,7 +110,7 @@ class Log:
                 host_session=holder.host_session,
                 pid=holder.pid,
                 start=holder.proof.start,
-                outcome=claim.ended.outcome.value if claim is not None and claim.ended is not None else None,
+                outcome=outcome,
                 by=None if claim is None else claim.holder.name,
             )
             refusals = self._refusals[which] = _Refusals(event, self._fs.monotonic() - _BETWEEN_REFUSALS)
@@ -168,7 +161,7 @@ class Log:
             except (OSError, UnsafeDirectoryError, StoreUnavailableError) as error:
                 self._missing[namespace] = missing + len(lines) - bool(missing)
                 self._open_files.pop(namespace, None)
-                _say_once(self._directory, error)
+                say_once(self._directory, error)
             else:
                 self._missing.pop(namespace, None)
 
@@ -234,16 +227,3 @@ class Log:
                 room -= self._fs.status_of(path).st_size
                 if file.day <= first or room < 0:
                     self._fs.remove(path)
-
-
-def _say_once(directory: str, error: Exception) -> None:
-    """Report once in each process that the history cannot be written."""
-    if os.getpid() in _failures_said:
-        return
-    _failures_said.add(os.getpid())
-    # Imported here: `logging` takes a sixth of the start of a server.
-    import logging
-
-    logging.getLogger("mcp_claims").warning(
-        "mcp-claims: the history in %s cannot be written (%s); claims go on without it", directory, error
-    )

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from heapq import merge
 from itertools import groupby
 
-from mcp_claims.model.history import Event, LineError, from_line
-from mcp_claims.stores.files.filenames import file_name
+from mcp_claims.model.history import Event, Kind, LineError, from_line
+from mcp_claims.stores.files.filenames import file_name, key_of
 from mcp_claims.stores.history.files import HistoryFile, parse_name
 
 _EVER = datetime.min.replace(tzinfo=UTC)
@@ -21,12 +21,13 @@ class HistoryReader:
     """Reads the history in *directory*, which need not exist; with a *namespace*, that of it alone.
 
     `damaged` counts the lines that `events` and `new_events` could not read so far: torn by a crash, or of a newer version.
-    One that may still be being written does not count.
+    One that may still be being written does not count.  With *gaps*, `events` yields a `gap` in the place of each.
     """
 
-    def __init__(self, directory: str, namespace: str | None = None) -> None:
+    def __init__(self, directory: str, namespace: str | None = None, *, gaps: bool = False) -> None:
         self.directory = directory
         self.damaged = 0
+        self._gaps = gaps
         self._namespace = None if namespace is None else file_name(namespace)
         self._follows = False
         self._read_up_to: dict[HistoryFile, int] = {}
@@ -80,9 +81,12 @@ class HistoryReader:
         latest = _EVER
         for file in files:
             for line, _ in self._lines(file, 0):
+                damaged = self.damaged
                 if (event := self._parse(line)) is not None:
                     latest = max(latest, event.at)
                     yield latest, event
+                elif self._gaps and self.damaged > damaged:
+                    yield latest, Event(latest, Kind.GAP, key_of(file.namespace, "") or "", "", times=1)
 
     def _lines(self, file: HistoryFile, start: int) -> Iterator[tuple[bytes, int]]:
         """Yield the lines of *file* from the byte *start* on, and where each ends; the last may have no end."""

@@ -18,6 +18,7 @@ from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.stores.files.filesystem import FileSystem
 from mcp_claims.stores.files.lock import LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.history.files import DIRECTORY
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.samples import KEY, claim, fresh, grant, lock_file, place, renewed
 from tests.support.machines import World
@@ -120,7 +121,7 @@ def test_only_the_claims_and_the_lock_file_stay(store: FileStore) -> None:
     assert entries(store) == [".lock", "red-check.json"]
     store.swap(KEY, second, None)
     assert entries(store) == [".lock"]
-    assert os.listdir(store.directory) == [KEY.namespace]
+    assert sorted(os.listdir(store.directory)) == [DIRECTORY, KEY.namespace]
 
 
 @pytest.mark.rule("S4")
@@ -139,7 +140,7 @@ def test_the_rest_of_a_write_that_crashed_is_replaced(store: FileStore, tmp_path
     assert store.read(KEY) == longer
     assert entries(store) == [".lock", "red-check.json"]
     assert outside.read_text() == "untouched"
-    assert os.listdir(store.directory) == [KEY.namespace]
+    assert sorted(os.listdir(store.directory)) == [DIRECTORY, KEY.namespace]
 
 
 @pytest.mark.rule("S4")
@@ -155,7 +156,7 @@ def test_the_records_of_a_namespace_that_is_a_mount_are_written_inside_it(store:
     longer = grant(mounted, renewed(granted), over=granted)
     assert store.read(KEY) == longer
     assert entries(store) == [".lock", "red-check.json"]
-    assert os.listdir(store.directory) == [KEY.namespace]
+    assert sorted(os.listdir(store.directory)) == [DIRECTORY, KEY.namespace]
 
 
 def test_a_claims_directory_removed_while_stores_use_it_is_made_anew_and_still_excludes(store: FileStore) -> None:

@@ -22,6 +22,7 @@ from mcp_claims.stores.base import Change
 from mcp_claims.stores.files.filesystem import OpenFile
 from mcp_claims.stores.files.lock import COUNTER_BYTES, LockFile, NamespaceLock
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.history.history import Limits
 from tests.stores.files.hooked import HookedFileSystem
 from tests.stores.files.test_crashes import Dying
 from tests.stores.groups import FAR, GROUP, A, B, grant_all, state, wanted
@@ -190,7 +191,7 @@ def test_an_interrupt_at_any_line_leaves_all_or_nothing_and_no_lock(tmp_path: Pa
         new = claim(FAR, session=2)
         changes = [Change(A, first, None), Change(B, second, renewed(second)), Change(FAR, None, new)]
         line = InterruptAtLine(at, mcp_claims.stores.files)
-        store = FileStore(clean.directory)
+        store = FileStore(clean.directory, history=Limits(days=0))
         descriptors = open_files()
         try:
             with line:

@@ -14,6 +14,7 @@ import mcp_claims.stores.files
 from mcp_claims.model.records import Claim, Found, Unreadable
 from mcp_claims.stores.files.filesystem import OpenFile
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.history.history import Limits
 from tests.stores.samples import KEY, claim, grant, place, renewed
 from tests.support.descriptors import open_files
 from tests.support.interrupts import Interrupt, InterruptAtLine, no_lock_is_held
@@ -83,11 +84,12 @@ OPERATIONS = {
 def test_an_interrupt_at_any_line_leaves_no_lock_held_and_no_descriptor_open(tmp_path: Path, name: str) -> None:
     operation = OPERATIONS[name]
     for at in count(1):
-        prepared = FileStore(tmp_path / str(at))
+        # The history, which keeps a file open, has a test of its own.
+        prepared = FileStore(tmp_path / str(at), history=Limits(days=0))
         before = operation.prepare(prepared)
         descriptors = open_files()
         line = InterruptAtLine(at, mcp_claims.stores.files)
-        store = FileStore(prepared.directory)
+        store = FileStore(prepared.directory, history=Limits(days=0))
         try:
             with line:
                 operation.run(store, before)

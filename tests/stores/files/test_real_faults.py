@@ -27,6 +27,8 @@ from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 
 directory, harm, mend = sys.argv[1:]
+# A file system cannot be mounted read-only while a file is open for writing, as that of the history is.
+os.environ["MCP_CLAIMS_HISTORY_DAYS"] = "0"
 store = FileStore(directory)
 session = process_session(store)
 server = subprocess.Popen(
@@ -146,11 +148,12 @@ import json, subprocess, sys
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.stores.base import Change
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.history.history import Limits
 from tests.stores.groups import grant_all, state, wanted
 from tests.stores.samples import renewed
 
 directory, harm, mend = sys.argv[1:]
-store = FileStore(directory)
+store = FileStore(directory, history=Limits(days=0))
 held = grant_all(store, wanted())
 subprocess.check_call(harm, shell=True)
 try:
