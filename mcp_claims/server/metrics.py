@@ -61,7 +61,7 @@ class Metrics:
                 if event.kind is Kind.GRANTED:
                     self.grants += 1
                     self.takeovers += event.found in _DEAD
-                elif event.kind in _ENDS and event.mode != "reserved":
+                elif event.kind in _ENDS and not event.turn:
                     self.ends[event.outcome or event.kind.value] += 1
                     self.held.add(event.duration_seconds or 0.0)
 
