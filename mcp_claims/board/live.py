@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from threading import Condition, Event, Lock
@@ -71,6 +71,7 @@ class Board:
         self._entries: dict[str, _Entry] = {}
         self._read_at, self._took, self._consistent_until = 0.0, 0.0, 0.0
         self._latest: Snapshot | None = None
+        self._unchecked = False
         self._reading, self._changed, self._noticed = Lock(), Condition(), Event()
         self._watching, self._asked = False, 0.0
 
@@ -116,6 +117,8 @@ class Board:
                 self._publish(self._read_in_time(changed=noticed))
                 self._take_fingerprints()
             ended = time.monotonic()
+            if noticed := self._unchecked:
+                continue
             noticed = self._noticed.wait(_TICK)
             if noticed:
                 # Half of a core at most, however often something changes.
@@ -136,8 +139,10 @@ class Board:
                 self._changed.notify_all()
 
     def _read_in_time(self, *, changed: bool) -> Snapshot:
+        events = self._past.read()
+        read = partial(self._read, changed=changed or bool(self._past.changed))
         try:
-            call_before(time.monotonic() + _LONGEST, partial(self._read, changed=changed))
+            call_before(time.monotonic() + _LONGEST, read)
             problem = None
         except ClaimsError as error:
             problem = one_line(str(error))
@@ -146,7 +151,6 @@ class Board:
         waits = self._latest.waits if self._latest is not None else ()
         with suppress(ClaimsError):
             waits = self._waits(now)
-        events = self._past.read()
         return Snapshot(milliseconds(now.wall), rows, waits, events, self._past.total, problem)
 
     def _read(self, *, changed: bool) -> None:
@@ -159,13 +163,29 @@ class Board:
             rows = ((row_id(each.found), each) for each in page.claims)
             self._entries = {row: self._entry(row, each.found, each.state, page.now) for row, each in rows}
             self._read_at, self._took = began, time.monotonic() - began
+        elif self._past.changed and not self._unchecked:
+            # What the history names is read at once; whether anything else has changed is seen right after that.
+            self._read_keys(self._past.changed)
+            self._unchecked = True
+            return
         else:
             self._read_changed()
+        self._unchecked = False
         self._consistent_until = began + _CONSISTENT
 
-    def _read_changed(self) -> None:
-        """Read again what may have changed, and what is new in the namespaces that are known."""
-        entries: dict[str, _Entry] = {}
+    def _read_keys(self, keys: Collection[ScopedKey]) -> None:
+        entries = {
+            row: entry
+            for row, entry in self._entries.items()
+            if not (isinstance(entry.found, Claim) and entry.found.scoped.base in keys)
+        }
+        add = self._adding(entries)
+        for scoped in keys:
+            add(self._store.read(scoped))
+        self._entries = entries
+
+    def _adding(self, entries: dict[str, _Entry]) -> Callable[[Found], None]:
+        """Return a function that puts into *entries* what was found at a key now."""
         now, provably_dead = self._machine.now(), cache(self._machine.provably_dead)
 
         def add(found: Found) -> None:
@@ -173,6 +193,12 @@ class Board:
                 state = expiry.state_of(each, now, provably_dead)
                 entries[row_id(each)] = self._entry(row_id(each), each, state, now)
 
+        return add
+
+    def _read_changed(self) -> None:
+        """Read again what may have changed, and what is new in the namespaces that are known, by the history, too."""
+        entries: dict[str, _Entry] = {}
+        add = self._adding(entries)
         known: set[ScopedKey] = set()
         for row, entry in self._entries.items():
             if not isinstance(entry.found, Claim):
@@ -187,7 +213,8 @@ class Board:
             else:
                 entries[row] = entry
         found = (entry.found for entry in self._entries.values())
-        for namespace in {each.scoped.namespace for each in found if isinstance(each, Claim)}:
+        namespaces = {each.scoped.namespace for each in found if isinstance(each, Claim)}
+        for namespace in namespaces | self._past.namespaces:
             for key in self._store.names(namespace, sys.maxsize):
                 if (scoped := ScopedKey(namespace, key)) not in known:
                     add(self._store.read(scoped))

@@ -11,6 +11,7 @@ from typing import Protocol
 from mcp_claims.board.facts import Session, milliseconds
 from mcp_claims.model.history import Event, Kind
 from mcp_claims.model.names import user_and_host
+from mcp_claims.model.records import ScopedKey
 from mcp_claims.render.phrases import shown
 from mcp_claims.stores.base import Store
 from mcp_claims.stores.history.reader import HistoryReader
@@ -54,6 +55,10 @@ class Past:
         self._reader = reader
         self._events: deque[PastEvent] = deque(maxlen=_MAX_EVENTS)
         self._began = False
+        self.changed: set[ScopedKey] = set()
+        """The keys of the events that the last `read` has found."""
+        self.namespaces: set[str] = set()
+        """Those of all events."""
         self.is_kept = reader is not None
         self.total = 0
         """How many events there were so far, those that are no longer kept included."""
@@ -69,6 +74,8 @@ class Past:
             if not self._began:
                 new = list(self._reader.events(datetime.now(UTC) - WINDOW))
                 self._began = True
+        self.changed = {event.scoped for event in new if event.key}
+        self.namespaces.update(scoped.namespace for scoped in self.changed)
         events = [event_of(event) for event in new if event.kind not in _LEFT_OUT]
         self._events.extend(events)
         self.total += len(events)

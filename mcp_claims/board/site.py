@@ -112,9 +112,12 @@ class Site:
             if snapshot is None or snapshot is sent:
                 yield b":\n\n"  # Shows whether anybody still reads.
             else:
-                releases = self._gate.accepts is not None
-                facts = changes(sent, snapshot) if sent else everything(self._board, snapshot, releases=releases)
-                yield b"data: " + as_json(facts) + b"\n\n"
+                if sent is None:
+                    # What is held is drawn while what has happened is still on its way.
+                    sent = snapshot._replace(events=(), total=snapshot.total - len(snapshot.events))
+                    releases = self._gate.accepts is not None
+                    yield b"data: " + as_json(everything(self._board, sent, releases=releases)) + b"\n\n"
+                yield b"data: " + as_json(changes(sent, snapshot)) + b"\n\n"
                 sent = snapshot
 
     def _release(self, request: Request) -> Response:

@@ -60,10 +60,12 @@ def follow(board: Board, seen: Snapshot | None, expected: dict[str, str]) -> Sna
 
 
 @pytest.mark.rule("B7")
-def test_of_many_claims_only_those_are_read_again_that_have_changed(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
+def test_of_many_claims_only_those_are_read_again_that_have_changed_without_a_history_too(
+    claims_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "_MANY", 1)
+    monkeypatch.setenv("MCP_CLAIMS_HISTORY_DAYS", "0")
+    watched = Watched(claims_dir)
     session, other = open_session(watched), open_session(watched)
     session.try_claim("renewed", ttl_minutes=5)
     session.try_claim("released")
@@ -83,6 +85,23 @@ def test_of_many_claims_only_those_are_read_again_that_have_changed(
     rows = dict(changes(first, second)["rows"])
     assert rows["default\0released"] is None, "what is gone is said"
     assert len(rows) == 4, "what has not changed is not sent again"
+
+
+@pytest.mark.rule("B7")
+def test_what_the_history_names_is_read_at_once_even_in_a_namespace_that_is_new(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_MANY", 1)
+    session = open_session(watched)
+    session.try_claim("red")
+    session.try_claim("shared", shared=True)
+    board = board_of(watched)
+    board.read()
+    monkeypatch.setattr(watched, "fingerprint", lambda _: pytest.fail("the others are looked at later"))
+    session.try_claim("blue", "a new one")
+    session.release("shared")
+    assert shown(board.read()) == {"red": "held", "blue": "held"}
+    assert watched.scans == 1
 
 
 @pytest.mark.rule("B7")
