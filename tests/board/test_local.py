@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mcp_claims.model.records import Claim
 from mcp_claims.session.session import Session
 from tests.cli.commands import Commands, eventually
 from tests.support.boards import RunningBoard, answering, ask, first, running_board
@@ -22,6 +23,11 @@ def release(board: RunningBoard, message: dict[str, Any], **headers: str | None)
     body = {"row": row, "session": facts["session"], "generation": facts["generation"], "reason": "it hangs"}
     answer = board.ask("/board/release", "POST", body, **({"origin": f"http://{board.host}"} | headers))
     return answer.status, str(answer.facts.get("problem"))
+
+
+def generation_in(message: dict[str, Any]) -> int:
+    ((_, facts),) = message["rows"]
+    return int(facts["generation"])
 
 
 @pytest.mark.rule("B4")
@@ -68,7 +74,9 @@ def test_only_the_grant_that_the_person_saw_is_released(board: RunningBoard, ses
     session.try_claim("red-check")
     message = board.ask("/board/stream").facts
     session.release("red-check")
-    session.try_claim("red-check")
+    again = session.try_claim("red-check").found
+    assert isinstance(again, Claim)
+    eventually(lambda: generation_in(board.ask("/board/stream").facts) == again.generation)
     assert release(board, message)[0] == 409
     assert session.inspect("red-check").held_by_you
     wrong: list[object] = [None, [], "x", {}, {"row": 1}, {"row": "default\0other"}]

@@ -154,7 +154,9 @@ def test_everything_can_be_done_by_keys(board: RunningBoard, browser: Browser, s
         assert focused(page) == key, "the focus is where it was"
         session.release("key 150")
         expect(page.locator("#count")).to_have_text("299")
-        assert focused(page) == key, "a change takes the focus from nobody"
+        session.try_claim(key, note="goes on")
+        expect(row(page, key)).to_contain_text("goes on")
+        assert focused(page) == key, "a change takes the focus from nobody, not even one of that row"
 
 
 def focused(page: Page) -> str:
