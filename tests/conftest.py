@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,5 +65,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # The workers of pytest-xdist are children, too, and inherit the mark.
     if not hasattr(config, "workerinput"):
         mark_children()
+        # The histories of clusters are in the user's state directory, which is nobody's to fill with those of tests.
+        state = tempfile.mkdtemp(prefix="mcp-claims-state-")
+        os.environ.setdefault("XDG_STATE_HOME", state)
+        atexit.register(shutil.rmtree, state, ignore_errors=True)
         # Registered first, so it runs last, when what all tests share has ended.
         atexit.register(exit_with_failure_if_left_behind)

@@ -37,6 +37,7 @@ from mcp_claims.server.stop import stop_with_host
 from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.keepalive import DEFAULT_KEEP_ALIVE_LIMIT
 from mcp_claims.stores.base import Store
+from mcp_claims.stores.history.history import DAYS_VARIABLE, Limits
 
 if sys.platform != "win32":
     import resource
@@ -72,6 +73,11 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
         help="how long an outcome given to release is kept, in hours or as 90m, 2d (%(default)g)",
     )
     parser.add_argument(
+        "--history-days",
+        metavar="N",
+        help=f"how many days the history of claims is kept, 0 for none (else {DAYS_VARIABLE}, else {Limits().days})",
+    )
+    parser.add_argument(
         "--no-quick",
         dest="quick",
         action="store_false",
@@ -96,6 +102,8 @@ def _serve(options: argparse.Namespace) -> int:
     logger.configures_logging = True
     keep_alive_limit = timedelta(hours=hours("--keep-alive-hours", options.keep_alive_hours))
     validation.parse_retention(options.retention_hours)
+    if options.history_days is not None:
+        os.environ[DAYS_VARIABLE] = options.history_days
     store = chosen_store(options)
     if options.http:
         if options.session is not None:

@@ -13,6 +13,7 @@ from mcp_claims.doctor.claims import check_claims, check_claims_directory
 from mcp_claims.doctor.etcd import examine_cluster
 from mcp_claims.doctor.filesystem import check_directory, check_file_system
 from mcp_claims.doctor.finding import Finding, Level
+from mcp_claims.doctor.history import check_history
 from mcp_claims.doctor.liveness import check_liveness
 from mcp_claims.liveness import local_machine
 from mcp_claims.stores.base import Store
@@ -33,7 +34,9 @@ def run_checks(directory: Path, chosen_by: str, store: Store | None = None) -> I
     machine = local_machine()
     yield from check_directory(directory, chosen_by)
     yield from check_file_system(directory)
-    yield from check_claims_directory(directory, store or FileStore(directory), machine)
+    store = store or FileStore(directory)
+    yield from check_claims_directory(directory, store, machine)
+    yield from check_history(store.history)
     yield from check_liveness(machine)
 
 
@@ -45,4 +48,5 @@ def run_cluster_checks(store: EtcdStore, chosen_by: str) -> Iterator[Finding]:
     machine = local_machine()
     yield from examine_cluster(store.config, chosen_by)
     yield from check_claims(store, machine)
+    yield from check_history(store.history)
     yield from check_liveness(machine)

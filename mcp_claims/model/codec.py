@@ -231,6 +231,8 @@ def original_from_json(data: bytes, scoped: ScopedKey) -> Claim:
     )
 
 
+# A record and the line of the history about it have the same times.
+@lru_cache(64)
 def timestamp(moment: datetime) -> str:
     """Return *moment* in UTC as ISO 8601 with milliseconds, as JavaScript's `toISOString` does."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

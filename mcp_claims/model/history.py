@@ -12,7 +12,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from mcp_claims.model.records import MAX_GENERATION, ScopedKey
+from mcp_claims.model.codec import timestamp
+from mcp_claims.model.records import MAX_GENERATION, Claim, ScopedKey
 
 
 class Kind(StrEnum):
@@ -122,37 +123,57 @@ class LineError(ValueError):
 def to_line(event: Event) -> bytes:
     """Return *event* as one line, its end included."""
     # What is the same in many lines is encoded once, and the rest only where it is there: this happens under a lock.
-    rest = "" if event.mode == "alone" else _pairs(mode=event.mode, slot=event.slot, slots=event.slots)
+    rest = "" if event.mode == "alone" else more_facts(mode=event.mode, slot=event.slot, slots=event.slots)
     if event.group:
-        rest += _pairs(group=event.group)
+        rest += more_facts(group=event.group)
     if event.holder:
         rest += _by_whom(*event[9:17])
     if event.expires is not None:
-        rest += f',"expires":"{_timestamp(event.expires)}"'
+        rest += f',"expires":"{timestamp(event.expires)}"'
     if event.duration_seconds is not None:
         rest += f',"duration_seconds":{event.duration_seconds!r}'
     if event[19:27] != _NOTHING_MORE:
-        rest += _pairs(**dict(zip(_LAST, event[19:27], strict=True)))
+        rest += more_facts(**dict(zip(_LAST, event[19:27], strict=True)))
     if event.redo:
         rest += ',"redo":true'
     if event.turn:
         rest += ',"turn":true'
-    start = f'{{"at":"{_timestamp(event.at)}","kind":"{event.kind._value_}"{_about(event.namespace, event.key)}'
+    start = f'{{"at":"{timestamp(event.at)}","kind":"{event.kind._value_}"{_about(event.namespace, event.key)}'
     # A lone surrogate becomes an escape that is JSON, too.
     return f'{start},"generation":{event.generation}{rest}}}\n'.encode(errors="backslashreplace")
 
 
+def plain_line(kind: Kind, at: datetime, claim: Claim, rest: str) -> bytes:
+    """Return what `to_line` does for an event of *claim*, held alone and in no group, with the JSON *rest*.
+
+    In a third of the time: most events are like that.
+    """
+    holder = claim.holder
+    whom = _by_whom(
+        holder.name,
+        holder.client,
+        holder.label,
+        holder.directory,
+        holder.host_session,
+        claim.maker,
+        holder.pid,
+        holder.proof.start,
+    )
+    about = f'{{"at":"{timestamp(at)}","kind":"{kind._value_}"{_about(*claim.scoped)},"generation":{claim.generation}'
+    return f"{about}{whom}{rest}}}\n".encode(errors="backslashreplace")
+
+
 @lru_cache(256)
 def _about(namespace: str, key: str) -> str:
-    return _pairs(namespace=namespace, key=key)
+    return more_facts(namespace=namespace, key=key)
 
 
 @lru_cache(256)
-def _by_whom(holder: str, *who: str | int | None) -> str:
-    return _pairs(holder=holder, **dict(zip(_WHO, who, strict=True)))
+def _by_whom(holder: str | int | None, *who: str | int | None) -> str:
+    return more_facts(holder=holder, **dict(zip(_WHO, who, strict=True)))
 
 
-def _pairs(**facts: object) -> str:
+def more_facts(**facts: object) -> str:
     """Return what of *facts* is known, as it goes on in an object."""
     known = {name: fact for name, fact in facts.items() if fact is not None}
     return f",{_ENCODER.encode(known)[1:-1]}" if known else ""
@@ -164,14 +185,21 @@ def facts_of(event: Event) -> dict[str, object]:
     return facts
 
 
+def beginning_of_last(line: bytes) -> int:
+    """Return where in *line* the last event begins: behind the rest of one that was torn, 0 if there is none.
+
+    No text in an object has the bytes with which each line begins, as its quotes are escaped.
+    """
+    return max(0, line.rfind(_BEGINNING))
+
+
 def from_line(line: bytes) -> Event:
     """Return the event that *line* says; raises `LineError` for anything that is not exactly one.
 
-    A torn line is not: no proper beginning of a JSON object is one.  Where a whole one follows it, that counts: no text in an
-    object has the bytes with which each line begins.
+    A torn line is not: no proper beginning of a JSON object is one.
     """
     try:
-        facts = json.loads(line[max(0, line.rfind(_BEGINNING)) :])
+        facts = json.loads(line)
         others: dict[str, Any] = {name: _text(facts[name]) for name in _TEXTS if name in facts}
         others |= {name: _text(facts[name]) for name in _OPTIONAL_TEXTS if facts.get(name) is not None}
         others |= {name: _number(facts[name]) for name in _OPTIONAL_NUMBERS if facts.get(name) is not None}
@@ -190,10 +218,6 @@ def from_line(line: bytes) -> Event:
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise LineError(str(error)) from error
-
-
-def _timestamp(moment: datetime) -> str:
-    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def _time(value: Any) -> datetime:

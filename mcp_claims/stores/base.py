@@ -312,12 +312,22 @@ def without_head(
 
 
 def first_overlap(
-    changes: Sequence[Change], blocks: Blocks, overlapping: Callable[[ScopedKey], Iterable[Claim | Unreadable]]
+    changes: Sequence[Change],
+    blocks: Blocks,
+    overlapping: Callable[[ScopedKey], Iterable[Claim | Unreadable]],
+    passed: list[Claim] | None = None,
 ) -> Claim | Unreadable | None:
-    """Return the first record, not of *changes* themselves, that is in the way of a claim on files; the caller excludes others."""
+    """Return the first record, not of *changes* themselves, that is in the way of a claim on files; the caller excludes others.
+
+    The claims that are not in the way are added to *passed*.
+    """
     changed = {change.scoped for change in changes}
     for change in changes:
         for found in overlapping(change.scoped.base) if change.claims_files else ():
-            if not (isinstance(found, Claim) and found.scoped in changed) and blocks(found):
+            if isinstance(found, Claim) and found.scoped in changed:
+                continue
+            if blocks(found):
                 return found
+            if passed is not None and isinstance(found, Claim):
+                passed.append(found)
     return None

@@ -153,7 +153,7 @@ def test_the_lines_for_the_command_line_do_what_they_say(tmp_path: Path) -> None
         return run(["bash", "-c", f"cd {shlex.quote(str(tmp_path))} && {line}"], tmp_path)
 
     lines = (line.partition("#")[0].strip() for line in command("list --watch").splitlines())
-    watch, once, guarded, claim, force, wait, hold = lines
+    watch, history, once, guarded, claim, force, wait, hold = lines
     assert bash(once).stdout == "made nightly\n"
     assert "was done by" in bash(once).stderr
     assert bash(guarded).stdout == bash(guarded).stdout == "made deploy\n"
@@ -161,6 +161,7 @@ def test_the_lines_for_the_command_line_do_what_they_say(tmp_path: Path) -> None
     assert bash(force).stdout.startswith("REVOKED: ")
     assert bash(wait).stdout.startswith("FREE: ")
     assert "as a person" in bash(hold).stdout
+    assert " clean." in bash(history).stdout.splitlines()[-1]
     with subprocess.Popen(shlex.split(watch), env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         seen = (line for line in watching.stdout if "nightly" in line)

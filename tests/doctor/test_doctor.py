@@ -35,7 +35,7 @@ from tests.support.users import open_to_all
 if sys.platform == "win32":
     pytest.skip("modes and owners are those of POSIX", allow_module_level=True)
 
-CHECKS = ["directory", "parents", "file system", "space", "lock", "rename", "claims", "clocks", "identity"]
+CHECKS = ["directory", "parents", "file system", "space", "lock", "rename", "claims", "history", "clocks", "identity"]
 
 
 @pytest.fixture

@@ -15,15 +15,13 @@ import time
 from pathlib import Path
 from random import Random
 
-from mcp_claims.liveness import local_machine
 from mcp_claims.model.records import Claim, Outcome
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.results import Status
 from mcp_claims.stores.base import Store
-from mcp_claims.stores.etcd.config import parse_config
-from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.stores.config import open_store
 from mcp_claims.stores.files.store import FileStore
 from tests.support.forks import fork
 
@@ -32,7 +30,7 @@ def work(claims: str, log: Path, pieces: list[str], begun: int, seed: str) -> No
     """Work until all *pieces* are done; write a byte to *begun* with each that is begun."""
     store: Store = FileStore(claims)
     if claims.startswith("etcd://"):
-        store = EtcdStore(parse_config(claims, {}), local_machine())
+        store = open_store(url=claims)
     session, rng = process_session(store), Random(seed)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     while True:

@@ -18,14 +18,12 @@ from pathlib import Path
 from random import Random
 from resource import RUSAGE_CHILDREN, getrusage
 
-from mcp_claims.liveness import local_machine
 from mcp_claims.model.records import Claim, ScopedKey, Ticket
 from mcp_claims.model.validation import ClaimRequest, scoped_key
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.base import Store
-from mcp_claims.stores.etcd.config import parse_config
-from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.stores.config import open_store
 from mcp_claims.stores.files.store import FileStore
 from tests.support.forks import fork
 
@@ -36,7 +34,7 @@ KEY = scoped_key("red", "ci")
 def wait_in_queue(claims: str, log: Path, grants: int, seed: str) -> None:
     """Wait, act and release, for ever; write a byte to *grants* with each grant."""
     remote = claims.startswith("etcd://")
-    store: Store = EtcdStore(parse_config(claims, {}), local_machine()) if remote else FileStore(claims)
+    store: Store = open_store(url=claims) if remote else FileStore(claims)
     session, rng = process_session(store), Random(seed)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     name = session.holder.name

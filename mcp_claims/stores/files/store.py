@@ -151,7 +151,8 @@ class FileStore(LockedChanges):
                 return Swap(False, found)
             if gives_way is not None and gives_way(read_tickets(self._fs, directory)):
                 return Swap(False, found, queued=True)
-            if blocks is not None and (overlap := self._first_overlap([change], blocks, locks)) is not None:
+            passed: list[Claim] = []
+            if blocks is not None and (overlap := self._first_overlap([change], blocks, locks, passed)) is not None:
                 return Swap(False, found, overlap=overlap)
             lock = locks[directory]
             if new is None:
@@ -168,7 +169,7 @@ class FileStore(LockedChanges):
                 return Swap(True, None)
             numbered = _numbered(new, old, lock)
             self._write(path, to_json(numbered), lock)
-            self.history.changed([change._replace(new=numbered)])
+            self.history.changed([Change(scoped, old, numbered)], passed=passed)
             return Swap(True, numbered)
 
         return self._under_lock(directory, lock_timeout, swap)
@@ -196,7 +197,8 @@ class FileStore(LockedChanges):
             tickets = (ticket for directory in directories for ticket in read_tickets(self._fs, directory))
             if gives_way is not None and gives_way(tuple(tickets)):
                 return Swaps(False, found, queued=True)
-            if blocks is not None and (overlap := self._first_overlap(changes, blocks, locks)) is not None:
+            passed: list[Claim] = []
+            if blocks is not None and (overlap := self._first_overlap(changes, blocks, locks, passed)) is not None:
                 return Swaps(False, found, overlap=overlap)
             after = tuple(
                 change.new and _numbered(change.new, change.old, locks[directory])
@@ -205,7 +207,7 @@ class FileStore(LockedChanges):
             records = {path: new and to_json(new) for new, (_, path) in zip(after, places, strict=True)}
             made = [change._replace(new=new) for change, new in zip(changes, after, strict=True)]
             # Before, as in `_swap`: after the commit others may complete the change, and do not know what there was.
-            self.history.ending(made)
+            self.history.ending(made, passed)
             try:
                 commit(self._fs, self.directory, locks, records)
             except OSError:
@@ -377,14 +379,16 @@ class FileStore(LockedChanges):
         except OSError as error:
             raise unavailable(path, error) from error
 
-    def _first_overlap(self, changes: Sequence[Change], blocks: Blocks, locks: Locks) -> Claim | Unreadable | None:
-        """Return the first claim on files, not of *changes* themselves, that is in the way of one of them."""
+    def _first_overlap(
+        self, changes: Sequence[Change], blocks: Blocks, locks: Locks, passed: list[Claim]
+    ) -> Claim | Unreadable | None:
+        """Do what `first_overlap` does, for the files of *changes*."""
         files = list(dict.fromkeys(change.scoped.base for change in changes if change.claims_files))
         if not files:
             return None
         patterns = self._patterns(files, locks)
         return first_overlap(
-            changes, blocks, lambda scoped: overlapping(self._fs, self.directory, scoped, patterns, self._read)
+            changes, blocks, lambda scoped: overlapping(self._fs, self.directory, scoped, patterns, self._read), passed
         )
 
     def _patterns(self, files: list[ScopedKey], locks: Locks) -> list[str]:

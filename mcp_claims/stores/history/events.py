@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Any, TypeGuard
 
 from mcp_claims.model import expiry
-from mcp_claims.model.history import Event, Kind
+from mcp_claims.model.codec import timestamp
+from mcp_claims.model.history import Event, Kind, more_facts, plain_line
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import Claim, Ended, Holder, Mode, Moment, Outcome
 from mcp_claims.stores.base import Change
@@ -23,20 +24,26 @@ _A_MINUTE = 60
 _KINDS = {Outcome.REVOKED: Kind.REVOKED, Outcome.ORPHANED: Kind.ORPHANED, Outcome.EXPIRED: Kind.EXPIRED}
 
 
-def plain(change: Change, now: Moment) -> Event | None:
-    """Return the only event of *change* if that is as plain as most are: a free key is granted, or a claim released."""
-    scoped, old, new, found_dead = change
+def plain(change: Change, now: Callable[[], Moment]) -> tuple[datetime, bytes] | None:
+    """Return the only line of *change*, and its time, if that is as plain as most are: a free key is granted, a claim released."""
+    _, old, new, found_dead = change
     claim = old if new is None else new
-    if claim is None or claim.ended is not None or claim.mode is not Mode.ALONE or claim.members or scoped.member:
+    # What is in a place is not held alone.
+    if claim is None or claim.ended is not None or claim.mode is not Mode.ALONE or claim.group or claim.members:
         return None
-    if new is None:
-        seconds = -expiry.remaining(claim.claimed, now).total_seconds()
-        return None if found_dead else event_of(Kind.RELEASED, claim, now, note=claim.note, duration_seconds=seconds)
-    return (
-        event_of(Kind.GRANTED, new, now, expires=new.expires.wall, note=new.note, redo=new.redo)
-        if old is None
-        else None
-    )
+    rest = "" if claim.note is None else more_facts(note=claim.note)
+    if old is None:
+        # Its own times, which its record has, too.
+        at, rest = claim.claimed.wall, f',"expires":"{timestamp(claim.expires.wall)}"{rest}'
+        return at, plain_line(Kind.GRANTED, at, claim, f'{rest},"redo":true' if claim.redo else rest)
+    if new is not None or found_dead:
+        return None
+    moment, began = now(), claim.claimed
+    if moment.epoch == began.epoch is not None:
+        seconds = moment.ticks - began.ticks
+    else:
+        seconds = max(0.0, -expiry.remaining(began, moment).total_seconds())
+    return moment.wall, plain_line(Kind.RELEASED, moment.wall, claim, f',"duration_seconds":{seconds:.3f}{rest}')
 
 
 def ends(changes: Sequence[Change], now: Moment, proof_of_death: ProofOfDeath) -> list[Event]:
@@ -71,6 +78,22 @@ def end_of_trace(trace: Claim, now: Moment, changes: Sequence[Change]) -> Event:
     proof = "its lease has ended" if kind is Kind.ORPHANED else None
     by = None if new is None else new.holder.name
     return event_of(kind, trace, now, note=trace.note, proof=proof, by=by)
+
+
+def ends_beside(
+    changes: Sequence[Change], passed: Sequence[Claim], now: Moment, proof_of_death: ProofOfDeath
+) -> list[tuple[Claim, Event]]:
+    """Return how those of *passed* ended that *changes* would not go with if they were alive."""
+    new = next((change.new for change in changes if _is_live(change.new)), None)
+    if new is None:
+        return []
+    found: list[tuple[Claim, Event]] = []
+    for claim in passed:
+        is_own = is_same_session(claim.holder.name, new.holder.name)
+        if claim.ended is None and not is_own and not claim.use.goes_with(new.use):
+            end = _end(Change(claim.scoped, claim, None, found_dead=True), claim, (), now, proof_of_death)
+            found.append((claim, end._replace(by=new.holder.name)))
+    return found
 
 
 def event_of(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from mcp_claims.errors import InvalidInputError
@@ -50,68 +49,73 @@ class History:
         self.is_kept = all(limits)
         """Whether anything is written."""
         self._fs, self._machine = fs, machine
+        self._log: Log | None = None
 
     def prepare(self) -> None:
         """Import what writes the lines, unless that is done: before a lock is taken, which others wait for."""
-        if self.is_kept and "_log" not in vars(self):
+        if self._log is None and self.is_kept:
             try:
-                self._log  # noqa: B018 (made by its first use)
+                from mcp_claims.liveness import local_machine
+                from mcp_claims.stores.history.log import Log
             except (ImportError, OSError) as error:
                 # As in a process that is another user by now, and may not read the package any more.
                 self.is_kept = False
                 say_once(self.directory, error)
+            else:
+                machine = self._machine or local_machine()
+                self._log = Log(self.directory, self.limits, self._fs or FileSystem(), machine)
 
     def changed(
-        self, changes: Sequence[Change], traces: Sequence[Claim | None] = (), revision: int | None = None
+        self,
+        changes: Sequence[Change],
+        traces: Sequence[Claim | None] = (),
+        revision: int | None = None,
+        passed: Sequence[Claim] = (),
     ) -> None:
-        """Note *changes*, made at *revision*; *traces* are of claims in their places that the store had ended by itself."""
-        if self.is_kept:
-            self._log.changed(changes, traces, revision)
+        """Note *changes*, made at *revision*; *traces* are of claims in their places that the store had ended by itself.
 
-    def ending(self, changes: Sequence[Change]) -> None:
-        """Note what *changes* end, right before they are made."""
-        if self.is_kept:
-            self._log.ending(changes)
+        *passed* are claims on files that overlap with them, and were not in their way.
+        """
+        if self._log is not None:
+            self._log.changed(changes, traces, revision, passed)
+
+    def ending(self, changes: Sequence[Change], passed: Sequence[Claim] = ()) -> None:
+        """Note what *changes* end, right before they are made; *passed* as in `changed`."""
+        if self._log is not None:
+            self._log.ending(changes, passed)
 
     def begun(self, changes: Sequence[Change]) -> None:
         """Note what *changes*, which have been made, begin or go on with; `ending` has noted the rest."""
-        if self.is_kept:
+        if self._log is not None:
             self._log.begun(changes)
 
     def kept(self, changes: Sequence[Change]) -> None:
         """Note that *changes*, of which `ending` was told, were not made."""
-        if self.is_kept:
+        if self._log is not None:
             self._log.kept(changes)
 
     def removed(self, scoped: ScopedKey, problem: str) -> None:
         """Note that what could not be read at *scoped*, because of *problem*, is gone; the key is empty if nobody knows it."""
         self.prepare()
-        if self.is_kept:
+        if self._log is not None:
             self._log.removed(scoped, problem)
 
     def refused(self, asked: Sequence[ScopedKey], holder: Holder, found: Found) -> None:
         """Note that the session of *holder* was refused the keys *asked*, since *found* is there."""
         self.prepare()
-        if self.is_kept:
+        if self._log is not None:
             self._log.refused(asked, holder, found)
 
     def lost(self, grant: Claim, found: Found) -> None:
         """Note that the session of *grant* has learned that it no longer holds that; *found* is there instead."""
         self.prepare()
-        if self.is_kept:
+        if self._log is not None:
             self._log.lost(grant, found)
 
     def session_ends(self, holder: Holder) -> None:
         """Note the refusals of the session of *holder* that are not in a line yet."""
-        if "_log" in vars(self):
+        if self._log is not None:
             self._log.session_ends(holder)
-
-    @cached_property
-    def _log(self) -> Log:
-        from mcp_claims.liveness import local_machine
-        from mcp_claims.stores.history.log import Log
-
-        return Log(self.directory, self.limits, self._fs or FileSystem(), self._machine or local_machine())
 
 
 def say_once(directory: str, error: Exception) -> None:
@@ -123,7 +127,7 @@ def say_once(directory: str, error: Exception) -> None:
     import logging
 
     logger = logging.getLogger("mcp_claims")
-    logger.warning("mcp-claims: the history in %s cannot be written (%s); claims go on without it", directory, error)
+    logger.warning("the history in %s cannot be written (%s); claims go on without it", directory, error)
 
 
 def _number(environment: Mapping[str, str], variable: str, default: int, most: int) -> int:

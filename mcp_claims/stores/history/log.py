@@ -1,7 +1,7 @@
 """Appending to a history: one write for the lines of one change, which no other process tears.
 
 A process can die, and a disk fill up, in the middle of a line; the next one then goes on right behind it.  A reader finds where
-it begins (see `model.history.from_line`), so that this costs no other.  Lines that could not be written are counted, and the next one that can says how many there were.
+it begins (see `model.history.beginning_of_last`), so that this costs no other.  Lines that could not be written are counted, and the next one that can says how many there were.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 from mcp_claims.errors import StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import Machine
@@ -21,7 +21,7 @@ from mcp_claims.model.records import Claim, Found, Holder, Moment, ScopedKey
 from mcp_claims.stores.base import Change
 from mcp_claims.stores.files.directories import PrivateDirectories
 from mcp_claims.stores.files.filesystem import APPEND, CREATE_TO_APPEND, FileSystem, OpenFile
-from mcp_claims.stores.history.events import begins, end_of_trace, ends, event_of, plain
+from mcp_claims.stores.history.events import begins, end_of_trace, ends, ends_beside, event_of, plain
 from mcp_claims.stores.history.files import HistoryFile, file_of, parse_name
 from mcp_claims.stores.history.history import Limits, say_once
 
@@ -32,14 +32,14 @@ _MAX_OPEN = 16
 _LOOKS_AFTER = 1.0  # s
 _BETWEEN_REFUSALS = 60.0  # s
 _MAX_REFUSALS = 1_000
+_MAX_PASSED = 10_000
 
 
 class _Open:
-    """A file that is being written, and whether somebody had removed it when we `looked`."""
+    """A file that is being written, and when we `looked` whether somebody has removed it."""
 
     def __init__(self, file: HistoryFile, day: date, opened: OpenFile, looked: float) -> None:
         self.file, self.day, self.opened, self.looked = file, day, opened, looked
-        self.gone = False
 
 
 class _Refusals:
@@ -60,19 +60,30 @@ class Log:
         # Not locked, since a forked child would inherit a locked lock: of two threads that open one file, one closes it again.
         self._open_files: dict[str, _Open] = {}
         self._missing: dict[str, int] = {}
+        # By key and generation, the dead claims on files of which we have noted that somebody passed over them.
+        self._passed_before: set[tuple[ScopedKey, int]] = set()
         self._refusals: dict[tuple[str, ScopedKey, int, str | None], _Refusals] = {}
 
-    def changed(self, changes: Sequence[Change], traces: Sequence[Claim | None], revision: int | None) -> None:
-        now = self._machine.now()
-        if len(changes) == 1 and revision is None and (event := plain(changes[0], now)) is not None:
-            self._write([event])
+    def changed(
+        self,
+        changes: Sequence[Change],
+        traces: Sequence[Claim | None],
+        revision: int | None,
+        passed: Sequence[Claim],
+    ) -> None:
+        is_plain = len(changes) == 1 and revision is None and not passed and not self._missing
+        if is_plain and (line := plain(changes[0], self._machine.now)) is not None:
+            self._write_line(changes[0].scoped.namespace, *line)
             return
+        now = self._machine.now()
         events = [end_of_trace(trace, now, changes) for trace in traces if trace is not None]
+        events += self._passed(changes, passed, now)
         events += [*ends(changes, now, self._proof_of_death), *begins(changes, now)]
         self._write([event._replace(revision=revision) for event in events] if revision is not None else events)
 
-    def ending(self, changes: Sequence[Change]) -> None:
-        self._write(ends(changes, self._machine.now(), self._proof_of_death))
+    def ending(self, changes: Sequence[Change], passed: Sequence[Claim]) -> None:
+        now = self._machine.now()
+        self._write([*self._passed(changes, passed, now), *ends(changes, now, self._proof_of_death)])
 
     def begun(self, changes: Sequence[Change]) -> None:
         self._write(begins(changes, self._machine.now()))
@@ -126,6 +137,15 @@ class Log:
         for which in [which for which in list(self._refusals) if which[0] == holder.name]:
             self._write_refusals(self._refusals.pop(which), self._machine.now())
 
+    def _passed(self, changes: Sequence[Change], passed: Sequence[Claim], now: Moment) -> list[Event]:
+        """Return how those of *passed* ended that are dead: they stay stored, and nobody may ever meet them at their own keys."""
+        dead = [claim for claim in passed if (claim.scoped, claim.generation) not in self._passed_before]
+        if len(self._passed_before) > _MAX_PASSED:
+            self._passed_before.clear()
+        events = ends_beside(changes, dead, now, self._proof_of_death)
+        self._passed_before |= {(claim.scoped, claim.generation) for claim, _ in events}
+        return [event for _, event in events]
+
     def _write_refusals(self, refusals: _Refusals, now: Moment) -> None:
         times, refusals.times, refusals.written = refusals.times, 0, self._fs.monotonic()
         if times:
@@ -156,34 +176,43 @@ class Log:
         for namespace, lines in by_namespace.items():
             if missing := self._missing.get(namespace, 0):
                 lines.insert(0, Event(lines[0].at, Kind.GAP, namespace, "", pid=os.getpid(), times=missing))
-            try:
-                self._append(namespace, lines[0].at.date(), b"".join(map(to_line, lines)))
-            except (OSError, UnsafeDirectoryError, StoreUnavailableError) as error:
-                self._missing[namespace] = missing + len(lines) - bool(missing)
-                self._open_files.pop(namespace, None)
-                say_once(self._directory, error)
-            else:
+            if self._write_line(namespace, lines[0].at, b"".join(map(to_line, lines))):
                 self._missing.pop(namespace, None)
+            elif namespace in self._missing:
+                self._missing[namespace] += len(lines) - 1 - bool(missing)
+
+    def _write_line(self, namespace: str, at: datetime, data: bytes) -> bool:
+        """Append *data*; return whether that succeeded, else count it as one line that is missing."""
+        try:
+            self._append(namespace, at.date(), data)
+        except (OSError, UnsafeDirectoryError, StoreUnavailableError) as error:
+            self._missing[namespace] = self._missing.get(namespace, 0) + 1
+            self._open_files.pop(namespace, None)
+            say_once(self._directory, error)
+            return False
+        return True
 
     def _append(self, namespace: str, day: date, data: bytes) -> None:
         current = self._open_files.get(namespace)
         if current is None or current.day != day:
             current = self._open(file_of(day.isoformat(), namespace), day)
-        file, fd = current.file, current.opened.fd
-        while self._is_gone(current, fd) or self._fs.seek(fd, 0, os.SEEK_END) >= self._part_bytes:
-            # Full: all who write see the same size, under the lock of the namespace, so nobody writes to this part any more.
-            file = file if self._is_gone(current, fd) else file._replace(part=file.part + 1)
-            current = self._open(file, day)
-            file, fd = current.file, current.opened.fd
-        if self._fs.write(fd, data) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{self._directory}/{file.name}")
-        self._keep(namespace, current)
-
-    def _is_gone(self, current: _Open, fd: int) -> bool:
-        """Return whether somebody has removed the file, as far as that was looked at within a second."""
-        if (now := self._fs.monotonic()) - current.looked >= _LOOKS_AFTER:
-            current.looked, current.gone = now, self._fs.status(fd).st_nlink == 0
-        return current.gone
+        fs, fd = self._fs, current.opened.fd
+        while True:
+            if (now := fs.monotonic()) - current.looked >= _LOOKS_AFTER:
+                current.looked = now
+                if fs.status(fd).st_nlink == 0:
+                    # Somebody has removed it, or it was the oldest of a full history.
+                    current = self._open(current.file, day)
+            elif fs.seek(fd, 0, os.SEEK_END) >= self._part_bytes:
+                # All who write see the same size, under the lock of the namespace: nobody writes to this part any more.
+                current = self._open(current.file._replace(part=current.file.part + 1), day)
+            else:
+                break
+            fd = current.opened.fd
+        if fs.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{self._directory}/{current.file.name}")
+        if self._open_files.get(namespace) is not current:
+            self._keep(namespace, current)
 
     def _keep(self, namespace: str, current: _Open) -> None:
         # An open file cannot be removed on Windows, and the claims directory with it.

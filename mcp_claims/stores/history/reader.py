@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from heapq import merge
 from itertools import groupby
 
-from mcp_claims.model.history import Event, Kind, LineError, from_line
+from mcp_claims.model.history import Event, Kind, LineError, beginning_of_last, from_line
 from mcp_claims.stores.files.filenames import file_name, key_of
 from mcp_claims.stores.history.files import HistoryFile, parse_name
 
@@ -82,11 +82,12 @@ class HistoryReader:
         for file in files:
             for line, _ in self._lines(file, 0):
                 damaged = self.damaged
-                if (event := self._parse(line)) is not None:
+                event = self._parse(line)
+                if self._gaps and self.damaged > damaged:
+                    yield latest, Event(latest, Kind.GAP, key_of(file.namespace, "") or "", "", times=1)
+                if event is not None:
                     latest = max(latest, event.at)
                     yield latest, event
-                elif self._gaps and self.damaged > damaged:
-                    yield latest, Event(latest, Kind.GAP, key_of(file.namespace, "") or "", "", times=1)
 
     def _lines(self, file: HistoryFile, start: int) -> Iterator[tuple[bytes, int]]:
         """Yield the lines of *file* from the byte *start* on, and where each ends; the last may have no end."""
@@ -99,10 +100,11 @@ class HistoryReader:
             return
 
     def _parse(self, line: bytes) -> Event | None:
-        if not line.strip():
-            return None
+        whole = line[beginning_of_last(line) :]
+        # What comes before it is the rest of one that was torn.
+        self.damaged += len(whole) < len(line)
         try:
-            return from_line(line)
+            return from_line(whole) if whole.strip() else None
         except LineError:
             self.damaged += 1
             return None

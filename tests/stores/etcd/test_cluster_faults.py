@@ -25,6 +25,7 @@ from tests.processes import history
 from tests.processes.conftest import Child
 from tests.support.etcd import config_at, fresh_config
 from tests.support.partition import PartitionableCluster
+from tests.support.promises import _histories_are_clean  # noqa: F401 (a fixture)
 
 SECONDS = float(os.environ.get("MCP_CLAIMS_CLUSTER_SECONDS", "12"))
 PROCESSES = 16
