@@ -1,4 +1,4 @@
-"""One browser for all tests of a worker; each looks at a board of its own."""
+"""One browser for the tests of a module; each looks at a board of its own."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from mcp_claims.session.session import Session
 from tests.support.boards import RunningBoard, chromium, running_board
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, without a window."""
+    """Chromium, without a window.
+
+    No longer than a module: while it is there an event loop runs in this thread, and tests of other modules need their own.
+    """
     with chromium() as started:
         yield started
 
