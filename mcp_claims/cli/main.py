@@ -50,6 +50,7 @@ COMMANDS = {
         "remove the server and its hooks from a host, or the hooks from git; all that is not ours stays",
     ),
     "instructions": ("instructions", "print the lines about claims for a project's CLAUDE.md or AGENTS.md"),
+    "board": ("board", "show who holds what, who waits and what has happened, in the browser, as it changes"),
     "doctor": ("doctor", "check that claims work here, changing none: store, stored claims, clocks, process identity"),
     "demo": (
         "demo",

@@ -173,13 +173,18 @@ def _serve_http(options: argparse.Namespace, store: Store, keep_alive_limit: tim
     with _importing_server():
         from mcp_claims.server.auth import read_tokens
         from mcp_claims.server.http import HttpSettings, serve_http
+        from mcp_claims.server.metrics import Metrics, metered
 
+    metrics, choice = Metrics(), store_choice(options)
+    store = metered(store, metrics)
     settings = HttpSettings(
         host=options.host or "127.0.0.1",
         port=8765 if options.port is None else options.port,
         path=options.path or "/mcp",
         tokens=read_tokens(options.token_file),
         idle=idle,
+        where=choice.url or choice.directory,
+        metrics=metrics,
     )
     return serve_http(
         lambda: SessionRegistry(
@@ -188,7 +193,8 @@ def _serve_http(options: argparse.Namespace, store: Store, keep_alive_limit: tim
             idle=idle,
             keep_alive_limit=keep_alive_limit,
             retention_hours=options.retention_hours,
-            brief=BriefConnections(store_choice(options)),
+            brief=BriefConnections(choice),
+            metrics=metrics,
         ),
         settings,
     )

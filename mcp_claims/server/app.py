@@ -37,6 +37,7 @@ from mcp_types import (
     SubscriptionsListenRequestParams,
     SubscriptionsListenResult,
     TextContent,
+    TextResourceContents,
     UnsubscribeRequestParams,
 )
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -44,6 +45,8 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from mcp_claims import __version__
 from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.model.text import one_line
+from mcp_claims.server.apps import BOARD, BOARD_DATA, TOOL, TOOL_META, shows_apps
+from mcp_claims.server.board_app import BoardApp
 from mcp_claims.server.maintenance import maintained
 from mcp_claims.server.prompts import PROMPTS, get_prompt
 from mcp_claims.server.registry import SessionRegistry
@@ -63,6 +66,7 @@ class ServerState:
 
     registry: SessionRegistry
     subscriptions: Subscriptions
+    board: BoardApp
 
 
 Context = ServerRequestContext[ServerState]
@@ -88,7 +92,7 @@ def build_server(open_registry: Callable[[], SessionRegistry]) -> Server[ServerS
         try:
             async with maintained(registry), subscriptions(registry.read_only) as subscribed:
                 registry.on_ended = subscribed.forget
-                yield ServerState(registry, subscribed)
+                yield ServerState(registry, subscribed, BoardApp(registry))
         finally:
             registry.close()
 
@@ -120,7 +124,10 @@ def _input_schema(name: str) -> dict[str, Any] | None:
 
 
 async def _list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-    return ListToolsResult(tools=list(definitions().values()))
+    tools = definitions()
+    if _shows_apps(context):
+        tools = tools | {TOOL: tools[TOOL].model_copy(update={"meta": TOOL_META})}
+    return ListToolsResult(tools=list(tools.values()))
 
 
 async def _call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
@@ -158,6 +165,12 @@ async def _list_resource_templates(
 
 async def _read_resource(context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
     with _protocol_errors():
+        if params.uri in (BOARD, BOARD_DATA) and _shows_apps(context):
+            kind, text = await context.lifespan_context.board.read(params.uri)
+            meta = {"ui": {"prefersBorder": True}} if params.uri == BOARD else None
+            return ReadResourceResult(
+                contents=[TextResourceContents(uri=params.uri, mime_type=kind, text=text, meta=meta)]
+            )
         return await read_resource(_reader(context), params.uri)
 
 
@@ -190,6 +203,11 @@ async def _get_prompt(context: Context, params: GetPromptRequestParams) -> GetPr
 async def _complete(context: Context, params: CompleteRequestParams) -> CompleteResult:
     with _protocol_errors():
         return CompleteResult(completion=await complete(_reader(context), params.argument, params.context))
+
+
+def _shows_apps(context: Context) -> bool:
+    capabilities = context.session.client_capabilities
+    return capabilities is not None and shows_apps(capabilities.extensions)
 
 
 def _reader(context: Context) -> Session:

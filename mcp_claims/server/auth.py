@@ -29,12 +29,17 @@ class Tokens:
 
     async def verify_token(self, token: str) -> AccessToken | None:
         """Return the caller that *token* identifies, or `None`; the time taken reveals nothing about accepted tokens."""
+        known = self._matching(token)
+        return AccessToken(token="", client_id=f"token {known[0].hex()[:16]}", scopes=[]) if known else None
+
+    def accepts(self, token: str) -> bool:
+        """Return whether *token* is accepted."""
+        return bool(self._matching(token))
+
+    def _matching(self, token: str) -> list[bytes]:
         given = hashlib.sha256(token.encode(errors="surrogateescape")).digest()
         # All are compared, so that the time does not depend on which one matches.
-        known = [digest for digest in self._digests if hmac.compare_digest(digest, given)]
-        if not known:
-            return None
-        return AccessToken(token="", client_id=f"token {known[0].hex()[:16]}", scopes=[])
+        return [digest for digest in self._digests if hmac.compare_digest(digest, given)]
 
 
 def read_tokens(file: str | None, environment: Mapping[str, str] = os.environ) -> Tokens | None:

@@ -10,6 +10,7 @@ import errno
 import ipaddress
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -31,11 +32,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcp_claims.board.site import PAGE, RELEASE, STREAM, Gate
 from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.server.app import build_server
 from mcp_claims.server.auth import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE, Tokens, read_tokens
 from mcp_claims.server.brief_connections import BriefConnections
+from mcp_claims.server.http_board import HttpBoard
+from mcp_claims.server.http_metrics import METRICS, HttpMetrics
 from mcp_claims.server.http_session import HttpSessionManager
+from mcp_claims.server.metrics import Metrics, metered
 from mcp_claims.server.registry import DEFAULT_IDLE, SessionRegistry
 from mcp_claims.session.offload import run_read
 from mcp_claims.stores.config import choose_store, open_store
@@ -46,26 +51,32 @@ MAX_BODY_BYTES = 256 * 1024
 _SHUTDOWN_TIMEOUT = 2  # s for requests in progress when the server has to stop
 _SESSION_ID = MCP_SESSION_ID_HEADER.encode()
 _RESUMED_AFTER = b"last-event-id"
+_TAKEN = (PAGE, STREAM, RELEASE, METRICS, "/healthz")
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True)
 class HttpSettings:
-    """Where to listen and whom to admit; *idle* is the seconds after which a session without requests ends."""
+    """Where to listen and whom to admit; *idle* is the seconds after which a session without requests ends.
+
+    *where* names the store, for people; *metrics* are served where they are given.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8765
     path: str = "/mcp"
     tokens: Tokens | None = None
     idle: float = DEFAULT_IDLE
+    where: str = ""
+    metrics: Metrics | None = None
 
 
 def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettings) -> Starlette:
-    """Return the ASGI application: the MCP endpoint and `/healthz`.
+    """Return the ASGI application: the MCP endpoint, `/healthz`, the board at `/`, and `/metrics`.
 
     Raises `InvalidInputError` for a malformed path, and for an address that others can reach without a token.
     """
-    if not settings.path.startswith("/") or settings.path in ("/", "/healthz") or set("{}?# ") & set(settings.path):
+    if not settings.path.startswith("/") or settings.path in _TAKEN or set("{}?# ") & set(settings.path):
         raise InvalidInputError("path", f"must be a path like /mcp, not {settings.path!r}")
     local = _is_loopback(settings.host)
     if not local and settings.tokens is None:
@@ -96,12 +107,22 @@ def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettin
     )
     endpoint: ASGIApp = RequestBodyLimitMiddleware(StreamableHTTPASGIApp(manager), MAX_BODY_BYTES)
     endpoint = ConnectionTracker(endpoint, lambda: opened[0])
+    tokens = settings.tokens
+    gate = Gate(
+        accepts=None if tokens is None else tokens.accepts,
+        is_own=lambda host: not local or _without_port(host) in names,
+    )
+    board: ASGIApp = HttpBoard(lambda: opened[0], gate, where=settings.where)
+    pages = dict.fromkeys((PAGE, STREAM, RELEASE), board)
+    if settings.metrics is not None:
+        pages[METRICS] = HttpMetrics(settings.metrics, lambda: opened[0], gate)
     middleware = []
-    if settings.tokens is None:
+    if tokens is None:
         endpoint = LoopbackOnly(endpoint)
+        pages = {path: LoopbackOnly(page) for path, page in pages.items()}
     else:
         endpoint = RequireAuthMiddleware(endpoint, [])
-        middleware = [Middleware(AuthenticationMiddleware, backend=BearerAuthBackend(settings.tokens))]
+        middleware = [Middleware(AuthenticationMiddleware, backend=BearerAuthBackend(tokens))]
 
     async def healthz(_: Request) -> Response:
         try:
@@ -117,6 +138,7 @@ def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettin
             yield
 
     routes = [Route(settings.path, endpoint=endpoint), Route("/healthz", healthz, methods=["GET"])]
+    routes += [Route(path, endpoint=page) for path, page in pages.items()]
     return Starlette(routes=routes, middleware=middleware, lifespan=lifespan)
 
 
@@ -190,10 +212,15 @@ def create_app() -> Starlette:
     MCP_CLAIMS_HOST (127.0.0.1) says on which address that server listens; MCP_CLAIMS_TOKEN, MCP_CLAIMS_TOKEN_FILE and the
     variables of the store mean what they mean for the command line.
     """
-    store = open_store()
-    settings = HttpSettings(host=os.environ.get("MCP_CLAIMS_HOST", "127.0.0.1"), tokens=read_tokens(None))
-    brief = BriefConnections(choose_store())
-    return build_app(lambda: SessionRegistry(store, own=None, brief=brief), settings)
+    metrics, choice = Metrics(), choose_store()
+    store, brief = metered(open_store(), metrics), BriefConnections(choice)
+    settings = HttpSettings(
+        host=os.environ.get("MCP_CLAIMS_HOST", "127.0.0.1"),
+        tokens=read_tokens(None),
+        where=choice.url or choice.directory,
+        metrics=metrics,
+    )
+    return build_app(lambda: SessionRegistry(store, own=None, brief=brief, metrics=metrics), settings)
 
 
 def serve_http(open_registry: Callable[[], SessionRegistry], settings: HttpSettings) -> int:
@@ -232,6 +259,10 @@ def serve_http(open_registry: Callable[[], SessionRegistry], settings: HttpSetti
         server = uvicorn.Server(config)
         anyio.run(server.serve, [listening])
     return 0 if server.started else 1
+
+
+def _without_port(host: str) -> str:
+    return re.sub(r":\d+\Z", "", host.lower())
 
 
 def _in_url(host: str) -> str:

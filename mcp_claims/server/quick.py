@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from mcp_claims.errors import ClaimsError
 from mcp_claims.model.text import one_line
 from mcp_claims.server import plain
+from mcp_claims.server.apps import TOOL, TOOL_META, shows_apps
 from mcp_claims.server.arguments import plain_arguments
 from mcp_claims.server.calls import Calls, RunningCall, Step, StepRunner, in_thread
 from mcp_claims.server.log import logger
@@ -54,6 +55,7 @@ class QuickStage:
         self._fixed = plain.fixed_answers()
         self._protocol: str | None = None
         self._client: Mapping[str, str] | None = None
+        self._capabilities: Message = {}
         self._handshake: list[Message] = []
         self.listens: dict[Id, Message] = {}
         """The open `subscriptions/listen` requests, by id.  They ask for notices of changed lists; none ever changes."""
@@ -259,6 +261,7 @@ class QuickStage:
         versions: list[str] = self._fixed["versions"][_HANDSHAKE]
         version = wanted if wanted in versions else versions[-1]
         self._protocol, self._client = _HANDSHAKE, params["clientInfo"]
+        self._capabilities = params["capabilities"]
         self._handshake.append(message | {"id": plain.HANDSHAKE_ID})
         result = self._fixed[_HANDSHAKE]["initialize"] | {"protocolVersion": version}
         self.send({"jsonrpc": "2.0", "id": message["id"], "result": result})
@@ -287,7 +290,11 @@ class QuickStage:
             self._listen(message, params)
         elif method in fixed:
             plain.check_params(params)
-            self.send({"jsonrpc": "2.0", "id": message["id"], "result": fixed[method]})
+            result = fixed[method]
+            capabilities = self._capabilities if protocol == _HANDSHAKE else meta[plain.CAPABILITIES]
+            if method == "tools/list" and shows_apps(capabilities.get("extensions")):
+                result = result | {"tools": [_with_board(tool) for tool in result["tools"]]}
+            self.send({"jsonrpc": "2.0", "id": message["id"], "result": result})
         else:
             raise NotPlainError
         if self._protocol is None:
@@ -351,3 +358,7 @@ class QuickStage:
         params = {"progressToken": token, "progress": waited, "total": seconds, "message": STILL_HELD}
         notice = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
         self.calls.post(lambda: self.send(notice) if key in self.calls.running else None)
+
+
+def _with_board(tool: Message) -> Message:
+    return tool | {"_meta": TOOL_META} if tool["name"] == TOOL else tool

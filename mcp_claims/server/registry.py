@@ -9,13 +9,15 @@
 | anybody else | none: may read and prune | |
 """
 
+from __future__ import annotations
+
 import math
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mcp_claims.errors import SessionEndedError, SessionNameRefusedError, SessionNeededError
 from mcp_claims.liveness import Machine, local_machine
@@ -32,6 +34,10 @@ from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from mcp_claims.session.turns import CLOSE_TIMEOUT
 from mcp_claims.stores.base import Store, call_before
+
+if TYPE_CHECKING:
+    # Only a server over HTTP counts.
+    from mcp_claims.server.metrics import Metrics
 
 DEFAULT_IDLE = 30 * 60.0
 """Seconds without a request after which a session over HTTP ends, or is no longer kept alive."""
@@ -111,8 +117,9 @@ class SessionRegistry:
         retention_hours: float = DEFAULT_RETENTION_HOURS,
         brief: BriefConnections | None = None,
         host: str | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        self._store = store
+        self._store, self.metrics = store, metrics
         self._brief, self._host, self._calls = brief, host, 0
         self._machine = machine or local_machine()
         self._began = self._clock()
@@ -138,6 +145,11 @@ class SessionRegistry:
         self._handles: Handles | None = None
         # By the nonce of the handle, never by the handle; the longest unused first.
         self._opened: dict[bytes, SessionEntry] = {}
+
+    @property
+    def store(self) -> Store:
+        """The store of all sessions."""
+        return self._store
 
     @property
     def read_only(self) -> Session:

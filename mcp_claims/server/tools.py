@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from time import monotonic
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from mcp_claims.errors import (
@@ -138,7 +139,10 @@ async def _try_claim(call: Call) -> Rendered:
         request = request._replace(wait_seconds=min(request.wait_seconds, LONGEST_SILENT_WAIT))
     entry = await call.session()
     request = await call.resolved(entry.session, request)
+    began = monotonic()
     result = await call.runner.acquire(entry.session, request)
+    if call.registry.metrics is not None:
+        call.registry.metrics.count_call(result, monotonic() - began if request.wait_seconds > 0 else None)
     kept_alive = request.keep_alive and call.registry.keep_alive(entry, result, request.ttl)
     scoped = subject(request, result)
     call.about = scoped

@@ -180,6 +180,23 @@ async def test_the_command_for_http_serves_where_the_readme_says(tmp_path: Path)
             assert "open_session" in [tool.name for tool in (await client.list_tools()).tools]
 
 
+@pytest.mark.rule("B11")
+def test_the_command_for_the_board_serves_a_page_and_the_pictures_are_there(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        shlex.split(command("mcp-claims board")),
+        env=environment(tmp_path, DISPLAY="", WAYLAND_DISPLAY="", BROWSER=""),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as board:
+        assert board.stdout is not None
+        try:
+            assert re.match(r"The board is at http://127\.0\.0\.1:\d+/#", board.stdout.readline())
+        finally:
+            board.terminate()
+    pictures = re.findall(r"docs/pictures/[\w.-]+", README)
+    assert len(pictures) >= 4 and all((ROOT / each).is_file() for each in pictures)
+
+
 def test_doctor_finds_nothing_wrong(tmp_path: Path) -> None:
     _, *arguments = shlex.split(command("mcp-claims doctor"))
     assert "FAIL" not in run_python("-m", "mcp_claims", *arguments, directory=tmp_path)
