@@ -261,8 +261,9 @@ def describe_session(session: Session, options: argparse.Namespace) -> None:
 def shown_directory(directory: str | None = None) -> str | None:
     """Return *directory*, by default the working directory, with `~` for the home; `None` if that has been removed."""
     try:
-        here = os.path.join(os.getcwd(), directory or "").encode(errors="replace").decode()
-    except OSError:
+        # Half a surrogate pair, which a host may send, fits in no record.
+        here = os.path.abspath(directory or os.curdir).encode(errors="replace").decode()
+    except (OSError, ValueError):
         return None
     home = os.path.expanduser("~")
     if os.path.isabs(home) and home != os.sep and f"{here}{os.sep}".startswith(f"{home}{os.sep}"):

@@ -54,7 +54,7 @@ def test_an_unknown_subject_is_an_error_that_lists_the_known_ones() -> None:
     command = [sys.executable, "-m", "benchmarks", "speed"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "unknown subject: speed; known are start, sessions" in done.stderr
+    assert "unknown subject: speed; known are start, hook, sessions" in done.stderr
 
 
 def test_the_trace_of_one_call_covers_the_way_from_the_server_to_the_file_system() -> None:

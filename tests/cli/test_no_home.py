@@ -93,7 +93,7 @@ def test_with_a_directory_of_their_own_all_works(tmp_path: Path) -> None:
 
 @pytest.mark.rule("L5")
 def test_a_strict_guard_that_fails_by_a_defect_denies(tmp_path: Path) -> None:
-    broken = PROGRAM.replace("from mcp", "import mcp_claims.cli.hook as hook\nhook._conflict = None\nfrom mcp")
+    broken = PROGRAM.replace("from mcp", "import mcp_claims.cli.hook as hook\nhook._answer = None\nfrom mcp")
     for options, denies in (([], False), (["--strict"], True)):
         done = subprocess.run(
             [sys.executable, "-c", broken, "hook", "guard", *options, "--dir", str(tmp_path / "claims")],

@@ -214,13 +214,15 @@ def test_a_hook_that_fails_denies_nothing_in_copilot(place: Place, shell: str) -
     program = place.program("path", "mcp-claims")
     program.write_text(program.read_text() + "echo wrong >&2\nexit 1\n")
     launcher = place.plugin("p", "q", "r")
-    for command, variables, code in (
-        ("hook", {}, 1),
-        ("hook", {"COPILOT_CLI": "1"}, 0),
-        ("list", {"COPILOT_CLI": "1"}, 1),
+    for command, variables, code, host in (
+        ("hook", {}, 1, ""),
+        ("hook", {"COPILOT_CLI": "1"}, 0, " --host copilot-cli"),
+        # Claude Code that runs in a shell of Copilot.
+        ("hook", {"COPILOT_CLI": "1", "CLAUDE_CODE_SESSION_ID": "x"}, 1, ""),
+        ("list", {"COPILOT_CLI": "1"}, 1, ""),
     ):
         done = place.run(shell, launcher, command, "a b", **variables)
-        assert (done.returncode, done.stdout, done.stderr) == (code, f"{program} {command} a b\n", "wrong\n")
+        assert (done.returncode, done.stdout, done.stderr) == (code, f"{program} {command} a b{host}\n", "wrong\n")
 
 
 @pytest.mark.rule("X1")
