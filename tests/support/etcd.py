@@ -24,6 +24,7 @@ import requests
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.stores.etcd.config import Endpoint, EtcdConfig
 from mcp_claims.stores.etcd.store import EtcdStore
+from mcp_claims.stores.history.history import History
 from tests.support.programs import installed
 
 PROGRAM_VARIABLE = "MCP_CLAIMS_ETCD"
@@ -229,8 +230,8 @@ _opened: WeakSet[EtcdStore] = WeakSet()
 _open = EtcdStore.__init__
 
 
-def _open_and_remember(store: EtcdStore, config: EtcdConfig, machine: Machine) -> None:
-    _open(store, config, machine)
+def _open_and_remember(store: EtcdStore, config: EtcdConfig, machine: Machine, history: History | None = None) -> None:
+    _open(store, config, machine, history)
     _opened.add(store)
 
 
