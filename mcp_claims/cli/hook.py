@@ -14,7 +14,7 @@ from mcp_claims.cli.errors import STORE_ERROR, describe
 from mcp_claims.cli.options import add_epilog, add_store_options, chosen_store, shown_directory
 from mcp_claims.cli.output import write_error, write_line
 from mcp_claims.errors import ClaimsError
-from mcp_claims.guard.commands import NOT_SEEN
+from mcp_claims.guard import NOT_SEEN
 from mcp_claims.guard.dialects import DIALECTS, Answer, HookEvent, Kind, read_event
 from mcp_claims.guard.guard import Guard, Guarding, Mode
 from mcp_claims.liveness import local_machine
@@ -113,12 +113,15 @@ def _answer(options: argparse.Namespace, event: HookEvent, how: Guarding) -> Ans
         session = process_session(store, machine)
         session.act_in(us)
     else:
-        handles = Handles(store.secret(lock_timeout=_SECRET_TIMEOUT))
-        handle, opened = handles.issue_for_agent(us.id, us.agent or "")
-        session = guarded_session(store, machine, opened.nonce, us)
+        nonce = None
+        if us.agent is not None or dialect.hands_to_all:
+            handles = Handles(store.secret(lock_timeout=_SECRET_TIMEOUT))
+            handle, opened = handles.issue_for_agent(us.id, us.agent or "")
+            nonce = opened.nonce
+        session = guarded_session(store, machine, nonce, us)
         session.describe_client(f"{host} guard")
         session.describe(directory=shown_directory(event.cwd))
-    guard = Guard(session, us, machine, dialect, how, handle if us.agent is not None or dialect.hands_to_all else None)
+    guard = Guard(session, us, machine, dialect, how, handle)
     return guard.answer(event)
 
 

@@ -24,13 +24,6 @@ from mcp_claims.guard.shell import (
     Word,
 )
 
-NOT_SEEN = (
-    "The guard does not see what programs and scripts write by themselves (`make`, `python x.py`, formatters, editors, build "
-    "tools, `find -delete`), what a variable or the output of a command names, what `xargs`, or `patch` without a file, reads "
-    "from standard input, and what `git checkout BRANCH`, `git switch`, `git reset`, `git clean`, `git stash`, `git apply`, `git merge` "
-    "or `git pull` change."
-)
-
 _MAX_COMMAND = 64 * 1024
 _MAX_PUSHES = 8
 _MAX_ALTERNATIVES = 4 * MAX_PATHS  # Of one command, about.

@@ -12,7 +12,7 @@ import sys
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.digest import sha256
-from mcp_claims.model.names import agent_holder, holder_name, named_holder, person_holder
+from mcp_claims.model.names import agent_holder, holder_name, named_holder, person_holder, shown_host
 from mcp_claims.model.records import Holder, Maker, OriginalHolder, Proof
 from mcp_claims.model.text import one_line
 from mcp_claims.session.host_session import HostSession
@@ -107,7 +107,7 @@ def handle_session(
     return Session(store, Holder(name, machine.pid(), machine.proof() if bound else Proof()), machine)
 
 
-def guarded_session(store: Store, machine: Machine, nonce: bytes, host: HostSession) -> Session:
+def guarded_session(store: Store, machine: Machine, nonce: bytes | None, host: HostSession) -> Session:
     """Open the session with *nonce* for the agent of *host*, as a hook that is about to end acts for it.
 
     It is the one that `handle_session` opens for the handle of that agent.  The death of the host's process orphans its
@@ -117,7 +117,9 @@ def guarded_session(store: Store, machine: Machine, nonce: bytes, host: HostSess
     proof = Proof() if pid is None else machine.proof(pid)
     if proof.start is None:
         proof = Proof()
-    name = agent_holder(machine.host(), _public(nonce))
+    # The session's own agent has no handle as a rule, so nothing secret names it; and a hash takes a tenth of a hook's time.
+    public = _public(nonce) if nonce is not None else shown_host(host.id or "")
+    name = agent_holder(machine.host(), public)
     session = Session(store, Holder(name, pid or machine.pid(), proof), machine)
     session.maker = Maker.GUARD
     session.act_in(host)

@@ -39,8 +39,10 @@ class Agent:
     @property
     def session(self) -> Session:
         """The session for which the hooks of this agent act: a new one for each event."""
-        opened = Handles(self.store.secret()).of_agent(self.us.id or "", self.us.agent)
-        return guarded_session(self.store, self.machine, opened.nonce, self.us)
+        nonce = None
+        if self.us.agent is not None:
+            nonce = Handles(self.store.secret()).of_agent(self.us.id or "", self.us.agent).nonce
+        return guarded_session(self.store, self.machine, nonce, self.us)
 
     def server(self) -> Session:
         """Return the session that the claims server of this agent's host opens for it."""

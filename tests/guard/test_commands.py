@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mcp_claims.guard.commands import NOT_SEEN, written_paths
+from mcp_claims.guard import NOT_SEEN
+from mcp_claims.guard.commands import written_paths
 
 CWD = os.path.abspath(os.sep + "p")
 
