@@ -63,14 +63,15 @@ def test_over_stdio_every_call_without_a_handle_is_the_servers_own_session(rig: 
     assert sessions.session_for(NOBODY, None) is sessions.session_for(ADA, None)
 
 
-def test_what_a_tool_claims_says_so_in_any_session(rig: Rig) -> None:
+def test_what_a_tool_claims_says_so_in_any_session_and_whether_its_process_serves_others_too(rig: Rig) -> None:
     stdio, http = rig.stdio(), rig.http()
     sessions = [
         stdio.session_for(NOBODY, None),
         stdio.open(None, NOBODY)[1],
         http.session_for(ADA, None),
     ]
-    assert {claim(session, str(number)).maker for number, session in enumerate(sessions)} == {Maker.TOOL}
+    makers = [claim(session, str(number)).maker for number, session in enumerate(sessions)]
+    assert makers == [Maker.TOOL, Maker.TOOL, Maker.HTTP]
 
 
 def test_over_http_each_connection_is_a_session_and_repeats_as_the_same(rig: Rig) -> None:
