@@ -267,9 +267,14 @@ def test_those_of_an_earlier_version_are_replaced_and_keep_to_what_they_did(
     path.write_text(json.dumps({"hooks": {"SessionEnd": [ending]}}))
     run("install", "claude-code")
     assert (hook := installed("claude-code", home)) and (hook.mode, hook.server) == ("off", "claims")
-    path.write_text(json.dumps({"hooks": {"SessionEnd": [ending], "PreToolUse": [guard]}, "model": "opus"}))
+    hooks = {"SessionEnd": [ending], "PreToolUse": [guard]}
+    path.write_text(json.dumps({"hooks": hooks, "model": "opus"}))
     run("uninstall", "claude-code")
     assert json.loads(path.read_text()) == {"model": "opus"}
+    path.with_name("settings.json.mcp-claims.bak").unlink()
+    path.write_text(json.dumps({"hooks": hooks}, indent=2) + "\n")
+    run("uninstall", "claude-code")
+    assert not path.exists(), "it had made the whole file"
 
 
 @pytest.mark.rule("H8")
@@ -298,7 +303,8 @@ def test_a_server_that_moves_to_another_store_takes_its_hooks_along(
     before = path.read_text()
     run("install", host, "--dir", str(home / "other"))
     default = str(home / ".local" / "state" / "mcp-claims" / "claims")
-    assert path.read_text() == before.replace(default, str(home / "other"))
+    after = path.read_text()
+    assert after == before.replace(default, str(home / "other")) and str(home / "other") in after
 
 
 @pytest.mark.rule("H2")
