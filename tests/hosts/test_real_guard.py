@@ -29,7 +29,7 @@ ASKED = int(os.environ.get("MCP_CLAIMS_EDITS", "12"))
 """How many edits are asked for in all, at least two turns of each session; by night 200."""
 
 FILES = 10
-DENIED = re.compile(r"Another session has claimed this: .*?\(?([\w.-]+:agent:[0-9a-f]{12})")
+DENIED = re.compile(r"Another session has claimed this: .*?\(?([\w.-]+:agent:[\w-]+)")
 
 Edit = Callable[[str, str], Sequence[Use]]
 
