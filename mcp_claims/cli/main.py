@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -93,6 +94,9 @@ def main(arguments: Sequence[str]) -> int:
     except SystemExit as stop:
         # A host takes exit code 2 of a hook for a denial.
         sys.exit(1 if chosen == "hook" and stop.code == USAGE_ERROR else stop.code)
+    if not gc.isenabled():  # `__main__` has stopped it.
+        gc.freeze()  # What is imported stays, and need not be searched.
+        gc.enable()
     if chosen in _FOR_PEOPLE:
         phrases.use_local_time()
     return _run(options)

@@ -4,8 +4,6 @@ Formats that differ only in names are data here.  Seen in real runs of the hosts
 at https://cursor.com/docs/hooks.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum

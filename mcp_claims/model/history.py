@@ -4,8 +4,6 @@ A line is a JSON object: the fields of an `Event` under their names, without tho
 over fields and kinds that it does not know: a newer version has written them.
 """
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from enum import StrEnum

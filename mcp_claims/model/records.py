@@ -1,6 +1,7 @@
-"""The record: one session's claim as it is stored, and what else may be found in its place."""
+"""The record: one session's claim as it is stored, and what else may be found in its place.
 
-from __future__ import annotations
+Annotations of fields are values here, not strings: Python would compile each one whenever a command starts.
+"""
 
 from datetime import datetime
 from enum import Enum, StrEnum
@@ -20,12 +21,12 @@ class ScopedKey(NamedTuple):
     namespace: str
     key: str
 
-    def place(self, member: str) -> ScopedKey:
+    def place(self, member: str) -> "ScopedKey":
         """Return the place of *member* of this key."""
         return ScopedKey(self.namespace, f"{self.key}{_MEMBER}{member}")
 
     @property
-    def base(self) -> ScopedKey:
+    def base(self) -> "ScopedKey":
         """The key as callers name it: of a place, that whose member it belongs to."""
         return ScopedKey(self.namespace, self.key.partition(_MEMBER)[0]) if _MEMBER in self.key else self
 
@@ -159,7 +160,7 @@ class Use(NamedTuple):
     mode: Mode = Mode.ALONE
     slots: int | None = None
 
-    def goes_with(self, other: Use) -> bool:
+    def goes_with(self, other: "Use") -> bool:
         """Return whether a claim of this use and one of *other* never exclude each other, on keys that overlap either."""
         return self.mode is other.mode is Mode.SHARED
 
@@ -213,7 +214,7 @@ class Claim(NamedTuple):
     slots: int | None = None
     group: tuple[ScopedKey, ...] = ()
     maker: str | None = None
-    replaced: Claim | None = None
+    replaced: "Claim | None" = None
     members: tuple[str, ...] = ()
     ttl: float | None = None
     editing: str | None = None
