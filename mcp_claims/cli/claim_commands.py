@@ -264,7 +264,7 @@ def _revoke(options: argparse.Namespace) -> int:
     listed = claims[0] if claims else None
     if listed is None or (isinstance(listed.found, Claim) and listed.found.ended is not None):
         return _not_revoked("Nobody holds it.", options)
-    if listed.state in (ClaimState.HELD, ClaimState.RESERVED) and not options.yes:
+    if listed.state.in_force and not options.yes:
         write_error(listed_line(listed, stored.now))
         if not _confirm("Revoke it? Its holder may still be acting on it. [y/N] "):
             return _not_revoked("Nothing was changed.", options)

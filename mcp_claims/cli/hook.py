@@ -16,7 +16,7 @@ from mcp_claims.cli.output import write_error, write_line
 from mcp_claims.errors import ClaimsError
 from mcp_claims.guard import NOT_SEEN
 from mcp_claims.guard.dialects import DIALECTS, Answer, HookEvent, Kind, read_event
-from mcp_claims.guard.guard import Guard, Guarding, Mode
+from mcp_claims.guard.guard import Guard, GuardSettings, Mode
 from mcp_claims.liveness import local_machine
 from mcp_claims.session.handles import Handles
 from mcp_claims.session.host_session import host_session
@@ -78,31 +78,33 @@ def _hook(options: argparse.Namespace) -> int:
     # What an earlier version has installed has no hook that would end a claim.
     mode = Mode.OFF if ending else options.mode or (Mode.CLAIM if options.host else Mode.DENY)
     pages: list[None] = []
-    how = Guarding(mode, options.strict and not ending, options.server, _project(), lambda: pages.append(None))
+    settings = GuardSettings(
+        mode, options.strict and not ending, options.server, _project(), lambda: pages.append(None)
+    )
     data = _read_input()
     if data is None:
-        return _fail("a hook needs a JSON object on standard input that describes the event", options, how, code=1)
+        return _fail("a hook needs a JSON object on standard input that describes the event", options, settings, code=1)
     event = read_event(options.host or _DEFAULT_HOST, data, _DEFAULT_EVENTS[options.hook])
     if event is None:
         return 0
     seconds = _END_TIMEOUT if event.kind in _ENDS else _ANSWER_TIMEOUT
     try:
-        answer = call_within(seconds, partial(_answer, options, event, how), lambda: len(pages))
+        answer = call_within(seconds, partial(_answer, options, event, settings), lambda: len(pages))
     except TimeoutError:
         problem = f"the claims store has not answered within {seconds:g} s. `mcp-claims doctor` examines it."
-        return _fail(problem, options, how, event, code=STORE_ERROR if ending else 0)
+        return _fail(problem, options, settings, event, code=STORE_ERROR if ending else 0)
     except ClaimsError as error:
-        return _fail(describe(error, options), options, how, event, code=STORE_ERROR if ending else 0)
+        return _fail(describe(error, options), options, settings, event, code=STORE_ERROR if ending else 0)
     except Exception as error:
         # A defect: a host lets the tool call pass when its hook fails.
-        if not how.strict:
+        if not settings.strict:
             raise
-        return _fail(f"the guard itself failed ({type(error).__name__}: {error})", options, how, event, code=0)
+        return _fail(f"the guard itself failed ({type(error).__name__}: {error})", options, settings, event, code=0)
     _write(options, event, answer)
     return 0
 
 
-def _answer(options: argparse.Namespace, event: HookEvent, how: Guarding) -> Answer:
+def _answer(options: argparse.Namespace, event: HookEvent, settings: GuardSettings) -> Answer:
     store, machine = chosen_store(options), local_machine()
     host = options.host or _DEFAULT_HOST
     dialect = DIALECTS[host]
@@ -121,7 +123,7 @@ def _answer(options: argparse.Namespace, event: HookEvent, how: Guarding) -> Ans
         session = guarded_session(store, machine, nonce, us)
         session.describe_client(f"{host} guard")
         session.describe(directory=shown_directory(event.cwd))
-    guard = Guard(session, us, machine, dialect, how, handle)
+    guard = Guard(session, us, machine, dialect, settings, handle)
     return guard.answer(event)
 
 
@@ -140,12 +142,12 @@ def _read_input() -> Mapping[str, Any] | None:
 
 
 def _fail(
-    problem: str, options: argparse.Namespace, how: Guarding, event: HookEvent | None = None, *, code: int
+    problem: str, options: argparse.Namespace, settings: GuardSettings, event: HookEvent | None = None, *, code: int
 ) -> int:
     """Print the *problem* that keeps the hook from its work; if it is strict, deny the tool call.  Return the exit code."""
     write_error(problem)
     event = event or HookEvent(Kind.BEFORE_TOOL, _DEFAULT_EVENTS[options.hook])
-    if not how.strict or event.kind is not Kind.BEFORE_TOOL:
+    if not settings.strict or event.kind is not Kind.BEFORE_TOOL:
         return code
     _write(options, event, Answer(f"The claims cannot be read, and this guard is strict: {problem}"))
     return 0

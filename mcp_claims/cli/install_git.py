@@ -22,7 +22,7 @@ from mcp_claims.hosts.git_hooks import (
     uninstall_globally,
     uninstall_here,
 )
-from mcp_claims.hosts.git_scripts import GUARDED, Guard
+from mcp_claims.hosts.git_scripts import GUARDED, GitCheck
 
 GIT = "git"
 # Options of `install` that mean nothing to git, and those that mean nothing to a host.
@@ -69,10 +69,10 @@ def install_git(options: argparse.Namespace) -> int:
         raise InvalidInputError("--layout", "must be mcp-claims: in the other, no session can claim files or branches")
     installed = find_installation(user.environment, "[etcd]" if store_choice(options).url else "")
     launch = Launch(installed.command, (*installed.arguments, "git-hook"))
-    guard = Guard(launch, _store_words(options, given_only=False), options.strict)
+    check = GitCheck(launch, _store_words(options, given_only=False), options.strict)
     notes = [f"Warning: {installed.warning}"] if installed.warning else []
     if options.everywhere:
-        steps = install_globally(user, guard)
+        steps = install_globally(user, check)
         notes.append(
             "A repository with a core.hooksPath of its own, as husky sets one, is not covered: run this there without "
             "--global. `pre-commit install` refuses to work while core.hooksPath is set."
@@ -84,7 +84,7 @@ def install_git(options: argparse.Namespace) -> int:
             return YES
         if repository.husky is not None:
             # The file belongs to the project, and is for other machines too.
-            guard = Guard(launch, _store_words(options, given_only=True), options.strict)
+            check = GitCheck(launch, _store_words(options, given_only=True), options.strict)
             missing = shutil.which("mcp-claims") is None
             notes = ["Warning: mcp-claims is not on the PATH, where these lines look for it."] if missing else []
         elif repository.framework is not None:
@@ -93,7 +93,7 @@ def install_git(options: argparse.Namespace) -> int:
                 f"`repos` there:\n{_FRAMEWORK_HOOKS}\nThen run: pre-commit install -t pre-commit -t pre-push"
             )
             return NO
-        steps = install_here(repository, guard)
+        steps = install_here(repository, check)
     if _carry_out(steps, dry_run=options.dry_run):
         write_line(
             f"git now refuses to commit files and to push branches that another session holds ({' and '.join(GUARDED)})."

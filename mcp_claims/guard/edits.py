@@ -14,7 +14,6 @@ from typing import NamedTuple
 from mcp_claims.errors import ClaimsError, ContendedError
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry
-from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.keys import PLACES, conflict, is_file_key
 from mcp_claims.model.records import Claim, Holder, Maker, ScopedKey
 from mcp_claims.model.validation import ClaimRequest
@@ -32,7 +31,7 @@ LOCK_TIMEOUT = 0.5
 _LONGEST_CYCLE = 10
 
 
-class Standing(NamedTuple):
+class AtFile(NamedTuple):
     """What is in force at a file: claims of the session, of others, and those of which that cannot be known."""
 
     ours: list[Claim]
@@ -70,32 +69,32 @@ class Edits:
             self._known[known] = whose(claim, self._us, self._machine)
         return self._known[known]
 
-    def look_at(self, scoped: ScopedKey) -> Standing:
+    def read(self, scoped: ScopedKey) -> AtFile:
         """Return what is in force at the file *scoped*."""
-        standing = Standing([], [], [])
+        at_file = AtFile([], [], [])
         for listed in self._session.read(scoped.key, scoped.namespace, overlapping=True).claims:
-            if listed.state not in (ClaimState.HELD, ClaimState.RESERVED):
+            if not listed.state.in_force:
                 continue
             found = listed.found
             side = self.whose(found) if isinstance(found, Claim) else Whose.UNKNOWN
             if isinstance(found, Claim) and side is Whose.OURS:
-                standing.ours.append(found)
+                at_file.ours.append(found)
             else:
-                (standing.others if side is Whose.OTHERS else standing.unknown).append(listed)
-        return standing
+                (at_file.others if side is Whose.OTHERS else at_file.unknown).append(listed)
+        return at_file
 
-    def claim(self, keys: Iterable[ScopedKey], call: str) -> Standing | None:
+    def claim(self, keys: Iterable[ScopedKey], call: str) -> AtFile | None:
         """Claim *keys* for the edit *call*, all or none; return what is in the way of the first that was refused."""
         made: list[Claim] = []
         for scoped in keys:
-            standing = self._claim_one(ClaimRequest(scoped, TTL, editing=call), made)
-            if standing is not None:
+            at_file = self._claim_one(ClaimRequest(scoped, TTL, editing=call), made)
+            if at_file is not None:
                 for claim in made:
                     self._session.free(claim, exactly=True, lock_timeout=LOCK_TIMEOUT)
-                return standing
+                return at_file
         return None
 
-    def _claim_one(self, request: ClaimRequest, made: list[Claim]) -> Standing | None:
+    def _claim_one(self, request: ClaimRequest, made: list[Claim]) -> AtFile | None:
         """Claim one file, and add a new claim to *made*; return what is in the way if it is refused."""
         for _ in range(MAX_SWAPS):
             result = self._session.try_request(request, lock_timeout=LOCK_TIMEOUT)
@@ -103,11 +102,11 @@ class Edits:
                 if result.status is Status.ACQUIRED:
                     made.append(result.found)
                 return None
-            standing = self.look_at(request.scoped)
-            if standing.has_tools:
+            at_file = self.read(request.scoped)
+            if at_file.has_tools:
                 return None  # A call of the session's own has claimed it meanwhile.
-            if standing.others or standing.unknown:
-                return standing
+            if at_file.others or at_file.unknown:
+                return at_file
             # What was in the way is gone, as are claims that are given back when others are denied.
         raise ContendedError(request.scoped.key, MAX_SWAPS)
 

@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeVar
 
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import Machine, local_machine
-from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.keys import BRANCH, FILE, PLACES, conflict, is_file_key
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import ALONE, Claim, ScopedKey, Unreadable
@@ -35,7 +34,6 @@ _BRANCHES = "refs/heads/"
 _FEW = 16
 """Keys that are read one by one: a list of all places costs a read for each claim in the store."""
 _PAGE = 5_000
-_IN_FORCE = (ClaimState.HELD, ClaimState.RESERVED)
 
 
 class Conflict(NamedTuple):
@@ -113,7 +111,7 @@ def _judge_for(session: Session, us: HostSession, machine: Machine) -> Callable[
     @cache
     def judge(listed: ListedClaim) -> Whose:
         found = listed.found
-        if listed.state not in _IN_FORCE:
+        if not listed.state.in_force:
             return Whose.OURS
         if isinstance(found, Unreadable):
             return Whose.UNKNOWN

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mcp_claims.errors import ClaimsError, InvalidInputError
 from mcp_claims.guard import patches
 from mcp_claims.guard.dialects import Answer, Dialect, HookEvent, Kind
-from mcp_claims.guard.edits import LOCK_TIMEOUT, Edits, Standing
+from mcp_claims.guard.edits import LOCK_TIMEOUT, AtFile, Edits
 from mcp_claims.guard.plain_keys import MAX_PATH, Touched
 from mcp_claims.liveness import Machine
 from mcp_claims.model.expiry import ClaimState
@@ -28,7 +28,7 @@ from mcp_claims.session.session import Session
 _PAGE = 500
 _PATH_FIELDS = ("file_path", "notebook_path", "path", "filePath", "target_file", "absolute_path")
 _PATCH_FIELDS = ("patchText", "patch", "input", "command")
-_TAKE_SESSION = frozenset({"try_claim", "is_claimed_by_other", "release", "list_claims"})
+TAKE_SESSION = frozenset({"try_claim", "is_claimed_by_other", "release", "list_claims"})
 """Our tools that have an argument `session`."""
 
 _AN_EDIT = "an edit"
@@ -47,7 +47,7 @@ class Mode(StrEnum):
     OFF = "off"
 
 
-class Guarding(NamedTuple):
+class GuardSettings(NamedTuple):
     """How to guard: whether to be *strict* in doubt, the name of our *server* in the host, the host's *project* directory."""
 
     mode: Mode = Mode.CLAIM
@@ -81,12 +81,13 @@ class Guard:
         us: HostSession,
         machine: Machine,
         dialect: Dialect,
-        how: Guarding,
+        settings: GuardSettings,
         handle: str | None = None,
     ) -> None:
-        self._session, self._us, self._dialect, self._how, self._handle = session, us, dialect, how, handle
+        self._session, self._us, self._dialect, self._handle = session, us, dialect, handle
+        self._settings = settings
         self._edits = Edits(session, us, machine)
-        self._claims = how.mode is Mode.CLAIM and session.maker is Maker.GUARD and session.has_places
+        self._claims = settings.mode is Mode.CLAIM and session.maker is Maker.GUARD and session.has_places
 
     def answer(self, event: HookEvent) -> Answer:
         """Return the answer to *event*."""
@@ -117,9 +118,9 @@ class Guard:
         while True:
             # What is done is in the list, too, so a list that ends at a limit could hide all the rest.
             page = self._session.list_claims(after=after, limit=_PAGE)
-            self._how.on_page()
+            self._settings.on_page()
             for listed in page.claims:
-                if listed.state in (ClaimState.HELD, ClaimState.RESERVED):
+                if listed.state.in_force:
                     in_force.listed.append(listed)
                     if isinstance(listed.found, Claim) and self._edits.whose(listed.found) is Whose.OURS:
                         in_force.ours.append(listed.found)
@@ -154,12 +155,12 @@ class Guard:
     # Before a tool
 
     def _before_tool(self, event: HookEvent) -> Answer:
-        tool = self._dialect.tool_of_ours(event, self._how.server)
-        if tool is None and self._how.mode is not Mode.OFF and self._is_guarded(event):
+        tool = self._dialect.tool_of_ours(event, self._settings.server)
+        if tool is None and self._settings.mode is not Mode.OFF and self._is_guarded(event):
             return self._before_edit(event)
         self._extend(self._in_force().ours)
         named = event.arguments.get("session")
-        if tool not in _TAKE_SESSION or self._handle is None or named or not self._dialect.changes_arguments:
+        if tool not in TAKE_SESSION or self._handle is None or named or not self._dialect.changes_arguments:
             return Answer()
         return Answer(arguments={**event.arguments, "session": self._handle})
 
@@ -173,7 +174,7 @@ class Guard:
         here = _working_directory(event.cwd)
         in_force = self._in_force()
         named, command = _named_paths(event.arguments), _command(event, self._dialect)
-        if (plain := self._plain_key(Touched(named, command, here, self._how.project), in_force)) is not None:
+        if (plain := self._plain_key(Touched(named, command, here, self._settings.project), in_force)) is not None:
             return Answer(self._denied(plain))
         paths = _edited_paths(event, self._dialect, named, here)
         if command is not None:
@@ -188,33 +189,38 @@ class Guard:
             if (held := self._held_branch(branches)) is not None:
                 return Answer(self._denied(held))
         keys = self._file_keys(paths)
-        standings = {key: self._edits.look_at(key) for key in keys}
-        warning = None
-        for key, standing in standings.items():
-            if standing.ours:
-                continue  # Whoever shares a file with others has agreed to that.
-            if standing.others and (denial := self._denial(key, standing, in_force)) is not None:
-                return Answer(denial)
-            if standing.unknown:
-                doubt = self._doubt(standing)
-                if doubt.denial is not None:
-                    return doubt
-                warning = doubt.warning
-        if self._how.mode is Mode.REQUIRE:
-            for key, standing in standings.items():
-                if not standing.has_tools:
-                    return Answer(
-                        f"This session has not claimed {key.key}. Call try_claim with the key {key.key}, then edit; call "
-                        "release when you have finished."
-                    )
+        at_files = {key: self._edits.read(key) for key in keys}
+        judged = self._judge(at_files, in_force)
+        if judged.denial is not None:
+            return judged
         if self._claims:
-            to_claim = [key for key, each in standings.items() if not (each.has_tools or each.unknown)]
+            to_claim = [key for key, each in at_files.items() if not (each.has_tools or each.unknown)]
             refused = self._edits.claim(to_claim, event.call or _AN_EDIT)
             if refused is not None:
                 return Answer(self._denied(refused.others[0])) if refused.others else self._doubt(refused)
         self._edits.note_wanted(in_force.ours, None)
         self._extend(in_force.ours)
-        return Answer(warning=warning)
+        return judged
+
+    def _judge(self, at_files: Mapping[ScopedKey, AtFile], in_force: _InForce) -> Answer:
+        """Return a denial because of what is in force *at* the *files* of an edit; or a warning, or nothing."""
+        judged = Answer()
+        for key, at_file in at_files.items():
+            if at_file.ours:
+                continue  # Whoever shares a file with others has agreed to that.
+            if at_file.others and (denial := self._denial(key, at_file, in_force)) is not None:
+                return Answer(denial)
+            if at_file.unknown:
+                judged = self._doubt(at_file)
+                if judged.denial is not None:
+                    return judged
+        for key, at_file in at_files.items():
+            if self._settings.mode is Mode.REQUIRE and not at_file.has_tools:
+                return Answer(
+                    f"This session has not claimed {key.key}. Call try_claim with the key {key.key}, then edit; call release "
+                    "when you have finished."
+                )
+        return judged
 
     def _plain_key(self, touched: Touched, in_force: _InForce) -> ListedClaim | None:
         """Return a claim of another session, on a key that is neither a file nor a branch, that is touched."""
@@ -232,22 +238,22 @@ class Guard:
         for key in branches:
             for listed in self._session.read(key.key, key.namespace).claims:
                 found = listed.found
-                if not isinstance(found, Claim) or listed.state not in (ClaimState.HELD, ClaimState.RESERVED):
+                if not isinstance(found, Claim) or not listed.state.in_force:
                     continue
                 if found.use == ALONE and self._edits.whose(found) is Whose.OTHERS:
                     return listed
         return None
 
-    def _denial(self, key: ScopedKey, standing: Standing, in_force: _InForce) -> str | None:
+    def _denial(self, key: ScopedKey, at_file: AtFile, in_force: _InForce) -> str | None:
         """Return why an edit of *key* is denied; `None` if the session in the way has just given way."""
-        listed = standing.others[0]
+        listed = at_file.others[0]
         found = listed.found
         assert isinstance(found, Claim)
         cycle = self._edits.break_cycle(in_force.ours, in_force.claims, found)
         if cycle is None:
             self._edits.note_wanted(in_force.ours, key.key)
             return self._denied(listed, key)
-        if not cycle.by_us and not self._edits.look_at(key).others:
+        if not cycle.by_us and not self._edits.read(key).others:
             return None
         text = f"That session wants {cycle.wanted}, which this session holds: each would wait for the other."
         if cycle.by_us and cycle.freed:
@@ -255,9 +261,9 @@ class Guard:
             text += f" So what this session had claimed by its edits is free now ({freed}): read it again before you edit it."
         return self._denied(listed, key, text)
 
-    def _doubt(self, standing: Standing) -> Answer:
-        text = listed_line(standing.unknown[0], self._session.now())
-        if self._how.strict:
+    def _doubt(self, at_file: AtFile) -> Answer:
+        text = listed_line(at_file.unknown[0], self._session.now())
+        if self._settings.strict:
             return Answer(f"{text} It cannot be known whether that is this session or another one, so this is denied.")
         return Answer(
             warning=f"{text} Whether that is this session or another one cannot be known: see that only one edits it."

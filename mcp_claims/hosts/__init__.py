@@ -5,7 +5,7 @@ Only `install`, `uninstall` and `doctor` import this; servers and short commands
 
 from mcp_claims.hosts.atomic_file import Change
 from mcp_claims.hosts.catalog import HOSTS, Host, UserEnvironment
-from mcp_claims.hosts.codex_trust import unapproved_events
+from mcp_claims.hosts.codex_approval import unapproved_events
 from mcp_claims.hosts.entries import Launch, parse_entry
 from mcp_claims.hosts.hook_catalog import HOOKS
 from mcp_claims.hosts.hooks import DEFAULT_MODE, DEFAULT_SERVER, MODES, OFF, Hook

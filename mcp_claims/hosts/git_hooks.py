@@ -24,7 +24,7 @@ from mcp_claims.hosts.git_scripts import (
     END,
     GUARDED,
     OTHERS,
-    Guard,
+    GitCheck,
     is_ours,
     script,
     with_block,
@@ -91,18 +91,18 @@ def is_covered(repository: Repository, user: UserEnvironment) -> bool:
     return repository.is_shared and repository.hooks == _global_directory(user)
 
 
-def install_here(repository: Repository, guard: Guard) -> list[Step]:
+def install_here(repository: Repository, check: GitCheck) -> list[Step]:
     """Return what puts our hooks into *repository*; raise `GitHooksError` if that would harm what is there."""
     if repository.is_shared:
         raise GitHooksError(_foreign(repository.hooks))
     steps: list[Step] = []
     for name in GUARDED:
         if repository.husky is None:
-            steps += _put(repository.hooks / name, script(name, guard, chains_to_repository=False))
+            steps += _put(repository.hooks / name, script(name, check, chains_to_repository=False))
         else:
             path = (repository.husky / name).resolve()
             data = _read(path)
-            steps += _edit(path, data, with_block(data, name, guard), "our lines written, before the project's")
+            steps += _edit(path, data, with_block(data, name, check), "our lines written, before the project's")
     return steps
 
 
@@ -120,7 +120,7 @@ def uninstall_here(repository: Repository) -> list[Step]:
     return steps
 
 
-def install_globally(user: UserEnvironment, guard: Guard) -> list[Step]:
+def install_globally(user: UserEnvironment, check: GitCheck) -> list[Step]:
     """Return what makes git run our hooks in all repositories of *user* that set no `core.hooksPath` themselves.
 
     Raises `GitHooksError` if the user or the system has set one already.
@@ -132,7 +132,7 @@ def install_globally(user: UserEnvironment, guard: Guard) -> list[Step]:
             raise GitHooksError(_foreign(Path(path)))
     hooks: list[Step] = []
     for name in (*OTHERS, *GUARDED):
-        hooks += _put(directory / name, script(name, guard, chains_to_repository=True))
+        hooks += _put(directory / name, script(name, check, chains_to_repository=True))
     steps = [_together(directory, f"{len(hooks)} hooks written", hooks)] if hooks else []
     if there["--global"] is None:
         # Last, or git would for a moment find no hook at all, not even the repository's own.

@@ -34,7 +34,7 @@ _MARK = "# Written by `mcp-claims install git`"
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class GitCheck:
     """How a hook starts the check: *launch* is `mcp-claims git-hook`, *options* choose the store."""
 
     launch: Launch
@@ -46,7 +46,7 @@ class Guard:
         return [*self.options, *(["--strict"] if self.strict else []), name]
 
 
-def script(name: str, guard: Guard, *, chains_to_repository: bool) -> str:
+def script(name: str, check: GitCheck, *, chains_to_repository: bool) -> str:
     """Return the hook called *name*: it checks, if it is one of `GUARDED`, and runs the hook that it hides.
 
     That is the repository's own if it *chains_to_repository*, else the one beside it with the name in `ASIDE`.
@@ -54,7 +54,7 @@ def script(name: str, guard: Guard, *, chains_to_repository: bool) -> str:
     find = _find_own(name) if chains_to_repository else f'before="${{0%/*}}/{name}{ASIDE}"\n'
     rest = '[ -x "$before" ] || exit 0\nexec "$before" "$@"\n'
     if name in GUARDED:
-        rest = _check(name, guard) + (_PRE_COMMIT if name == PRE_COMMIT else _PRE_PUSH)
+        rest = _check(name, check) + (_PRE_COMMIT if name == PRE_COMMIT else _PRE_PUSH)
     return f"#!/bin/sh\n{_MARK}; `mcp-claims uninstall git` undoes it.\n{find}{rest}"
 
 
@@ -63,13 +63,13 @@ def is_ours(data: bytes) -> bool:
     return data.startswith(f"#!/bin/sh\n{_MARK}".encode())
 
 
-def with_block(data: bytes | None, name: str, guard: Guard) -> bytes:
+def with_block(data: bytes | None, name: str, check: GitCheck) -> bytes:
     """Return the hook *data* of a project, for any machine, with our lines in it; `None` is no hook yet.
 
     They stand before all that the project does there, which may end the script.
     """
     plain = None if data is None else without_block(data)
-    command = shlex.join(["mcp-claims", "git-hook", *guard.words(name)])
+    command = shlex.join(["mcp-claims", "git-hook", *check.words(name)])
     block = (
         f"{BEGIN_OF_NEW if plain is None else BEGIN}\n"
         f"if command -v mcp-claims >/dev/null 2>&1; then\n{_lines(name, command)}fi\n{END}\n"
@@ -110,23 +110,23 @@ before=$dir/hooks/{name}
 """
 
 
-def _check(name: str, guard: Guard) -> str:
+def _check(name: str, check: GitCheck) -> str:
     """Return the lines that define `check`, which succeeds if git may go on."""
-    command = guard.launch.command.replace("\\", "/") if sys.platform == "win32" else guard.launch.command
-    outcome = "this hook is strict, so git stops" if guard.strict else "git goes on"
+    command = check.launch.command.replace("\\", "/") if sys.platform == "win32" else check.launch.command
+    outcome = "this hook is strict, so git stops" if check.strict else "git goes on"
     return f"""\
 program={shlex.quote(command)}
-claims() {{ "$program" {shlex.join(guard.launch.arguments)} "$@"; }}
+claims() {{ "$program" {shlex.join(check.launch.arguments)} "$@"; }}
 check() {{
     if [ -x "$program" ]; then
-        claims {shlex.join(guard.words(name))} "$@"
+        claims {shlex.join(check.words(name))} "$@"
         code=$?
         [ "$code" -eq 0 ] && return
         # 1 denies; but so ends an interpreter that no longer finds the package.
         [ "$code" -eq 1 ] && claims --help >/dev/null 2>&1 && return 1
     fi
     echo "mcp-claims: the claims were not checked, {outcome}: $program does not run them. Run mcp-claims install git again." >&2
-    return {int(guard.strict)}
+    return {int(check.strict)}
 }}
 """
 

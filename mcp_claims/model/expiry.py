@@ -48,6 +48,11 @@ class ClaimState(Enum):
     REVOKED = "revoked"
 
     @property
+    def in_force(self) -> bool:
+        """Whether a session has the key, or it is kept for one that has waited."""
+        return self in (ClaimState.HELD, ClaimState.RESERVED)
+
+    @property
     def dead(self) -> bool:
         """Whether the claim is expired or orphaned, so that any session may take the key; `trace_of` says what stays."""
         return self in (ClaimState.EXPIRED, ClaimState.ORPHANED)

@@ -21,8 +21,6 @@ ANSWERED = timedelta(seconds=5)
 WANTED = timedelta(hours=1)
 """How long a key is of interest after the session has last waited for it."""
 
-_IN_THE_WAY = (ClaimState.HELD, ClaimState.RESERVED)
-
 
 class View(NamedTuple):
     """All that is stored at one moment."""
@@ -33,7 +31,7 @@ class View(NamedTuple):
 
     def in_the_way(self) -> list[Claim]:
         """Return the claims that are held, and the reservations."""
-        return [each.found for each in self.claims if each.state in _IN_THE_WAY and isinstance(each.found, Claim)]
+        return [each.found for each in self.claims if each.state.in_force and isinstance(each.found, Claim)]
 
 
 class Changes:

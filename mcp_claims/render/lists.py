@@ -169,7 +169,7 @@ def _describe(listed: ListedClaim, now: Moment) -> tuple[ListedFacts, str]:
         else:
             last = f"{name}, last held by {claim.who()}.{claim.note()}"
         line = f"{listed.state.value.upper()}, free: {last}"
-    elif listed.state in (ClaimState.HELD, ClaimState.RESERVED):
+    elif listed.state.in_force:
         line = f"{name} is {claim.held()}"
     else:
         line = f"{name} {claim.ended()}"

@@ -53,7 +53,7 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
         if trace is found:
             if isinstance(found, Unreadable):
                 kept.append(found)
-            elif state in (ClaimState.HELD, ClaimState.RESERVED):
+            elif state.in_force:
                 live += 1
             else:
                 markers += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Found, Moment, ScopedKey, is_head
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.operations import Operations
@@ -65,7 +64,7 @@ class Choices(Operations):
     def _is_open(self, found: Found, request: ClaimRequest, now: Moment) -> bool:
         """Return whether *found* leaves its key free to take, as far as that can be known without trying."""
         state = self._state_of(found, now)
-        return state not in (ClaimState.HELD, ClaimState.RESERVED) and (request.redo or not self._is_done(found, now))
+        return not state.in_force and (request.redo or not self._is_done(found, now))
 
     def _end_choice(self, request: ClaimRequest, granted: ScopedKey, lock_timeout: float) -> None:
         """End the wait for any of the keys, of which one was *granted*: another one may be reserved for this session, too."""

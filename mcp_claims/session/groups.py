@@ -14,7 +14,6 @@ from mcp_claims.errors import (
     ContendedError,
 )
 from mcp_claims.model import expiry
-from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import ALONE, Claim, Found, Mode, Moment, ScopedKey, Unreadable, Use, is_head
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.members import is_of
@@ -22,8 +21,6 @@ from mcp_claims.session.releases import Releases
 from mcp_claims.session.results import ClaimResult, Status, TakenOver
 from mcp_claims.session.wait_queue import end_reservation
 from mcp_claims.stores.base import MAX_SWAPS, Change, without_head
-
-_IN_THE_WAY = (ClaimState.HELD, ClaimState.RESERVED)
 
 
 class Groups(Releases):
@@ -86,7 +83,7 @@ class Groups(Releases):
         blocking = [
             one
             for key, each in fresh.items()
-            if each is not None and self._state_of(each, now) in _IN_THE_WAY and not self._is_turn(each, key, now)
+            if each is not None and self._state_of(each, now).in_force and not self._is_turn(each, key, now)
             for one in without_head(each, self._store.read_all) or [each]
         ]
         return self._with_overlaps(blocking, fresh, ALONE)

@@ -51,7 +51,7 @@ class Members:
         if isinstance(found, Unreadable) or (isinstance(found, Claim) and not found.members):
             state = self._state_of(found, now)
             is_turn = state is ClaimState.RESERVED and is_of(found, holder)
-            if state in (ClaimState.HELD, ClaimState.RESERVED) and not is_turn:
+            if state.in_force and not is_turn:
                 return Sight(scoped, in_the_way=(found,))
             if isinstance(found, Unreadable):
                 self._store.discard(found, lock_timeout=lock_timeout)
@@ -79,7 +79,7 @@ class Members:
             place = scoped.place(free)
         # What was revoked there, or what a store has kept of a claim that it has ended.
         old = self._store.read(place)
-        if isinstance(old, Unreadable) or self._state_of(old, now) in (ClaimState.HELD, ClaimState.RESERVED):
+        if isinstance(old, Unreadable) or self._state_of(old, now).in_force:
             assert old is not None
             # Most likely a change half made, seen without the lock.  Were it in the way, a slot that is free would be refused;
             # beside a crash, until somebody else takes the lock.  A compare under the lock, which changes nothing, settles it.
@@ -102,7 +102,7 @@ class Members:
         for place, each in members.items():
             # Asked once: a process may end between two questions, and the list of the living would be empty.
             state = self._state_of(each, now)
-            if each is not None and state in (ClaimState.HELD, ClaimState.RESERVED):
+            if each is not None and state.in_force:
                 live.append(each)
                 continue
             if isinstance(each, Claim) and each.mode is Mode.RESERVED and each.ended is None:
@@ -121,8 +121,7 @@ class Members:
     def _living(self, head: Claim, now: Moment) -> list[Claim | Unreadable]:
         """Return what `_holders` does, and remove nothing; empty if all are dead."""
         _, members = holders_of(head, self._store.read_all)
-        in_force = (ClaimState.HELD, ClaimState.RESERVED)
-        live = [each for each in members.values() if each is not None and self._state_of(each, now) in in_force]
+        live = [each for each in members.values() if each is not None and self._state_of(each, now).in_force]
         return _soonest_first(live, now)
 
     def _own_member(self, found: Found) -> Claim | None:
@@ -177,7 +176,7 @@ class Members:
         now = self._machine.now()
         return lambda found: (
             not (isinstance(found, Claim) and (is_of(found, holder) or found.use.goes_with(use)))
-            and self._state_of(found, now) in (ClaimState.HELD, ClaimState.RESERVED)
+            and self._state_of(found, now).in_force
         )
 
     def _read_all(self, keys: Sequence[ScopedKey]) -> dict[ScopedKey, Found]:

@@ -129,7 +129,7 @@ class Operations(Guarded):
         state = self._state_of(found, now)
         is_done = self._is_done(found, now)
         if found is not None:
-            if state in (ClaimState.HELD, ClaimState.RESERVED) or (is_done and not request.redo):
+            if state.in_force or (is_done and not request.redo):
                 status = Status.DONE if is_done else Status.HELD
                 return ClaimResult(status, found, now, lost=self._held.lost(attempt.cached, found))
             if isinstance(found, Unreadable) or found.mode is Mode.RESERVED:

@@ -61,7 +61,7 @@ class Turns(Members):
                 holders = self._holders(found, now, lock_timeout)
                 return None if holders is None else holders[0]
             state = self._state_of(found, now)
-            if found is not None and state in (ClaimState.HELD, ClaimState.RESERVED):
+            if found is not None and state.in_force:
                 if not isinstance(found, Claim) or not is_same_session(found.holder.name, ticket.holder.name):
                     return found
                 kept = found

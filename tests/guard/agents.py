@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_claims.guard.dialects import DIALECTS, Answer, read_event
-from mcp_claims.guard.guard import Guard, Guarding, Mode
+from mcp_claims.guard.guard import Guard, GuardSettings, Mode
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.validation import scoped_key
@@ -31,7 +31,7 @@ class Agent:
         strict: bool = False,
         machine: Machine | None = None,
     ) -> None:
-        self.store, self.directory, self.how = store, directory, Guarding(mode, strict)
+        self.store, self.directory, self.settings = store, directory, GuardSettings(mode, strict)
         self.us = HostSession(session, agent)
         self.machine = machine or local_machine()
         self._ids = {"session_id": session, **({"agent_id": agent} if agent else {})}
@@ -61,7 +61,7 @@ class Agent:
         assert event is not None
         handles = Handles(self.store.secret())
         handle = handles.issue_for_agent(self.us.id or "", self.us.agent)[0] if self.us.agent else None
-        guard = Guard(self.session, self.us, self.machine, DIALECTS["claude-code"], self.how, handle)
+        guard = Guard(self.session, self.us, self.machine, DIALECTS["claude-code"], self.settings, handle)
         return guard.answer(event)
 
     def edits(self, path: str, call: str = "call") -> str | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mcp_claims.guard.dialects import DIALECTS, Answer, HookEvent, Kind, read_event
+from mcp_claims.guard.guard import TAKE_SESSION
+from mcp_claims.hosts.hook_catalog import HOOKS
+from mcp_claims.hosts.hooks import JsonHooks
+from mcp_claims.server.tools import TOOLS
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl"))
 NAMES_NO_AGENT = ("gemini-cli",)
@@ -171,3 +176,10 @@ def test_copilot_is_never_told_to_allow() -> None:
     """It would run the tool without the person's permission."""
     answered = DIALECTS["copilot-cli"].answer(HookEvent(Kind.BEFORE_TOOL, "PreToolUse"), Answer(arguments={"key": "k"}))
     assert answered == {"hookSpecificOutput": {"hookEventName": "PreToolUse", "updatedInput": {"key": "k"}}}
+
+
+def test_the_guard_and_the_catalog_of_hooks_know_the_tools_that_the_server_has() -> None:
+    assert {name for name, tool in TOOLS.items() if "session" in tool.arguments} == TAKE_SESSION
+    of_cursor = HOOKS["cursor"]
+    assert isinstance(of_cursor, JsonHooks)
+    assert all(re.fullmatch(of_cursor.own, f"MCP:{name}") for name in TOOLS)

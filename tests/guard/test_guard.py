@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_claims.guard.edits import Edits, Standing
+from mcp_claims.guard.edits import AtFile, Edits
 from mcp_claims.guard.guard import Mode
 from mcp_claims.model import expiry
 from mcp_claims.model.records import Claim, Maker, ScopedKey
@@ -143,19 +143,19 @@ def test_what_is_in_the_way_for_a_moment_only_leaves_no_edit_without_a_claim(
     ada: Agent, ben: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a claim that is given back when another file of the same edit is denied."""
-    look_at = Edits.look_at
+    read = Edits.read
     looks: list[ScopedKey] = []
 
-    def gone(self: Edits, scoped: ScopedKey) -> Standing:
+    def gone(self: Edits, scoped: ScopedKey) -> AtFile:
         looks.append(scoped)
         if len(looks) == 1:
-            standing = look_at(self, scoped)
+            at_file = read(self, scoped)
             assert ada.edits("f1") is None  # After the first look, before the claim.
-            return standing
+            return at_file
         ada.event("Stop")
-        return look_at(self, scoped)
+        return read(self, scoped)
 
-    monkeypatch.setattr(Edits, "look_at", gone)
+    monkeypatch.setattr(Edits, "read", gone)
     assert ben.edits("f1") is None
     claim = ben.claim("f1")
     assert claim is not None and claim.holder.host_session == "ben"
