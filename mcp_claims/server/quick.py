@@ -57,6 +57,12 @@ class QuickStage:
         self._client: Mapping[str, str] | None = None
         self._capabilities: Message = {}
         self._handshake: list[Message] = []
+        self._probe: Message | None = None
+        """The `server/discover` of a client that has asked for nothing else so far, so its protocol is not known.
+
+        Claude Code sends `initialize` with it.  Copilot CLI sends it 10 s later, if the answer has not come, and has no tools
+        if it is refused: the first start by a launcher that installs us takes longer.
+        """
         self.listens: dict[Id, Message] = {}
         """The open `subscriptions/listen` requests, by id.  They ask for notices of changed lists; none ever changes."""
         self._woken, self._wake = make_wake_pipe()
@@ -131,6 +137,8 @@ class QuickStage:
                 try:
                     self.serve(line)
                 except NotPlainError:
+                    if self._probe is not None and plain.VERSION.encode() in line:
+                        self._handshake = [self._probe]
                     self._lines.put_back(line)
                     return
             self._output.write()
@@ -249,20 +257,20 @@ class QuickStage:
     def _initialize(self, message: Message) -> None:
         params = message.get("params", {})
         wanted = params.get("protocolVersion")
-        if self._protocol == _MODERN and isinstance(wanted, str):
-            # Claude Code sends this together with `server/discover`; the SDK's server refuses it so.
+        if self._protocol == _MODERN and self._probe is None and isinstance(wanted, str):
+            # The SDK's server refuses it so.
             error = self._fixed["initialize after discover"]
             refused = {**error, "data": {**error["data"], "requested": wanted}}
             self.send({"jsonrpc": "2.0", "id": message["id"], "error": refused})
             return
-        if self._protocol is not None:
+        if self._protocol is not None and (self._probe is None or self._protocol == _HANDSHAKE):
             raise NotPlainError
         plain.check_initialize(params)
         versions: list[str] = self._fixed["versions"][_HANDSHAKE]
         version = wanted if wanted in versions else versions[-1]
         self._protocol, self._client = _HANDSHAKE, params["clientInfo"]
         self._capabilities = params["capabilities"]
-        self._handshake.append(message | {"id": plain.HANDSHAKE_ID})
+        self._handshake = [message | {"id": plain.HANDSHAKE_ID}]
         result = self._fixed[_HANDSHAKE]["initialize"] | {"protocolVersion": version}
         self.send({"jsonrpc": "2.0", "id": message["id"], "result": result})
 
@@ -273,7 +281,9 @@ class QuickStage:
             raise NotPlainError
         protocol = _HANDSHAKE if plain.VERSION not in meta else _MODERN
         if protocol != (self._protocol or _MODERN):
-            raise NotPlainError
+            if self._probe is None or protocol == _HANDSHAKE:
+                raise NotPlainError
+            self._protocol, self._handshake = _MODERN, [self._probe]
         client = self._client
         if protocol == _MODERN:
             if meta[plain.VERSION] not in self._fixed["versions"][_MODERN]:
@@ -299,13 +309,15 @@ class QuickStage:
             raise NotPlainError
         if self._protocol is None:
             self._protocol = _MODERN
-            discover = {
+            self._probe = {
                 "jsonrpc": "2.0",
                 "id": plain.HANDSHAKE_ID,
                 "method": "server/discover",
                 "params": {"_meta": meta},
             }
-            self._handshake.append(discover)
+            self._handshake.append(self._probe)
+        if method != "server/discover":
+            self._probe = None
 
     def _call(self, request_id: Id, params: Message, envelope: Message, client: Mapping[str, str] | None) -> None:
         plain.check_params(params, {"name": plain.is_text, "arguments": plain.is_object}, {"name"})

@@ -20,7 +20,7 @@ import pytest
 from mcp_claims.model.records import ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
-from tests.server.test_quick import HANDSHAKE, INITIALIZE, MODERN, RECORDED, Message, request
+from tests.server.test_quick import HANDSHAKE, INITIALIZE, LATE, MODERN, RECORDED, Message, request
 from tests.support.servers import ENVELOPE, PYTHON_ENVIRONMENT, RawServer, has_imported_the_sdk, raw_server
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the quick stage needs pipes that can be polled")
@@ -78,10 +78,10 @@ def test_a_session_of_a_real_host_never_imports_the_sdk(claims_dir: Path, sessio
 
 @pytest.mark.rule("Q4")
 @pytest.mark.parametrize("position", [0, 1, 2, 3, 8, 99])
-@pytest.mark.parametrize("protocol", ["handshake", "modern"])
+@pytest.mark.parametrize("protocol", ["handshake", "modern", "late"])
 def test_a_hand_over_at_any_message_loses_and_doubles_no_answer(claims_dir: Path, protocol: str, position: int) -> None:
-    messages = [*(HANDSHAKE if protocol == "handshake" else MODERN)]
-    messages.insert(min(position, len(messages)), NOT_PLAIN[protocol])
+    messages = [*{"handshake": HANDSHAKE, "modern": MODERN, "late": LATE}[protocol]]
+    messages.insert(min(position, len(messages)), NOT_PLAIN["modern" if protocol == "modern" else "handshake"])
     with raw_server(claims_dir) as server:
         send(server, *messages)
         server.stdin.close()
@@ -117,6 +117,22 @@ def test_the_sdks_server_gets_the_handshake(claims_dir: Path) -> None:
         answer = answer_to(server, 2)["result"]["structuredContent"]
         assert before["client"].startswith("host 1, ")
         assert (answer["status"], answer["client"]) == ("renewed", before["client"])
+
+
+@pytest.mark.rule("Q2", "Q4")
+@pytest.mark.parametrize("protocol", ["handshake", "modern"])
+def test_a_client_that_has_probed_and_greeted_goes_on_by_either_protocol(claims_dir: Path, protocol: str) -> None:
+    meta = {"_meta": ENVELOPE} if protocol == "modern" else {}
+    with raw_server(claims_dir) as server:
+        send(server, *LATE[:2], request(1, "tools/list", meta), request(2, "tools/list", meta | {"no field": 1}))
+        for number in ("probe", 0, 1):
+            assert "result" in answer_to(server, number)
+        # The first of them that is not plain.
+        assert "result" in answer_to(server, 2)
+    with raw_server(claims_dir) as server:
+        send(server, *LATE[:2], request(2, "tools/list", meta | {"no field": 1}), request(3, "tools/list", meta))
+        for number in ("probe", 0, 2, 3):
+            assert "result" in answer_to(server, number)
 
 
 @contextmanager
