@@ -40,7 +40,7 @@ from mcp_claims.stores.config import claims_directory, open_store
 from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.memory import MemoryStore
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Change",
