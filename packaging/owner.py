@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = (
     "pyproject.toml",
     "README.md",
+    ".github/CODEOWNERS",
+    ".github/ISSUE_TEMPLATE/config.yml",
     "packaging/server.json",
     "packaging/Dockerfile",
 )
@@ -24,6 +26,8 @@ _PLACES = re.compile(
     rf"|(?<=githubusercontent\.com/){_NAME}(?=/mcp-claims)"
     rf"|(?<=https://){_NAME}(?=\.github\.io/mcp-claims)"
     rf"|(?<=io\.github\.){_NAME}(?=/mcp-claims)"
+    rf"|(?<=^\* @){_NAME}$",
+    re.MULTILINE,
 )
 
 
