@@ -22,6 +22,10 @@ lint:
     .venv/bin/mypy --platform darwin mcp_claims
     .venv/bin/mypy --platform win32 mcp_claims
 
+# Build the documentation into `docs/site/`.
+docs:
+    uv run --locked --no-default-groups --group docs zensical build -f docs/zensical.toml --clean --strict
+
 # Measure what it costs; SUBJECTS are those of `python -m benchmarks --help`.
 bench *SUBJECTS:
     .venv/bin/python -m benchmarks {{ SUBJECTS }}

@@ -16,6 +16,9 @@ FILES = (
     "README.md",
     ".github/CODEOWNERS",
     ".github/ISSUE_TEMPLATE/config.yml",
+    "docs/llms.txt",
+    "docs/troubleshooting.md",
+    "docs/zensical.toml",
     "packaging/server.json",
     "packaging/Dockerfile",
 )
