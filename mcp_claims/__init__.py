@@ -80,7 +80,7 @@ _MODULES = (
     "mcp_claims.session.identity",
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Change",

@@ -23,9 +23,10 @@ pytest.register_assert_rewrite(
 
 # A run that was started with `&` or `nohup` ignores SIGINT and SIGHUP, and its children would inherit that: the tests
 # that end a child by a signal would wait until they time out. A handler is not inherited, and this run still ignores them.
-for number in (signal.SIGINT, signal.SIGHUP):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, lambda *_: None)
+if sys.platform != "win32":
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture
@@ -49,7 +50,11 @@ def claims_dir(tmp_path: Path) -> Path:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many tests run at a time: one more than there are cores; for tests asked for by name, all in this process."""
-    return 0 if any("::" in argument for argument in config.args) else len(os.sched_getaffinity(0)) + 1
+    if any("::" in argument for argument in config.args):
+        return 0
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0)) + 1
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
