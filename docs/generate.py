@@ -239,7 +239,7 @@ def _type(annotation: Any) -> str:
     if isinstance(annotation, type):
         return annotation.__name__
     # A NamedTuple wraps what is written.
-    return str(getattr(annotation, "__forward_arg__", annotation))
+    return re.sub(r"\bmcp_claims[\w.]*\.", "", str(getattr(annotation, "__forward_arg__", annotation)))
 
 
 def _class(kind: type) -> Iterator[str]:
