@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import tempfile
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
-
-import requests
-from etcd3gw import Etcd3Client
 
 from benchmarks.measure import Effort, Figure, interleaved, medians
 from mcp_claims import Claim, FileStore, Store, open_session, open_store
@@ -57,13 +56,11 @@ def measure(effort: Effort) -> Iterator[Figure]:
 
 
 class _BareClient:
-    """The bare client: a claim and a release, each one transaction."""
+    """The bare client, `http.client` and `json`: a claim and a release, each one transaction."""
 
     def __init__(self, port: int, record: bytes) -> None:
-        session = requests.Session()
-        session.trust_env = False
-        self._client = Etcd3Client("127.0.0.1", port, timeout=2, api_path="/v3/", session=session)
-        self._lease = self._client.lease(3_600).id
+        self._connection = HTTPConnection("127.0.0.1", port)
+        self._lease = self._post("/v3/lease/grant", {"TTL": 3_600})["ID"]
         self._key, self._record = b64encode(b"/bare/red").decode(), b64encode(record).decode()
 
     def claim_and_release(self) -> None:
@@ -73,15 +70,14 @@ class _BareClient:
 
     def _run_transaction(self, created: int, operation: dict[str, Any]) -> dict[str, Any]:
         compare = {"key": self._key, "target": "CREATE", "result": "EQUAL", "create_revision": created}
-        answer = self._client.transaction(
-            {
-                "compare": [compare],
-                "success": [operation],
-                "failure": [{"request_range": {"key": self._key}}],
-            }
-        )
+        reads = [{"request_range": {"key": self._key}}]
+        answer = self._post("/v3/kv/txn", {"compare": [compare], "success": [operation], "failure": reads})
         assert answer["succeeded"]
-        return dict(answer)
+        return answer
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        self._connection.request("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        return dict(json.load(self._connection.getresponse()))
 
 
 def _grants_a_second(location: str, count: int, seconds: float) -> float:

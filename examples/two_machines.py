@@ -3,7 +3,7 @@
 Each machine is a set of Linux namespaces (network, PID, time) with a network cable (veth) to the cluster.  All of them end
 with this process.  The run takes a minute: the cluster frees the claims of a machine 30 s after it last heard from it.
 
-Needs root, etcd, `pip install 'mcp-claims[etcd]'`, and unshare, nsenter and ip of util-linux and iproute2.
+Needs root, etcd, `pip install mcp-claims`, and unshare, nsenter and ip of util-linux and iproute2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from mcp_claims import Claim, ClaimsError, open_session, open_store
@@ -36,7 +35,6 @@ def main() -> None:
         between_two_machines()
     else:
         missing = [name for name in ("etcd", "unshare", "nsenter", "ip") if shutil.which(name) is None]
-        missing += ["pip install 'mcp-claims[etcd]'"] * (find_spec("etcd3gw") is None or find_spec("requests") is None)
         missing += ["root"] * (os.geteuid() != 0)
         if missing:
             sys.exit(f"missing: {', '.join(missing)}")

@@ -34,6 +34,7 @@ _NOTHING_CLAIMED = "Nothing was changed and nothing is claimed."
 # True of every store.  A request that was sent and not answered may have taken effect: a release or a renewal, or a
 # grant that the store undoes as soon as it answers.
 _NOTHING_NEW = "You hold nothing new; a change may have been made all the same."
+_NOT_KNOWN = "It is not known whether the change was made: a release may have been, but you hold nothing new."
 
 
 def shown_path(path: str) -> str:
@@ -62,19 +63,21 @@ class InvalidInputError(ClaimsError, ValueError):
 class StoreUnavailableError(ClaimsError):
     """The store could not answer; the caller holds nothing new.
 
-    A change that was under way may have been made all the same, above all over a network: read again.  `where` is the
-    file, directory or cluster, and `cause` the error of the operating system or of the cluster.
+    A change that was under way may have been made all the same, above all over a network: read again.  With
+    `outcome_unknown` it was sent, and no answer came.  `where` is the file, directory or cluster, and `cause` the error of the
+    operating system or of the cluster.
     """
 
-    def __init__(self, where: str | os.PathLike[str], cause: OSError) -> None:
+    def __init__(self, where: str | os.PathLike[str], cause: OSError, outcome_unknown: bool = False) -> None:
         super().__init__(where, cause)
-        self.where, self.cause = str(where), cause
+        self.where, self.cause, self.outcome_unknown = str(where), cause, outcome_unknown
 
     def __str__(self) -> str:
         reason = self.cause.strerror or str(self.cause)
         remedy = _REMEDIES.get(self.cause.errno or 0, "Check that place")
         return (
-            f"the claims store cannot be used: {reason} ({shown_path(self.where)}). {_NOTHING_NEW} {remedy}, "
+            f"the claims store cannot be used: {reason} ({shown_path(self.where)}). "
+            f"{_NOT_KNOWN if self.outcome_unknown else _NOTHING_NEW} {remedy}, "
             "then try again."
         )
 

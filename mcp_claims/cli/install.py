@@ -76,7 +76,7 @@ def _install(options: argparse.Namespace) -> int:
         raise InvalidInputError("--allow", f"is not for {host.title}, which has no file for it: allow the tools there")
     _validate(options)
     serve = _serve_arguments(options, user.environment)
-    installed = hosts.find_installation(user.environment, "[etcd]" if "--store" in serve else "")
+    installed = hosts.find_installation(user.environment)
     launch = hosts.Launch(installed.command, (*installed.arguments, "serve", *serve))
     hook = chosen_hook(options, host, user, installed, serve)
     for word in (launch.command, *launch.arguments):

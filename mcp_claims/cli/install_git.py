@@ -67,7 +67,7 @@ def install_git(options: argparse.Namespace) -> int:
     user = UserEnvironment.current()
     if not chosen_store(options).has_places:
         raise InvalidInputError("--layout", "must be mcp-claims: in the other, no session can claim files or branches")
-    installed = find_installation(user.environment, "[etcd]" if store_choice(options).url else "")
+    installed = find_installation(user.environment)
     launch = Launch(installed.command, (*installed.arguments, "git-hook"))
     check = GitCheck(launch, _store_words(options, given_only=False), options.strict)
     notes = [f"Warning: {installed.warning}"] if installed.warning else []

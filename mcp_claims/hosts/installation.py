@@ -29,8 +29,8 @@ class Installation:
     warning: str | None = None
 
 
-def find_installation(environment: Mapping[str, str], extra: str = "") -> Installation:
-    """Return how to start this package, with *extra*, such as `[etcd]`, where that has to be installed first.
+def find_installation(environment: Mapping[str, str]) -> Installation:
+    """Return how to start this package.
 
     That is this interpreter, or uvx if that has put the package into its cache, from which it may go at any time.
     Raises `InvalidInputError` if the interpreter is not known.
@@ -42,8 +42,7 @@ def find_installation(environment: Mapping[str, str], extra: str = "") -> Instal
     uvx = shutil.which("uvx", path=environment.get("PATH"))
     if cache is not None and uvx is not None and _made_by_uv(prefix):
         source = _source()
-        what = f"{_DISTRIBUTION}{extra}" + (f" @ {source}" if source else "")
-        chosen = ("--from", what) if what != _DISTRIBUTION else ()
+        chosen = ("--from", f"{_DISTRIBUTION} @ {source}") if source else ()
         return Installation(os.path.abspath(uvx), (*chosen, _DISTRIBUTION))
     # With -P: a host starts it in the project's directory, where a folder of our name would be imported instead.
     # Not resolved: in a virtual environment it is a link to an interpreter that does not find the package.

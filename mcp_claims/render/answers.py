@@ -147,11 +147,13 @@ def claim_answer(
     like_files: tuple[ScopedKey, ...] = (),
     keys: tuple[ScopedKey, ...] = (),
     use: Use = ALONE,
+    contact_timeout: float | None = None,
 ) -> Rendered:
     """Answer `try_claim`; *kept_alive* says that the server renews the claim, *fleeting* that it may end with the call.
 
     *near* are claims of others on keys that look alike, *like_files* texts that may be meant for files.  *keys* are all that
-    the call named, of which *scoped* is the one that the answer is about, each asked for in the way *use*.
+    the call named, of which *scoped* is the one that the answer is about, each asked for in the way *use*.  After
+    *contact_timeout* seconds without contact to the store the claim is lost.
     """
     found, now, name = result.found, result.now, phrases.named(scoped)
     if result.status is Status.HELD or isinstance(found, Unreadable):
@@ -165,6 +167,8 @@ def claim_answer(
                 "The server renews it meanwhile" if kept_alive else "To renew, call try_claim again before it expires"
             )
             advice = f"{_ACT[found.mode]} Call release with an outcome when you stop. {renewal}."
+            if contact_timeout is not None:
+                advice += f" It is lost after {contact_timeout:.0f} s without contact to etcd."
         elif result.status is Status.RENEWED:
             lead, advice = _renewal(claim, found, result, name)
         elif result.status is Status.YOUR_TURN:

@@ -159,6 +159,7 @@ async def _try_claim(call: Call) -> Rendered:
         fleeting=fleeting,
         near=near,
         like_files=like_files,
+        contact_timeout=entry.session.contact_timeout(result),
     )
 
 

@@ -201,6 +201,7 @@ class _Waiter:
         self._progress, self._refused, self._reserve = progress, refused, reserve
         self._began = self._reported = time.monotonic()
         self._result: ClaimResult | None = None
+        self._unanswered = False
 
     def run(self) -> ClaimResult:
         if self._try(reserve=False):
@@ -225,11 +226,11 @@ class _Waiter:
     def _wait(self, ticket: Ticket | None) -> bool:
         """Wait with *ticket*; return false if its place was lost before the wait was over.
 
-        A process that is stopped can let its turn lapse, and a list of tickets can be damaged.
+        A process that is stopped can let its turn lapse, a list of tickets can be damaged, and a ticket ends with a lease.
         """
         scoped, queue = self._request.scoped, self._session.queue
         with ExitStack() as stack:
-            alarm = None
+            alarm, was_out = None, False
             if ticket is not None:
                 alarm = stack.enter_context(self._session.alarm(ticket, self._wakeup.set))
             if ticket is None or alarm is None or (len(ticket.keys) > 1 and alarm.fileno() is None):
@@ -238,6 +239,12 @@ class _Waiter:
                     stack.enter_context(self._session.watch(key, self._wakeup.set))
             # The key may have become free before the alarm was set, so the next attempt comes first.
             while not self._try(reserve=self._reserve):
+                if self._unanswered:
+                    was_out = True
+                    self._wakeup.wait(min(_POLL_INTERVAL, self._left()))
+                    continue
+                if was_out and ticket is None:
+                    return False
                 found = queue.read_all()
                 if cycle := queue.find_cycle(scoped, found):
                     self._result = self._last()._replace(cycle=cycle)
@@ -255,7 +262,16 @@ class _Waiter:
         if self._wakeup.stopped and self._result is not None:
             return True
         in_time = self._left() > 0
-        result = call_before(time.monotonic() + ANSWER_TIMEOUT, partial(self._try_until_stopped, reserve))
+        self._unanswered = False
+        try:
+            result = call_before(time.monotonic() + ANSWER_TIMEOUT, partial(self._try_until_stopped, reserve))
+        except StoreUnavailableError:
+            # A wait outlives an outage of the cluster, if that ends in time.  Where it lasted for longer than the lease of
+            # this process, the place is lost with the ticket, and the session takes a new one.
+            if not self._session.remote or self._result is None or not in_time:
+                raise
+            self._unanswered = True
+            return False
         if self._result is not None and result.lost is None:
             result = result._replace(lost=self._result.lost)  # The session reports a lost claim only once.
         self._result = result

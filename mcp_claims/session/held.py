@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import RLock
 
@@ -23,6 +23,8 @@ class HeldClaims:
         self._granted: dict[ScopedKey, Claim] = {}
         # New grants as they were passed to the store, which has not answered yet or whose answer got lost.
         self._in_doubt: list[Claim] = []
+        # Grants whose release was sent and not answered: that they are gone is no loss.
+        self._perhaps_released: dict[ScopedKey, int] = {}
         # Grants that a renewal found lost, and what it found instead: no call has reported them yet.
         self._found_lost: dict[ScopedKey, tuple[Claim, Found]] = {}
         # What was cached, and the fingerprint of its record, when `take_losses` last looked.
@@ -67,6 +69,16 @@ class HeldClaims:
             raise
         self._settle(new)
 
+    @contextmanager
+    def releasing(self, claims: Sequence[Claim]) -> Iterator[None]:
+        """Count *claims* as perhaps released if the block raises: nobody is told of their loss later."""
+        try:
+            yield
+        except StoreUnavailableError:
+            with self._lock:
+                self._perhaps_released |= {claim.scoped: claim.generation for claim in claims}
+            raise
+
     def doubts(self, scoped: ScopedKey) -> list[Claim]:
         """Return what may have been granted for *scoped* although no call has returned it."""
         with self._lock:
@@ -99,6 +111,7 @@ class HeldClaims:
             newer = self._granted.get(claim.scoped)
             if newer is None or newer.generation <= claim.generation:
                 self._granted[claim.scoped] = claim
+                self._perhaps_released.pop(claim.scoped, None)
             return lost
 
     def remove(self, released: Claim) -> None:
@@ -108,6 +121,7 @@ class HeldClaims:
             cached = self._granted.get(released.scoped)
             if cached is not None and cached.generation <= released.generation:
                 del self._granted[released.scoped]
+                self._perhaps_released.pop(released.scoped, None)
 
     def lost(self, cached: Claim | None, found: Found) -> Claim | None:
         """Return the cached grant, and forget it, if *found* shows that we lost it.  At most once per grant.
@@ -134,6 +148,8 @@ class HeldClaims:
             if self._granted.get(cached.scoped) is not cached:
                 return None
             lost = self._granted.pop(cached.scoped)
+            if self._perhaps_released.pop(cached.scoped, None) == cached.generation:
+                return None
         if self._history is not None:
             self._history.lost(lost, found)
         return lost

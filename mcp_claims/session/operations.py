@@ -225,6 +225,15 @@ class Operations(Guarded):
         """
         return admin.near_claims(self._store, self._machine, scoped, self.holder)
 
+    def contact_timeout(self, result: ClaimResult) -> float | None:
+        """Return the seconds without contact to the store after which it ends what *result* grants; `None` if it does not."""
+        found = result.found
+        if not result.claimed or not isinstance(found, Claim):
+            return None
+        # Others have a lease of their own: they last as long as their TTL.
+        ends_with_us = found.holder.pid == self._machine.pid() and found.holder.proof == self._machine.proof()
+        return self._store.contact_timeout if ends_with_us else None
+
     def inspect_request(self, request: InspectRequest) -> Inspection:
         """Do what `inspect` does, for a checked request."""
         self._check_usable()

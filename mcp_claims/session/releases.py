@@ -124,7 +124,8 @@ class Releases(Turns):
                 Change(each.scoped, each, self._left_by(each, request, left))
                 for each in ([found] if not found.group else self._group_of(found))
             ]
-            swaps = self._swap(changes, self.holder, lock_timeout)
+            with self._held.releasing([change.old for change in changes if change.old is not None]):
+                swaps = self._swap(changes, self.holder, lock_timeout)
             if swaps.won:
                 self._held.remove(first)
                 return self._note_release(changes, swaps, lock_timeout)

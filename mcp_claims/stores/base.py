@@ -125,6 +125,8 @@ class Store(Protocol):
     is in trouble.  Such a store keeps the claims of a process only while it hears from that process, and ends claims by
     its own clock.
 
+    `contact_timeout` is the seconds without an answer after which such a store has ended the claims of a process.
+
     `has_tickets` is false for a store that keeps none: waiters there are served in no particular order.
 
     `serves_queue` is true for a store that keeps claims and tickets together: a grant removes the ticket of its session, and
@@ -137,6 +139,9 @@ class Store(Protocol):
     has_tickets: bool
     serves_queue: bool
     has_places: bool
+
+    @property
+    def contact_timeout(self) -> float | None: ...
 
     @property
     def history(self) -> History | None:

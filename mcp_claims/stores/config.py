@@ -58,8 +58,7 @@ def open_store(
     *url* is that of an etcd cluster and excludes the others.  *environment* (`os.environ` by default) has `MCP_CLAIMS_DIR`, `MCP_CLAIMS_LAYOUT`,
     `MCP_CLAIMS_PROVIDER`, `MCP_CLAIMS_STORE` and the credentials for the cluster.
 
-    Raises `InvalidInputError` for an invalid value, for a choice of two stores or between several providers, and if the
-    client of etcd is not installed.
+    Raises `InvalidInputError` for an invalid value, and for a choice of two stores or between several providers.
     """
     variables = os.environ if environment is None else environment
     machine = machine or local_machine()
@@ -176,15 +175,11 @@ def _absolute(name: str, path: str, given: str) -> str:
 
 
 def _open_cluster(url: str, chosen_by: str, variables: Mapping[str, str], machine: Machine) -> Store:
-    # The client is an optional dependency.
+    # Imported only where claims are on a cluster.
     from mcp_claims.stores.etcd.config import parse_config
+    from mcp_claims.stores.etcd.store import EtcdStore
 
     config = parse_config(url, variables, chosen_by)
-    try:
-        from mcp_claims.stores.etcd.store import EtcdStore
-    except ModuleNotFoundError as error:
-        missing = f"needs a package that is not installed ({error.name}): pip install 'mcp-claims[etcd]'"
-        raise InvalidInputError(chosen_by, missing) from error
     history = None
     with suppress(InvalidInputError):  # Without a home there is no place for it, and claims need none.
         # Each machine has its own, in a directory for each cluster; the revisions in it put them together.

@@ -30,6 +30,7 @@ class MemoryStore:
     """Claims of one process; they end with it."""
 
     remote = False
+    contact_timeout = None
     has_tickets = True
     serves_queue = False
     has_places = True

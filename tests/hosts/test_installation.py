@@ -77,7 +77,7 @@ def test_an_environment_in_the_cache_of_uv_is_started_by_uvx(
 @pytest.mark.parametrize(
     ("origin", "options", "chosen"),
     [
-        (None, ["--store", "etcd://one:2379/fleet"], ["--from", "mcp-claims[etcd]", "mcp-claims"]),
+        (None, ["--store", "etcd://one:2379/fleet"], ["mcp-claims"]),
         (
             {"url": "file:///src/claims", "dir_info": {}},
             [],

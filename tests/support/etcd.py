@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import json
 import os
 import random
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -16,10 +18,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 from weakref import WeakSet
-
-import requests
 
 from mcp_claims.liveness import Machine, local_machine
 from mcp_claims.stores.etcd.config import Endpoint, EtcdConfig
@@ -54,14 +55,13 @@ class Cluster:
     def __init__(self, nodes: int = 1, certificates: Certificates | None = None) -> None:
         self._program = program()
         self._scheme, self._tls_options = "http", list[str]()
-        self._session = requests.Session()
-        self._session.trust_env = False
+        tls = ssl.create_default_context(cafile=certificates.ca if certificates else None)
         if certificates is not None:
             self._scheme = "https"
             self._tls_options += ["--cert-file", certificates.certificate, "--key-file", certificates.key]
             self._tls_options += ["--client-cert-auth", "--trusted-ca-file", certificates.ca]
-            self._session.verify = certificates.ca
-            self._session.cert = (certificates.certificate, certificates.key)
+            tls.load_cert_chain(certificates.certificate, certificates.key)
+        self._opener = build_opener(ProxyHandler({}), HTTPSHandler(context=tls))
         self._directory = tempfile.TemporaryDirectory(prefix="mcp-claims-etcd-")
         ports = free_ports(2 * nodes)
         self.clients, self.peers = ports[:nodes], ports[nodes:]
@@ -87,13 +87,18 @@ class Cluster:
         deadline = time.monotonic() + _READY_TIMEOUT
         while time.monotonic() < deadline:
             for number in range(len(self.clients)):
-                with suppress(requests.RequestException, KeyError):
-                    url = f"{self._client_url(number)}/v3/maintenance/status"
-                    status = self._session.post(url, json={}, timeout=1).json()
+                with suppress(OSError, ValueError, KeyError):
+                    status = self.ask(number, "/v3/maintenance/status", {}, timeout=1)
                     if status["leader"] == status["header"]["member_id"]:
                         return number
             time.sleep(0.05)
         raise AssertionError(f"no node leads: {self._log(0)}")
+
+    def ask(self, number: int, path: str, body: dict[str, Any] | None = None, timeout: float = 5) -> dict[str, Any]:
+        """Return the answer of a node to the request for *path*, with the client of the standard library."""
+        data = None if body is None else json.dumps(body).encode()
+        with self._opener.open(Request(self._client_url(number) + path, data), timeout=timeout) as response:
+            return dict(json.load(response))
 
     def kill(self, number: int) -> None:
         self.processes[number].kill()
@@ -119,7 +124,6 @@ class Cluster:
             process.wait()
         assert self._reaper.stdin
         self._reaper.stdin.close()
-        self._session.close()
         self._directory.cleanup()
 
     def await_health(self, numbers: Iterable[int]) -> None:
@@ -127,8 +131,8 @@ class Cluster:
         deadline = time.monotonic() + _READY_TIMEOUT
         for number in numbers:
             while True:
-                with suppress(requests.RequestException):
-                    if self._session.get(f"{self._client_url(number)}/health", timeout=5).ok:
+                with suppress(OSError, ValueError):
+                    if self.ask(number, "/health")["health"] == "true":
                         break
                 assert self.processes[number].poll() is None, f"etcd has ended: {self._log(number)}"
                 assert time.monotonic() < deadline, f"etcd does not serve: {self._log(number)}"

@@ -22,6 +22,7 @@ class DelegatingStore:
         self.serves_queue = store.serves_queue
         self.has_places = store.has_places
         self.history = store.history
+        self.contact_timeout = store.contact_timeout
 
     @property
     def _store(self) -> Store:

@@ -79,6 +79,7 @@ class AgentAwarenessStore:
     """
 
     remote = False
+    contact_timeout = None
     # Sessions of the original would not know of them, and their file could be in the way of a plugin.
     has_tickets = False
     serves_queue = False

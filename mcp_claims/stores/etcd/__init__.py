@@ -11,6 +11,7 @@ What it does not promise: a holder that was paused past the end of its lease can
 |---|---|
 | `config` | which cluster and which credentials, from a URL and the environment |
 | `gateway` | sends one request to the cluster: endpoints in turn, time limits, login |
+| `connections` | HTTP connections to one endpoint, on which every step ends by a deadline |
 | `keys` | which etcd key a claim has |
 | `messages` | JSON of requests and responses |
 | `lease` | the lease of this process with its fence, and leases of single claims |

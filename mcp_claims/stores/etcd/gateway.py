@@ -6,34 +6,36 @@ Nothing above knows the HTTP client.  Every failure leaves here as a `GatewayErr
 from __future__ import annotations
 
 import json
+import os
+import random
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
+from itertools import count
 from threading import Lock
-from typing import Any, NamedTuple, TypeGuard
-
-import requests
-import urllib3.exceptions
-from etcd3gw import Etcd3Client
-from etcd3gw.exceptions import Etcd3Exception
-from requests.adapters import HTTPAdapter
+from typing import Any, NoReturn, TypeGuard
 
 from mcp_claims.stores.etcd.config import Endpoint, EtcdConfig, format_endpoint
+from mcp_claims.stores.etcd.connections import Connections, NotSentError, Response, Stream
 
 CALL_TIMEOUT = 4.0
 """Seconds after which a call that no endpoint has answered fails."""
 
-# Seconds of one attempt.  Short, since a follower that forwards to a stopped leader hangs for 7 s.
-_CONNECT_TIMEOUT, _READ_TIMEOUT = 0.9, 1.5
+# Seconds of one attempt, which takes half of what is left of the call: an endpoint that is stopped leaves time for the next
+# ones, and one on a busy machine gets as long as that allows.
+_MIN_ATTEMPT, _MAX_ATTEMPT = 0.5, 2.5
+_SLOW = 0.5  # s, after which an answer makes the next call try another endpoint
 _RETRY_DELAY = 0.1  # s, after all endpoints were tried in vain
 _MIN_TIME_LEFT = 0.02  # s, below which an attempt is not worth starting
-_POOL_SIZE = 64
-_API_PATH = "/v3/"
 _NOT_ETCD = "an answer that is not etcd's"
+
+# Without `Accept`, the gateway of etcd 3.4 takes its own certificate for that of its client.
+_HEADERS = {"Accept": "application/json", "Content-Type": "application/json"}
 
 
 class GrpcStatus(IntEnum):
@@ -80,30 +82,6 @@ class RefusedError(GatewayError):
         self.code = code
 
 
-class _Failure(NamedTuple):
-    """How one attempt failed: a gRPC code (0 where no gRPC server answered), words, and whether the request was sent."""
-
-    code: int
-    problem: str
-    sent: bool
-
-
-class Stream:
-    """A response that goes on."""
-
-    def __init__(self, response: requests.Response) -> None:
-        self._response = response
-
-    def lines(self) -> Iterator[bytes]:
-        """Yield its lines as they come."""
-        yield from self._response.iter_lines()
-
-    def end(self) -> None:
-        """End it, from any thread."""
-        with suppress(OSError, ValueError, RuntimeError):  # It has ended already.
-            self._response.raw.shutdown()
-
-
 class Gateway:
     """Sends requests to the cluster of *config*; for use by several threads.
 
@@ -112,60 +90,71 @@ class Gateway:
 
     def __init__(self, config: EtcdConfig) -> None:
         self._config = config
-        self._session = requests.Session()
-        # The environment must not decide: REQUESTS_CA_BUNDLE would override the configured CA, and proxies would be used.
-        self._session.trust_env = False
-        # etcd never redirects.  Another server that does would receive the password, and each hop would get a new time-out.
-        self._session.max_redirects = 0
-        self._session.verify = config.ca_file or True
-        if config.cert_file and config.key_file:
-            self._session.cert = (config.cert_file, config.key_file)
-        adapter = HTTPAdapter(pool_maxsize=_POOL_SIZE)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
-        self._preferred = 0
+        self._tls = _Tls(config) if config.tls else None
+        tls_context = None if self._tls is None else self._tls.context
+        self._connections = [Connections(endpoint, tls_context) for endpoint in config.endpoints]
+        # At random, so that a fleet does not ask one member first, and all of it wait if that one is slow.
+        self._preferred = random.randrange(len(config.endpoints))
         self._login_lock = Lock()
         self._token: str | None = None
+        self._requires_login = config.user is not None
 
-    def call(self, path: str, body: Mapping[str, Any], deadline: float, *, idempotent: bool = True) -> dict[str, Any]:
+    def call(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        deadline: float,
+        *,
+        idempotent: bool = True,
+        attempt_timeout: float | None = None,
+    ) -> dict[str, Any]:
         """Send *body* to *path* and return the response of the first endpoint that answers before *deadline*.
 
-        A request that is not *idempotent* is not sent again once an endpoint may have received it.
+        A request that is not *idempotent* is not sent again once an endpoint may have received it.  With an
+        *attempt_timeout* each endpoint gets that long, and twice as long in each further round.
         Raises `NoAnswerError` and `RefusedError`.
         """
         problems: dict[str, str] = {}
         outcome_unknown = False
-        attempts = 0
-        while deadline - time.monotonic() > _MIN_TIME_LEFT:
+        endpoints = self._config.endpoints
+        for attempt in count():
+            left = deadline - (began := time.monotonic())
+            if left <= _MIN_TIME_LEFT:
+                break
+            if attempt_timeout is None:
+                allowed = min(max(left / 2, _MIN_ATTEMPT), _MAX_ATTEMPT)
+            else:
+                allowed = attempt_timeout * 2 ** (attempt // len(endpoints))
             index = self._preferred
             try:
-                with self._mapped_errors(self._config.endpoints[index]):
-                    return self._call_once(index, path, body, deadline)
+                response = self._call_once(index, path, body, began + min(allowed, left))
             except NoAnswerError as error:
                 problems.update(error.problems)
                 outcome_unknown = outcome_unknown or error.outcome_unknown
+            else:
+                if time.monotonic() - began > _SLOW:
+                    self._prefer_another(index)
+                return response
             self._prefer_another(index)
             if outcome_unknown and not idempotent:
                 break
-            attempts += 1
-            if attempts % len(self._config.endpoints) == 0:
+            if (attempt + 1) % len(endpoints) == 0:
                 time.sleep(max(0.0, min(_RETRY_DELAY, deadline - time.monotonic())))
         raise NoAnswerError(problems, outcome_unknown=outcome_unknown)
 
     def call_endpoint(self, endpoint: Endpoint, path: str, body: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """Return the response of this *endpoint*, asked once.  Raises as `call` does."""
-        with self._mapped_errors(endpoint):
-            return self._call_once(self._config.endpoints.index(endpoint), path, body, time.monotonic() + timeout)
+        return self._call_once(self._config.endpoints.index(endpoint), path, body, time.monotonic() + timeout)
 
     def clock_of(self, endpoint: Endpoint, timeout: float) -> datetime:
         """Return the wall clock of *endpoint*'s machine, to a second, from the `Date` of a response; raises `NoAnswerError`."""
-        base_url = self._client(self._config.endpoints.index(endpoint), (timeout, timeout)).base_url
-        with self._mapped_errors(endpoint):
-            response = self._session.get(f"{base_url}/version", timeout=timeout)
+        index = self._config.endpoints.index(endpoint)
+        with self._mapped_errors(index):
+            response = self._connections[index].ask("GET", "/version", b"", _HEADERS, time.monotonic() + timeout)
         try:
             return parsedate_to_datetime(response.headers["Date"])
-        except (KeyError, ValueError) as error:
-            raise NoAnswerError({format_endpoint(endpoint): _NOT_ETCD}, outcome_unknown=False) from error
+        except (TypeError, ValueError) as error:
+            raise self._no_answer(index, _NOT_ETCD, outcome_unknown=False) from error
 
     @contextmanager
     def stream(self, path: str, bodies: Iterable[Mapping[str, Any]], idle_timeout: float) -> Iterator[Stream]:
@@ -174,25 +163,22 @@ class Gateway:
         Raises `NoAnswerError` and `RefusedError`, in the block as well: when the stream breaks, or when nothing comes
         for *idle_timeout* seconds.
         """
-        index = self._preferred
-        with self._mapped_errors(self._config.endpoints[index]):
+        index, deadline = self._preferred, time.monotonic() + _MAX_ATTEMPT
+        with self._mapped_errors(index):
             try:
-                timeouts = (_CONNECT_TIMEOUT, idle_timeout)
-                response = self._session.post(
-                    self._client(index, timeouts).get_url(path),
-                    data="".join(map(json.dumps, bodies)),
-                    stream=True,
-                    timeout=timeouts,
-                    headers=self._auth_headers(index, time.monotonic() + _CONNECT_TIMEOUT + _READ_TIMEOUT),
-                )
-                response.raise_for_status()
-            except (Etcd3Exception, OSError) as error:
-                if isinstance(error, OSError):
-                    self.forget_token()
+                sent = "".join(map(json.dumps, bodies)).encode()
+                headers = self._auth_headers(index, deadline)
+                head, stream = self._connections[index].open_stream(f"/v3{path}", sent, headers, deadline, idle_timeout)
+                try:
+                    if head.status != 200:
+                        self._raise_failure(index, head)
+                    yield stream
+                finally:
+                    stream.close()
+            except (GatewayError, NotSentError, OSError, HTTPException):
+                self.forget_token()
                 self._prefer_another(index)
                 raise
-            with response:
-                yield Stream(response)
 
     def forget_token(self) -> None:
         """Log in again before the next request."""
@@ -200,31 +186,37 @@ class Gateway:
 
     def close(self) -> None:
         """Close all idle connections."""
-        self._session.close()
+        for each in self._connections:
+            each.close_idle()
 
     def _prefer_another(self, index: int) -> None:
         """Start with the next endpoint from now on, unless another thread has moved on from *index* already."""
         if self._preferred == index:
             self._preferred = (index + 1) % len(self._config.endpoints)
 
+    def _no_answer(self, index: int, problem: str, *, outcome_unknown: bool) -> NoAnswerError:
+        return NoAnswerError({format_endpoint(self._config.endpoints[index]): problem}, outcome_unknown=outcome_unknown)
+
     @contextmanager
-    def _mapped_errors(self, endpoint: Endpoint) -> Iterator[None]:
-        """Turn every error of the client, of `requests` and of the system into a `GatewayError`."""
+    def _mapped_errors(self, index: int) -> Iterator[None]:
+        """Turn every error of a connection to this endpoint into a `GatewayError`."""
         try:
             yield
-        except (Etcd3Exception, OSError) as error:  # Those of `requests` are `OSError`s.
-            failure = _classify(error)
-            if failure.code in _REFUSALS:
-                raise RefusedError(failure.code, failure.problem) from error
-            raise NoAnswerError({format_endpoint(endpoint): failure.problem}, outcome_unknown=failure.sent) from error
+        except NotSentError as error:
+            raise self._no_answer(index, str(error), outcome_unknown=False) from error
+        except (OSError, HTTPException) as error:
+            raise self._no_answer(index, _describe(error), outcome_unknown=True) from error
 
     def _call_once(self, index: int, path: str, body: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+        headers = self._auth_headers(index, deadline)
         try:
-            return self._post(index, path, body, deadline, self._auth_headers(index, deadline))
-        except Etcd3Exception as error:
-            if self._config.user is None or not _token_rejected(error):
+            return self._post(index, path, body, deadline, headers)
+        except RefusedError as error:
+            if self._config.user is None or not _login_rejected(error):
                 raise
-            # Tokens expire after minutes, or when somebody changes a user or a role.
+            # Tokens expire after minutes, or when somebody changes a user or a role; without one we were because the
+            # cluster required none until now.
+            self._requires_login = True
             self.forget_token()
             return self._post(index, path, body, deadline, self._auth_headers(index, deadline))
 
@@ -233,43 +225,74 @@ class Gateway:
 
         A client certificate does not: behind the gateway etcd sees the gateway's own connection.
         """
-        if self._config.user is None:
-            return {}
+        if not self._requires_login:
+            return _HEADERS
         # With a timeout, since the threads before us may each be waiting for an endpoint that does not answer.
         if not self._login_lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise requests.ConnectTimeout
+            raise self._no_answer(index, "no login in time", outcome_unknown=False)
         try:
             if self._token is None:
                 login = {"name": self._config.user, "password": self._config.password}
-                self._token = self._post(index, "/auth/authenticate", login, deadline, {})["token"]
-            return {"Authorization": self._token}
+                try:
+                    self._token = self._post(index, "/auth/authenticate", login, deadline, _HEADERS)["token"]
+                except RefusedError as error:
+                    if error.code != GrpcStatus.FAILED_PRECONDITION:
+                        raise
+                    # The cluster has no access control, or not any more.
+                    self._requires_login = False
+                    return _HEADERS
+                except NoAnswerError as error:
+                    # Whatever becomes of the login, the request itself was not sent.
+                    raise NoAnswerError(error.problems, outcome_unknown=False) from error
+            return _HEADERS | {"Authorization": self._token}
         finally:
             self._login_lock.release()
 
     def _post(
-        self, index: int, path: str, body: Mapping[str, Any], deadline: float, headers: dict[str, str]
+        self, index: int, path: str, body: Mapping[str, Any], deadline: float, headers: Mapping[str, str]
     ) -> dict[str, Any]:
-        left = deadline - time.monotonic()
-        if left <= _MIN_TIME_LEFT:
-            raise requests.ConnectTimeout
-        # Half each: connecting and answering come one after the other.
-        client = self._client(index, (min(_CONNECT_TIMEOUT, left / 2), min(_READ_TIMEOUT, left / 2)))
-        response: object = client.post(client.get_url(path), json=body, headers=headers)
+        sent = json.dumps(body).encode()
+        with self._mapped_errors(index):
+            received = self._connections[index].ask("POST", f"/v3{path}", sent, headers, deadline)
+        if received.status != 200:
+            self._raise_failure(index, received)
+        try:
+            response: object = json.loads(received.body)
+        except ValueError:
+            response = None
         if not _is_from_etcd(response):
-            raise requests.exceptions.InvalidJSONError
+            raise self._no_answer(index, _NOT_ETCD, outcome_unknown=True)
         return response
 
-    def _client(self, index: int, timeouts: tuple[float, float]) -> Etcd3Client:
-        # Made for each attempt: its only state is the endpoint and the time-outs.
-        host, port = self._config.endpoints[index]
-        return Etcd3Client(
-            host,
-            port,
-            "https" if self._config.tls else "http",
-            timeout=timeouts,  # type: ignore[arg-type]  # It passes them on to `requests`, which takes a pair.
-            api_path=_API_PATH,  # Otherwise the client asks for the version first.
-            session=self._session,
-        )
+    def _raise_failure(self, index: int, response: Response) -> NoReturn:
+        """Raise what *response*, which reports a failure, says."""
+        try:
+            status = json.loads(response.body)
+            code, problem = int(status["code"]), str(status.get("message") or status.get("error"))
+        except (ValueError, KeyError, TypeError):
+            code, problem = GrpcStatus.UNKNOWN, _NOT_ETCD
+        if code in _REFUSALS:
+            raise RefusedError(code, problem)
+        raise self._no_answer(index, problem, outcome_unknown=True)
+
+
+class _Tls:
+    """The TLS of *config*; its files are read again when they have changed, as certificates are replaced while agents work."""
+
+    def __init__(self, config: EtcdConfig) -> None:
+        self._config = config
+        self._files = tuple(each for each in (config.ca_file, config.cert_file, config.key_file) if each is not None)
+        self._loaded: tuple[tuple[int, ...], ssl.SSLContext] | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for a new connection; raises `OSError`, as `ssl.SSLError` is one."""
+        version = tuple(os.stat(each).st_mtime_ns for each in self._files)
+        if self._loaded is None or self._loaded[0] != version:
+            context = ssl.create_default_context(cafile=self._config.ca_file)
+            if self._config.cert_file is not None:
+                context.load_cert_chain(self._config.cert_file, self._config.key_file)
+            self._loaded = version, context
+        return self._loaded[1]
 
 
 def _is_from_etcd(response: object) -> TypeGuard[dict[str, Any]]:
@@ -281,51 +304,20 @@ def _is_from_etcd(response: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(header, dict) and str(header.get("cluster_id", "")).isdecimal()
 
 
-def _token_rejected(error: Etcd3Exception) -> bool:
-    """Return whether *error* is that our token is not valid any more; the request was not applied then."""
-    failure = _classify(error)
-    # The message belongs to JWT tokens, which any change of users and roles outdates.
-    return failure.code == GrpcStatus.UNAUTHENTICATED or "revision of auth store is old" in failure.problem
+def _login_rejected(error: RefusedError) -> bool:
+    """Return whether *error* is that we are not logged in, or not any more; the request was not applied then."""
+    # The first message belongs to JWT tokens, which any change of users and roles outdates; the other to no token at all.
+    return error.code == GrpcStatus.UNAUTHENTICATED or any(
+        each in str(error) for each in ("revision of auth store is old", "user name is empty")
+    )
 
 
-def _classify(error: Etcd3Exception | OSError) -> _Failure:
-    # etcd3gw raises its own exceptions, with the same text, while it handles those of `requests`, which say more.  Any other
-    # context is what our caller is handling: taken for a failure of the request, it would hide a refusal.
-    cause: BaseException | None = error
-    if isinstance(error, Etcd3Exception) and str(error.__context__) == error.detail_text:
-        cause = error.__context__
-    if isinstance(cause, OSError):
-        return _Failure(0, _describe(cause), sent=not _never_sent(cause))
-    text = getattr(error, "detail_text", None) or ""
-    try:
-        status = json.loads(text)
-        return _Failure(int(status["code"]), str(status.get("message") or status.get("error")), sent=True)
-    except (ValueError, KeyError, TypeError):
-        return _Failure(GrpcStatus.UNKNOWN, text[:200].strip() or _NOT_ETCD, sent=True)
-
-
-def _never_sent(error: BaseException) -> bool:
-    """Return whether *error* proves that there was no connection over which to send the request."""
-    if isinstance(error, requests.ConnectTimeout):
-        return True
-    reason = getattr(error.args[0] if error.args else None, "reason", None)
-    if isinstance(error, requests.exceptions.SSLError):
-        # Any other TLS failure can come after the request.
-        return bool(reason and reason.args and isinstance(reason.args[0], ssl.SSLCertVerificationError))
-    return isinstance(reason, urllib3.exceptions.NewConnectionError)
-
-
-def _describe(error: OSError) -> str:
-    if not isinstance(error, requests.RequestException):
-        return str(error)[:200]  # A CA file that was removed meanwhile, say.
-    if isinstance(error, requests.ConnectTimeout):
-        return "no connection in time"
-    if isinstance(error, requests.Timeout):
+def _describe(error: OSError | HTTPException) -> str:
+    if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, requests.exceptions.SSLError):
-        return f"TLS failed ({error.args[0] if error.args else error})"[:200]
-    if _never_sent(error):
-        return "no connection"
-    if isinstance(error, requests.exceptions.InvalidJSONError | requests.TooManyRedirects):
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        return f"TLS failed ({error})"[:200]
+    # One that is closed before it is answered is a `BadStatusLine` too.
+    if isinstance(error, HTTPException) and not isinstance(error, RemoteDisconnected | IncompleteRead):
         return _NOT_ETCD
     return "the connection broke"

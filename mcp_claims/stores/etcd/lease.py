@@ -38,6 +38,9 @@ MIN_TTL = 5
 _MARGIN = 2
 """Seconds by which the lease of a single claim outlasts the claim."""
 
+_RENEWAL_TIMEOUT = 1.0
+"""Seconds that an endpoint gets for a renewal before the next one is tried."""
+
 _MAX_TTL = 40 * 24 * 60 * 60
 
 logger = logging.getLogger(__name__)
@@ -101,7 +104,9 @@ class ProcessLease:
     def renew(self, lease: Lease, deadline: float) -> bool:
         """Renew *lease*; return whether it was still alive."""
         sent = self._ticks()
-        response = self._gateway.call("/lease/keepalive", {"ID": str(lease.id)}, deadline)
+        # The next endpoint is tried soon: what counts is when the renewal that is answered was sent.
+        request = {"ID": str(lease.id)}
+        response = self._gateway.call("/lease/keepalive", request, deadline, attempt_timeout=_RENEWAL_TIMEOUT)
         if int(response.get("result", {}).get("TTL", 0)) <= 0:
             self.mark_lost(lease)
             return False

@@ -93,6 +93,7 @@ class EtcdStore:
     has_tickets = True
     serves_queue = True
     has_places = True
+    contact_timeout = leases.TTL
     min_claim_lease = leases.MIN_TTL
     """Seconds that the lease of a single claim lasts at least."""
 
@@ -141,7 +142,7 @@ class EtcdStore:
         check_changes(changes)
         # One deadline for all requests that it takes, including the revocation of unused leases.
         swap = partial(self._swap_all, changes, unqueued=gives_way is not None, blocks=blocks)
-        with self._store_errors():
+        with self._store_errors(changing=True):
             return call_before(deadline_in(CALL_TIMEOUT), swap)
 
     def overlapping(self, scoped: ScopedKey) -> Iterator[Claim | Unreadable]:
@@ -468,13 +469,13 @@ class EtcdStore:
         return parse_trace(kv, self._keyspace, self._machine.now())
 
     @contextmanager
-    def _store_errors(self) -> Iterator[None]:
+    def _store_errors(self, *, changing: bool = False) -> Iterator[None]:
         try:
             yield
         except NoAnswerError as error:
             # Without a problem etcd did answer, but time went by with changes that came to nothing.
             problem = f"no endpoint of etcd answered in time: {error}" if error.problems else _TOO_SLOW
             no_answer = OSError(errno.ETIMEDOUT, problem)
-            raise StoreUnavailableError(str(self.config), no_answer) from error
+            raise StoreUnavailableError(str(self.config), no_answer, changing and error.outcome_unknown) from error
         except RefusedError as error:
             raise StoreUnavailableError(str(self.config), OSError(errno.EPROTO, f"etcd refuses: {error}")) from error

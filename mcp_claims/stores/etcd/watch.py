@@ -2,8 +2,7 @@
 
 Each subscriber watches a range of keys from a revision on.  The stream is opened anew, with a watch for each range, when
 somebody wants another range and when it breaks; every subscriber then goes on with the first revision that it has not
-seen.  etcd3gw has a watcher of its own, but does not report when its stream ends, so that a dead stream looks like a quiet
-one.  For the same reason a stream on which nothing comes for some time is replaced.
+seen.  A dead stream looks like a quiet one, so a stream on which nothing comes for some time is replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from mcp_claims.stores.etcd import messages
-from mcp_claims.stores.etcd.gateway import Gateway, GatewayError, Stream
+from mcp_claims.stores.etcd.connections import Stream
+from mcp_claims.stores.etcd.gateway import Gateway, GatewayError
 from mcp_claims.stores.threads import start_daemon_thread
 
 logger = logging.getLogger(__name__)

@@ -89,6 +89,7 @@ class FileStore(LockedChanges):
     """
 
     remote = False
+    contact_timeout = None
     has_tickets = True
     serves_queue = False
     has_places = True

@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import requests
 
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError
 from mcp_claims.liveness import local_machine
@@ -111,7 +110,7 @@ def test_the_client_is_not_imported_for_claims_in_files(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
     )
-    assert not {"etcd3gw", "requests", "mcp_claims.stores.etcd.store"} & set(done.stdout.split())
+    assert not {"http.client", "mcp_claims.stores.etcd.store"} & set(done.stdout.split())
 
 
 def test_the_command_line_works_on_a_cluster(tmp_path: Path) -> None:
@@ -148,8 +147,7 @@ def test_doctor_has_a_remedy_for_a_full_cluster_and_claims_can_be_released_on_it
         assert session.try_claim("red").claimed
         member = gateway.call("/maintenance/status", {}, deadline_in(5))["header"]["member_id"]
         alarm = {"action": "ACTIVATE", "memberID": member, "alarm": "NOSPACE"}
-        url = f"http://127.0.0.1:{cluster.clients[0]}/v3/maintenance/alarm"
-        requests.post(url, json=alarm, timeout=5).raise_for_status()
+        cluster.ask(0, "/v3/maintenance/alarm", alarm)
         with pytest.raises(StoreUnavailableError, match="database space exceeded"):
             session.try_claim("blue")
         command = [sys.executable, "-m", "mcp_claims", "doctor", "--store", str(store.config)]

@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-import requests
 
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.records import ScopedKey
@@ -121,7 +120,8 @@ def test_the_error_says_why_access_is_denied_and_shows_no_secret(
 def test_a_server_with_a_certificate_of_another_ca_receives_nothing(
     cluster: Cluster, certificates: Certificates
 ) -> None:
-    other_ca = variables(certificates, "claims") | {"MCP_CLAIMS_ETCD_CA": requests.utils.DEFAULT_CA_BUNDLE_PATH}
+    # It was signed by the CA, and is none itself.
+    other_ca = variables(certificates, "claims") | {"MCP_CLAIMS_ETCD_CA": certificates.certificate}
     store = open_store(url=url(cluster), environment=other_ca)
     with pytest.raises(StoreUnavailableError, match="TLS failed"):
         process_session(store).try_claim("red")
