@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -42,10 +41,9 @@ def test_a_stopped_process_in_one_namespace_keeps_neither_other_calls_nor_other_
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             waiting = server.send("try_claim", {"key": "green"})
-            began = time.monotonic()
+            # Each is the next message, before the answer to the call that waits.
             assert server.call("try_claim", key="green", namespace="elsewhere")["claimed"]
             assert server.call("is_claimed_by_other", key="red")["held_by_you"]
-            assert time.monotonic() - began < 2
             # Its own turn comes to an end too, with an error that says what to do.
             message = server.receive()
         finally:
