@@ -125,7 +125,7 @@ def _scrolled(page: Page) -> tuple[list[float], float]:
 
     def cpu() -> float:
         metrics = client.send("Performance.getMetrics")["metrics"]
-        return 1_000 * sum(each["value"] for each in metrics if each["name"] == "TaskDuration")
+        return 1_000 * float(next(each["value"] for each in metrics if each["name"] == "TaskDuration"))
 
     began = cpu()
     frames: list[float] = page.evaluate(_SCROLLS)
