@@ -1,7 +1,8 @@
 """Appending to a history: one write for the lines of one change, which no other process tears.
 
-A process can die, and a disk fill up, in the middle of a line; the next one then goes on right behind it.  A reader finds where
-it begins (see `model.history.beginning_of_last`), so that this costs no other.  Lines that could not be written are counted, and the next one that can says how many there were.
+A process can die, and a disk fill up, in the middle of a line; the next line then begins right behind it.  A reader finds that
+beginning (see `model.history.beginning_of_last`), so that a torn line costs no other.  Lines that could not be written are
+counted, and the next one that can be written is preceded by their number.
 """
 
 from __future__ import annotations
