@@ -54,6 +54,6 @@ def uses(events: Iterable[Event]) -> list[KeyUse]:
     return sorted(found.values(), key=lambda use: (-use.duplicates_prevented, -use.refusals, -use.grants, use.scoped))
 
 
-def middle(seconds: list[float]) -> float | None:
+def median_of(seconds: list[float]) -> float | None:
     """Return the median of *seconds*, `None` of none."""
     return median(seconds) if seconds else None

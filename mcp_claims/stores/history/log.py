@@ -24,7 +24,7 @@ from mcp_claims.stores.files.directories import PrivateDirectories
 from mcp_claims.stores.files.filesystem import APPEND, CREATE_TO_APPEND, FileSystem, OpenFile
 from mcp_claims.stores.history.events import begins, end_of_trace, ends, ends_beside, event_of, plain
 from mcp_claims.stores.history.files import HistoryFile, file_of, parse_name
-from mcp_claims.stores.history.history import Limits, say_once
+from mcp_claims.stores.history.history import Limits, report_once
 
 _MEGABYTE = 1 << 20
 _PARTS = 8
@@ -192,7 +192,7 @@ class Log:
         except (OSError, UnsafeDirectoryError, StoreUnavailableError) as error:
             self._missing[namespace] = self._missing.get(namespace, 0) + 1
             self._open_files.pop(namespace, None)
-            say_once(self._directory, error)
+            report_once(self._directory, error)
             return False
         return True
 

@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -77,7 +78,7 @@ class Torn(HookedFileSystem):
 
 @pytest.fixture(autouse=True)
 def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "_said_in", set())
+    monkeypatch.setattr(history, "_reported_in", set())
 
 
 def test_the_log_and_its_directory_are_for_this_user_alone(tmp_path: Path) -> None:
@@ -270,6 +271,26 @@ def test_a_new_day_has_a_new_file_and_removes_what_is_too_old(tmp_path: Path) ->
     world.pass_time(86_400)
     grant(store, renewed(held), over=held)
     assert "notes.txt" in os.listdir(store.history.directory)
+
+
+@pytest.mark.rule("J3", "J5")
+def test_a_refusal_which_is_written_without_the_lock_overwrites_no_line(tmp_path: Path) -> None:
+    class Interrupted(Torn):
+        then: Callable[[], object] | None = None
+
+        def write(self, fd: int, data: bytes) -> int:
+            if fd in self.logs and self.then is not None:
+                then, self.then = self.then, None
+                then()
+            return super().write(fd, data)
+
+    fs = Interrupted(-1)
+    store = FileStore(tmp_path / "claims", fs=fs, history=ON)
+    mine, other = process_session(store), process_session(FileStore(store.directory, history=ON))
+    assert mine.try_claim("red").claimed
+    fs.then = lambda: other.try_claim("red")
+    assert mine.try_claim("blue").claimed
+    assert kinds(store) == ["granted", "refused", "granted"]
 
 
 @pytest.mark.rule("J4")
