@@ -17,7 +17,7 @@ SUBJECTS = {
     "sessions": "what an agent's session costs: start, CPU, memory, many at once, eight that race",
     "call": "one call of try_claim over stdio",
     "core": "claim, release and refusal in the library",
-    "history": "claim and release with the history and without it",
+    "history": "claim and release, and a session, with the history and without it",
     "contention": "many processes that claim in one namespace",
     "scale": "one namespace with more and more claims",
     "files": "grants of files among thousands of others",

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -95,12 +95,14 @@ class StdioClient:
 
 
 @contextmanager
-def client_of(*arguments: str | Path, program: str | Path = sys.executable) -> Iterator[StdioClient]:
-    """Start *program* with *arguments*, a server on stdio; kill it at the end."""
+def client_of(
+    *arguments: str | Path, program: str | Path = sys.executable, variables: Mapping[str, str] | None = None
+) -> Iterator[StdioClient]:
+    """Start *program* with *arguments*, a server on stdio, and *variables* in its environment; kill it at the end."""
     with subprocess.Popen(
         [str(program), *map(str, arguments)],
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | dict(variables or {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         # Other servers print a greeting there; ours print only errors.

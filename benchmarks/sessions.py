@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -21,24 +21,35 @@ from benchmarks.servers import OURS, SDK, SDK_IS, StdioClient, client_of
 
 PEER = Path(sys.executable).with_name("fleetwright")
 _PEER_IS = "fleetwright"
-_SESSIONS, _AT_ONCE, _RACERS, _TURNS = 8, 20, 8, 4
+SESSIONS, _AT_ONCE, _RACERS, _TURNS = 8, 20, 8, 4
 _MIB = 2**20
 
 
-class _Side:
+class Side:
     """A server, and a call that it answers at once."""
 
     def __init__(
-        self, command: Sequence[str | Path], tool: str, program: str | Path = sys.executable, **given: object
+        self,
+        command: Sequence[str | Path],
+        tool: str,
+        program: str | Path = sys.executable,
+        variables: Mapping[str, str] | None = None,
+        **given: object,
     ) -> None:
         self.command, self.program, self.tool, self.given = command, program, tool, given
+        self.variables = variables
 
     @contextmanager
     def client(self) -> Iterator[StdioClient]:
         """Start a server and make the handshake."""
-        with client_of(*self.command, program=self.program) as client:
+        with client_of(*self.command, program=self.program, variables=self.variables) as client:
             client.initialize()
             yield client
+
+    def handshake(self) -> None:
+        """Start a server until it has answered the handshake."""
+        with self.client():
+            pass
 
     def call(self, client: StdioClient) -> None:
         """Make the call."""
@@ -53,10 +64,10 @@ class _Side:
 def measure(effort: Effort) -> Iterator[Figure]:
     """Start servers one by one, in eights and in twenties, and let eight race."""
     with tempfile.TemporaryDirectory() as directory:
-        ours = _Side([*OURS, Path(directory, "ours")], "try_claim", key="red")
-        without_quick = _Side([*OURS, Path(directory, "ours"), "--no-quick"], "try_claim", key="red")
-        sdk = _Side(SDK, "add", a=1, b=2)
-        peer = _Side(["serve", "--create", "--db", Path(directory, "peer.db")], "list_runs", PEER)
+        ours = Side([*OURS, Path(directory, "ours")], "try_claim", key="red")
+        without_quick = Side([*OURS, Path(directory, "ours"), "--no-quick"], "try_claim", key="red")
+        sdk = Side(SDK, "add", a=1, b=2)
+        peer = Side(["serve", "--create", "--db", Path(directory, "peer.db")], "list_runs", PEER)
 
         def hand_over() -> None:
             with ours.client() as client:
@@ -72,29 +83,29 @@ def measure(effort: Effort) -> Iterator[Figure]:
         yield medians(
             "sessions", "start to an answer of the SDK's server", "ms", handed_over, replaced, "--no-quick", Bar(1.1)
         )
-        our_memory, sdk_memory = (_memory_of_one(side, effort.of(3, 1)) for side in (ours, sdk))
+        our_memory, sdk_memory = (memory_of_one(side, effort.of(3, 1)) for side in (ours, sdk))
         bar = Bar(0.2)
-        yield Figure("sessions", f"PSS of one of {_SESSIONS}", "MiB", our_memory, sdk_memory, SDK_IS, bar)
+        yield Figure("sessions", f"PSS of one of {SESSIONS}", "MiB", our_memory, sdk_memory, SDK_IS, bar)
         (last, cpu), (sdk_last, sdk_cpu) = (_at_once(side, effort.of(3, 1)) for side in (ours, sdk))
         yield medians("sessions", f"{_AT_ONCE} started at once, last answer", "ms", last, sdk_last, SDK_IS, Bar(0.1))
         yield medians("sessions", f"{_AT_ONCE} started at once, CPU", "ms", cpu, sdk_cpu, SDK_IS, Bar(0.08))
         yield from _race(effort, ours, peer)
 
 
-def _memory_of_one(side: _Side, rounds: int) -> float:
+def memory_of_one(side: Side, rounds: int) -> float:
     """Return the share of one of several sessions in the memory that they have together, in MiB."""
 
     def once() -> float:
         with ExitStack() as stack:
-            clients = [stack.enter_context(side.client()) for _ in range(_SESSIONS)]
+            clients = [stack.enter_context(side.client()) for _ in range(SESSIONS)]
             for client in clients:
                 side.call(client)
-            return sum(psutil.Process(client.pid).memory_full_info().pss for client in clients) / _SESSIONS / _MIB
+            return sum(psutil.Process(client.pid).memory_full_info().pss for client in clients) / SESSIONS / _MIB
 
     return median(once() for _ in range(rounds))
 
 
-def _at_once(side: _Side, rounds: int) -> tuple[list[float], list[float]]:
+def _at_once(side: Side, rounds: int) -> tuple[list[float], list[float]]:
     """Start many sessions at once; return the seconds until the last was answered, and those of CPU for all."""
     last, cpu = [], []
     for _ in range(rounds):
@@ -111,7 +122,7 @@ def _at_once(side: _Side, rounds: int) -> tuple[list[float], list[float]]:
     return last, cpu
 
 
-def _race(effort: Effort, ours: _Side, peer: _Side) -> Iterator[Figure]:
+def _race(effort: Effort, ours: Side, peer: Side) -> Iterator[Figure]:
     """Let eight ask for each key at once, in turns of many rounds with servers of their own.
 
     Sixteen that live side by side would share the caches of the processor, which no user's sessions do.
@@ -132,7 +143,7 @@ def _race(effort: Effort, ours: _Side, peer: _Side) -> Iterator[Figure]:
 
 
 @contextmanager
-def _racers(side: _Side) -> Iterator[list[StdioClient]]:
+def _racers(side: Side) -> Iterator[list[StdioClient]]:
     with ExitStack() as stack:
         yield [stack.enter_context(side.client()) for _ in range(_RACERS)]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
+from math import inf
 from threading import Condition, Event, Lock
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from mcp_claims.errors import ClaimsError
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, tickets
 from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Claim, Found, Moment, ScopedKey, Unreadable
+from mcp_claims.model.records import Claim, Moment, ScopedKey, Unreadable, is_head
 from mcp_claims.model.text import one_line
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store, call_before, without_head
@@ -28,17 +29,20 @@ _LONGEST = 10.0
 """Seconds that a reading of the store may take, and after which a board that nobody looks at is no longer read."""
 
 _RATIO = 20
-"""A reading of everything is followed by a pause this many times as long, unless something changes: 5 % of a core at most."""
+"""A look at all that is stored is followed by a pause this many times as long: it takes 5 % of a core at most."""
 
 _LONGEST_PAUSE = 60.0
-"""Seconds after which everything is read, however often something changes: a store can miss a notice."""
+"""Seconds after which everything is read, whatever the fingerprints say: not every namespace is known by name."""
 
 _MANY = 1_000
-"""Claims from which on a change makes only those read again that have changed: to read 10,000 takes half a second."""
+"""Claims from which on a change makes only those read again that have changed: to read 10,000 takes a second or two."""
+
+_SLICE = 0.03
+"""Seconds of a look at many claims after which what has changed meanwhile is shown."""
 
 _CONSISTENT = 1.5
-"""Seconds from the start of a reading for which the fingerprints of what was read can be taken: a store has none for what
-changed within the last 2 s, so none can belong to a newer record than the one that was read."""
+"""Seconds after the beginning of a read for which the fingerprint can be taken: a store has none for what changed within the last
+2 s, so none can belong to a newer record than the one that was read."""
 
 
 class Snapshot(NamedTuple):
@@ -59,7 +63,11 @@ class _Entry(NamedTuple):
     found: Claim | Unreadable
     state: ClaimState
     row: Row
+    base: ScopedKey | None
     fingerprint: object = None
+
+
+_Judge = Callable[[Claim | Unreadable, object], _Entry]
 
 
 class Board:
@@ -69,9 +77,10 @@ class Board:
         self.where, self.has_history = where, past.is_kept
         self._store, self._session, self._machine, self._past = store, session, machine, past
         self._entries: dict[str, _Entry] = {}
-        self._read_at, self._took, self._consistent_until = 0.0, 0.0, 0.0
+        self._look: Iterator[None] | None = None
+        """The look at all that is stored that has begun and not ended: it stops after each claim."""
+        self._look_took, self._look_ended, self._all_read_at = 0.0, -inf, -inf
         self._latest: Snapshot | None = None
-        self._unchecked = False
         self._reading, self._changed, self._noticed = Lock(), Condition(), Event()
         self._watching, self._asked = False, 0.0
 
@@ -93,7 +102,10 @@ class Board:
     def read(self) -> Snapshot:
         """Return what is stored now; if the store cannot answer, what was read last, with the reason."""
         with self._reading:
-            return self._read_in_time(changed=True)
+            snapshot = self._read_in_time(changed=True)
+            while self._look is not None:
+                snapshot = self._read_in_time(changed=False)
+            return snapshot
 
     def refresh(self) -> None:
         """Let what is stored be read again soon."""
@@ -115,15 +127,12 @@ class Board:
             began = time.monotonic()
             with self._reading:
                 self._publish(self._read_in_time(changed=noticed))
-                self._take_fingerprints()
-            ended = time.monotonic()
-            if noticed := self._unchecked:
-                continue
-            noticed = self._noticed.wait(_TICK)
+            # Half of a core at most, however often something changes.
+            pause = time.monotonic() - began
+            noticed = self._noticed.wait(_TICK if self._look is None else pause)
             if noticed:
-                # Half of a core at most, however often something changes.
-                time.sleep(max(_SETTLE, 2 * ended - began - time.monotonic()))
-            elif not watched:
+                time.sleep(max(_SETTLE, began + 2 * pause - time.monotonic()))
+            elif not watched and self._look is None:
                 return  # Perhaps it can be watched by now.
 
     def _is_left(self) -> bool:
@@ -154,89 +163,99 @@ class Board:
         return Snapshot(milliseconds(now.wall), rows, waits, events, self._past.total, problem)
 
     def _read(self, *, changed: bool) -> None:
-        began = time.monotonic()
-        age, pause = began - self._read_at, _RATIO * self._took
-        if not changed and age < pause:
-            return
-        if not changed or age >= _LONGEST_PAUSE or self._store.remote or len(self._entries) < _MANY:
-            page = self._session.list_claims(limit=sys.maxsize)
-            rows = ((row_id(each.found), each) for each in page.claims)
-            self._entries = {row: self._entry(row, each.found, each.state, page.now) for row, each in rows}
-            self._read_at, self._took = began, time.monotonic() - began
-        elif self._past.changed and not self._unchecked:
-            # What the history names is read at once; whether anything else has changed is seen right after that.
+        is_many = len(self._entries) >= _MANY and not self._store.remote
+        if is_many:
             self._read_keys(self._past.changed)
-            self._unchecked = True
-            return
-        else:
-            self._read_changed()
-        self._unchecked = False
-        self._consistent_until = began + _CONSISTENT
+        if self._look is None:
+            # What has changed is known by the history, if there are many.
+            is_due = changed and not (is_many and self._past.is_kept)
+            if not is_due and time.monotonic() - self._look_ended < _RATIO * self._look_took:
+                return
+            is_all_due = not is_many or time.monotonic() - self._all_read_at >= _LONGEST_PAUSE
+            self._look, self._look_took = self._read_all() if is_all_due else self._read_changed(), 0.0
+        self._look_on(_SLICE if is_many and self._past.is_kept else inf)
 
-    def _read_keys(self, keys: Collection[ScopedKey]) -> None:
-        entries = {
-            row: entry
-            for row, entry in self._entries.items()
-            if not (isinstance(entry.found, Claim) and entry.found.scoped.base in keys)
-        }
-        add = self._adding(entries)
-        for scoped in keys:
-            add(self._store.read(scoped))
-        self._entries = entries
+    def _look_on(self, seconds: float) -> None:
+        """Go on with the look at all that is stored, for so many *seconds*."""
+        assert self._look is not None
+        began, look, self._look = time.monotonic(), self._look, None
+        self._look_ended = -inf  # If the store does not answer, it is asked again soon.
+        for _ in look:
+            if time.monotonic() - began >= seconds:
+                self._look = look
+                break
+        self._look_ended = time.monotonic()
+        self._look_took += self._look_ended - began
 
-    def _adding(self, entries: dict[str, _Entry]) -> Callable[[Found], None]:
-        """Return a function that puts into *entries* what was found at a key now."""
-        now, provably_dead = self._machine.now(), cache(self._machine.provably_dead)
+    def _read_all(self) -> Iterator[None]:
+        """Read everything."""
+        judge, before, seen = self._judging(), dict(self._entries), set[str]()
+        for found in self._store.scan():
+            if not is_head(found):  # Its members are in the list.
+                seen.add(row := row_id(found))
+                self._entries[row] = judge(found, None)
+            yield
+        for row, entry in before.items():
+            if row not in seen and self._entries.get(row) is entry:
+                del self._entries[row]
+        self._all_read_at = time.monotonic()
 
-        def add(found: Found) -> None:
-            for each in [] if found is None else without_head(found, self._store.read_all):
-                state = expiry.state_of(each, now, provably_dead)
-                entries[row_id(each)] = self._entry(row_id(each), each, state, now)
-
-        return add
-
-    def _read_changed(self) -> None:
-        """Read again what may have changed, and what is new in the namespaces that are known, by the history, too."""
-        entries: dict[str, _Entry] = {}
-        add = self._adding(entries)
-        known: set[ScopedKey] = set()
-        for row, entry in self._entries.items():
-            if not isinstance(entry.found, Claim):
-                entries[row] = entry
-                continue
+    def _read_changed(self) -> Iterator[None]:
+        """Judge what is known anew, read what may have changed, and what is new in the namespaces that are known."""
+        judge, known = self._judging(), set[ScopedKey]()
+        for row, entry in list(self._entries.items()):
+            yield
+            if not isinstance(entry.found, Claim) or self._entries.get(row) is not entry:
+                continue  # The latter has been read meanwhile.
             scoped = entry.found.scoped
             if scoped.member is None:
                 known.add(scoped)
             fingerprint = self._store.fingerprint(scoped)
-            if fingerprint is None or fingerprint != entry.fingerprint:
-                add(self._store.read(scoped))
+            if fingerprint is not None and fingerprint == entry.fingerprint:
+                self._entries[row] = judge(entry.found, fingerprint)
             else:
-                entries[row] = entry
-        found = (entry.found for entry in self._entries.values())
-        namespaces = {each.scoped.namespace for each in found if isinstance(each, Claim)}
-        for namespace in namespaces | self._past.namespaces:
+                self._replace([row], self._read_at(scoped, judge))
+        namespaces = {scoped.namespace for scoped in known} | self._past.namespaces
+        for namespace in namespaces:
             for key in self._store.names(namespace, sys.maxsize):
+                yield
                 if (scoped := ScopedKey(namespace, key)) not in known:
-                    add(self._store.read(scoped))
-        self._entries = entries
+                    self._replace([], self._read_at(scoped, judge))
 
-    def _entry(self, row: str, found: Claim | Unreadable, state: ClaimState, now: Moment) -> _Entry:
-        before = self._entries.get(row)
-        if before is not None and before.found == found and before.state is state:
-            return before
-        return _Entry(found, state, row_of(found, state, now))
+    def _read_keys(self, keys: Collection[ScopedKey]) -> None:
+        if keys:
+            judge = self._judging()
+            found = [entry for scoped in keys for entry in self._read_at(scoped, judge)]
+            self._replace([row for row, entry in self._entries.items() if entry.base in keys], found)
 
-    def _take_fingerprints(self) -> None:
-        if len(self._entries) < _MANY or self._store.remote:
-            return
-        entries = dict(self._entries)
-        for row, entry in entries.items():
-            if time.monotonic() > self._consistent_until:
-                break
-            if entry.fingerprint is None and isinstance(entry.found, Claim):
-                fingerprint = self._store.fingerprint(entry.found.scoped)
-                entries[row] = entry._replace(fingerprint=fingerprint)
-        self._entries = entries
+    def _replace(self, rows: Collection[str], entries: Iterable[_Entry]) -> None:
+        for row in rows:
+            self._entries.pop(row, None)
+        self._entries.update((row_id(entry.found), entry) for entry in entries)
+
+    def _read_at(self, scoped: ScopedKey, judge: _Judge) -> list[_Entry]:
+        """Return what is stored at *scoped* now: nothing, one, or all who hold it."""
+        began = time.monotonic()
+        found = self._store.read(scoped)
+        if is_head(found):
+            return [judge(each, None) for each in without_head(found, self._store.read_all)]
+        fingerprint = self._store.fingerprint(scoped)
+        if time.monotonic() - began > _CONSISTENT:
+            fingerprint = None
+        return [] if found is None else [judge(found, fingerprint)]
+
+    def _judging(self) -> _Judge:
+        """Return a function that makes the entry of what was found; what has not changed keeps its row."""
+        now, provably_dead = self._machine.now(), cache(self._machine.provably_dead)
+
+        def judge(found: Claim | Unreadable, fingerprint: object) -> _Entry:
+            state, before = expiry.state_of(found, now, provably_dead), self._entries.get(row_id(found))
+            if before is not None and before.found == found and before.state is state:
+                return before if fingerprint in (None, before.fingerprint) else before._replace(fingerprint=fingerprint)
+            base = found.scoped.base if isinstance(found, Claim) else None
+            return _Entry(found, state, row_of(found, state, now), base, fingerprint)
+
+        return judge
 
     def _waits(self, now: Moment) -> tuple[Wait, ...]:
         found = tickets.current(self._store.tickets(None), now, cache(self._machine.provably_dead))

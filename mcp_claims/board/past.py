@@ -33,7 +33,7 @@ class Reader(Protocol):
 
 
 class PastEvent(Session, total=False):
-    """One event; `seconds` is how long the key was held, `count` how often a refusal was repeated."""
+    """One event; `seconds` is how long the key was held, `times` how often a refusal was repeated."""
 
     at: int
     kind: str

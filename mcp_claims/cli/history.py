@@ -23,7 +23,7 @@ from mcp_claims.cli.options import (
 from mcp_claims.cli.output import print_result, write_line
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import tickets
-from mcp_claims.model.contention import KeyUse, middle, uses
+from mcp_claims.model.contention import KeyUse, median_of, uses
 from mcp_claims.model.history import Event, Kind, facts_of, to_line
 from mcp_claims.model.keys import is_file_key
 from mcp_claims.model.records import Claim, ScopedKey
@@ -234,8 +234,8 @@ def _facts_of_use(use: KeyUse) -> dict[str, object]:
         "refusals": use.refusals,
         "grants": use.grants,
         "takeovers": use.takeovers,
-        "held_seconds": {"median": middle(use.held), "longest": max(use.held, default=None)},
-        "waited_seconds": {"median": middle(use.waited), "longest": max(use.waited, default=None)},
+        "held_seconds": {"median": median_of(use.held), "longest": max(use.held, default=None)},
+        "waited_seconds": {"median": median_of(use.waited), "longest": max(use.waited, default=None)},
     }
 
 
@@ -262,4 +262,4 @@ def _span(seconds: list[float]) -> str:
     """Return the median and the longest."""
     if not seconds:
         return ""
-    return " / ".join(phrases.span(timedelta(seconds=each)) for each in (middle(seconds) or 0.0, max(seconds)))
+    return " / ".join(phrases.span(timedelta(seconds=each)) for each in (median_of(seconds) or 0.0, max(seconds)))

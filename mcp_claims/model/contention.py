@@ -12,7 +12,10 @@ from mcp_claims.model.records import ScopedKey
 
 @dataclass
 class KeyUse:
-    """What happened to one key: how often it was granted, taken from the dead, and refused to whom; `held` and `waited` are in seconds."""
+    """How often one key was granted, taken over from the dead and refused; `held` and `waited` are in seconds.
+
+    `kept_from` has each session that was refused, with the generation of the grant that it was refused for.
+    """
 
     scoped: ScopedKey
     grants: int = 0
@@ -24,7 +27,7 @@ class KeyUse:
 
     @property
     def duplicates_prevented(self) -> int:
-        """How often a session was kept from what another one did, however often it asked: each grant counts once for each."""
+        """How often a session was kept from what another one did: once for each grant, however often it asked."""
         return len(self.kept_from)
 
 
@@ -51,6 +54,6 @@ def uses(events: Iterable[Event]) -> list[KeyUse]:
     return sorted(found.values(), key=lambda use: (-use.duplicates_prevented, -use.refusals, -use.grants, use.scoped))
 
 
-def middle(seconds: list[float]) -> float | None:
+def median_of(seconds: list[float]) -> float | None:
     """Return the median of *seconds*, `None` of none."""
     return median(seconds) if seconds else None

@@ -35,7 +35,8 @@ class Kind(StrEnum):
     REVOKED = "revoked"
     #: `holder` learned that it no longer has it, and did not give it back; `by` is who has the key now.
     LOST = "lost"
-    #: `holder` was refused the key, `times` times since the last line: `by` has it under `generation`, or has done the work (`outcome`).
+    #: `holder` was refused the key, `times` times since the last line: `by` has it under `generation`, or has done the
+    #: work (`outcome`).
     REFUSED = "refused"
     #: What was left of ended work, or of a damaged record, was removed.
     FORGOTTEN = "forgotten"
@@ -61,11 +62,15 @@ _ENDS = frozenset({Kind.RELEASED, Kind.EXPIRED, Kind.ORPHANED, Kind.REVOKED, Kin
 class Event(NamedTuple):
     """One line of the history.
 
-    `key` is the key as resolved, without the place of a member; `mode`, `slot` and `slots` say in which way it is held, and
-    with `turn` it is only kept for `holder`, who has waited; `group` has the keys that were granted together.  The `holder` with what follows up to `start` is the session that the event is
-    about: that which has or had the claim, or was refused.  `pid` and `start` identify its process.  `expires` is when a claim
-    ends unless it is renewed.  `found` is what a grant took the place of (a word of `ClaimState`; `free` is left out),
-    `found_generation` its generation, and `redo` whether it was asked for even if the work is done.  `revision` is that of the change on etcd, and orders the lines of several machines.
+    `key` is the key as resolved, without the place of a member.  `mode`, `slot` and `slots` say in which way it is held;
+    with `turn` it is only kept for `holder`, who has waited.  `group` has the keys that were granted together.
+
+    `holder` and the fields up to `start` describe the session that has or had the claim, or was refused; `pid` and `start`
+    identify its process.  `expires` is when the claim ends unless it is renewed.
+
+    `found` is what a grant replaced (a word of `ClaimState`; `free` is left out), and `found_generation` its generation.
+    With `redo` the grant was asked for even if the work is done.  `revision` is that of the change on etcd; it orders the
+    lines of several machines.
     """
 
     at: datetime

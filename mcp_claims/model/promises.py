@@ -62,7 +62,7 @@ class _Hold:
     slot: int | None
     slots: int | None
     is_over: bool = False
-    by_whom: Event | None = None
+    superseded_by: Event | None = None
     """The grant to somebody else that was made although no line says how this one ended."""
     uncertain: bool = False
     """Whether lines are missing that may say how it ended."""
@@ -105,8 +105,8 @@ class _Replay:
 
     def finish(self) -> Findings:
         holds = [hold for hold in self._holds.values() if not hold.is_over]
-        self.findings.unknown += sum(hold.by_whom is not None for hold in holds)
-        self.findings.in_force = sum(hold.by_whom is None for hold in holds)
+        self.findings.unknown += sum(hold.superseded_by is not None for hold in holds)
+        self.findings.in_force = sum(hold.superseded_by is None for hold in holds)
         return self.findings
 
     def _begin(self, event: Event) -> None:
@@ -117,7 +117,7 @@ class _Replay:
             self.findings.reservations += 1
         if taken is not None and taken.event.kind is Kind.RESERVED and event.kind is Kind.GRANTED:
             # A turn that is taken.
-            if taken.is_over or not _is_same(taken.holder, event.holder):
+            if taken.is_over or not is_same_session(taken.holder, event.holder):
                 self._violated(Promise.ONE_HOLDER, event, taken.event, "the turn was another's, or over")
             taken.event, taken.expires = event, event.expires
         elif event.generation and event.generation <= self._highest.get(event.scoped, 0):
@@ -141,15 +141,15 @@ class _Replay:
         old = hold.event
         if old.scoped == event.scoped and event.found_generation == old.generation:
             self._close(hold)  # It was met dead, or as a marker.
-        elif hold.by_whom is not None:
+        elif hold.superseded_by is not None:
             return
         elif hold.uncertain or old.revision is not None or not self._complete:
-            hold.by_whom = event
+            hold.superseded_by = event
         elif hold.expires is not None and hold.expires <= event.at:
-            hold.by_whom = event
+            hold.superseded_by = event
             self._violated(Promise.EVERY_HOLD_ENDS, event, old, "its time was up, but no line says who found that")
         else:
-            hold.by_whom = event
+            hold.superseded_by = event
             self._violated(Promise.ONE_HOLDER, event, old, f"{hold.holder} had it, and no line says that this ended")
 
     def _go_on(self, event: Event) -> None:
@@ -158,8 +158,8 @@ class _Replay:
             self.findings.unknown += 1
             self._mention(event.scoped, event.generation)
             hold = self._hold(event)
-        elif hold.is_over or hold.by_whom is not None:
-            self._violated(Promise.ONE_HOLDER, event, hold.by_whom or hold.event, "it goes on after it was over")
+        elif hold.is_over or hold.superseded_by is not None:
+            self._violated(Promise.ONE_HOLDER, event, hold.superseded_by or hold.event, "it goes on after it was over")
         if event.kind is Kind.TAKEN_OVER and not _may_take_over(hold.event, event):
             self._violated(Promise.ONE_HOLDER, event, hold.event, "another session has it under the same generation")
         hold.holder, hold.expires = event.holder, event.expires
@@ -178,9 +178,9 @@ class _Replay:
                 self._mention(event.scoped, event.generation)
         else:
             # Only its holder releases it, and finds it in its place.
-            if event.kind is Kind.RELEASED and hold.by_whom is not None:
+            if event.kind is Kind.RELEASED and hold.superseded_by is not None:
                 self._violated(
-                    Promise.ONE_HOLDER, event, hold.by_whom, "it was released after another was granted the key"
+                    Promise.ONE_HOLDER, event, hold.superseded_by, "it was released after another was granted the key"
                 )
             self._close(hold)
         if event.kind is Kind.RELEASED and event.outcome == _DONE and _is_binding(event):
@@ -198,7 +198,7 @@ class _Replay:
             self._violated(Promise.DONE_STAYS_DONE, event, done, "the work was done, and nobody asked for it again")
 
     def _mention(self, scoped: ScopedKey, generation: int) -> None:
-        """Note that there was a grant of this *generation*: how the ones before it ended, of which no line says it, is unknown."""
+        """Note that there was a grant of this *generation*: how an earlier one without an end ended is unknown."""
         if (scoped, generation) not in self._holds:
             for hold in self._open.get(scoped, ()):
                 hold.uncertain = hold.uncertain or hold.event.generation < generation
@@ -223,14 +223,14 @@ class _Replay:
             for key in keys
             for hold in self._open.get(key, ())
             if hold.event.generation != event.generation or key != scoped
-            if not _is_same(hold.holder, event.holder) and not _goes_with(hold, event, same_key=key == scoped)
+            if not is_same_session(hold.holder, event.holder) and not _goes_with(hold, event, same_key=key == scoped)
         ]
 
     def _hold(self, event: Event) -> _Hold:
         hold = _Hold(event, event.holder, event.expires, event.mode, event.slot, event.slots)
         self._holds[event.scoped, event.generation] = hold
         # A session that has the key anew has lost what it had before.
-        for other in [each for each in self._open.get(event.scoped, ()) if _is_same(each.holder, event.holder)]:
+        for other in [each for each in self._open.get(event.scoped, ()) if is_same_session(each.holder, event.holder)]:
             self._close(other)
         self._open.setdefault(event.scoped, []).append(hold)
         return hold
@@ -276,14 +276,10 @@ def by_revision(machines: Iterable[Iterable[Event]]) -> list[Event]:
     return [event for _, event in sorted(ordered, key=lambda item: item[0])]
 
 
-def _is_same(one: str, other: str) -> bool:
-    return is_same_session(one, other)
-
-
 def _may_take_over(old: Event, new: Event) -> bool:
     """Return whether the session of *new* may go on with the claim of *old*: it is the same, or that was made for it."""
     of_one_host = old.host_session is not None and old.host_session == new.host_session
-    return of_one_host or old.maker == Maker.GUARD or _is_same(old.holder, new.holder)
+    return of_one_host or old.maker == Maker.GUARD or is_same_session(old.holder, new.holder)
 
 
 def _goes_with(hold: _Hold, event: Event, *, same_key: bool) -> bool:

@@ -37,7 +37,6 @@ from mcp_types import (
     SubscriptionsListenRequestParams,
     SubscriptionsListenResult,
     TextContent,
-    TextResourceContents,
     UnsubscribeRequestParams,
 )
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -166,11 +165,8 @@ async def _list_resource_templates(
 async def _read_resource(context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
     with _protocol_errors():
         if params.uri in (BOARD, BOARD_DATA) and _shows_apps(context):
-            kind, text = await context.lifespan_context.board.read(params.uri)
-            meta = {"ui": {"prefersBorder": True}} if params.uri == BOARD else None
-            return ReadResourceResult(
-                contents=[TextResourceContents(uri=params.uri, mime_type=kind, text=text, meta=meta)]
-            )
+            contents = await context.lifespan_context.board.contents(params.uri, run_scan)
+            return ReadResourceResult.model_validate({"contents": contents})
         return await read_resource(_reader(context), params.uri)
 
 

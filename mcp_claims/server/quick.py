@@ -11,12 +11,12 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from mcp_claims.errors import ClaimsError
 from mcp_claims.model.text import one_line
 from mcp_claims.server import plain
-from mcp_claims.server.apps import TOOL, TOOL_META, shows_apps
+from mcp_claims.server.apps import BOARD, BOARD_DATA, TOOL, TOOL_META, shows_apps
 from mcp_claims.server.arguments import plain_arguments
 from mcp_claims.server.calls import Calls, RunningCall, Step, StepRunner, in_thread
 from mcp_claims.server.log import logger
@@ -28,6 +28,9 @@ from mcp_claims.server.stop import LONGEST_SILENCE, STOPS, leave, stop
 from mcp_claims.server.tools import TOOLS, Call, call_tool
 from mcp_claims.session.acquire import STILL_HELD, stop_waits
 from mcp_claims.stores.threads import start_daemon_thread
+
+if TYPE_CHECKING:
+    from mcp_claims.server.board_app import BoardApp
 
 _HANDSHAKE, _MODERN = "handshake", "modern"
 _MAX_UNSENT = 8 * 2**20
@@ -65,6 +68,7 @@ class QuickStage:
         """
         self.listens: dict[Id, Message] = {}
         """The open `subscriptions/listen` requests, by id.  They ask for notices of changed lists; none ever changes."""
+        self._board: BoardApp | None = None
         self._woken, self._wake = make_wake_pipe()
         self.calls = Calls(self._wake_up)
         self.send: Callable[[Message], None] = self._send
@@ -291,18 +295,21 @@ class QuickStage:
             plain.check_envelope(meta)
             client = meta.get(plain.CLIENT)
         fixed: dict[str, Any] = self._fixed[protocol]
+        capabilities = self._capabilities if protocol == _HANDSHAKE else meta[plain.CAPABILITIES]
+        extensions = capabilities.get("extensions")
         if method == "tools/call":
             self._call(message["id"], params, fixed[method], client)
         elif method == "resources/list":
             plain.check_params(params)
             self._list_resources(message["id"], fixed[method])
+        elif method == "resources/read" and shows_apps(extensions):
+            self._read_board(message["id"], params, fixed[method])
         elif method == "subscriptions/listen" and protocol == _MODERN:
             self._listen(message, params)
-        elif method in fixed:
+        elif method in fixed and method != "resources/read":
             plain.check_params(params)
             result = fixed[method]
-            capabilities = self._capabilities if protocol == _HANDSHAKE else meta[plain.CAPABILITIES]
-            if method == "tools/list" and shows_apps(capabilities.get("extensions")):
+            if method == "tools/list" and shows_apps(extensions):
                 result = result | {"tools": [_with_board(tool) for tool in result["tools"]]}
             self.send({"jsonrpc": "2.0", "id": message["id"], "result": result})
         else:
@@ -342,6 +349,19 @@ class QuickStage:
 
         async def work() -> Message:
             return envelope | await resource_page(self._registry.read_only, runner.scan, None)
+
+        self._start(request_id, work(), runner)
+
+    def _read_board(self, request_id: Id, params: Message, envelope: Message) -> None:
+        plain.check_params(params, {"uri": (BOARD, BOARD_DATA).__contains__}, {"uri"})
+        if self._board is None:
+            from mcp_claims.server.board_app import BoardApp  # Imported here: few hosts ever read it.
+
+            self._board = BoardApp(self._registry)
+        runner, board = StepRunner(None), self._board
+
+        async def work() -> Message:
+            return envelope | {"contents": await board.contents(params["uri"], runner.scan)}
 
         self._start(request_id, work(), runner)
 

@@ -14,7 +14,7 @@ from mcp_claims.board.past import Past, past_of
 from mcp_claims.board.site import changes
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import local_machine
-from mcp_claims.model.records import Claim, Unreadable
+from mcp_claims.model.records import Claim, Found, ScopedKey, Unreadable
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.session import Session
 
@@ -64,6 +64,7 @@ def test_of_many_claims_only_those_are_read_again_that_have_changed_without_a_hi
     claims_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "_MANY", 1)
+    monkeypatch.setattr(live, "_RATIO", 1e9)  # So that nothing is read but for a change.
     monkeypatch.setenv("MCP_CLAIMS_HISTORY_DAYS", "0")
     watched = Watched(claims_dir)
     session, other = open_session(watched), open_session(watched)
@@ -97,7 +98,14 @@ def test_what_the_history_names_is_read_at_once_even_in_a_namespace_that_is_new(
     session.try_claim("shared", shared=True)
     board = board_of(watched)
     board.read()
-    monkeypatch.setattr(watched, "fingerprint", lambda _: pytest.fail("the others are looked at later"))
+    monkeypatch.setattr(live, "_RATIO", 1e9)
+    fingerprint = watched.fingerprint
+
+    def of_what_is_named(scoped: ScopedKey) -> object:
+        assert scoped.key != "red", "the others are looked at later"
+        return fingerprint(scoped)
+
+    monkeypatch.setattr(watched, "fingerprint", of_what_is_named)
     session.try_claim("blue", "a new one")
     session.release("shared")
     assert shown(board.read()) == {"red": "held", "blue": "held"}
@@ -106,16 +114,50 @@ def test_what_the_history_names_is_read_at_once_even_in_a_namespace_that_is_new(
 
 @pytest.mark.rule("B7")
 def test_a_record_that_changes_right_after_it_was_read_is_read_again(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
+    claims_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "_MANY", 1)
-    session = open_session(watched)
+    monkeypatch.setenv("MCP_CLAIMS_HISTORY_DAYS", "0")
+    watched, session = Watched(claims_dir), open_session(FileStore(claims_dir))
     session.try_claim("red", note="first")
     board = board_of(watched)
     board.read()
-    session.try_claim("red", note="second")  # Before its fingerprint is taken.
-    board._take_fingerprints()
+    read = watched.read
+
+    def and_then_it_changes(scoped: ScopedKey) -> Found:
+        found = read(scoped)
+        session.try_claim("red", note="second")  # Before its fingerprint is taken.
+        return found
+
+    monkeypatch.setattr(watched, "read", and_then_it_changes)
+    assert [row["note"] for row in board.read().rows.values()] == ["first"]
+    monkeypatch.setattr(watched, "read", read)
     assert [row["note"] for row in board.read().rows.values()] == ["second"]
+
+
+@pytest.mark.rule("B7")
+def test_a_look_at_many_claims_stops_for_what_the_history_names(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_MANY", 1)
+    monkeypatch.setattr(live, "_SLICE", 0.0)
+    session = open_session(watched)
+    for number in range(20):
+        session.try_claim(f"key {number}")
+    board = board_of(watched)
+    board.read()
+    monkeypatch.setattr(live, "_RATIO", 0)  # So that the next look begins at once.
+    expected = {f"key {number}": "held" for number in range(20)}
+    for number in (19, 0):  # In front of the look, and behind it.
+        assert shown(board._read_in_time(changed=True)) == expected
+        assert board._look is not None
+        session.release(f"key {number}")
+        session.try_claim(f"another {number}")
+        del expected[f"key {number}"]
+        expected[f"another {number}"] = "held"
+        assert shown(board._read_in_time(changed=True)) == expected
+    while board._look is not None:
+        assert shown(board._read_in_time(changed=False)) == expected
 
 
 @pytest.mark.rule("B1")

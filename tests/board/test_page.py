@@ -85,6 +85,16 @@ def test_the_time_line_has_holds_takeovers_and_refusals_and_duplicates_prevented
         expect(page.locator("#details")).to_contain_text("orphaned")
 
 
+@pytest.mark.rule("B2")
+def test_the_time_line_is_drawn_although_something_changes_all_the_time(
+    board: RunningBoard, browser: Browser, session: Session
+) -> None:
+    with looking(browser, board.url) as page:
+        page.evaluate("void setInterval(arrange, 10)")
+        session.try_claim("red-check")
+        expect(page.locator("button.lane", has_text="red-check")).to_be_visible()
+
+
 @pytest.mark.rule("B5")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.skipif(

@@ -85,9 +85,27 @@ def test_the_board_is_a_page_and_what_it_shows(claims_dir: Path, options: list[s
         facts = json.loads(data["text"])
         assert [row["key"] for _, row in facts["rows"]] == ["red-check"]
         assert not facts["releases"]
+        assert has_imported_the_sdk(server.process.pid) == bool(options), "it costs the session no 40 MiB"
         for capabilities in OTHERS:
             refused = ask(server, "resources/read", capabilities, uri="ui://claims/board")
             assert "There is no resource" in refused["error"]["message"]
+
+
+@pytest.mark.rule("B8", "Q2")
+@pytest.mark.parametrize("handshake", [True, False])
+def test_the_page_has_the_same_bytes_from_both_stages(claims_dir: Path, handshake: bool) -> None:
+    lines = []
+    for options in ([], ["--no-quick"]):
+        with raw_server(claims_dir, *options) as server:
+            params: dict[str, Any] = {"uri": "ui://claims/board"}
+            if handshake:
+                greet(server, CAPABILITIES)
+            else:
+                params["_meta"] = ENVELOPE | {plain.CAPABILITIES: CAPABILITIES}
+            request = {"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": params}
+            server.send_line(json.dumps(request))
+            lines.append(server.stdout.readline())
+    assert lines[0] == lines[1] and len(lines[0]) > 30_000
 
 
 @pytest.mark.anyio

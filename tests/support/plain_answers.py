@@ -27,16 +27,19 @@ _FILLED_IN = {
     "resources/list": {"resources", "nextCursor"},
     "tools/call": {"content", "structuredContent", "isError"},
 }
+_READ = {"uri": "claims://all"}
 _CALL = {"name": "list_claims", "arguments": {}}
 
 
 def make() -> dict[str, Any]:
     """Return the answers of the SDK's server, by kind of protocol and method."""
     handshake = _ask(
-        {"initialize": _INITIALIZE, "ping": {}} | {method: {} for method in _LISTS} | {"tools/call": _CALL}
+        {"initialize": _INITIALIZE, "ping": {}}
+        | {method: {} for method in _LISTS}
+        | {"resources/read": _READ, "tools/call": _CALL}
     )
     methods: dict[str, dict[str, Any]] = (
-        {"server/discover": {}} | {method: {} for method in _LISTS} | {"tools/call": _CALL}
+        {"server/discover": {}} | {method: {} for method in _LISTS} | {"resources/read": _READ, "tools/call": _CALL}
     )
     asked = {method: params | {"_meta": ENVELOPE} for method, params in methods.items()}
     listen = {"notifications": {"toolsListChanged": True}, "_meta": ENVELOPE}
@@ -54,7 +57,9 @@ def make() -> dict[str, Any]:
 
 def _fixed_part(method: str, answer: dict[str, Any]) -> dict[str, Any]:
     filled_in = _FILLED_IN.get(method, set())
-    return {name: value for name, value in answer["result"].items() if name not in filled_in}
+    fixed = {name: value for name, value in answer["result"].items() if name not in filled_in}
+    # Replaced in each answer: so it stands where the SDK's server has it.
+    return fixed | {"contents": []} if method == "resources/read" else fixed
 
 
 def _ask(requests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -58,7 +58,7 @@ def ends(changes: Sequence[Change], now: Moment, proof_of_death: ProofOfDeath) -
 
 
 def begins(changes: Sequence[Change], now: Moment) -> list[Event]:
-    """Return an event for each claim or reservation that *changes*, made at *now*, begin or go on with, and each marker that goes."""
+    """Return an event for each claim or reservation that *changes*, made at *now*, begin or continue, and each marker that they remove."""
     before = {change.old.generation: change.old for change in changes if _is_live(change.old)}
     found: list[Event] = []
     for change in changes:

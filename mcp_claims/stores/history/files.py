@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from mcp_claims.stores.files.filenames import file_name
 
-_NAME = re.compile(r"(\d{4}-\d{2}-\d{2})\.(\d{1,9})\.([a-z0-9%_~.-]+)\.jsonl")
+_NAME = r"(\d{4}-\d{2}-\d{2})\.(\d{1,9})\.([a-z0-9%_~.-]+)\.jsonl"
+"""Compiled when a file is made, not for the first claim of each session."""
 
 
 class HistoryFile(NamedTuple):
@@ -34,5 +35,5 @@ def file_of(day: str, namespace: str, part: int = 0) -> HistoryFile:
 
 def parse_name(name: str) -> HistoryFile | None:
     """Return the file of which *name* is the name; `None` if it is none of a history."""
-    match = _NAME.fullmatch(name)
+    match = re.fullmatch(_NAME, name)
     return None if match is None else HistoryFile(match[1], int(match[2]), match[3])

@@ -23,7 +23,7 @@ DIRECTORY = ".history"
 """In the claims directory, where no namespace has a name with a leading dot."""
 
 DAYS_VARIABLE, MEGABYTES_VARIABLE = "MCP_CLAIMS_HISTORY_DAYS", "MCP_CLAIMS_HISTORY_MEGABYTES"
-_said_in: set[int] = set()
+_reported_in: set[int] = set()
 _MAX_DAYS, _MAX_MEGABYTES = 3_650, 1_048_576
 
 
@@ -63,7 +63,7 @@ class History:
             except (ImportError, OSError) as error:
                 # As in a process that is another user by now, and may not read the package any more.
                 self.is_kept = False
-                say_once(self.directory, error)
+                report_once(self.directory, error)
             else:
                 machine = self._machine or local_machine()
                 self._log = Log(self.directory, self.limits, self._fs or FileSystem(), machine)
@@ -121,11 +121,11 @@ class History:
             self._log.session_ends(holder)
 
 
-def say_once(directory: str, error: Exception) -> None:
+def report_once(directory: str, error: Exception) -> None:
     """Report that the history in *directory* cannot be written; once in each process, a forked child included."""
-    if os.getpid() in _said_in:
+    if os.getpid() in _reported_in:
         return
-    _said_in.add(os.getpid())
+    _reported_in.add(os.getpid())
     # Imported here: it takes a sixth of the start of a server, and most never log anything.
     import logging
 

@@ -1,7 +1,8 @@
 """Appending to a history: one write for the lines of one change, which no other process tears.
 
-A process can die, and a disk fill up, in the middle of a line; the next one then goes on right behind it.  A reader finds where
-it begins (see `model.history.beginning_of_last`), so that this costs no other.  Lines that could not be written are counted, and the next one that can says how many there were.
+A process can die, and a disk fill up, in the middle of a line; the next line then begins right behind it.  A reader finds that
+beginning (see `model.history.beginning_of_last`), so that a torn line costs no other.  Lines that could not be written are
+counted, and the next one that can be written is preceded by their number.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mcp_claims.stores.files.directories import PrivateDirectories
 from mcp_claims.stores.files.filesystem import APPEND, CREATE_TO_APPEND, FileSystem, OpenFile
 from mcp_claims.stores.history.events import begins, end_of_trace, ends, ends_beside, event_of, plain
 from mcp_claims.stores.history.files import HistoryFile, file_of, parse_name
-from mcp_claims.stores.history.history import Limits, say_once
+from mcp_claims.stores.history.history import Limits, report_once
 
 _MEGABYTE = 1 << 20
 _PARTS = 8
@@ -191,7 +192,7 @@ class Log:
         except (OSError, UnsafeDirectoryError, StoreUnavailableError) as error:
             self._missing[namespace] = self._missing.get(namespace, 0) + 1
             self._open_files.pop(namespace, None)
-            say_once(self._directory, error)
+            report_once(self._directory, error)
             return False
         return True
 

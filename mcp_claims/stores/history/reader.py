@@ -52,6 +52,8 @@ class HistoryReader:
                 self._read_up_to[file] = self._size(file)
                 continue
             at = self._read_up_to.get(file, 0)
+            if self._size(file) <= at:
+                continue  # Most are of earlier days.
             for line, end in self._lines(file, at):
                 if not line.endswith(b"\n"):
                     break  # Somebody is writing it.

@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,7 @@ import mcp_claims.stores.history
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError
 from mcp_claims.model.history import Event, Kind
 from mcp_claims.model.promises import check
+from mcp_claims.model.records import ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.base import Change
 from mcp_claims.stores.files.store import FileStore
@@ -56,6 +58,7 @@ class Torn(HookedFileSystem):
     def __init__(self, size: int, *, fails: bool = False) -> None:
         self.size, self.fails = size, fails
         self.logs: set[int] = set()
+        self.is_whole = False
 
     def open(self, path: str, flags: int) -> int:
         fd = super().open(path, flags)
@@ -66,6 +69,7 @@ class Torn(HookedFileSystem):
         if fd not in self.logs or self.size < 0:
             return super().write(fd, data)
         size, self.size = self.size, -1
+        self.is_whole = size >= len(data)
         written = super().write(fd, data[:size]) if size else 0
         if self.fails:
             return written
@@ -74,7 +78,7 @@ class Torn(HookedFileSystem):
 
 @pytest.fixture(autouse=True)
 def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "_said_in", set())
+    monkeypatch.setattr(history, "_reported_in", set())
 
 
 def test_the_log_and_its_directory_are_for_this_user_alone(tmp_path: Path) -> None:
@@ -103,6 +107,34 @@ def test_a_crash_at_any_byte_of_a_line_costs_that_line_and_no_other(tmp_path: Pa
         assert [event.kind for event in HistoryReader(str(log.parent), gaps=True).events()].count(Kind.GAP) == min(
             size, 1
         )
+
+
+@pytest.mark.rule("J2", "J3")
+@pytest.mark.parametrize("what", ["released", "two granted", "two released"])
+def test_a_crash_at_any_byte_of_the_lines_of_a_change_breaks_no_promise_and_no_line_of_another(
+    tmp_path: Path, what: str
+) -> None:
+    keys = [KEY, OTHER_KEY] if "two" in what else [KEY]
+    for size in count():
+        store, dying = FileStore(tmp_path / str(size), history=ON), Torn(size)
+        held = [grant(store, claim(key)) if "released" in what else None for key in keys]
+        changes = [Change(key, old, claim(key) if old is None else None) for key, old in zip(keys, held, strict=True)]
+        with pytest.raises(Crash):
+            FileStore(store.directory, fs=dying, history=ON).swap_all(changes)
+        next_one = FileStore(store.directory, history=ON)
+        for key in keys:  # As the next one who meets what is left.
+            if (found := next_one.read(key)) is not None:
+                assert next_one.discard(found)
+            grant(next_one, claim(key, session=2))
+        reader = HistoryReader(store.history.directory, gaps=True)
+        found_events = list(reader.events())
+        assert check(found_events).violations == []
+        assert reader.damaged <= 1
+        begun = [event.key for event in found_events if event.holder == claim(session=2).holder.name]
+        assert [key for key in begun if key] == [key.key for key in keys], "what follows is whole"
+        if dying.is_whole:
+            assert reader.damaged == 0 and size > 150
+            break
 
 
 @pytest.mark.rule("J2")
@@ -239,6 +271,76 @@ def test_a_new_day_has_a_new_file_and_removes_what_is_too_old(tmp_path: Path) ->
     world.pass_time(86_400)
     grant(store, renewed(held), over=held)
     assert "notes.txt" in os.listdir(store.history.directory)
+
+
+@pytest.mark.rule("J3", "J5")
+def test_a_refusal_which_is_written_without_the_lock_overwrites_no_line(tmp_path: Path) -> None:
+    class Interrupted(Torn):
+        then: Callable[[], object] | None = None
+
+        def write(self, fd: int, data: bytes) -> int:
+            if fd in self.logs and self.then is not None:
+                then, self.then = self.then, None
+                then()
+            return super().write(fd, data)
+
+    fs = Interrupted(-1)
+    store = FileStore(tmp_path / "claims", fs=fs, history=ON)
+    mine, other = process_session(store), process_session(FileStore(store.directory, history=ON))
+    assert mine.try_claim("red").claimed
+    fs.then = lambda: other.try_claim("red")
+    assert mine.try_claim("blue").claimed
+    assert kinds(store) == ["granted", "refused", "granted"]
+
+
+@pytest.mark.rule("J4")
+def test_two_who_write_over_midnight_lose_no_line_and_keep_the_order(tmp_path: Path) -> None:
+    world = World()
+    stores = [FileStore(tmp_path / "claims", history=ON, machine=world.process()) for _ in range(2)]
+    held = grant(stores[0], claim())
+    written = [held.generation]
+    for number in range(1, 60):
+        world.pass_time(3_600)
+        assert stores[number % 2].swap(KEY, held, None).won
+        held = grant(stores[(number + number // 7) % 2], claim())
+        written.append(held.generation)
+    assert [event.generation for event in events(stores[0]) if event.kind is Kind.GRANTED] == written
+    assert len(days(stores[0])) == 3 and check(events(stores[0])).violations == []
+
+
+@pytest.mark.rule("J2")
+@pytest.mark.parametrize("keys", [[KEY], [KEY, OTHER_KEY]], ids=["one key", "two keys"])
+def test_each_line_of_a_change_is_written_under_the_lock_of_its_namespace(
+    tmp_path: Path, keys: list[ScopedKey]
+) -> None:
+    class Watched(HookedFileSystem):
+        def __init__(self) -> None:
+            self.locked, self.logs, self.under_lock = 0, set[int](), list[bool]()
+
+        def try_lock(self, fd: int) -> bool:
+            taken = super().try_lock(fd)
+            self.locked += taken
+            return taken
+
+        def unlock(self, fd: int) -> None:
+            super().unlock(fd)
+            self.locked -= 1
+
+        def open(self, path: str, flags: int) -> int:
+            fd = super().open(path, flags)
+            (self.logs.add if path.endswith(".jsonl") else self.logs.discard)(fd)
+            return fd
+
+        def before(self, call: str, where: str | int) -> None:
+            if call == "write" and where in self.logs:
+                self.under_lock.append(self.locked > 0)
+
+    fs = Watched()
+    store = FileStore(tmp_path / "claims", fs=fs, history=ON)
+    held = store.swap_all([Change(key, None, claim(key)) for key in keys]).found
+    assert store.swap_all([Change(key, old, None) for key, old in zip(keys, held, strict=True)]).won  # type: ignore[arg-type]
+    assert kinds(store) == ["granted"] * len(keys) + ["released"] * len(keys)
+    assert fs.under_lock and all(fs.under_lock) and fs.locked == 0
 
 
 @pytest.mark.rule("J4")
