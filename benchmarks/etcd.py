@@ -8,16 +8,24 @@ import tempfile
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from functools import partial
 from http.client import HTTPConnection
+from statistics import median
 from typing import Any
 
-from benchmarks.measure import Effort, Figure, interleaved, medians
-from mcp_claims import Claim, FileStore, Store, open_session, open_store
+from benchmarks.measure import Bar, Effort, Figure, interleaved, medians
+from mcp_claims import Claim, FileStore, Session, Store, open_session, open_store
 from mcp_claims.model.codec import to_json
+from mcp_claims.stores.base import deadline_in
+from mcp_claims.stores.etcd.config import parse_config
+from mcp_claims.stores.etcd.gateway import Gateway
+from mcp_claims.stores.etcd.keys import Keyspace
+from mcp_claims.stores.etcd.messages import put_operation
 from tests.support.etcd import Cluster
 
 KEY = "vercel/next.js#4521:checks_failed"
 _PROCESSES = 16
+_MANY = 100_000
 _SECONDS = 4.0
 
 
@@ -30,14 +38,12 @@ def measure(effort: Effort) -> Iterator[Figure]:
             assert isinstance(found, Claim)
             bare = _BareClient(cluster.clients[0], to_json(found))
 
-            def claim_and_release() -> None:
-                ours.try_claim(KEY)
-                ours.release(KEY)
-
+            claim_and_release = partial(_claim_and_release, ours)
             interleaved(effort.of(50), claim_and_release, bare.claim_and_release)
             ours_took, bare_took = interleaved(effort.of(1_000), claim_and_release, bare.claim_and_release)
         floor_is = "the bare client's two transactions"
-        yield medians("etcd", "claim + release", "ms", ours_took, bare_took, floor_is)
+        yield medians("etcd", "claim + release", "ms", ours_took, bare_took, floor_is, Bar(1.3))
+        yield from _among_many(cluster, effort)
         seconds = max(0.2, _SECONDS * effort.share)
         count = effort.of(_PROCESSES)
         on_etcd = _grants_a_second(cluster.url("/many"), count, seconds)
@@ -53,6 +59,56 @@ def measure(effort: Effort) -> Iterator[Figure]:
         )
     finally:
         cluster.close()
+
+
+def _among_many(cluster: Cluster, effort: Effort) -> Iterator[Figure]:
+    """Claim, list and prune among many claims of another session, beside the same among few."""
+    few, many = 10, effort.of(_MANY)
+    stores = {count: open_store(url=cluster.url(f"/among-{count}")) for count in (few, many)}
+    sessions = {count: open_session(store) for count, store in stores.items()}
+    for count in (few, many):
+        _fill(cluster, f"/among-{count}", count)
+    claims = [partial(_claim_and_release, session) for session in sessions.values()]
+    interleaved(effort.of(50), *claims)
+    among_few, among_many = interleaved(effort.of(500), *claims)
+    yield medians(
+        "etcd", f"claim + release among {many:,} claims", "ms", among_many, among_few, f"among {few}", Bar(1.1)
+    )
+    lists = [session.list_claims for session in sessions.values()]
+    of_few, of_many = interleaved(effort.of(50), *lists)
+    yield medians("etcd", f"first page of {many:,} claims", "ms", of_many, of_few, f"of {few}", Bar(10, "value"))
+    for number in range(10):
+        sessions[many].try_claim(f"mine {number}")
+    (mine,) = interleaved(effort.of(50), partial(sessions[many].list_claims, mine=True))
+    yield Figure("etcd", f"own claims among {many:,}", "ms", median(mine) * 1_000, bar=Bar(100, "value"))
+    began = time.perf_counter()
+    sessions[many].prune()
+    yield Figure("etcd", f"prune among {many:,} claims", "s", time.perf_counter() - began, bar=Bar(5, "value"))
+    for session in sessions.values():
+        session.close()
+
+
+def _fill(cluster: Cluster, prefix: str, count: int) -> None:
+    """Store *count* claims that another session holds, without the cost of making each."""
+    store = open_store(url=cluster.url(prefix))
+    with open_session(store) as session:
+        found = session.try_claim("a template").found
+        assert isinstance(found, Claim)
+        config = parse_config(cluster.url(prefix), {})
+        gateway, keyspace = Gateway(config), Keyspace(config.prefix)
+        lease = gateway.call("/lease/grant", {"TTL": 3_600}, deadline_in(60))["ID"]
+        for at in range(0, count, 100):
+            keys = [found.scoped._replace(key=f"event {number:06}") for number in range(at, min(at + 100, count))]
+            puts = [
+                put_operation(keyspace.claim_key(each), to_json(found._replace(scoped=each)), int(lease))
+                for each in keys
+            ]
+            gateway.call("/kv/txn", {"success": puts}, deadline_in(60))
+
+
+def _claim_and_release(session: Session) -> None:
+    session.try_claim(KEY)
+    session.release(KEY)
 
 
 class _BareClient:

@@ -44,7 +44,7 @@ if sys.platform != "win32":
 
 _SWITCH_INTERVAL = 0.000_5  # s
 _FILES = 4_096
-_HTTP_OPTIONS = ("host", "port", "path", "token_file", "idle_minutes")
+_HTTP_OPTIONS = ("host", "port", "path", "token_file", "idle_minutes", "access_log", "tls_cert", "tls_key")
 
 
 def configure_serve(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +92,9 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
     http.add_argument(
         "--idle-minutes", type=duration(MINUTE), metavar="M", help="when a session without requests ends (30)"
     )
+    http.add_argument("--access-log", action="store_true", default=None, help="write each request to stderr")
+    http.add_argument("--tls-cert", metavar="PATH", help="serve https with this certificate chain, in PEM")
+    http.add_argument("--tls-key", metavar="PATH", help="its key, if that is in a file of its own")
     parser.set_defaults(run=_serve)
 
 
@@ -174,6 +177,7 @@ def _serve_http(options: argparse.Namespace, store: Store, keep_alive_limit: tim
         from mcp_claims.server.auth import read_tokens
         from mcp_claims.server.http import HttpSettings, serve_http
         from mcp_claims.server.metrics import Metrics, metered
+        from mcp_claims.server.probes import ACCESS_LOG_VARIABLE
 
     metrics, choice = Metrics(), store_choice(options)
     store = metered(store, metrics)
@@ -185,6 +189,9 @@ def _serve_http(options: argparse.Namespace, store: Store, keep_alive_limit: tim
         idle=idle,
         where=choice.url or choice.directory,
         metrics=metrics,
+        access_log=bool(options.access_log or os.environ.get(ACCESS_LOG_VARIABLE)),
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
     )
     return serve_http(
         lambda: SessionRegistry(

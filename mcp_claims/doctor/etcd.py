@@ -13,7 +13,7 @@ from mcp_claims.doctor.finding import Finding, failure, ok, warning
 from mcp_claims.model.text import one_line
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import messages
-from mcp_claims.stores.etcd.config import Endpoint, EtcdConfig, format_endpoint
+from mcp_claims.stores.etcd.config import CA_VARIABLE, USER_VARIABLE, Endpoint, EtcdConfig, format_endpoint
 from mcp_claims.stores.etcd.gateway import Gateway, GatewayError, GrpcStatus, NoAnswerError, RefusedError
 from mcp_claims.stores.etcd.lease import MIN_TTL, grant_lease, revoke_lease
 
@@ -36,11 +36,9 @@ def examine_cluster(config: EtcdConfig, chosen_by: str) -> Iterator[Finding]:
         try:
             status = gateway.call_endpoint(endpoint, "/maintenance/status", {}, _TIMEOUT)
             statuses.append(status)
-            yield from _check_endpoint(gateway, endpoint, name, status)
+            yield from _check_endpoint(gateway, config, endpoint, name, status)
         except GatewayError as error:
-            yield failure(
-                "endpoint", f"{name} does not serve: {one_line(str(error))}", "Start it, or take it out of the URL."
-            )
+            yield _describe_failure(config, name, error)
     if not statuses:
         return
     clusters = {status["header"]["cluster_id"] for status in statuses}
@@ -50,11 +48,41 @@ def examine_cluster(config: EtcdConfig, chosen_by: str) -> Iterator[Finding]:
     yield from _check_write(gateway, config)
 
 
-def _check_endpoint(gateway: Gateway, endpoint: Endpoint, name: str, status: dict[str, Any]) -> Iterator[Finding]:
+def _describe_failure(config: EtcdConfig, name: str, error: GatewayError) -> Finding:
+    """Return what keeps this endpoint from serving us, with a remedy for that cause."""
+    problem = one_line(str(error))
+    if not isinstance(error, RefusedError):
+        remedy = "Start it, or take it out of the URL."
+        if "TLS failed" in problem:
+            remedy = f"Let {CA_VARIABLE} name the CA that has signed its certificate, and the URL a name that is in it."
+        elif "its name" in problem:
+            remedy = "Correct the name in the URL, or the name server of this machine."
+        return failure("endpoint", f"{name} does not serve: {problem}", remedy)
+    if "CommonName" in problem or "common name" in problem.lower():
+        remedy = "Give its gateway and its clients certificates without a common name (CN)."
+    elif error.code == GrpcStatus.PERMISSION_DENIED:
+        remedy = _permit(config)
+    elif config.user is None:
+        remedy = f"It requires a user: set {USER_VARIABLE}, and the password."
+    else:
+        remedy = f"Correct {USER_VARIABLE} or the password; an administrator can set it (etcdctl user passwd)."
+    return failure("permission", f"{name} refuses: {problem}", remedy)
+
+
+def _permit(config: EtcdConfig) -> str:
+    who = "this user" if config.user is None else f"user {config.user!r}"
+    command = f"etcdctl role grant-permission ROLE --prefix=true readwrite {config.prefix}/"
+    return f"Permit {who} to read and write keys that begin with {config.prefix}/ ({command})."
+
+
+def _check_endpoint(
+    gateway: Gateway, config: EtcdConfig, endpoint: Endpoint, name: str, status: dict[str, Any]
+) -> Iterator[Finding]:
     durations = []
     for _ in range(_READS):
         began = time.perf_counter()
-        gateway.call_endpoint(endpoint, "/kv/range", messages.get_request(b"mcp-claims doctor"), _TIMEOUT)
+        # Below the prefix: a user with the least rights may read nothing else.
+        gateway.call_endpoint(endpoint, "/kv/range", messages.get_request(f"{config.prefix}/doctor".encode()), _TIMEOUT)
         durations.append(time.perf_counter() - began)
     median = statistics.median(durations)
     version = str(status.get("version", "?"))
@@ -89,7 +117,7 @@ def _check_storage(gateway: Gateway, config: EtcdConfig, statuses: list[dict[str
         )
     try:
         # The first revision can be read only while nothing has been compacted.
-        first = messages.get_request(config.prefix.encode()) | {"revision": "1"}
+        first = messages.get_request(f"{config.prefix}/doctor".encode()) | {"revision": "1"}
         gateway.call("/kv/range", first, deadline_in(_TIMEOUT))
         compacted = False
     except RefusedError as error:
@@ -123,8 +151,7 @@ def _check_write(gateway: Gateway, config: EtcdConfig) -> Iterator[Finding]:
             remedy = "Compact and defragment it, then disarm its alarm (etcdctl alarm disarm); claims can be released."
             yield failure("storage", refused, remedy)
         else:
-            remedy = f"Permit this user to read and write keys that begin with {config.prefix}/, and to grant leases."
-            yield failure("permission", refused, remedy)
+            yield failure("permission", refused, _permit(config))
     else:
         yield ok("majority", f"the cluster accepts writes and grants leases (a write took {duration * 1000:.1f} ms)")
 

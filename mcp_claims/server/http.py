@@ -27,13 +27,12 @@ from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportS
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_claims.board.site import PAGE, RELEASE, STREAM, Gate
-from mcp_claims.errors import ClaimsError, InvalidInputError
+from mcp_claims.errors import InvalidInputError
 from mcp_claims.server.app import build_server
 from mcp_claims.server.auth import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE, Tokens, read_tokens
 from mcp_claims.server.brief_connections import BriefConnections
@@ -41,6 +40,7 @@ from mcp_claims.server.http_board import HttpBoard
 from mcp_claims.server.http_metrics import METRICS, HttpMetrics
 from mcp_claims.server.http_session import HttpSessionManager
 from mcp_claims.server.metrics import Metrics, metered
+from mcp_claims.server.probes import ACCESS_LOG_VARIABLE, HEALTH, LIVE, READY, AccessLog, Probes
 from mcp_claims.server.registry import DEFAULT_IDLE, SessionRegistry
 from mcp_claims.session.offload import run_read
 from mcp_claims.stores.config import choose_store, open_store
@@ -51,7 +51,7 @@ MAX_BODY_BYTES = 256 * 1024
 _SHUTDOWN_TIMEOUT = 2  # s for requests in progress when the server has to stop
 _SESSION_ID = MCP_SESSION_ID_HEADER.encode()
 _RESUMED_AFTER = b"last-event-id"
-_TAKEN = (PAGE, STREAM, RELEASE, METRICS, "/healthz")
+_TAKEN = (PAGE, STREAM, RELEASE, METRICS, LIVE, READY, HEALTH)
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -59,7 +59,8 @@ _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 class HttpSettings:
     """Where to listen and whom to admit; *idle* is the seconds after which a session without requests ends.
 
-    *where* names the store, for people; *metrics* are served where they are given.
+    *where* names the store, for people; *metrics* are served where they are given.  With *access_log* each request is written
+    to stderr.  *tls_cert* and *tls_key* are files: a certificate chain, and its key where that is in a file of its own.
     """
 
     host: str = "127.0.0.1"
@@ -69,10 +70,18 @@ class HttpSettings:
     idle: float = DEFAULT_IDLE
     where: str = ""
     metrics: Metrics | None = None
+    access_log: bool = False
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    @property
+    def scheme(self) -> str:
+        """`https` with a certificate, else `http`."""
+        return "http" if self.tls_cert is None else "https"
 
 
 def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettings) -> Starlette:
-    """Return the ASGI application: the MCP endpoint, `/healthz`, the board at `/`, and `/metrics`.
+    """Return the ASGI application: the MCP endpoint, `/livez`, `/readyz`, `/healthz`, the board at `/`, and `/metrics`.
 
     Raises `InvalidInputError` for a malformed path, and for an address that others can reach without a token.
     """
@@ -100,7 +109,7 @@ def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettin
         security_settings=TransportSecuritySettings(
             enable_dns_rebinding_protection=local,
             allowed_hosts=[name + port for name in names for port in ("", ":*")],
-            allowed_origins=[f"http://{name}{port}" for name in names for port in ("", ":*")],
+            allowed_origins=[f"{settings.scheme}://{name}{port}" for name in names for port in ("", ":*")],
         ),
         max_request_body_size=MAX_BODY_BYTES,
         session_idle_timeout=settings.idle,
@@ -124,20 +133,17 @@ def build_app(open_registry: Callable[[], SessionRegistry], settings: HttpSettin
         endpoint = RequireAuthMiddleware(endpoint, [])
         middleware = [Middleware(AuthenticationMiddleware, backend=BearerAuthBackend(tokens))]
 
-    async def healthz(_: Request) -> Response:
-        try:
-            await run_read(opened[0].read_only, opened[0].check_store)
-        except ClaimsError as error:
-            # Anybody may call this, so the answer has no paths; the log of failing calls has them.
-            return JSONResponse({"status": "failing", "problem": type(error).__name__}, status_code=503)
-        return JSONResponse({"status": "ok"})
+    probes = Probes(lambda: opened[0])
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with manager.run():
-            yield
+        with probes.draining_at_signals():
+            async with manager.run():
+                yield
 
-    routes = [Route(settings.path, endpoint=endpoint), Route("/healthz", healthz, methods=["GET"])]
+    routes = [Route(settings.path, endpoint=endpoint), *probes.routes]
+    if settings.access_log:
+        middleware.insert(0, Middleware(AccessLog))
     routes += [Route(path, endpoint=page) for path, page in pages.items()]
     return Starlette(routes=routes, middleware=middleware, lifespan=lifespan)
 
@@ -209,8 +215,9 @@ _FORBIDDEN = JSONResponse(
 def create_app() -> Starlette:
     """Return the application configured by the environment, for an ASGI server that runs several workers.
 
-    MCP_CLAIMS_HOST (127.0.0.1) says on which address that server listens; MCP_CLAIMS_TOKEN, MCP_CLAIMS_TOKEN_FILE and the
-    variables of the store mean what they mean for the command line.
+    MCP_CLAIMS_HOST (127.0.0.1) says on which address that server listens, and MCP_CLAIMS_ACCESS_LOG that each request is
+    written to stderr; MCP_CLAIMS_TOKEN, MCP_CLAIMS_TOKEN_FILE and the variables of the store mean what they mean for the
+    command line.
     """
     metrics, choice = Metrics(), choose_store()
     store, brief = metered(open_store(), metrics), BriefConnections(choice)
@@ -219,6 +226,7 @@ def create_app() -> Starlette:
         tokens=read_tokens(None),
         where=choice.url or choice.directory,
         metrics=metrics,
+        access_log=bool(os.environ.get(ACCESS_LOG_VARIABLE)),
     )
     return build_app(lambda: SessionRegistry(store, own=None, brief=brief, metrics=metrics), settings)
 
@@ -251,9 +259,20 @@ def serve_http(open_registry: Callable[[], SessionRegistry], settings: HttpSetti
         server_header=False,
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
         ws="none",
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
+    try:
+        config.load()
+    except (OSError, ValueError) as error:  # `ssl.SSLError` is an `OSError`.
+        listening.close()
+        raise InvalidInputError("tls_cert", f"and its key must be files of a certificate in PEM: {error}") from error
     port = listening.getsockname()[1]
-    print(f"mcp-claims: serving http://{_in_url(settings.host)}:{port}{settings.path}", file=sys.stderr, flush=True)
+    print(
+        f"mcp-claims: serving {settings.scheme}://{_in_url(settings.host)}:{port}{settings.path}",
+        file=sys.stderr,
+        flush=True,
+    )
     # After an orderly end uvicorn raises the signal again; a person who pressed Ctrl-C needs no traceback.
     with listening, suppress(KeyboardInterrupt):
         server = uvicorn.Server(config)

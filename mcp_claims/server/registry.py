@@ -130,6 +130,7 @@ class SessionRegistry:
         self._own = None if own is None else self._entry(own)
         self._bound = own is not None and not lasting
         self._read_only = process_session(store, self._machine)
+        self._prober: Session | None = None
         self._read_only.is_here = self._is_here
         self._connections: dict[str, SessionEntry] = {}
         self._requests: Counter[str] = Counter()
@@ -156,9 +157,13 @@ class SessionRegistry:
         """Read-only session for callers without one."""
         return self._read_only
 
-    def check_store(self) -> None:
-        """Raise the error that a call would raise, if the store cannot answer."""
-        self._read_only.inspect("is the store there?")
+    def check_claims(self) -> None:
+        """Claim a key that nobody else claims, and release it; raise the error that any claim would raise now."""
+        if self._prober is None:
+            self._prober = process_session(self._store, self._machine)
+        key = f"mcp-claims:ready:{self._prober.holder.name}"
+        if self._prober.try_claim(key, ttl_minutes=1).claimed:
+            self._prober.release(key)
 
     def needs_secret(self, caller: Caller, handle: str | None) -> bool:
         """Return whether the session of *caller* is found with the secret of the store.

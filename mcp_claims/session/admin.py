@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, partial
 from itertools import islice
@@ -119,6 +120,21 @@ def list_claims(
             return ClaimPage(tuple(page), now, f"{_BEGAN}{began!r}\0{store.position(page[-1].found)}")
         page.append(ListedClaim(found, expiry.state_of(found, now, provably_dead)))
     return ClaimPage(tuple(page), now, None)
+
+
+def list_known(
+    store: Store, machine: Machine, keys: Sequence[ScopedKey], *, holder: str, after: str, limit: int
+) -> ClaimPage:
+    """Do what `list_claims` does for session *holder*, which has nothing but at *keys*: in few requests of a remote store."""
+    now, (began, position) = machine.now(), _parse_after(after)
+    found = [
+        (store.position(each), each)
+        for each in store.read_all(keys)
+        if isinstance(each, Claim) and not is_head(each) and is_same_session(each.holder.name, holder)
+    ]
+    rest = sorted((each for each in found if each[0] > position), key=lambda each: each[0])
+    listed = tuple(ListedClaim(each, expiry.state_of(each, now, machine.provably_dead)) for _, each in rest[:limit])
+    return ClaimPage(listed, now, f"{_BEGAN}{began!r}\0{rest[limit - 1][0]}" if len(rest) > limit else None)
 
 
 def _parse_after(after: str) -> tuple[float, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import RLock
@@ -13,6 +14,7 @@ from mcp_claims.stores.base import Store
 from mcp_claims.stores.history.history import History
 
 _MAX_LOOKS = 100
+_MAX_ENDED = 10_000
 
 
 class HeldClaims:
@@ -25,6 +27,8 @@ class HeldClaims:
         self._in_doubt: list[Claim] = []
         # Grants whose release was sent and not answered: that they are gone is no loss.
         self._perhaps_released: dict[ScopedKey, int] = {}
+        # Keys on which it has left an outcome, the last ones.
+        self._ended: deque[ScopedKey] = deque(maxlen=_MAX_ENDED)
         # Grants that a renewal found lost, and what it found instead: no call has reported them yet.
         self._found_lost: dict[ScopedKey, tuple[Claim, Found]] = {}
         # What was cached, and the fingerprint of its record, when `take_losses` last looked.
@@ -39,6 +43,17 @@ class HeldClaims:
         """Return the keys that are or may be held just now; twice where a cached grant may have been followed by another."""
         with self._lock:
             return [*self._granted, *(claim.scoped for claim in self._in_doubt)]
+
+    def known(self, namespace: str | None) -> list[ScopedKey]:
+        """Return the keys, in *namespace* or in all, on which something of this session may be stored."""
+        with self._lock:
+            every = dict.fromkeys([*self._granted, *(claim.scoped for claim in self._in_doubt), *self._ended])
+        return [scoped for scoped in every if namespace in (None, scoped.namespace)]
+
+    def note_end(self, scoped: ScopedKey) -> None:
+        """Note that the session has left an outcome on *scoped*."""
+        with self._lock:
+            self._ended.append(scoped)
 
     def granted(self) -> list[ScopedKey]:
         """Return the keys that are held for certain, as far as is known: not that of a grant in progress."""

@@ -231,8 +231,13 @@ class Operations(Guarded):
         if not result.claimed or not isinstance(found, Claim):
             return None
         # Others have a lease of their own: they last as long as their TTL.
-        ends_with_us = found.holder.pid == self._machine.pid() and found.holder.proof == self._machine.proof()
-        return self._store.contact_timeout if ends_with_us else None
+        return self._store.contact_timeout if self.ends_with_process else None
+
+    @property
+    def ends_with_process(self) -> bool:
+        """Whether the session ends when this process does, so that no other one acts for it."""
+        holder, proof = self.holder, self._machine.proof()
+        return holder.pid == self._machine.pid() and holder.proof == proof and proof.boot is not None
 
     def inspect_request(self, request: InspectRequest) -> Inspection:
         """Do what `inspect` does, for a checked request."""

@@ -201,6 +201,8 @@ class Releases(Turns):
         for change, after in zip(changes, swaps.found, strict=True):
             assert change.old is not None
             self._held.remove(change.old)
+            if change.new is not None:
+                self._held.note_end(change.scoped)
             self.queue.leave(change.scoped.base, lock_timeout)
             self._pass_on(change.scoped, after)
         self._decline_all(waited_for, lock_timeout)

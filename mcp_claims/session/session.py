@@ -32,7 +32,7 @@ from mcp_claims.session.choices import Choices
 from mcp_claims.session.results import ClaimPage, ClaimResult, Inspection, PruneResult, ReleaseResult
 from mcp_claims.session.turns import CLOSE_TIMEOUT
 from mcp_claims.session.wait_queue import end_reservation
-from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm, Change
+from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_CHANGES, Alarm, Change
 
 if TYPE_CHECKING:
     from mcp_claims.session.places import Resolver
@@ -231,6 +231,12 @@ class Session(Choices):
         """
         self._check_usable(namespace)
         holder = self.holder.name if mine else None
+        if mine and self._store.remote and self.ends_with_process:
+            # No other process makes claims for it, and to read all claims of a fleet takes seconds.
+            known = self._held.known(namespace)
+            return admin.list_known(
+                self._store, self._machine, known, holder=self.holder.name, after=after, limit=limit
+            )
         return admin.list_claims(self._store, self._machine, namespace, holder=holder, after=after, limit=limit)
 
     def read(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, overlapping: bool = False) -> ClaimPage:
@@ -254,6 +260,8 @@ class Session(Choices):
         deadline = time.monotonic() + within
         released = 0
         waited_for = self.queue.keys()
+        if self._store.remote:
+            released += self._release_in_bulk(deadline)
         for scoped in [*self._held.keys(), *waited_for]:
             left = deadline - time.monotonic()
             if dying and left <= 0:
@@ -269,6 +277,21 @@ class Session(Choices):
                     break
         if self._store.history is not None:
             self._store.history.session_ends(self.holder)
+        return released
+
+    def _release_in_bulk(self, deadline: float) -> int:
+        """Release what is held alone, many claims in one change; return how many.  What that leaves is released one by one."""
+        released = 0
+        held = [self._held.get(scoped) for scoped in self._held.granted()]
+        alone = [each for each in held if each is not None and not each.group and each.mode is Mode.ALONE]
+        with suppress(StoreUnavailableError, StoreBusyError, UnsafeDirectoryError):
+            for at in range(0, len(alone), MAX_CHANGES // 2):
+                if (left := deadline - time.monotonic()) <= 0:
+                    break
+                changes = [Change(each.scoped, each, None) for each in alone[at : at + MAX_CHANGES // 2]]
+                if (swaps := self._swap(changes, self.holder, left)).won:
+                    self._note_release(changes, swaps, left)
+                    released += len(changes)
         return released
 
     def note_end(self) -> None:

@@ -38,17 +38,20 @@ class HttpServer:
 
 @contextmanager
 def http_server(
-    directory: Path,
+    directory: Path | None,
     *arguments: str,
     env: dict[str, str] | None = None,
     constants: Mapping[str, object] | None = None,
 ) -> Iterator[HttpServer]:
     """Start `mcp-claims serve --http` on a free port; it is killed at the end if it is still there.
 
+    Without a *directory* the store is chosen by *arguments*.
+
     *constants* are those of `mcp_claims`.
     """
+    place = [] if directory is None else ["--dir", str(directory)]
     process = subprocess.Popen(
-        [*mcp_claims(constants), "serve", "--http", "--port", "0", "--dir", str(directory), *arguments],
+        [*mcp_claims(constants), "serve", "--http", "--port", "0", *place, *arguments],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -57,7 +60,7 @@ def http_server(
     try:
         assert process.stderr is not None
         line = process.stderr.readline()
-        output = re.search(r"serving (http://\S+)", line)
+        output = re.search(r"serving (https?://\S+)", line)
         assert output, line + process.stderr.read()
         yield HttpServer(process, output.group(1))
     finally:

@@ -173,20 +173,22 @@ class _Wire:
     """What `http.client` needs of a socket: it sends, makes a file to read from, and closes; all until `deadline`."""
 
     def __init__(self, plain: socket.socket) -> None:
-        self._socket = plain
+        self._socket, self._unsent = plain, b""
         self.deadline = self.idle_since = time.monotonic()
         # Not `__del__`: in a cycle the socket could go first, with a warning.
         self.disconnect = weakref.finalize(self, plain.close)
         self.disconnect.atexit = False
 
     def sendall(self, data: bytes) -> None:
+        # Head and body come one after the other.  Sent at once, they cost one system call, and etcd is woken once.
+        self._unsent += data
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
         # Not by the `sendall` of a socket, which for TLS has a time-out for each piece.
-        rest = memoryview(data)
+        rest, self._unsent = memoryview(self._unsent), b""
         while rest:
             self._socket.settimeout(_left(self.deadline))
             rest = rest[self._socket.send(rest) :]
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
         return io.BufferedReader(_Received(self))
 
     def close(self) -> None:

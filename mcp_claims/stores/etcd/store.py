@@ -64,7 +64,10 @@ from mcp_claims.stores.etcd.txn import KeyChange, Transactions, Txn, TxnOutcome
 from mcp_claims.stores.etcd.watch import KeyRange, Watcher
 from mcp_claims.stores.history.history import History
 
-_PAGE_SIZE = 500
+# Keys of one request of a list, twice as many in each further one as long as they come within `_SLOW_PAGE` seconds.  Few at
+# first, since most callers want one page; many later, since etcd 3.4 walks over the whole rest of the list for each request.
+_MIN_PAGE, _MAX_PAGE = 64, 8_192
+_SLOW_PAGE = 0.5
 
 _TOO_SLOW = (
     f"{CALL_TIMEOUT:g} s were not enough, though etcd answers: others keep changing the same keys, or a machine is busy"
@@ -178,12 +181,14 @@ class EtcdStore:
         start, end = max(prefix, self._keyspace.first_key_after(after)) if after else prefix, prefix_range_end(prefix)
         deadline = deadline_in(CALL_TIMEOUT)
         # The trace of a claim comes right after it, and counts only where the claim is gone.
-        last = start[:-1] if after else b""
+        last, size = start[:-1] if after else b"", _MIN_PAGE
         while start < end:
             connection = self._connection()
+            asked = time.monotonic()
             with self._store_errors():
-                request = messages.range_request(start, end, _PAGE_SIZE)
+                request = messages.range_request(start, end, size)
                 response = connection.gateway.call("/kv/range", request, deadline)
+            size = min(2 * size, _MAX_PAGE) if time.monotonic() - asked < _SLOW_PAGE else max(size // 2, _MIN_PAGE)
             connection.transactions.note_revision(response)
             page = messages.key_values(response)
             for kv in page:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
 from mcp_claims.errors import StoreUnavailableError
-from mcp_claims.model.records import ScopedKey
+from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.config import open_store
@@ -52,8 +55,17 @@ def cluster(certificates: Certificates) -> Iterator[Cluster]:
     made = Cluster(certificates=certificates)
     gateway = Gateway(parse_config(url(made), variables(certificates)))
 
+    grant_rights(gateway)
+    gateway.call("/auth/enable", {}, deadline_in(20))
+    yield made
+    made.close()
+
+
+def grant_rights(gateway: Gateway) -> None:
+    """Make an administrator, and a user who may read and write below /claims only."""
+
     def call(path: str, **body: object) -> None:
-        gateway.call(f"/auth/{path}", body, deadline_in(10))
+        gateway.call(f"/auth/{path}", body, deadline_in(20))
 
     for name in ("root", "claims"):
         call("user/add", name=name, password=PASSWORD)
@@ -63,9 +75,6 @@ def cluster(certificates: Certificates) -> Iterator[Cluster]:
     call("role/grant", name="claims", perm=permission)
     for name in ("root", "claims"):
         call("user/grant", user=name, role=name)
-    call("enable")
-    yield made
-    made.close()
 
 
 def url(cluster: Cluster, prefix: str = "/claims") -> str:
@@ -115,6 +124,53 @@ def test_the_error_says_why_access_is_denied_and_shows_no_secret(
     with pytest.raises(StoreUnavailableError, match=problem) as raised:
         process_session(store).try_claim("red")
     assert "wrong" not in str(raised.value) and PASSWORD not in str(raised.value)
+
+
+def run_doctor(cluster: Cluster, environment: dict[str, str], prefix: str = "/claims") -> str:
+    command = [sys.executable, "-m", "mcp_claims", "doctor", "--store", url(cluster, prefix)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+    return done.stdout
+
+
+def test_doctor_finds_no_fault_with_the_least_rights(cluster: Cluster, certificates: Certificates) -> None:
+    output = run_doctor(cluster, variables(certificates, "claims"))
+    assert "FAIL" not in output and "serves: etcd 3." in output, output
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "prefix", "remedy"),
+    [
+        (None, "", "/claims", "It requires a user: set MCP_CLAIMS_ETCD_USER"),
+        ("claims", "wrong", "/claims", "Correct MCP_CLAIMS_ETCD_USER or the password"),
+        ("claims", PASSWORD, "/others", "Permit user 'claims' to read and write keys that begin with /others/"),
+    ],
+)
+def test_doctor_has_a_remedy_for_each_cause(
+    cluster: Cluster, certificates: Certificates, user: str | None, password: str, prefix: str, remedy: str
+) -> None:
+    output = run_doctor(cluster, variables(certificates, user, password), prefix)
+    assert remedy in output and "Start it" not in output, output
+
+
+def test_doctor_has_a_remedy_for_an_unknown_ca(cluster: Cluster, certificates: Certificates) -> None:
+    other_ca = variables(certificates, "claims") | {"MCP_CLAIMS_ETCD_CA": certificates.certificate}
+    output = run_doctor(cluster, other_ca)
+    assert "Let MCP_CLAIMS_ETCD_CA name the CA that has signed its certificate" in output, output
+
+
+@pytest.mark.rule("E12")
+def test_access_control_can_be_turned_on_and_off_while_a_session_works() -> None:
+    with closing(Cluster()) as cluster:
+        environment = {"MCP_CLAIMS_ETCD_USER": "claims", "MCP_CLAIMS_ETCD_PASSWORD": PASSWORD}
+        administrator = Gateway(parse_config(cluster.url("/claims"), environment | {"MCP_CLAIMS_ETCD_USER": "root"}))
+        grant_rights(administrator)
+        session = process_session(open_store(url=cluster.url("/claims"), environment=environment))
+        for number, switch in enumerate(("enable", "disable", "enable")):
+            held = session.try_claim(f"{number}").found
+            assert isinstance(held, Claim)
+            administrator.call(f"/auth/{switch}", {}, deadline_in(20))
+            assert session.inspect(f"{number}", generation=held.generation).in_force
+            assert session.release(f"{number}").released
 
 
 def test_a_server_with_a_certificate_of_another_ca_receives_nothing(
