@@ -179,6 +179,8 @@ class Maker(StrEnum):
     #: A hook of a host, for a session that is about to edit a file.
     GUARD = "guard"
     PERSON = "person"
+    #: To see whether claims are granted: no work is claimed, so neither history nor numbers have it.
+    PROBE = "probe"
 
 
 class Claim(NamedTuple):

@@ -161,6 +161,7 @@ class SessionRegistry:
         """Claim a key that nobody else claims, and release it; raise the error that any claim would raise now."""
         if self._prober is None:
             self._prober = process_session(self._store, self._machine)
+            self._prober.maker = Maker.PROBE
         key = f"mcp-claims:ready:{self._prober.holder.name}"
         if self._prober.try_claim(key, ttl_minutes=1).claimed:
             self._prober.release(key)

@@ -14,7 +14,7 @@ from mcp_claims.model import expiry
 from mcp_claims.model.codec import timestamp
 from mcp_claims.model.history import Event, Kind, more_facts, plain_line
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import Claim, Ended, Holder, Mode, Moment, Outcome
+from mcp_claims.model.records import Claim, Ended, Holder, Maker, Mode, Moment, Outcome
 from mcp_claims.stores.base import Change
 
 ProofOfDeath = Callable[[Holder], str | None]
@@ -29,7 +29,7 @@ def plain(change: Change, now: Moment) -> bytes | None:
     _, old, new, found_dead = change
     claim = old if new is None else new
     # What is in a place is not held alone.
-    if claim is None or claim.ended is not None or claim.mode is not Mode.ALONE or claim.group or claim.members:
+    if not _is_live(claim) or claim.mode is not Mode.ALONE or claim.group:
         return None
     rest = "" if claim.note is None else more_facts(note=claim.note)
     if old is None:
@@ -238,7 +238,8 @@ def _is_revocation(ended: Ended) -> bool:
 
 
 def _is_live(found: Claim | None) -> TypeGuard[Claim]:
-    return found is not None and found.ended is None and not found.members
+    """Return whether *found* is a claim or a reservation for work, and neither a head nor a marker."""
+    return found is not None and found.ended is None and not found.members and found.maker != Maker.PROBE
 
 
 def _minute(moment: Moment) -> int:

@@ -45,6 +45,14 @@ async def test_a_server_lives_and_is_not_ready_while_the_cluster_is_away(claims_
                 await anyio.sleep(0.05)
 
 
+async def test_a_probe_is_in_no_history_and_in_no_number(claims_dir: Path) -> None:
+    with http_server(claims_dir) as server:
+        assert (await get(server.url, "/readyz")).status_code == 200
+        numbers = (await get(server.url, "/metrics")).text
+        assert "mcp_claims_grants_total 0\n" in numbers
+    assert not list((claims_dir / ".history").glob("*"))
+
+
 async def test_a_server_is_not_ready_while_the_cluster_has_no_room() -> None:
     with closing(Cluster()) as cluster, http_server(None, "--store", cluster.url("/claims")) as server:
         assert (await get(server.url, "/readyz")).status_code == 200
