@@ -26,6 +26,7 @@ PAGES = sorted(page for page in DOCS.rglob("*.md") if "site" not in page.parts a
 RUN_ELSEWHERE = {
     "python3 -m venv .venv && .venv/bin/pip install -q .": "tests/docs/test_readme.py",
     "mcp-claims demo": "tests/docs/test_readme.py",
+    "python -m tests.smoke": "tests/test_smoke.py",
     "python packaging/mcpb/pack.py mcp-claims.mcpb": "tests/packaging/test_mcpb.py",
     "claude plugin marketplace add ./ && claude plugin install claims@mcp-claims": "tests/packaging/test_real_plugin.py",
     "copilot plugin marketplace add ./ && copilot plugin install claims@mcp-claims": "tests/packaging/test_real_plugin.py",
