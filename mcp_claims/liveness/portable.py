@@ -1,6 +1,7 @@
 """macOS and Windows: process identity from `psutil`, the boot from a system call or the registry.
 
-Written from the systems' documentation and type-checked for both, but never run there: the tests run on Linux only.
+Written from the systems' documentation and type-checked for both, but never run there: the tests run it on Linux, with
+stand-ins for what only those systems have.
 Where a fact is missing, no process is ever proved dead and claims end by their TTL.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import socket
 import stat
 import sys
@@ -20,7 +22,7 @@ import psutil
 if sys.platform == "win32":
     import winreg
 
-from mcp_claims.liveness.machine import Program, needs_arguments, program_name
+from mcp_claims.liveness.machine import ProcessExit, Program, needs_arguments, program_name
 from mcp_claims.model.records import Holder, Moment, OriginalHolder, Proof
 
 _SOL_LOCAL, _LOCAL_PEERPID = 0, 2
@@ -68,15 +70,26 @@ class PortableMachine:
         if isinstance(holder, OriginalHolder):
             return holder.is_on(self.host()) and _ended(holder.pid)
         proof = holder.proof
-        if self._boot is None or proof.boot != self._boot or proof.pid_namespace != self._boot:
+        if not self._ran_in_this_boot(proof):
             return False
         if _ended(holder.pid):
             return True
         start = _start(holder.pid)
         return proof.start is not None and start is not None and start != proof.start
 
-    def watch_exit(self, holder: Holder) -> None:
+    def watch_exit(self, holder: Holder) -> ProcessExit | None:
+        if sys.platform != "darwin" or not self._ran_in_this_boot(holder.proof):
+            return None
+        # The process may have ended, a sandbox may forbid to watch it, and descriptors may have run out.
+        with suppress(OSError, OverflowError):
+            queue = select.kqueue()  # It becomes readable when an event comes, kqueue(2).
+            flags = select.KQ_EV_ADD | select.KQ_EV_ONESHOT
+            queue.control([select.kevent(holder.pid, select.KQ_FILTER_PROC, flags, select.KQ_NOTE_EXIT)], 0)
+            return queue
         return None
+
+    def _ran_in_this_boot(self, proof: Proof) -> bool:
+        return self._boot is not None and proof.boot == self._boot and proof.pid_namespace == self._boot
 
 
 def _name(process: psutil.Process) -> str:

@@ -31,6 +31,7 @@ RUN_ELSEWHERE = {
     "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/mcp-claims demo": "tests/docs/test_readme.py",
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest": ".ci/run",
     "mcp-claims demo": "tests/docs/test_readme.py",
+    "python -m tests.smoke": "tests/test_smoke.py",
     "python packaging/mcpb/pack.py mcp-claims.mcpb": "tests/packaging/test_mcpb.py",
     "claude plugin marketplace add ./ && claude plugin install claims@mcp-claims": "tests/packaging/test_real_plugin.py",
     "copilot plugin marketplace add ./ && copilot plugin install claims@mcp-claims": "tests/packaging/test_real_plugin.py",

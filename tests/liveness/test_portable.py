@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -17,6 +19,8 @@ from mcp_claims.session.identity import process_session, session_for_process
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.memory import MemoryStore
+from tests.support.on_windows import BOOT as BOOT_COUNT
+from tests.support.on_windows import MACHINE_GUID, on_windows
 
 BOOT = "6A3C5CE6-1B3B-4E43-9C43-BE9B2B1A5B1F"
 
@@ -104,3 +108,78 @@ def test_a_process_that_has_ended_is_refused(child: subprocess.Popen[bytes]) -> 
     for boot in (BOOT, None):
         with pytest.raises(InvalidInputError, match="that is running"):
             session_for_process(MemoryStore(), child.pid, machine(boot))
+
+
+class _Kqueue:
+    """A kqueue that does not take the process that is to be watched."""
+
+    def control(self, changes: list[object], limit: int) -> None:
+        raise ProcessLookupError
+
+
+class _NoKqueue:
+    def __init__(self) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.parametrize("kqueue", [_Kqueue, _NoKqueue])
+def test_on_macos_a_process_that_cannot_be_watched_is_polled(
+    child: subprocess.Popen[bytes], kqueue: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it is watched otherwise, `tests/server/test_waiting.py` shows where macOS is forced."""
+    constants = dict.fromkeys(["KQ_FILTER_PROC", "KQ_EV_ADD", "KQ_EV_ONESHOT", "KQ_NOTE_EXIT"], 0)
+    monkeypatch.setattr(portable, "select", SimpleNamespace(kqueue=kqueue, kevent=lambda *fields: fields, **constants))
+    here = machine()
+    assert here.watch_exit(Holder("x", child.pid, here.proof(child.pid))) is None
+
+
+def test_on_macos_a_process_of_another_boot_is_not_watched(child: subprocess.Popen[bytes]) -> None:
+    """Its number may be that of any process by now."""
+    assert machine().watch_exit(Holder("x", child.pid, machine("another boot").proof(child.pid))) is None
+
+
+windows = on_windows("mcp_claims.liveness.portable")
+
+
+class _GetTickCount64:
+    restype: object = None
+
+    def __call__(self) -> int:
+        return 12_345
+
+
+@pytest.fixture
+def _on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    windll = SimpleNamespace(kernel32=SimpleNamespace(GetTickCount64=_GetTickCount64()))
+    monkeypatch.setattr(windows, "ctypes", SimpleNamespace(windll=windll, c_ulonglong="unsigned, of 64 bits"))
+
+
+@pytest.mark.usefixtures("_on_windows")
+def test_on_windows_the_boot_is_the_machine_and_its_count_of_boots(child: subprocess.Popen[bytes]) -> None:
+    here = windows.PortableMachine()
+    proof = here.proof(child.pid)
+    assert proof.boot == proof.pid_namespace == f"{MACHINE_GUID}:{BOOT_COUNT}"
+    assert proof.start == round(psutil.Process(child.pid).create_time() * 1_000_000)
+    holder = Holder("x", child.pid, proof)
+    assert not here.provably_dead(holder) and here.watch_exit(holder) is None and here.peers(0) == []
+    end(child)
+    assert here.provably_dead(holder)
+
+
+@pytest.mark.usefixtures("_on_windows")
+def test_on_windows_time_is_counted_from_boot_in_milliseconds() -> None:
+    now = windows.PortableMachine().now()
+    assert (now.ticks, now.epoch) == (12.345, f"{MACHINE_GUID}:{BOOT_COUNT}")
+    # Without its type the call would return the lower half of the number, which starts anew after 49 days.
+    assert windows.ctypes.windll.kernel32.GetTickCount64.restype == "unsigned, of 64 bits"
+
+
+@pytest.mark.usefixtures("_on_windows")
+def test_on_windows_without_the_count_of_boots_no_process_is_proved_dead(
+    child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows.winreg, "values", SimpleNamespace(MachineGuid=MACHINE_GUID))
+    here = windows.PortableMachine()
+    holder = Holder("x", child.pid, here.proof(child.pid))
+    end(child)
+    assert holder.proof.boot is None and not here.provably_dead(holder)

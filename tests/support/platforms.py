@@ -20,7 +20,6 @@ NOT_FORCED = {
     "tests/loops/test_run.py::test_never_two_commands_at_once_in_two_containers_with_one_name": (
         "macOS has no PID namespaces, so a process of another one counts as dead"
     ),
-    "tests/server/test_waiting.py::test_the_death_of_the_holder_wakes_a_waiter": "only Linux reports the end of a holder",
     "tests/doctor/test_doctor.py::test_where_all_is_well_each_check_says_so_and_nothing_changes": (
         "only Linux tells the type of a file system"
     ),

@@ -80,11 +80,41 @@ class _Socket(socket.socket):
         return super().getsockopt(level, option, *size)
 
 
+class _Kqueue:
+    """A kqueue that can do one thing: watch a process until it ends, here by a pidfd."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+
+    def control(self, changes: Sequence[tuple[Any, ...]], _limit: int) -> list[Any]:
+        ((pid, kind, flags, notes),) = changes
+        assert (kind, flags, notes) == (-5, 0x11, 0x80000000), "EVFILT_PROC, EV_ADD | EV_ONESHOT, NOTE_EXIT"
+        self._fd = os.pidfd_open(pid)
+        return []
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+_KQUEUE = {
+    "kqueue": _Kqueue,
+    "kevent": lambda *fields: fields,
+    # As `sys/event.h` of macOS has them.
+    "KQ_FILTER_PROC": -5,
+    "KQ_EV_ADD": 0x1,
+    "KQ_EV_ONESHOT": 0x10,
+    "KQ_NOTE_EXIT": 0x80000000,
+}
 _CHANGED: dict[ModuleType, dict[str, Any]] = {
     sys: {"platform": "darwin"},
     os: {"readlink": _readlink},
     os.path: {"isdir": _isdir},
     socket: {"socket": _Socket},
+    select: _KQUEUE,
     ctypes: {"CDLL": lambda *_, **__: _Libc()},
 }
 
