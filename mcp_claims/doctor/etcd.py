@@ -34,7 +34,7 @@ def examine_cluster(config: EtcdConfig, chosen_by: str) -> Iterator[Finding]:
     for endpoint in config.endpoints:
         name = format_endpoint(endpoint)
         try:
-            status = gateway.call_endpoint(endpoint, "/maintenance/status", {}, _TIMEOUT)
+            status = _ask_status(gateway, config, endpoint)
             statuses.append(status)
             yield from _check_endpoint(gateway, config, endpoint, name, status)
         except GatewayError as error:
@@ -46,6 +46,19 @@ def examine_cluster(config: EtcdConfig, chosen_by: str) -> Iterator[Finding]:
         yield failure("cluster", "the endpoints belong to different clusters", "Name those of one cluster in the URL.")
     yield from _check_storage(gateway, config, statuses)
     yield from _check_write(gateway, config)
+
+
+def _ask_status(gateway: Gateway, config: EtcdConfig, endpoint: Endpoint) -> dict[str, Any]:
+    """Return what *endpoint* says about itself; where only administrators may ask that (in newer versions), what a read says."""
+    try:
+        return gateway.call_endpoint(endpoint, "/maintenance/status", {}, _TIMEOUT)
+    except RefusedError as error:
+        if error.code != GrpcStatus.PERMISSION_DENIED:
+            raise
+        # Below the prefix: a user with the least rights may read nothing else.
+        request = messages.get_request(f"{config.prefix}/doctor".encode())
+        answer = gateway.call_endpoint(endpoint, "/kv/range", request, _TIMEOUT)
+        return answer | {"version": gateway.version_of(endpoint, _TIMEOUT)}
 
 
 def _describe_failure(config: EtcdConfig, name: str, error: GatewayError) -> Finding:
@@ -81,7 +94,6 @@ def _check_endpoint(
     durations = []
     for _ in range(_READS):
         began = time.perf_counter()
-        # Below the prefix: a user with the least rights may read nothing else.
         gateway.call_endpoint(endpoint, "/kv/range", messages.get_request(f"{config.prefix}/doctor".encode()), _TIMEOUT)
         durations.append(time.perf_counter() - began)
     median = statistics.median(durations)
@@ -131,7 +143,8 @@ def _check_storage(gateway: Gateway, config: EtcdConfig, statuses: list[dict[str
             "Start etcd with --auto-compaction-retention=1h.",
         )
     else:
-        yield ok("storage", f"{size / 1e6:,.1f} MB, revision {revision:,}, {'' if compacted else 'not yet '}compacted")
+        amount = f"{size / 1e6:,.1f} MB, " if size else ""
+        yield ok("storage", f"{amount}revision {revision:,}, {'' if compacted else 'not yet '}compacted")
 
 
 def _check_write(gateway: Gateway, config: EtcdConfig) -> Iterator[Finding]:

@@ -149,12 +149,22 @@ class Gateway:
     def clock_of(self, endpoint: Endpoint, timeout: float) -> datetime:
         """Return the wall clock of *endpoint*'s machine, to a second, from the `Date` of a response; raises `NoAnswerError`."""
         index = self._config.endpoints.index(endpoint)
-        with self._mapped_errors(index):
-            response = self._connections[index].ask("GET", "/version", b"", _HEADERS, time.monotonic() + timeout)
         try:
-            return parsedate_to_datetime(response.headers["Date"])
+            return parsedate_to_datetime(self._ask_version(index, timeout).headers["Date"])
         except (TypeError, ValueError) as error:
             raise self._no_answer(index, _NOT_ETCD, outcome_unknown=False) from error
+
+    def version_of(self, endpoint: Endpoint, timeout: float) -> str:
+        """Return the version of *endpoint*, which it tells everybody; raises `NoAnswerError`."""
+        index = self._config.endpoints.index(endpoint)
+        try:
+            return str(json.loads(self._ask_version(index, timeout).body)["etcdserver"])
+        except (TypeError, ValueError, KeyError) as error:
+            raise self._no_answer(index, _NOT_ETCD, outcome_unknown=False) from error
+
+    def _ask_version(self, index: int, timeout: float) -> Response:
+        with self._mapped_errors(index):
+            return self._connections[index].ask("GET", "/version", b"", _HEADERS, time.monotonic() + timeout)
 
     @contextmanager
     def stream(self, path: str, bodies: Iterable[Mapping[str, Any]], idle_timeout: float) -> Iterator[Stream]:
