@@ -13,6 +13,9 @@ PLATFORM = "darwin" if FORCED in os.environ else sys.platform
 _NO_LOCKS = "only Linux lists the locks of files"
 NOT_FORCED = {
     "tests/liveness/test_linux.py": "tests the Linux machine",
+    "tests/liveness/test_portable.py::test_on_windows": "its modules are those of Windows",
+    "tests/stores/files/test_windows.py": "its modules are those of Windows",
+    "tests/docs/test_pages.py": "the pages are for Linux, and what they run has another sitecustomize",
     "tests/cli/test_claim_commands.py::test_without_proc_claims_of_a_process_are_granted_and_released": "psutil needs /proc",
     "tests/cli/test_run.py::test_where_proc_is_of_another_namespace_the_process_group_ends": (
         "macOS has neither PID namespaces nor /proc; what it does instead is what all other tests of `run` see"
