@@ -25,9 +25,10 @@ def release(board: RunningBoard, message: dict[str, Any], **headers: str | None)
     return answer.status, str(answer.facts.get("problem"))
 
 
-def generation_in(message: dict[str, Any]) -> int:
-    ((_, facts),) = message["rows"]
-    return int(facts["generation"])
+def shown(board: RunningBoard) -> dict[str, Any]:
+    """Return what a page that begins to look gets, once a claim has been read."""
+    eventually(lambda: bool(board.ask("/board/stream").facts["rows"]))
+    return board.ask("/board/stream").facts
 
 
 @pytest.mark.rule("B4")
@@ -40,7 +41,7 @@ def test_the_page_needs_no_token_and_has_nothing_in_it_and_everything_else_needs
     for header in (None, "Bearer", "Bearer ", "Bearer wrong", f"Basic {board.token}", f"Bearer {board.token}x"):
         refused = ask(board.url, "/board/stream", authorization=header)
         assert (refused.status, "red-check" in refused.text) == (401, False)
-    message = board.ask("/board/stream").facts
+    message = shown(board)
     assert message["rows"][0][1]["key"] == "red-check"
     assert release(board, message, authorization=None)[0] == 401
     assert session.inspect("red-check").held_by_you
@@ -51,7 +52,7 @@ def test_a_website_reaches_it_neither_by_a_name_of_its_own_nor_by_a_request_from
     board: RunningBoard, session: Session
 ) -> None:
     session.try_claim("red-check")
-    message = board.ask("/board/stream").facts
+    message = shown(board)
     port = board.host.rpartition(":")[2]
     for name in (f"attacker.example:{port}", "127.0.0.1:1", "127.0.0.1", ""):
         assert board.ask("/board/stream", host=name).status == 403
@@ -72,11 +73,11 @@ def test_a_website_reaches_it_neither_by_a_name_of_its_own_nor_by_a_request_from
 @pytest.mark.rule("B6")
 def test_only_the_grant_that_the_person_saw_is_released(board: RunningBoard, session: Session) -> None:
     session.try_claim("red-check")
-    message = board.ask("/board/stream").facts
+    message = shown(board)
     session.release("red-check")
     again = session.try_claim("red-check").found
     assert isinstance(again, Claim)
-    eventually(lambda: generation_in(board.ask("/board/stream").facts) == again.generation)
+    eventually(lambda: [row["generation"] for _, row in shown(board)["rows"]] == [again.generation])
     assert release(board, message)[0] == 409
     assert session.inspect("red-check").held_by_you
     wrong: list[object] = [None, [], "x", {}, {"row": 1}, {"row": "default\0other"}]
