@@ -52,7 +52,15 @@ def _compares_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("plant", [_trusts_for_too_long, _undoes_nothing, _compares_nothing])
+@pytest.mark.parametrize(
+    "plant",
+    [
+        _trusts_for_too_long,
+        _undoes_nothing,
+        _compares_nothing,
+        pytest.param(_moves_no_fence, marks=pytest.mark.nightly),
+    ],
+)
 def test_a_planted_fault_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     with pytest.raises(ViolationError) as violation:
