@@ -11,6 +11,7 @@ import io
 import select
 import socket
 import ssl
+import sys
 import time
 import weakref
 from collections import deque
@@ -200,7 +201,7 @@ class _Wire:
 
     def is_quiet(self) -> bool:
         """Return whether nothing has come, not even the end of the connection."""
-        if not hasattr(select, "poll"):
+        if sys.platform == "win32":
             return not select.select([self._socket], [], [], 0)[0]
         # `select` takes no descriptor beyond 1,023.
         poll = select.poll()
