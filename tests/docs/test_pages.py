@@ -29,7 +29,7 @@ PAGES = [
     *sorted(
         page
         for page in DOCS.rglob("*.md")
-        if "site" not in page.parts and page.name not in APART and BLOCK.search(page.read_text())
+        if "site" not in page.parts and str(page.relative_to(DOCS)) not in APART and BLOCK.search(page.read_text())
     ),
 ]
 
