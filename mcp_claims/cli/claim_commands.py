@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
+from datetime import timedelta
 
 from mcp_claims.cli.errors import NO, YES, UsageError
 from mcp_claims.cli.holders import holder_details
 from mcp_claims.cli.options import (
+    LONGEST_WAIT,
     add_claim,
     add_epilog,
     add_identity,
@@ -25,18 +27,18 @@ from mcp_claims.cli.options import (
     claim_request,
     describe_session,
     looking_session,
-    report_wait,
     required_session,
 )
 from mcp_claims.cli.output import print_result, write_error
 from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.names import is_same_session
 from mcp_claims.model.records import ALONE, Claim, Found, Outcome, ScopedKey, Unreadable, Use
-from mcp_claims.model.validation import InspectRequest, ReleaseRequest
+from mcp_claims.model.validation import ClaimRequest, InspectRequest, ReleaseRequest
 from mcp_claims.render import phrases
 from mcp_claims.render.answers import Rendered, claim_answer, inspect_answer, release_answer, replaced_beside, subject
-from mcp_claims.render.lists import listed_facts, listed_line, prune_answer
-from mcp_claims.session.acquire import acquire
+from mcp_claims.render.listed import listed_facts, listed_line
+from mcp_claims.render.lists import prune_answer
+from mcp_claims.session.acquire import Refused, acquire
 from mcp_claims.session.identity import person_session, process_session
 from mcp_claims.session.results import ClaimResult, ListedClaim, Status
 from mcp_claims.session.session import Session
@@ -121,6 +123,21 @@ def _try(options: argparse.Namespace) -> int:
     keys += " --shared" if options.shared else "" if options.slots is None else f" --slots {options.slots}"
     hint = _HINTS.get(result.status, "").format(keys=keys)
     return print_claim(session, subject(request, result), result, options, hint, request.keys, request.use)
+
+
+def report_wait(request: ClaimRequest) -> Refused:
+    """Return a function that writes to stderr whom *request* waits for; each holder once."""
+    reported: set[str] = set()
+
+    def report(result: ClaimResult) -> None:
+        lead = claim_answer(subject(request, result), result, keys=request.keys, use=request.use).lead
+        holder = result.found.holder.name if isinstance(result.found, Claim) else lead
+        if request.wait_seconds > 0 and holder not in reported:
+            reported.add(holder)
+            limit = f" up to {phrases.span(timedelta(seconds=request.wait_seconds))}"
+            write_error(f"waiting{limit if request.wait_seconds < LONGEST_WAIT else ''}. {lead}")
+
+    return report
 
 
 def print_claim(

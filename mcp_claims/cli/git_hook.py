@@ -21,7 +21,7 @@ from mcp_claims.guard.git import MAX_NAMES, STORE_TIMEOUT, Conflict, commit_conf
 from mcp_claims.liveness import local_machine
 from mcp_claims.model.records import Claim
 from mcp_claims.render import phrases
-from mcp_claims.render.lists import listed_line
+from mcp_claims.render.listed import listed_line
 from mcp_claims.session.host_session import HostSession, host_session_of_environment
 from mcp_claims.session.identity import named_session, person_session, process_session
 from mcp_claims.session.session import Session

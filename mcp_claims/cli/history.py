@@ -30,7 +30,7 @@ from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.validation import DEFAULT_NAMESPACE, scoped_key
 from mcp_claims.render import phrases
 from mcp_claims.render.history import event_line, who
-from mcp_claims.render.lists import listed_facts, listed_line
+from mcp_claims.render.listed import listed_facts, listed_line
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Store

@@ -28,7 +28,8 @@ from mcp_claims.cli.options import (
 from mcp_claims.cli.output import format_json, print_result, write_error, write_line
 from mcp_claims.cli.screen import Screen
 from mcp_claims.errors import InvalidInputError, StoreUnavailableError
-from mcp_claims.render.lists import decode_cursor, encode_cursor, listed_facts
+from mcp_claims.render.listed import listed_facts
+from mcp_claims.render.lists import decode_cursor, encode_cursor
 from mcp_claims.session.results import ClaimPage, ListedClaim
 from mcp_claims.session.session import Session
 

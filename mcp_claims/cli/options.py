@@ -6,25 +6,19 @@ import argparse
 import os
 import re
 from collections.abc import Callable
-from datetime import timedelta
 
 from mcp_claims.cli.errors import OPTIONS, STORE_ERROR, USAGE_ERROR, UsageError
-from mcp_claims.cli.output import write_error
 from mcp_claims.errors import InvalidInputError
 from mcp_claims.liveness import local_machine
-from mcp_claims.model.records import Claim, Maker
+from mcp_claims.model.records import Maker
 from mcp_claims.model.validation import (
     DEFAULT_NAMESPACE,
     DEFAULT_RETENTION_HOURS,
     DEFAULT_TTL_MINUTES,
     ClaimRequest,
 )
-from mcp_claims.render import phrases
-from mcp_claims.render.answers import claim_answer, subject
-from mcp_claims.session.acquire import Refused
 from mcp_claims.session.host_session import host_session_of_environment
 from mcp_claims.session.identity import named_session, process_session, session_for_process
-from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.agent_awareness.location import PROVIDERS
 from mcp_claims.stores.base import Store
@@ -190,21 +184,6 @@ def claim_request(options: argparse.Namespace) -> ClaimRequest:
     if not 0 <= options.wait <= LONGEST_WAIT:
         raise InvalidInputError("wait_seconds", "must be from 0 to 366 days")
     return request._replace(wait_seconds=options.wait)
-
-
-def report_wait(request: ClaimRequest) -> Refused:
-    """Return a function that writes to stderr whom *request* waits for; each holder once."""
-    reported: set[str] = set()
-
-    def report(result: ClaimResult) -> None:
-        lead = claim_answer(subject(request, result), result, keys=request.keys, use=request.use).lead
-        holder = result.found.holder.name if isinstance(result.found, Claim) else lead
-        if request.wait_seconds > 0 and holder not in reported:
-            reported.add(holder)
-            limit = f" up to {phrases.span(timedelta(seconds=request.wait_seconds))}"
-            write_error(f"waiting{limit if request.wait_seconds < LONGEST_WAIT else ''}. {lead}")
-
-    return report
 
 
 def add_retention(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from datetime import timedelta
 
+from mcp_claims.cli.claim_commands import report_wait
 from mcp_claims.cli.errors import USAGE_ERROR, UsageError
 from mcp_claims.cli.options import (
     HOUR,
@@ -18,7 +19,6 @@ from mcp_claims.cli.options import (
     claim_request,
     describe_session,
     duration,
-    report_wait,
 )
 from mcp_claims.cli.output import write_error
 from mcp_claims.cli.supervisor import CannotStartError, Child, TooLateError

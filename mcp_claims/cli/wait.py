@@ -10,6 +10,7 @@ from concurrent import futures
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
+from mcp_claims.cli.claim_commands import report_wait
 from mcp_claims.cli.errors import NO, YES, UsageError
 from mcp_claims.cli.options import (
     LONGEST_WAIT,
@@ -25,7 +26,6 @@ from mcp_claims.cli.options import (
     chosen_store,
     describe_session,
     duration,
-    report_wait,
     required_session,
 )
 from mcp_claims.cli.output import print_result, write_error

@@ -20,7 +20,7 @@ from mcp_claims.model.names import is_named
 from mcp_claims.model.records import ALONE, Claim, Maker, ScopedKey
 from mcp_claims.model.validation import scoped_key
 from mcp_claims.render import phrases
-from mcp_claims.render.lists import listed_line
+from mcp_claims.render.listed import listed_line
 from mcp_claims.session.host_session import HostSession, Whose
 from mcp_claims.session.results import ListedClaim
 from mcp_claims.session.session import Session

@@ -5,25 +5,14 @@ import binascii
 from typing import TypedDict
 
 from mcp_claims.errors import InvalidInputError
-from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.records import Mode, Moment, Unreadable
 from mcp_claims.model.text import one_line
 from mcp_claims.render import phrases
 from mcp_claims.render.answers import Losses, Rendered
-from mcp_claims.render.phrases import ClaimDescription, ClaimFacts
-from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
+from mcp_claims.render.listed import ListedFacts, describe_listed
+from mcp_claims.session.results import ClaimPage, PruneResult
 
 _SHOWN_PROBLEMS = 3
 _CHECKSUM_BYTES = 4
-
-
-class ListedFacts(ClaimFacts, total=False):
-    """The facts about one stored claim: its state, and a `problem` if it cannot be read."""
-
-    key: str
-    namespace: str
-    state: str
-    problem: str
 
 
 class _MaybeCursor(Losses, total=False):
@@ -60,7 +49,7 @@ class OpenSessionAnswer(TypedDict):
 def list_answer(page: ClaimPage, cursor: str | None) -> Rendered:
     """Answer `list_claims`; *cursor* leads to the next page."""
     advice = f"There are more: call list_claims with cursor={cursor}." if cursor else "That is all."
-    described = [_describe(listed, page.now) for listed in page.claims]
+    described = [describe_listed(listed, page.now) for listed in page.claims]
     answer: ListAnswer = {"claims": [facts for facts, _ in described], "advice": advice}
     if cursor is not None:
         answer["cursor"] = cursor
@@ -133,44 +122,3 @@ def decode_cursor(cursor: str | None) -> str:
 
 def _checksum(data: bytes) -> bytes:
     return binascii.crc32(data).to_bytes(_CHECKSUM_BYTES)
-
-
-def listed_facts(listed: ListedClaim, now: Moment) -> ListedFacts:
-    """Return the facts about one stored claim; it has a `problem` if it cannot be read."""
-    return _describe(listed, now)[0]
-
-
-def listed_line(listed: ListedClaim, now: Moment) -> str:
-    """Return a line about one stored claim."""
-    return _describe(listed, now)[1]
-
-
-def _describe(listed: ListedClaim, now: Moment) -> tuple[ListedFacts, str]:
-    """Return the facts about one stored claim, and a line about it."""
-    found = listed.found
-    if isinstance(found, Unreadable):
-        problem = phrases.unreadable(found)
-        state = "EXPIRED, free" if listed.state is ClaimState.EXPIRED else "HELD"
-        unknown: ListedFacts = {"state": listed.state.value, "problem": problem}
-        if (end := phrases.free_at(found)) is not None:
-            unknown["expires_at"] = end
-        return unknown, f"{state}, cannot be read: {problem}"
-    claim, name = ClaimDescription(found, now), phrases.named(found.scoped)
-    facts: ListedFacts = {
-        "key": phrases.shown(found.scoped.base.key),
-        "namespace": phrases.shown(found.scoped.namespace),
-        "state": listed.state.value,
-    }
-    if listed.state.dead:
-        if found.ended is not None:
-            last = f"{name} {claim.ended()}"
-        elif found.mode is Mode.RESERVED:
-            last = f"{name}, last kept for {claim.who()}."
-        else:
-            last = f"{name}, last held by {claim.who()}.{claim.note()}"
-        line = f"{listed.state.value.upper()}, free: {last}"
-    elif listed.state.in_force:
-        line = f"{name} is {claim.held()}"
-    else:
-        line = f"{name} {claim.ended()}"
-    return {**facts, **claim.facts}, line

@@ -8,7 +8,8 @@ from typing import Any
 
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.render import phrases
-from mcp_claims.render.lists import decode_cursor, encode_cursor, listed_line
+from mcp_claims.render.listed import listed_line
+from mcp_claims.render.lists import decode_cursor, encode_cursor
 from mcp_claims.session.results import ClaimPage
 from mcp_claims.session.session import Session
 

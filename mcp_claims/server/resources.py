@@ -27,7 +27,7 @@ from mcp_claims.errors import InvalidInputError
 from mcp_claims.model import validation
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.text import one_line
-from mcp_claims.render.lists import listed_facts
+from mcp_claims.render.listed import listed_facts
 from mcp_claims.server.resource_list import ALL, JSON_TYPE, SCHEME
 from mcp_claims.session.offload import run_read, run_scan
 from mcp_claims.session.results import ClaimPage

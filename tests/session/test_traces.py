@@ -14,7 +14,7 @@ from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Outcome, Unreadable
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.render.answers import claim_answer, inspect_answer
-from mcp_claims.render.lists import listed_line
+from mcp_claims.render.listed import listed_line
 from mcp_claims.session.results import PruneResult, Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import LOCK_TIMEOUT
