@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 
 from benchmarks.servers import OURS, StdioClient, client_of
+from mcp_claims import __version__
 
 PAGE = Path(__file__).parents[1] / "docs" / "peers.md"
 _BEGIN, _END = "<!-- Made by python -m benchmarks.peers --write. -->\n", "<!-- end of figures -->"
@@ -221,16 +222,17 @@ def install(peer: Peer, into: Path) -> str:
     """Install *peer* into an environment of its own; return the directory of its programs."""
     if peer.package is None:
         return str(Path(sys.executable).parent)
-    environment = into / peer.name
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    subprocess.run([str(environment / "bin" / "pip"), "install", "--quiet", peer.package], check=True)
-    return str(environment / "bin")
+    programs = into / peer.name / "bin"
+    if not programs.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(programs.parent)], check=True)
+        subprocess.run([str(programs / "pip"), "install", "--quiet", peer.package], check=True)
+    return str(programs)
 
 
 def rows(chosen: Sequence[str], into: Path) -> Iterator[list[str]]:
     """Yield the head and a row for each trial."""
     programs = {peer.name: install(peer, into) for peer in PEERS}
-    yield ["", *(peer.package or peer.name for peer in PEERS)]
+    yield ["", *((peer.package or f"{peer.name}=={__version__}").replace("==", " ") for peer in PEERS)]
     for what, trial in TRIALS.items():
         if chosen and trial.__name__ not in chosen:
             continue
@@ -250,9 +252,10 @@ def main() -> int:
     names = [trial.__name__ for trial in TRIALS.values()]
     parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"{', '.join(names)}; all without any")
     parser.add_argument("--write", action="store_true", help="put the table into docs/peers.md")
+    parser.add_argument("--environments", type=Path, metavar="DIR", help="install there, and use what is there already")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mcp-claims-peers-") as into:
-        head, *body = rows(options.trials, Path(into))
+    with tempfile.TemporaryDirectory(prefix="mcp-claims-peers-") as scratch:
+        head, *body = rows(options.trials, (options.environments or Path(scratch)).absolute())
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
     when = (
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()}, Python {platform.python_version()}, {os.cpu_count()} cores"

@@ -6,12 +6,13 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import report
+from benchmarks import peers, report
 from benchmarks.__main__ import SUBJECTS
 from benchmarks.measure import Bar, Figure, p99
 from benchmarks.trace import trace_try_claim
@@ -95,3 +96,11 @@ def test_write_replaces_only_the_figures(tmp_path: Path, monkeypatch: pytest.Mon
     assert "a figure" in once and "| 1.5 ms | 3 ms (a floor) | 0.50" in once.replace("  ", "")
     before, after = report.RESULTS.read_text().split("<!-- figures")[0], once.split("<!-- end of figures -->")[1]
     assert once.startswith(before) and report.RESULTS.read_text().endswith(after)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("trial", [each for each in peers.TRIALS.values() if each is not peers.abandoned_wait])
+def test_the_trials_of_peers_run_on_our_server(trial: Callable[[peers.Peer, str, Path], str], tmp_path: Path) -> None:
+    """The others are installed from the index, and may be gone one day."""
+    ours = peers.PEERS[0]
+    assert trial(ours, peers.install(ours, tmp_path), tmp_path) not in ("no", "", "when its lease ends")
