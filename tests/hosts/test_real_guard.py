@@ -149,6 +149,8 @@ def test_sessions_that_call_no_tool_are_never_at_one_file_at_a_time(
 ) -> None:
     real = trusting(REAL_HOSTS[name])
     host_home.install(real, "--guard", "--dir", str(tmp_path / "claims"))
+    # It also lets the host make its own files: two that do so at once can fail.
+    assert host_home.lists_server(real)
     sessions = 4 if name == "claude-code" else 2
     turns = max(2, math.ceil(ASKED / (sessions * EDITS_OF_A_TURN)))
     crowd = crowd_of(host_home, real, sessions, turns=turns)
