@@ -30,6 +30,12 @@ def test_at_most_one_holds_and_no_grant_is_left_that_nobody_knows_of() -> None:
     explore(SCHEDULES)
 
 
+@pytest.mark.rule("E7")
+@pytest.mark.parametrize("seed", [2658])
+def test_a_schedule_that_once_left_a_grant_of_which_nobody_knew_does_not_any_more(seed: int) -> None:
+    explore(1, seed)
+
+
 def _trusts_for_too_long(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lease, "TRUST_TIME", 3 * lease.TTL)
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from threading import Condition
 
+from mcp_claims.model.records import Claim
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd.gateway import CALL_TIMEOUT, GatewayError
 from mcp_claims.stores.etcd.lease import TTL, Lease, ProcessLease
@@ -69,6 +70,12 @@ class LeaseKeepAlive:
         with self._condition:
             self._unknown_grants.add(grant)
             self._start_or_wake()
+
+    def will_undo(self, key: bytes, claim: Claim) -> bool:
+        """Return whether *claim*, found at *key*, is what a grant put that `schedule_undo` was called for."""
+        with self._condition:
+            changes = [change for grant in self._unknown_grants for change in grant.changes if change.key == key]
+        return any(change.is_grant and change.has_put_claim(claim) for change in changes)
 
     def start(self) -> None:
         """Keep the lease alive from now on."""

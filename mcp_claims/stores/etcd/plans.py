@@ -77,8 +77,16 @@ class Planned:
         return 0 if old.leased is None else old.leased.lease
 
 
-def plan(change: Change, keyspace: Keyspace, ends_with_us: Callable[[Holder], bool]) -> Planned:
-    """Plan *change*; *ends_with_us* returns whether a holder's session ends when this process does."""
+def plan(
+    change: Change,
+    keyspace: Keyspace,
+    ends_with_us: Callable[[Holder], bool],
+    is_in_doubt: Callable[[bytes, Claim], bool],
+) -> Planned:
+    """Plan *change*; *ends_with_us* returns whether a holder's session ends when this process does.
+
+    *is_in_doubt* returns whether the claim at a key was granted to a call that has failed.
+    """
     scoped, old, new, _ = change
     key = keyspace.claim_key(scoped)
     if new is None:
@@ -87,7 +95,9 @@ def plan(change: Change, keyspace: Keyspace, ends_with_us: Callable[[Holder], bo
         return Planned(change, key, _revision(old))
     # Whoever takes its reservation is granted the claim only then, though the generation is known before.
     takes = new.mode is not Mode.RESERVED and old is not None and old.mode is Mode.RESERVED and new.ended is None
-    is_grant = not new.members and (takes or not new.generation)
+    # Who renews what no caller knows of is granted it: if this outcome is unknown too, nobody else would undo it.
+    learns = old is not None and new.ended is None and is_in_doubt(key, old)
+    is_grant = not new.members and (takes or learns or not new.generation)
     return Planned(
         change,
         key,

@@ -271,7 +271,7 @@ class EtcdStore:
                 if found != old or not isinstance(found, Claim):
                     return Swaps(False, self._found_now(changes))
                 old = found
-            planned.append(plan(change._replace(old=old), self._keyspace, ends_with_us))
+            planned.append(plan(change._replace(old=old), self._keyspace, ends_with_us, connection.keepalive.will_undo))
         is_grant = any(each.is_grant for each in planned)
         waited_for = [each.change.scoped.base for each in planned if unqueued and each.new is not None]
         empty = tuple(dict.fromkeys(map(self._keyspace.tickets_prefix, waited_for)))
