@@ -328,7 +328,8 @@ def _places(path: Callable[[UserEnvironment], Path]) -> list[str]:
 def _permission(host: Host) -> str:
     assert host.permission is not None
     told = (
-        f"`mcp-claims install {host.name} --allow` lets it call the tools without asking; `uninstall` takes that away."
+        f"`mcp-claims install {host.name} --allow` lets {host.title} call the tools without asking a person; "
+        "`uninstall` takes that away."
     )
     if host.permission.unattended is None:
         return f"{told} Without it, an unattended run calls them as its own settings say."

@@ -2,7 +2,7 @@
 
 import gc
 
-# Imports make many objects and no garbage; to search for some takes a twentieth of the time of a short command.
+# Imports make many objects and no garbage; searching them for some takes a twentieth of the time of a short command.
 gc.disable()
 
 from mcp_claims.cli.main import command

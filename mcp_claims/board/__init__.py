@@ -3,7 +3,7 @@
 | module | what it does |
 |---|---|
 | `facts` | claims, tickets and events as the page gets them |
-| `live` | the board of a store, kept up to date while anybody looks |
+| `live` | the board of a store, kept up to date while a page is open |
 | `site` | answers requests: the page, its stream of changes, the release by force; who may do what |
 | `local` | serves it to one person on this machine |
 | `page.html` | the page, with its script and style; nothing is fetched |

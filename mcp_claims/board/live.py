@@ -1,4 +1,4 @@
-"""The board of one store: what is stored now, read again as it changes, while anybody looks."""
+"""The board of one store: what is stored now, read again as it changes, while a page is open."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from mcp_claims.stores.threads import start_daemon_thread
 _SETTLE = 0.02  # s in which changes are gathered
 _TICK = 1.0  # s: an expiry or a death changes nothing that is stored
 _LONGEST = 10.0
-"""Seconds that a reading of the store may take, and after which a board that nobody looks at is no longer read."""
+"""Seconds that a reading of the store may take; a board that nobody has open is read for twice as long."""
 
 _RATIO = 20
-"""A look at all that is stored is followed by a pause this many times as long: it takes 5 % of a core at most."""
+"""A scan of all that is stored is followed by a pause this many times as long, so it takes 5 % of a core at most."""
 
 _LONGEST_PAUSE = 60.0
 """Seconds after which everything is read, whatever the fingerprints say: not every namespace is known by name."""
 
 _MANY = 1_000
-"""Claims from which on a change makes only those read again that have changed: to read 10,000 takes a second or two."""
+"""With this many claims or more, a change makes only those be read that have changed: all of 10,000 take a second or two."""
 
 _SLICE = 0.03
-"""Seconds of a look at many claims after which what has changed meanwhile is shown."""
+"""Seconds of a scan of many claims after which it stops, for what has changed meanwhile to be shown."""
 
 _CONSISTENT = 1.5
 """Seconds after the beginning of a read for which the fingerprint can be taken: a store has none for what changed within the last
@@ -71,15 +71,15 @@ _Judge = Callable[[Claim | Unreadable, object], _Entry]
 
 
 class Board:
-    """The claims of *store* for people who look on; *session* reads them, *where* names the store, *past* its history."""
+    """The claims of *store* for people; *session* reads them, *where* names the store, *past* its history."""
 
     def __init__(self, store: Store, session: Session, machine: Machine, *, where: str, past: Past) -> None:
         self.where, self.has_history = where, past.is_kept
         self._store, self._session, self._machine, self._past = store, session, machine, past
         self._entries: dict[str, _Entry] = {}
-        self._look: Iterator[None] | None = None
-        """The look at all that is stored that has begun and not ended: it stops after each claim."""
-        self._look_took, self._look_ended, self._all_read_at = 0.0, -inf, -inf
+        self._scan: Iterator[None] | None = None
+        """The scan of all that is stored, if one has begun and not ended: it stops after each claim."""
+        self._scan_took, self._scan_ended, self._all_read_at = 0.0, -inf, -inf
         self._latest: Snapshot | None = None
         self._reading, self._changed, self._noticed = Lock(), Condition(), Event()
         self._watching, self._asked = False, 0.0
@@ -103,7 +103,7 @@ class Board:
         """Return what is stored now; if the store cannot answer, what was read last, with the reason."""
         with self._reading:
             snapshot = self._read_in_time(changed=True)
-            while self._look is not None:
+            while self._scan is not None:
                 snapshot = self._read_in_time(changed=False)
             return snapshot
 
@@ -129,10 +129,10 @@ class Board:
                 self._publish(self._read_in_time(changed=noticed))
             # Half of a core at most, however often something changes.
             pause = time.monotonic() - began
-            noticed = self._noticed.wait(_TICK if self._look is None else pause)
+            noticed = self._noticed.wait(_TICK if self._scan is None else pause)
             if noticed:
                 time.sleep(max(_SETTLE, began + 2 * pause - time.monotonic()))
-            elif not watched and self._look is None:
+            elif not watched and self._scan is None:
                 return  # Perhaps it can be watched by now.
 
     def _is_left(self) -> bool:
@@ -166,26 +166,26 @@ class Board:
         is_many = len(self._entries) >= _MANY and not self._store.remote
         if is_many:
             self._read_keys(self._past.changed)
-        if self._look is None:
+        if self._scan is None:
             # What has changed is known by the history, if there are many.
             is_due = changed and not (is_many and self._past.is_kept)
-            if not is_due and time.monotonic() - self._look_ended < _RATIO * self._look_took:
+            if not is_due and time.monotonic() - self._scan_ended < _RATIO * self._scan_took:
                 return
             is_all_due = not is_many or time.monotonic() - self._all_read_at >= _LONGEST_PAUSE
-            self._look, self._look_took = self._read_all() if is_all_due else self._read_changed(), 0.0
-        self._look_on(_SLICE if is_many and self._past.is_kept else inf)
+            self._scan, self._scan_took = self._read_all() if is_all_due else self._read_changed(), 0.0
+        self._go_on(_SLICE if is_many and self._past.is_kept else inf)
 
-    def _look_on(self, seconds: float) -> None:
-        """Go on with the look at all that is stored, for so many *seconds*."""
-        assert self._look is not None
-        began, look, self._look = time.monotonic(), self._look, None
-        self._look_ended = -inf  # If the store does not answer, it is asked again soon.
-        for _ in look:
+    def _go_on(self, seconds: float) -> None:
+        """Go on with the scan of all that is stored, for so many *seconds*."""
+        assert self._scan is not None
+        began, scan, self._scan = time.monotonic(), self._scan, None
+        self._scan_ended = -inf  # If the store does not answer, it is asked again soon.
+        for _ in scan:
             if time.monotonic() - began >= seconds:
-                self._look = look
+                self._scan = scan
                 break
-        self._look_ended = time.monotonic()
-        self._look_took += self._look_ended - began
+        self._scan_ended = time.monotonic()
+        self._scan_took += self._scan_ended - began
 
     def _read_all(self) -> Iterator[None]:
         """Read everything."""

@@ -62,7 +62,7 @@ class Response(NamedTuple):
 class Gate(NamedTuple):
     """Who may ask.
 
-    `accepts` says whether a token is valid; without it anybody who reaches the server may look, and nobody may change anything.
+    `accepts` says whether a token is valid; without it anybody who reaches the server may read, and nobody may change anything.
     `is_own` says whether a `Host` is a name of this server: a website must not reach it through a name of its own that it has
     pointed at this machine.
     """

@@ -49,7 +49,7 @@ def examine_cluster(config: EtcdConfig, chosen_by: str) -> Iterator[Finding]:
 
 
 def _ask_status(gateway: Gateway, config: EtcdConfig, endpoint: Endpoint) -> dict[str, Any]:
-    """Return what *endpoint* says about itself; where only administrators may ask that (in newer versions), what a read says."""
+    """Return the status of *endpoint*; where only administrators may ask for it (newer versions), that of a read."""
     try:
         return gateway.call_endpoint(endpoint, "/maintenance/status", {}, _TIMEOUT)
     except RefusedError as error:

@@ -203,7 +203,7 @@ class Guard:
         return judged
 
     def _judge(self, at_files: Mapping[ScopedKey, AtFile], in_force: _InForce) -> Answer:
-        """Return a denial because of what is in force *at* the *files* of an edit; or a warning, or nothing."""
+        """Return a denial because of what is in force at the files of an edit, *at_files*; else a warning, or nothing."""
         judged = Answer()
         for key, at_file in at_files.items():
             if at_file.ours:

@@ -25,7 +25,7 @@ class Kind(StrEnum):
     RENEWED = "renewed"
     #: It has another holder name or process of the same session from now on, under the same generation; `by` is the former.
     TAKEN_OVER = "taken_over"
-    #: `holder` gave it back, with its `outcome` and `note` if it stated them.
+    #: `holder` released it, with its `outcome` and `note` if it stated them.
     RELEASED = "released"
     #: Its time was up, and somebody, `by` if known, found that.
     EXPIRED = "expired"
@@ -33,7 +33,7 @@ class Kind(StrEnum):
     ORPHANED = "orphaned"
     #: `by` took it away by force; `note` is the reason.
     REVOKED = "revoked"
-    #: `holder` learned that it no longer has it, and did not give it back; `by` is who has the key now.
+    #: `holder` learned that it no longer has it, and had not released it; `by` is who has the key now.
     LOST = "lost"
     #: `holder` was refused the key, `times` times since the last line: `by` has it under `generation`, or has done the
     #: work (`outcome`).

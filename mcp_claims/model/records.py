@@ -1,6 +1,6 @@
 """The record: one session's claim as it is stored, and what else may be found in its place.
 
-Annotations of fields are values here, not strings: Python would compile each one whenever a command starts.
+Annotations of fields are values here, not strings, each of which Python would compile whenever a command starts.
 """
 
 from datetime import datetime
@@ -179,7 +179,7 @@ class Maker(StrEnum):
     #: A hook of a host, for a session that is about to edit a file.
     GUARD = "guard"
     PERSON = "person"
-    #: To see whether claims are granted: no work is claimed, so neither history nor numbers have it.
+    #: The probe of a server: it claims no work, so neither the history nor the metrics count it.
     PROBE = "probe"
 
 

@@ -61,10 +61,10 @@ class QuickStage:
         self._capabilities: Message = {}
         self._handshake: list[Message] = []
         self._probe: Message | None = None
-        """The `server/discover` of a client that has asked for nothing else so far, so its protocol is not known.
+        """The `server/discover` of a client that has sent no other request yet, so its protocol is not known.
 
-        Claude Code sends `initialize` with it.  Copilot CLI sends it 10 s later, if the answer has not come, and has no tools
-        if it is refused: the first start by a launcher that installs us takes longer.
+        Claude Code sends `initialize` together with it.  Copilot CLI sends `initialize` when it has waited 10 s for the answer,
+        as at a first start by a launcher that installs us, and has no tools if it is refused.
         """
         self.listens: dict[Id, Message] = {}
         """The open `subscriptions/listen` requests, by id.  They ask for notices of changed lists; none ever changes."""
@@ -262,7 +262,7 @@ class QuickStage:
         params = message.get("params", {})
         wanted = params.get("protocolVersion")
         if self._protocol == _MODERN and self._probe is None and isinstance(wanted, str):
-            # The SDK's server refuses it so.
+            # The error is that of the SDK's server.
             error = self._fixed["initialize after discover"]
             refused = {**error, "data": {**error["data"], "requested": wanted}}
             self.send({"jsonrpc": "2.0", "id": message["id"], "error": refused})

@@ -125,7 +125,7 @@ def list_claims(
 def list_known(
     store: Store, machine: Machine, keys: Sequence[ScopedKey], *, holder: str, after: str, limit: int
 ) -> ClaimPage:
-    """Do what `list_claims` does for session *holder*, which has nothing but at *keys*: in few requests of a remote store."""
+    """List the claims of session *holder*, which has none but on *keys*, as `list_claims` does, in few requests."""
     now, (began, position) = machine.now(), _parse_after(after)
     found = [
         (store.position(each), each)

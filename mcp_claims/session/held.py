@@ -25,7 +25,7 @@ class HeldClaims:
         self._granted: dict[ScopedKey, Claim] = {}
         # New grants as they were passed to the store, which has not answered yet or whose answer got lost.
         self._in_doubt: list[Claim] = []
-        # Grants whose release was sent and not answered: that they are gone is no loss.
+        # Grants whose release was sent and not answered: if they are gone, that is no loss.
         self._perhaps_released: dict[ScopedKey, int] = {}
         # Keys on which it has left an outcome, the last ones.
         self._ended: deque[ScopedKey] = deque(maxlen=_MAX_ENDED)
@@ -86,7 +86,7 @@ class HeldClaims:
 
     @contextmanager
     def releasing(self, claims: Sequence[Claim]) -> Iterator[None]:
-        """Count *claims* as perhaps released if the block raises: nobody is told of their loss later."""
+        """Count *claims* as perhaps released if the store does not answer in the block: their loss is not reported later."""
         try:
             yield
         except StoreUnavailableError:

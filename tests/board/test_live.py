@@ -102,7 +102,7 @@ def test_what_the_history_names_is_read_at_once_even_in_a_namespace_that_is_new(
     fingerprint = watched.fingerprint
 
     def of_what_is_named(scoped: ScopedKey) -> object:
-        assert scoped.key != "red", "the others are looked at later"
+        assert scoped.key != "red", "the others are read later"
         return fingerprint(scoped)
 
     monkeypatch.setattr(watched, "fingerprint", of_what_is_named)
@@ -136,7 +136,7 @@ def test_a_record_that_changes_right_after_it_was_read_is_read_again(
 
 
 @pytest.mark.rule("B7")
-def test_a_look_at_many_claims_stops_for_what_the_history_names(
+def test_a_scan_of_many_claims_stops_for_what_the_history_names(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "_MANY", 1)
@@ -146,17 +146,17 @@ def test_a_look_at_many_claims_stops_for_what_the_history_names(
         session.try_claim(f"key {number}")
     board = board_of(watched)
     board.read()
-    monkeypatch.setattr(live, "_RATIO", 0)  # So that the next look begins at once.
+    monkeypatch.setattr(live, "_RATIO", 0)  # So that the next scan begins at once.
     expected = {f"key {number}": "held" for number in range(20)}
-    for number in (19, 0):  # In front of the look, and behind it.
+    for number in (19, 0):  # In front of the scan, and behind it.
         assert shown(board._read_in_time(changed=True)) == expected
-        assert board._look is not None
+        assert board._scan is not None
         session.release(f"key {number}")
         session.try_claim(f"another {number}")
         del expected[f"key {number}"]
         expected[f"another {number}"] = "held"
         assert shown(board._read_in_time(changed=True)) == expected
-    while board._look is not None:
+    while board._scan is not None:
         assert shown(board._read_in_time(changed=False)) == expected
 
 

@@ -29,7 +29,7 @@ _CONNECT_TIMEOUT = 1.0  # s, for all addresses of a name: a system that is there
 _NAME_TIMEOUT = 1.0  # s; a name server that has lost the question is asked again only after 5
 _MAX_IDLE = 30.0  # s, after which a connection is not used again: a router may have forgotten it, without a word
 _NAME_LASTS = 60.0  # s, after which a name is looked up again, while its old addresses are still used
-_MAX_BODY = 64 << 20  # bytes; a page of etcd has fewer, and what is no etcd may send without end
+_MAX_BODY = 64 << 20  # bytes; a page of etcd has fewer, and another server may send without end
 
 _Address = tuple[socket.AddressFamily, tuple[object, ...]]
 
@@ -105,7 +105,7 @@ class Connections:
     def open_stream(
         self, path: str, body: bytes, headers: Mapping[str, str], deadline: float, idle_timeout: float
     ) -> tuple[Response, Stream]:
-        """Send a request; return the response without its body, which is yet to come, and that as a stream."""
+        """Send a request; return the head of the response, and its body as a stream.  The head of a failure has the body."""
         connection = self._connect(deadline)
         try:
             connection.wire.deadline = deadline
@@ -211,7 +211,7 @@ class _Wire:
     def shut_down(self) -> None:
         """Let whoever reads from it reach the end, in any thread."""
         with suppress(OSError):
-            # That of a TLS socket would take away what another thread reads with.
+            # `SSLSocket.shutdown` would drop the TLS object by which another thread reads.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 

@@ -155,7 +155,7 @@ class Gateway:
             raise self._no_answer(index, _NOT_ETCD, outcome_unknown=False) from error
 
     def version_of(self, endpoint: Endpoint, timeout: float) -> str:
-        """Return the version of *endpoint*, which it tells everybody; raises `NoAnswerError`."""
+        """Return the version of *endpoint*, for which it requires no login; raises `NoAnswerError`."""
         index = self._config.endpoints.index(endpoint)
         try:
             return str(json.loads(self._ask_version(index, timeout).body)["etcdserver"])
@@ -224,8 +224,8 @@ class Gateway:
         except RefusedError as error:
             if self._config.user is None or not _login_rejected(error):
                 raise
-            # Tokens expire after minutes, or when somebody changes a user or a role; without one we were because the
-            # cluster required none until now.
+            # Tokens expire after minutes, or when somebody changes a user or a role.  We had none if the cluster required none
+            # until now.
             self._requires_login = True
             self.forget_token()
             return self._post(index, path, body, deadline, self._auth_headers(index, deadline))
@@ -275,7 +275,7 @@ class Gateway:
         return response
 
     def _raise_failure(self, index: int, response: Response) -> NoReturn:
-        """Raise what *response*, which reports a failure, says."""
+        """Raise the failure that *response* reports."""
         try:
             status = json.loads(response.body)
             code, problem = int(status["code"]), str(status.get("message") or status.get("error"))

@@ -72,7 +72,7 @@ class LeaseKeepAlive:
             self._start_or_wake()
 
     def will_undo(self, key: bytes, claim: Claim) -> bool:
-        """Return whether *claim*, found at *key*, is what a grant put that `schedule_undo` was called for."""
+        """Return whether *claim*, found at *key*, was put by a grant that is to be undone."""
         with self._condition:
             changes = [change for grant in self._unknown_grants for change in grant.changes if change.key == key]
         return any(change.is_grant and change.has_put_claim(claim) for change in changes)

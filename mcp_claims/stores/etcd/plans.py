@@ -95,7 +95,7 @@ def plan(
         return Planned(change, key, _revision(old))
     # Whoever takes its reservation is granted the claim only then, though the generation is known before.
     takes = new.mode is not Mode.RESERVED and old is not None and old.mode is Mode.RESERVED and new.ended is None
-    # Who renews what no caller knows of is granted it: if this outcome is unknown too, nobody else would undo it.
+    # A renewal of a grant that no caller knows of is a grant: if its outcome is unknown too, nobody else would undo it.
     learns = old is not None and new.ended is None and is_in_doubt(key, old)
     is_grant = not new.members and (takes or learns or not new.generation)
     return Planned(
