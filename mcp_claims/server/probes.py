@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
 from types import FrameType
 
@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_claims.errors import ClaimsError
 from mcp_claims.model.text import one_line
 from mcp_claims.server.log import logger
+from mcp_claims.server.pipes import wait_for
 from mcp_claims.server.registry import SessionRegistry
 from mcp_claims.session.acquire import ANSWER_TIMEOUT, stop_waits
 from mcp_claims.stores.base import call_before
@@ -35,6 +36,7 @@ ACCESS_LOG_VARIABLE = "MCP_CLAIMS_ACCESS_LOG"
 
 _TIMEOUT = 1.0  # s, after which a server whose store has not answered is not ready
 _FRESH = 0.5  # s for which it counts that a claim was granted: anybody may ask, and each probe is a claim
+_LONGEST_SHOWN = 200  # characters of a path, of which each takes up to 4 bytes: a pipe with room has it for 4,096
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -101,7 +103,10 @@ class Probes:
         """Return what keeps this process from claiming, `None` if nothing does."""
         if not self._probing and (self._problem is not None or time.monotonic() - self._probed > _FRESH):
             self._probing = True
-            start_daemon_thread(self._probe, "mcp-claims readiness")
+            try:
+                start_daemon_thread(self._probe, "mcp-claims readiness")
+            except RuntimeError as error:  # The system has no thread left, and no claim would be granted.
+                self._problem, self._probing = type(error).__name__, False
         with anyio.move_on_after(_TIMEOUT):
             pause = 0.001
             while self._probing:
@@ -142,7 +147,28 @@ class AccessLog:
         try:
             await self._app(scope, receive, note_status)
         finally:
-            client = (scope.get("client") or ("-", 0))[0]
+            # Behind a proxy, which an ASGI server trusts on this machine, it is whatever the proxy's client says.
+            client = _shown((scope.get("client") or ("-", 0))[0]).replace(" ", "_")
             took = (time.monotonic() - began) * 1_000
-            line = f"{client} {scope['method']} {one_line(scope['path'])} {status or '-'} {took:.0f} ms"
-            print(f"mcp-claims: {line}", file=sys.stderr, flush=True)
+            line = f"{client} {scope['method']} {_shown(scope['path'])} {status or '-'} {took:.0f} ms"
+            if _stderr_has_room():
+                with suppress(
+                    OSError
+                ):  # Nobody has the other end of it any more: the answer has been sent all the same.
+                    print(f"mcp-claims: {line}", file=sys.stderr, flush=True)
+
+
+def _shown(text: str) -> str:
+    """Return *text* of a client, which anybody may be, as it is written to a log."""
+    line = one_line(text[:_LONGEST_SHOWN])
+    return line if len(text) <= _LONGEST_SHOWN else f"{line}…"
+
+
+def _stderr_has_room() -> bool:
+    """Return whether a line can be written to stderr at once: where nobody reads it, the server must go on."""
+    if sys.platform == "win32":
+        return True  # Pipes cannot be polled there.
+    try:
+        return bool(wait_for(0, writable=sys.stderr.fileno()))
+    except (OSError, ValueError):  # It is no file, or closed.
+        return True

@@ -141,8 +141,12 @@ class QuickStage:
                 try:
                     self.serve(line)
                 except NotPlainError:
-                    if self._probe is not None and plain.VERSION.encode() in line:
-                        self._handshake = [self._probe]
+                    if self._probe is not None:
+                        if plain.VERSION.encode() in line:
+                            self._handshake = [self._probe]
+                        elif self._protocol == _MODERN:
+                            # The SDK's server would refuse a handshake after the probe, as of a client with an icon.
+                            self._handshake = []
                     self._lines.put_back(line)
                     return
             self._output.write()

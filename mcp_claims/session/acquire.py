@@ -242,6 +242,7 @@ class _Waiter:
                 if self._unanswered:
                     was_out = True
                     self._wakeup.wait(min(_POLL_INTERVAL, self._left()))
+                    self._report_progress()
                     continue
                 if was_out and ticket is None:
                     return False
@@ -318,6 +319,9 @@ class _Waiter:
             self._wakeup.wait(seconds, alarm, watched)
         if alarm is not None:
             alarm.reset()
+        self._report_progress()
+
+    def _report_progress(self) -> None:
         if self._progress is not None and time.monotonic() - self._reported >= _PROGRESS_INTERVAL:
             self._reported = time.monotonic()
             self._progress(self._reported - self._began)

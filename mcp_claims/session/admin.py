@@ -127,12 +127,11 @@ def list_known(
 ) -> ClaimPage:
     """List the claims of session *holder*, which has none but on *keys*, as `list_claims` does, in few requests."""
     now, (began, position) = machine.now(), _parse_after(after)
-    found = [
-        (store.position(each), each)
-        for each in store.read_all(keys)
-        if isinstance(each, Claim) and not is_head(each) and is_same_session(each.holder.name, holder)
-    ]
-    rest = sorted((each for each in found if each[0] > position), key=lambda each: each[0])
+    stored = [each for found in store.read_all(keys) if found for each in without_head(found, store.read_all)]
+    own = (each for each in stored if isinstance(each, Claim) and is_same_session(each.holder.name, holder))
+    # By position: what is in the place of a member is found there, and by the head of its key.
+    found = {store.position(each): each for each in own}
+    rest = sorted((at, each) for at, each in found.items() if at > position)
     listed = tuple(ListedClaim(each, expiry.state_of(each, now, machine.provably_dead)) for _, each in rest[:limit])
     return ClaimPage(listed, now, f"{_BEGAN}{began!r}\0{rest[limit - 1][0]}" if len(rest) > limit else None)
 

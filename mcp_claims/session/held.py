@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import RLock
@@ -14,7 +13,7 @@ from mcp_claims.stores.base import Store
 from mcp_claims.stores.history.history import History
 
 _MAX_LOOKS = 100
-_MAX_ENDED = 10_000
+_MAX_KNOWN = 1_000  # keys, which take 0.2 s of etcd; from there on a look at the whole list is not much dearer
 
 
 class HeldClaims:
@@ -27,8 +26,8 @@ class HeldClaims:
         self._in_doubt: list[Claim] = []
         # Grants whose release was sent and not answered: if they are gone, that is no loss.
         self._perhaps_released: dict[ScopedKey, int] = {}
-        # Keys on which it has left an outcome, the last ones.
-        self._ended: deque[ScopedKey] = deque(maxlen=_MAX_ENDED)
+        # Keys on which it has left an outcome, the first ones.
+        self._ended: dict[ScopedKey, None] = {}
         # Grants that a renewal found lost, and what it found instead: no call has reported them yet.
         self._found_lost: dict[ScopedKey, tuple[Claim, Found]] = {}
         # What was cached, and the fingerprint of its record, when `take_losses` last looked.
@@ -44,16 +43,17 @@ class HeldClaims:
         with self._lock:
             return [*self._granted, *(claim.scoped for claim in self._in_doubt)]
 
-    def known(self, namespace: str | None) -> list[ScopedKey]:
-        """Return the keys, in *namespace* or in all, on which something of this session may be stored."""
+    def known(self) -> list[ScopedKey] | None:
+        """Return the keys on which something of this session may be stored; `None` if there may be too many."""
         with self._lock:
             every = dict.fromkeys([*self._granted, *(claim.scoped for claim in self._in_doubt), *self._ended])
-        return [scoped for scoped in every if namespace in (None, scoped.namespace)]
+        return None if len(every) >= _MAX_KNOWN else list(every)
 
     def note_end(self, scoped: ScopedKey) -> None:
         """Note that the session has left an outcome on *scoped*."""
         with self._lock:
-            self._ended.append(scoped)
+            if len(self._ended) < _MAX_KNOWN:
+                self._ended[scoped] = None
 
     def granted(self) -> list[ScopedKey]:
         """Return the keys that are held for certain, as far as is known: not that of a grant in progress."""

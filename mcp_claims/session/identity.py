@@ -104,7 +104,9 @@ def handle_session(
     """
     public = _public(nonce)
     name = agent_holder(machine.host(), public) if of_agent else holder_name(machine.host(), pid, public)
-    return Session(store, Holder(name, machine.pid(), machine.proof() if bound else Proof()), machine)
+    session = Session(store, Holder(name, machine.pid(), machine.proof() if bound else Proof()), machine)
+    session.has_handle = True
+    return session
 
 
 def guarded_session(store: Store, machine: Machine, nonce: bytes | None, host: HostSession) -> Session:

@@ -54,6 +54,8 @@ class Operations(Guarded):
         super().__init__(store, holder, machine)
         self.is_here = True
         """Whether whoever uses the session works in the working directory of this process."""
+        self.has_handle = False
+        """Whether a handle names it, which another process may be given, so that it makes claims for the session too."""
         self.remote = store.remote
         """Whether the store is asked over a network, so that each method may take seconds."""
         _sessions.add(self)

@@ -204,6 +204,7 @@ class Session(Choices):
             return swap.won
         revoked = admin.revoke(self._store, self._machine, found, self.holder, reason, lock_timeout)
         if revoked and isinstance(found, Claim):
+            self._held.note_end(found.scoped)
             self.queue.wake_next(found.scoped.base)
         return revoked
 
@@ -231,12 +232,12 @@ class Session(Choices):
         """
         self._check_usable(namespace)
         holder = self.holder.name if mine else None
-        if mine and self._store.remote and self.ends_with_process:
-            # No other process makes claims for it, and to read all claims of a fleet takes seconds.
-            known = self._held.known(namespace)
-            return admin.list_known(
-                self._store, self._machine, known, holder=self.holder.name, after=after, limit=limit
-            )
+        # Where no other process makes claims for it.  To read all claims of a fleet takes seconds.
+        is_known = mine and self._store.remote and self.ends_with_process and not self.has_handle
+        if is_known and (known := self._held.known()) is not None:
+            every = dict.fromkeys([*known, *self.queue.keys()])
+            keys = [scoped for scoped in every if namespace in (None, scoped.namespace)]
+            return admin.list_known(self._store, self._machine, keys, holder=self.holder.name, after=after, limit=limit)
         return admin.list_claims(self._store, self._machine, namespace, holder=holder, after=after, limit=limit)
 
     def read(self, key: str, namespace: str = DEFAULT_NAMESPACE, *, overlapping: bool = False) -> ClaimPage:

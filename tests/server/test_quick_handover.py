@@ -135,6 +135,23 @@ def test_a_client_that_has_probed_and_greeted_goes_on_by_either_protocol(claims_
             assert "result" in answer_to(server, number)
 
 
+@pytest.mark.rule("Q4")
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"clientInfo": {"name": "host", "version": "1", "icons": [{"src": "https://host.test/icon.png"}]}},
+        {"capabilities": {"tasks": {}}},
+    ],
+)
+def test_a_client_that_has_probed_may_greet_in_a_way_that_is_not_plain(
+    claims_dir: Path, params: dict[str, Any]
+) -> None:
+    with raw_server(claims_dir) as server:
+        send(server, LATE[0], request(0, "initialize", INITIALIZE | params), *LATE[2:3], request(1, "tools/list"))
+        for number in ("probe", 0, 1):
+            assert "result" in answer_to(server, number)
+
+
 @contextmanager
 def waiting(claims_dir: Path) -> Iterator[tuple[RawServer, Any]]:
     """A server after its hand-over, during which call 7 waited for a key that the session holds."""

@@ -155,7 +155,11 @@ class Connections:
     def _connect_to_one(self, addresses: list[_Address], deadline: float) -> socket.socket:
         problem = "no connection in time"
         for number, (family, address) in enumerate(addresses):
-            plain = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                plain = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:  # No descriptor is left, or the kernel has no IPv6.
+                problem = f"no connection ({error.strerror or error})"
+                continue
             try:
                 # An address that does not answer leaves time for those after it.
                 plain.settimeout(_left(deadline) / (len(addresses) - number))
@@ -245,7 +249,7 @@ class _Name:
         self._problem: str | None = None
         self._fresh_until = 0.0
         self._looking_up = False
-        with suppress(OSError):
+        with suppress(OSError, UnicodeError):
             self._addresses = self._look_up(socket.AI_NUMERICHOST)
             self._fresh_until = float("inf")
 
@@ -254,7 +258,10 @@ class _Name:
         with self._condition:
             if time.monotonic() >= self._fresh_until and not self._looking_up:
                 self._looking_up = True
-                start_daemon_thread(self._refresh, "mcp-claims name")
+                try:
+                    start_daemon_thread(self._refresh, "mcp-claims name")
+                except RuntimeError as error:  # The system has no thread left just now.
+                    self._looking_up, self._problem = False, f"its name cannot be looked up ({error})"
             self._condition.wait_for(lambda: self._addresses or not self._looking_up, _left(deadline))
             if not self._addresses:
                 raise NotSentError("no answer in time for its name" if self._looking_up else f"{self._problem}")

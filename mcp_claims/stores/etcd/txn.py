@@ -209,7 +209,7 @@ class Transactions:
                 response = self._gateway.call("/kv/txn", txn.request(), deadline, idempotent=False)
             except NoAnswerError as error:
                 if not error.outcome_unknown:
-                    raise
+                    raise NoAnswerError(error.problems, outcome_unknown=sent_before) from error
             else:
                 revision = self.note_revision(response)
                 if response.get("succeeded"):
@@ -229,9 +229,12 @@ class Transactions:
             sent_before = True
             try:
                 found = self._resolve_unknown(txn, process_lease, deadline)
-            except GatewayError:
+            except GatewayError as error:
                 if txn.is_grant:
                     self._on_unknown_grant(txn)
+                if isinstance(error, NoAnswerError):
+                    # That what came after it was not sent says nothing of this transaction, which was.
+                    raise NoAnswerError(error.problems, outcome_unknown=True) from error
                 raise
             if (applied := self._applied_revision(txn, found)) is not None:
                 return TxnOutcome(applied)

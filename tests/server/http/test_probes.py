@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -15,6 +16,9 @@ import anyio
 import httpx2
 import pytest
 
+from mcp_claims.server import probes
+from mcp_claims.server.registry import SessionRegistry
+from mcp_claims.stores.memory import MemoryStore
 from tests.server.http.test_serving import CALL, HEADERS
 from tests.support.etcd import Cluster, free_ports, fresh_config, one_node
 from tests.support.http_servers import http_client, http_server
@@ -123,6 +127,41 @@ async def test_requests_are_logged_by_choice(claims_dir: Path, chosen: bool) -> 
         server.process.terminate()
         assert server.process.stderr is not None
         assert ("mcp-claims: 127.0.0.1 GET /livez 200 " in server.process.stderr.read()) is chosen
+
+
+async def test_what_a_client_says_cannot_disturb_or_fill_the_access_log(claims_dir: Path) -> None:
+    with http_server(claims_dir, "--access-log") as server:
+        with socket.create_connection(("127.0.0.1", int(server.url.split(":")[2].split("/")[0]))) as plain:
+            forwarded = b"X-Forwarded-For: \x1b[2J 1.2.3.4 GET /admin 200\r\nHost: localhost\r\nConnection: close\r\n"
+            plain.sendall(b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\n" + forwarded + b"\r\n")
+            while plain.recv(4_096):
+                pass
+        server.process.terminate()
+        assert server.process.stderr is not None
+        (line,) = [line for line in server.process.stderr if " 404 " in line]
+        assert line.startswith("mcp-claims: [2J_1.2.3.4_GET_/admin_200 GET /aaa")
+        assert len(line) < 300 and line.strip().isprintable()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be polled there")
+async def test_a_server_whose_stderr_nobody_reads_goes_on(claims_dir: Path) -> None:
+    with http_server(claims_dir, "--access-log") as server:
+        async with httpx2.AsyncClient(timeout=60) as plain:
+            # More than a pipe holds.
+            for _ in range(500):
+                assert (await plain.get(server.url.replace("/mcp", f"/{'a' * 300}"))).status_code == 404
+
+
+async def test_a_server_that_had_no_thread_for_a_probe_is_ready_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes_of_none = probes.Probes(lambda: SessionRegistry(MemoryStore(), own=None))
+
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(probes, "start_daemon_thread", no_thread)
+        assert await probes_of_none._find_problem() == "RuntimeError"
+    assert await probes_of_none._find_problem() is None
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 import threading
@@ -174,3 +175,55 @@ def test_an_endpoint_that_answers_slowly_is_left_for_the_next(monkeypatch: pytes
 def test_processes_do_not_all_begin_with_the_same_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert {gateway_to(("a.test", 1), ("b.test", 1), ("c.test", 1))._preferred for _ in range(200)} == {0, 1, 2}
+
+
+@pytest.mark.rule("E8")
+@pytest.mark.parametrize("name", ["no..name", "a" * 64])
+def test_a_host_that_cannot_be_a_name_leaves_the_others(name: str) -> None:
+    with bounded():
+        assert "header" in gateway_to((name, 1), good()).call(*READ, deadline_in(20))
+
+
+@pytest.mark.rule("E8")
+def test_a_name_is_looked_up_later_where_there_was_no_thread_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = gateway_to(("localhost", good()[1]))
+
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(connections, "start_daemon_thread", no_thread)
+        with pytest.raises(NoAnswerError, match="can't start new thread"):
+            gateway.call(*READ, deadline_in(0.5))
+    assert "header" in gateway.call(*READ, deadline_in(20))
+
+
+@pytest.mark.rule("E8")
+def test_without_a_descriptor_nothing_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    gateway = gateway_to(good())
+    monkeypatch.setattr(socket, "socket", none_left)
+    with pytest.raises(NoAnswerError, match="Too many open files") as raised:
+        gateway.call(*READ, deadline_in(0.5))
+    assert not raised.value.outcome_unknown
+
+
+@pytest.mark.rule("E8")
+def test_an_address_of_a_family_that_the_kernel_lacks_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, look_up = socket.socket, socket.getaddrinfo
+
+    class WithoutIpv6(real):  # type: ignore[valid-type, misc]
+        def __init__(self, family: int = -1, *arguments: int, **more: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *arguments, **more)
+
+    def with_ipv6_first(host: str, port: int, **more: Any) -> list[Any]:
+        return [*look_up("::1", port, type=more["type"]), *look_up("127.0.0.1", port, type=more["type"])]
+
+    gateway = gateway_to(("localhost", good()[1]))
+    monkeypatch.setattr(socket, "socket", WithoutIpv6)
+    monkeypatch.setattr(socket, "getaddrinfo", with_ipv6_first)
+    assert "header" in gateway.call(*READ, deadline_in(20))

@@ -16,6 +16,7 @@ from mcp_claims.session.session import Session
 from mcp_claims.stores.etcd import store as etcd_store
 from mcp_claims.stores.etcd.store import EtcdStore
 from tests.stores.etcd.test_unknown_outcomes import TRANSACTION
+from tests.support.endpoints import wait_until
 from tests.support.proxy import Proxy
 
 KEY = "red"
@@ -87,3 +88,39 @@ def test_a_grant_says_after_how_long_without_contact_it_is_lost(store: EtcdStore
         answer = claim_answer(request.scoped, result, contact_timeout=session.contact_timeout(result))
         assert ("It is lost after 30 s without contact to etcd." in answer.text) is said
         session.release(KEY)
+
+
+@pytest.mark.rule("E8")
+def test_a_wait_reports_its_progress_in_an_outage(
+    store: EtcdStore, direct: EtcdStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for interval in ("_POLL_INTERVAL", "_PROGRESS_INTERVAL"):
+        monkeypatch.setattr(acquire, interval, 0.05)
+    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 0.5)
+    holder, waiter = named_session(direct, "holder"), process_session(store)
+    assert holder.try_claim(KEY).claimed
+    refused, reported = Event(), Event()
+
+    def wait() -> None:
+        request = ClaimRequest.parse(key=KEY, wait_seconds=120)
+        acquire.acquire(waiter, request, refused=lambda _: refused.set(), progress=lambda _: reported.set())
+
+    (thread := Thread(target=wait)).start()
+    assert refused.wait(60)
+    proxy.cut()
+    wait_until(lambda: _is_out(waiter))
+    reported.clear()
+    # The host gives a call up from which it hears nothing.
+    assert reported.wait(60)
+    assert holder.release(KEY).released
+    proxy.mend()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def _is_out(session: Session) -> bool:
+    try:
+        session.inspect("whatever")
+    except StoreUnavailableError:
+        return True
+    return False

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
+from time import sleep
 from typing import Any
 
 import pytest
 
+from mcp_claims.liveness import local_machine
+from mcp_claims.model.expiry import ClaimState
 from mcp_claims.model.records import Claim, Outcome
-from mcp_claims.session.identity import named_session, process_session
+from mcp_claims.model.validation import ClaimRequest
+from mcp_claims.session import held
+from mcp_claims.session.acquire import acquire
+from mcp_claims.session.identity import handle_session, named_session, process_session
+from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.etcd import store as etcd_store
+from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.gateway import Gateway
 from mcp_claims.stores.etcd.store import EtcdStore
 
@@ -61,6 +71,60 @@ def test_the_list_of_ones_own_claims_reads_those_alone(direct: EtcdStore, monkey
     assert keys_of(session, mine=True, namespace="other") == ["elsewhere"]
     # Others of its name may have claimed through other processes.
     assert len(keys_of(named_session(direct, "others"), mine=True)) == MANY
+
+
+@pytest.mark.rule("E17")
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_list_of_ones_own_claims_has_what_is_kept_for_the_session(direct: EtcdStore, shared: bool) -> None:
+    holder, waiter, refused = process_session(direct), process_session(direct), Event()
+    assert holder.try_claim("red").claimed
+
+    def wait() -> None:
+        request = ClaimRequest.parse(key="red", wait_seconds=120, shared=shared)
+        assert acquire(waiter, request, reserve=True, refused=lambda _: refused.set()).status is Status.YOUR_TURN
+
+    (waiting := Thread(target=wait)).start()
+    assert refused.wait(60)
+    while not direct.tickets(None):
+        sleep(0.01)
+    holder.release("red")
+    waiting.join()
+    (listed,) = waiter.list_claims(mine=True).claims
+    assert listed.state is ClaimState.RESERVED
+
+
+@pytest.mark.rule("E17")
+def test_the_list_of_ones_own_claims_has_what_the_session_has_revoked(direct: EtcdStore) -> None:
+    session, granted = process_session(direct), process_session(direct).try_claim("red").found
+    assert isinstance(granted, Claim) and session.revoke(granted, "it hangs")
+    assert [each.state for each in session.list_claims(mine=True).claims] == [ClaimState.REVOKED]
+
+
+@pytest.mark.rule("E17")
+def test_where_a_session_knows_of_too_many_keys_the_whole_list_is_read(
+    direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "_MAX_KNOWN", 3)
+    session = process_session(direct)
+    for number in range(5):
+        session.try_claim(f"ours {number}")
+        session.release(f"ours {number}", outcome=Outcome.DONE)
+    assert keys_of(session, mine=True) == [f"ours {number}" for number in range(5)]
+
+
+@pytest.mark.rule("E17")
+def test_the_list_of_a_handles_claims_has_what_another_process_claims_for_it(
+    direct: EtcdStore, config: EtcdConfig
+) -> None:
+    machine = local_machine()
+    for of_agent in (True, False):
+        nonce = secrets.token_bytes(16)
+        ours, others = (
+            handle_session(store, machine, machine.pid(), nonce, bound=True, of_agent=of_agent)
+            for store in (direct, EtcdStore(config, machine))
+        )
+        assert others.try_claim(f"red {of_agent}").claimed
+        assert keys_of(ours, mine=True) == [f"red {of_agent}"]
 
 
 @pytest.mark.rule("E17")

@@ -14,6 +14,7 @@ from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Swap
 from mcp_claims.stores.etcd import store as etcd_store
+from mcp_claims.stores.etcd.gateway import Gateway, NoAnswerError
 from mcp_claims.stores.etcd.lease import ProcessLease
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.txn import Transactions
@@ -260,3 +261,22 @@ def await_freed(direct: EtcdStore, proxy: Proxy) -> None:
         proxy.mend()
         assert freed.wait(30)
     assert direct.read(KEY) is None
+
+
+@pytest.mark.rule("E7")
+def test_an_outcome_stays_unknown_where_nothing_more_can_be_sent(
+    direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, problems, sent = process_session(direct), {"one:2379": "no connection"}, list[str]()
+    assert session.try_claim(KEY.key).claimed
+
+    def broken(_: Gateway, path: str, *__: object, **___: object) -> dict[str, Any]:
+        sent.append(path)
+        raise NoAnswerError(problems, outcome_unknown=len(sent) == 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Gateway, "call", broken)
+        with pytest.raises(StoreUnavailableError, match="It is not known whether the change was made"):
+            session.release(KEY.key)
+    assert sent[0] == "/kv/txn"
+    assert session.release(KEY.key).released
