@@ -61,6 +61,9 @@ _BRIEF, _JUST_NOW = 60.0, 1.0
 _LATE_CALLS = 60.0
 """Seconds for which late calls of a connection that its client has ended are refused."""
 
+_PROBED = "mcp-claims"
+"""The namespace of the claims of readiness probes."""
+
 
 class Caller(NamedTuple):
     """What a server knows about the sender of a request.
@@ -163,8 +166,9 @@ class SessionRegistry:
             self._prober = process_session(self._store, self._machine)
             self._prober.maker = Maker.PROBE
         key = f"mcp-claims:ready:{self._prober.holder.name}"
-        if self._prober.try_claim(key, ttl_minutes=1).claimed:
-            self._prober.release(key)
+        # In a namespace of its own, lest each probe wakes everybody who subscribes to another.
+        if self._prober.try_claim(key, _PROBED, ttl_minutes=1).claimed:
+            self._prober.release(key, _PROBED)
 
     def needs_secret(self, caller: Caller, handle: str | None) -> bool:
         """Return whether the session of *caller* is found with the secret of the store.

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Event
 
 import anyio
 import httpx2
@@ -18,6 +19,8 @@ import pytest
 
 from mcp_claims.server import probes
 from mcp_claims.server.registry import SessionRegistry
+from mcp_claims.session.identity import process_session
+from mcp_claims.stores.files.store import FileStore
 from mcp_claims.stores.memory import MemoryStore
 from tests.server.http.test_serving import CALL, HEADERS
 from tests.support.etcd import Cluster, free_ports, fresh_config, one_node
@@ -188,3 +191,18 @@ def test_a_certificate_that_is_none_is_refused(claims_dir: Path, tmp_path: Path)
     command = [sys.executable, "-m", "mcp_claims", "serve", "--http", "--port", "0", "--dir", str(claims_dir)]
     done = subprocess.run([*command, "--tls-cert", str(tmp_path / "none")], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "--tls-cert" in done.stderr, done.stderr
+
+
+async def test_a_probe_wakes_nobody_who_subscribes_to_a_namespace(claims_dir: Path) -> None:
+    store, noticed = FileStore(claims_dir), Event()
+    registry = SessionRegistry(store, own=None)
+    session = process_session(store)
+    session.try_claim("red")
+    with session.watch("default", noticed.set) as watched:
+        assert watched
+        noticed.wait(1)  # Perhaps for the claim.
+        noticed.clear()
+        registry.check_claims()
+        assert not noticed.wait(1)
+        session.release("red")
+        assert noticed.wait(60)
