@@ -26,6 +26,7 @@ SUBJECTS = {
     "http": "calls over HTTP",
     "board": "the board in Chromium, with 10,000 claims; left out of a full run if chromium is not installed",
     "trace": "files and functions that one try_claim runs through",
+    "agents": "ten thousand agents on a cluster of etcd, simulated on a virtual clock",
     "etcd": "claims on etcd; left out of a full run if etcd is not installed",
 }
 _QUICK = 0.1

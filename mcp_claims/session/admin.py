@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from itertools import islice
+from typing import NamedTuple
 
 from mcp_claims.errors import ContendedError, StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import Machine
@@ -21,7 +22,16 @@ from mcp_claims.model.text import skeleton
 from mcp_claims.session import heads
 from mcp_claims.session.results import ClaimPage, ListedClaim, PruneResult
 from mcp_claims.session.wait_queue import end_reservation
-from mcp_claims.stores.base import LOCK_TIMEOUT, MAX_SWAPS, Change, Store, call_before, holders_of, without_head
+from mcp_claims.stores.base import (
+    LOCK_TIMEOUT,
+    MAX_CHANGES,
+    MAX_SWAPS,
+    Change,
+    Store,
+    call_before,
+    holders_of,
+    without_head,
+)
 
 _MAX_NEAR = 3
 _MAX_NAMES = 200
@@ -43,6 +53,16 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
     deadline = time.monotonic() + lock_timeout
     # Each holder is judged once: most claims belong to few sessions.
     provably_dead = cache(machine.provably_dead)
+    batch: list[_Dead] = []
+
+    def remove(batch: list[_Dead]) -> None:
+        for dead in _replace_all(store, batch, now, deadline, failed):
+            found = dead.found
+            if isinstance(found, Unreadable) or (found.ended is None and found.mode is not Mode.RESERVED):
+                removed[Unreadable if isinstance(found, Unreadable) else dead.state] += 1
+        batch.clear()
+
+    now = machine.now()
     for found in store.scan(namespace):
         now = machine.now()
         if is_head(found):
@@ -51,26 +71,22 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
             continue
         state = expiry.state_of(found, now, provably_dead)
         trace = expiry.trace_of(found, state, now)
-        if trace is found:
-            if isinstance(found, Unreadable):
-                kept.append(found)
-            elif state.in_force:
-                live += 1
-            else:
-                markers += 1
-            continue
-        try:
-            # The store compares under the lock, so a claim that was taken again since we read it stays.  Each removal
-            # has its own deadline: a network that has just answered is worth another request.
-            replace = partial(replace_dead, store, found, trace, now, max(0.0, deadline - time.monotonic()))
-            was_held = isinstance(found, Unreadable) or (found.ended is None and found.mode is not Mode.RESERVED)
-            if call_before(time.monotonic() + LOCK_TIMEOUT, replace) and was_held:
-                removed[Unreadable if isinstance(found, Unreadable) else state] += 1
-        except (StoreUnavailableError, StoreBusyError) as error:
-            if store.remote and _timed_out(error):
-                raise  # It would not answer for the next claim either, and each attempt takes seconds.
-            # One claim that cannot be removed must not protect the others; the result reports it.
-            failed.append(error)
+        if trace is not found:
+            dead = _Dead(found, trace, state)
+            # In a network one change of many costs little more than one of one.
+            if not (store.remote and dead.change):
+                remove([dead])
+                continue
+            batch.append(dead)
+            if len(batch) == MAX_CHANGES:
+                remove(batch)
+        elif isinstance(found, Unreadable):
+            kept.append(found)
+        elif state.in_force:
+            live += 1
+        else:
+            markers += 1
+    remove(batch)
     return PruneResult(
         removed[ClaimState.EXPIRED],
         removed[ClaimState.ORPHANED],
@@ -80,6 +96,57 @@ def prune(store: Store, machine: Machine, namespace: str | None, lock_timeout: f
         tuple(failed),
         markers,
     )
+
+
+class _Dead(NamedTuple):
+    """What is dead, in which state, and the *trace* that stays of it."""
+
+    found: Claim | Unreadable
+    trace: Found
+    state: ClaimState
+
+    @property
+    def change(self) -> Change | None:
+        """The change that removes it, if it takes that alone."""
+        found, trace = self.found, self.trace
+        if isinstance(found, Unreadable) or found.mode is Mode.RESERVED or found.scoped.member is not None:
+            return None
+        return Change(found.scoped, found, trace if isinstance(trace, Claim) else None, found_dead=True)
+
+
+def _replace_all(
+    store: Store,
+    batch: Sequence[_Dead],
+    now: Moment,
+    deadline: float,
+    failed: list[StoreUnavailableError | StoreBusyError],
+) -> Iterator[_Dead]:
+    """Put its trace in the place of each of *batch*; yield those that were still stored, and add errors to *failed*."""
+    changes = [dead.change for dead in batch if dead.change]
+    if len(changes) > 1 and len(changes) == len(batch):
+        try:
+            won = call_before(time.monotonic() + LOCK_TIMEOUT, partial(store.swap_all, changes)).won
+        except (StoreUnavailableError, StoreBusyError) as error:
+            if _timed_out(error):
+                raise
+            won = False
+        if won:
+            yield from batch
+            return
+    # Some of them have changed since they were read, which must not protect the others.
+    for dead in batch:
+        try:
+            # The store compares under the lock, so a claim that was taken again since we read it stays.  Each removal
+            # has its own deadline: a network that has just answered is worth another request.
+            timeout = max(0.0, deadline - time.monotonic())
+            replace = partial(replace_dead, store, dead.found, dead.trace, now, timeout)
+            if call_before(time.monotonic() + LOCK_TIMEOUT, replace):
+                yield dead
+        except (StoreUnavailableError, StoreBusyError) as error:
+            if store.remote and _timed_out(error):
+                raise  # It would not answer for the next claim either, and each attempt takes seconds.
+            # One claim that cannot be removed must not protect the others; the result reports it.
+            failed.append(error)
 
 
 def replace_dead(store: Store, found: Claim | Unreadable, trace: Found, now: Moment, lock_timeout: float) -> bool:

@@ -7,9 +7,37 @@ import sys
 from collections.abc import Callable
 from contextvars import copy_context
 from threading import Event, Thread
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+class BackgroundCall(Generic[T]):
+    """`call()` in a thread of its own, in the context of the caller."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call, self._context, self._ended = call, copy_context(), Event()
+        self._returned: list[T] = []
+        self._raised: list[BaseException] = []
+        start_daemon_thread(self._run, "mcp-claims call")
+
+    def has_ended(self, within: float) -> bool:
+        """Return whether the call ends within *within* seconds."""
+        return self._ended.wait(within)
+
+    def result(self) -> T:
+        """Return or raise what the call does, once it has ended."""
+        self._ended.wait()
+        if self._raised:
+            raise self._raised[0]
+        return self._returned[0]
+
+    def _run(self) -> None:
+        try:
+            self._returned.append(self._context.run(self._call))
+        except BaseException as error:  # noqa: BLE001 - raised again in the other thread
+            self._raised.append(error)
+        self._ended.set()
 
 
 def call_within(seconds: float, call: Callable[[], T], progress: Callable[[], object] = lambda: None) -> T:
@@ -17,26 +45,13 @@ def call_within(seconds: float, call: Callable[[], T], progress: Callable[[], ob
 
     The thread that is left behind then, as by a network file system that hangs, ends with the process.
     """
-    ended, context = Event(), copy_context()
-    returned: list[T] = []
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            returned.append(context.run(call))
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            raised.append(error)
-        ended.set()
-
-    start_daemon_thread(run, "mcp-claims call")
+    running = BackgroundCall(call)
     before = progress()
-    while not ended.wait(seconds):
+    while not running.has_ended(seconds):
         if progress() == before:
             raise TimeoutError
         before = progress()
-    if raised:
-        raise raised[0]
-    return returned[0]
+    return running.result()
 
 
 def start_daemon_thread(run: Callable[[], None], name: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
+from typing import Any
 
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import Machine
@@ -57,17 +57,13 @@ from mcp_claims.stores.etcd.keys import Keyspace, encode_key, is_trace_key, pref
 from mcp_claims.stores.etcd.lease import ProcessLease
 from mcp_claims.stores.etcd.messages import KeyValue
 from mcp_claims.stores.etcd.overlaps import judge_overlaps, overlapping
+from mcp_claims.stores.etcd.pages import Pages
 from mcp_claims.stores.etcd.plans import Planned, has_changed, key_change, lease_kinds, plan
 from mcp_claims.stores.etcd.tickets import Alarm, Tickets
 from mcp_claims.stores.etcd.traces import TraceLeases, parse_trace
 from mcp_claims.stores.etcd.txn import KeyChange, Transactions, Txn, TxnOutcome
 from mcp_claims.stores.etcd.watch import KeyRange, Watcher
 from mcp_claims.stores.history.history import History
-
-# Keys of one request of a list, twice as many in each further one as long as they come within `_SLOW_PAGE` seconds.  Few at
-# first, since most callers want one page; many later, since etcd 3.4 walks over the whole rest of the list for each request.
-_MIN_PAGE, _MAX_PAGE = 64, 8_192
-_SLOW_PAGE = 0.5
 
 _TOO_SLOW = (
     f"{CALL_TIMEOUT:g} s were not enough, though etcd answers: others keep changing the same keys, or a machine is busy"
@@ -106,6 +102,7 @@ class EtcdStore:
         self._machine = machine
         self._keyspace = Keyspace(config.prefix)
         self._connections: dict[int, _Connection] = {}
+        self._pages = Pages(self._ask_range)
 
     def read(self, scoped: ScopedKey) -> Found:
         return self.read_all([scoped])[0]
@@ -179,28 +176,22 @@ class EtcdStore:
     def scan(self, namespace: str | None = None, after: str = "", since: float = inf) -> Iterator[Claim | Unreadable]:
         prefix = self._keyspace.namespace_prefix(namespace)
         start, end = max(prefix, self._keyspace.first_key_after(after)) if after else prefix, prefix_range_end(prefix)
-        deadline = deadline_in(CALL_TIMEOUT)
         # The trace of a claim comes right after it, and counts only where the claim is gone.
-        last, size = start[:-1] if after else b"", _MIN_PAGE
-        while start < end:
-            connection = self._connection()
-            asked = time.monotonic()
-            with self._store_errors():
-                request = messages.range_request(start, end, size)
-                response = connection.gateway.call("/kv/range", request, deadline)
-            size = min(2 * size, _MAX_PAGE) if time.monotonic() - asked < _SLOW_PAGE else max(size // 2, _MIN_PAGE)
-            connection.transactions.note_revision(response)
-            page = messages.key_values(response)
+        last = start[:-1] if after else b""
+        for page in self._pages.read(start, end):
             for kv in page:
                 if not is_trace_key(kv.key):
                     last = kv.key
                     yield messages.parse_claim(kv, self._keyspace)
                 elif kv.key != trace_key(last) and (trace := self._parse_trace(kv)) is not None:
                     yield trace
-            if not response.get("more"):
-                return
-            # Each page has its own deadline: a long list is no reason to fail while the cluster answers.
-            start, deadline = page[-1].key + b"\0", time.monotonic() + CALL_TIMEOUT
+
+    def _ask_range(self, request: dict[str, Any], deadline: float) -> dict[str, Any]:
+        connection = self._connection()
+        with self._store_errors():
+            response = connection.gateway.call("/kv/range", request, deadline)
+        connection.transactions.note_revision(response)
+        return response
 
     def names(self, namespace: str, limit: int) -> tuple[str, ...]:
         return ()  # It would take another request, longer than the grant itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -20,10 +21,11 @@ from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import handle_session, named_session, process_session
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
-from mcp_claims.stores.etcd import store as etcd_store
+from mcp_claims.stores.etcd import pages
 from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.gateway import Gateway
 from mcp_claims.stores.etcd.store import EtcdStore
+from tests.support.machines import World
 
 MANY = 150
 
@@ -128,19 +130,83 @@ def test_the_list_of_a_handles_claims_has_what_another_process_claims_for_it(
 
 
 @pytest.mark.rule("E17")
+@pytest.mark.parametrize("ahead", [1_024, 128])
 def test_a_long_list_is_read_in_growing_pages_and_a_slow_one_in_small_ones(
-    direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
+    direct: EtcdStore, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
+    monkeypatch.setattr(pages, "_AHEAD", ahead)
     session = process_session(direct)
     for number in range(300):
         session.try_claim(f"{number:03}")
-    for slow, sizes in ((60.0, ["64", "128", "256"]), (0.0, ["64"] * 5)):
-        monkeypatch.setattr(etcd_store, "_SLOW_PAGE", slow)
+    for slow, sizes in ((0.0, ["64"] * 5), (60.0, ["64", "128", "256"])):
+        monkeypatch.setattr(pages, "_SLOW", slow)
         with counted(monkeypatch) as sent:
             assert [each.scoped.key for each in direct.scan() if isinstance(each, Claim)] == [
                 f"{number:03}" for number in range(300)
             ]
         assert [body["limit"] for _, body in sent] == sizes
+
+
+@pytest.mark.rule("E17")
+def test_a_page_is_asked_for_no_further_than_it_went_the_last_time_and_nothing_is_left_out(
+    direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = process_session(direct)
+    numbers = list(range(100, 300))
+    for number in numbers:
+        session.try_claim(f"{number}")
+
+    def listed() -> list[str]:
+        with counted(monkeypatch) as sent:
+            first = session.list_claims()
+        assert first.after is not None
+        ends.append(b64decode(sent[0][1]["range_end"]).rpartition(b"/")[2])
+        rest = session.list_claims(after=first.after, limit=1_000)
+        return [each.found.scoped.key for each in (*first.claims, *rest.claims) if isinstance(each.found, Claim)]
+
+    ends = list[bytes]()
+    assert listed() == [f"{number}" for number in numbers]
+    # One comes before that end, many go, and some come behind it.
+    for number in (*range(100, 160), *range(180, 200)):
+        session.release(f"{number}")
+    for number in (90, 300, 301):
+        session.try_claim(f"{number:03}")
+    expected = ["090", *(f"{number}" for number in (*range(160, 180), *range(200, 302)))]
+    assert [listed(), listed(), listed()] == [expected] * 3
+    assert ends[1] == b"163\0", "it did not ask for a part"
+    assert ends[2] != ends[1] and ends[3].endswith(b"\0"), "it kept an end before which there is too little"
+
+
+@pytest.mark.rule("E17")
+def test_many_dead_claims_go_in_few_requests_and_one_that_was_renewed_meanwhile_stays(
+    config: EtcdConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    store = EtcdStore(config, world.process())
+    gone, renewing = (named_session(store, name, machine=world.process()) for name in ("gone", "renewing"))
+    for number in range(MANY):
+        (renewing if number == 70 else gone).try_claim(
+            f"{number:03}", ttl_minutes=1, note="for" if number < 64 else None
+        )
+    world.pass_time(61)
+    swap_all, renewed = EtcdStore.swap_all, list[str]()
+
+    def late(self: EtcdStore, changes: Any, **options: Any) -> Any:
+        if len(changes) > 1 and any(each.scoped.key == "070" for each in changes) and not renewed:
+            renewed.append("070")
+            assert renewing.try_claim("070", ttl_minutes=5).claimed
+        return swap_all(self, changes, **options)
+
+    monkeypatch.setattr(EtcdStore, "swap_all", late)
+    with counted(monkeypatch) as sent:
+        result = process_session(store, world.process()).prune()
+    assert renewed
+    assert (result.expired, result.failed) == (MANY - 1, ())
+    assert len(sent) < MANY, "one by one"
+    assert {each.scoped.key for each in store.scan() if isinstance(each, Claim)} == {
+        "070",
+        *(f"{number:03}" for number in range(64)),
+    }, "a full transaction of markers failed"
 
 
 @pytest.mark.rule("E17")
