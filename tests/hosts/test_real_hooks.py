@@ -89,7 +89,8 @@ def test_it_runs_the_hook_at_its_events_with_the_tools_of_the_guard_alone(
     assert made.read_text() == "new\n"
     found = inputs(records)
     events = [" ".join(filter(None, (each["hook_event_name"], each.get("tool_name")))) for each in found]
-    assert ", ".join(dict.fromkeys(events)) == EXPECTED[name]
+    # In any order: hosts start some of them at once.
+    assert sorted(dict.fromkeys(events)) == sorted(EXPECTED[name].split(", "))
     assert {each["cwd"] for each in found} == {str(host_home.project)}
     assert len({each["session_id"] for each in found}) == 1
     for path in records.glob("*.command"):
