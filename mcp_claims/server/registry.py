@@ -166,7 +166,8 @@ class SessionRegistry:
             self._prober = process_session(self._store, self._machine)
             self._prober.maker = Maker.PROBE
         key = f"mcp-claims:ready:{self._prober.holder.name}"
-        # In a namespace of its own, lest each probe wakes everybody who subscribes to another.
+        # Most claims are in this one.  The probe's is in one of its own, lest it wakes everybody who subscribes to another.
+        self._prober.inspect(key)
         if self._prober.try_claim(key, _PROBED, ttl_minutes=1).claimed:
             self._prober.release(key, _PROBED)
 
