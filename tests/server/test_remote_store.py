@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from threading import Event
 
 import anyio
@@ -28,7 +28,7 @@ from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.offload import acquire_async, run_read
 from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
-from mcp_claims.stores.base import deadline_in
+from mcp_claims.stores.base import Change, Swaps, deadline_in
 from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.tickets import Alarm
@@ -135,14 +135,14 @@ def test_prune_ends_with_the_first_request_that_no_endpoint_answers(
     while any(listed.state is not ClaimState.EXPIRED for listed in session.list_claims().claims):
         time.sleep(0.05)
     asked: list[object] = []
-    discard = store.discard
+    swap_all = store.swap_all
 
-    def nobody_answers(found: Claim, *, lock_timeout: float) -> bool:
-        asked.append(found)
+    def nobody_answers(changes: Sequence[Change]) -> Swaps:
+        asked.append(changes)
         proxy.cut()
-        return discard(found, lock_timeout=lock_timeout)
+        return swap_all(changes)
 
-    monkeypatch.setattr(store, "discard", nobody_answers)
+    monkeypatch.setattr(store, "swap_all", nobody_answers)
     with pytest.raises(StoreUnavailableError):
         session.prune()
     assert len(asked) == 1
