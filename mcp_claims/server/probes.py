@@ -152,9 +152,8 @@ class AccessLog:
             took = (time.monotonic() - began) * 1_000
             line = f"{client} {scope['method']} {_shown(scope['path'])} {status or '-'} {took:.0f} ms"
             if _stderr_has_room():
-                with suppress(
-                    OSError
-                ):  # Nobody has the other end of it any more: the answer has been sent all the same.
+                # Nobody may have the other end of it any more: the answer has been sent all the same.
+                with suppress(OSError):
                     print(f"mcp-claims: {line}", file=sys.stderr, flush=True)
 
 

@@ -86,12 +86,13 @@ class HeldClaims:
 
     @contextmanager
     def releasing(self, claims: Sequence[Claim]) -> Iterator[None]:
-        """Count *claims* as perhaps released if the store does not answer in the block: their loss is not reported later."""
+        """Count *claims* as perhaps released if what the block sends is not answered: their loss is not reported later."""
         try:
             yield
-        except StoreUnavailableError:
-            with self._lock:
-                self._perhaps_released |= {claim.scoped: claim.generation for claim in claims}
+        except StoreUnavailableError as error:
+            if error.outcome_unknown:
+                with self._lock:
+                    self._perhaps_released |= {claim.scoped: claim.generation for claim in claims}
             raise
 
     def doubts(self, scoped: ScopedKey) -> list[Claim]:

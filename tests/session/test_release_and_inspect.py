@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import pytest
 
+from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.records import Claim, Found, Unreadable
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
+from mcp_claims.stores.base import Swap
 from tests.session.bench import DAY, HALF_AN_HOUR, KEY, Bench, granted
 from tests.session.faulty import Busy, Overtaken
 from tests.support.interrupting import Interrupting
@@ -276,3 +279,23 @@ def test_a_call_about_another_key_does_not_use_up_the_report_of_a_loss(bench: Be
     assert session.try_claim("another").lost is None
     assert session.try_claim(KEY, "another").lost is None
     assert session.try_claim(KEY).lost == mine
+
+
+@pytest.mark.rule("C7")
+@pytest.mark.parametrize("outcome_unknown", [False, True])
+def test_a_loss_after_a_release_that_failed_is_reported_unless_that_release_may_have_been_made(
+    bench: Bench, outcome_unknown: bool
+) -> None:
+    session, other = bench.session(), bench.session()
+    mine = granted(session)
+
+    def no_answer(*_: object, **__: object) -> Swap:
+        raise StoreUnavailableError("somewhere", OSError(errno.EIO, "no answer"), outcome_unknown)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.store, "swap", no_answer)
+        patch.setattr(bench.store, "swap_all", no_answer)
+        with pytest.raises(StoreUnavailableError):
+            session.release(KEY)
+    assert other.revoke(mine, "it hangs")
+    assert session.inspect(KEY).lost == (None if outcome_unknown else mine)
