@@ -130,7 +130,8 @@ class Txn:
         operations += [each for change in self.changes if (each := change.trace_operation) is not None]
         if self.is_grant:
             # Those of renewals too: a session that waited for several keys may hold some of them already.
-            operations += [messages.delete_operation(each.ticket) for each in self.changes if each.ticket is not None]
+            tickets = [each.ticket for each in self.changes if each.ticket and not each.ticket.startswith(self.empty)]
+            operations += map(messages.delete_operation, tickets)
         operations += [] if self.overlaps is None else [messages.put_operation(self.overlaps.key, b"")]
         return messages.txn_request(expected, *operations, empty=self.empty)
 

@@ -24,14 +24,14 @@ _A_MINUTE = 60
 _KINDS = {Outcome.REVOKED: Kind.REVOKED, Outcome.ORPHANED: Kind.ORPHANED, Outcome.EXPIRED: Kind.EXPIRED}
 
 
-def plain(change: Change, now: Moment) -> bytes | None:
-    """Return the only line of *change* if that is as plain as most are: a free key is granted, a claim released."""
+def plain(change: Change, now: Moment, revision: int | None) -> bytes | None:
+    """Return the only line of *change*, made at *revision*, if that is as plain as most: a free key is granted, a claim released."""
     _, old, new, found_dead = change
     claim = old if new is None else new
     # What is in a place is not held alone.
     if not _is_live(claim) or claim.mode is not Mode.ALONE or claim.group:
         return None
-    rest = "" if claim.note is None else more_facts(note=claim.note)
+    rest = more_facts(note=claim.note, revision=revision)
     if old is None:
         # Its own times, which its record has, too.
         rest = f',"expires":"{timestamp(claim.expires.wall)}"{rest}'

@@ -73,8 +73,8 @@ class Log:
         passed: Sequence[Claim],
     ) -> None:
         now = self._machine.now()
-        is_plain = len(changes) == 1 and revision is None and not passed and not self._missing
-        if is_plain and (line := plain(changes[0], now)) is not None:
+        is_plain = len(changes) == 1 and not any(traces) and not passed and not self._missing
+        if is_plain and (line := plain(changes[0], now, revision)) is not None:
             self._write_line(changes[0].scoped.namespace, now.wall, line)
             return
         events = [end_of_trace(trace, now, changes) for trace in traces if trace is not None]

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mcp_claims.model.history import Event, Kind
+from mcp_claims.model.history import Event, Kind, from_line
 from mcp_claims.model.promises import Promise, check
 from mcp_claims.model.records import Claim, ScopedKey
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.session import Session
+from mcp_claims.stores.base import Change
 from mcp_claims.stores.files.store import FileStore
+from mcp_claims.stores.history.events import begins, ends, plain
 from mcp_claims.stores.history.history import Limits
 from mcp_claims.stores.history.reader import HistoryReader
 from tests.support.machines import World
@@ -70,6 +72,22 @@ def test_a_grant_says_who_has_what_until_when(bench: Bench) -> None:
         expires=claim.expires.wall,
         note="fixing it",
     )
+
+
+@pytest.mark.parametrize("revision", [None, 7])
+@pytest.mark.parametrize("more", [{}, {"note": "fixing it"}, {"redo": True}], ids=str)
+def test_the_short_way_to_a_line_and_the_long_one_say_the_same(
+    bench: Bench, revision: int | None, more: dict[str, object]
+) -> None:
+    claim, nobody_died = bench.claim(bench.mine, "red", **more), lambda _: None
+    bench.world.pass_time(2.5)
+    now = bench.world.process().now()
+    for change, long in (
+        (Change(KEY, None, claim), begins([Change(KEY, None, claim)], claim.claimed)),
+        (Change(KEY, claim, None), ends([Change(KEY, claim, None)], now, nobody_died)),
+    ):
+        line = plain(change, now, revision)
+        assert line is not None and from_line(line) == long[0]._replace(revision=revision)
 
 
 def test_renewals_are_noted_once_a_minute_at_most(bench: Bench) -> None:
