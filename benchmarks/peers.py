@@ -169,9 +169,9 @@ def abandoned_wait(peer: Peer, programs: str, here: Path) -> str:
         began = time.perf_counter()
         while time.perf_counter() - began < 90:
             if peer.claim(other, "waited for"):
-                return f"goes on to the next after {time.perf_counter() - began:.0f} s"
+                return f"after {time.perf_counter() - began:.0f} s"
             time.sleep(0.5)
-    return "is kept for the call that nobody reads"
+    return "not within 90 s"
 
 
 def start(peer: Peer, programs: str, here: Path) -> str:
@@ -211,10 +211,10 @@ TRIALS: Mapping[str, Callable[[Peer, str, Path], str]] = {
     f"race of {_RACERS}: keys with one winner": race,
     "holder killed: the next one has the key after": kill,
     "a directory excludes the files in it": overlap,
-    "a call that waits is given up, then the key is released: it": abandoned_wait,
+    "a waiting call is given up, the key released: the next one has it": abandoned_wait,
     "start to the first answer": start,
     f"memory of one of {_SESSIONS} sessions (PSS)": memory,
-    "what a model reads": definitions,
+    "definitions that a model reads (4 kB are some 1,000 tokens)": definitions,
 }
 
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = (
     "pyproject.toml",
     "README.md",
+    "CHANGELOG.md",
     ".github/CODEOWNERS",
     ".github/ISSUE_TEMPLATE/config.yml",
     "docs/llms.txt",

@@ -99,7 +99,7 @@ HOOKS: Mapping[str, HostHooks] = {
         shell="powershell",
         when_strict={"failClosed": True},
         skeleton={"version": 1},
-        limits="Written as its documentation says, and not tried; `agent -p` reports no end of a turn.",
+        limits="`agent -p` reports no end of a turn.",
     ),
 }
 """The hooks of each host that has any, by its name."""

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp_types import ResourceUpdatedNotification
 
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import local_machine
@@ -29,10 +30,12 @@ from mcp_claims.session.offload import acquire_async, run_read
 from mcp_claims.session.results import ClaimResult
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Change, Swaps, deadline_in
+from mcp_claims.stores.etcd import store as etcd_store
 from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.tickets import Alarm
-from tests.support.etcd import fresh_config, fresh_store, one_node
+from tests.server.test_subscriptions import subscribe
+from tests.support.etcd import config_at, fresh_config, fresh_store, one_node
 from tests.support.proxy import Proxy
 from tests.support.servers import PYTHON_ENVIRONMENT, RawServer, structured_of, text_of
 
@@ -72,6 +75,33 @@ async def test_while_the_cluster_does_not_answer_other_calls_go_on_and_the_serve
         assert structured_of(await client.call_tool("try_claim", {"key": "red"}))["claimed"]
         handle = structured_of(await client.call_tool("open_session", {}))["session"]
         assert not structured_of(await client.call_tool("try_claim", {"key": "red", "session": handle}))["claimed"]
+
+
+@pytest.mark.rule("E11")
+async def test_a_subscription_outlives_an_outage(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, uris = fresh_config(), {"claims://all", "claims://default", "claims://default/red"}
+    store = EtcdStore(config_at(proxy.port, config.prefix), local_machine())
+    other = named_session(EtcdStore(config, local_machine()), "other")
+    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 1.0)
+    notified, all_notified = set[str](), anyio.Event()
+
+    async def receive_notice(message: object) -> None:
+        if isinstance(message, ResourceUpdatedNotification):
+            notified.add(message.params.uri)
+            if notified == uris:
+                all_notified.set()
+
+    server = build_server(lambda: SessionRegistry(store, own=process_session(store)))
+    async with Client(server, mode="legacy", message_handler=receive_notice) as client:
+        for uri in uris:
+            await subscribe(client, uri)
+        proxy.cut()
+        assert (await anyio.to_thread.run_sync(other.try_claim, "red")).claimed
+        assert (await client.call_tool("try_claim", {"key": "blue"})).is_error
+        assert not notified
+        proxy.mend()
+        with anyio.fail_after(60):
+            await all_notified.wait()
 
 
 @pytest.mark.rule("E8")

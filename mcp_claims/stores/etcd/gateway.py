@@ -33,6 +33,7 @@ _SLOW = 0.5  # s, after which an answer makes the next call try another endpoint
 _RETRY_DELAY = 0.1  # s, after all endpoints were tried in vain
 _MIN_TIME_LEFT = 0.02  # s, below which an attempt is not worth starting
 _NOT_ETCD = "an answer that is not etcd's"
+_COMMON_NAME = "the client's certificate has a common name (CN), which its gateway would have to take for a user"
 
 # Without `Accept`, the gateway of etcd 3.4 takes its own certificate for that of its client.
 _HEADERS = {"Accept": "application/json", "Content-Type": "application/json"}
@@ -281,6 +282,9 @@ class Gateway:
             code, problem = int(status["code"]), str(status.get("message") or status.get("error"))
         except (ValueError, KeyError, TypeError):
             code, problem = GrpcStatus.UNKNOWN, _NOT_ETCD
+            if response.status == 400 and response.body.startswith(b"CommonName "):
+                # Plain text, before it looks at the request.
+                code, problem = GrpcStatus.INVALID_ARGUMENT, _COMMON_NAME
         if code in _REFUSALS:
             raise RefusedError(code, problem)
         raise self._no_answer(index, problem, outcome_unknown=True)

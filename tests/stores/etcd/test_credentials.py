@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -24,29 +25,43 @@ from tests.support.programs import installed
 PASSWORD = "a pass phrase"
 
 
+class Authority:
+    """A CA, with all that Python 3.13 and later require of a certificate and of who signed it."""
+
+    _NEW = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        (directory / "extensions").write_text(
+            "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n"
+            "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+        )
+        usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        files = ("-keyout", "ca.key", "-out", "ca.pem")
+        self._openssl(*self._NEW, "-x509", "-days", "2", *usage, "-subj", "/CN=test CA", *files)
+
+    def sign(self, name: str, subject: str) -> Certificates:
+        """Return a new certificate of *subject*, in files of this *name*."""
+        self._openssl(*self._NEW, "-subj", subject, "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        self._openssl(
+            *("x509", "-req", "-days", "2", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
+            *("-CAcreateserial", "-extfile", "extensions", "-out", f"{name}.pem"),
+        )
+        return Certificates(*(str(self._directory / each) for each in ("ca.pem", f"{name}.pem", f"{name}.key")))
+
+    def _openssl(self, *arguments: str) -> None:
+        subprocess.run([installed("openssl"), *arguments], cwd=self._directory, check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """A CA and a certificate that it has signed."""
-    made = tmp_path_factory.mktemp("certificates")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("certificates"))
 
-    def openssl(*arguments: str) -> None:
-        subprocess.run([installed("openssl"), *arguments], cwd=made, check=True, capture_output=True)
 
-    # With all that Python 3.13 and later require of a certificate and of who signed it.
-    (made / "extensions").write_text(
-        "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n"
-        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
-    )
-    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
-    openssl(*new, "-x509", "-days", "2", *usage, "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.pem")
+@pytest.fixture(scope="module")
+def certificates(authority: Authority) -> Certificates:
     # Without a common name: etcd refuses one from its gateway, behind which it cannot know whose certificate that is.
-    openssl(*new, "-subj", "/O=claims", "-keyout", "node.key", "-out", "node.csr")
-    openssl(
-        *("x509", "-req", "-days", "2", "-in", "node.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
-        *("-extfile", "extensions", "-out", "node.pem"),
-    )
-    return Certificates(*(str(made / name) for name in ("ca.pem", "node.pem", "node.key")))
+    return authority.sign("node", "/O=claims")
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +196,43 @@ def test_a_server_with_a_certificate_of_another_ca_receives_nothing(
     store = open_store(url=url(cluster), environment=other_ca)
     with pytest.raises(StoreUnavailableError, match="TLS failed"):
         process_session(store).try_claim("red")
+
+
+@pytest.mark.rule("E12")
+def test_files_that_are_replaced_count_for_the_next_connection(
+    cluster: Cluster, certificates: Certificates, tmp_path: Path
+) -> None:
+    # As a renewal of certificates leaves them for a moment: old, half written, of two kinds.
+    ours = Certificates(*(str(tmp_path / each) for each in ("ca.pem", "own.pem", "own.key")))
+    good = Certificates(*(Path(each).read_text() for each in certificates))
+    states = [
+        (good._replace(ca=good.certificate), "TLS failed"),
+        (good._replace(certificate=good.certificate[:100]), "TLS failed"),
+        (good, None),
+        (good._replace(key=""), None),
+    ]
+    session = process_session(open_store(url=url(cluster), environment=environment_after(states[0][0], ours)))
+    for number, (contents, problem) in enumerate(states):
+        environment_after(contents, ours)
+        if problem is None:
+            assert session.try_claim(f"red {number}").claimed
+        else:
+            with pytest.raises(StoreUnavailableError, match=problem):
+                session.try_claim("red")
+    session.close()
+
+
+def environment_after(contents: Certificates, files: Certificates) -> dict[str, str]:
+    """Write *contents* into *files*; return the variables that name them."""
+    for file, text in zip(files, contents, strict=True):
+        Path(file).write_text(text)
+    return variables(files, "claims")
+
+
+@pytest.mark.rule("E12")
+def test_a_certificate_with_a_common_name_is_refused_with_the_reason(cluster: Cluster, authority: Authority) -> None:
+    environment = variables(authority.sign("alice", "/CN=alice"), "claims")
+    session = process_session(open_store(url=url(cluster), environment=environment))
+    with pytest.raises(StoreUnavailableError, match=r"etcd refuses: the client's certificate has a common name"):
+        session.try_claim("red")
+    assert "certificates without a common name" in run_doctor(cluster, environment)
