@@ -135,20 +135,22 @@ class _Wakeup(Wakeup):
             body, self._waiting = self._waiting, None
             self._hub.at(self._hub.now, body.switch)
 
-    def wait(self, seconds: float, *_: object) -> None:
+    def wait(self, seconds: float, *_: object) -> bool:
         if not self._is_set:
             self._waits += 1
             self._waiting = getcurrent()
             self._hub.at(self._hub.now + seconds, partial(self._time_out, self._waits))
             self._hub.pause()
-        self._is_set = False
+        woken, self._is_set = self._is_set, False
+        return woken
 
     def close(self) -> None:
         self._waiting = None
 
     def _time_out(self, wait: int) -> None:
-        if wait == self._waits:
-            self.set()
+        if wait == self._waits and self._waiting is not None:
+            body, self._waiting = self._waiting, None
+            body.switch()
 
 
 class _Cluster:

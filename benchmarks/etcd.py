@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.client import HTTPConnection
+from pathlib import Path
 from statistics import median
+from threading import Thread
 from typing import Any
 
 from benchmarks.measure import Bar, Effort, Figure, interleaved, medians
 from mcp_claims import Claim, FileStore, Session, Store, open_session, open_store
 from mcp_claims.model.codec import to_json
+from mcp_claims.model.validation import ClaimRequest
+from mcp_claims.session.acquire import acquire
+from mcp_claims.session.identity import named_session
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd.config import parse_config
 from mcp_claims.stores.etcd.gateway import Gateway
@@ -27,6 +33,7 @@ KEY = "vercel/next.js#4521:checks_failed"
 _PROCESSES = 16
 _MANY = 100_000
 _SECONDS = 4.0
+_WAITERS, _WAITING_PROCESSES = 200, 8
 
 
 def measure(effort: Effort) -> Iterator[Figure]:
@@ -43,6 +50,7 @@ def measure(effort: Effort) -> Iterator[Figure]:
             ours_took, bare_took = interleaved(effort.of(1_000), claim_and_release, bare.claim_and_release)
         floor_is = "the bare client's two transactions"
         yield medians("etcd", "claim + release", "ms", ours_took, bare_took, floor_is, Bar(1.3))
+        yield from _beside_waiters(cluster, effort)
         yield from _among_many(cluster, effort)
         seconds = max(0.2, _SECONDS * effort.share)
         count = effort.of(_PROCESSES)
@@ -59,6 +67,69 @@ def measure(effort: Effort) -> Iterator[Figure]:
         )
     finally:
         cluster.close()
+
+
+def _beside_waiters(cluster: Cluster, effort: Effort) -> Iterator[Figure]:
+    """What a claim and its release cost etcd while sessions of other processes wait for other keys, and what those cost alone."""
+    url, each = cluster.url("/waiting"), _WAITERS // _WAITING_PROCESSES
+    rounds, seconds = effort.of(500), max(1.0, 10 * effort.share)
+    context = multiprocessing.get_context("spawn")
+    waiting, over = context.Semaphore(0), context.Event()
+    with open_session(open_store(url=url)) as session:
+        for number in range(_WAITERS):
+            session.try_claim(f"waited for {number}")
+        without = _etcd_cpu_of(cluster, partial(_claim_and_release, session), rounds)
+        waiters = [
+            context.Process(target=_wait, args=(url, range(at, at + each), waiting, over))
+            for at in range(0, _WAITERS, each)
+        ]
+        for process in waiters:
+            process.start()
+        for _ in range(_WAITERS):
+            waiting.acquire()
+        time.sleep(5)  # Each has its watch by then.
+        beside = _etcd_cpu_of(cluster, partial(_claim_and_release, session), rounds)
+        what = f"etcd's CPU for a claim + release beside {_WAITERS} waiters"
+        yield Figure("etcd", what, "ms", beside, without, "without them", Bar(1.3))
+        before = _raft_index(cluster)
+        time.sleep(seconds)
+        proposals = (_raft_index(cluster) - before) / seconds
+        yield Figure("etcd", f"proposals of {_WAITERS} idle waiters", "/s", proposals, bar=Bar(0.5, "value"))
+        over.set()
+    for process in waiters:
+        process.join()
+
+
+def _wait(url: str, numbers: range, waiting: Any, over: Any) -> None:
+    """Wait in a session of its own for each key of these *numbers*, until it is *over*."""
+    store = open_store(url=url)
+
+    def wait(number: int) -> None:
+        request = ClaimRequest.parse(key=f"waited for {number}", wait_seconds=300)
+        # A key that the end of the run sets free is nobody's concern any more.
+        acquire(named_session(store, f"waiter {number}"), request, refused=lambda _: waiting.release())
+
+    for number in numbers:
+        Thread(target=wait, args=(number,), daemon=True).start()
+    over.wait()
+
+
+def _etcd_cpu_of(cluster: Cluster, work: Callable[[], object], rounds: int) -> float:
+    """Return the CPU, in milliseconds, that etcd spends on *work*, on average."""
+    work()
+    before = _cpu_seconds(cluster.processes[0].pid)
+    for _ in range(rounds):
+        work()
+    return (_cpu_seconds(cluster.processes[0].pid) - before) / rounds * 1_000
+
+
+def _cpu_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _raft_index(cluster: Cluster) -> int:
+    return int(cluster.ask(0, "/v3/maintenance/status", {})["raftIndex"])
 
 
 def _among_many(cluster: Cluster, effort: Effort) -> Iterator[Figure]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext, suppress
 from functools import partial
 from threading import BoundedSemaphore, Event
 from typing import TYPE_CHECKING, Protocol
@@ -37,6 +37,7 @@ STILL_HELD = "still held by another session"
 # A wake-up can be lost.  Only the first waiter, and the others while the key is reserved, need to try again soon.
 _POLL_INTERVAL, _LONG_POLL_INTERVAL = 2.0, 10.0  # s
 _WATCHED_POLL_INTERVAL = 60.0  # s, where the store itself notices that the waiter before has gone
+_CYCLE_INTERVAL = 60.0  # s, after which a waiter that nothing has woken looks for a circle of waits all the same
 _PROGRESS_INTERVAL = 5.0  # s
 _COURTESY = 0.01  # s
 _LOCK_STEP = 0.1  # s
@@ -87,8 +88,8 @@ class Wakeup:
         self.stopped = True
         self.set()
 
-    def wait(self, seconds: float, *others: HasFileno | None) -> None:
-        """Wait until `set`, until one of *others* becomes readable, or *seconds*."""
+    def wait(self, seconds: float, *others: HasFileno | None) -> bool:
+        """Wait until `set`, until one of *others* becomes readable, or *seconds*; return false if only the time is up."""
         import selectors
 
         # `poll` takes no descriptor, `epoll` one for each waiter.
@@ -96,12 +97,11 @@ class Wakeup:
             for readable in (self._receiver, *others):
                 if readable is not None and (descriptor := readable.fileno()) is not None:
                     selector.register(descriptor, selectors.EVENT_READ)
-            selector.select(0 if self.stopped else seconds)
-        try:
+            woken = bool(selector.select(0 if self.stopped else seconds)) or self.stopped
+        with suppress(BlockingIOError):
             while self._receiver.recv(64):
                 pass
-        except BlockingIOError:
-            return
+        return woken
 
     def close(self) -> None:
         """Free the sockets."""
@@ -230,7 +230,7 @@ class _Waiter:
         """
         scoped, queue = self._request.scoped, self._session.queue
         with ExitStack() as stack:
-            alarm, was_out = None, False
+            alarm, was_out, woken, searched = None, False, True, 0.0
             if ticket is not None:
                 alarm = stack.enter_context(self._session.alarm(ticket, self._wakeup.set))
             if ticket is None or alarm is None or (len(ticket.keys) > 1 and alarm.fileno() is None):
@@ -240,20 +240,23 @@ class _Waiter:
             # The key may have become free before the alarm was set, so the next attempt comes first.
             while not self._try(reserve=self._reserve):
                 if self._unanswered:
-                    was_out = True
+                    was_out = woken = True
                     self._wakeup.wait(min(_POLL_INTERVAL, self._left()))
                     self._report_progress()
                     continue
                 if was_out and ticket is None:
                     return False
-                found = queue.read_all()
-                if cycle := queue.find_cycle(scoped, found):
-                    self._result = self._last()._replace(cycle=cycle)
-                    return True
-                has_place, before = queue.place(scoped, found)
+                found = None
+                # Where nothing has changed, many waiters would each read the tickets of all, again and again.
+                if woken or not self._session.remote or time.monotonic() - searched >= _CYCLE_INTERVAL:
+                    found, searched = queue.read_all(), time.monotonic()
+                    if cycle := queue.find_cycle(scoped, found):
+                        self._result = self._last()._replace(cycle=cycle)
+                        return True
+                has_place, before = queue.place(scoped, found, self._request.keys[1:])
                 if ticket is not None and not has_place:
                     return False
-                self._pause(alarm, before)
+                woken = self._pause(alarm, before)
                 if ticket is None:
                     self._let_longer_waiters_go_first()
         return True
@@ -296,8 +299,11 @@ class _Waiter:
         assert self._result is not None
         return self._result
 
-    def _pause(self, alarm: Alarm | None, before: Ticket | None) -> None:
-        """Wait for a wake-up, but not beyond the end of the claim in the way, the time limit, or the poll interval."""
+    def _pause(self, alarm: Alarm | None, before: Ticket | None) -> bool:
+        """Wait for a wake-up, but not beyond the end of the claim in the way, the time limit, or the poll interval.
+
+        Returns false if it was not woken.
+        """
         last = self._last()
         seconds, watched = _POLL_INTERVAL, None
         if isinstance(blocking := last.found, Claim):
@@ -312,14 +318,16 @@ class _Waiter:
             if ends is not None:
                 seconds = min(seconds, max(0.0, ends.total_seconds()))
             watched = self._session.watch_exit((before or blocking).holder)
+        until, woken, step = time.monotonic() + min(seconds, self._left()), False, seconds
         if self._progress is not None:
-            seconds = min(seconds, _PROGRESS_INTERVAL)
-        seconds = min(seconds, self._left())
+            step = _PROGRESS_INTERVAL
         with nullcontext() if watched is None else closing(watched):
-            self._wakeup.wait(seconds, alarm, watched)
+            while not woken and (left := until - time.monotonic()) > 0:
+                woken = self._wakeup.wait(min(left, step), alarm, watched)
+                self._report_progress()
         if alarm is not None:
             alarm.reset()
-        self._report_progress()
+        return woken
 
     def _report_progress(self) -> None:
         if self._progress is not None and time.monotonic() - self._reported >= _PROGRESS_INTERVAL:

@@ -207,10 +207,15 @@ class WaitQueue:
         """Return the tickets of all namespaces; none if they cannot be read."""
         return self._read(None)
 
-    def place(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> tuple[bool, Ticket | None]:
-        """Return whether this session has a place, and the ticket right before it, in *found* if that has just been read."""
+    def place(
+        self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None, also: tuple[ScopedKey, ...] = ()
+    ) -> tuple[bool, Ticket | None]:
+        """Return whether this session has a place for *scoped* and *also*, and the ticket right before it.
+
+        *found* is what `read_all` has just returned.
+        """
         holder, now = self._holder(), self._machine.now()
-        found = self._read(scoped) if found is None else found
+        found = self._read(scoped.namespace if also else scoped) if found is None else found
         own = tickets.ticket_of(found, scoped, holder, now)
         others, use = ((), ALONE) if own is None else (own.keys, own.use)
         ahead = tickets.ahead_of(found, scoped, holder, now, others, use)

@@ -184,8 +184,9 @@ class FreedWhileWaiting(Wakeup):
         super().__init__()
         self._meanwhile = meanwhile
 
-    def wait(self, seconds: float, *others: object) -> None:
+    def wait(self, seconds: float, *others: object) -> bool:
         self._meanwhile()
+        return True
 
 
 def reserved_for(waiter: Session, holder: Session, key: str = KEY) -> ClaimResult:

@@ -24,10 +24,11 @@ class StoppedWhileWaiting(Wakeup):
         super().__init__()
         self._meanwhile = meanwhile
 
-    def wait(self, seconds: float, *others: object) -> None:
+    def wait(self, seconds: float, *others: object) -> bool:
         if not self.stopped:
             self.stop()
             self._meanwhile()
+        return True
 
 
 @pytest.mark.rule("V8")

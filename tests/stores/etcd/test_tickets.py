@@ -20,6 +20,7 @@ from mcp_claims.model.expiry import RESERVATION, ClaimState
 from mcp_claims.model.records import ALONE, Claim, Mode, Outcome, ScopedKey, Ticket
 from mcp_claims.model.tickets import KEPT_PLACE
 from mcp_claims.model.validation import MAX_WAIT_SECONDS, ClaimRequest
+from mcp_claims.session import acquire as acquiring
 from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.results import Status
@@ -148,22 +149,33 @@ def test_a_hand_over_takes_at_most_four_transactions(reserves: bool, at_most: in
 
 
 @pytest.mark.rule("E14")
-def test_idle_waiters_cost_the_cluster_no_proposal(requests: Counter[str]) -> None:
+def test_idle_waiters_cost_the_cluster_no_proposal_and_do_not_read_each_others_tickets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The first looks again every ten seconds, in case a notice was lost.
+    monkeypatch.setattr(acquiring, "_LONG_POLL_INTERVAL", 0.1)
+    read: list[ScopedKey | str | None] = []
+    tickets = EtcdStore.tickets
+
+    def noting(store: EtcdStore, target: ScopedKey | str | None) -> tuple[Ticket, ...]:
+        read.append(target)
+        return tickets(store, target)
+
+    monkeypatch.setattr(EtcdStore, "tickets", noting)
     with closing(Cluster()) as cluster, ExitStack() as stack:
         config = fresh_config(cluster)
         holder = session(config)
         assert holder.try_claim(KEY.key, KEY.namespace).claimed
-        watch = EtcdStore(config, local_machine())
         pool = stack.enter_context(ThreadPoolExecutor(20))
         request = ClaimRequest(KEY, wait_seconds=WAIT)
         waits = [pool.submit(acquire, session(config), request) for _ in range(20)]
         stack.callback(holder.release, KEY.key, KEY.namespace, outcome=Outcome.DONE)
-        wait_for(lambda: len(watch.tickets(KEY)) == 20)
-        wait_until_quiet(requests)
-        before, reads = raft_index(config), requests["/kv/range"]
-        # The first looks again every ten seconds.
-        wait_for(lambda: requests["/kv/range"] > reads + 3)
+        # For a circle of waits each looks once, when it has its ticket.
+        wait_for(lambda: read.count(None) == 20)
+        before, looks = raft_index(config), len(read)
+        wait_for(lambda: len(read) > looks + 10)
         assert raft_index(config) == before
+        assert set(read[looks:]) == {KEY}
         assert holder.release(KEY.key, KEY.namespace, outcome=Outcome.DONE).released
         assert {each.result(SOON).status for each in waits} == {Status.DONE}
 
