@@ -177,11 +177,14 @@ class _Replay:
                 self.findings.unknown += 1
                 self._mention(event.scoped, event.generation)
         else:
-            # Only its holder releases it, and finds it in its place.
             if event.kind is Kind.RELEASED and hold.superseded_by is not None:
-                self._violated(
-                    Promise.ONE_HOLDER, event, hold.superseded_by, "it was released after another was granted the key"
-                )
+                if hold.event.revision is not None and event.revision is None:
+                    # No answer to it came, and the key was found free: its lease may have ended long before.
+                    self.findings.unknown += 1
+                else:
+                    # Only its holder releases it, and finds it in its place.
+                    why = "it was released after another was granted the key"
+                    self._violated(Promise.ONE_HOLDER, event, hold.superseded_by, why)
             self._close(hold)
         if event.kind is Kind.RELEASED and event.outcome == _DONE and _is_binding(event):
             self._done[event.scoped] = self._binding[event.scoped, event.generation] = event

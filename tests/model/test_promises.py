@@ -89,6 +89,12 @@ UNKNOWN: dict[str, list[Event]] = {
     "lines are missing": [granted(1), event(Kind.GAP, 0, key=""), granted(2, "b")],
     "a damaged record was removed": [granted(1), event(Kind.FORGOTTEN, 0), granted(2, "b")],
     "its lease ended": [granted(1, revision=11), granted(2, "b", revision=12)],
+    "its lease ended before a release that nobody answered": [
+        granted(1, revision=11),
+        granted(2, "b", revision=12),
+        released(1),
+        released(2, "b", revision=13),
+    ],
 }
 BROKEN: dict[str, tuple[Promise, list[Event]]] = {
     "two hold it": (Promise.ONE_HOLDER, [granted(1), granted(2, "b")]),

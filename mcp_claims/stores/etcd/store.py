@@ -353,7 +353,7 @@ class EtcdStore:
         if self.history is not None:
             self.history.prepare()
             made = [each.change._replace(new=new) for each, new in zip(planned, found, strict=True)]
-            self.history.changed(made, traces, revision)
+            self.history.changed(made, traces, None if outcome.inferred else revision)
         return Swaps(True, found, traces)
 
     def _lost_swaps(self, planned: Sequence[Planned], outcome: TxnOutcome, connection: _Connection) -> Swaps:

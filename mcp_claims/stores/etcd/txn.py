@@ -150,7 +150,8 @@ class TxnOutcome(NamedTuple):
     `revision` is the one at which it was applied, `None` if no sign of that was found.  Then `found` is what is at its keys
     instead, `fence` what is at the fence, `queued` whether there are keys where there should be none, and `overlapped`
     whether another file was claimed meanwhile.  With `unknown` an attempt had no answer: it may have been applied all the
-    same, and overwritten since.  `traces` are those that its changes replaced, or empty if its answer did not come.
+    same, and overwritten since.  With `inferred` no answer came either, and `revision` is only that of the read by which nothing
+    is at its keys, as wanted.  `traces` are those that its changes replaced, or empty if its answer did not come.
     """
 
     revision: int | None
@@ -160,6 +161,7 @@ class TxnOutcome(NamedTuple):
     traces: tuple[KeyValue | None, ...] = ()
     queued: bool = False
     overlapped: bool = False
+    inferred: bool = False
 
 
 class Transactions:
@@ -224,9 +226,10 @@ class Transactions:
                     txn.overlaps.revision if txn.overlaps else 0
                 )
                 # An earlier attempt may have arrived just before this one, and be what made its compare fail.
-                applied = self._applied_revision(txn, found) if sent_before else None
+                if sent_before and (applied := self._applied(txn, found)) is not None:
+                    return applied
                 queued = any(others)
-                return TxnOutcome(applied, found, fence, unknown=sent_before, queued=queued, overlapped=overlapped)
+                return TxnOutcome(None, found, fence, unknown=sent_before, queued=queued, overlapped=overlapped)
             sent_before = True
             try:
                 found = self._resolve_unknown(txn, process_lease, deadline)
@@ -237,8 +240,8 @@ class Transactions:
                     # That what came after it was not sent says nothing of this transaction, which was.
                     raise NoAnswerError(error.problems, outcome_unknown=True) from error
                 raise
-            if (applied := self._applied_revision(txn, found)) is not None:
-                return TxnOutcome(applied)
+            if (applied := self._applied(txn, found)) is not None:
+                return applied
             if not txn.expects(found):
                 return TxnOutcome(None, found, unknown=True)
             # It was not applied.  A fenced one never will be; its caller sends a new one that compares the moved fence.
@@ -296,10 +299,11 @@ class Transactions:
                 revoke_lease(self._gateway, lease_id, deadline)
         return found
 
-    def _applied_revision(self, txn: Txn, found: tuple[KeyValue | None, ...]) -> int | None:
-        """Return the revision at which *txn* was applied, if *found* is what it left."""
+    def _applied(self, txn: Txn, found: tuple[KeyValue | None, ...]) -> TxnOutcome | None:
+        """Return that *txn* was applied, if *found* is what it left."""
         if (revision := txn.put_revision(found)) is not None:
-            return revision
+            return TxnOutcome(revision)
         if all(kv is None and change.value is None for change, kv in zip(txn.changes, found, strict=True)):
-            return self.latest_revision  # Deleted, as wanted.
+            # Deleted, as wanted; perhaps by others, before it was sent, with claims of others at the keys since.
+            return TxnOutcome(self.latest_revision, inferred=True)
         return None

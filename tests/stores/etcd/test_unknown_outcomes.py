@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
 
+from mcp_claims.cli.verify import check_histories
 from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.model.records import Claim, Outcome, ScopedKey
-from mcp_claims.session.identity import process_session
+from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import Swap
+from mcp_claims.stores.config import open_store
 from mcp_claims.stores.etcd import store as etcd_store
+from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.gateway import Gateway, NoAnswerError
 from mcp_claims.stores.etcd.lease import ProcessLease
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.txn import Transactions
+from mcp_claims.stores.history.reader import HistoryReader
 from tests.stores.samples import KEY as SAMPLE_KEY
 from tests.stores.samples import claim
+from tests.support.endpoints import wait_until
+from tests.support.etcd import config_at
 from tests.support.proxy import Proxy
 
 TRANSACTION = b"POST /v3/kv/txn "
@@ -57,6 +65,30 @@ def test_a_release_whose_answer_was_lost_is_reported_as_released(
     assert session.release(KEY.key, outcome=outcome).released
     assert proxy.triggered.is_set()
     assert isinstance(direct.read(KEY), Claim) is (outcome is Outcome.DONE)
+
+
+@pytest.mark.rule("E7", "J6")
+def test_a_release_whose_answer_was_lost_while_others_had_the_key_is_no_second_holder_in_the_history(
+    proxy: Proxy, config: EtcdConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 60.0)
+    through, past = (open_store(url=str(each)) for each in (config_at(proxy.port, config.prefix), config))
+    session, other = process_session(through), named_session(past, "other")
+    assert session.try_claim(KEY.key).claimed
+    proxy.lose_answer_to(TRANSACTION, then_cut=True)
+    with ThreadPoolExecutor(1) as pool:
+        release = pool.submit(session.release, KEY.key)
+        assert proxy.triggered.wait(30)
+        wait_until(lambda: past.read(KEY) is None)
+        for _ in range(2):
+            assert other.try_claim(KEY.key).claimed
+            assert other.release(KEY.key).released
+        proxy.mend()
+        assert release.result(60).released
+    histories = [list(HistoryReader(store.history.directory).events()) for store in (through, past) if store.history]
+    assert len(histories) == 2
+    assert check_histories(histories).violations == []
 
 
 @pytest.mark.rule("E7")
