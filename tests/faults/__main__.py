@@ -59,8 +59,8 @@ def copy_tree(target: Path) -> None:
             shutil.copy(ROOT / name, target / name)
 
 
-def failing(tree: Path, tests: tuple[str, ...]) -> set[str]:
-    """Run *tests* in *tree*; return those that fail, without their parameters.
+def failing(tree: Path, tests: tuple[str, ...], workers: int = 0) -> set[str]:
+    """Run *tests* in *tree*, with so many *workers*; return those that fail, without their parameters.
 
     Raises `RuntimeError` if they cannot be run.
     """
@@ -70,7 +70,7 @@ def failing(tree: Path, tests: tuple[str, ...]) -> set[str]:
         tempfile.TemporaryDirectory(prefix="fault-", ignore_cleanup_errors=True) as directory,
         subprocess.Popen(
             [
-                *(sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"),
+                *(sys.executable, "-m", "pytest", "-q", f"-n{workers}", "-p", "no:cacheprovider"),
                 *(f"--basetemp={directory}/tests", f"--timeout={_TIMEOUT}", *tests),
             ],
             cwd=tree,
@@ -120,7 +120,7 @@ def main() -> int:
     chosen = [read(FOLDER / f"{name}.patch") for name in options.names] or [*map(read, sorted(FOLDER.glob("*.patch")))]
     if not chosen:
         parser.error("there are no patches")
-    broken = failing(ROOT, tuple(sorted({test for fault in chosen for test in fault.tests})))
+    broken = failing(ROOT, tuple(sorted({test for fault in chosen for test in fault.tests})), options.jobs)
     if broken:
         print("Without any fault these fail:", *sorted(broken), sep="\n  ")
         return 1
