@@ -133,12 +133,14 @@ class Ended(NamedTuple):
 class Leased(NamedTuple):
     """Under which lease a store that ends claims by itself keeps one, and the revision of its last change.
 
-    With `is_trace` this is what the store has kept of a claim whose lease is over.
+    With `is_trace` this is what the store has kept of a claim whose lease is over.  `value` is the claim as it is stored, with
+    what tells it from an equal one that another call has put.
     """
 
     lease: int
     revision: int
     is_trace: bool = False
+    value: bytes = b""
 
 
 class Mode(Enum):

@@ -142,7 +142,7 @@ def parse_claim(kv: KeyValue, keyspace: Keyspace) -> Claim | Unreadable:
         return _unreadable(kv, "under no lease")
     if kv.key != keyspace.claim_key(claim.scoped):
         return _unreadable(kv, "about another key than its name says")
-    return claim._replace(leased=Leased(kv.lease, kv.mod_revision))
+    return claim._replace(leased=Leased(kv.lease, kv.mod_revision, value=kv.value))
 
 
 def _unreadable(kv: KeyValue, problem: str) -> Unreadable:

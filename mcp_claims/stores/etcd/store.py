@@ -345,7 +345,10 @@ class EtcdStore:
     def _won_swaps(self, planned: Sequence[Planned], txn: Txn, outcome: TxnOutcome, revision: int) -> Swaps:
         found = tuple(
             each.new
-            and each.new._replace(generation=each.new.generation or revision, leased=Leased(change.lease, revision))
+            and each.new._replace(
+                generation=each.new.generation or revision,
+                leased=Leased(change.lease, revision, value=change.value or b""),
+            )
             for each, change in zip(planned, txn.changes, strict=True)
         )
         replaced = zip(planned, outcome.traces, strict=True) if outcome.traces else ()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
-from mcp_claims.model.codec import from_json, to_json
+from mcp_claims.model.codec import to_json
 from mcp_claims.model.records import Claim
 from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import messages
@@ -54,9 +54,7 @@ class KeyChange:
 
     def has_put_claim(self, claim: Claim) -> bool:
         """Return whether *claim*, as it was read, is what this change put, and nobody has changed it since."""
-        if self.value is None or claim.leased is None:
-            return False
-        return from_json(self.value, number=claim.leased.revision) == claim._replace(leased=None)
+        return claim.leased is not None and claim.leased.value == self.value
 
     @property
     def operation(self) -> dict[str, Any]:
