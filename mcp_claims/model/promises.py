@@ -268,14 +268,15 @@ def check(events: Iterable[Event], *, complete: bool = True) -> Findings:
 def by_revision(machines: Iterable[Iterable[Event]]) -> list[Event]:
     """Return the events of several machines in the order of the changes of the cluster that they share.
 
-    A line without a revision comes after the one before it on its machine.
+    A line without a revision comes after the one before it on its machine, and after its grant, whose revision is its generation:
+    another process may have written a line that is older than that grant in between.
     """
     ordered: list[tuple[int, Event]] = []
     for events in machines:
         revision = 0
         for event in events:
             revision = event.revision or revision
-            ordered.append((revision, event))
+            ordered.append((event.revision or max(revision, event.generation), event))
     return [event for _, event in sorted(ordered, key=lambda item: item[0])]
 
 

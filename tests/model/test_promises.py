@@ -177,6 +177,12 @@ def test_where_others_write_no_history_a_missing_end_is_unknown() -> None:
     assert check(events, complete=False).violations == []
 
 
+def test_a_line_without_a_revision_does_not_come_before_its_grant() -> None:
+    # Processes of one machine write their lines when they come to it.
+    late = granted(7, "b", key="green", revision=7)
+    assert broken(by_revision([[granted(9, revision=9), late, released(9), granted(12, "c", revision=12)]])) == []
+
+
 def test_several_machines_are_put_together_by_revision() -> None:
     one = [granted(1, revision=11), released(1, revision=14)]
     other = [granted(2, "b", revision=12), event(Kind.RENEWED, 2, "b", revision=13)]
