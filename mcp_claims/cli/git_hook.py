@@ -138,7 +138,7 @@ def _answer(conflicts: Sequence[Conflict], session: Session, options: argparse.N
     denied = [each for each in conflicts if options.strict or not each.in_doubt]
     if not denied:
         if conflicts:
-            doubt = "this may touch what another session holds; whose it is cannot be known here, so git goes on"
+            doubt = "this may touch what another session holds; whose it is cannot be known here, so git goes on, unlike with --strict"
             write_error(f"{doubt}:\n{_lines(conflicts, session)}")
         return YES
     what, done = ("commit", "committed") if options.hook == PRE_COMMIT else ("push", "pushed")

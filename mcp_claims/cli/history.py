@@ -176,7 +176,7 @@ def _why(options: argparse.Namespace) -> int:
         ("Now", holders),
         ("Held beside it, on files that overlap", [f"{phrases.held_by((claim,))}" for claim in near]),
         ("Waiting, in their order", [f"{phrases.shown(ticket.holder.name)}" for ticket in waiting]),
-        ("Refused", [f"{name}: {times} times" for name, times in refused.most_common(_SHOWN)]),
+        ("Refused", [f"{name}: {_times(times)}" for name, times in refused.most_common(_SHOWN)]),
         ("What the last holders left", [event_line(event, now.wall) for event in ends]),
     ]
     text = "\n\n".join(f"{title}:\n" + "\n".join(f"  {line}" for line in lines) for title, lines in sections if lines)
@@ -221,9 +221,13 @@ def _top(options: argparse.Namespace) -> int:
         "takeovers": sum(use.takeovers for use in found),
         "keys": [_facts_of_use(use) for use in shown],
     }
-    head = f"{prevented:,} times a session was kept from what another one did or had done ({len(found):,} keys)."
+    head = f"{_times(prevented).capitalize()} a session was kept from what another one did or had done ({len(found):,} keys)."
     print_result("\n".join([head, *_table(shown)]), facts, as_json=options.json)
     return YES
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def _facts_of_use(use: KeyUse) -> dict[str, object]:

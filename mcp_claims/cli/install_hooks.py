@@ -9,10 +9,9 @@ from mcp_claims import hosts
 from mcp_claims.errors import InvalidInputError
 
 _STORE_OPTIONS = ("--dir", "--layout", "--provider", "--store")
-_MARKETPLACE = "mcp-claims/mcp-claims"
 _PLUGIN = (
-    f"The plugin has all of this in one, instead: `mcp-claims uninstall claude-code`, `claude plugin marketplace add "
-    f"{_MARKETPLACE}`, then `claude plugin install claims@mcp-claims`."
+    "The plugin has all of this in one, instead: `mcp-claims uninstall claude-code`, and in a clone of the repository "
+    f"`claude plugin marketplace add ./`, then `claude plugin install {hosts.PLUGIN}`."
 )
 _WHAT_IT_DOES = {
     "claim": "before an edit it claims the file for its session, and it denies edits of what another session has claimed",
@@ -87,10 +86,16 @@ def describe_hook(host: hosts.Host, user: hosts.UserEnvironment, hook: hosts.Hoo
         unapproved = hosts.unapproved_events(user, name) if host.name == "codex" else []
         if unapproved:
             yield (
-                "Codex skips hooks that nobody has approved, without a word: start `codex`, enter /hooks and approve those "
-                f"of {', '.join(unapproved)}. `mcp-claims doctor --hosts` shows whether that is done."
+                "Codex skips hooks that nobody has approved, and `codex exec` says nothing about it: start `codex`, which asks "
+                f"for it, or enter /hooks and approve those of {', '.join(unapproved)}. `mcp-claims doctor --hosts` shows "
+                "whether that is done."
             )
         if hook.mode != hosts.OFF and (limits := hosts.HOOKS[host.name].limits):
             yield f"What it cannot do: {limits}"
-    if host.name == "claude-code":
+    if hosts.plugin_file(host, user) is not None:
+        yield (
+            f"Warning: the plugin {hosts.PLUGIN} is on, too, so sessions have the tools twice: `mcp-claims uninstall "
+            f"{host.name}`, or remove the plugin in {host.title}."
+        )
+    elif host.name == "claude-code":
         yield _PLUGIN

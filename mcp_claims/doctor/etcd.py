@@ -32,13 +32,14 @@ def examine_cluster(config: EtcdConfig, chosen_by: str) -> Iterator[Finding]:
     gateway = Gateway(config)
     statuses: list[dict[str, Any]] = []
     for endpoint in config.endpoints:
-        name = format_endpoint(endpoint)
+        name, runs = format_endpoint(endpoint), False
         try:
             status = _ask_status(gateway, config, endpoint)
+            runs = True
             statuses.append(status)
             yield from _check_endpoint(gateway, config, endpoint, name, status)
         except GatewayError as error:
-            yield _describe_failure(config, name, error)
+            yield _describe_failure(config, name, error, runs=runs)
     if not statuses:
         return
     clusters = {status["header"]["cluster_id"] for status in statuses}
@@ -61,12 +62,14 @@ def _ask_status(gateway: Gateway, config: EtcdConfig, endpoint: Endpoint) -> dic
         return answer | {"version": gateway.version_of(endpoint, _TIMEOUT)}
 
 
-def _describe_failure(config: EtcdConfig, name: str, error: GatewayError) -> Finding:
-    """Return what keeps this endpoint from serving us, with a remedy for that cause."""
+def _describe_failure(config: EtcdConfig, name: str, error: GatewayError, *, runs: bool) -> Finding:
+    """Return what keeps this endpoint from serving us, with a remedy for that cause.  If it *runs*, it has told its status."""
     problem = one_line(str(error))
     if not isinstance(error, RefusedError):
         remedy = "Start it, or take it out of the URL."
-        if "TLS failed" in problem:
+        if runs:
+            remedy = "It runs, but answers no reads: a majority elects a leader in some seconds. Then check again."
+        elif "TLS failed" in problem:
             remedy = f"Let {CA_VARIABLE} name the CA that has signed its certificate, and the URL a name that is in it."
         elif "its name" in problem:
             remedy = "Correct the name in the URL, or the name server of this machine."

@@ -60,6 +60,6 @@ def _finding(host: Host, user: UserEnvironment, name: str, path: Path, hook: Hoo
         return warning(
             check,
             f"{what}; Codex skips it at {', '.join(events)}: there it is switched off, or nobody has approved it as it is",
-            "Start `codex`, enter /hooks and approve them.",
+            "Start `codex`, which asks for it, or enter /hooks there, and approve them.",
         )
     return ok(check, f"{what}{'; approved' if host.name == 'codex' else ''}")

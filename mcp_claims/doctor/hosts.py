@@ -31,7 +31,7 @@ from mcp_claims.doctor.finding import Finding, failure, ok, warning
 from mcp_claims.doctor.hooks import check_hooks
 from mcp_claims.doctor.host_stores import store_of, stores_of
 from mcp_claims.errors import shown_path
-from mcp_claims.hosts import HOSTS, Host, Launch, UserEnvironment, parse_entry, read_servers
+from mcp_claims.hosts import HOSTS, PLUGIN, Host, Launch, UserEnvironment, parse_entry, plugin_file, read_servers
 from mcp_claims.hosts.errors import HostFileUneditableError
 
 _ANSWER_TIMEOUT = 30.0  # s
@@ -73,14 +73,17 @@ def check_hosts(user: UserEnvironment, timeout: float = _ANSWER_TIMEOUT, own: st
         check = f"host {host.name}"
         try:
             content, servers = read_servers(host, user)
+            plugin = plugin_file(host, user)
         except HostFileUneditableError as error:
             any_file = True
             yield failure(check, f"{error.where} {error.problem}", "Correct the file: the host cannot read it either.")
             continue
         launches = {name: launch for name, entry in servers.items() if (launch := _our_launch(entry))}
         hooks = list(check_hooks(host, user, {name: stores_of(launch, user) for name, launch in launches.items()}))
-        any_file = any_file or content.data is not None or bool(hooks)
-        if content.data is not None and not launches:
+        any_file = any_file or content.data is not None or plugin is not None or bool(hooks)
+        if plugin is not None:
+            yield _plugin_finding(host, plugin, launches)
+        elif content.data is not None and not launches:
             yield ok(check, f"not configured in {content.path} (`mcp-claims install {host.name}` does that)")
         for name, launch in launches.items():
             yield _finding(host, content.path, name, _start(launch, user.environment, timeout))
@@ -106,6 +109,14 @@ def _our_launch(entry: object) -> Launch | None:
         return None
     programs = [Path(word).stem for word in (launch.command, *launch.arguments)]
     return launch if "mcp-claims" in programs or "mcp_claims" in launch.arguments else None
+
+
+def _plugin_finding(host: Host, file: Path, launches: Mapping[str, Launch]) -> Finding:
+    check, what = f"plugin {host.name}", f"{PLUGIN} is on in {file}"
+    if launches:
+        both = f"{what}, and so is {' and '.join(map(repr, launches))}: sessions have the tools twice"
+        return warning(check, both, f"Run `mcp-claims uninstall {host.name}`, or remove the plugin in the host.")
+    return ok(check, f"{what}; it brings the server and the guard, which are not started here")
 
 
 def _finding(host: Host, path: Path, name: str, answer: _Answer) -> Finding:

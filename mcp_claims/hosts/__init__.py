@@ -11,6 +11,7 @@ from mcp_claims.hosts.hook_catalog import HOOKS
 from mcp_claims.hosts.hooks import DEFAULT_MODE, DEFAULT_SERVER, MODES, OFF, Hook
 from mcp_claims.hosts.install import install, installed_hook, is_allowed, read_servers, uninstall
 from mcp_claims.hosts.installation import Installation, find_installation
+from mcp_claims.hosts.plugin import PLUGIN, plugin_file
 from mcp_claims.hosts.vendor_cli import add_with_own_command
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "HOSTS",
     "MODES",
     "OFF",
+    "PLUGIN",
     "Change",
     "Hook",
     "Host",
@@ -32,6 +34,7 @@ __all__ = [
     "installed_hook",
     "is_allowed",
     "parse_entry",
+    "plugin_file",
     "read_servers",
     "unapproved_events",
     "uninstall",

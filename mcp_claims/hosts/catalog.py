@@ -99,6 +99,11 @@ def claude_settings(user: UserEnvironment) -> Path:
     return user.directory_in("CLAUDE_CONFIG_DIR", user.home / ".claude") / "settings.json"
 
 
+def copilot_settings(user: UserEnvironment) -> Path:
+    """Return the file of Copilot's settings."""
+    return _copilot_directory(user) / "settings.json"
+
+
 def _claude_permission(user: UserEnvironment, name: str) -> list[tuple[Path, Part]]:
     rule = f"mcp__{name}"
     return [(claude_settings(user), Elements(_JSON, ("permissions", "allow"), [rule], lambda each: bool(each == rule)))]
@@ -113,7 +118,7 @@ def _copilot_permission(user: UserEnvironment, name: str) -> list[tuple[Path, Pa
     ours = Elements(
         _JSONC, ("hooks", "PreToolUse"), [group], lambda each: isinstance(each, dict) and each.get("matcher") == matcher
     )
-    return [(_copilot_directory(user) / "settings.json", ours)]
+    return [(copilot_settings(user), ours)]
 
 
 def _opencode_permission(user: UserEnvironment, name: str) -> list[tuple[Path, Part]]:

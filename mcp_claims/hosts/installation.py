@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,7 @@ from mcp_claims.errors import InvalidInputError
 
 _DISTRIBUTION, _PACKAGE = "mcp-claims", "mcp_claims"
 _TEMPORARY = ("/tmp", "/var/tmp")
-_ADVICE = (
-    "`uv tool install mcp-claims` or `pipx install mcp-claims` makes a lasting one; then run this again from there."
-)
+_ADVICE = "`uv tool install {0}` or `pipx install {0}` makes a lasting one; then run this again from there."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +50,21 @@ def find_installation(environment: Mapping[str, str]) -> Installation:
 
 def _warning(prefix: Path, cache: Path | None, environment: Mapping[str, str]) -> str | None:
     if cache is not None:
-        return f"the host will start it from {prefix}, in a cache that may be emptied at any time. {_ADVICE}"
+        return f"it will be started from {prefix}, in a cache that may be emptied at any time. {_advice(_DISTRIBUTION)}"
     # Not `tempfile.gettempdir()`, which writes a file to find out.
     temporary = [*_TEMPORARY, *map(environment.get, ("TMPDIR", "TEMP", "TMP"))]
     for place in (prefix, Path(__file__).resolve().parent):
         if any(place.is_relative_to(Path(each).resolve()) for each in temporary if each):
-            return f"the host will start it from {place}, in a directory for temporary files. {_ADVICE}"
+            return f"it will be started from {place}, in a directory for temporary files. {_advice(_DISTRIBUTION)}"
         if (clone := next((each for each in place.parents if (each / ".git").exists()), None)) is not None:
-            return f"the host will start it from {clone}, a clone: keep that. {_ADVICE}"
+            # As a path, whatever its name; and the package may not be published.
+            source = str(clone) if (clone / "pyproject.toml").exists() else _DISTRIBUTION
+            return f"it will be started from {clone}, a clone: keep that. {_advice(source)}"
     return None
+
+
+def _advice(source: str) -> str:
+    return _ADVICE.format(shlex.quote(source))
 
 
 def _caches(place: Path) -> Iterator[Path]:

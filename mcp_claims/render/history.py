@@ -75,7 +75,7 @@ def findings_text(findings: Findings, damaged: int) -> str:
     verdict = "clean" if not broken else f"{broken} {'promise' if broken == 1 else 'promises'} broken"
     parts = [f"{findings.grants:,} grants and {findings.reservations:,} turns checked: {verdict}."]
     if findings.in_force:
-        parts.append(f"{findings.in_force:,} are in force or were not met since their end.")
+        parts.append(f"{findings.in_force:,} are in force, or have run out and nobody has asked for them since.")
     if findings.unknown:
         parts.append(f"Of {findings.unknown:,} no line says how they began or ended.")
     if damaged or findings.gaps:

@@ -18,6 +18,12 @@ runs() { [ -e "$directory/n$1.pid" ] && [[ $(ps -o stat= -p "$(<"$directory/n$1.
 if [ "$action" = stop ]; then
   for node in 0 1 2; do
     if runs $node; then kill "$(<"$directory/n$node.pid")"; fi
+  done
+  for node in 0 1 2; do
+    for _ in $(seq 100); do
+      runs $node || break
+      sleep 0.1
+    done
     rm -f "$directory/n$node.pid"
   done
   exit
@@ -35,6 +41,17 @@ command -v etcd >/dev/null || { echo "etcd is not installed: apt-get install -y 
 mkdir -p "$directory" && chmod 700 "$directory"
 # Settings of another etcd, which a package or a person has made, are not for these.
 for variable in $(compgen -e | grep '^ETCD' || true); do unset "$variable"; done
+# Before the first start: another etcd would answer in the place of a node, and agents would claim in two clusters.
+for node in 0 1 2; do
+  runs $node && continue
+  for port in $((first + 2 * node)) $((first + 2 * node + 1)); do
+    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+      echo "port $port is in use; end what listens there (Debian's own etcd: systemctl disable --now etcd)," \
+        "or give the first of six free ports: $0 start $directory PORT" >&2
+      exit 1
+    fi
+  done
+done
 for node in 0 1 2; do
   runs $node && continue
   nohup etcd --name "n$node" --data-dir "$directory/n$node" \
@@ -47,11 +64,12 @@ for node in 0 1 2; do
 done
 for node in 0 1 2; do
   for _ in $(seq 600); do
-    serves $node && continue 2
     runs $node || break
+    serves $node && continue 2
     sleep 0.1
   done
-  echo "node n$node does not serve; see $directory/n$node.log" >&2
+  echo "node n$node does not serve; the end of $directory/n$node.log is:" >&2
+  tail -n 3 "$directory/n$node.log" >&2
   exit 1
 done
 echo "export MCP_CLAIMS_STORE=etcd://$(client 0),$(client 1),$(client 2)/claims"

@@ -184,6 +184,7 @@ def test_where_it_is_not_known_whose_a_claim_is_git_goes_on_with_a_warning_unles
     assert (ours.returncode, ours.stderr) == (0, "")
     done = git(repository, "commit", "-qm", "x")
     assert done.returncode == 0 and "whose it is cannot be known here" in done.stderr and ":session:ci" in done.stderr
+    assert "unlike with --strict" in done.stderr
 
 
 # Pushes

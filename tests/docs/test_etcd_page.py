@@ -103,6 +103,20 @@ def test_a_node_that_was_killed_is_started_again(shell: Shell, tmp_path: Path) -
     assert "FAIL" not in shell.run("mcp-claims doctor")
 
 
+def test_no_node_is_started_where_another_etcd_would_answer_in_its_place(shell: Shell, tmp_path: Path) -> None:
+    """The daemon of Debian's package has the default port; with it in the URL agents would claim in two clusters."""
+    command = [str(SCRIPT), "start", str(tmp_path / "other"), str(shell._first)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and f"port {shell._first} is in use" in done.stderr
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_cluster_that_was_stopped_is_started_at_once(shell: Shell) -> None:
+    shell.run("packaging/etcd/three-nodes.sh stop ~/etcd-claims")
+    shell.run(f"packaging/etcd/three-nodes.sh start ~/etcd-claims {shell._first}")
+    assert "FAIL" not in shell.run("mcp-claims doctor")
+
+
 def test_agents_claim_with_the_certificates_of_the_page(shell: Shell, tmp_path: Path) -> None:
     (commands,) = (each for each in snippets() if "openssl" in each)
     made = Shell(tmp_path, 2379)

@@ -79,6 +79,22 @@ def test_hosts_without_a_file_are_not_listed(user: UserEnvironment) -> None:
     assert finding.level is Level.OK and "mcp-claims install HOST" in finding.what
 
 
+def test_a_plugin_is_no_missing_entry_and_with_an_entry_there_is_one_too_many(
+    user: UserEnvironment, tmp_path: Path
+) -> None:
+    (tmp_path / ".claude.json").write_text("{}")
+    for directory in (".claude", ".copilot"):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "settings.json").write_text('{"enabledPlugins": {"claims@mcp-claims": true}}')
+    findings = findings_of(user)
+    assert findings.keys() == {"plugin claude-code", "plugin copilot-cli"}
+    assert {each.level for each in findings.values()} == {Level.OK}
+    install("claude-code", user, SERVER)
+    assert "tools twice" in findings_of(user)["plugin claude-code"].what
+    (tmp_path / ".copilot" / "settings.json").write_text("not JSON")
+    assert "plugin copilot-cli" not in findings_of(user)
+
+
 def test_each_configured_host_is_reported_with_the_time_to_the_first_answer(
     user: UserEnvironment, tmp_path: Path
 ) -> None:

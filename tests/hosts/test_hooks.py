@@ -366,7 +366,21 @@ def test_install_says_what_the_guard_does_what_it_cannot_and_what_a_person_has_t
     assert "guard" not in plain and "before an edit it claims the file" in output
     assert ("enter /hooks and approve" in output) == (host == "codex")
     assert ("What it cannot do" in output) == (host != "claude-code")
-    assert ("claude plugin marketplace add" in output) == (host == "claude-code")
+    assert ("claude plugin marketplace add ./" in output) == (host == "claude-code")
+
+
+@pytest.mark.parametrize("host", ["claude-code", "copilot-cli"])
+def test_install_warns_beside_the_plugin_that_has_all_of_it_already(host: str, home: Path, run: Run) -> None:
+    settings = home / (".claude" if host == "claude-code" else ".copilot") / "settings.json"
+    settings.parent.mkdir()
+    for text, warned in (
+        ('{"enabledPlugins": {"claims@mcp-claims": true}}', True),
+        ('{"enabledPlugins": {"claims@mcp-claims": false, "claims@another": true}}', False),
+        ("{}", False),
+    ):
+        settings.write_text(text)
+        run("uninstall", host)
+        assert ("sessions have the tools twice" in run("install", host)[1]) == warned
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,8 @@ def test_what_may_be_gone_soon_is_installed_with_a_warning(
     assert "in a cache" in output(place / "home" / ".cache" / "pipx" / "6c7e")
     (place / "clone" / ".git").mkdir(parents=True)
     assert f"{place / 'clone'}, a clone: keep that" in output(place / "clone" / ".venv")
+    (place / "clone" / "pyproject.toml").touch()
+    assert f"`pipx install {place / 'clone'}`" in output(place / "clone" / "venv")
     monkeypatch.setenv("TMPDIR", str(place / "t"))
     assert "temporary" in output(place / "t" / "venv")
     # Somewhere that lasts, with the package in a clone: installed with `pip install -e`.

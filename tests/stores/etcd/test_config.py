@@ -140,6 +140,21 @@ def test_the_doctor_names_the_endpoint_that_does_not_serve() -> None:
     assert "the cluster accepts writes and grants leases" in done.stdout
 
 
+def test_the_doctor_does_not_call_a_node_stopped_that_waits_for_a_leader() -> None:
+    with closing(Cluster(nodes=3)) as cluster:
+        cluster.kill(0)
+        cluster.kill(1)
+        done = subprocess.run(
+            [sys.executable, "-m", "mcp_claims", "doctor", "--store", cluster.url("/claims")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stdout.count("Start it") == 2 and "It runs, but answers no reads" in done.stdout, done.stdout
+    assert "Start a majority of its members" in done.stdout
+
+
 def test_doctor_has_a_remedy_for_a_full_cluster_and_claims_can_be_released_on_it() -> None:
     with closing(Cluster()) as cluster:
         store = EtcdStore(fresh_config(cluster), local_machine())
