@@ -316,11 +316,18 @@ class WaitQueue:
                     return (found,)
                 continue
             for ticket in waiting.get(found.holder.name, []):
-                if not _has_choice(ticket) and _began(ticket) < _began(ours):
+                if not _has_choice(ticket) and self._began(ticket) < self._began(ours):
                     for key in ticket.keys:
                         if rest := self._path(key, own, waiting, ours, seen):
                             return (found, *rest)
         return ()
+
+    def _began(self, ticket: Ticket) -> tuple[float, float, str]:
+        """Return a key that orders the waits of all namespaces in the same way for every session."""
+        if self._store.serves_queue:
+            # Not by clocks, of which several machines have several: nobody would find a cycle while those that wait sleep.
+            return ticket.number, 0.0, ""
+        return ticket.taken.wall.timestamp(), ticket.taken.ticks, ticket.holder.name
 
     def _in_the_way(self, scoped: ScopedKey) -> list[Claim]:
         """Return the claims that are held on *scoped*, and on the files that overlap with it."""
@@ -372,8 +379,3 @@ def _is_given_way(served: Collection[str], held: Callable[[], Collection[ScopedK
 def _has_choice(ticket: Ticket) -> bool:
     """Return whether the session of *ticket* waits for one of several: while any of their holders can go on, it can."""
     return ticket.any or ticket.use.mode is Mode.SLOT
-
-
-def _began(ticket: Ticket) -> tuple[float, float, str]:
-    """Return a key that orders the waits of all namespaces in the same way for every session."""
-    return ticket.taken.wall.timestamp(), ticket.taken.ticks, ticket.holder.name

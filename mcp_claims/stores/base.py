@@ -131,6 +131,7 @@ class Store(Protocol):
 
     `serves_queue` is true for a store that keeps claims and tickets together: a grant removes the ticket of its session, and
     each change wakes the waiter that it concerns, by its alarm.  In any other, the caller removes the ticket and calls `wake`.
+    It counts the tickets of all namespaces together, so that their numbers can be compared.
 
     `has_places` is false for a store that cannot hold files and branches: other programs use it, and see no overlap.
     """

@@ -534,3 +534,18 @@ def test_a_set_of_which_its_session_holds_a_part_is_still_waited_for() -> None:
     refused = attempt(stranger, "green")
     assert refused.status is Status.HELD and isinstance(refused.found, Claim)
     assert (refused.found.mode, refused.found.holder.name) == (Mode.RESERVED, ada.holder.name)
+
+
+@pytest.mark.rule("W6", "E14")
+def test_the_wait_that_closes_a_circle_finds_it_whatever_the_clocks_of_the_machines_say() -> None:
+    config, ahead, behind = fresh_config(), World(), World()
+    behind.boot = "another-1"
+    behind.process(), behind.process()
+    ahead.set_wall_clock(300)
+    first, last = (world.session(EtcdStore(config, world.process())) for world in (ahead, behind))
+    for waiting, scoped in ((first, KEY), (last, OTHER_KEY)):
+        granted(waiting, scoped.key, scoped.namespace)
+    assert first.queue.join(OTHER_KEY, WAIT) is not None and first.queue.find_cycle(OTHER_KEY) == ()
+    assert last.queue.join(KEY, WAIT) is not None
+    assert [each.scoped for each in last.queue.find_cycle(KEY)] == [KEY, OTHER_KEY]
+    assert first.queue.find_cycle(OTHER_KEY) == ()
