@@ -210,14 +210,15 @@ class WaitQueue:
     def place(
         self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None, also: tuple[ScopedKey, ...] = ()
     ) -> tuple[bool, Ticket | None]:
-        """Return whether this session has a place for *scoped* and *also*, and the ticket right before it.
+        """Return whether this session has a place for *scoped*, and the ticket right before it for that or *also*.
 
         *found* is what `read_all` has just returned.
         """
         holder, now = self._holder(), self._machine.now()
         found = self._read(scoped.namespace if also else scoped) if found is None else found
         own = tickets.ticket_of(found, scoped, holder, now)
-        others, use = ((), ALONE) if own is None else (own.keys, own.use)
+        # Not by the keys of the ticket: another call of the session may have put one for others in its place.
+        others, use = ((), ALONE) if own is None else (also, own.use)
         ahead = tickets.ahead_of(found, scoped, holder, now, others, use)
         return own is not None, next(self._living(ahead[::-1]), None)
 

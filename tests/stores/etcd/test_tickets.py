@@ -21,7 +21,7 @@ from mcp_claims.model.records import ALONE, Claim, Mode, Outcome, ScopedKey, Tic
 from mcp_claims.model.tickets import KEPT_PLACE
 from mcp_claims.model.validation import MAX_WAIT_SECONDS, ClaimRequest
 from mcp_claims.session import acquire as acquiring
-from mcp_claims.session.acquire import acquire
+from mcp_claims.session.acquire import Wakeup, acquire
 from mcp_claims.session.identity import named_session, process_session
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
@@ -549,3 +549,33 @@ def test_the_wait_that_closes_a_circle_finds_it_whatever_the_clocks_of_the_machi
     assert last.queue.join(KEY, WAIT) is not None
     assert [each.scoped for each in last.queue.find_cycle(KEY)] == [KEY, OTHER_KEY]
     assert first.queue.find_cycle(OTHER_KEY) == ()
+
+
+@pytest.mark.rule("E14")
+def test_a_wait_goes_on_whose_ticket_another_call_of_its_session_has_replaced() -> None:
+    config = fresh_config()
+    holder, before, own = session(config), session(config), session(config)
+    watch, third = EtcdStore(config, local_machine()), ScopedKey(KEY.namespace, "third")
+    for each in (KEY, OTHER_KEY, third):
+        assert holder.try_claim(each.key, each.namespace).claimed
+    wakeups, refused = [Wakeup() for _ in range(3)], Counter[int]()
+
+    def wait_for_keys(number: int, waiting: Session, *keys: ScopedKey) -> Status:
+        request = ClaimRequest(keys[0], also=keys[1:], wait_seconds=WAIT)
+        count = Counter({number: 1})
+        return acquire(waiting, request, wakeup=wakeups[number], refused=lambda _: refused.update(count)).status
+
+    with ThreadPoolExecutor(3) as pool, ExitStack() as stack:
+        for wakeup in wakeups:
+            stack.callback(wakeup.stop)
+        waits: list[Future[Status]] = []
+        for number, keys in enumerate([(third,), (KEY, OTHER_KEY), (KEY, third)]):
+            waits.append(pool.submit(wait_for_keys, number, own if number else before, *keys))
+            wait_for(lambda keys=keys: any(ticket.keys == keys for ticket in watch.tickets(KEY.namespace)))  # type: ignore[misc]
+        time.sleep(0.5)  # The second has looked.
+        attempts = refused[1]
+        # The renewal wakes it, and behind the ticket that its session has now is one for a key that it does not wait for.
+        assert holder.try_claim(OTHER_KEY.key, OTHER_KEY.namespace).claimed
+        wait_for(lambda: refused[1] > attempts)
+        wakeups[1].stop()
+        assert waits[1].result(SOON) is Status.HELD
