@@ -215,13 +215,18 @@ class _Waiter:
             while not self._wait(ticket):
                 if self._wakeup.stopped:  # The end of the session has given up its place.
                     break
-                ticket = queue.rejoin(scoped, self._left(), others, any_of_them=any_of_them, use=use)
+                ticket = self._rejoin()
             last = self._last()
             waits_on = last.status in (Status.HELD, Status.YOUR_TURN) and not last.cycle and not last.blocked_by_own
             keeps_place = self._reserve and waits_on and not self._wakeup.stopped
             return last._replace(keeps_place=keeps_place and ticket is not None)
         finally:
             self._session.end_wait(scoped, keeps_place=keeps_place)
+
+    def _rejoin(self) -> Ticket | None:
+        request, queue = self._request, self._session.queue
+        others, any_of_them = request.keys[1:], bool(request.or_else)
+        return queue.rejoin(request.scoped, self._left(), others, any_of_them=any_of_them, use=request.use)
 
     def _wait(self, ticket: Ticket | None) -> bool:
         """Wait with *ticket*; return false if its place was lost before the wait was over.
@@ -259,6 +264,9 @@ class _Waiter:
                 woken = self._pause(alarm, before)
                 if ticket is None:
                     self._let_longer_waiters_go_first()
+                    # That it could not take a ticket once must not cost its place for the whole wait.
+                    if not self._wakeup.stopped and self._rejoin() is not None:
+                        return False
         return True
 
     def _try(self, *, reserve: bool) -> bool:

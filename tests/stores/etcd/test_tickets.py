@@ -579,3 +579,27 @@ def test_a_wait_goes_on_whose_ticket_another_call_of_its_session_has_replaced() 
         wait_for(lambda: refused[1] > attempts)
         wakeups[1].stop()
         assert waits[1].result(SOON) is Status.HELD
+
+
+@pytest.mark.rule("W1")
+def test_a_wait_whose_request_for_a_ticket_failed_takes_one_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acquiring, "_POLL_INTERVAL", 0.1)
+    config = fresh_config()
+    holder, waiting, watch = session(config), session(config), EtcdStore(config, local_machine())
+    assert holder.try_claim(KEY.key, KEY.namespace).claimed
+    change, failed = EtcdStore.change_tickets, threading.Event()
+
+    def failing_once(store: EtcdStore, *arguments: Any, **more: Any) -> tuple[Ticket, ...]:
+        if not failed.is_set():
+            failed.set()
+            raise StoreUnavailableError("etcd", TimeoutError())
+        return change(store, *arguments, **more)
+
+    monkeypatch.setattr(EtcdStore, "change_tickets", failing_once)
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(acquire, waiting, ClaimRequest(KEY, wait_seconds=WAIT))
+        try:
+            wait_for(lambda: len(watch.tickets(KEY)) == 1)
+        finally:
+            assert holder.release(KEY.key, KEY.namespace).released
+        assert wait.result(SOON).status is Status.ACQUIRED
