@@ -238,7 +238,9 @@ class _Waiter:
             alarm, was_out, woken, searched = None, False, True, 0.0
             if ticket is not None:
                 alarm = stack.enter_context(self._session.alarm(ticket, self._wakeup.set))
-            if ticket is None or alarm is None or (len(ticket.keys) > 1 and alarm.fileno() is None):
+            only_notifies = alarm is not None and alarm.fileno() is None
+            watches_keys = ticket is None or alarm is None or (len(ticket.keys) > 1 and only_notifies)
+            if watches_keys:
                 # An alarm that only notifies watches one key.
                 for key in self._request.keys:
                     stack.enter_context(self._session.watch(key, self._wakeup.set))
@@ -261,6 +263,11 @@ class _Waiter:
                 has_place, before = queue.place(scoped, found, self._request.keys[1:])
                 if ticket is not None and not has_place:
                     return False
+                if not watches_keys and only_notifies and before is not None and before.keys != self._request.keys:
+                    # Who does not give way to that one, which waits for another key too, reserves this key for us.
+                    stack.enter_context(self._session.watch(scoped, self._wakeup.set))
+                    watches_keys = True
+                    continue
                 woken = self._pause(alarm, before)
                 if ticket is None:
                     self._let_longer_waiters_go_first()

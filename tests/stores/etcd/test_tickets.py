@@ -603,3 +603,28 @@ def test_a_wait_whose_request_for_a_ticket_failed_takes_one_later(monkeypatch: p
         finally:
             assert holder.release(KEY.key, KEY.namespace).released
         assert wait.result(SOON).status is Status.ACQUIRED
+
+
+@pytest.mark.rule("W2", "E14")
+def test_a_session_wakes_for_which_the_key_is_reserved_while_the_one_before_still_waits() -> None:
+    config = fresh_config()
+    holder, busy, before, waiting = (session(config) for _ in range(4))
+    watch = EtcdStore(config, local_machine())
+    assert holder.try_claim(KEY.key, KEY.namespace).claimed
+    assert busy.try_claim(OTHER_KEY.key, OTHER_KEY.namespace).claimed
+    wakeup = Wakeup()
+    with ThreadPoolExecutor(2) as pool:
+        both = ClaimRequest(KEY, also=(OTHER_KEY,), wait_seconds=WAIT)
+        first = pool.submit(acquire, before, both, wakeup=wakeup)
+        wait_for(lambda: len(watch.tickets(KEY)) == 1)
+        second = pool.submit(acquire, waiting, ClaimRequest(KEY, wait_seconds=WAIT))
+        wait_for(lambda: len(watch.tickets(KEY)) == 2)
+        time.sleep(1.5)  # Longer than anybody may overtake them.
+        assert holder.release(KEY.key, KEY.namespace).released
+        # It does not give way to the first, which waits for what it holds itself.
+        assert busy.try_claim(KEY.key, KEY.namespace).status is Status.HELD
+        try:
+            assert second.result(SOON).status is Status.ACQUIRED
+        finally:
+            wakeup.stop()
+        assert first.result(SOON).status is Status.HELD
