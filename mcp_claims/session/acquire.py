@@ -260,11 +260,10 @@ class _Waiter:
                     if cycle := queue.find_cycle(scoped, found):
                         self._result = self._last()._replace(cycle=cycle)
                         return True
-                has_place, before = queue.place(scoped, found, self._request.keys[1:])
+                has_place, before = queue.place(scoped, found, self._request.keys[1:], self._served())
                 if ticket is not None and not has_place:
                     return False
-                if not watches_keys and only_notifies and before is not None and before.keys != self._request.keys:
-                    # Who does not give way to that one, which waits for another key too, reserves this key for us.
+                if not watches_keys and only_notifies and before is not None and self._may_be_served_first(before):
                     stack.enter_context(self._session.watch(scoped, self._wakeup.set))
                     watches_keys = True
                     continue
@@ -313,6 +312,21 @@ class _Waiter:
     def _last(self) -> ClaimResult:
         assert self._result is not None
         return self._result
+
+    def _may_be_served_first(self, before: Ticket) -> bool:
+        """Return whether the key, or a slot of it, can be this session's turn while *before* still stands.
+
+        Who does not give way to that one, which waits for another key too, reserves this key for us; and that one may have its
+        turn in a slot while another slot becomes free.
+        """
+        return before.keys != self._request.keys or self._request.use.mode is Mode.SLOT
+
+    def _served(self) -> set[str]:
+        """Return the sessions that have a slot, or their turn in one: this session waits for the others' slots."""
+        last = self._last()
+        if self._request.use.mode is not Mode.SLOT:
+            return set()
+        return {each.holder.name for each in (last.found, *last.in_the_way) if isinstance(each, Claim)}
 
     def _pause(self, alarm: Alarm | None, before: Ticket | None) -> bool:
         """Wait for a wake-up, but not beyond the end of the claim in the way, the time limit, or the poll interval.

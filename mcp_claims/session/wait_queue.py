@@ -208,11 +208,15 @@ class WaitQueue:
         return self._read(None)
 
     def place(
-        self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None, also: tuple[ScopedKey, ...] = ()
+        self,
+        scoped: ScopedKey,
+        found: tuple[Ticket, ...] | None = None,
+        also: tuple[ScopedKey, ...] = (),
+        served: Collection[str] = (),
     ) -> tuple[bool, Ticket | None]:
         """Return whether this session has a place for *scoped*, and the ticket right before it for that or *also*.
 
-        *found* is what `read_all` has just returned.
+        *found* is what `read_all` has just returned.  The tickets of the sessions *served* do not count.
         """
         holder, now = self._holder(), self._machine.now()
         found = self._read(scoped.namespace if also else scoped) if found is None else found
@@ -220,7 +224,9 @@ class WaitQueue:
         # Not by the keys of the ticket: another call of the session may have put one for others in its place.
         others, use = ((), ALONE) if own is None else (also, own.use)
         ahead = tickets.ahead_of(found, scoped, holder, now, others, use)
-        return own is not None, next(self._living(ahead[::-1]), None)
+        return own is not None, next(
+            (each for each in self._living(ahead[::-1]) if each.holder.name not in served), None
+        )
 
     def wake_next(self, scoped: ScopedKey) -> Ticket | None:
         """Wake the first waiter for *scoped* that has its alarm open, unless the store wakes it.

@@ -17,7 +17,7 @@ from mcp_claims.errors import StoreUnavailableError
 from mcp_claims.liveness import local_machine
 from mcp_claims.model import expiry
 from mcp_claims.model.expiry import RESERVATION, ClaimState
-from mcp_claims.model.records import ALONE, Claim, Mode, Outcome, ScopedKey, Ticket
+from mcp_claims.model.records import ALONE, Claim, Mode, Outcome, ScopedKey, Ticket, Use
 from mcp_claims.model.tickets import KEPT_PLACE
 from mcp_claims.model.validation import MAX_WAIT_SECONDS, ClaimRequest
 from mcp_claims.session import acquire as acquiring
@@ -628,3 +628,21 @@ def test_a_session_wakes_for_which_the_key_is_reserved_while_the_one_before_stil
         finally:
             wakeup.stop()
         assert first.result(SOON).status is Status.HELD
+
+
+@pytest.mark.rule("M7", "E14")
+def test_a_slot_goes_to_the_next_while_the_one_before_has_not_taken_its_own_yet() -> None:
+    config = fresh_config()
+    watch = EtcdStore(config, local_machine())
+    holders, waiters = [session(config) for _ in range(2)], [session(config) for _ in range(2)]
+    for each in holders:
+        assert each.try_claim(KEY.key, KEY.namespace, slots=2).claimed
+    with ThreadPoolExecutor(2) as pool:
+        waits: list[Future[Any]] = []
+        request = ClaimRequest(KEY, wait_seconds=WAIT, use=Use(Mode.SLOT, 2))
+        for number, waiting in enumerate(waiters, start=1):
+            waits.append(pool.submit(acquire, waiting, request, reserve=True))
+            wait_for(lambda number=number: len(watch.tickets(KEY)) == number)  # type: ignore[misc]
+        for each, wait in zip(holders, waits, strict=True):
+            assert each.release(KEY.key, KEY.namespace).released
+            assert wait.result(SOON).status is Status.YOUR_TURN
