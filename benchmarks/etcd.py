@@ -48,8 +48,10 @@ def measure(effort: Effort) -> Iterator[Figure]:
             claim_and_release = partial(_claim_and_release, ours)
             interleaved(effort.of(50), claim_and_release, bare.claim_and_release)
             ours_took, bare_took = interleaved(effort.of(1_000), claim_and_release, bare.claim_and_release)
+            cpu, bare_cpu = (_own_cpu_of(work, effort.of(500)) for work in (claim_and_release, bare.claim_and_release))
         floor_is = "the bare client's two transactions"
         yield medians("etcd", "claim + release", "ms", ours_took, bare_took, floor_is, Bar(1.3))
+        yield Figure("etcd", "our CPU for it", "ms", cpu, bare_cpu, floor_is, Bar(1.2, "value"))
         yield from _beside_waiters(cluster, effort)
         yield from _among_many(cluster, effort)
         seconds = max(0.2, _SECONDS * effort.share)
@@ -112,6 +114,14 @@ def _wait(url: str, numbers: range, waiting: Any, over: Any) -> None:
     for number in numbers:
         Thread(target=wait, args=(number,), daemon=True).start()
     over.wait()
+
+
+def _own_cpu_of(work: Callable[[], object], rounds: int) -> float:
+    """Return the CPU, in milliseconds, that this process spends on *work*, on average."""
+    before = time.process_time()
+    for _ in range(rounds):
+        work()
+    return (time.process_time() - before) / rounds * 1_000
 
 
 def _etcd_cpu_of(cluster: Cluster, work: Callable[[], object], rounds: int) -> float:
