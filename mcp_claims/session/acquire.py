@@ -209,13 +209,11 @@ class _Waiter:
         scoped, queue = self._request.scoped, self._session.queue
         keeps_place = False
         try:
-            others, any_of_them = self._request.keys[1:], bool(self._request.or_else)
-            use = self._request.use
-            ticket = queue.join(scoped, self._left(), others, any_of_them=any_of_them, use=use)
+            ticket = self._take_ticket(queue.join)
             while not self._wait(ticket):
                 if self._wakeup.stopped:  # The end of the session has given up its place.
                     break
-                ticket = self._rejoin()
+                ticket = self._take_ticket(queue.rejoin)
             last = self._last()
             waits_on = last.status in (Status.HELD, Status.YOUR_TURN) and not last.cycle and not last.blocked_by_own
             keeps_place = self._reserve and waits_on and not self._wakeup.stopped
@@ -223,10 +221,11 @@ class _Waiter:
         finally:
             self._session.end_wait(scoped, keeps_place=keeps_place)
 
-    def _rejoin(self) -> Ticket | None:
-        request, queue = self._request, self._session.queue
-        others, any_of_them = request.keys[1:], bool(request.or_else)
-        return queue.rejoin(request.scoped, self._left(), others, any_of_them=any_of_them, use=request.use)
+    def _take_ticket(self, take: Callable[..., Ticket | None]) -> Ticket | None:
+        """Return the ticket of this wait, by *take*: `join`, or `rejoin` of the queue."""
+        scoped, *others = self._request.keys
+        any_of_them = bool(self._request.or_else)
+        return take(scoped, self._left(), tuple(others), any_of_them=any_of_them, use=self._request.use)
 
     def _wait(self, ticket: Ticket | None) -> bool:
         """Wait with *ticket*; return false if its place was lost before the wait was over.
@@ -271,7 +270,7 @@ class _Waiter:
                 if ticket is None:
                     self._let_longer_waiters_go_first()
                     # That it could not take a ticket once must not cost its place for the whole wait.
-                    if not self._wakeup.stopped and self._rejoin() is not None:
+                    if not self._wakeup.stopped and self._take_ticket(queue.rejoin) is not None:
                         return False
         return True
 

@@ -332,7 +332,7 @@ class WaitQueue:
     def _began(self, ticket: Ticket) -> tuple[float, float, str]:
         """Return a key that orders the waits of all namespaces in the same way for every session."""
         if self._store.serves_queue:
-            # Not by clocks, of which several machines have several: nobody would find a cycle while those that wait sleep.
+            # Not by clocks, which differ between machines: the session whose wait closes a cycle would not find it.
             return ticket.number, 0.0, ""
         return ticket.taken.wall.timestamp(), ticket.taken.ticks, ticket.holder.name
 

@@ -572,7 +572,7 @@ def test_a_wait_goes_on_whose_ticket_another_call_of_its_session_has_replaced() 
         for number, keys in enumerate([(third,), (KEY, OTHER_KEY), (KEY, third)]):
             waits.append(pool.submit(wait_for_keys, number, own if number else before, *keys))
             wait_for(lambda keys=keys: any(ticket.keys == keys for ticket in watch.tickets(KEY.namespace)))  # type: ignore[misc]
-        time.sleep(0.5)  # The second has looked.
+        wait_for(lambda: refused[1] >= 2)  # With its ticket, too.
         attempts = refused[1]
         # The renewal wakes it, and behind the ticket that its session has now is one for a key that it does not wait for.
         assert holder.try_claim(OTHER_KEY.key, OTHER_KEY.namespace).claimed
