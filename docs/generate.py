@@ -112,6 +112,8 @@ def _placeholder(action: argparse.Action) -> str:
 
 def _help(action: argparse.Action) -> str:
     text = (action.help or "") % {**vars(action), "prog": "mcp-claims"}
+    if re.split(r"[^\w-]", text)[0] in map(str, action.choices or ()):
+        return text  # It begins with a value of the argument, which is typed as it stands here.
     return text[:1].upper() + text[1:]
 
 

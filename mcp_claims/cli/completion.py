@@ -17,7 +17,7 @@ def configure_completion(parser: argparse.ArgumentParser) -> None:
         'examples:\n  eval "$(mcp-claims completion bash)"      # in ~/.bashrc\n'
         "  mcp-claims completion fish > ~/.config/fish/completions/mcp-claims.fish"
     )
-    parser.add_argument("shell", choices=_SHELLS)
+    parser.add_argument("shell", choices=_SHELLS, help="the shell that completes")
     parser.set_defaults(run=_completion)
 
 

@@ -65,7 +65,7 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
         "  mcp-claims run --once 7d acme/web#12:red@3f2a91c -- ./repair.sh    # never again within a week\n"
         "  mcp-claims run --slots 2 test --wait 1h -- make test               # two at a time; MCP_CLAIMS_SLOT is 0 or 1\n"
         "  mcp-claims run --any port:8001 port:8002 -- ./serve.sh             # MCP_CLAIMS_KEY is the one that was free",
-        f"that of COMMAND, 126 or 127 COMMAND cannot be run, {_NOT_RUN} or N of -E the key is held, or done with --once",
+        f"that of COMMAND, 126 or 127 COMMAND cannot be run, {_NOT_RUN} or N of -E the key is held or done",
     )
     add_store_options(parser)
     add_claim(parser).nargs = "*"  # `--once KEY` takes it for a duration.
