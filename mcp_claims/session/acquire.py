@@ -37,7 +37,7 @@ STILL_HELD = "still held by another session"
 # A wake-up can be lost.  Only the first waiter, and the others while the key is reserved, need to try again soon.
 _POLL_INTERVAL, _LONG_POLL_INTERVAL = 2.0, 10.0  # s
 _WATCHED_POLL_INTERVAL = 60.0  # s, where the store itself notices that the waiter before has gone
-_CYCLE_INTERVAL = 60.0  # s, after which a waiter that nothing has woken looks for a circle of waits all the same
+_CYCLE_INTERVAL = 60.0  # s, after which a waiter that nothing has woken looks for a cycle of waits all the same
 _PROGRESS_INTERVAL = 5.0  # s
 _COURTESY = 0.01  # s
 _LOCK_STEP = 0.1  # s

@@ -180,7 +180,7 @@ class WaitQueue:
         counts = partial(_is_given_way, served, held)
         first = self._first_before(self._holder(), keys, use, found, counts)
         # One that would share the key with this session may go before that one.  Only by what is asked for here: to follow
-        # the other keys of a set would let this session wait for whoever holds those, in a circle that nobody sees.
+        # the other keys of a set would let this session wait for whoever holds those, in a cycle that nobody sees.
         asked = [each for each in found if tickets.wants(each, *keys)]
         while first is not None and (before := self._first_before(first.holder, first.keys, first.use, asked, counts)):
             first = before
