@@ -333,7 +333,7 @@ class Fleet:
         """Return what they asked of the cluster."""
         cluster, seconds = self.cluster, self._seconds
         who = f"{self._agents:,} agents on {self._hosts:,} hosts"
-        who += ", a process each" if self._of_its_own else ", a server each host"
+        who += ", a process each" if self._of_its_own else ", a server each machine"
 
         def figure(what: str, unit: str, value: float) -> Figure:
             return Figure("agents", f"{who}: {what}", unit, value)
