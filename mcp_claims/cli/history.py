@@ -221,7 +221,7 @@ def _top(options: argparse.Namespace) -> int:
         "takeovers": sum(use.takeovers for use in found),
         "keys": [_facts_of_use(use) for use in shown],
     }
-    head = f"{_times(prevented).capitalize()} a session was kept from what another one did or had done ({len(found):,} keys)."
+    head = f"{_times(prevented).capitalize()} a session was kept from what another one did or had done; keys: {len(found):,}."
     print_result("\n".join([head, *_table(shown)]), facts, as_json=options.json)
     return YES
 

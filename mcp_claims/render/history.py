@@ -51,7 +51,8 @@ def _details(event: Event) -> list[str]:
     if event.by is not None:
         by = phrases.person(event.by) or phrases.shown(event.by)
         verbs = {Kind.REFUSED: "has it", Kind.LOST: "has it now", Kind.TAKEN_OVER: "had it", Kind.REVOKED: "revoked it"}
-        details.append(f"{by} {verbs.get(event.kind, 'found that')}")
+        did = event.kind is Kind.REFUSED and event.outcome is not None
+        details.append(f"{by} {'did it' if did else verbs.get(event.kind, 'found that')}")
     if event.kind is Kind.REFUSED and (event.times or 1) > 1:
         details.append(f"{event.times} times")
     if event.duration_seconds is not None:
@@ -73,7 +74,8 @@ def findings_text(findings: Findings, damaged: int) -> str:
     """Return in one paragraph what was checked and what is not known."""
     broken = len(findings.violations)
     verdict = "clean" if not broken else f"{broken} {'promise' if broken == 1 else 'promises'} broken"
-    parts = [f"{findings.grants:,} grants and {findings.reservations:,} turns checked: {verdict}."]
+    grants, turns = _counted(findings.grants, "grant"), _counted(findings.reservations, "turn")
+    parts = [f"{grants} and {turns} checked: {verdict}."]
     if findings.in_force:
         parts.append(f"{findings.in_force:,} are in force, or have run out and nobody has asked for them since.")
     if findings.unknown:
@@ -81,3 +83,7 @@ def findings_text(findings: Findings, damaged: int) -> str:
     if damaged or findings.gaps:
         parts.append(f"{max(damaged, findings.gaps):,} lines cannot be read, or were not written.")
     return " ".join(parts)
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"

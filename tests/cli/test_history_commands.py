@@ -190,4 +190,4 @@ def test_a_cluster_has_a_history_on_each_machine_with_revisions(on_a_cluster: Co
     assert [event["kind"] for event in events] == ["granted", "refused", "released"]
     granted, _, released = events
     assert granted["revision"] == granted["generation"] < released["revision"]
-    assert commands("verify").stdout.startswith("1 grants")
+    assert commands("verify").stdout.startswith("1 grant and")
