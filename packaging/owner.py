@@ -17,6 +17,7 @@ FILES = (
     "CHANGELOG.md",
     ".github/CODEOWNERS",
     ".github/ISSUE_TEMPLATE/config.yml",
+    "docs/hosts/index.md",
     "docs/llms.txt",
     "docs/troubleshooting.md",
     "docs/zensical.toml",

@@ -153,7 +153,7 @@ def _choose_directory(directory: str | None, variables: Mapping[str, str]) -> tu
     state = "" if sys.platform == "win32" else variables.get(_STATE_VARIABLE, "")
     if not state.strip():
         state = _default_state_directory()
-    return os.path.join(_absolute(_STATE_VARIABLE, state, state), "mcp-claims", "claims"), "the default of this user"
+    return os.path.join(_absolute(_STATE_VARIABLE, state, state), "mcp-claims", "claims"), "default"
 
 
 def _default_state_directory() -> str:

@@ -87,7 +87,7 @@ def test_a_choice_names_what_chose_it(tmp_path: Path) -> None:
     assert [choice.chosen_by for choice in choices] == [
         "directory",
         "MCP_CLAIMS_DIR",
-        "the default of this user",
+        "default",
         "url",
         "MCP_CLAIMS_STORE",
     ]
