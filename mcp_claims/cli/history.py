@@ -259,7 +259,7 @@ def _table(shown: Sequence[KeyUse]) -> list[str]:
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return ["", *lines] if shown else []
+    return ["", *lines, "", "HELD and WAITED: the median / the longest."] if shown else []
 
 
 def _span(seconds: list[float]) -> str:
