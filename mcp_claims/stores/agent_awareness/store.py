@@ -68,8 +68,7 @@ _ONE_AT_A_TIME = (
     "together"
 )
 
-# How often an unreadable record is read again while a session of the original may be writing it, after pauses that double:
-# for 1 s in all, since its process may wait for a core in the middle of a write.
+# How often an unreadable record is read again while a session of the original may be writing it: for 20 ms in all.
 _READS, _READ_PAUSE = 10, 0.002
 
 
@@ -331,7 +330,7 @@ class AgentAwarenessStore:
                 self._fs.status_of(lock_path(path))
             except FileNotFoundError:
                 break  # The writer may have released it since we read; read once more.
-            self._fs.sleep(_READ_PAUSE * 2**attempt)
+            self._fs.sleep(_READ_PAUSE)
         with open_record(self._fs, self.directory, path, scoped) as seen:
             return seen.found
 

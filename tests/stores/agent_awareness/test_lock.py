@@ -237,14 +237,14 @@ def test_a_new_lock_without_meta_is_distinguished_from_the_stale_one_by_its_inod
     assert lock(store).is_dir()
 
 
-def half_written(store: AgentAwarenessStore, sleeps: int = 2) -> Callable[[int], None]:
-    """Write half a record, as the original does; return a callback that finishes it after *sleeps*."""
+def half_written(store: AgentAwarenessStore) -> Callable[[int], None]:
+    """Write half a record, as the original does; return a callback that finishes it after two sleeps."""
     put_lock(store, pid=os.getppid())
     whole = to_json(claim(session=2)._replace(generation=7))
     record(store).write_bytes(whole[:50])
 
     def write_the_rest_and_unlock(slept: int) -> None:
-        if slept == sleeps:
+        if slept == 2:
             record(store).write_bytes(whole)
             shutil.rmtree(lock(store))
 
@@ -252,20 +252,18 @@ def half_written(store: AgentAwarenessStore, sleeps: int = 2) -> Callable[[int],
 
 
 @pytest.mark.rule("A10")
-@pytest.mark.parametrize(("sleeps", "seconds"), [(2, 0.006), (8, 0.51)], ids=["at once", "on a loaded machine"])
-def test_a_reader_reads_a_half_written_record_again(store: AgentAwarenessStore, sleeps: int, seconds: float) -> None:
-    clock = FakeClock(half_written(store, sleeps))
+def test_a_reader_reads_a_half_written_record_again(store: AgentAwarenessStore) -> None:
+    clock = FakeClock(half_written(store))
     found = store_in(store.directory, clock).read(KEY)
     assert isinstance(found, Claim)
-    assert len(clock.sleeps) == sleeps
-    assert sum(clock.sleeps) == pytest.approx(seconds)
+    assert len(clock.sleeps) == 2
 
 
-def test_a_reader_gives_up_on_a_half_written_record_after_a_second(store: AgentAwarenessStore) -> None:
+def test_a_reader_gives_up_on_a_half_written_record_after_milliseconds(store: AgentAwarenessStore) -> None:
     half_written(store)
     clock = FakeClock()
     assert isinstance(store_in(store.directory, clock).read(KEY), Unreadable)
-    assert sum(clock.sleeps) == pytest.approx(1.022)
+    assert 0.01 < sum(clock.sleeps) < 0.05
 
 
 def test_a_change_waits_for_a_half_written_record(store: AgentAwarenessStore) -> None:

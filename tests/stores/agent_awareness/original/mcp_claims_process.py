@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mcp_claims.model.records import Claim
+from mcp_claims.model.records import Claim, Unreadable
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSystem
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
@@ -55,6 +55,8 @@ def main() -> None:
             attempt = session.try_claim(key, plugin, ttl_minutes=command.get("minutes", 30))
             holder = attempt.found.holder.name if isinstance(attempt.found, Claim) else None
             answer: dict[str, object] = {"status": attempt.status.value, "holder": holder}
+            # On a loaded machine a session of the original can take longer to write its record than it is waited for.
+            answer["half_written"] = isinstance(attempt.found, Unreadable)
         else:
             answer = {"released": session.release(key, plugin, outcome=command.get("outcome")).released}
         print(json.dumps({"answer": answer}), flush=True)
