@@ -16,7 +16,7 @@ def main() -> int:
             result = session.try_claim(key, "examples", ttl_minutes=5, note="running the example")
             if not result.claimed:
                 holder = result.found.holder.name if isinstance(result.found, Claim) else "an unreadable record"
-                print(f"refused: {key} is held by {holder}")
+                print(f"refused: {key} is {result.status.value}, by {holder}")
                 return 1
             assert isinstance(result.found, Claim)
             print(f"ours, generation {result.found.generation}: doing the work")

@@ -129,5 +129,5 @@ def _carry_out(steps: Sequence[Step], *, dry_run: bool) -> bool:
                 step.do()
             except OSError as error:
                 raise HostFileUnwritableError(step.path, error) from error
-        write_line(f"{step.path}: {'would be ' if dry_run else ''}{step.text}")
+        write_line(f"{step.path}: {step.text}{' (dry run: not done)' if dry_run else ''}")
     return bool(steps) and not dry_run

@@ -90,7 +90,9 @@ def main(arguments: Sequence[str]) -> int:
     # `run` gets everything after `--` unparsed: argparse would remove a second `--`, which belongs to the command.
     end = words.index("--") if chosen == "run" and "--" in words else len(words)
     try:
-        options = parser.parse_args(words[:end], argparse.Namespace(command=words[end + 1 :]))
+        options, unknown = parser.parse_known_args(words[:end], argparse.Namespace(command=words[end + 1 :]))
+        if unknown:  # By the parser of the command, whose usage names the options that there are.
+            options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     except SystemExit as stop:
         # A host takes exit code 2 of a hook for a denial.
         sys.exit(1 if chosen == "hook" and stop.code == USAGE_ERROR else stop.code)
@@ -123,6 +125,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
         )
         if name == chosen:
             getattr(importlib.import_module(f"mcp_claims.cli.{module}"), f"configure_{name.replace('-', '_')}")(command)
+            command.set_defaults(parser=command)
     return parser
 
 

@@ -28,7 +28,7 @@ _ENDINGS = {
     Outcome.FAILED: "was tried, and failed by {who} at {when}",
     Outcome.ABANDONED: "was abandoned by {who} at {when}",
     Outcome.REVOKED: "was revoked by {who} at {when}",
-    Outcome.ORPHANED: "was orphaned by {who}, whose process is dead (noticed at {when})",
+    Outcome.ORPHANED: "was left by {who}, whose process is dead (noticed at {when})",
     Outcome.EXPIRED: "was left by {who}, whose claim expired at {when}",
 }
 
@@ -126,7 +126,7 @@ class ClaimDescription:
         ending = _ENDINGS[self._claim.ended.outcome]
         if (leased := self._claim.leased) and leased.is_trace and self._claim.ended.outcome is Outcome.ORPHANED:
             # Silence is no proof of death.
-            ending = "was orphaned by {who}, whose process is dead or cut off (noticed at {when})"
+            ending = "was left by {who}, whose process is dead or cut off (noticed at {when})"
         ending = ending.format(who=self.who(), when=when)
         number = f", generation {self._claim.generation}" if self._claim.generation else ""
         return f"{ending}{number}.{self.note()}"

@@ -47,6 +47,13 @@ def test_help_lists_the_commands_without_importing_any() -> None:
     assert {"mcp_claims.hosts", "rich", "mcp"}.isdisjoint(done.stderr.split())
 
 
+def test_an_option_that_a_command_lacks_is_refused_with_those_that_it_has() -> None:
+    done = run("history", "red", "--key", "red")
+    assert done.returncode == 2 and not done.stdout
+    assert "usage: mcp-claims history" in done.stderr and "--since" in done.stderr
+    assert done.stderr.endswith("error: unrecognized arguments: --key red\n")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_a_parser_with_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):

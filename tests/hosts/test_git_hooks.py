@@ -71,7 +71,7 @@ def test_install_makes_git_ask_a_second_one_changes_nothing_and_uninstall_restor
     hooks = repository / ".git" / "hooks"
     before = files(hooks)
     shown = git.claims(repository, "install", "git", "--dry-run").stdout
-    assert f"{hooks}/pre-commit: would be written" in shown and files(hooks) == before
+    assert f"{hooks}/pre-commit: written (dry run: not done)" in shown and files(hooks) == before
     git.install(repository / "src")
     after = files(hooks)
     assert {Path(path).name for path in after.keys() - before.keys()} == set(GUARDED)

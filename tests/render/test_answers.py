@@ -80,7 +80,7 @@ def test_an_answer_of_try_claim_says_whose_claim_it_replaced_and_what_was_left(b
         "ended_at": "2026-11-23T12:00:00.000Z",
     }
     assert (
-        f"Before that, it was orphaned by {ada.holder.name}, whose process is dead (noticed at 2026-11-23T12:00:00Z), "
+        f"Before that, it was left by {ada.holder.name}, whose process is dead (noticed at 2026-11-23T12:00:00Z), "
         'generation 1. Its note, quoted: "bisecting".'
     ) in answer.text
 
@@ -368,7 +368,7 @@ def test_what_each_key_of_a_group_replaced_is_told(bench: Bench) -> None:
     assert_fits(ClaimAnswer, answer, ALWAYS | HELD | {"claimed", "status"})
     advice = answer.structured["advice"]
     assert f'Before that, "red" was tried, and failed by {ada.holder.name}' in advice and '"flaky"' in advice
-    assert f'Before that, "green" was orphaned by {ada.holder.name}' in advice and '"half done"' in advice
+    assert f'Before that, "green" was left by {ada.holder.name}' in advice and '"half done"' in advice
     ben.release("blue", outcome=Outcome.FAILED, note="no disk")
     first = claim_answer(BLUE, try_all(cem, BLUE, RED), keys=(BLUE, RED))
     assert first.structured["previous"]["note"] == "no disk" and 'Before that, "blue" was tried' in first.lead
