@@ -170,7 +170,7 @@ def test_idle_waiters_cost_the_cluster_no_proposal_and_do_not_read_each_others_t
         request = ClaimRequest(KEY, wait_seconds=WAIT)
         waits = [pool.submit(acquire, session(config), request) for _ in range(20)]
         stack.callback(holder.release, KEY.key, KEY.namespace, outcome=Outcome.DONE)
-        # For a circle of waits each looks once, when it has its ticket.
+        # For a cycle of waits each looks once, when it has its ticket.
         wait_for(lambda: read.count(None) == 20)
         before, looks = raft_index(config), len(read)
         wait_for(lambda: len(read) > looks + 10)
@@ -537,7 +537,7 @@ def test_a_set_of_which_its_session_holds_a_part_is_still_waited_for() -> None:
 
 
 @pytest.mark.rule("W6", "E14")
-def test_the_wait_that_closes_a_circle_finds_it_whatever_the_clocks_of_the_machines_say() -> None:
+def test_the_wait_that_closes_a_cycle_finds_it_whatever_the_clocks_of_the_machines_say() -> None:
     config, ahead, behind = fresh_config(), World(), World()
     behind.boot = "another-1"
     behind.process(), behind.process()
