@@ -371,7 +371,7 @@ def test_deny_claims_nothing_and_require_wants_a_claim_by_a_tool(store: FileStor
 
 @pytest.mark.rule("U5")
 @pytest.mark.parametrize("young", ["ada", "ben"])
-def test_a_denial_that_closes_a_circle_says_so_and_the_younger_sessions_claims_go(
+def test_a_denial_that_closes_a_cycle_says_so_and_the_younger_sessions_claims_go(
     ada: Agent, ben: Agent, young: str
 ) -> None:
     """Without a process, the session is the younger one whose claim is."""
