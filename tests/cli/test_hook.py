@@ -19,6 +19,7 @@ from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
 from mcp_claims.stores.files.store import FileStore
 from tests.cli.commands import COMMAND, Commands, eventually
+from tests.support.launch import unshare
 from tests.support.servers import ENVELOPE
 
 # Starts a claims server and claims with it; runs hooks on request, each through a shell as hosts do.
@@ -474,7 +475,7 @@ def test_behind_a_launcher_with_hooks_in_a_worker_a_session_is_never_denied_its_
     arguments = (COMMAND, ENVELOPE, WORKER, str(launcher))
     host = [sys.executable, "-c", LAUNCHED_HOST, *map(json.dumps, arguments)]
     if first:
-        host = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", *host]
+        host = [*unshare("--pid", "--fork", "--mount-proc"), *host]
     done = subprocess.run(host, env=commands.environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     pid, claimed, edited, ended, left = json.loads(done.stdout)

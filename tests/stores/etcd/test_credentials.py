@@ -31,7 +31,7 @@ class Authority:
     _NEW = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self._directory, self.ca = directory, directory / "ca.pem"
         (directory / "extensions").write_text(
             "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n"
             "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
@@ -56,6 +56,12 @@ class Authority:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def other_ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA of the same name.  No certificate of the cluster stands for one: from Python 3.13 on it is trusted, as it is its own."""
+    return Authority(tmp_path_factory.mktemp("other")).ca
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +173,9 @@ def test_doctor_has_a_remedy_for_each_cause(
     assert remedy in output and "Start it" not in output, output
 
 
-def test_doctor_has_a_remedy_for_an_unknown_ca(cluster: Cluster, certificates: Certificates) -> None:
-    other_ca = variables(certificates, "claims") | {"MCP_CLAIMS_ETCD_CA": certificates.certificate}
-    output = run_doctor(cluster, other_ca)
+def test_doctor_has_a_remedy_for_an_unknown_ca(cluster: Cluster, certificates: Certificates, other_ca: Path) -> None:
+    environment = variables(certificates, "claims") | {"MCP_CLAIMS_ETCD_CA": str(other_ca)}
+    output = run_doctor(cluster, environment)
     assert "Let MCP_CLAIMS_ETCD_CA name the CA that has signed its certificate" in output, output
 
 
@@ -189,24 +195,23 @@ def test_access_control_can_be_turned_on_and_off_while_a_session_works() -> None
 
 
 def test_a_server_with_a_certificate_of_another_ca_receives_nothing(
-    cluster: Cluster, certificates: Certificates
+    cluster: Cluster, certificates: Certificates, other_ca: Path
 ) -> None:
-    # It was signed by the CA, and is none itself.
-    other_ca = variables(certificates, "claims") | {"MCP_CLAIMS_ETCD_CA": certificates.certificate}
-    store = open_store(url=url(cluster), environment=other_ca)
+    environment = variables(certificates, "claims") | {"MCP_CLAIMS_ETCD_CA": str(other_ca)}
+    store = open_store(url=url(cluster), environment=environment)
     with pytest.raises(StoreUnavailableError, match="TLS failed"):
         process_session(store).try_claim("red")
 
 
 @pytest.mark.rule("E12")
 def test_files_that_are_replaced_count_for_the_next_connection(
-    cluster: Cluster, certificates: Certificates, tmp_path: Path
+    cluster: Cluster, certificates: Certificates, other_ca: Path, tmp_path: Path
 ) -> None:
     # As a renewal of certificates leaves them for a moment: old, half written, of two kinds.
     ours = Certificates(*(str(tmp_path / each) for each in ("ca.pem", "own.pem", "own.key")))
     good = Certificates(*(Path(each).read_text() for each in certificates))
     states = [
-        (good._replace(ca=good.certificate), "TLS failed"),
+        (good._replace(ca=other_ca.read_text()), "TLS failed"),
         (good._replace(certificate=good.certificate[:100]), "TLS failed"),
         (good, None),
         (good._replace(key=""), None),
