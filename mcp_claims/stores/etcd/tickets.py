@@ -19,7 +19,7 @@ from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.gateway import Gateway, GrpcStatus, RefusedError
 from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
 from mcp_claims.stores.etcd.keys import Keyspace, prefix_range_end
-from mcp_claims.stores.etcd.lease import ProcessLease
+from mcp_claims.stores.etcd.lease import Lease, ProcessLease
 from mcp_claims.stores.etcd.messages import KeyValue
 from mcp_claims.stores.etcd.txn import MAX_OPERATIONS, Transactions
 from mcp_claims.stores.etcd.watch import KeyRange, Subscriber, Watcher
@@ -103,19 +103,12 @@ class Tickets:
         for _ in range(MAX_SWAPS):
             stored = self._stored(prefix, deadline)
             after = change(tuple(each.ticket for each in stored.values()))
-            try:
-                if replaced := self._at(self._new_keys(stored, after), prefix, stored, deadline):
-                    # Apart from what takes their place: a key that is put over keeps the revision of its creation, and
-                    # with that the number of the ticket before.
-                    self._commit(prefix, replaced, (), deadline)
-                    continue
-                revision = self._commit(prefix, stored, after, deadline)
-            except RefusedError as error:
-                if error.code != GrpcStatus.NOT_FOUND or (lease := self.lease.current) is None:
-                    raise
-                self.lease.mark_lost(lease)
+            if replaced := self._at(self._new_keys(stored, after), prefix, stored, deadline):
+                # Apart from what takes their place: a key that is put over keeps the revision of its creation, and
+                # with that the number of the ticket before.
+                self._commit(prefix, replaced, (), deadline)
                 continue
-            if revision is not None:
+            if (revision := self._commit(prefix, stored, after, deadline)) is not None:
                 return tuple(sorted(each if each.number else each._replace(number=revision) for each in after))
             # Another session changed one of them between our read and our write, so somebody made progress.
         return ()
@@ -136,8 +129,8 @@ class Tickets:
     ) -> int | None:
         """Replace what is *stored* below *prefix* by *after*; return the revision of the change.
 
-        `None` means that it was not made.  Only what differs is compared: that another session came or went meanwhile
-        changes no decision about a place.
+        `None` means that it was not made: one of them has changed, or the lease of this process has ended.  Only what differs
+        is compared: that another session came or went meanwhile changes no decision about a place.
         """
         kept = {ticket.number for ticket in after}
         written = [
@@ -153,10 +146,15 @@ class Tickets:
         self._complete([*removed, *(before for _, before in written if before is not None)], prefix, deadline)
         expected: dict[bytes, int] = {}
         operations = []
+        own: Lease | None = None
         for ticket, before in written:
             keys = dict.fromkeys(self._keys(ticket), 0) if before is None else before.revisions()
-            # Another session may note the lapse of a ticket, which stays under the lease of its own process.
-            lease = before.lease if before is not None and ticket.lapsed else self._process_lease(deadline)
+            if before is not None and ticket.lapsed:
+                # Another session may note the lapse of a ticket, which stays under the lease of its own process.
+                lease = before.lease
+            else:
+                own = own or self._process_lease(deadline)
+                lease = own.id
             # A new ticket's number is the revision of this write, not known yet; each read takes it from etcd, not from the value.
             value = tickets_to_json([ticket._replace(number=ticket.number or 1)])
             expected |= keys
@@ -166,7 +164,14 @@ class Tickets:
             operations += map(messages.delete_operation, gone.seen)
         if not operations:
             return 0
-        response = self.gateway.call("/kv/txn", messages.txn_request(expected, *operations), deadline)
+        try:
+            response = self.gateway.call("/kv/txn", messages.txn_request(expected, *operations), deadline)
+        except RefusedError as error:
+            if error.code != GrpcStatus.NOT_FOUND or own is None:
+                raise
+            # That one, and not the present one: another thread may have got a new lease since, and with it claims.
+            self.lease.mark_lost(own)
+            return None
         return messages.header_revision(response) if response.get("succeeded") else None
 
     def _keys(self, new: Ticket) -> list[bytes]:
@@ -190,10 +195,10 @@ class Tickets:
             if kv is not None and kv.create_revision == owners[kv.key].ticket.number:
                 owners[kv.key].seen[kv.key] = kv
 
-    def _process_lease(self, deadline: float) -> int:
+    def _process_lease(self, deadline: float) -> Lease:
         lease = self.lease.get_or_grant(deadline)
         self.keepalive.start()
-        return lease.id
+        return lease
 
 
 def _parse(found: Iterable[KeyValue]) -> dict[int, _Stored]:

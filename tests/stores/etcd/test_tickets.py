@@ -32,6 +32,7 @@ from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.gateway import CALL_TIMEOUT, Gateway, NoAnswerError
 from mcp_claims.stores.etcd.keepalive import LeaseKeepAlive
 from mcp_claims.stores.etcd.keys import Keyspace, prefix_range_end
+from mcp_claims.stores.etcd.lease import Lease, ProcessLease
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.txn import Transactions
 from tests.session.bench import EtcdBench, granted
@@ -283,6 +284,29 @@ def test_a_ticket_is_taken_under_a_new_lease_after_the_old_one_was_lost() -> Non
     assert store.tickets(KEY) == ()
     second = join(store, ticket(1))
     assert store.tickets(KEY) == (second,) and second.number > first.number
+
+
+@pytest.mark.rule("E2", "E14")
+def test_a_ticket_under_a_lease_that_has_ended_does_not_cost_the_lease_that_came_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = fresh_store()
+    other = process_session(store)
+    assert other.try_claim(KEY.key, KEY.namespace).claimed
+    get = ProcessLease.get_or_grant
+
+    def ends_meanwhile(lease: ProcessLease, deadline: float) -> Lease:
+        """Return a lease that has ended when it is used, while a claim has been granted under a new one."""
+        found = get(lease, deadline)
+        monkeypatch.undo()
+        leases.revoke_lease(Gateway(store.config), found.id, deadline)
+        assert other.try_claim(OTHER_KEY.key, OTHER_KEY.namespace).claimed
+        return found
+
+    monkeypatch.setattr(ProcessLease, "get_or_grant", ends_meanwhile)
+    join(store, ticket(1))
+    held = store.read(OTHER_KEY)
+    assert isinstance(held, Claim) and store.is_trusted(held)
 
 
 @pytest.mark.rule("E14")
