@@ -278,6 +278,8 @@ class EtcdStore:
             process_lease = None
             if any(each.ends_with_process for each in planned):
                 process_lease = connection.lease.get_or_grant(deadline)
+                # For a reservation no expiry is scheduled, which would start it, too.
+                connection.keepalive.start()
             if any(each.needs_lease_of_its_own and each.change.old is None for each in planned):
                 # Read first: granting a lease is a write, which each attempt of a waiting session would make in vain.
                 stored = connection.transactions.get_all([each.key for each in planned], deadline)

@@ -462,6 +462,16 @@ def test_the_process_of_a_reservation_does_not_remove_it_at_its_end(monkeypatch:
     assert len(scheduled) == 1
 
 
+@pytest.mark.rule("E2", "E15")
+def test_the_lease_of_a_turn_is_renewed_where_the_wait_had_no_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed_once = threading.Event()
+    monkeypatch.setattr("mcp_claims.stores.etcd.keepalive.TTL", 1)
+    monkeypatch.setattr(ProcessLease, "renew", lambda *_: renewed_once.set())
+    waiting = session(fresh_config())
+    assert waiting.try_request(ClaimRequest(KEY), reserve=True).status is Status.YOUR_TURN
+    assert renewed_once.wait(SOON)
+
+
 @pytest.mark.rule("E15")
 def test_a_reservation_is_there_after_its_time_so_that_its_session_is_not_served_again() -> None:
     config, elsewhere = fresh_config(), World()
