@@ -200,14 +200,14 @@ class _Cluster:
         finally:
             self._forget(subscriber)
 
-    def move(self, subscriber: Subscriber, keys: KeyRange | None, revision: int) -> None:
+    def move(self, subscriber: Subscriber, keys: KeyRange, revision: int) -> bool:
         """Let *subscriber* watch *keys* from *revision* on."""
         self._forget(subscriber)
         subscriber.keys, subscriber.revision = keys, revision
-        if keys is not None:
-            self._watching.setdefault(keys.start, []).append(subscriber)
-            if self._changed_at.get(keys.start, 0) >= revision:
-                self._notify(subscriber)
+        self._watching.setdefault(keys.start, []).append(subscriber)
+        if self._changed_at.get(keys.start, 0) >= revision:
+            self._notify(subscriber)
+        return True
 
     def _forget(self, subscriber: Subscriber) -> None:
         if subscriber.keys is not None and subscriber in (watching := self._watching.get(subscriber.keys.start, [])):

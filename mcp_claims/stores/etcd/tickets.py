@@ -77,9 +77,7 @@ class Alarm:
             keys, revision = KeyRange(*self._keyspace.range_of(blocking.scoped)), blocking.leased.revision
         else:
             return False
-        if self._subscriber.keys != keys:
-            self._watcher.move(self._subscriber, keys, revision + 1)
-        return True
+        return self._subscriber.keys == keys or self._watcher.move(self._subscriber, keys, revision + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,31 +75,38 @@ class Watcher:
     def subscribe(self, keys: KeyRange, notify: Callable[[], None]) -> Iterator[bool]:
         """In this block, call *notify* from another thread after each change of one of *keys*.
 
-        Yields true: etcd can always be watched.  While the stream is broken there are no notices.
+        Yields false if the system has no thread left for that.  While the stream is broken there are no notices.
         """
         # From what was read last, so that no change between that read and the start of the watch is missed.
         latest = self._latest_revision()
-        with self.watching(Subscriber(keys, notify, latest + 1 if latest else None)):
-            yield True
+        with self.watching(Subscriber(keys, notify, latest + 1 if latest else None)) as watched:
+            yield watched
 
     @contextmanager
-    def watching(self, subscriber: Subscriber) -> Iterator[None]:
-        """Notify *subscriber* in this block."""
+    def watching(self, subscriber: Subscriber) -> Iterator[bool]:
+        """Notify *subscriber* in this block; yields whether a thread does."""
         with self._lock:
             self._subscribers.append(subscriber)
             self._update_stream(subscriber)
+            watched = self._running
         try:
-            yield
+            yield watched
         finally:
             with self._lock:
                 self._subscribers.remove(subscriber)
                 self._update_stream(None)
 
-    def move(self, subscriber: Subscriber, keys: KeyRange | None, revision: int) -> None:
-        """Let *subscriber*, which is being notified, watch *keys* from *revision* on instead of what it watched before."""
+    def move(self, subscriber: Subscriber, keys: KeyRange, revision: int) -> bool:
+        """Let *subscriber*, which is being notified, watch *keys* from *revision* on instead of what it watched before.
+
+        Returns false if the system has no thread left for that; then it watches nothing.
+        """
         with self._lock:
             subscriber.keys, subscriber.revision = keys, revision
             self._update_stream(subscriber)
+            if not self._running:
+                subscriber.keys = None
+            return self._running
 
     def _update_stream(self, wanting: Subscriber | None) -> None:
         """End the stream, so that it is opened anew, if it lacks what *wanting* watches or has what nobody watches."""
@@ -111,8 +118,13 @@ class Watcher:
                 if self._stream is not None:
                     self._stream.end()
         elif wanted:
-            self._running = True
-            start_daemon_thread(self._run, "mcp-claims etcd watch")
+            try:
+                start_daemon_thread(self._run, "mcp-claims etcd watch")
+            except RuntimeError as error:
+                # Whoever watches next tries again.
+                logger.warning("changes cannot be watched (%s); polling instead", error)
+            else:
+                self._running = True
 
     def _covers(self, subscriber: Subscriber) -> bool:
         """Return whether the stream will still bring all changes that *subscriber* has not seen."""

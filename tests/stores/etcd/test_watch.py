@@ -14,7 +14,7 @@ from mcp_claims.stores.base import deadline_in
 from mcp_claims.stores.etcd import messages
 from mcp_claims.stores.etcd.gateway import Gateway
 from mcp_claims.stores.etcd.store import EtcdStore
-from tests.stores.contract import WATCHED_WITHIN, Notified
+from tests.stores.contract import WATCHED_WITHIN, Notified, ticket
 from tests.stores.samples import KEY, claim, grant
 from tests.support.etcd import Cluster, config_at, fresh_config, one_node
 from tests.support.proxy import Proxy
@@ -109,3 +109,28 @@ def test_a_subscriber_that_raises_does_not_keep_notices_from_others(caplog: pyte
         others.swap(KEY, granted, None)
         assert notified.wait(WATCHED_WITHIN)
     assert "Event loop is closed" in caplog.text
+
+
+@pytest.mark.rule("E11")
+def test_without_threads_nothing_is_watched_and_later_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, other = (EtcdStore(config, local_machine()) for config in [fresh_config()] * 2)
+    held = grant(other, claim())
+
+    def start(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    alarmed, notified = Notified(), Notified()
+    with store.alarm(ticket(1), alarmed) as alarm:
+        with monkeypatch.context() as patched:
+            patched.setattr("mcp_claims.stores.etcd.watch.start_daemon_thread", start)
+            assert not alarm.aim(held)
+            with store.watch(KEY, pytest.fail) as watched:
+                assert not watched
+        assert "can't start new thread" in caplog.text
+        assert alarm.aim(held)
+        with store.watch(KEY, notified) as watched:
+            assert watched
+            other.swap(KEY, held, None)
+            assert notified.wait(WATCHED_WITHIN) and alarmed.wait(WATCHED_WITHIN)
