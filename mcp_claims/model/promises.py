@@ -172,6 +172,7 @@ class _Replay:
         hold = self._holds.get((event.scoped, event.generation))
         if event.kind is Kind.ORPHANED and event.pid is not None and not event.turn:
             self._dead[event.holder, event.pid, event.start] = event
+        is_late = hold is not None and (hold.is_over or hold.superseded_by is not None)
         if hold is None:
             if event.kind is not Kind.LOST:
                 self.findings.unknown += 1
@@ -186,7 +187,8 @@ class _Replay:
                     why = "it was released after another was granted the key"
                     self._violated(Promise.ONE_HOLDER, event, hold.superseded_by, why)
             self._close(hold)
-        if event.kind is Kind.RELEASED and event.outcome == _DONE and _is_binding(event):
+        # One that had no answer may be noted after another was granted the key, who has asked for it again.
+        if event.kind is Kind.RELEASED and event.outcome == _DONE and _is_binding(event) and not is_late:
             self._done[event.scoped] = self._binding[event.scoped, event.generation] = event
 
     def _check_done(self, event: Event, *, was_reserved: bool) -> None:

@@ -69,6 +69,13 @@ ALLOWED: dict[str, list[Event]] = {
     "a turn that is taken": [event(Kind.RESERVED, 1, **TURN), granted(1), released(1)],
     "a turn that lapses": [event(Kind.RESERVED, 1, **TURN), event(Kind.EXPIRED, 1, **TURN), granted(2, "b")],
     "done again on request": [granted(1), released(1, **DONE), granted(2, "b", found="done", found_generation=1, redo=True)],
+    "done again before the release that nobody answered was noted": [
+        granted(1, revision=11),
+        granted(2, "b", revision=13, found="done", found_generation=1, redo=True),
+        released(1, **DONE),
+        released(2, "b", revision=14),
+        granted(3, "c", revision=15),
+    ],
     "done, forgotten": [granted(1), released(1, **DONE), event(Kind.FORGOTTEN, 1), granted(2, "b")],
     "done, of a file": [granted(1, key="file:/w/x"), released(1, key="file:/w/x", **DONE), granted(2, "b", "file:/w/x", found="done", found_generation=1)],
     "done, of what was shared": [granted(1, **SHARED), released(1, **SHARED, **DONE), granted(2, "b", found="done", found_generation=1)],
