@@ -24,6 +24,23 @@ _MAX_KEYS_OF_A_TICKET = 32
 """On a store with one ticket a key: its transactions have a limit, and whoever waits for more tries again and again."""
 
 
+class _Search:
+    """A search for a cycle of waits among the tickets *found*, by *read*, which returns what is in the way of a claim on a key."""
+
+    def __init__(self, read: Callable[[ScopedKey], list[Claim]], found: tuple[Ticket, ...]) -> None:
+        self.found = found
+        self.seen: set[ScopedKey] = set()
+        """The keys from which no way leads back."""
+        self._read = read
+        self._known: dict[ScopedKey, list[Claim]] = {}
+
+    def in_the_way(self, scoped: ScopedKey) -> list[Claim]:
+        """Return the claims in the way of one on *scoped*; none after `_MAX_READS` keys.  Each key is read once."""
+        if scoped not in self._known:
+            self._known[scoped] = self._read(scoped) if len(self._known) < _MAX_READS else []
+        return self._known[scoped]
+
+
 class WaitQueue:
     """The tickets of one session; *holder* returns it as it is now.  Thread-safe.
 
@@ -271,22 +288,26 @@ class WaitQueue:
     def find_cycle(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> tuple[Claim, ...]:
         """Return the claims of a cycle of waits that this session's wait for *scoped* is in, if that wait has to give way.
 
-        The first claim is that on *scoped*; the holder of each waits for the key of the next, and the last belongs to this
-        session.  Of the waits in the cycle the one that began last gives way.  *found* is what `read_all` has just returned.
+        The first claim is in the way of that wait, or of one that goes before it; the holder of each waits for the key of the
+        next, or behind a wait for that, and the last belongs to this session.  Of the waits of these sessions the one that began
+        last gives way.  *found* is what `read_all` has just returned.
         """
         own = self._holder().name
-        waiting = self._waiting(self.read_all() if found is None else found)
+        search = _Search(self._in_the_way, self.read_all() if found is None else found)
+        waiting = self._waiting(search.found)
         ours = next((each for each in waiting.get(own, []) if scoped in each.keys), None)
         if ours is None or _has_choice(ours):
             return ()
-        cycle = next(filter(None, (self._path(key, own, waiting, ours, set()) for key in ours.keys)), ())
+        cycle = self._path(ours, ours, waiting, search)
         if not cycle:
             return ()
         # A wait or a holder may have ended while we read.  If all go on, all claims were held throughout.
         again, now = self._waiting(self.read_all()), self._machine.now()
-        go_on = all(waiting.get(name) == again.get(name) for name in (own, *(claim.holder.name for claim in cycle)))
-        held = all(expiry.state_of(each, now, self._machine.provably_dead) is ClaimState.HELD for each in cycle)
-        return cycle if go_on and held else ()
+        names = {own, *(each.holder.name for step in cycle for each in step)}
+        go_on = all(waiting.get(name) == again.get(name) for name in names)
+        claims = tuple(claim for _, claim in cycle)
+        held = all(expiry.state_of(each, now, self._machine.provably_dead) is ClaimState.HELD for each in claims)
+        return claims if go_on and held else ()
 
     def _first_before(
         self,
@@ -310,24 +331,49 @@ class WaitQueue:
         return waiting
 
     def _path(
-        self, scoped: ScopedKey, own: str, waiting: dict[str, list[Ticket]], ours: Ticket, seen: set[ScopedKey]
-    ) -> tuple[Claim, ...]:
-        """Return what leads from *scoped* back to session *own*, by waits that began before *ours*, not through *seen*."""
-        if scoped in seen or len(seen) == _MAX_READS:
-            return ()
-        seen.add(scoped)
-        for found in self._in_the_way(scoped):
-            if is_same_session(found.holder.name, own):
-                # A session does not stand in its own way.
-                if len(seen) > 1:
-                    return (found,)
+        self, ticket: Ticket, ours: Ticket, waiting: dict[str, list[Ticket]], search: _Search
+    ) -> tuple[tuple[Ticket, Claim], ...]:
+        """Return what leads from the wait of *ticket* back to the session of *ours*, by waits that began before that one.
+
+        Each step is a ticket and a claim that is in its way.
+        """
+        for first, key in self._waited_for(ticket, search):
+            if key in search.seen:
                 continue
-            for ticket in waiting.get(found.holder.name, []):
-                if not _has_choice(ticket) and self._began(ticket) < self._began(ours):
-                    for key in ticket.keys:
-                        if rest := self._path(key, own, waiting, ours, seen):
-                            return (found, *rest)
+            if ticket is not ours:
+                search.seen.add(key)
+            for found in search.in_the_way(key):
+                if is_same_session(found.holder.name, ours.holder.name):
+                    # A session does not stand in its own way.
+                    if ticket is not ours:
+                        return ((first, found),)
+                    continue
+                for each in waiting.get(found.holder.name, []):
+                    is_before = not _has_choice(each) and self._began(each) < self._began(ours)
+                    if is_before and (rest := self._path(each, ours, waiting, search)):
+                        return ((first, found), *rest)
         return ()
+
+    def _waited_for(self, ticket: Ticket, search: _Search) -> Iterator[tuple[Ticket, ScopedKey]]:
+        """Yield the keys that have to become free before the session of *ticket* is served, each with the ticket that is for it.
+
+        Those are its own, and the further keys of whoever goes before it: of a set, or of a directory.
+        """
+        yield from ((ticket, key) for key in ticket.keys)
+        now = self._machine.now()
+        for before in tickets.ahead_of(search.found, ticket.keys[0], ticket.holder, now, ticket.keys, ticket.use):
+            further = [key for key in before.keys if not any(_is_within(key, own) for own in ticket.keys)]
+            # Nobody looks at the numbers of another namespace.
+            is_elsewhere = before.keys[0].namespace != ticket.keys[0].namespace
+            if not further or is_elsewhere or _has_choice(before) or self._machine.provably_dead(before.holder):
+                continue
+            # It does not give way to one that waits for what it holds itself.
+            if not any(
+                is_same_session(each.holder.name, ticket.holder.name)
+                for key in before.keys
+                for each in search.in_the_way(key)
+            ):
+                yield from ((before, key) for key in further)
 
     def _began(self, ticket: Ticket) -> tuple[float, float, str]:
         """Return a key that orders the waits of all namespaces in the same way for every session."""
@@ -381,6 +427,11 @@ def end_reservation(store: Store, reservation: Claim, now: Moment, lock_timeout:
 def _is_given_way(served: Collection[str], held: Callable[[], Collection[ScopedKey]], ticket: Ticket) -> bool:
     """Return whether a session that holds the keys *held* gives way to *ticket*, unless that is of one of *served*."""
     return ticket.holder.name not in served and not tickets.wants(ticket, *held())
+
+
+def _is_within(scoped: ScopedKey, other: ScopedKey) -> bool:
+    """Return whether all that is in the way of a claim on *scoped* is in the way of one on *other*, too."""
+    return scoped == other or (is_file_key(other) and other.key.endswith("/") and scoped.key.startswith(other.key))
 
 
 def _has_choice(ticket: Ticket) -> bool:

@@ -11,7 +11,7 @@ from mcp_claims.model.codec import RecordError, tickets_from_json
 from mcp_claims.model.expiry import has_passed, remaining
 from mcp_claims.model.keys import conflict
 from mcp_claims.model.records import Claim, Found, Mode, Moment, Outcome, ScopedKey, Ticket
-from mcp_claims.model.tickets import is_waiting
+from mcp_claims.model.tickets import is_waiting, wants
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
@@ -228,15 +228,18 @@ class Run:
                 raise ViolationError(self.describe(f"P{writer.number} passed over ticket {ticket.number}"))
 
     def refused_for_a_cycle(self, process: Process, cycle: tuple[Claim, ...]) -> None:
-        """Check that each of *cycle* is held, and that its holder waits for the next one, the last apart."""
+        """Check that each of *cycle* is held, and that its holder waits for the next one, or behind a wait for it, the last apart."""
         for claim, following in zip_longest(cycle, cycle[1:]):
             found = record_in(self.disk.find(record_path("/claims", claim.scoped)[1]))
-            waits = following is None or any(
-                ticket.holder.name == claim.holder.name and following.scoped.base in ticket.keys
-                for ticket in self.tickets(following.scoped.namespace)
-            )
+            waits = following is None or self._waits_for(claim.holder.name, following.scoped.base)
             if found != claim or not waits or (following is None and claim.holder.name != process.claims.holder.name):
                 raise ViolationError(self.describe(f"P{process.number} was refused for a cycle that is none"))
+
+    def _waits_for(self, name: str, scoped: ScopedKey) -> bool:
+        found = self.tickets(scoped.namespace)
+        direct = [ticket for ticket in found if wants(ticket, scoped)]
+        behind = [ticket for ticket in found if any(wants(ticket, *before.keys) for before in direct)]
+        return any(ticket.holder.name == name for ticket in [*direct, *behind])
 
     def refused(self, error: ClaimsError) -> None:
         """Note that a call ended in an error, which only a time-out of a wait for the lock may cause here."""

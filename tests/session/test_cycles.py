@@ -9,6 +9,7 @@ import pytest
 
 from mcp_claims.model.records import Found, ScopedKey
 from mcp_claims.model.validation import DEFAULT_NAMESPACE
+from mcp_claims.session.results import Status
 from mcp_claims.session.session import Session
 from tests.session.bench import Bench, FileBench, MemoryBench, granted
 from tests.session.faulty import Overtaken
@@ -91,6 +92,47 @@ class TestCycles:
         twin.queue.join(closing, 50)
         overtaken.rival = lambda: ends(bench, sessions[0], self.request("key 1"))
         assert twin.queue.find_cycle(closing) == () and overtaken.ran == 1
+
+    @pytest.mark.rule("W2", "W6")
+    @pytest.mark.parametrize("closes", ["who waits behind it", "who holds the further key"])
+    @pytest.mark.parametrize(
+        "keys", [("a", "b", "c"), ("file:/w/a", "file:/w/b", "file:/w/")], ids=["a set", "a directory"]
+    )
+    def test_one_through_a_wait_for_more_keys_that_goes_before(
+        self, bench: Bench, keys: tuple[str, str, str], closes: str
+    ) -> None:
+        first, holder, behind = (bench.session() for _ in range(3))
+        free, further, whole = (first.resolve(self.request(key)) for key in keys)
+        granted(holder, keys[1])
+        granted(behind, "mine")
+        also = (further,) if whole.key == "c" else ()
+        first.queue.join(free if also else whole, 50, also)
+        waits = [(holder, self.request("mine")), (behind, free)]
+        waits = waits if closes == "who waits behind it" else waits[::-1]
+        for session, key in waits:
+            bench.world.pass_time(2)
+            session.queue.join(key, 50)
+        (other, other_key), (last, last_key) = waits
+        assert behind.try_claim(keys[0]).status is Status.HELD, "it gives way to the first, which waits for the holder"
+        assert other.queue.find_cycle(other_key) == first.queue.find_cycle(free if also else whole) == ()
+        in_cycle = [further, self.request("mine")]
+        cycle = last.queue.find_cycle(last_key)
+        assert [claim.scoped for claim in cycle] == (in_cycle if last is behind else in_cycle[::-1])
+        first.end_wait(free if also else whole, keeps_place=False)
+        assert last.queue.find_cycle(last_key) == ()
+
+    @pytest.mark.rule("W2", "W6")
+    def test_behind_one_that_waits_for_what_a_session_holds_itself_there_is_none(self, bench: Bench) -> None:
+        first, holder, behind = (bench.session() for _ in range(3))
+        granted(holder, "b")
+        granted(behind, "c")
+        first.queue.join(self.request("a"), 50, (self.request("b"), self.request("c")))
+        bench.world.pass_time(2)
+        holder.queue.join(self.request("c"), 50)
+        bench.world.pass_time(2)
+        behind.queue.join(self.request("a"), 50)
+        assert behind.queue.find_cycle(self.request("a")) == ()
+        assert behind.try_claim("a").claimed
 
     @pytest.mark.rule("W6")
     def test_many_waits_of_few_sessions_are_read_once_each(self, bench: Bench) -> None:
