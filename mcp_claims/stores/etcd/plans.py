@@ -69,6 +69,15 @@ class Planned:
         return old is not None and not new.members and new.slots is not None
 
     @property
+    def covers(self) -> Claim | None:
+        """The marker that stands, or is kept by the reservation, in the place of what is granted."""
+        old, new = self.change.old, self.new
+        kept = new if new is not None and new.mode is Mode.RESERVED else old
+        if kept is not None and kept.mode is Mode.RESERVED:
+            kept = kept.replaced
+        return kept if self.is_grant and kept is not None and kept.ended is not None else None
+
+    @property
     def kept_lease(self) -> int:
         """The lease of the head that the new one replaces, which lasts as long; 0 for none."""
         old, new = self.change.old, self.new
@@ -135,13 +144,13 @@ def lease_kinds(planned: Sequence[Planned], now: Moment, minimum: int) -> dict[b
     """Return by key which lease each of *planned* takes that does not end with this process, of *minimum* seconds at least."""
     # Grants apart: were the outcome unknown, revoking their lease would end what was held before, too.
     return {
-        each.key: LeaseKind(_claim_lease_ttl(each.new, now, minimum), each.is_grant)
+        each.key: LeaseKind(claim_lease_ttl(each.new, now, minimum), each.is_grant)
         for each in planned
         if each.new is not None and each.needs_lease_of_its_own
     }
 
 
-def _claim_lease_ttl(new: Claim, now: Moment, minimum: int) -> int:
+def claim_lease_ttl(new: Claim, now: Moment, minimum: int) -> int:
     """Return the TTL, in seconds, of the lease of *new*: a marker, or what outlives this process."""
     left = expiry.remaining(new.expires, now).total_seconds()
     if new.mode is Mode.RESERVED:
@@ -181,4 +190,5 @@ def key_change(
         planned.is_grant,
         planned.ticket,
         ends_trace=planned.ends_trace,
+        covers=planned.covers,
     )

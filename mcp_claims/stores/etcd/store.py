@@ -58,7 +58,7 @@ from mcp_claims.stores.etcd.lease import ProcessLease
 from mcp_claims.stores.etcd.messages import KeyValue
 from mcp_claims.stores.etcd.overlaps import judge_overlaps, overlapping
 from mcp_claims.stores.etcd.pages import Pages
-from mcp_claims.stores.etcd.plans import Planned, has_changed, key_change, lease_kinds, plan
+from mcp_claims.stores.etcd.plans import Planned, claim_lease_ttl, has_changed, key_change, lease_kinds, plan
 from mcp_claims.stores.etcd.tickets import Alarm, Tickets
 from mcp_claims.stores.etcd.traces import TraceLeases, parse_trace
 from mcp_claims.stores.etcd.txn import KeyChange, Transactions, Txn, TxnOutcome
@@ -406,6 +406,13 @@ class EtcdStore:
         }
         return {key: granted[kind] for key, kind in kinds.items()}
 
+    def _grant_marker_lease(self, gateway: Gateway, marker: Claim, deadline: float) -> int:
+        """Grant the lease of *marker*; return 0 if its time is up."""
+        now = self._machine.now()
+        if expiry.has_passed(marker.expires, now):
+            return 0
+        return leases.grant_lease(gateway, claim_lease_ttl(marker, now, self.min_claim_lease), deadline)
+
     def _revoke_unused(self, lease_id: int, connection: _Connection) -> None:
         # Without an answer it ends by itself, with nothing attached to it.
         with suppress(GatewayError):
@@ -424,7 +431,9 @@ class EtcdStore:
             self._connections.pop(other, None)
         gateway = Gateway(self.config)
         lease = ProcessLease(gateway, self._keyspace, self._ticks, f"{self._machine.host()}:{pid}")
-        transactions = Transactions(gateway, lease, lambda grant: keepalive.schedule_undo(grant))
+        transactions = Transactions(
+            gateway, lease, lambda grant: keepalive.schedule_undo(grant), partial(self._grant_marker_lease, gateway)
+        )
         keepalive = LeaseKeepAlive(lease, self._ticks, self._expire, transactions.undo_grant)
         watcher = Watcher(gateway, lambda: transactions.latest_revision, transactions.reset_revision)
         traces = TraceLeases(gateway, self._ticks)

@@ -36,7 +36,8 @@ class KeyChange:
     """Put *value* (`None` deletes) at *key* if the key's last change is still the revision *expected*, 0 for no key.
 
     With a *trace_lease* (0 for none) the value is put as the trace of the claim too, attached to that; otherwise the trace of
-    the key is deleted, if it *ends_trace*.  A grant deletes the key *ticket*.
+    the key is deleted, if it *ends_trace*.  A grant deletes the key *ticket*.  *covers* is the marker in whose place a grant is
+    put: it is there again if the grant is undone.
     """
 
     key: bytes
@@ -47,6 +48,7 @@ class KeyChange:
     is_grant: bool = False
     ticket: bytes | None = None
     ends_trace: bool = True
+    covers: Claim | None = None
 
     def has_put(self, kv: KeyValue | None) -> bool:
         """Return whether *kv* is what this change put."""
@@ -166,11 +168,18 @@ class Transactions:
     """The transactions of one process.
 
     *on_unknown_grant* receives each grant whose outcome could not be found out, so that somebody calls `undo_grant` later.
-    All methods with a deadline raise `GatewayError`.
+    *grant_marker_lease* grants the lease of a marker, by a deadline; 0 if its time is up.  All methods with a deadline raise `GatewayError`.
     """
 
-    def __init__(self, gateway: Gateway, lease: ProcessLease, on_unknown_grant: Callable[[Txn], None]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        lease: ProcessLease,
+        on_unknown_grant: Callable[[Txn], None],
+        grant_marker_lease: Callable[[Claim, float], int],
+    ) -> None:
         self._gateway, self._lease, self._on_unknown_grant = gateway, lease, on_unknown_grant
+        self._grant_marker_lease = grant_marker_lease
         self.latest_revision = 0
         """The latest revision of the cluster in any response, 0 before the first."""
 
@@ -259,22 +268,31 @@ class Transactions:
             raise
 
     def undo_grant(self, grant: Txn) -> None:
-        """Delete what *grant* put, if it was applied although its caller got an error."""
+        """Delete what *grant* put, if it was applied although its caller got an error; what it covered is there again."""
         deadline = deadline_in(CALL_TIMEOUT)
-        if grant.fence is None:
+        if grant.fence is not None:
+            if (lease := self._lease.current) is not None:
+                self._lease.move_fence(lease, deadline)
+        else:
+            # Before its leases are revoked, which would leave nothing.
+            self._take_back(grant, deadline)
             for lease_id in grant.granted_leases():
                 revoke_lease(self._gateway, lease_id, deadline)
-        elif (lease := self._lease.current) is not None:
-            self._lease.move_fence(lease, deadline)
+        self._take_back(grant, deadline)
+
+    def _take_back(self, grant: Txn, deadline: float) -> None:
+        """Put in the place of what *grant* has put what that covers."""
         found = self.get_all(grant.keys, deadline)
         # What the transaction renewed was held before, and its caller knows of it.
-        undone = tuple(
-            KeyChange(change.key, kv.mod_revision, None)
-            for change, kv in zip(grant.changes, found, strict=True)
-            if change.is_grant and kv is not None and change.has_put(kv)
-        )
-        if undone:
-            self.commit(Txn(undone), deadline)
+        undone: list[KeyChange] = []
+        for change, kv in zip(grant.changes, found, strict=True):
+            if change.is_grant and kv is not None and change.has_put(kv):
+                lease_id = 0 if change.covers is None else self._grant_marker_lease(change.covers, deadline)
+                value = unique_value(change.covers) if change.covers is not None and lease_id else None
+                undone.append(KeyChange(change.key, kv.mod_revision, value, lease_id))
+        if undone and self.commit(Txn(tuple(undone)), deadline).revision is None:
+            for lease_id in [each.lease for each in undone if each.lease]:
+                revoke_lease(self._gateway, lease_id, deadline)
 
     def note_revision(self, response: dict[str, Any]) -> int:
         """Remember the revision of *response*, and return it."""

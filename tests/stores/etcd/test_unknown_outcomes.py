@@ -116,6 +116,34 @@ def test_a_grant_of_unknown_outcome_is_an_error_and_is_undone_as_soon_as_the_clu
     await_freed(direct, proxy)
 
 
+@pytest.mark.rule("C14", "E7")
+@pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.FAILED])
+@pytest.mark.parametrize("of", ["ends with its process", "outlives its process"])
+def test_what_a_grant_of_unknown_outcome_has_replaced_is_there_again(
+    store: EtcdStore,
+    proxy: Proxy,
+    direct: EtcdStore,
+    of: str,
+    outcome: Outcome,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = process_session(direct)
+    assert other.try_claim(KEY.key).claimed
+    assert other.release(KEY.key, outcome=outcome, note="look here").released
+    marker = direct.read(KEY)
+    session = process_session(store) if of == "ends with its process" else named_session(store, "ci")
+    assert session.queue.join(KEY, 60) is not None, "one that waits reads before it claims"
+    monkeypatch.setattr(etcd_store, "CALL_TIMEOUT", 1.5)
+    proxy.lose_answer_to(TRANSACTION, then_cut=True)
+    with pytest.raises(StoreUnavailableError, match="no endpoint of etcd answered in time"):
+        session.try_claim(KEY.key, redo=True)
+    granted = direct.read(KEY)
+    assert isinstance(granted, Claim) and granted.ended is None
+    proxy.mend()
+    wait_until(lambda: direct.read(KEY) != granted)
+    assert direct.read(KEY) == marker
+
+
 @pytest.mark.rule("E7")
 def test_two_sessions_with_unknown_grants_of_one_key_both_end_without_it(
     store: EtcdStore, proxy: Proxy, direct: EtcdStore, monkeypatch: pytest.MonkeyPatch
