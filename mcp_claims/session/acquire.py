@@ -335,16 +335,16 @@ class _Waiter:
         last = self._last()
         seconds, watched = _POLL_INTERVAL, None
         if isinstance(blocking := last.found, Claim):
-            ends = None if before is None else expiry.remaining(before.until, last.now)
+            # A claim that expires wakes no waiter, and neither does the ticket of a session that waits no more.
+            ends = [] if before is None else [expiry.remaining(before.until, last.now)]
             if before is None or blocking.mode is Mode.RESERVED:
-                # A claim that expires wakes no waiter.
-                ends = expiry.expires_in(blocking, last.now)
+                expires = expiry.expires_in(blocking, last.now)
+                ends += [] if expires is None else [expires]
             else:
                 seconds = _LONG_POLL_INTERVAL
             if alarm is not None and alarm.aim(before or blocking):
                 seconds = _LONG_POLL_INTERVAL if before is None else _WATCHED_POLL_INTERVAL
-            if ends is not None:
-                seconds = min(seconds, max(0.0, ends.total_seconds()))
+            seconds = min([seconds, *(max(0.0, end.total_seconds()) for end in ends)])
             watched = self._session.watch_exit((before or blocking).holder)
         until, woken, step = time.monotonic() + min(seconds, self._left()), False, seconds
         if self._progress is not None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -680,3 +681,20 @@ def test_a_slot_goes_to_the_next_while_the_one_before_has_not_taken_its_own_yet(
         for each, wait in zip(holders, waits, strict=True):
             assert each.release(KEY.key, KEY.namespace).released
             assert wait.result(SOON).status is Status.YOUR_TURN
+
+
+@pytest.mark.rule("W8", "E14")
+def test_a_place_that_is_kept_in_vain_holds_nobody_up_longer_although_the_key_was_reserved_meanwhile() -> None:
+    config = fresh_config()
+    first, waiting = session(config), session(config)
+    store = EtcdStore(config, local_machine())
+    reserve(first)
+    now = local_machine().now()
+    join(store, ticket(2)._replace(taken=now, until=expiry.later(now, timedelta(seconds=5))))
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(acquire, waiting, ClaimRequest(KEY, wait_seconds=WAIT))
+        wait_for(lambda: len(store.tickets(KEY)) == 3)
+        time.sleep(1)  # It sleeps behind the place that is kept, while the key is reserved for the first.
+        assert first.try_claim(KEY.key, KEY.namespace).claimed
+        assert first.release(KEY.key, KEY.namespace).released
+        assert wait.result(SOON).status is Status.ACQUIRED
