@@ -11,34 +11,15 @@ from threading import RLock
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import Machine
 from mcp_claims.model import expiry, tickets
-from mcp_claims.model.expiry import ClaimState
-from mcp_claims.model.keys import is_file_key
 from mcp_claims.model.names import is_same_session
-from mcp_claims.model.records import ALONE, Claim, Found, Holder, Mode, Moment, ScopedKey, Ticket, Use
+from mcp_claims.model.records import ALONE, Claim, Holder, Moment, ScopedKey, Ticket, Use
 from mcp_claims.session import heads
-from mcp_claims.stores.base import LOCK_TIMEOUT, Change, Store, Swap, TicketChange, without_head
+from mcp_claims.session.cycles import CycleSearch
+from mcp_claims.stores.base import LOCK_TIMEOUT, Change, Store, Swap, TicketChange
 
 _STORE_ERRORS = (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError)
-_MAX_READS = 100
 _MAX_KEYS_OF_A_TICKET = 32
 """On a store with one ticket a key: its transactions have a limit, and whoever waits for more tries again and again."""
-
-
-class _Search:
-    """A search for a cycle of waits among the tickets *found*, by *read*, which returns what is in the way of a claim on a key."""
-
-    def __init__(self, read: Callable[[ScopedKey], list[Claim]], found: tuple[Ticket, ...]) -> None:
-        self.found = found
-        self.seen: set[ScopedKey] = set()
-        """The keys from which no way leads back."""
-        self._read = read
-        self._known: dict[ScopedKey, list[Claim]] = {}
-
-    def in_the_way(self, scoped: ScopedKey) -> list[Claim]:
-        """Return the claims in the way of one on *scoped*; none after `_MAX_READS` keys.  Each key is read once."""
-        if scoped not in self._known:
-            self._known[scoped] = self._read(scoped) if len(self._known) < _MAX_READS else []
-        return self._known[scoped]
 
 
 class WaitQueue:
@@ -288,26 +269,10 @@ class WaitQueue:
     def find_cycle(self, scoped: ScopedKey, found: tuple[Ticket, ...] | None = None) -> tuple[Claim, ...]:
         """Return the claims of a cycle of waits that this session's wait for *scoped* is in, if that wait has to give way.
 
-        The first claim is in the way of that wait, or of one that goes before it; the holder of each waits for the key of the
-        next, or behind a wait for that, and the last belongs to this session.  Of the waits of these sessions the one that began
-        last gives way.  *found* is what `read_all` has just returned.
+        See `CycleSearch`.  *found* is what `read_all` has just returned.
         """
-        own = self._holder().name
-        search = _Search(self._in_the_way, self.read_all() if found is None else found)
-        waiting = self._waiting(search.found)
-        ours = next((each for each in waiting.get(own, []) if scoped in each.keys), None)
-        if ours is None or _has_choice(ours):
-            return ()
-        cycle = self._path(ours, ours, waiting, search)
-        if not cycle:
-            return ()
-        # A wait or a holder may have ended while we read.  If all go on, all claims were held throughout.
-        again, now = self._waiting(self.read_all()), self._machine.now()
-        names = {own, *(each.holder.name for step in cycle for each in step)}
-        go_on = all(waiting.get(name) == again.get(name) for name in names)
-        claims = tuple(claim for _, claim in cycle)
-        held = all(expiry.state_of(each, now, self._machine.provably_dead) is ClaimState.HELD for each in claims)
-        return claims if go_on and held else ()
+        search = CycleSearch(self._store, self._machine, self.read_all() if found is None else found)
+        return search.find(scoped, self._holder().name, self.read_all)
 
     def _first_before(
         self,
@@ -320,81 +285,6 @@ class WaitQueue:
         """Return the first of *found* that goes before *holder*, which wants *keys*, of the living that count."""
         ahead = tickets.ahead_of(found, keys[0], holder, self._machine.now(), keys, use)
         return next((each for each in self._living(ahead) if counts(each)), None)
-
-    def _waiting(self, found: tuple[Ticket, ...]) -> dict[str, list[Ticket]]:
-        """Return those of *found* that count, by session."""
-        waiting: dict[str, list[Ticket]] = {}
-        now = self._machine.now()
-        for ticket in found:
-            if tickets.is_waiting(ticket, now):
-                waiting.setdefault(ticket.holder.name, []).append(ticket)
-        return waiting
-
-    def _path(
-        self, ticket: Ticket, ours: Ticket, waiting: dict[str, list[Ticket]], search: _Search
-    ) -> tuple[tuple[Ticket, Claim], ...]:
-        """Return what leads from the wait of *ticket* back to the session of *ours*, by waits that began before that one.
-
-        Each step is a ticket and a claim that is in its way.
-        """
-        for first, key in self._waited_for(ticket, search):
-            if key in search.seen:
-                continue
-            if ticket is not ours:
-                search.seen.add(key)
-            for found in search.in_the_way(key):
-                if is_same_session(found.holder.name, ours.holder.name):
-                    # A session does not stand in its own way.
-                    if ticket is not ours:
-                        return ((first, found),)
-                    continue
-                for each in waiting.get(found.holder.name, []):
-                    is_before = not _has_choice(each) and self._began(each) < self._began(ours)
-                    if is_before and (rest := self._path(each, ours, waiting, search)):
-                        return ((first, found), *rest)
-        return ()
-
-    def _waited_for(self, ticket: Ticket, search: _Search) -> Iterator[tuple[Ticket, ScopedKey]]:
-        """Yield the keys that have to become free before the session of *ticket* is served, each with the ticket that is for it.
-
-        Those are its own, and the further keys of whoever goes before it: of a set, or of a directory.
-        """
-        yield from ((ticket, key) for key in ticket.keys)
-        now = self._machine.now()
-        for before in tickets.ahead_of(search.found, ticket.keys[0], ticket.holder, now, ticket.keys, ticket.use):
-            further = [key for key in before.keys if not any(_is_within(key, own) for own in ticket.keys)]
-            # Nobody looks at the numbers of another namespace.
-            is_elsewhere = before.keys[0].namespace != ticket.keys[0].namespace
-            if not further or is_elsewhere or _has_choice(before) or self._machine.provably_dead(before.holder):
-                continue
-            # It does not give way to one that waits for what it holds itself.
-            if not any(
-                is_same_session(each.holder.name, ticket.holder.name)
-                for key in before.keys
-                for each in search.in_the_way(key)
-            ):
-                yield from ((before, key) for key in further)
-
-    def _began(self, ticket: Ticket) -> tuple[float, float, str]:
-        """Return a key that orders the waits of all namespaces in the same way for every session."""
-        if self._store.serves_queue:
-            # Not by clocks, which differ between machines: the session whose wait closes a cycle would not find it.
-            return ticket.number, 0.0, ""
-        return ticket.taken.wall.timestamp(), ticket.taken.ticks, ticket.holder.name
-
-    def _in_the_way(self, scoped: ScopedKey) -> list[Claim]:
-        """Return the claims that are held on *scoped*, and on the files that overlap with it."""
-        stored: list[Found] = []
-        with suppress(*_STORE_ERRORS):
-            if (found := self._store.read(scoped)) is not None:
-                stored += without_head(found, self._store.read_all)
-            stored += self._store.overlapping(scoped) if is_file_key(scoped) else ()
-        now, provably_dead = self._machine.now(), self._machine.provably_dead
-        return [
-            found
-            for found in stored
-            if isinstance(found, Claim) and expiry.state_of(found, now, provably_dead) is ClaimState.HELD
-        ]
 
     def _living(self, found: list[Ticket]) -> Iterator[Ticket]:
         return (ticket for ticket in found if not self._machine.provably_dead(ticket.holder))
@@ -427,13 +317,3 @@ def end_reservation(store: Store, reservation: Claim, now: Moment, lock_timeout:
 def _is_given_way(served: Collection[str], held: Callable[[], Collection[ScopedKey]], ticket: Ticket) -> bool:
     """Return whether a session that holds the keys *held* gives way to *ticket*, unless that is of one of *served*."""
     return ticket.holder.name not in served and not tickets.wants(ticket, *held())
-
-
-def _is_within(scoped: ScopedKey, other: ScopedKey) -> bool:
-    """Return whether all that is in the way of a claim on *scoped* is in the way of one on *other*, too."""
-    return scoped == other or (is_file_key(other) and other.key.endswith("/") and scoped.key.startswith(other.key))
-
-
-def _has_choice(ticket: Ticket) -> bool:
-    """Return whether the session of *ticket* waits for one of several: while any of their holders can go on, it can."""
-    return ticket.any or ticket.use.mode is Mode.SLOT
