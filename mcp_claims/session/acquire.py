@@ -343,7 +343,9 @@ class _Waiter:
             else:
                 seconds = _LONG_POLL_INTERVAL
             if alarm is not None and alarm.aim(before or blocking):
-                seconds = _LONG_POLL_INTERVAL if before is None else _WATCHED_POLL_INTERVAL
+                # Of a list, one key can become this session's turn while the ticket right before its own, for another, stands.
+                is_sure = before is not None and not self._request.or_else
+                seconds = _WATCHED_POLL_INTERVAL if is_sure else _LONG_POLL_INTERVAL
             seconds = min([seconds, *(max(0.0, end.total_seconds()) for end in ends)])
             watched = self._session.watch_exit((before or blocking).holder)
         until, woken, step = time.monotonic() + min(seconds, self._left()), False, seconds

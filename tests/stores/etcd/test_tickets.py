@@ -698,3 +698,34 @@ def test_a_place_that_is_kept_in_vain_holds_nobody_up_longer_although_the_key_wa
         assert first.try_claim(KEY.key, KEY.namespace).claimed
         assert first.release(KEY.key, KEY.namespace).released
         assert wait.result(SOON).status is Status.ACQUIRED
+
+
+@pytest.mark.rule("C16", "E14")
+def test_one_that_waits_for_any_of_a_list_looks_again_soon_though_the_one_before_it_waits_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(acquiring, "_LONG_POLL_INTERVAL", 0.5)
+    config = fresh_config()
+    free, busy, part = (ScopedKey("default", name) for name in ("free", "busy", "part"))
+    holder, *waiters = (session(config) for _ in range(4))
+    store = EtcdStore(config, local_machine())
+    assert holder.try_claim(busy.key).claimed and holder.try_claim(part.key).claimed
+    requests = [
+        ClaimRequest(free, also=(part,), wait_seconds=WAIT),
+        ClaimRequest(busy, wait_seconds=WAIT),
+        ClaimRequest(free, or_else=(busy,), wait_seconds=WAIT),
+    ]
+    wakeups = [Wakeup() for _ in requests]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        waits: list[Future[Any]] = []
+        try:
+            for number, (waiting, request, wakeup) in enumerate(zip(waiters, requests, wakeups, strict=True), start=1):
+                waits.append(pool.submit(acquire, waiting, request, wakeup=wakeup))
+                wait_for(lambda number=number: len(store.tickets(None)) == number)  # type: ignore[misc]
+                time.sleep(1.5)  # Longer than anybody may overtake it.
+            assert not waits[2].done()
+            wakeups[0].stop()
+            assert waits[2].result(SOON).found.scoped == free
+        finally:
+            for wakeup in wakeups:
+                wakeup.stop()
