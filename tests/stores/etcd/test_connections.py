@@ -22,6 +22,8 @@ from tests.support.etcd import one_node
 
 NAME = "one.of.three.test"
 READ = ("/kv/range", {"key": "YQ=="})
+SOCKET = "mcp_claims.stores.etcd.connections.socket.socket"
+"""What the product uses: another one in the forced macOS mode."""
 
 
 @pytest.fixture(autouse=True)
@@ -204,7 +206,7 @@ def test_without_a_descriptor_nothing_was_sent(monkeypatch: pytest.MonkeyPatch) 
         raise OSError(errno.EMFILE, "Too many open files")
 
     gateway = gateway_to(good())
-    monkeypatch.setattr(socket, "socket", none_left)
+    monkeypatch.setattr(SOCKET, none_left)
     with pytest.raises(NoAnswerError, match="Too many open files") as raised:
         gateway.call(*READ, deadline_in(0.5))
     assert not raised.value.outcome_unknown
@@ -224,6 +226,6 @@ def test_an_address_of_a_family_that_the_kernel_lacks_leaves_the_others(monkeypa
         return [*look_up("::1", port, type=more["type"]), *look_up("127.0.0.1", port, type=more["type"])]
 
     gateway = gateway_to(("localhost", good()[1]))
-    monkeypatch.setattr(socket, "socket", WithoutIpv6)
+    monkeypatch.setattr(SOCKET, WithoutIpv6)
     monkeypatch.setattr(socket, "getaddrinfo", with_ipv6_first)
     assert "header" in gateway.call(*READ, deadline_in(20))

@@ -55,8 +55,9 @@ class _Libc:
     def sysctlbyname(self, name: bytes, value: Any, size: Any, new: None, length: int) -> int:
         if name != b"kern.bootsessionuuid":
             return -1
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            value.value = file.read().strip().upper().encode()
+        # As bytes: a user who may not read the standard library finds no codec.
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            value.value = file.read().strip().upper()
         return 0
 
 
@@ -132,7 +133,10 @@ class _OnMacos(ModuleType):
         return getattr(self._real, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._real, name, value)
+        if name in _CHANGED.get(self._real, {}):
+            self.__dict__[name] = value
+        else:
+            setattr(self._real, name, value)
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
