@@ -20,6 +20,7 @@ from mcp_claims.model import expiry
 from mcp_claims.model.records import Claim, Mode, Ticket
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session.results import ClaimResult, Status
+from mcp_claims.session.wait_queue import Place
 from mcp_claims.stores.base import LOCK_TIMEOUT, Alarm, call_before
 
 if TYPE_CHECKING:
@@ -259,14 +260,14 @@ class _Waiter:
                     if cycle := queue.find_cycle(scoped, found):
                         self._result = self._last()._replace(cycle=cycle)
                         return True
-                has_place, before = queue.place(scoped, found, self._request.keys[1:], self._served())
-                if ticket is not None and not has_place:
+                place = queue.place(scoped, found, self._request.keys[1:], self._served())
+                if ticket is not None and not place.has_ticket:
                     return False
-                if not watches_keys and only_notifies and before is not None and self._may_be_served_first(before):
+                if not watches_keys and only_notifies and self._may_be_served_first(place):
                     stack.enter_context(self._session.watch(scoped, self._wakeup.set))
                     watches_keys = True
                     continue
-                woken = self._pause(alarm, before)
+                woken = self._pause(alarm, place)
                 if ticket is None:
                     self._let_longer_waiters_go_first()
                     # That it could not take a ticket once must not cost its place for the whole wait.
@@ -312,13 +313,13 @@ class _Waiter:
         assert self._result is not None
         return self._result
 
-    def _may_be_served_first(self, before: Ticket) -> bool:
-        """Return whether the key, or a slot of it, can be this session's turn while *before* still stands.
+    def _may_be_served_first(self, place: Place) -> bool:
+        """Return whether the key, or a slot of it, can be this session's turn while the ticket before it still stands.
 
         Who does not give way to that one, which waits for another key too, reserves this key for us; and that one may have its
         turn in a slot while another slot becomes free.
         """
-        return before.keys != self._request.keys or self._request.use.mode is Mode.SLOT
+        return place.before is not None and (place.is_near or place.before.keys != self._request.keys)
 
     def _served(self) -> set[str]:
         """Return the sessions that have a slot, or their turn in one: this session waits for the others' slots."""
@@ -327,12 +328,12 @@ class _Waiter:
             return set()
         return {each.holder.name for each in (last.found, *last.in_the_way) if isinstance(each, Claim)}
 
-    def _pause(self, alarm: Alarm | None, before: Ticket | None) -> bool:
+    def _pause(self, alarm: Alarm | None, place: Place) -> bool:
         """Wait for a wake-up, but not beyond the end of the claim in the way, the time limit, or the poll interval.
 
         Returns false if it was not woken.
         """
-        last = self._last()
+        last, before = self._last(), place.before
         seconds, watched = _POLL_INTERVAL, None
         if isinstance(blocking := last.found, Claim):
             # A claim that expires wakes no waiter, and neither does the ticket of a session that waits no more.
@@ -344,7 +345,9 @@ class _Waiter:
                 seconds = _LONG_POLL_INTERVAL
             if alarm is not None and alarm.aim(before or blocking):
                 # Of a list, one key can become this session's turn while the ticket right before its own, for another, stands.
-                is_sure = before is not None and not self._request.or_else
+                # And of those between this session and the ticket that it watches for a slot, one may give up its place.
+                has_choice = self._request.or_else or (self._request.use.mode is Mode.SLOT and not place.is_near)
+                is_sure = before is not None and not has_choice
                 seconds = _WATCHED_POLL_INTERVAL if is_sure else _LONG_POLL_INTERVAL
             seconds = min([seconds, *(max(0.0, end.total_seconds()) for end in ends)])
             watched = self._session.watch_exit((before or blocking).holder)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from threading import RLock
+from typing import NamedTuple
 
 from mcp_claims.errors import StoreBusyError, StoreUnavailableError, UnsafeDirectoryError
 from mcp_claims.liveness import Machine
@@ -20,6 +21,18 @@ from mcp_claims.stores.base import LOCK_TIMEOUT, Change, Store, Swap, TicketChan
 _STORE_ERRORS = (StoreUnavailableError, StoreBusyError, UnsafeDirectoryError)
 _MAX_KEYS_OF_A_TICKET = 32
 """On a store with one ticket a key: its transactions have a limit, and whoever waits for more tries again and again."""
+
+
+class Place(NamedTuple):
+    """Where a session stands among those that wait for a key.
+
+    `has_ticket` is whether it has a ticket at all; `before` the ticket that has to go before it can be served, `None` for the
+    first.  With `is_near` it can be served though `before` still stands, as one of those that are next for several slots.
+    """
+
+    has_ticket: bool
+    before: Ticket | None
+    is_near: bool
 
 
 class WaitQueue:
@@ -211,8 +224,8 @@ class WaitQueue:
         found: tuple[Ticket, ...] | None = None,
         also: tuple[ScopedKey, ...] = (),
         served: Collection[str] = (),
-    ) -> tuple[bool, Ticket | None]:
-        """Return whether this session has a place for *scoped*, and the ticket right before it for that or *also*.
+    ) -> Place:
+        """Return where this session stands among those that wait for *scoped* or *also*.
 
         *found* is what `read_all` has just returned.  The tickets of the sessions *served* do not count.
         """
@@ -222,9 +235,12 @@ class WaitQueue:
         # Not by the keys of the ticket: another call of the session may have put one for others in its place.
         others, use = ((), ALONE) if own is None else (also, own.use)
         ahead = tickets.ahead_of(found, scoped, holder, now, others, use)
-        return own is not None, next(
-            (each for each in self._living(ahead[::-1]) if each.holder.name not in served), None
-        )
+        waiting = [each for each in self._living(ahead[::-1]) if each.holder.name not in served]
+        # With n slots n can be next.  Twice as many count, since some may let the others go by before they take their turn.
+        count = 2 * use.slots if use.slots and self._store.serves_queue else 1
+        is_near = len(waiting) < count
+        before = None if not waiting else waiting[0] if is_near else waiting[count - 1]
+        return Place(own is not None, before, is_near)
 
     def wake_next(self, scoped: ScopedKey) -> Ticket | None:
         """Wake the first waiter for *scoped* that has its alarm open, unless the store wakes it.

@@ -172,7 +172,7 @@ class Process:
                 self.run.refused_for_a_cycle(self, cycle)
                 attempt = attempt._replace(cycle=cycle)
                 break
-            if not self.claims.queue.place(scoped)[0]:
+            if not self.claims.queue.place(scoped).has_ticket:
                 self.claims.queue.rejoin(scoped, WAIT, others, any_of_them=any_of_them, use=use)
             self.sleep(began)
         self.listens = False

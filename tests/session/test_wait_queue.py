@@ -144,8 +144,10 @@ class TestPlaces:
         granted(holder)
         wait(bench, ada, ben)
         bench.store.change_tickets(DEFAULT_NAMESPACE, lambda _: ())
-        assert ada.queue.place(SCOPED) == (False, None)
-        assert ada.queue.rejoin(SCOPED, 10) is not None and ada.queue.place(SCOPED) == (True, None)
+        assert not ada.queue.place(SCOPED).has_ticket
+        assert ada.queue.rejoin(SCOPED, 10) is not None
+        place = ada.queue.place(SCOPED)
+        assert place.has_ticket and place.before is None
         ada.end_wait(SCOPED, keeps_place=False)
         assert waiting(bench) == []
 

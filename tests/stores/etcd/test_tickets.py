@@ -683,6 +683,19 @@ def test_a_slot_goes_to_the_next_while_the_one_before_has_not_taken_its_own_yet(
             assert wait.result(SOON).status is Status.YOUR_TURN
 
 
+@pytest.mark.rule("M7", "E14")
+def test_of_those_who_wait_for_slots_only_the_next_watch_the_key() -> None:
+    config, slots = fresh_config(), 2
+    waiters = [session(config) for _ in range(3 * slots)]
+    tickets = [each.queue.join(KEY, WAIT, use=Use(Mode.SLOT, slots)) for each in waiters]
+    places = [each.queue.place(KEY) for each in waiters]
+    assert [place.is_near for place in places] == [True] * 2 * slots + [False] * slots
+    # Each of the others is woken when one place fewer is before its own than there can be turns.
+    assert [place.before for place in places[2 * slots :]] == tickets[:slots]
+    served = waiters[0].holder.name
+    assert [each.queue.place(KEY, served={served}).is_near for each in waiters[2 * slots :]] == [True, False]
+
+
 @pytest.mark.rule("W8", "E14")
 def test_a_place_that_is_kept_in_vain_holds_nobody_up_longer_although_the_key_was_reserved_meanwhile() -> None:
     config = fresh_config()
