@@ -93,7 +93,7 @@ def caveats(asked: tuple[ScopedKey, ...], claim: Claim, description: ClaimDescri
             caveats += f"This is the claim on {other}, whose file has the same name in this layout as that of {own}. "
         else:
             own = phrases.quoted(asked[0].key) if len(asked) == 1 else "one of your keys"
-            caveats += f"A session that came before you waits for both {other} and {own}. "
+            caveats += f"A session that came before you needs both {other} and {own}. "
     if isinstance(claim.holder, OriginalHolder):
         caveats += "agent-awareness wrote it without a proof of death: only host, PID and expiry are known. "
     return caveats

@@ -334,9 +334,9 @@ def test_a_refusal_says_why_a_claim_on_another_key_is_in_the_way(bench: Bench) -
     assert 'on "a/b", whose file has the same name in this layout as that of "a:b".' in shared.structured["advice"]
     earlier = claim_answer(RED, refused)
     assert earlier.lead.startswith('HELD: "a/b"')
-    assert 'A session that came before you waits for both "a/b" and "red".' in earlier.structured["advice"]
+    assert 'A session that came before you needs both "a/b" and "red".' in earlier.structured["advice"]
     group = claim_answer(RED, refused._replace(in_the_way=(found,)), keys=(RED, GREEN))
-    assert 'A session that came before you waits for both "a/b" and one of your keys.' in group.structured["advice"]
+    assert 'A session that came before you needs both "a/b" and one of your keys.' in group.structured["advice"]
     for answer in (earlier, group):
         assert "layout" not in answer.text
 
