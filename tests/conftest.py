@@ -21,6 +21,9 @@ pytest.register_assert_rewrite(
     "tests.stores.contract", "tests.stores.overlaps", "tests.stores.samples", "tests.stores.agent_awareness.samples"
 )
 
+# Tests start thousands of processes.  Where this is set, each would compile all modules anew: more than twice the CPU.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A run that was started with `&` or `nohup` ignores SIGINT and SIGHUP, and its children would inherit that: the tests
 # that end a child by a signal would wait until they time out. A handler is not inherited, and this run still ignores them.
 if sys.platform != "win32":

@@ -74,7 +74,7 @@ def failing(tree: Path, tests: tuple[str, ...], workers: int = 0) -> set[str]:
                 *(f"--basetemp={directory}/tests", f"--timeout={_TIMEOUT}", *tests),
             ],
             cwd=tree,
-            env=os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
+            env=os.environ | {"PYTHONPATH": str(tree)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
