@@ -22,10 +22,10 @@ from mcp_claims.stores.etcd.config import EtcdConfig
 from mcp_claims.stores.etcd.gateway import Gateway, NoAnswerError
 from mcp_claims.stores.etcd.lease import ProcessLease
 from mcp_claims.stores.etcd.store import EtcdStore
-from mcp_claims.stores.etcd.txn import Transactions
+from mcp_claims.stores.etcd.txn import KeyChange, Transactions, unique_value
 from mcp_claims.stores.history.reader import HistoryReader
 from tests.stores.samples import KEY as SAMPLE_KEY
-from tests.stores.samples import claim
+from tests.stores.samples import claim, grant
 from tests.support.endpoints import wait_until
 from tests.support.etcd import config_at
 from tests.support.proxy import Proxy
@@ -142,6 +142,15 @@ def test_what_a_grant_of_unknown_outcome_has_replaced_is_there_again(
     proxy.mend()
     wait_until(lambda: direct.read(KEY) != granted)
     assert direct.read(KEY) == marker
+
+
+@pytest.mark.rule("E7")
+def test_a_grant_in_doubt_is_known_by_the_bytes_that_it_put(direct: EtcdStore) -> None:
+    """Another thread of its session may have put an equal one."""
+    found = grant(direct, claim())
+    assert found.leased is not None and found.leased.value is not None
+    assert KeyChange(b"key", 0, found.leased.value).has_put_claim(found)
+    assert not KeyChange(b"key", 0, unique_value(found)).has_put_claim(found)
 
 
 @pytest.mark.rule("E7")
