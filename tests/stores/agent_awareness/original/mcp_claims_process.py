@@ -18,6 +18,9 @@ from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.config import open_store
 
 
+UNREADABLE = "a record that cannot be read"
+
+
 def open_layout_store(claims: Path | str, fs: AgentAwarenessFileSystem | None = None) -> AgentAwarenessStore:
     """Open the store as the command line does, with other system calls if *fs* is given."""
     store = open_store(str(claims), layout="agent-awareness", environment={})
@@ -54,9 +57,10 @@ def main() -> None:
         if call == "try_claim":
             attempt = session.try_claim(key, plugin, ttl_minutes=command.get("minutes", 30))
             holder = attempt.found.holder.name if isinstance(attempt.found, Claim) else None
-            answer: dict[str, object] = {"status": attempt.status.value, "holder": holder}
             # On a loaded machine a session of the original can take longer to write its record than it is waited for.
-            answer["half_written"] = isinstance(attempt.found, Unreadable)
+            if isinstance(attempt.found, Unreadable):
+                holder = UNREADABLE
+            answer: dict[str, object] = {"status": attempt.status.value, "holder": holder}
         else:
             answer = {"released": session.release(key, plugin, outcome=command.get("outcome")).released}
         print(json.dumps({"answer": answer}), flush=True)

@@ -19,6 +19,7 @@ import pytest
 from tests.processes import history
 from tests.processes.history import History, Period
 from tests.stores.agent_awareness.original.conftest import HERE, SessionProcess, StartSession
+from tests.stores.agent_awareness.original.mcp_claims_process import UNREADABLE
 from tests.support.programs import installed
 
 LONG = "MCP_CLAIMS_LONG" in os.environ
@@ -26,7 +27,6 @@ SECONDS = 20.0 if LONG else 3.0
 ROUNDS = 100 if LONG else 20
 MOST_RUNS = 4
 MILLISECOND = 1_000_000
-UNREADABLE = "a record that its holder was still writing"
 
 
 @pytest.mark.rule("A13")
@@ -68,8 +68,7 @@ def race(
         faults += received.get("faults", ["failed"])
     for process in mine:
         answer = process.receive()["answer"]
-        holder = UNREADABLE if answer["half_written"] else answer["holder"]
-        answers[process.name] = (answer["status"] == "acquired", holder)
+        answers[process.name] = (answer["status"] == "acquired", answer["holder"])
     return answers, faults
 
 
