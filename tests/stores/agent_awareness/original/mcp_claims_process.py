@@ -17,7 +17,6 @@ from mcp_claims.stores.agent_awareness.filesystem import AgentAwarenessFileSyste
 from mcp_claims.stores.agent_awareness.store import AgentAwarenessStore
 from mcp_claims.stores.config import open_store
 
-
 UNREADABLE = "a record that cannot be read"
 
 
