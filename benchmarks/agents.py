@@ -8,27 +8,21 @@ agents ask of a cluster, and which part of that ends first, not what a network a
 from __future__ import annotations
 
 import gc
-import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import count
 from math import floor
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from greenlet import getcurrent, greenlet
-
 from benchmarks.measure import Effort, Figure, p99
-from mcp_claims.model.records import Moment
 from mcp_claims.model.validation import ClaimRequest
 from mcp_claims.session import acquire as acquiring
-from mcp_claims.session.acquire import Wakeup, acquire
+from mcp_claims.session.acquire import acquire
 from mcp_claims.session.identity import process_session
 from mcp_claims.session.session import Session
 from mcp_claims.stores.base import deadline_in
@@ -39,8 +33,9 @@ from mcp_claims.stores.etcd.gateway import NoAnswerError
 from mcp_claims.stores.etcd.lease import TTL
 from mcp_claims.stores.etcd.store import EtcdStore
 from mcp_claims.stores.etcd.watch import KeyRange, Subscriber
-from tests.support.machines import FakeMachine, World
+from tests.support.machines import World
 from tests.support.simulated_etcd import SimulatedEtcd
+from tests.support.virtual_clock import Hub, HubMachine, HubWakeup
 
 _AGENTS, _HOSTS = 10_000, 500
 _SECONDS, _SECONDS_OF_MANY_PROCESSES = 3_600.0, 600.0
@@ -48,7 +43,6 @@ _STARTED = (
     60.0  # s, which do not count: the processes start within ten, faster than a fleet would, and requests queue up
 )
 _CONFIG = EtcdConfig((("n", 2379),), "/p")
-_START = datetime(2026, 11, 30, tzinfo=UTC)
 
 # Seconds of etcd's CPU for a request through its gateway: 3.4.23, one node, two processors with a load of 10.
 _COSTS = {"/kv/txn": 1.6e-3, "/kv/put": 1.0e-3, "/kv/range": 0.63e-3, "/lease/keepalive": 0.61e-3}
@@ -68,89 +62,6 @@ def measure(effort: Effort) -> Iterator[Figure]:
         # That of a thousand renewals a second takes as long for ten minutes as the other one for an hour, and is as steady.
         fleet.run(_SECONDS_OF_MANY_PROCESSES if of_its_own else _SECONDS)
         yield from fleet.figures()
-
-
-class Hub:
-    """The virtual clock, and what is to happen when; a body is a greenlet."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._due: list[tuple[float, int, Callable[[], object]]] = []
-        self._numbers = count()
-        self._main = getcurrent()
-        self._bodies: list[greenlet] = []
-
-    def at(self, when: float, do: Callable[[], object]) -> None:
-        """Call *do* at the time *when*."""
-        heapq.heappush(self._due, (when, next(self._numbers), do))
-
-    def start(self, body: Callable[[], object], when: float) -> None:
-        """Let *body* begin at the time *when*."""
-        self._bodies.append(greenlet(body, self._main))
-        self.at(when, self._bodies[-1].switch)
-
-    def sleep(self, seconds: float) -> None:
-        """Let the present body go on after *seconds*."""
-        self.at(self.now + seconds, getcurrent().switch)
-        self._main.switch()
-
-    def pause(self) -> None:
-        """Let the present body go on when somebody switches to it."""
-        self._main.switch()
-
-    def run(self, until: float) -> None:
-        """Let the time pass to *until*."""
-        while self._due and self._due[0][0] <= until:
-            self.now, _, do = heapq.heappop(self._due)
-            do()
-
-    def end(self) -> None:
-        """End all bodies, which must not wait on their way out."""
-        for body in self._bodies:
-            body.throw()
-
-
-class _Machine(FakeMachine):
-    """A process on a host; its clock is that of the hub."""
-
-    def __init__(self, world: World, pid: int, hub: Hub) -> None:
-        super().__init__(world, pid)
-        self._hub, self._boot = hub, world.boot
-
-    def now(self) -> Moment:
-        return Moment(_START + timedelta(seconds=self._hub.now), 1_000.0 + self._hub.now, self._boot)
-
-
-class _Wakeup(Wakeup):
-    """Wakes a body that waits."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub, self._is_set, self._waits = hub, False, 0
-        self._waiting: greenlet | None = None
-        self.stopped = False
-
-    def set(self) -> None:
-        self._is_set = True
-        if self._waiting is not None:
-            body, self._waiting = self._waiting, None
-            self._hub.at(self._hub.now, body.switch)
-
-    def wait(self, seconds: float, *_: object) -> bool:
-        if not self._is_set:
-            self._waits += 1
-            self._waiting = getcurrent()
-            self._hub.at(self._hub.now + seconds, partial(self._time_out, self._waits))
-            self._hub.pause()
-        woken, self._is_set = self._is_set, False
-        return woken
-
-    def close(self) -> None:
-        self._waiting = None
-
-    def _time_out(self, wait: int) -> None:
-        if wait == self._waits and self._waiting is not None:
-            body, self._waiting = self._waiting, None
-            body.switch()
 
 
 class _Cluster:
@@ -257,7 +168,7 @@ class Fleet:
                 world = World()
                 world.boot = f"boot-{host}"
                 for number in range(each if self._of_its_own else 1):
-                    machine = _Machine(world, 100 + number, self.hub)
+                    machine = HubMachine(world, 100 + number, self.hub)
                     store = EtcdStore(_CONFIG, machine)
                     first = host * each + number
                     agents = range(first, first + (1 if self._of_its_own else each))
@@ -274,7 +185,7 @@ class Fleet:
                 self.hub.end()
                 gc.enable()
 
-    def _live(self, store: EtcdStore, machine: _Machine, agents: Sequence[int]) -> None:
+    def _live(self, store: EtcdStore, machine: HubMachine, agents: Sequence[int]) -> None:
         """Be a process with *agents*: get a lease, before any of them could wait for another one's, and renew it."""
         connection = store._connection()
         lease = connection.lease.get_or_grant(deadline_in(60))
@@ -310,7 +221,7 @@ class Fleet:
     def _use(self, session: Session, key: str) -> None:
         request = ClaimRequest.parse(key, "default", ttl_minutes=10, wait_seconds=_WAIT)
         began = self.hub.now
-        result = acquire(session, request, wakeup=_Wakeup(self.hub))
+        result = acquire(session, request, wakeup=HubWakeup(self.hub))
         if not result.claimed:
             self.calls["gave up"] += 1
             return
