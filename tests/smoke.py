@@ -161,7 +161,7 @@ def a_key_of_a_killed_process_is_free_at_once(here: Path) -> str:
         began = time.monotonic()
         taken = run("try", "red@1", "--session", "me", here=here)
         took = time.monotonic() - began
-    assert taken.returncode == 0 and "orphaned" in taken.stdout, taken.stdout + taken.stderr
+    assert taken.returncode == 0 and "whose process is dead" in taken.stdout, taken.stdout + taken.stderr
     return f"{took * 1000:.0f} ms with the start of a process"
 
 
