@@ -277,6 +277,8 @@ def plant(fault: str) -> None:
     else:
         assert fault == "no queue"
         WaitQueue.first_ahead = lambda *_, **__: None  # type: ignore[method-assign]
+        # The second look, of the store while it has the lock.
+        WaitQueue.is_behind = lambda *_, **__: False  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
