@@ -243,7 +243,7 @@ class Fleet:
     def figures(self) -> Iterator[Figure]:
         """Return what they asked of the cluster."""
         cluster, seconds = self.cluster, self._seconds
-        who = f"{self._agents:,} agents on {self._hosts:,} hosts"
+        who = f"{self._agents:,} agents on {self._hosts:,} machines"
         who += ", a process each" if self._of_its_own else ", a server each machine"
 
         def figure(what: str, unit: str, value: float) -> Figure:

@@ -239,7 +239,7 @@ class WaitQueue:
         # With n slots n can be next.  Twice as many count, since some may let the others go by before they take their turn.
         count = 2 * use.slots if use.slots and self._store.serves_queue else 1
         is_near = len(waiting) < count
-        before = None if not waiting else waiting[0] if is_near else waiting[count - 1]
+        before = waiting[0 if is_near else count - 1] if waiting else None
         return Place(own is not None, before, is_near)
 
     def wake_next(self, scoped: ScopedKey) -> Ticket | None:
